@@ -1,0 +1,1 @@
+"""The dashboard: a Streamlit application over the REST API and a read-only view of the books."""

@@ -1,0 +1,50 @@
+"""`python -m dashboard`: serves the dashboard on its port until SIGTERM or SIGINT."""
+
+import sys
+from pathlib import Path
+
+import streamlit as st
+from starlette.middleware import Middleware
+from starlette.routing import Route
+from streamlit.runtime.pages_manager import PagesManager
+
+from dashboard import access, addresses, appearance, export
+from orchestrator import exposure
+from orchestrator.errors import UsageError
+from orchestrator.settings import LOOPBACK, Settings
+
+
+def main() -> int:
+    try:
+        settings = Settings.load()
+        exposure.refuse_without_keys(settings, "the dashboard")
+    except UsageError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 2
+    # A folder named pages beside the script would be served by itself to whoever opens a page's address
+    # first; st.navigation says the same, but only once it has run.
+    PagesManager.uses_pages_directory = False
+    app = st.App(
+        Path(__file__).with_name("app.py"),
+        routes=[*addresses.routes(), Route(export.PATH, export.serve(settings), methods=["GET"])],
+        middleware=[Middleware(access.Door, settings=settings)],
+    )
+    app.run(
+        config={
+            "server.address": settings.bind_address,
+            "server.port": settings.port("dashboard"),
+            "server.headless": True,
+            "server.fileWatcherType": "none",
+            "server.runOnSave": False,
+            "browser.gatherUsageStats": False,
+            "browser.serverAddress": LOOPBACK,
+            "client.showErrorDetails": "none",
+            "client.toolbarMode": "viewer",
+            **appearance.CONFIGURATION,
+        }
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""The latency CSV of what a filter shows, streamed by the dashboard's own server from the read-only role."""
+
+from collections.abc import Awaitable, Callable, Iterator
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from dashboard import filters
+from db import charts
+from db.reader import Reader
+from orchestrator.errors import OrderSystemError
+from orchestrator.settings import Settings
+
+PATH = "/export/latency.csv"
+
+
+def serve(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
+    """The route's endpoint. Takes the same query as the latency page, so a link is enough."""
+    reader = Reader.of(settings)
+
+    async def endpoint(request: Request) -> Response:
+        chosen = filters.selection_of(request.query_params)
+        try:
+            return await run_in_threadpool(_begin, reader, chosen)
+        except OrderSystemError as error:
+            return PlainTextResponse(str(error), status_code=503, headers={"Retry-After": "1"})
+
+    return endpoint
+
+
+def _begin(reader: Reader, chosen: charts.Selection) -> Response:
+    pieces = charts.latency_csv(reader, chosen)
+    # The first piece, the header, is read before the answer begins: what goes wrong is still a status.
+    first = next(pieces)
+
+    def content() -> Iterator[bytes]:
+        yield first
+        yield from pieces
+
+    name = f"latency-{chosen.run_id}.csv" if chosen.run_id else "latency.csv"
+    return StreamingResponse(
+        content(),
+        media_type="text/csv",
+        headers={"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"},
+    )

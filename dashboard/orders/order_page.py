@@ -1,0 +1,164 @@
+"""One order: where it stands, what may still be asked of it, and where its time went."""
+
+from datetime import UTC, datetime
+
+import streamlit as st
+
+from dashboard import plain_text, sources
+from dashboard.figures import tables
+from dashboard.figures.targets import seconds
+from dashboard.figures.timeline import timeline
+from dashboard.layout import CHART_CONFIG, JUST_ANSWERED, answered, head, nothing_yet, palette, refreshing
+from db import lookups
+from db.pool import Row
+from orchestrator.vocabulary import State, order_workflow_id
+
+BEFORE_APPROVAL = (State.RECEIVED, State.VALIDATED, State.IN_REVIEW)
+
+
+def show(order_id: str) -> None:
+    """The page; it refreshes while the order runs."""
+    if st.button("All orders", icon=":material/arrow_back:"):
+        del st.query_params["order"]
+        st.rerun()
+    file = lookups.order_file(sources.reader(), order_id)
+    if file is None:
+        head(f"Order {plain_text.markdown(order_id)}", live=False)
+        nothing_yet("The books do not know this order", "Look again in a moment if it was started just now.")
+        st.button("Look again", icon=":material/refresh:")
+        return
+    runs = file.order["finished_at"] is None
+    is_live = head(f"Order {plain_text.markdown(order_id)}", live=runs)
+
+    def body() -> None:
+        now = lookups.order_file(sources.reader(), order_id)
+        if now is None:
+            return
+        _standing(now.order)
+        _requests(now.order)
+        if not now.has_all_events:
+            st.info("The events of an order this old have been dropped; its books below are whole.")
+        else:
+            st.plotly_chart(
+                timeline(now, palette()),
+                key="timeline",
+                config=CHART_CONFIG,
+                alt="Attempts, waits and requests of the order over the seconds since its acceptance",
+            )
+        just_answered = st.session_state.pop(JUST_ANSWERED, False)
+        if runs and now.order["finished_at"] is not None and not just_answered:
+            # Once more as a whole, and then it stands still.
+            st.rerun()
+
+    refreshing(body, is_live, every=1.0)
+    _books(order_id)
+
+
+def may_be_cancelled(order: Row) -> bool:
+    """Whether a cancellation or a new address can still succeed."""
+    return order["abort_reason"] is None and not State(order["state"]).is_past(State.PREPARED)
+
+
+def may_be_reviewed(order: Row) -> bool:
+    """Whether an approval or rejection can still succeed."""
+    return order["abort_reason"] is None and State(order["state"]) in BEFORE_APPROVAL
+
+
+def _standing(order: Row) -> None:
+    limit = (order["deadline_at"] - order["accepted_at"]).total_seconds()
+    elapsed_ms = (order["read_at"] - order["accepted_at"]).total_seconds() * 1000
+    in_time = {True: "within the limit", False: "late", None: f"of {limit:g} s"}[order["within_limit"]]
+    reason = (order["abort_reason"] or "").replace("_", " ")
+    cells = [
+        ("State", order["state"].replace("_", " "), reason or (order["current_step"] or "done")),
+        ("Time", seconds(order["completion_ms"] or elapsed_ms), in_time),
+        ("Attempts", f"{order['attempts'] or '–'}", f"{order['failed_attempts'] or 0} failed"),
+        ("Amount", f"{order['amount_cents'] / 100:,.2f}", f"review {order['review']}"),
+        (
+            "Accepted",
+            f"{order['accepted_at'].astimezone(UTC):%H:%M:%S}",
+            f"{order['accepted_at']:%Y-%m-%d} UTC",
+        ),
+    ]
+    with st.grid(5, min_column_width=150):
+        for label, value, below in cells:
+            st.metric(label, value, below, delta_color="off", delta_arrow="off", border=True)
+
+
+def _requests(order: Row) -> None:
+    order_id = order["order_id"]
+    settings = sources.settings()
+    with st.container(horizontal=True, key="requests"):
+        if may_be_cancelled(order):
+            _cancel(order_id)
+            _change_address(order_id, order["address"])
+        if may_be_reviewed(order):
+            _review(order_id)
+        if settings.uses_embedded_temporal:
+            workflow = order_workflow_id(order_id)
+            st.link_button(
+                "Temporal's view",
+                f"http://127.0.0.1:{settings.port('temporal_ui')}/namespaces/{settings.temporal_namespace}"
+                f"/workflows/{workflow}/{order['workflow_run_id']}/history",
+                icon=":material/open_in_new:",
+            )
+
+
+# Requests are carried out in callbacks: those run even when the page, drawn anew, has no button for them
+# any more, and it is just then that the viewer must hear that it was too late.
+
+
+def _cancel(order_id: str) -> None:
+    def ask() -> None:
+        reason, who = st.session_state["cancel-reason"], st.session_state["cancelled-by"]
+        answered(lambda: sources.api().cancel(order_id, reason, who), "Accepted: the order is cancelled.")
+
+    with st.popover("Cancel", icon=":material/cancel:"), st.form("cancel-form", border=False):
+        st.text_input("Reason", "asked by the customer", key="cancel-reason")
+        st.text_input("Cancelled by", "dashboard", key="cancelled-by")
+        st.form_submit_button("Cancel the order", type="primary", on_click=ask)
+
+
+def _change_address(order_id: str, now: Row) -> None:
+    names = ("street", "city", "state", "zip")
+
+    def ask() -> None:
+        fields = {name: st.session_state[f"new-{name}"] for name in names}
+        who = st.session_state["changed-by"]
+        answered(
+            lambda: sources.api().change_address(order_id, fields, who), "Accepted: the address is changed."
+        )
+
+    with st.popover("Change address", icon=":material/edit_location:"), st.form("address-form", border=False):
+        for name in names:
+            st.text_input(name.capitalize(), now.get(name, ""), key=f"new-{name}")
+        st.text_input("Changed by", "dashboard", key="changed-by")
+        st.form_submit_button("Change the address", type="primary", on_click=ask)
+
+
+def _review(order_id: str) -> None:
+    def approve() -> None:
+        answered(lambda: sources.api().approve(order_id, "dashboard"), "Accepted: the order is approved.")
+
+    def reject() -> None:
+        answered(
+            lambda: sources.api().reject(order_id, "dashboard", "rejected at the dashboard"),
+            "Accepted: the order is rejected.",
+        )
+
+    st.button("Approve", icon=":material/thumb_up:", on_click=approve)
+    st.button("Reject", icon=":material/thumb_down:", on_click=reject)
+
+
+def _books(order_id: str) -> None:
+    file = lookups.order_file(sources.reader(), order_id)
+    if file is None:
+        return
+    books, content, events = st.tabs(["Money and parcel", "Content", "Events"])
+    with books:
+        st.dataframe(tables.books_beside_provider(file), hide_index=True, key="books")
+    with content:
+        st.json({"address": file.order["address"], "items": file.order["items"]})
+    with events:
+        st.dataframe(tables.events(file), hide_index=True, key="events")
+        st.caption(f"Read at {datetime.now(UTC):%H:%M:%S} UTC, {len(file.events)} events.")

@@ -1,0 +1,146 @@
+"""Latency: how completion times are distributed and where the slowest orders spent theirs."""
+
+from datetime import UTC, datetime, timedelta
+
+import streamlit as st
+
+from dashboard import chart_figures as charts
+from dashboard import chart_readings as readings
+from dashboard import export, filters, sources
+from dashboard.figures.targets import seconds
+from dashboard.layout import CHART_CONFIG, failures_told, head, nothing_yet
+from dashboard.verdicts import limit_sentence
+from db.charts import EXACT_ORDERS, Plan, Selection, Summary
+from orchestrator.vocabulary import TERMINAL_STATES
+
+TARGET = 0.99
+PRESETS = {"Last hour": timedelta(hours=1), "Last day": timedelta(days=1), "Everything": None}
+
+limit_ms = round(sources.settings().order_deadline_seconds * 1000)
+
+
+def choose_time(length: timedelta | None) -> None:
+    """Puts a span up to now into the two time fields, or empties them."""
+    now = datetime.now(UTC).replace(tzinfo=None, second=0, microsecond=0)
+    st.session_state["since"] = None if length is None else now - length
+    st.session_state["until"] = None if length is None else now + timedelta(minutes=1)
+
+
+def chosen() -> Selection:
+    """The filters, each of which stands in the address bar."""
+    runs = [row["run_id"] for row in readings.run_names()]
+    with st.grid(5, min_column_width=180, vertical_alignment="bottom"):
+        st.selectbox(
+            "Run",
+            runs,
+            index=None,
+            key="run",
+            bind="query-params",
+            placeholder="any",
+            accept_new_options=True,
+        )
+        for name in ("since", "until"):
+            st.datetime_input(
+                f"Accepted {name} (UTC)",
+                value=None,
+                key=name,
+                step=60,
+                bind="query-params",
+                format="YYYY-MM-DD",
+            )
+        st.selectbox(
+            "Outcome",
+            [state.value for state in TERMINAL_STATES],
+            index=None,
+            key="outcome",
+            bind="query-params",
+            placeholder="any",
+        )
+        st.selectbox(
+            "Faults in force",
+            readings.fault_profiles(),
+            index=None,
+            key="faults",
+            bind="query-params",
+            placeholder="any",
+        )
+    with st.container(horizontal=True):
+        for label, length in PRESETS.items():
+            st.button(label, on_click=choose_time, args=(length,))
+        if st.button("Read again", icon=":material/refresh:"):
+            charts.forget()
+    return filters.selection_of(
+        {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name in ("run", "since", "until", "outcome", "faults")
+            if (value := st.session_state.get(name))
+        }
+    )
+
+
+def figures(how: Plan, summary: Summary) -> None:
+    """Everything that a selection with orders shows."""
+    st.caption(
+        f"Exact, from each of the {summary.orders:,} orders"
+        if how.is_exact
+        else f"More than {EXACT_ORDERS:,} orders: counts, late orders and the longest are exact, "
+        "percentiles to within 4.4 % from the rollups"
+    )
+    with st.grid(7, min_column_width=145):
+        tiles = [("Orders", f"{summary.orders:,}"), ("Late", f"{summary.late:,}")]
+        tiles += [
+            (f"p{100 * share:g}" if share < 1 else "Longest", seconds(ms))
+            for share, ms in summary.times_ms.items()
+        ]
+        for label, value in tiles:
+            st.metric(label, value, border=True)
+    st.markdown(limit_sentence(summary.orders, summary.late, TARGET))
+    theme = st.context.theme.type
+    left, right = st.columns(2, gap="medium")
+    with left:
+        st.subheader("Histogram", anchor=False)
+        _chart(
+            "histogram",
+            charts.histogram(how, theme, limit_ms),
+            "Orders by completion time and outcome, with the limit",
+        )
+    with right:
+        st.subheader("Share within a time", anchor=False)
+        _chart(
+            "ecdf",
+            charts.ecdf(how, theme, limit_ms),
+            "Share of the orders that took at most so long, with the limit",
+        )
+    st.subheader("Percentiles over time", anchor=False)
+    _chart(
+        "percentiles",
+        charts.percentiles(how, theme, limit_ms),
+        "Percentiles of completion time over the time of acceptance",
+    )
+    st.subheader("How many took how long", anchor=False)
+    _chart(
+        "heatmap", charts.heatmap(how, theme, limit_ms), "Orders by time of acceptance and completion time"
+    )
+    st.subheader(f"Where the slowest {min(charts.SLOWEST, summary.orders)} spent their time", anchor=False)
+    st.caption("The parts of each bar sum exactly to its order's completion time.")
+    _chart("split", charts.slowest(how, theme, limit_ms), "Parts of the time of the slowest orders")
+
+
+def _chart(key: str, figure: object, alt: str) -> None:
+    st.plotly_chart(figure, key=key, config=CHART_CONFIG, alt=alt)
+
+
+head("Latency", live=False)
+with failures_told("latency"):
+    selection = chosen()
+    plan = readings.plan(selection)
+    summary = readings.summary(plan) if plan else None
+    if plan is None or summary is None or summary.orders == 0:
+        nothing_yet("No finished order here", "Widen the filters, or start orders on the page Orders.")
+    else:
+        st.link_button(
+            f"CSV of these {summary.orders:,} orders",
+            filters.link(export.PATH, selection),
+            icon=":material/download:",
+        )
+        figures(plan, summary)

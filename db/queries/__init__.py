@@ -1,0 +1,25 @@
+"""Named SQL: each `-- name: x` in a file of this folder is one statement."""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import LiteralString, cast
+
+_NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+
+
+@cache
+def load(file_name: str) -> dict[str, LiteralString]:
+    """The statements of `db/queries/FILE_NAME`, by name.
+
+    Raises FileNotFoundError for an unknown file and ValueError for a name that stands twice.
+    """
+    text = (Path(__file__).parent / file_name).read_text(encoding="utf-8")
+    parts = _NAME.split(text)[1:]
+    names, bodies = parts[::2], parts[1::2]
+    if len(set(names)) != len(names):
+        raise ValueError(f"{file_name} names a statement twice")
+    # The text is part of the program, not input: psycopg asks for that guarantee in the type.
+    return {
+        name: cast(LiteralString, body.strip().rstrip(";")) for name, body in zip(names, bodies, strict=True)
+    }

@@ -1,0 +1,286 @@
+-- The invariants, as queries that return their violations: an order, and the rows that show it.
+--
+-- Over a long history nearly every order is in order. So each query only gathers the witnesses of the few that
+-- it returns, and the three that are about an order's own events look at its suspects alone.
+--
+-- `judged` is every order that has its outcome, of one run or of all. Orders still under way are counted
+-- apart and not judged, because their books and the provider's may rightly differ for a moment. What is told
+-- by events (1, 2, 6, 7 and 9) is asked of orders that still have all of theirs.
+
+-- name: scope
+select count(*) filter (where state >= 'completed') as judged,
+    count(*) filter (where state < 'completed') as open,
+    count(*) filter (where within_limit = false) as late,
+    coalesce(array_agg(order_id order by accepted_at) filter (where state < 'completed'), '{}') as open_orders,
+    min(accepted_at) as since,
+    count(*) filter (where state >= 'completed' and accepted_at < (select events_since())) as without_events,
+    (select max(to_at) from dropped_events) as events_since,
+    (select started_at from runs where run_id = %(run_id)s) as run_started_at
+from orders
+where %(run_id)s::text is null or run_id = %(run_id)s;
+
+-- name: suspects
+-- The orders among which those are that break invariant 1, 2 or 7, by one look at every event and no sorting: an
+-- order that is no suspect has one acceptance before and one outcome after all else, and between them it went
+-- through the states one after the other without leaving one out, unless it was turned back.
+with judged as (
+    select * from orders where state >= 'completed' and accepted_at >= (select events_since())
+        and (%(run_id)s::text is null or run_id = %(run_id)s)
+), told as (
+    select o.order_id, o.state, min(e.at) as first_at, max(e.at) as last_at,
+        count(*) filter (where e.kind = 'accepted') as acceptances, min(e.at) filter (where e.kind = 'accepted') as accepted_at,
+        count(*) filter (where e.kind = 'outcome' and e.state = o.state) as outcomes,
+        min(e.at) filter (where e.kind = 'outcome') as ended_at,
+        count(*) filter (where e.state >= 'completed') as ends,
+        bool_or(e.started_at > e.at) as is_backwards,
+        min(e.at) filter (where e.state = 'received') as first_received, max(e.at) filter (where e.state = 'received') as last_received,
+        min(e.at) filter (where e.state = 'validated') as first_validated, max(e.at) filter (where e.state = 'validated') as last_validated,
+        min(e.at) filter (where e.state = 'in_review') as first_in_review, max(e.at) filter (where e.state = 'in_review') as last_in_review,
+        min(e.at) filter (where e.state = 'approved') as first_approved, max(e.at) filter (where e.state = 'approved') as last_approved,
+        min(e.at) filter (where e.state = 'charged') as first_charged, max(e.at) filter (where e.state = 'charged') as last_charged,
+        min(e.at) filter (where e.state = 'prepared') as first_prepared, max(e.at) filter (where e.state = 'prepared') as last_prepared,
+        min(e.at) filter (where e.state = 'dispatched') as first_dispatched, max(e.at) filter (where e.state = 'dispatched') as last_dispatched
+    from judged o left join events e on e.order_id = o.order_id
+    group by o.order_id, o.state
+)
+select order_id from told
+where (
+    acceptances = 1 and accepted_at = first_at
+    and outcomes = 1 and ends = 1 and ended_at = last_at
+    and is_backwards is not true
+    and first_received is not null
+    and coalesce(first_validated > last_received, first_validated is null)
+    and coalesce(first_in_review > last_validated, first_in_review is null)
+    and coalesce(first_approved > last_in_review, first_approved is null)
+    and coalesce(first_charged > last_approved, first_charged is null)
+    and coalesce(first_prepared > last_charged, first_prepared is null)
+    and coalesce(first_dispatched > last_prepared, first_dispatched is null)
+    and (first_dispatched is not null) = (state = 'completed')
+) is not true;
+
+-- name: invariant_1
+-- One acceptance for each order.
+with judged as (
+    select * from orders where state >= 'completed' and order_id = any (%(suspects)s)
+        and accepted_at >= (select events_since())
+        and (%(run_id)s::text is null or run_id = %(run_id)s)
+)
+select o.order_id, format('%%s acceptances in the events', count(e.order_id)) as finding,
+    jsonb_build_object('accepted_at', o.accepted_at, 'acceptances', coalesce(jsonb_agg(e.at) filter (where e.at is not null), '[]')) as witness
+from judged o left join events e on e.order_id = o.order_id and e.kind = 'accepted'
+group by o.order_id, o.accepted_at
+having count(e.order_id) <> 1
+limit %(limit)s;
+
+-- name: invariant_2
+-- One outcome for each order, and the event says the same as the order.
+with judged as (
+    select * from orders where state >= 'completed' and order_id = any (%(suspects)s)
+        and accepted_at >= (select events_since())
+        and (%(run_id)s::text is null or run_id = %(run_id)s)
+)
+select o.order_id, format('the order is %%s, its outcome events say %%s', o.state, coalesce(string_agg(e.state::text, ', '), 'nothing')) as finding,
+    jsonb_build_object('state', o.state, 'outcomes', coalesce(jsonb_agg(jsonb_build_object('at', e.at, 'state', e.state)) filter (where e.at is not null), '[]')) as witness
+from judged o left join events e on e.order_id = o.order_id and e.kind = 'outcome'
+group by o.order_id, o.state
+having count(e.order_id) <> 1 or bool_or(e.state <> o.state)
+limit %(limit)s;
+
+-- name: invariant_3
+-- A completed order is charged once and in full, not refunded, and dispatched once to its address.
+with judged as not materialized (
+    select * from orders where state = 'completed' and (%(run_id)s::text is null or run_id = %(run_id)s)
+), money as (
+    select l.order_id,
+        count(*) filter (where l.kind = 'charge') as charges,
+        coalesce(sum(l.amount_cents) filter (where l.kind = 'charge'), 0) as charged_cents,
+        count(*) filter (where l.kind = 'refund') as refunds
+    from judged join provider.ledger l using (order_id) where l.kind <> 'void' group by l.order_id
+), parcels as (
+    select p.order_id,
+        count(*) filter (where p.dispatched_at is not null) as dispatched,
+        count(*) filter (where p.recalled_at is not null) as recalled,
+        count(*) filter (where p.dispatched_at is not null and p.label_address = judged.address) as rightly_addressed
+    from judged join provider.parcels p using (order_id) group by p.order_id
+)
+select o.order_id,
+    case
+        when coalesce(m.charges, 0) <> 1 then format('completed with %%s charges', coalesce(m.charges, 0))
+        when m.charged_cents <> o.amount_cents
+            then format('charged %%s cents for an order of %%s cents', m.charged_cents, o.amount_cents)
+        when m.refunds > 0 then 'completed and refunded'
+        when coalesce(p.dispatched, 0) <> 1 then format('completed with %%s dispatches', coalesce(p.dispatched, 0))
+        when p.recalled > 0 then 'completed and recalled'
+        else 'the label shows another address'
+    end as finding,
+    jsonb_build_object('amount_cents', o.amount_cents, 'ledger', (
+        select jsonb_agg(jsonb_build_object('entry_id', entry_id, 'kind', kind, 'amount_cents', amount_cents, 'payment_id', payment_id) order by entry_id)
+        from provider.ledger w where w.order_id = o.order_id and w.kind <> 'void'
+    ), 'address', o.address, 'labels', (
+        select jsonb_agg(w.label_address) from provider.parcels w where w.order_id = o.order_id
+    )) as witness
+from judged o left join money m using (order_id) left join parcels p using (order_id)
+where coalesce(m.charges, 0) <> 1 or m.charged_cents <> o.amount_cents or m.refunds > 0
+    or coalesce(p.dispatched, 0) <> 1 or p.recalled > 0 or p.rightly_addressed <> 1
+limit %(limit)s;
+
+-- name: invariant_4
+-- A cancelled or failed order costs nothing, and nothing of it is on its way.
+with judged as not materialized (
+    select * from orders where state > 'completed' and (%(run_id)s::text is null or run_id = %(run_id)s)
+), money as (
+    select l.order_id,
+        coalesce(sum(l.amount_cents) filter (where l.kind = 'charge'), 0)
+            - coalesce(sum(l.amount_cents) filter (where l.kind = 'refund'), 0) as net_cents,
+        count(*) filter (where l.kind = 'refund') as refunds,
+        count(*) filter (where l.kind = 'charge') as charges
+    from judged join provider.ledger l using (order_id) where l.kind <> 'void' group by l.order_id
+), away as (
+    select order_id, jsonb_build_object('parcel', shipment_key, 'dispatched_at', dispatched_at) as thing
+    from provider.parcels where dispatched_at is not null and recalled_at is null
+    union all
+    select order_id, jsonb_build_object('package', package_key, 'packed_at', packed_at)
+    from provider.packages where packed_at is not null and recalled_at is null
+)
+select o.order_id,
+    case
+        when m.net_cents <> 0 or m.charges <> m.refunds then format('%%s, and %%s cents are still charged', o.state, m.net_cents)
+        when m.refunds > 1 then format('refunded %%s times', m.refunds)
+        else format('%%s, and not recalled', o.state)
+    end as finding,
+    jsonb_build_object('state', o.state, 'reason', o.abort_reason, 'ledger', (
+        select jsonb_agg(jsonb_build_object('entry_id', entry_id, 'kind', kind, 'amount_cents', amount_cents, 'payment_id', payment_id) order by entry_id)
+        from provider.ledger w where w.order_id = o.order_id and w.kind <> 'void'
+    ), 'not_recalled', a.thing) as witness
+from judged o left join money m using (order_id) left join away a using (order_id)
+where m.net_cents <> 0 or m.charges <> m.refunds or m.refunds > 1 or a.thing is not null
+limit %(limit)s;
+
+-- name: invariant_5
+-- No charge without an order; our payments are the provider's, row for row.
+with judged as (
+    select * from orders where state >= 'completed' and (%(run_id)s::text is null or run_id = %(run_id)s)
+), theirs as (
+    select payment_id, order_id,
+        coalesce(sum(amount_cents) filter (where kind = 'charge'), 0) as charged_cents,
+        count(*) filter (where kind = 'charge') as charges,
+        count(*) filter (where kind = 'refund') as refunds
+    from provider.ledger where kind <> 'void' group by payment_id, order_id
+), ours as (
+    select p.*, o.order_id is not null as is_judged
+    from payments p join judged o using (order_id)
+)
+select coalesce(ours.order_id, theirs.order_id) as order_id,
+    case
+        when ours.order_id is null and known.order_id is null then 'charged without an order'
+        when ours.order_id is null then 'a charge that our payments do not know'
+        else format('our payment is %%s, the provider has %%s charges and %%s refunds',
+            ours.status, coalesce(theirs.charges, 0), coalesce(theirs.refunds, 0))
+    end as finding,
+    jsonb_build_object('payment', to_jsonb(ours), 'ledger', (
+        select jsonb_agg(jsonb_build_object('entry_id', entry_id, 'kind', kind, 'amount_cents', amount_cents) order by entry_id)
+        from provider.ledger w where w.payment_id = theirs.payment_id and w.order_id = theirs.order_id and w.kind <> 'void'
+    )) as witness
+from theirs
+full join ours on ours.payment_id = theirs.payment_id and ours.order_id = theirs.order_id
+left join orders known on known.order_id = theirs.order_id
+where (known.order_id is null or known.state >= 'completed')
+    and (%(run_id)s::text is null or known.run_id = %(run_id)s or ours.order_id is not null
+        or known.order_id is null and starts_with(theirs.order_id, %(run_id)s || '-'))
+    and case
+        when ours.order_id is null then true
+        when ours.status = 'charged' then coalesce(theirs.charges, 0) <> 1 or theirs.refunds <> 0 or theirs.charged_cents <> ours.amount_cents
+        when ours.status = 'refunded' then coalesce(theirs.charges, 0) <> 1 or theirs.refunds <> 1 or theirs.charged_cents <> ours.amount_cents
+        else coalesce(theirs.charges, 0) <> 0 or coalesce(theirs.refunds, 0) <> 0
+    end
+limit %(limit)s;
+
+-- name: invariant_6
+-- What was accepted holds: no cancelled order completes, and the last accepted address is on the label.
+with judged as (
+    select * from orders where state = 'completed' and accepted_at >= (select events_since())
+        and (%(run_id)s::text is null or run_id = %(run_id)s)
+), promises as (
+    select o.order_id, e.detail ->> 'signal' as signal, e.at, e.detail -> 'new_address' as address,
+        row_number() over (partition by o.order_id, e.detail ->> 'signal' order by e.at desc) as n
+    from judged o join events e on e.order_id = o.order_id
+    where e.kind = 'signal' and (e.detail ->> 'accepted')::boolean
+        and e.detail ->> 'signal' in ('cancel_order', 'update_address')
+)
+select p.order_id,
+    case p.signal when 'cancel_order' then 'a cancellation was accepted, yet the order completed'
+        else 'an accepted address is not the one on the label' end as finding,
+    jsonb_build_object('accepted_at', p.at, 'accepted_address', p.address, 'label', l.label_address) as witness
+from promises p left join provider.parcels l on l.order_id = p.order_id and l.dispatched_at is not null
+where p.n = 1 and (p.signal = 'cancel_order' or p.address is distinct from l.label_address)
+limit %(limit)s;
+
+-- name: invariant_7
+-- The events walk a legal path, forward in time, and end with the outcome.
+with judged as (
+    select * from orders where state >= 'completed' and order_id = any (%(suspects)s)
+        and accepted_at >= (select events_since())
+        and (%(run_id)s::text is null or run_id = %(run_id)s)
+), walk as (
+    select e.order_id, e.at, e.kind, e.state, e.started_at,
+        lag(e.state) over w as before, lag(e.kind) over w as kind_before, lag(e.at) over w as at_before
+    from judged o join events e on e.order_id = o.order_id
+    window w as (partition by e.order_id order by e.at)
+)
+select order_id,
+    case
+        when kind_before = 'outcome' then 'an event after the outcome'
+        when before is null then 'the first event is not the acceptance'
+        when started_at > at then 'an attempt that ends before it starts'
+        else format('from %%s to %%s', before, state)
+    end as finding,
+    jsonb_build_object('before', jsonb_build_object('at', at_before, 'kind', kind_before, 'state', before),
+        'event', jsonb_build_object('at', at, 'kind', kind, 'state', state)) as witness
+from walk
+where kind_before = 'outcome'
+    or (before is null) <> (kind = 'accepted')
+    or started_at > at
+    or (before <> state and not (before::text || '>' || state::text) = any (%(legal_moves)s::text[]))
+limit %(limit)s;
+
+-- name: invariant_8
+-- The provider holds exactly the money of the completed orders.
+with judged as (
+    select * from orders where state >= 'completed' and (%(run_id)s::text is null or run_id = %(run_id)s)
+), held as (
+    select order_id, sum(case kind when 'charge' then amount_cents when 'refund' then -amount_cents else 0 end) as cents
+    from provider.ledger group by order_id
+)
+select o.order_id, format('the provider holds %%s cents, the order is worth %%s', coalesce(h.cents, 0),
+        case o.state when 'completed' then o.amount_cents else 0 end) as finding,
+    jsonb_build_object('state', o.state, 'amount_cents', o.amount_cents, 'held_cents', coalesce(h.cents, 0)) as witness
+from judged o left join held h using (order_id)
+where coalesce(h.cents, 0) <> case o.state when 'completed' then o.amount_cents else 0 end
+limit %(limit)s;
+
+-- name: invariant_9
+-- Nothing is charged before the approval, nor after a rejection.
+with judged as not materialized (
+    select * from orders where state >= 'completed' and accepted_at >= (select events_since())
+        and (%(run_id)s::text is null or run_id = %(run_id)s)
+), reviews as (
+    select e.order_id,
+        min(e.at) filter (where e.state = 'approved') as approved_at,
+        min(e.at) filter (where e.kind = 'signal' and e.detail ->> 'signal' = 'reject_order'
+            and (e.detail ->> 'accepted')::boolean) as rejected_at
+    from judged o join events e on e.order_id = o.order_id
+    where e.state = 'approved' or e.kind = 'signal'
+    group by e.order_id
+)
+select l.order_id,
+    case when r.approved_at is null then 'charged without an approval'
+        when l.at < r.approved_at then 'charged before the approval'
+        else 'charged after a rejection' end as finding,
+    jsonb_build_object('charged_at', l.at, 'approved_at', r.approved_at, 'rejected_at', r.rejected_at) as witness
+from provider.ledger l join judged o using (order_id) left join reviews r using (order_id)
+where l.kind = 'charge' and (r.approved_at is null or l.at < r.approved_at or l.at > r.rejected_at)
+limit %(limit)s;
+
+-- name: known_orders
+-- How the books stand to orders that Temporal knows.
+select order_id, state, abort_reason, workflow_run_id from orders where order_id = any (%(order_ids)s);

@@ -1,0 +1,3 @@
+-- name: record
+insert into disturbances (at, component, action, run_id)
+values (%(at)s, %(component)s, %(action)s, %(run_id)s);

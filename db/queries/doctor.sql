@@ -1,0 +1,50 @@
+-- What the doctor asks of the database. Each statement is quick, however many orders there are.
+
+-- name: server
+select current_setting('server_version_num')::int as version, current_setting('server_version') as version_text,
+    clock_timestamp() as clock,
+    (select count(*) from pg_stat_activity where backend_type = 'client backend')::int as connections,
+    current_setting('max_connections')::int as max_connections,
+    to_regclass('schema_migrations') is not null as has_migrations,
+    to_regclass('dropped_events') is not null as has_partitions;
+
+-- name: sessions
+-- Sessions of this database that have been at one thing for over two seconds, the longest first.
+select pid, coalesce(application_name, '') as application,
+    extract(epoch from clock_timestamp() - case when state = 'active' then query_start else xact_start end)::float8
+        as seconds,
+    left(regexp_replace(coalesce(query, ''), '\s+', ' ', 'g'), 80) as statement,
+    state <> 'active' as is_idle, coalesce(wait_event_type = 'Lock', false) as waits
+from pg_stat_activity
+where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
+    and state in ('active', 'idle in transaction', 'idle in transaction (aborted)')
+    and case when state = 'active' then query_start else xact_start end < clock_timestamp() - interval '2 seconds'
+order by seconds desc
+limit 5;
+
+-- name: migrations
+select version from schema_migrations order by version;
+
+-- name: days_ahead
+select extract(epoch from from_at - now())::float8 / 86400 as days from event_partitions() where to_at is null;
+
+-- name: overdue
+-- A second of grace: an outcome may be written at the very deadline.
+select count(*) as orders, (array_agg(order_id order by deadline_at))[1:3] as examples
+from orders where state < 'completed' and deadline_at < now() - interval '1 second';
+
+-- name: stuck_undoing
+select s.order_id from step_attempts s join orders o using (order_id)
+where s.step in ('refund', 'recall') and s.attempt >= %(tries)s and o.state < 'completed'
+order by s.attempt desc
+limit 3;
+
+-- name: acceptance_gap
+-- The last orders of ten minutes, and the least time from their acceptance to their first event.
+select extract(epoch from min(e.at - o.accepted_at))::float8 as seconds
+from (
+    select order_id, accepted_at from orders
+    where accepted_at > now() - interval '10 minutes' order by accepted_at desc limit 20
+) o
+join events e on e.order_id = o.order_id and e.kind = 'accepted'
+    and e.at between o.accepted_at and o.accepted_at + interval '1 day';

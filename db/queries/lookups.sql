@@ -1,0 +1,42 @@
+-- Finding orders, and everything about one of them.
+
+-- name: search
+-- Newest first. Each filter that may be rare has an index of its own; `^@` is "begins with".
+select order_id, run_id, state, current_step, abort_reason, review, amount_cents,
+    accepted_at, deadline_at, finished_at, completion_ms, within_limit, attempts, failed_attempts
+from orders
+where (%(prefix)s::text is null or order_id ^@ %(prefix)s::text)
+    and (%(run_id)s::text is null or run_id = %(run_id)s::text)
+    and (%(state)s::order_state is null or state = %(state)s::order_state)
+    and (not %(only_open)s or state < 'completed')
+    and (not %(only_late)s or within_limit = false)
+    and (%(review)s::text is null or review = %(review)s::text)
+    and (%(before_at)s::timestamptz is null
+        or (accepted_at, order_id) < (%(before_at)s::timestamptz, %(before_id)s::text))
+order by accepted_at desc, order_id desc
+limit %(limit)s;
+
+-- name: order
+select o.*, now() as read_at, to_jsonb(p) as payment, to_jsonb(s) as shipment,
+    (select coalesce(jsonb_agg(to_jsonb(l) order by l.entry_id), '[]') from provider.ledger l
+        where l.order_id = o.order_id) as ledger,
+    (select coalesce(jsonb_agg(to_jsonb(k) order by k.package_key), '[]') from provider.packages k
+        where k.order_id = o.order_id) as packages,
+    (select coalesce(jsonb_agg(to_jsonb(c) order by c.shipment_key), '[]') from provider.parcels c
+        where c.order_id = o.order_id) as parcels
+from orders o
+left join payments p on p.order_id = o.order_id
+left join shipments s on s.order_id = o.order_id
+where o.order_id = %(order_id)s;
+
+-- name: events
+-- The bounds on e.at let PostgreSQL skip the partitions in which the order has no events.
+select e.at, e.kind, e.state, e.step, e.attempt, e.outcome, e.started_at, e.duration_ms, e.worker, e.detail
+from orders o join events e on e.order_id = o.order_id and e.at between o.accepted_at and o.updated_at
+where o.order_id = %(order_id)s
+order by e.at;
+
+-- name: attempts_under_way
+select step, attempt, started_at, worker from step_attempts
+where order_id = %(order_id)s and started_at is not null
+order by started_at;

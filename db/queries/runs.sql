@@ -1,0 +1,32 @@
+-- Load tests: each run is written when it starts and again when it has been judged.
+
+-- name: run_id_is_used
+select exists (select from runs where run_id = %(run_id)s)
+    or exists (select from orders where run_id = %(run_id)s) as used;
+
+-- name: open_run
+insert into runs (
+    run_id, scenario, options, stages, fault_profile, fault_seed, started_at, commit_hash, machine
+)
+values (
+    %(run_id)s, %(scenario)s, %(options)s, %(stages)s, %(fault_profile)s, %(fault_seed)s, %(started_at)s,
+    %(commit_hash)s, %(machine)s
+)
+on conflict (run_id) do nothing
+returning run_id;
+
+-- name: close_run
+update runs set
+    ended_at = %(ended_at)s,
+    statistics = %(statistics)s,
+    verdict = %(verdict)s,
+    chaos = %(chaos)s,
+    completion_ms = %(completion_ms)s,
+    late_orders = %(late_orders)s,
+    counted_orders = %(counted_orders)s
+where run_id = %(run_id)s;
+
+-- name: run
+select run_id, scenario, options, stages, fault_profile, fault_seed, started_at, ended_at, commit_hash,
+    machine, statistics, verdict, chaos, completion_ms, late_orders, counted_orders
+from runs where run_id = %(run_id)s;

@@ -1,0 +1,1 @@
+"""Load on the order system, through its REST API, and the verdict on how it held."""

@@ -1,0 +1,202 @@
+"""Disturbances carried out on the running stack, through its supervisor, each one kept with its time.
+
+A helper process carries them out, started before the first order: the generator's own process is patched
+for greenlets and has a schedule to keep, neither of which agrees with waiting for components to come back.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from datetime import UTC, datetime
+from threading import Thread
+from typing import Any
+
+import gevent
+import gevent.event
+import gevent.lock
+
+from db import disturbances
+from loadtest.disturbances import Disturbance
+from loadtest.options import RunOptions
+from loadtest.surroundings import ROOT
+from orchestrator.errors import BooksAway, OrderSystemError, UsageError
+from orchestrator.settings import Settings
+from orchestrator.stack import Stack
+
+Json = dict[str, Any]
+
+_TAKES_AWAY = ("pause", "stop")
+_BRINGS_BACK = ("resume", "start", "restart")
+
+_SIGNALS = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP, "resume": signal.SIGCONT}
+LAST_ANSWER_SECONDS = 60.0
+KEEP_SECONDS = 20.0
+
+
+class ChaosMonkey:
+    """The disturbances of one run."""
+
+    def __init__(self, options: RunOptions) -> None:
+        self._planned = options.chaos
+        self._run_id = options.run_id
+        self._helper: subprocess.Popen[str] | None = None
+        self._plan: list[tuple[Disturbance, str]] = []
+        self._told: list[Json] = []
+        self._carrying_out: gevent.Greenlet[..., None] | None = None
+        self._is_idle = gevent.event.Event()
+        self._ending = gevent.lock.RLock()
+        self._away: set[str] = set()
+        self._began = 0.0
+
+    def prepare(self) -> None:
+        """Starts the helper, so that the first disturbance is on time.
+
+        Raises UsageError when there is no stack of ours, or no such component in it.
+        """
+        if not self._planned:
+            return
+        self._helper = subprocess.Popen(
+            [sys.executable, "-m", "loadtest.chaos"],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            names = json.loads(self._answer() or "[]")
+            if not names:
+                raise UsageError("chaos: no stack of this ORDERS_HOME is running to be disturbed")
+            self._plan = _with_components(self._planned, names)
+        except UsageError:
+            self.finish()
+            raise
+
+    def begin(self) -> None:
+        """The run's zero is now."""
+        self._is_idle.set()
+        self._began = time.monotonic()
+        if self._plan:
+            self._carrying_out = gevent.spawn(self._carry_out)
+
+    def end(self) -> None:
+        """No further disturbance begins. One that is under way is waited for, and what it or an earlier one
+        has taken away comes back now if it was to come back later."""
+        with self._ending:
+            if self._carrying_out is None:
+                return
+            self._is_idle.wait(LAST_ANSWER_SECONDS)
+            self._carrying_out.kill()
+            self._carrying_out = None
+            for disturbance, component in self._plan[len(self._told) :]:
+                if disturbance.verb in _BRINGS_BACK and component in self._away:
+                    self._carry_out_one(disturbance, component)
+
+    def finish(self) -> list[Json]:
+        """What was done, in order: planned and actual time in seconds, verb, target, and how it went."""
+        self.end()
+        if self._helper is not None and self._helper.stdin is not None:
+            self._helper.stdin.close()
+            try:
+                self._helper.wait(timeout=LAST_ANSWER_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._helper.kill()
+                self._helper.wait()
+            self._helper = None
+        return self._told
+
+    def _carry_out(self) -> None:
+        for disturbance, component in self._plan:
+            gevent.sleep(max(self._began + disturbance.at_seconds - time.monotonic(), 0.0))
+            self._is_idle.clear()
+            self._carry_out_one(disturbance, component)
+            self._is_idle.set()
+
+    def _carry_out_one(self, disturbance: Disturbance, component: str) -> None:
+        at = time.monotonic() - self._began
+        answer = self._ask([disturbance.verb, component, self._run_id])
+        problem = json.loads(answer) if answer else "the helper has ended"
+        if problem is None and disturbance.verb in _TAKES_AWAY:
+            self._away.add(component)
+        elif problem is None and disturbance.verb in _BRINGS_BACK:
+            self._away.discard(component)
+        self._told.append(
+            {
+                "planned_seconds": disturbance.at_seconds,
+                "at_seconds": round(at, 3),
+                "done_seconds": round(time.monotonic() - self._began, 3),
+                "verb": disturbance.verb,
+                "target": component,
+                "problem": problem,
+            }
+        )
+
+    def _ask(self, question: list[str]) -> str:
+        assert self._helper is not None, "prepared"
+        assert self._helper.stdin is not None, "a pipe"
+        try:
+            self._helper.stdin.write(json.dumps(question) + "\n")
+            self._helper.stdin.flush()
+        except BrokenPipeError:
+            return ""
+        return self._answer()
+
+    def _answer(self) -> str:
+        assert self._helper is not None, "prepared"
+        assert self._helper.stdout is not None, "a pipe"
+        return self._helper.stdout.readline()
+
+
+def _with_components(planned: tuple[Disturbance, ...], names: list[str]) -> list[tuple[Disturbance, str]]:
+    """Each disturbance with the component it hits: `order-worker` takes the order workers in turn."""
+    turns: Counter[str] = Counter()
+    found = []
+    for disturbance in planned:
+        target = disturbance.target
+        of_kind = [name for name in names if name == target or name.removeprefix(f"{target}-").isdecimal()]
+        if not of_kind:
+            raise UsageError(f"chaos: there is no component {target}; there are: {', '.join(names)}")
+        found.append((disturbance, of_kind[turns[target] % len(of_kind)]))
+        turns[target] += 1
+    return found
+
+
+def _help() -> None:
+    """Tells the components of the running stack, then reads one disturbance a line, carries it out, keeps it
+    for the charts, and answers null or what went wrong."""
+    settings = Settings.load()
+    stack = Stack(settings)
+    _tell([component.name for component in stack.components()])
+    for line in sys.stdin:
+        verb, component, run_id = json.loads(line)
+        problem, at = None, datetime.now(UTC)
+        try:
+            if verb in _SIGNALS:
+                stack.kill(component, _SIGNALS[verb])
+            else:
+                {"restart": stack.restart, "stop": stack.stop, "start": stack.start}[verb](component)
+        except OrderSystemError as error:
+            problem = str(error)
+        else:
+            # Beside the schedule: PostgreSQL may be what was hit.
+            Thread(target=_keep, args=(settings.books_url, at, verb, component, run_id)).start()
+        _tell(problem)
+
+
+def _keep(url: str, at: datetime, verb: str, component: str, run_id: str) -> None:
+    # When the books stay away, the verdict has it all the same.
+    with suppress(BooksAway):
+        disturbances.record(
+            url, at=at, action=verb, component=component, run_id=run_id, patience_seconds=KEEP_SECONDS
+        )
+
+
+def _tell(answer: object) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    # Ctrl-C is for the generator, which then ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _help()

@@ -1,0 +1,245 @@
+"""One run from its first check to its verdict, the same for the terminal and the web page."""
+
+import logging
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import gevent
+from locust.env import Environment
+
+from db import runs
+from loadtest import effects, reports
+from loadtest.afterwards import Afterwards, audit
+from loadtest.api_client import ApiClient, Json
+from loadtest.chaos import ChaosMonkey
+from loadtest.compare import compare_with
+from loadtest.crew import GRACE_SECONDS, Crew, wait_until_drained
+from loadtest.judgement import Evidence, Verdict, decide
+from loadtest.options import RunOptions
+from loadtest.percentiles import per_second
+from loadtest.recording import Tally
+from loadtest.surroundings import Faults, check_api, check_role, commit, machine
+from loadtest.verdict import allowed_share
+from loadtest.watching import PROBE_SECONDS, BooksSoFar, Outages
+from orchestrator.errors import OrderSystemError, ServiceAway, UsageError
+from orchestrator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """A run of this process (local), or of its workers (master). `begin`, then `finish`, once each."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        settings: Settings,
+        api_url: str,
+        options: RunOptions,
+        crew: Crew,
+        api_key: str | None = None,
+    ) -> None:
+        """Asks the API with `api_key`, or with the key of the settings."""
+        self.options = options
+        self.verdict: Verdict | None = None
+        self._environment = environment
+        self._settings = settings
+        self._api_url = api_url
+        self._crew = crew
+        self._api_key = api_key if api_key is not None else settings.api_key_text
+        self._api = ApiClient(api_url, api_key=self._api_key)
+        self._faults = Faults(self._api)
+        self._chaos = ChaosMonkey(options)
+        self._outages = Outages(self._api)
+        self.books_so_far = BooksSoFar(
+            api_url, self._api_key, options.run_id, lambda: crew.tally.broken_promises
+        )
+        self._probing: gevent.Greenlet[..., None] | None = None
+        self._started_at = datetime.now(UTC)
+        self._began = time.monotonic()
+        self._stopped_after: float | None = None
+        self._new: runs.NewRun | None = None
+
+    @property
+    def tally(self) -> Tally:
+        return self._crew.tally
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been running."""
+        return time.monotonic() - self._began
+
+    @property
+    def is_drained(self) -> bool:
+        return self._crew.is_drained
+
+    def check(self) -> None:
+        """Refuses a run that cannot work, before anything is stored. Raises UsageError with one sentence."""
+        check_api(self._api, self._api_url)
+        check_role(self._api, self.options)
+        books = self._settings.books_url
+        try:
+            if runs.is_used(books, self.options.run_id):
+                raise UsageError(f"run id {self.options.run_id} was used before; choose another")
+            if self.options.compare is not None:
+                earlier = runs.find(books, self.options.compare)
+                if earlier is None or earlier.completion_ms is None:
+                    raise UsageError(f"there is no finished run {self.options.compare} to compare with")
+        except ServiceAway:
+            raise UsageError(
+                "no database answers where runs are stored; is the stack up, and DATABASE_URL right?"
+            ) from None
+        self._chaos.prepare()
+
+    def begin(self) -> None:
+        """Stores that the run begins, sets its faults, and has the first order sent.
+
+        Raises UsageError when the run id was taken in the meantime or nobody is there to send.
+        """
+        self._faults.begin(self.options)
+        # Asked before the zero: it takes a process of its own.
+        commit_hash = commit()
+        self._started_at, self._began = datetime.now(UTC), time.monotonic()
+        self._new = runs.NewRun(
+            run_id=self.options.run_id,
+            scenario=self.options.scenario.value,
+            options=self.options.to_json(),
+            stages=self.options.to_json()["stages"],
+            fault_profile=self._faults.profile,
+            fault_seed=self._faults.seed,
+            started_at=self._started_at,
+            commit_hash=commit_hash,
+            machine=machine(),
+        )
+        if not runs.open_run(self._settings.books_url, self._new):
+            raise UsageError(f"run id {self.options.run_id} was used before; choose another")
+        self._crew.begin(self.options, self._api_url, self._api_key)
+        self._chaos.begin()
+        self._probing = gevent.spawn(self._outages.watch)
+        if self.options.stop_when_hopeless:
+            gevent.spawn(self._watch_hope)
+
+    def stop(self) -> None:
+        """Ends the arrivals before their time and brings back what chaos has taken away; `finish` follows."""
+        if self._stopped_after is None and self.seconds < self.options.seconds:
+            self._stopped_after = self.seconds
+        self._crew.stop()
+        self._chaos.end()
+
+    def release(self) -> None:
+        """Leaves the stack as it was, also when the run broke off. What cannot be put back is logged."""
+        self.books_so_far.end()
+        self._chaos.finish()
+        try:
+            self._faults.put_back()
+        except OrderSystemError as error:
+            log.error("the fault profile was not put back: %s", error)
+
+    def finish(self) -> Verdict:
+        """Drains, judges, stores and writes the reports. Blocks."""
+        left = max(self.options.seconds - self.seconds, 0.0) if self._stopped_after is None else 0.0
+        ahead = gevent.spawn(self._audit_ahead)
+        is_drained = wait_until_drained(self._crew, left + self.options.drain_seconds + GRACE_SECONDS)
+        drained = time.monotonic()
+        disturbances = self._chaos.finish()
+        if self._probing is not None:
+            self._probing.kill()
+            self._outages.settle()
+        ahead.kill()
+        self.books_so_far.end()
+        ended_at = datetime.now(UTC)
+        afterwards = Afterwards()
+        afterwards.ask(self._faults.put_back, "the fault profile was not put back")
+        audited = afterwards.ask(
+            lambda: audit(self._api_url, self._api_key, self.options.run_id), "the books were not audited"
+        )
+        latency = afterwards.ask(self._latency, "the steps of the orders are not known")
+        tally = self._crew.tally
+        evidence = Evidence(
+            options=self.options,
+            tally=tally,
+            audit=audited,
+            latency=latency,
+            started_at=self._started_at,
+            ended_at=ended_at,
+            processes=self._crew.size,
+            lost_workers=self._crew.lost,
+            stopped_after=self._stopped_after,
+            is_drained=is_drained,
+            outages=self._outages.told(),
+            disturbances=effects.of(disturbances, tally.records, self.options.slo_seconds),
+            context={
+                "faults": {"profile": self._faults.profile, "seed": self._faults.seed},
+                "commit": commit(),
+                "machine": machine(),
+            },
+        )
+        verdict = decide(evidence)
+        self._complete(verdict, ended_at, drained, afterwards)
+        self.verdict = verdict
+        return verdict
+
+    @property
+    def report_dir(self) -> Path:
+        return self._settings.home / "reports" / self.options.run_id
+
+    def _complete(self, verdict: Verdict, ended_at: datetime, drained: float, afterwards: Afterwards) -> None:
+        """Compares, stores and writes the reports. What cannot be done is told in the verdict."""
+        told = verdict.told
+        told["report_dir"] = str(self.report_dir)
+        completion = sorted(
+            round(record.completion_ms) for record in self.tally.records if record.completion_ms is not None
+        )
+        earlier, new = self.options.compare, self._new
+        if earlier is not None and new is not None:
+            told["comparison"] = afterwards.ask(
+                lambda: compare_with(self._settings.books_url, earlier, completion, verdict.limit, new),
+                "the runs were not compared",
+            )
+        csv = afterwards.ask(
+            lambda: self._api.text(f"/latency.csv?run_id={self.options.run_id}"), "orders.csv is missing"
+        )
+        told["missing"] = afterwards.missing
+        told["stored"] = True
+        told["judged_in_seconds"] = round(time.monotonic() - drained, 3)
+        result = runs.RunResult(
+            ended_at=ended_at,
+            statistics=per_second(self.tally.records),
+            verdict=told,
+            chaos=told["disturbances"],
+            completion_ms=completion,
+            late_orders=verdict.limit.late,
+            counted_orders=verdict.limit.orders,
+        )
+        stored = afterwards.ask(lambda: self._store(result), "the verdict was not stored in PostgreSQL")
+        told["stored"] = stored is not None
+        reports.write(self.report_dir, verdict, csv, self._environment)
+        told["judged_in_seconds"] = round(time.monotonic() - drained, 3)
+        reports.write_verdict(self.report_dir, verdict)
+
+    def _audit_ahead(self) -> None:
+        """Has most orders audited while the last ones are drained: how a workflow ended is asked once, so the
+        audit of the verdict then has only these to ask about."""
+        while not self._crew.tally.is_exhausted:
+            gevent.sleep(PROBE_SECONDS)
+        self.books_so_far.look()
+
+    def _watch_hope(self) -> None:
+        allowed = self.options.planned_orders * allowed_share(self.options.slo_target)
+        while not self.is_drained:
+            if self.tally.late_so_far > allowed:
+                # More orders prove nothing: even if all of them are on time, the target is missed.
+                self.stop()
+                return
+            gevent.sleep(PROBE_SECONDS)
+
+    def _store(self, result: runs.RunResult) -> bool:
+        runs.close_run(self._settings.books_url, self.options.run_id, result)
+        return True
+
+    def _latency(self) -> Json:
+        answer = self._api.get(f"/latency?run_id={self.options.run_id}", "latency")
+        if not answer.is_ok:
+            raise ServiceAway(f"the latency summary answered {answer.status}")
+        return answer.body

@@ -1,0 +1,1 @@
+"""What workflows cannot do by themselves: calls to the outside and writes to the books."""

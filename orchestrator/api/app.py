@@ -1,0 +1,94 @@
+"""The application: its parts, its routes, its lifetime."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI
+from temporalio.service import RetryConfig
+
+from db.pool import Books
+from orchestrator.api import codec, operations, orders, problems
+from orchestrator.api.access import Access, KeyRing
+from orchestrator.api.admission import Admission
+from orchestrator.api.body_limit import BodyLimit
+from orchestrator.api.context import Context
+from orchestrator.api.health import Health
+from orchestrator.api.lifecycle import Lifecycle
+from orchestrator.api.metrics import Metrics, RequestMetrics
+from orchestrator.api.security_headers import SecurityHeaders
+from orchestrator.api.waiting import OutcomeWatch
+from orchestrator.client import connect
+from orchestrator.settings import Settings
+from orchestrator.tracing import UNTRACED_REQUESTS, Tracing
+
+_DESCRIPTION = """Orders from start to outcome within their limit. Every error is a problem document
+(`application/problem+json`, RFC 9457)."""
+
+_QUICKLY = RetryConfig(max_interval_millis=300, max_elapsed_time_millis=900)
+"""A caller is told within 2 s that Temporal is away; the SDK would try for 10 s."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The API as an ASGI application. It starts whether or not PostgreSQL and Temporal are there."""
+
+    tracing = Tracing.of(settings, "order-api", f"api@{socket.gethostname()}")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        client = await connect(
+            settings,
+            identity="api",
+            lazy=True,
+            retry_config=_QUICKLY,
+            interceptors=[tracing.interceptor] if tracing else [],
+        )
+        async with (
+            Books(settings.books_url, application_name="api") as books,
+            Books(settings.books_url, max_size=3, application_name="api-reports") as reports,
+        ):
+            watch = OutcomeWatch(books)
+            admission = Admission(settings, books)
+            keys = KeyRing(settings, books)
+            app.state.context = Context(
+                settings=settings,
+                books=books,
+                reports=reports,
+                client=client,
+                lifecycle=Lifecycle(settings, books, client, admission),
+                watch=watch,
+                admission=admission,
+                keys=keys,
+                health=Health(settings, books, client),
+                metrics=Metrics(reports, admission),
+            )
+            background = [asyncio.create_task(each.run()) for each in (watch, admission, keys)]
+            yield
+            for task in background:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        if tracing is not None:
+            tracing.close()
+
+    app = FastAPI(
+        title="Order system",
+        version="1.0",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        telemetry=tracing.of_requests if tracing else UNTRACED_REQUESTS,
+    )
+    app.include_router(orders.router)
+    app.include_router(operations.router)
+    app.include_router(codec.router)
+    # The last one added sees a request first. A browser asks without its key whether it may ask at all.
+    app.add_middleware(BodyLimit, larger={codec.PREFIX: codec.MAX_BODY_BYTES})
+    app.add_middleware(Access)
+    app.add_middleware(codec.OnlyForTheUi, origins=settings.temporal_ui_origins)
+    app.add_middleware(RequestMetrics)
+    app.add_middleware(SecurityHeaders)
+    problems.register(app)
+    problems.document(app)
+    return app

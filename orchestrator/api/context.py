@@ -1,0 +1,39 @@
+"""What the routes work with: made when the application starts, one of each a process."""
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+from temporalio.client import Client
+
+from db.pool import Books
+from orchestrator.api.access import KeyRing
+from orchestrator.api.admission import Admission
+from orchestrator.api.health import Health
+from orchestrator.api.lifecycle import Lifecycle
+from orchestrator.api.metrics import Metrics
+from orchestrator.api.waiting import OutcomeWatch
+from orchestrator.settings import Settings
+
+
+@dataclass(frozen=True)
+class Context:
+    """`reports` is a small pool of its own, so that long exports never keep a quick reading waiting."""
+
+    settings: Settings
+    books: Books
+    reports: Books
+    client: Client
+    lifecycle: Lifecycle
+    watch: OutcomeWatch
+    admission: Admission
+    keys: KeyRing
+    health: Health
+    metrics: Metrics
+
+
+async def _of_the_application(request: Request) -> Context:
+    return cast(Context, request.app.state.context)
+
+
+Ctx = Annotated[Context, Depends(_of_the_application)]

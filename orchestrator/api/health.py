@@ -1,0 +1,154 @@
+"""Whether everything that an order needs is there, from real checks."""
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+
+from temporalio.api.enums.v1 import TaskQueueType, WorkerStatus
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.worker.v1 import WorkerHeartbeat
+from temporalio.api.workflowservice.v1 import (
+    DescribeNamespaceRequest,
+    DescribeTaskQueueRequest,
+    ListWorkersRequest,
+)
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from db import readings
+from db.pool import Books
+from orchestrator.api.patience import within
+from orchestrator.errors import ServiceAway
+from orchestrator.settings import Settings
+
+CHECK_TIMEOUT = timedelta(seconds=1)
+CACHE_SECONDS = 1.0
+
+FRESH = timedelta(seconds=12)
+"""A worker sends a heartbeat every 5 s; one that has missed two is gone."""
+
+POLL_FRESH = timedelta(seconds=75)
+"""A poll is held for a minute. Workers that send no heartbeats are only known by their polls."""
+
+
+@dataclass(frozen=True)
+class HealthReport:
+    at: datetime
+    temporal_connected: bool
+    database_connected: bool
+    queues_served: Mapping[str, bool]
+    """By task queue: whether a live worker asks it for work."""
+
+    @property
+    def workers_healthy(self) -> bool:
+        return all(self.queues_served.values())
+
+    @property
+    def is_healthy(self) -> bool:
+        return self.temporal_connected and self.database_connected and self.workers_healthy
+
+
+class Health:
+    """Checks PostgreSQL, Temporal and the workers side by side; one answer serves for a second."""
+
+    def __init__(self, settings: Settings, books: Books, client: Client) -> None:
+        self._books = books
+        self._client = client
+        self._queues = (settings.order_task_queue, settings.shipping_task_queue)
+        self._checking = asyncio.Lock()
+        self._last: HealthReport | None = None
+        self._last_at = 0.0
+
+    async def report(self) -> HealthReport:
+        """The state of the last second. Never raises."""
+        async with self._checking:
+            if self._last is None or monotonic() - self._last_at > CACHE_SECONDS:
+                self._last = await self._check()
+                self._last_at = monotonic()
+            return self._last
+
+    async def _check(self) -> HealthReport:
+        database, temporal, served = await asyncio.gather(
+            _holds(within(readings.ping(self._books))), _holds(self._find_namespace()), self._queues_served()
+        )
+        known = {queue: temporal and live for queue, live in served.items()}
+        return HealthReport(datetime.now(UTC), temporal, database, known)
+
+    async def _find_namespace(self) -> None:
+        await self._client.workflow_service.describe_namespace(
+            DescribeNamespaceRequest(namespace=self._client.namespace), retry=False, timeout=CHECK_TIMEOUT
+        )
+
+    async def _queues_served(self) -> dict[str, bool]:
+        heartbeats, polls = await asyncio.gather(
+            self._heartbeats(), asyncio.gather(*(self._polls(queue) for queue in self._queues))
+        )
+        return {
+            queue: is_served([heartbeat for heartbeat in heartbeats if heartbeat.task_queue == queue], polled)
+            for queue, polled in zip(self._queues, polls, strict=True)
+        }
+
+    async def _heartbeats(self) -> list[WorkerHeartbeat]:
+        """The last heartbeat of each worker that sent one lately, also of those that have said goodbye."""
+        since = datetime.now(UTC) - POLL_FRESH
+        try:
+            answer = await self._client.workflow_service.list_workers(
+                ListWorkersRequest(
+                    namespace=self._client.namespace,
+                    page_size=1_000,
+                    query=f"HeartbeatTime > '{since.isoformat(timespec='seconds')}'",
+                ),
+                retry=False,
+                timeout=CHECK_TIMEOUT,
+            )
+        except (RPCError, RuntimeError):
+            # Away, which another check says, or a server that keeps no heartbeats.
+            return []
+        return [worker.worker_heartbeat for worker in answer.workers_info]
+
+    async def _polls(self, queue: str) -> list[datetime]:
+        try:
+            answer = await self._client.workflow_service.describe_task_queue(
+                DescribeTaskQueueRequest(
+                    namespace=self._client.namespace,
+                    task_queue=TaskQueue(name=queue),
+                    task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+                ),
+                retry=False,
+                timeout=CHECK_TIMEOUT,
+            )
+        except (RPCError, RuntimeError):
+            return []
+        return [poller.last_access_time.ToDatetime(UTC) for poller in answer.pollers]
+
+
+def is_served(heartbeats: list[WorkerHeartbeat], polled: list[datetime]) -> bool:
+    """Whether a worker of the queue has a fresh heartbeat, or has polled just now.
+
+    A worker that was killed stays among a queue's pollers for a minute, so polls count that long only where
+    no worker sends heartbeats.
+    """
+    if any(is_fresh(heartbeat) for heartbeat in heartbeats):
+        return True
+    oldest = FRESH if heartbeats else POLL_FRESH
+    return any(_age(polled_at) < oldest for polled_at in polled)
+
+
+def is_fresh(heartbeat: WorkerHeartbeat) -> bool:
+    """Whether it is of a worker that runs now."""
+    is_running = heartbeat.status == WorkerStatus.WORKER_STATUS_RUNNING
+    return is_running and _age(heartbeat.heartbeat_time.ToDatetime(UTC)) < FRESH
+
+
+async def _holds(check: Awaitable[object]) -> bool:
+    try:
+        await check
+    except (ServiceAway, RPCError, RuntimeError):
+        return False
+    return True
+
+
+def _age(time: datetime) -> timedelta:
+    return datetime.now(UTC) - time

@@ -1,0 +1,162 @@
+"""Readings as the JSON that the API answers with."""
+
+import re
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from db.faults import FaultChange
+from db.readings import (
+    Event,
+    LatencyFilter,
+    LatencySummary,
+    OrderReading,
+    OrderSummary,
+    PageKey,
+    Spread,
+)
+from orchestrator.api.models import CURSOR_PATTERN
+from orchestrator.errors import RequestMalformed
+from orchestrator.outside.faults import named_profile
+from orchestrator.vocabulary import State, Step, order_workflow_id
+
+Json = dict[str, Any]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def rfc3339(time: datetime, timespec: str = "milliseconds") -> str:
+    """UTC, ending in Z."""
+    return time.astimezone(UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
+def _maybe(time: datetime | None, timespec: str = "milliseconds") -> str | None:
+    return None if time is None else rfc3339(time, timespec)
+
+
+def order_status(reading: OrderReading) -> Json:
+    order = reading.summary
+    result = None
+    if order.state is State.COMPLETED:
+        result = {
+            "outcome": order.state,
+            "tracking": reading.tracking,
+            "amount_cents": order.amount_cents,
+            "completion_ms": order.completion_ms,
+        }
+    return _standing(order) | {
+        "completed_steps": reading.completed_steps,
+        "retries": reading.retries,
+        "recent_errors": [
+            asdict(failure) | {"at": rfc3339(failure.at)} for failure in reading.recent_failures
+        ],
+        "result": result,
+        "error": _error(order, reading.abort_message),
+    }
+
+
+def just_accepted(order_id: str, run_id: str | None, accepted_at: datetime, deadline_at: datetime) -> Json:
+    """The status of an order that Temporal has and the books do not have yet."""
+    return {
+        "workflow_id": order_workflow_id(order_id),
+        "order_id": order_id,
+        "run_id": run_id,
+        "status": "running",
+        "state": State.RECEIVED,
+        "current_step": Step.RECEIVE,
+        "reason": None,
+        "created_at": rfc3339(accepted_at),
+        "updated_at": rfc3339(accepted_at),
+        "deadline_at": rfc3339(deadline_at),
+        "completion_ms": None,
+        "within_limit": None,
+        "completed_steps": [],
+        "retries": {},
+        "recent_errors": [],
+        "result": None,
+        "error": None,
+    }
+
+
+def order_summary(order: OrderSummary) -> Json:
+    return _standing(order) | {"amount_cents": order.amount_cents}
+
+
+def _standing(order: OrderSummary) -> Json:
+    return {
+        "workflow_id": order_workflow_id(order.order_id),
+        "order_id": order.order_id,
+        "run_id": order.run_id,
+        "status": order.state.value if order.state.is_terminal else "running",
+        "state": order.state,
+        "current_step": order.current_step,
+        "reason": order.reason,
+        "created_at": rfc3339(order.accepted_at),
+        "updated_at": rfc3339(order.updated_at),
+        "deadline_at": rfc3339(order.deadline_at),
+        "completion_ms": order.completion_ms,
+        "within_limit": order.within_limit,
+    }
+
+
+def _error(order: OrderSummary, message: str) -> str | None:
+    if order.state not in (State.CANCELLED, State.FAILED) or order.reason is None:
+        return None
+    return f"{order.reason}: {message}" if message else order.reason.value
+
+
+def event(told: Event) -> Json:
+    # Microseconds: they are what tells the events of one order apart.
+    return asdict(told) | {
+        "at": rfc3339(told.at, "microseconds"),
+        "started_at": _maybe(told.started_at, "microseconds"),
+    }
+
+
+def latency(summary: LatencySummary, chosen: LatencyFilter) -> Json:
+    parts = {name: _spread(spread) for name, spread in summary.parts.items()}
+    return {
+        "run_id": chosen.run_id,
+        "since": _maybe(chosen.since),
+        "until": _maybe(chosen.until),
+        "count": summary.finished,
+        "late": summary.late,
+        "open": summary.open,
+        "overdue": summary.overdue,
+        "outcomes": summary.outcomes,
+        "completion_ms": parts.pop("completion", None),
+        "end_to_end_ms": parts.pop("end_to_end", None),
+        "steps_ms": parts,
+    }
+
+
+def _spread(spread: Spread) -> Json:
+    return {"mean": spread.mean, **spread.percentiles}
+
+
+def faults(change: FaultChange | None) -> Json:
+    """The profile of a change; before the first one, the world works."""
+    if change is None:
+        none = named_profile("none")
+        return {"profile": none.name, "seed": none.seed, "rates": none.to_json(), "since": None}
+    return {
+        "profile": change.profile,
+        "seed": change.seed,
+        "rates": change.rates,
+        "since": rfc3339(change.at),
+    }
+
+
+def cursor(last: OrderSummary) -> str:
+    """A text that names the last order of a page."""
+    return f"{(last.accepted_at - _EPOCH) // timedelta(microseconds=1)}.{last.order_id}"
+
+
+def page_key(text: str | None) -> PageKey | None:
+    """Reads what `cursor` wrote. Raises RequestMalformed for anything else."""
+    if text is None:
+        return None
+    if not re.fullmatch(CURSOR_PATTERN, text, re.ASCII):
+        raise RequestMalformed("cursor: not one that this list gave out")
+    microseconds, _, order_id = text.partition(".")
+    return PageKey(_EPOCH + timedelta(microseconds=int(microseconds)), order_id)

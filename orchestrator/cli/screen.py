@@ -1,0 +1,168 @@
+"""How the CLI shows what the API answered."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+Json = dict[str, Any]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+WIDTH_WITHOUT_TERMINAL = 160
+
+screen = Console()
+if not screen.is_terminal:
+    screen = Console(width=WIDTH_WITHOUT_TERMINAL)
+_complaints = Console(stderr=True)
+
+_STATE_STYLES = {"completed": "green", "cancelled": "yellow", "failed": "red"}
+
+
+def complain(sentence: str) -> None:
+    _complaints.print(Text(sentence, style="red"), soft_wrap=True)
+
+
+def say(sentence: str) -> None:
+    screen.print(Text(sentence), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    # Not through Rich: it would wrap long lines.
+    typer.echo(json.dumps(value, indent=2))
+
+
+def order_panel(status: Json) -> RenderableType:
+    """One order as it stands: facts, time, and what went wrong on the way."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold")
+    facts.add_column()
+    facts.add_row("order", status["order_id"])
+    facts.add_row("state", state_text(status["state"]))
+    facts.add_row("step", Text(status["current_step"] or "-"))
+    facts.add_row("done", Text(", ".join(status["completed_steps"]) or "-"))
+    facts.add_row("retries", Text(_retries(status["retries"])))
+    facts.add_row("accepted", Text(status["created_at"]))
+    facts.add_row("deadline", Text(status["deadline_at"]))
+    if status["completion_ms"] is not None:
+        verdict = "within the limit" if status["within_limit"] else "LATE"
+        facts.add_row("time", Text(f"{status['completion_ms']} ms, {verdict}"))
+    if status["result"]:
+        facts.add_row(
+            "result", Text(f"{status['result']['amount_cents']} cents, {status['result']['tracking']}")
+        )
+    if status["error"] or status["reason"]:
+        facts.add_row("reason", Text(status["error"] or status["reason"]))
+    if not status["recent_errors"]:
+        return facts
+    return Group(facts, _errors(status["recent_errors"]))
+
+
+def state_text(state: str) -> Text:
+    return Text(state, style=_STATE_STYLES.get(state, "cyan"))
+
+
+def _retries(retries: dict[str, int]) -> str:
+    return ", ".join(f"{step} {n}" for step, n in retries.items()) or "none"
+
+
+def _errors(errors: list[Json]) -> Table:
+    table = _table("at", "step", "attempt", "outcome", "error")
+    for error in errors:
+        table.add_row(
+            _clock(error["at"]),
+            error["step"],
+            str(error["attempt"]),
+            error["outcome"],
+            Text(error["error"]),
+        )
+    return table
+
+
+def order_table(orders: list[Json]) -> Table:
+    table = _table("order", "state", "step", "run", "reason", "accepted", "ms", "in time")
+    for order in orders:
+        in_time = {True: "yes", False: "LATE", None: ""}[order["within_limit"]]
+        table.add_row(
+            order["order_id"],
+            state_text(order["state"]),
+            order["current_step"] or "",
+            order["run_id"] or "",
+            order["reason"] or "",
+            order["created_at"].replace("T", " "),
+            "" if order["completion_ms"] is None else str(order["completion_ms"]),
+            in_time,
+        )
+    return table
+
+
+def event_table(events: list[Json]) -> Table:
+    table = _table("at", "event", "state", "step", "outcome", "ms", "worker", "detail")
+    for event in events:
+        attempt = "" if event["attempt"] is None else f" {event['attempt']}"
+        table.add_row(
+            _clock(event["at"]),
+            event["kind"],
+            state_text(event["state"]),
+            (event["step"] or "") + attempt,
+            event["outcome"] or "",
+            "" if event["duration_ms"] is None else f"{event['duration_ms']:.0f}",
+            Text(event["worker"] or ""),
+            Text(_detail(event["detail"] or {})),
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _clock(time: str) -> str:
+    """The time of day, to the millisecond."""
+    return time[11:23]
+
+
+def _detail(detail: Json) -> str:
+    told = {name: value for name, value in detail.items() if value not in (None, "")}
+    return ", ".join(
+        f"{name} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for name, value in told.items()
+    )
+
+
+def audit_report(report: Json) -> RenderableType:
+    """The invariants, and each violation with the rows that show it."""
+    table = _table("", "invariant", "holds")
+    for invariant in report["invariants"]:
+        verdict = Text("yes", style="green") if invariant["holds"] else Text("NO", style="bold red")
+        table.add_row(str(invariant["number"]), Text(invariant["text"]), verdict)
+    parts: list[RenderableType] = [
+        table,
+        Text(
+            f"{report['judged']} orders judged, {report['late']} late, {report['open']} still running; "
+            f"{report['workflows_checked']} workflows compared"
+        ),
+    ]
+    if report["without_events"]:
+        parts.append(
+            Text(
+                f"{report['without_events']} of them were accepted before {report['events_since']}, and "
+                "their events have been dropped: of these, invariants 1, 2, 6, 7 and 9 are not judged"
+            )
+        )
+    parts += [
+        Text(
+            f"invariant {violation['invariant']}, order {violation['order_id']}: {violation['finding']}\n"
+            f"  {json.dumps(violation['witness'], ensure_ascii=False)}",
+            style="red",
+        )
+        for violation in report["violations"]
+    ]
+    return Group(*parts)

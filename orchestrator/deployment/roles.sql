@@ -1,0 +1,54 @@
+-- The users and databases of one PostgreSQL server, each with no more rights than it needs. For a superuser;
+-- as often as wanted: it makes what is missing, and sets every password and right as it is written here.
+--
+--     psql --no-psqlrc --file orchestrator/deployment/roles.sql
+--
+-- The passwords come from the environment.
+\set ON_ERROR_STOP on
+\set QUIET on
+\getenv migrator_password ORDERS_MIGRATOR_PASSWORD
+\getenv writer_password ORDERS_WRITER_PASSWORD
+\getenv reader_password ORDERS_READER_PASSWORD
+\getenv temporal_password TEMPORAL_DB_PASSWORD
+
+-- The statements below have passwords in them, and the server's log shall have none.
+set log_statement = 'none';
+set log_min_error_statement = 'panic';
+set log_min_duration_statement = -1;
+set password_encryption = 'scram-sha-256';
+
+select format('create role %I', name)
+from unnest(array['orders_migrator', 'orders_writer', 'orders_reader', 'temporal']) name
+where not exists (select from pg_roles where rolname = name)
+\gexec
+
+-- Owns the tables of the orders: applies migrations, and is not who serves requests.
+alter role orders_migrator with login nosuperuser nocreatedb nocreaterole noreplication nobypassrls
+    password :'migrator_password';
+
+-- API, workers and load tests. What it may do to which table is granted by the migrations.
+alter role orders_writer with login nosuperuser nocreatedb nocreaterole noreplication nobypassrls
+    password :'writer_password';
+alter role orders_writer set statement_timeout = '60s';
+alter role orders_writer set idle_in_transaction_session_timeout = '5min';
+
+-- Dashboard.
+alter role orders_reader with login nosuperuser nocreatedb nocreaterole noreplication nobypassrls
+    password :'reader_password';
+alter role orders_reader set default_transaction_read_only = on;
+alter role orders_reader set statement_timeout = '2s';
+alter role orders_reader set idle_in_transaction_session_timeout = '1min';
+
+-- Temporal's server. Its databases are made here, so that it needs no right to make any.
+alter role temporal with login nosuperuser nocreatedb nocreaterole noreplication nobypassrls
+    password :'temporal_password';
+
+select format('create database %I owner %I', name, owner)
+from (values ('orders', 'orders_migrator'), ('temporal', 'temporal'), ('temporal_visibility', 'temporal'))
+    databases (name, owner)
+where not exists (select from pg_database where datname = name)
+\gexec
+
+-- Everybody may connect to every database unless told otherwise.
+revoke all on database postgres, orders, temporal, temporal_visibility from public;
+grant connect on database orders to orders_writer, orders_reader;

@@ -1,0 +1,35 @@
+"""No part listens where others can reach it unless there are keys."""
+
+from ipaddress import ip_address
+
+from db import keys
+from orchestrator.errors import ServiceAway, UsageError
+from orchestrator.settings import Settings
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach the address. A name counts as reachable, except localhost."""
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def refuse_without_keys(settings: Settings, part: str, address: str | None = None) -> None:
+    """Raises UsageError, with one sentence, when `part` would listen beyond this machine and no API key
+    exists, or none can be known to exist. `address` is BIND_ADDRESS by default."""
+    address = settings.bind_address if address is None else address
+    if is_loopback(address):
+        return
+    url = settings.database_url or settings.database_reader_url or settings.books_url
+    try:
+        if keys.exists(url):
+            return
+    except ServiceAway:
+        raise UsageError(
+            f"{part} does not start on {address}: no database answers that knows whether there are API keys"
+        ) from None
+    raise UsageError(
+        f"{part} does not start on {address} without API keys; "
+        "make one first: python -m orchestrator keys add NAME --role chaos"
+    )

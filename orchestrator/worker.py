@@ -1,0 +1,264 @@
+"""Worker processes: they poll a task queue and carry out its workflows and activities."""
+
+import asyncio
+import os
+import signal
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from temporalio.client import Client
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.runtime import Runtime
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig, WorkflowRunner
+
+from db import faults as fault_books
+from db.orders import OrderBooks
+from db.pool import Books
+from orchestrator import logs
+from orchestrator.activities.attempts import Attempts, Notice
+from orchestrator.activities.order_desk import OrderDesk
+from orchestrator.activities.payment import Cashier
+from orchestrator.activities.shipping import ShippingDesk
+from orchestrator.client import connect
+from orchestrator.errors import ServiceAway
+from orchestrator.housekeeper import Housekeeper
+from orchestrator.liveness import show_alive
+from orchestrator.outside.faults import FaultProfile, ProfiledFaults, named_profile
+from orchestrator.outside.protocols import Outside
+from orchestrator.outside.simulators import simulated_outside
+from orchestrator.process import WorkerKind
+from orchestrator.reconciler import Reconciler
+from orchestrator.settings import Settings
+from orchestrator.tracing import Tracing
+from orchestrator.worker_metrics import WorkerMetrics, measured_runtime
+from orchestrator.workflows.order import OrderWorkflow
+from orchestrator.workflows.reconcile import ReconcileWorkflow
+from orchestrator.workflows.shipping import ShippingWorkflow
+
+STICKY_TIMEOUT = timedelta(seconds=1)
+"""How long a workflow task waits for the worker that has the workflow in memory before any may take it:
+what a killed worker costs its orders."""
+
+WORKFLOW_RUNNER: WorkflowRunner = UnsandboxedWorkflowRunner()
+"""The sandbox costs a quarter of the worker's CPU (docs/decisions/0004). The workflow tests and the
+replay of saved histories run inside it, and would fail on what it forbids."""
+
+HAND_OVER_TIME = timedelta(seconds=1.5)
+"""How long activities of a worker that is ending may take until they are cancelled. Steps hand over after
+the attempt under way, which is over in a sixth of this."""
+
+STOP_SECONDS = 2.5
+"""When a worker that was told to end does so whatever it still has in hand."""
+
+CANCEL_SECONDS = 0.2
+FAULTS_POLL_SECONDS = 0.4
+RECONNECT_SECONDS = 0.5
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Desks:
+    """The activities of one worker."""
+
+    orders: OrderDesk
+    cashier: Cashier
+    shipping: ShippingDesk
+
+    @classmethod
+    def open(
+        cls,
+        books: OrderBooks,
+        faults: ProfiledFaults,
+        outside: Outside,
+        metrics: WorkerMetrics | None = None,
+        tracing: Tracing | None = None,
+    ) -> "Desks":
+        metrics = metrics or WorkerMetrics()
+        notices: list[Notice] = [metrics.attempt_ended]
+        if tracing is not None:
+            notices.append(tracing.attempt_ended)
+        attempts = Attempts(books, faults, notices)
+        return cls(
+            orders=OrderDesk(books, attempts, outside, metrics.order_finished),
+            cashier=Cashier(attempts, outside.payments),
+            shipping=ShippingDesk(attempts, outside),
+        )
+
+
+def deployment_of(settings: Settings) -> WorkerDeploymentConfig | None:
+    """The version that workers of these settings belong to; None when any may take any order.
+
+    The behaviour is not told by the workflows' own definitions: Temporal refuses those of a worker without a
+    version.
+    """
+    if settings.worker_build_id is None:
+        return None
+    version = WorkerDeploymentVersion(settings.worker_deployment_name, settings.worker_build_id)
+    return WorkerDeploymentConfig(
+        version=version,
+        use_worker_versioning=True,
+        default_versioning_behavior=VersioningBehavior.PINNED,
+    )
+
+
+def order_worker(
+    client: Client,
+    task_queue: str,
+    desks: Desks,
+    runner: WorkflowRunner | None = None,
+    deployment: WorkerDeploymentConfig | None = None,
+) -> Worker:
+    return Worker(
+        client,
+        task_queue=task_queue,
+        workflows=[OrderWorkflow, ReconcileWorkflow],
+        activities=[
+            desks.orders.open,
+            desks.orders.receive,
+            desks.orders.validate,
+            desks.orders.approve,
+            desks.orders.change_address,
+            desks.orders.abort,
+            desks.orders.note_signal,
+            desks.orders.finish,
+            desks.cashier.charge,
+            desks.cashier.refund,
+            # Taking back is the order's own business: it must work while no shipping worker is there.
+            desks.shipping.recall,
+        ],
+        workflow_runner=runner or WORKFLOW_RUNNER,
+        deployment_config=deployment,
+        sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+        max_concurrent_activities=300,
+        max_concurrent_local_activities=300,
+        max_concurrent_workflow_tasks=200,
+        graceful_shutdown_timeout=HAND_OVER_TIME,
+    )
+
+
+def shipping_worker(
+    client: Client,
+    task_queue: str,
+    desks: Desks,
+    runner: WorkflowRunner | None = None,
+    deployment: WorkerDeploymentConfig | None = None,
+) -> Worker:
+    return Worker(
+        client,
+        task_queue=task_queue,
+        workflows=[ShippingWorkflow],
+        activities=[desks.shipping.prepare, desks.shipping.dispatch],
+        workflow_runner=runner or WORKFLOW_RUNNER,
+        deployment_config=deployment,
+        sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+        max_concurrent_activities=300,
+        max_concurrent_local_activities=300,
+        max_concurrent_workflow_tasks=200,
+        graceful_shutdown_timeout=HAND_OVER_TIME,
+    )
+
+
+async def run(settings: Settings, kind: WorkerKind, name: str | None = None) -> None:
+    """Serves until SIGINT or SIGTERM, and returns within STOP_SECONDS of the first one.
+
+    Waits for PostgreSQL and Temporal, however long they are away.
+    """
+    name = name or f"{kind}-worker-{os.getpid()}@{socket.gethostname()}"
+    logs.configure(settings, name)
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    serving = asyncio.create_task(_set_up_and_serve(settings, kind, name, stopping))
+    stopped = asyncio.create_task(stopping.wait())
+    await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
+    if not serving.done():
+        log.info("worker stopping")
+        await asyncio.wait([serving], timeout=STOP_SECONDS)
+    stopped.cancel()
+    if serving.done():
+        serving.result()
+        log.info("worker stopped")
+    else:
+        serving.cancel()
+        await asyncio.wait([serving], timeout=CANCEL_SECONDS)
+        log.warning("worker stopped with work in hand, which others repeat once it is missed")
+
+
+async def _set_up_and_serve(settings: Settings, kind: WorkerKind, name: str, stopping: asyncio.Event) -> None:
+    tracing = Tracing.of(settings, f"{kind}-worker", name)
+    with measured_runtime(settings, name) as runtime:
+        try:
+            await _serve(settings, kind, name, stopping, runtime, tracing)
+        finally:
+            if tracing is not None:
+                tracing.close()
+
+
+async def _serve(
+    settings: Settings,
+    kind: WorkerKind,
+    name: str,
+    stopping: asyncio.Event,
+    runtime: Runtime,
+    tracing: Tracing | None,
+) -> None:
+    """Carries out work until told to stop, then hands over what is under way."""
+    client = await _connected(settings, name, runtime, tracing)
+    async with Books(settings.books_url, application_name=name) as books:
+        metrics = WorkerMetrics(runtime.metric_meter)
+        faults = ProfiledFaults(named_profile("none"))
+        desks = Desks.open(OrderBooks(books, name), faults, simulated_outside(books), metrics, tracing)
+        deployment = deployment_of(settings)
+        workers = []
+        background = [
+            asyncio.create_task(follow_faults(books, faults)),
+            asyncio.create_task(metrics.follow_memory()),
+            asyncio.create_task(show_alive(settings.liveness_file)),
+        ]
+        if kind in ("order", "all"):
+            housekeeper = Housekeeper(settings, books)
+            await housekeeper.prepare()
+            background.append(asyncio.create_task(housekeeper.run()))
+            reconciler = Reconciler(books, client, settings.order_task_queue, metrics)
+            background.append(asyncio.create_task(reconciler.run()))
+            workers.append(order_worker(client, settings.order_task_queue, desks, deployment=deployment))
+        if kind in ("shipping", "all"):
+            workers.append(
+                shipping_worker(client, settings.shipping_task_queue, desks, deployment=deployment)
+            )
+        running = [asyncio.create_task(worker.run()) for worker in workers]
+        log.info("worker started", kind=kind, version=settings.worker_build_id)
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait([*running, stopped], return_when=asyncio.FIRST_COMPLETED)
+        for task in (*background, stopped):
+            task.cancel()
+        await asyncio.gather(*(worker.shutdown() for worker in workers))
+        await asyncio.gather(*running)
+
+
+async def follow_faults(books: Books, faults: ProfiledFaults) -> None:
+    """Keeps the fault point at the profile that the books name, forever."""
+    while True:
+        try:
+            change = await fault_books.current(books)
+            if change is not None:
+                profile = FaultProfile.from_json(change.profile, change.seed, change.rates)
+                if profile != faults.profile:
+                    faults.profile = profile
+                    log.info("fault profile changed", profile=profile.name, seed=profile.seed)
+        except (ServiceAway, ValueError) as error:
+            log.warning("fault profile unknown, keeping the last one", error=str(error))
+        await asyncio.sleep(FAULTS_POLL_SECONDS)
+
+
+async def _connected(settings: Settings, identity: str, runtime: Runtime, tracing: Tracing | None) -> Client:
+    interceptors = [tracing.interceptor] if tracing else []
+    while True:
+        try:
+            return await connect(settings, identity=identity, runtime=runtime, interceptors=interceptors)
+        except ServiceAway:
+            log.warning("waiting for Temporal", address=settings.temporal_target)
+            await asyncio.sleep(RECONNECT_SECONDS)

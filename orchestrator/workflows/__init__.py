@@ -1,0 +1,1 @@
+"""The business process, as Temporal workflows. Modules here import no I/O."""

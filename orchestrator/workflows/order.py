@@ -1,0 +1,488 @@
+"""The life of an order, from acceptance to its outcome.
+
+The books decide every race: a cancellation, a rejection, the deadline and each step's success are
+single statements on the order's row, and the first one wins. The workflow carries out what they decided
+and never has to guess.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from datetime import timedelta
+from typing import NoReturn, TypeVar
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ApplicationError, FailureError
+from temporalio.workflow import ParentClosePolicy
+
+with workflow.unsafe.imports_passed_through():
+    from orchestrator.budget import Budget
+    from orchestrator.vocabulary import (
+        COMPENSATIONS,
+        DUPLICATE_ORDER,
+        INVALID_ORDER,
+        AbortRequest,
+        Activity,
+        AddressRequest,
+        Answer,
+        ApproveOrder,
+        ApproveRequest,
+        CancelOrder,
+        DispatchFailed,
+        FinishRequest,
+        NoteRequest,
+        OpenRequest,
+        OrderRequest,
+        OrderResult,
+        OrderStatus,
+        Reason,
+        RejectOrder,
+        ReviewMode,
+        ShippingRequest,
+        State,
+        Step,
+        StepRequest,
+        StepResult,
+        StepStatus,
+        UpdateAddress,
+        shipping_workflow_id,
+    )
+    from orchestrator.workflows.shipping import ShippingWorkflow
+    from orchestrator.workflows.steps import WORKFLOW_TASK_TIMEOUT, carry_out, write
+
+T = TypeVar("T")
+
+AUTO_REVIEWER = "auto-review"
+SYSTEM = "order-system"
+MAX_SHIPMENTS = 3
+HAND_BACK_TIMEOUT = timedelta(seconds=1)
+"""How long an aborted order waits for the step under way to come back; the books refuse its further
+attempts, so it is usually back within one attempt."""
+
+PATIENCE = timedelta(milliseconds=800)
+"""How long a step may keep the order from hearing a signal; two steps may follow each other."""
+
+_UNDO = {Step.REFUND: Activity.REFUND, Step.RECALL: Activity.RECALL}
+
+
+class OrderAborted(Exception):
+    """The order goes no further; what was done is to be undone."""
+
+
+@workflow.defn
+class OrderWorkflow:
+    @workflow.init
+    def __init__(self, order: OrderRequest) -> None:
+        self._order = order
+        # When the server took the order, not when a worker first looked at it: that may be much later.
+        started = workflow.info().workflow_start_time
+        # The books keep milliseconds, and the limit counts from what the books say.
+        accepted_at = started.replace(microsecond=started.microsecond // 1000 * 1000)
+        # An error here would not refuse the order but repeat the workflow task for ever: see `run`.
+        limit_seconds = order.limit_seconds if order.has_usable_limit else 0.0
+        self._budget = Budget(accepted_at, timedelta(seconds=limit_seconds))
+        self._current_step: Step | None = Step.RECEIVE
+        self._completed_steps: list[Step] = []
+        self._to_undo: list[Step] = []
+        self._is_in_books = False
+        self._is_duplicate = False
+        self._is_in_review = False
+        self._is_approved = False
+        self._early_approval: ApproveOrder | None = None
+        self._signals_heard = 0
+        self._abort_reason: Reason | None = None
+        self._dispatch_failure: DispatchFailed | None = None
+        self._outcome: State | None = None
+
+    @workflow.run
+    async def run(self, order: OrderRequest) -> OrderResult:
+        """Carries the order out, or undoes what was done of it; returns what the books say in the end.
+
+        Raises ApplicationError: InvalidOrder for content that cannot be carried out, DuplicateOrder when
+        an earlier run had the same order id.
+        """
+        if problems := order.problems():
+            # Only a start past our API gets here. Nothing of it is taken into the books.
+            raise ApplicationError("; ".join(problems), type=INVALID_ORDER, non_retryable=True)
+        deadline = asyncio.create_task(self._turn_back_at_the_deadline())
+        life = asyncio.create_task(self._live())
+        try:
+            result = await asyncio.shield(life)
+        except asyncio.CancelledError:
+            # An operator cancelled the workflow. The order must still be undone and closed.
+            await self._until_in_books()
+            await self._ask_to_abort(Reason.TERMINATED, by="temporal")
+            result = await life
+        deadline.cancel()
+        try:
+            await workflow.wait_condition(workflow.all_handlers_finished)
+        except asyncio.CancelledError:
+            # The order has its outcome, and a workflow that ends as cancelled would contradict it.
+            await workflow.wait_condition(workflow.all_handlers_finished)
+        return result
+
+    async def _live(self) -> OrderResult:
+        await self._open()
+        try:
+            await self._receive()
+            await self._validate()
+            await self._review()
+            await self._charge()
+            await self._ship()
+            outcome = State.COMPLETED
+        except OrderAborted:
+            outcome = await self._undo()
+        return await self._finish(outcome)
+
+    # --- The steps ------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        request = OpenRequest(
+            order=self._order,
+            workflow_run_id=workflow.info().run_id,
+            accepted_at=self._budget.accepted_at,
+            deadline_at=self._budget.deadline_at,
+        )
+        try:
+            await write(Activity.OPEN, request, bool)
+        except ApplicationError:
+            # An earlier run of the same order id has it in the books.
+            self._is_duplicate = True
+            raise
+        self._is_in_books = True
+
+    async def _receive(self) -> None:
+        result = await self._unless_aborted(self._try(Activity.RECEIVE, Step.RECEIVE))
+        await self._settle(Step.RECEIVE, result, if_declined=Reason.VALIDATION_FAILED)
+
+    async def _validate(self) -> None:
+        self._current_step = Step.VALIDATE
+        result = await self._unless_aborted(self._try(Activity.VALIDATE, Step.VALIDATE))
+        await self._settle(Step.VALIDATE, result, if_declined=Reason.VALIDATION_FAILED)
+
+    async def _review(self) -> None:
+        """Waits for a reviewer: a person, or in auto mode a simulated one that approves by itself."""
+        self._current_step = Step.REVIEW
+        self._is_in_review = True
+        is_auto = self._order.review is ReviewMode.AUTO
+        if self._early_approval is not None:
+            await self._approve(self._early_approval.reviewer, request_id="early-approval")
+        elif not await self._is_decided_within(self._review_time(is_auto)):
+            if is_auto:
+                await self._approve(AUTO_REVIEWER, request_id=AUTO_REVIEWER)
+            else:
+                await self._ask_to_abort(Reason.REVIEW_EXPIRED)
+        if not self._is_approved:
+            raise OrderAborted
+        self._completed_steps.append(Step.REVIEW)
+
+    async def _charge(self) -> None:
+        self._current_step = Step.CHARGE
+        self._to_undo.append(Step.REFUND)
+        result = await self._unless_aborted(self._try(Activity.CHARGE, Step.CHARGE))
+        await self._settle(Step.CHARGE, result, if_declined=Reason.PAYMENT_DECLINED)
+
+    async def _ship(self) -> None:
+        """Ships through a child workflow, and again through another while there is time."""
+        self._current_step = Step.PREPARE
+        self._to_undo.append(Step.RECALL)
+        for n in range(1, MAX_SHIPMENTS + 1):
+            self._dispatch_failure = None
+            result = await self._unless_aborted(self._ship_once(n))
+            if result.status is StepStatus.DONE:
+                self._completed_steps += [Step.PREPARE, Step.DISPATCH]
+                return
+            if result.status is StepStatus.ABORTED:
+                raise OrderAborted
+            if workflow.now() >= self._budget.give_up_at(Step.PREPARE):
+                await self._abort(Reason.DEADLINE, "no time left to ship again")
+        failure = self._dispatch_failure
+        await self._abort(Reason.SHIPPING_FAILED, failure.reason if failure else "")
+
+    async def _ship_once(self, n: int) -> StepResult:
+        try:
+            return await workflow.execute_child_workflow(
+                ShippingWorkflow.run,
+                ShippingRequest(
+                    order_id=self._order.order_id,
+                    n=n,
+                    order_workflow_id=workflow.info().workflow_id,
+                    give_up_preparing_at=self._budget.give_up_at(Step.PREPARE),
+                    give_up_dispatching_at=self._budget.give_up_at(Step.DISPATCH),
+                    run_id=self._order.run_id,
+                ),
+                id=shipping_workflow_id(self._order.order_id, n),
+                task_queue=self._order.shipping_task_queue,
+                task_timeout=WORKFLOW_TASK_TIMEOUT,
+                # By the time the order has its outcome the books refuse every step of the shipment.
+                parent_close_policy=ParentClosePolicy.TERMINATE,
+                retry_policy=RetryPolicy(maximum_attempts=1),
+            )
+        except FailureError as error:
+            # Somebody terminated or cancelled the shipment, or holds its id: it can be shipped again.
+            workflow.logger.warning("shipment %d ended from outside: %s", n, error.cause or error)
+            return StepResult(StepStatus.UNFINISHED)
+
+    async def _undo(self) -> State:
+        """Refunds and recalls what may have been done, side by side, until both have succeeded."""
+        if self._abort_reason is None:
+            # A step learnt from the books that the order was turned back before we heard why.
+            await self._ask_to_abort(Reason.INTERNAL_ERROR)
+        if self._abort_reason is None:
+            # The carrier has the parcel, although the worker that handed it over could not tell us.
+            self._completed_steps += [Step.PREPARE, Step.DISPATCH]
+            return State.COMPLETED
+        steps = self._to_undo[::-1]
+        self._current_step = steps[0] if steps else self._current_step
+        await asyncio.gather(*(self._try(_UNDO[step], step) for step in steps))
+        self._completed_steps += steps
+        return self._abort_reason.outcome
+
+    async def _finish(self, outcome: State) -> OrderResult:
+        self._current_step = Step.FINISH
+        result = await write(
+            Activity.FINISH, FinishRequest(self._order.order_id, outcome, self._order.run_id), OrderResult
+        )
+        self._outcome = result.outcome
+        self._current_step = None
+        return result
+
+    # --- How steps are carried out and left -----------------------------------------------------
+
+    async def _try(self, activity: Activity, step: Step) -> StepResult:
+        give_up_at = None if step in COMPENSATIONS else self._budget.give_up_at(step)
+        request = StepRequest(self._order.order_id, step, give_up_at, run_id=self._order.run_id)
+        return await carry_out(activity, request, PATIENCE)
+
+    async def _unless_aborted(self, work: Awaitable[T]) -> T:
+        """Waits for a step, but not for long once the order is aborted: a dead worker must not hold it."""
+        task = asyncio.ensure_future(work)
+        await workflow.wait_condition(lambda: task.done() or self._abort_reason is not None)
+        if not task.done():
+            await workflow.wait([task], timeout=HAND_BACK_TIMEOUT.total_seconds())
+        if not task.done():
+            task.cancel()
+            raise OrderAborted
+        return task.result()
+
+    async def _settle(self, step: Step, result: StepResult, if_declined: Reason) -> None:
+        """Goes on when the step is done; leaves the forward path otherwise."""
+        if result.status is StepStatus.DECLINED:
+            await self._abort(if_declined, result.message)
+        if result.status is StepStatus.OUT_OF_TIME:
+            await self._abort(Reason.DEADLINE, f"no time left to {step}")
+        if result.status is not StepStatus.DONE:
+            raise OrderAborted
+        self._completed_steps.append(step)
+
+    async def _abort(self, reason: Reason, message: str = "") -> NoReturn:
+        """Leaves the forward path. Another reason may have been first; then that one stands."""
+        await self._ask_to_abort(reason, message=message)
+        raise OrderAborted
+
+    async def _turn_back_at_the_deadline(self) -> None:
+        """The limit, inside the workflow: with time kept back to undo what was done."""
+        await workflow.sleep(max(self._budget.abort_at - workflow.now(), timedelta(0)))
+        await self._until_in_books()
+        answer = await self._ask_to_abort(Reason.DEADLINE)
+        if answer.accepted:
+            workflow.logger.warning("order turned back at its deadline")
+
+    async def _ask_to_abort(
+        self,
+        reason: Reason,
+        *,
+        by: str = SYSTEM,
+        message: str = "",
+        signal: str | None = None,
+        request_id: str | None = None,
+    ) -> Answer:
+        request_id = request_id or reason.value
+        answer = await write(
+            Activity.ABORT,
+            AbortRequest(
+                self._order.order_id, reason, by, message, signal, request_id, run_id=self._order.run_id
+            ),
+            Answer,
+        )
+        self._learn_from(answer)
+        return answer
+
+    async def _approve(self, reviewer: str, *, request_id: str, signal: str | None = None) -> Answer:
+        answer = await write(
+            Activity.APPROVE,
+            ApproveRequest(self._order.order_id, reviewer, signal, request_id, self._order.run_id),
+            Answer,
+        )
+        self._learn_from(answer)
+        return answer
+
+    def _learn_from(self, answer: Answer) -> None:
+        """Takes over what the books know. They may be ahead of us: what a workflow task has done that was
+        lost with its worker is in the books, and not in our memory."""
+        if answer.abort_reason is not None:
+            self._abort_reason = answer.abort_reason
+        self._to_undo += [step for step in answer.to_undo if step not in self._to_undo]
+        if answer.state.is_past(State.IN_REVIEW) and not answer.state.is_terminal:
+            self._is_approved = True
+
+    def _review_time(self, is_auto: bool) -> float:
+        """Seconds until the simulated reviewer approves, or until a person's time is up."""
+        seconds_left = max((self._budget.give_up_at(Step.REVIEW) - workflow.now()).total_seconds(), 0.0)
+        return min(self._order.auto_review_seconds, seconds_left) if is_auto else seconds_left
+
+    async def _is_decided_within(self, seconds: float) -> bool:
+        def is_decided() -> bool:
+            return self._is_approved or self._abort_reason is not None
+
+        if is_decided() or seconds <= 0:
+            return is_decided()
+        try:
+            await workflow.wait_condition(is_decided, timeout=seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    # --- Requests of people: each as an update that is answered, and as a plain signal ---------------
+
+    # A signal may come from anybody's hand, without its argument too: a handler that raised over it would
+    # hold up the order for good.
+
+    @workflow.update
+    async def cancel_order(self, request: CancelOrder) -> Answer:
+        return await self._on_cancel(request, _update_id())
+
+    @cancel_order.validator
+    def _check_cancel_order(self, request: CancelOrder) -> None:
+        _refuse_malformed(request)
+
+    @workflow.signal(name="CancelOrder")
+    async def signal_cancel_order(self, request: CancelOrder | None = None) -> None:
+        if request is not None and _is_well_formed(request):
+            await self._on_cancel(request, self._signal_id())
+
+    @workflow.update
+    async def update_address(self, request: UpdateAddress) -> Answer:
+        return await self._on_update_address(request, _update_id())
+
+    @update_address.validator
+    def _check_update_address(self, request: UpdateAddress) -> None:
+        _refuse_malformed(request)
+
+    @workflow.signal(name="UpdateAddress")
+    async def signal_update_address(self, request: UpdateAddress | None = None) -> None:
+        if request is not None and _is_well_formed(request):
+            await self._on_update_address(request, self._signal_id())
+
+    @workflow.update
+    async def approve_order(self, request: ApproveOrder) -> Answer:
+        return await self._on_approve(request, _update_id())
+
+    @approve_order.validator
+    def _check_approve_order(self, request: ApproveOrder) -> None:
+        _refuse_malformed(request)
+
+    @workflow.signal(name="ApproveOrder")
+    async def signal_approve_order(self, request: ApproveOrder | None = None) -> None:
+        if request is not None and _is_well_formed(request):
+            await self._on_approve(request, self._signal_id())
+
+    @workflow.update
+    async def reject_order(self, request: RejectOrder) -> Answer:
+        return await self._on_reject(request, _update_id())
+
+    @reject_order.validator
+    def _check_reject_order(self, request: RejectOrder) -> None:
+        _refuse_malformed(request)
+
+    @workflow.signal(name="RejectOrder")
+    async def signal_reject_order(self, request: RejectOrder | None = None) -> None:
+        if request is not None and _is_well_formed(request):
+            await self._on_reject(request, self._signal_id())
+
+    @workflow.signal(name="DispatchFailed")
+    def on_dispatch_failed(self, failure: DispatchFailed | None = None) -> None:
+        self._dispatch_failure = failure
+
+    @workflow.query
+    def status(self) -> OrderStatus:
+        return OrderStatus(
+            order_id=self._order.order_id,
+            current_step=self._current_step,
+            completed_steps=self._completed_steps,
+            abort_reason=self._abort_reason,
+            outcome=self._outcome,
+            deadline_at=self._budget.deadline_at,
+        )
+
+    async def _on_cancel(self, request: CancelOrder, request_id: str) -> Answer:
+        await self._until_in_books()
+        return await self._ask_to_abort(
+            Reason.CUSTOMER_CANCELLED,
+            by=request.cancelled_by,
+            message=request.reason,
+            signal="cancel_order",
+            request_id=request_id,
+        )
+
+    async def _on_reject(self, request: RejectOrder, request_id: str) -> Answer:
+        await self._until_in_books()
+        return await self._ask_to_abort(
+            Reason.REVIEW_REJECTED,
+            by=request.reviewer,
+            message=request.reason,
+            signal="reject_order",
+            request_id=request_id,
+        )
+
+    async def _on_approve(self, request: ApproveOrder, request_id: str) -> Answer:
+        await self._until_in_books()
+        if self._is_in_review or self._abort_reason is not None:
+            return await self._approve(request.reviewer, request_id=request_id, signal="approve_order")
+        is_first = self._early_approval is None
+        self._early_approval = self._early_approval or request
+        detail = {"reviewer": request.reviewer}
+        note = NoteRequest(
+            self._order.order_id, "approve_order", is_first, detail, request_id, self._order.run_id
+        )
+        await write(Activity.NOTE_SIGNAL, note, bool)
+        if not is_first:
+            return Answer(False, "too late: the order has been approved", State.RECEIVED)
+        return Answer(True, "approved as soon as the review begins", State.RECEIVED)
+
+    async def _on_update_address(self, request: UpdateAddress, request_id: str) -> Answer:
+        await self._until_in_books()
+        change = AddressRequest(
+            self._order.order_id, request.new_address, request.updated_by, request_id, self._order.run_id
+        )
+        return await write(Activity.CHANGE_ADDRESS, change, Answer)
+
+    def _signal_id(self) -> str:
+        """Names a signal by its place among the signals, which is the same whenever they are heard again."""
+        self._signals_heard += 1
+        return f"signal-{self._signals_heard}"
+
+    async def _until_in_books(self) -> None:
+        await workflow.wait_condition(lambda: self._is_in_books or self._is_duplicate)
+        if self._is_duplicate:
+            raise ApplicationError("the order was carried out before", type=DUPLICATE_ORDER)
+
+
+def _update_id() -> str:
+    """Names an update by its own id: after a lost workflow task it is heard again, perhaps after others."""
+    update = workflow.current_update_info()
+    assert update is not None, "asked outside of an update"
+    return f"update-{update.id}"
+
+
+def _refuse_malformed(request: CancelOrder | UpdateAddress | ApproveOrder | RejectOrder) -> None:
+    if problems := request.problems():
+        raise ApplicationError("; ".join(problems), type="InvalidRequest", non_retryable=True)
+
+
+def _is_well_formed(request: CancelOrder | UpdateAddress | ApproveOrder | RejectOrder) -> bool:
+    problems = request.problems()
+    if problems:
+        # A signal has nobody to answer, and an error in its handler would fail the order.
+        workflow.logger.warning("signal ignored: %s", "; ".join(problems))
+    return not problems

@@ -1,0 +1,50 @@
+"""One shipment of an order: pack it, hand it to the carrier, tell the order when that cannot be done."""
+
+from datetime import timedelta
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from orchestrator.vocabulary import (
+        Activity,
+        DispatchFailed,
+        ShippingRequest,
+        Step,
+        StepRequest,
+        StepResult,
+        StepStatus,
+    )
+    from orchestrator.workflows.steps import carry_out
+
+PATIENCE = timedelta(seconds=2)
+"""Nobody signals a shipment: it may keep its workflow task for almost as long as the task lasts."""
+
+
+@workflow.defn
+class ShippingWorkflow:
+    @workflow.run
+    async def run(self, shipment: ShippingRequest) -> StepResult:
+        """Returns the result of the last step that was tried."""
+        result = await carry_out(
+            Activity.PREPARE,
+            StepRequest(
+                shipment.order_id, Step.PREPARE, shipment.give_up_preparing_at, run_id=shipment.run_id
+            ),
+            PATIENCE,
+        )
+        if result.status is StepStatus.DONE:
+            result = await carry_out(
+                Activity.DISPATCH,
+                StepRequest(
+                    shipment.order_id, Step.DISPATCH, shipment.give_up_dispatching_at, run_id=shipment.run_id
+                ),
+                PATIENCE,
+            )
+        if result.status in (StepStatus.DECLINED, StepStatus.OUT_OF_TIME):
+            await self._tell_order(shipment, result)
+        return result
+
+    async def _tell_order(self, shipment: ShippingRequest, result: StepResult) -> None:
+        order = workflow.get_external_workflow_handle(shipment.order_workflow_id)
+        reason = result.message or result.status.value
+        await order.signal("DispatchFailed", DispatchFailed(reason, result.attempts))

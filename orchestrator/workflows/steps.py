@@ -1,0 +1,121 @@
+"""How a workflow has a step carried out.
+
+A step is first tried as a local activity, inside the workflow task, which spares the server three
+writes. While it runs, the workflow hears no signal; so the caller names its patience, and a step that is
+not done by then, or whose local activity fails, goes on as a regular activity, which heartbeats, shows in
+Temporal's UI and survives its worker. docs/decisions/0002 has the measurements.
+"""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    FailureError,
+    RetryState,
+    TimeoutError,
+    is_cancelled_exception,
+)
+
+from orchestrator.vocabulary import Activity, StepRequest, StepResult, StepStatus
+
+Result = TypeVar("Result")
+
+WORKFLOW_TASK_TIMEOUT = timedelta(seconds=3)
+
+_LOCAL_MARGIN = timedelta(milliseconds=1_500)
+_HEARTBEAT_TIMEOUT = timedelta(seconds=2)
+_HANDOVER_MARGIN = timedelta(seconds=1)
+_BOOKS_TIMEOUT = timedelta(seconds=5)
+_COMPENSATION_TIMEOUT = timedelta(minutes=10)
+_ONCE = RetryPolicy(maximum_attempts=1)
+_UNTIL_IT_WORKS = RetryPolicy(
+    initial_interval=timedelta(milliseconds=200),
+    backoff_coefficient=1.5,
+    maximum_interval=timedelta(seconds=1),
+)
+
+
+async def carry_out(activity: Activity, request: StepRequest, patience: timedelta) -> StepResult:
+    """Tries a step until it is done, declined, aborted or out of time; a compensation until it is done.
+
+    For as long as `patience` the workflow itself is kept busy by it.
+    """
+    hasty = replace(request, patience_seconds=patience.total_seconds())
+    result = await _tried_locally(activity, hasty, StepResult, patience + _LOCAL_MARGIN)
+    if result is not None and result.status is not StepStatus.UNFINISHED:
+        return result
+    return await _carried_out_remotely(activity, request)
+
+
+async def write(activity: Activity, request: Any, result_type: type[Result]) -> Result:
+    """Has something written to the books, however long they are away.
+
+    Raises ApplicationError only for what the activity calls non-retryable.
+    """
+    result = await _tried_locally(activity, request, result_type, _LOCAL_MARGIN)
+    if result is not None:
+        return result
+    try:
+        remote: Result = await workflow.execute_activity(
+            activity,
+            request,
+            result_type=result_type,
+            start_to_close_timeout=_BOOKS_TIMEOUT,
+            retry_policy=_UNTIL_IT_WORKS,
+        )
+    except ActivityError as error:
+        if isinstance(error.cause, ApplicationError):
+            raise error.cause from error
+        raise
+    return remote
+
+
+async def _tried_locally(
+    activity: Activity, request: Any, result_type: type[Result], timeout: timedelta
+) -> Result | None:
+    try:
+        result: Result = await workflow.execute_local_activity(
+            activity,
+            request,
+            result_type=result_type,
+            start_to_close_timeout=timeout,
+            retry_policy=_ONCE,
+        )
+    except FailureError as error:
+        if is_cancelled_exception(error):
+            raise
+        # A local activity's own error arrives bare, its timeout wrapped in an ActivityError.
+        cause = error.cause if isinstance(error, ActivityError) else error
+        if isinstance(cause, ApplicationError) and cause.non_retryable:
+            raise cause from error
+        workflow.logger.warning("%s failed locally, going on remotely: %s", activity, cause)
+        return None
+    return result
+
+
+async def _carried_out_remotely(activity: Activity, request: StepRequest) -> StepResult:
+    time_left = None
+    if request.give_up_at is not None:
+        time_left = max(request.give_up_at - workflow.now(), timedelta(0)) + _HANDOVER_MARGIN
+    try:
+        result: StepResult = await workflow.execute_activity(
+            activity,
+            request,
+            result_type=StepResult,
+            schedule_to_close_timeout=time_left,
+            start_to_close_timeout=time_left or _COMPENSATION_TIMEOUT,
+            heartbeat_timeout=_HEARTBEAT_TIMEOUT,
+            retry_policy=_UNTIL_IT_WORKS,
+        )
+    except ActivityError as error:
+        # No worker was there to finish it in time, or what it met (books away) lasted too long: then the
+        # cause is the last attempt's error.
+        if isinstance(error.cause, TimeoutError) or error.retry_state is RetryState.TIMEOUT:
+            return StepResult(StepStatus.OUT_OF_TIME)
+        raise
+    return result

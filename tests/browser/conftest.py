@@ -1,0 +1,128 @@
+"""A headless Chromium before a real stack. Skipped where there is no Chromium."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from orchestrator.settings import Settings
+from orchestrator.stack import Stack
+from tests.live import LiveApi
+from tests.ports import free_port_base
+
+ARTEFACTS = Path(__file__).parents[2] / "var" / "screenshots"
+"""Where the screenshots of the last run are."""
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+SIZES = {"light": (1280, 900), "dark": (1280, 900), "narrow": (390, 844)}
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def whole_stack() -> Iterator[Stack]:
+    """A whole stack of its own, screens included."""
+    home = Path(tempfile.mkdtemp(prefix="orders-browser-")).resolve()
+    settings = Settings(
+        orders_home=home,
+        port_base=free_port_base(),
+        database_url=None,
+        temporal_address=None,
+        order_workers=1,
+        shipping_workers=1,
+        # A person at a busy machine is slower than the limit allows; what is shown is the same.
+        order_deadline_seconds=60,
+    )
+    stack = Stack(settings)
+    try:
+        stack.up(bound=True)
+        yield stack
+    finally:
+        stack.down()
+        shutil.rmtree(home)
+
+
+@pytest.fixture(scope="module")
+def live(whole_stack: Stack) -> Iterator[LiveApi]:
+    with LiveApi(whole_stack.settings.api_url) as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def books_url(whole_stack: Stack) -> str:
+    return whole_stack.settings.books_url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here; on Debian: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, whole_stack: Stack) -> Iterator[Open]:
+    """Opens an address of the dashboard and returns it once it is drawn. At the end of the test the console
+    of every page it opened must be without an error."""
+    base = f"http://127.0.0.1:{whole_stack.settings.port('dashboard')}"
+    complaints: list[str] = []
+    contexts = []
+
+    def open_at(address: str = "/", look: str = "light") -> Page:
+        width, height = SIZES[look]
+        context = browser.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if look == "dark" else "light",
+            accept_downloads=True,
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda told: complaints.append(told.text) if told.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(address if address.startswith("http") else base + address)
+        page.get_by_role("heading", level=1).first.wait_for(timeout=30_000)
+        return page
+
+    yield open_at
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def settled(page: Page) -> None:
+    """Returns once the page has nothing left to run or to draw."""
+    page.wait_for_function(
+        "() => !document.querySelector('[data-testid=stStatusWidget]')"
+        " && !document.querySelector('[data-testid=stSkeleton]')",
+        timeout=30_000,
+    )
+    page.wait_for_timeout(400)
+
+
+def photograph(page: Page, name: str) -> Path:
+    """The whole page, however long, as a picture among the artefacts."""
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+    width = page.viewport_size["width"] if page.viewport_size else 1280
+    with _as_high_as_its_content(page, width):
+        path = ARTEFACTS / f"{name}.png"
+        page.screenshot(path=path)
+    return path
+
+
+@contextmanager
+def _as_high_as_its_content(page: Page, width: int) -> Iterator[None]:
+    # Streamlit scrolls an inner element, so a picture of the full document would end at the window.
+    before = page.viewport_size
+    height = page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollHeight")
+    page.set_viewport_size({"width": width, "height": min(max(height + 20, 600), 6_000)})
+    page.wait_for_timeout(700)
+    yield
+    if before is not None:
+        page.set_viewport_size(before)

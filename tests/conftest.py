@@ -1,0 +1,28 @@
+"""What all tests share: the switches of the command line, and their distance from a developer's settings."""
+
+import os
+
+import hypothesis
+import pytest
+
+from orchestrator.settings import Settings, environment_names
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--workflow-environment",
+        choices=("time-skipping", "local"),
+        default="time-skipping",
+        help="the server for tests/workflows: one that skips time (default), or a real local one",
+    )
+
+
+def pytest_configure() -> None:
+    """Properties are not timed: a busy machine refutes none. And a developer's own server or home must never
+    be what the tests work on."""
+    hypothesis.settings.register_profile("orders", deadline=None)
+    hypothesis.settings.load_profile("orders")
+    Settings.model_config["env_file"] = None
+    for names in environment_names().values():
+        for name in names:
+            os.environ.pop(name, None)

@@ -1,0 +1,198 @@
+"""Each page as its viewer meets it: empty, with orders, with the API away, and with the database away."""
+
+import logging
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from dashboard.load_runner import LoadRunner
+from db import charts
+from db.charts import Selection
+from db.reader import Reader
+from db.seed import seed
+from orchestrator.errors import UsageError
+from orchestrator.settings import Settings
+from tests.dashboard.conftest import NAMES, SEEDED, Pages, said
+
+NOWHERE = "postgresql://orders_reader@/orders?host=/nowhere&sslmode=disable"
+
+EMPTY = {
+    "now": "No order yet",
+    "orders": "No such order",
+    "review_desk": "Nobody waits for a review",
+    "latency": "No finished order here",
+    "load_tests": "No load test yet",
+    "audit": "Not audited yet",
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    logging.getLogger("streamlit").setLevel(logging.ERROR)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_page_says_what_to_do_next(page: Pages, books_url, name):
+    test = page.run(name, books_url)
+    assert not test.exception
+    assert not test.error
+    assert EMPTY[name] in said(test)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_with_orders_shows_them(page: Pages, seeded_url, name):
+    test = page.run(name, seeded_url)
+    assert not test.exception
+    assert not test.error
+    if name not in ("now", "audit", "review_desk"):
+        assert EMPTY[name] not in said(test)
+
+
+# The form of a load test asks nobody, and the audit asks only when it is told to.
+@pytest.mark.parametrize("name", NAMES)
+def test_a_database_that_is_away_is_one_sentence_with_a_retry(page: Pages, name):
+    test = page.run(name, NOWHERE)
+    assert not test.exception
+    assert test.error
+    for error in test.error:
+        assert error.value == "The database does not answer; try again shortly\\.".replace(";", "\\;"), (
+            error.value
+        )
+    assert any(button.label == "Try again" for button in test.button)
+    assert "Traceback" not in said(test)
+    assert "nowhere" not in said(test)
+
+
+def test_a_page_comes_back_with_the_database(page: Pages, seeded_url, monkeypatch):
+    test = page.run("orders", NOWHERE)
+    assert test.error
+    monkeypatch.setenv("DATABASE_URL", seeded_url)
+    page.forget()
+    next(button for button in test.button if button.label == "Try again").click()
+    test.run()
+    assert not test.error
+    assert "orders-table" in [table.key for table in test.dataframe]
+
+
+def test_now_shows_the_parts_as_unknown_while_the_api_is_away(page: Pages, seeded_url):
+    test = page.run("now", seeded_url)
+    text = said(test)
+    assert "does not answer" in text
+    assert "unknown while the API is away" in text
+
+
+def test_a_switch_of_faults_that_cannot_reach_the_api_is_told(page: Pages, seeded_url):
+    test = page.run("now", seeded_url)
+    test.selectbox(key="fault-profile").set_value("outage")
+    next(button for button in test.button if button.label == "Put in force").click()
+    test.run()
+    assert not test.exception
+    assert any("The API does not answer" in toast.value for toast in test.toast)
+
+
+def test_a_start_that_cannot_reach_the_api_is_told(page: Pages, seeded_url):
+    test = page.run("orders", seeded_url)
+    next(button for button in test.button if button.label == "Start").click()
+    test.run()
+    assert not test.exception
+    assert [error.value for error in test.error if "API does not answer" in error.value]
+
+
+def test_the_start_form_says_what_is_wrong(page: Pages, seeded_url):
+    test = page.run("orders", seeded_url)
+    next(field for field in test.text_input if field.label == "Street").set_value("")
+    next(field for field in test.text_input if field.label == "Order id").set_value("not an id")
+    next(button for button in test.button if button.label == "Start").click()
+    test.run()
+    assert [error.value for error in test.error][:1] == ["Street is empty\\."]
+    assert len(test.error) == 2
+
+
+def test_an_order_that_nobody_knows_is_not_an_error(page: Pages, seeded_url):
+    test = page.run("orders", seeded_url, order="no<b>body</b>")
+    assert not test.exception
+    assert "The books do not know this order" in said(test)
+    assert "no\\<b\\>body\\<\\/b\\>" in said(test)
+
+
+def test_the_order_page_shows_its_figures(page: Pages, seeded_url, seeded: Reader):
+    how = charts.plan(seeded, Selection())
+    row = charts.slowest(seeded, how, charts.buckets(seeded, how), 1)[0]
+    test = page.run("orders", seeded_url, order=row["order_id"])
+    figures = {metric.label: metric.value for metric in test.metric}
+    assert figures["State"] == row["outcome"]
+    assert figures["Time"] == f"{row['completion_ms'] / 1000:,.3f} s"
+    assert not [button for button in test.button if button.label in ("Approve", "Reject")]
+    assert len(test.get("plotly_chart")) == 1
+
+
+def test_an_order_whose_events_were_dropped_shows_its_books(page: Pages, postgres):
+    with postgres.fresh_database() as url:
+        seed(url, 20, days=1, progress=lambda _: None)
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("delete from events")
+            order_id, state = connection.execute("select order_id, state from orders limit 1").fetchone()
+        test = page.run("orders", url, order=order_id)
+        page.forget()
+    assert not test.exception
+    assert not test.error
+    assert "have been dropped" in " ".join(info.value for info in test.info)
+    assert metrics_of(test)["State"] == state
+    assert any("charged" in table.value.to_string() for table in test.dataframe)
+    assert not test.get("plotly_chart")
+
+
+def metrics_of(test) -> dict[str, str]:
+    return {metric.label: metric.value for metric in test.metric}
+
+
+def test_the_latency_page_shows_exactly_what_the_books_say(page: Pages, seeded_url, seeded: Reader):
+    summary = charts.summary(seeded, charts.plan(seeded, Selection()))
+    shown = metrics_of(page.run("latency", seeded_url))
+    assert shown["Orders"] == f"{SEEDED:,}"
+    assert shown["Late"] == f"{summary.late:,}"
+    assert shown["p99"] == f"{summary.times_ms[0.99] / 1000:,.3f} s"
+    assert shown["Longest"] == f"{summary.times_ms[1.0] / 1000:,.3f} s"
+
+
+def test_a_link_reproduces_the_latency_page(page: Pages, seeded_url, seeded: Reader):
+    run_id = charts.run_names(seeded)[0]["run_id"]
+    of_run = metrics_of(page.run("latency", seeded_url, run=run_id))
+    assert of_run["Orders"] == f"{charts.plan(seeded, Selection(run_id=run_id)).orders:,}"
+    failed = metrics_of(page.run("latency", seeded_url, outcome="failed", faults="none"))
+    assert int(failed["Orders"].replace(",", "")) < SEEDED / 10
+    how = charts.plan(seeded, Selection())
+    since = (how.since + timedelta(hours=30)).strftime("%Y-%m-%dT%H:%M")
+    later = metrics_of(page.run("latency", seeded_url, since=since))
+    truth = charts.summary(seeded, charts.plan(seeded, Selection(since=how.since + timedelta(hours=30))))
+    assert later["Orders"] == f"{truth.orders:,}"
+
+
+def test_two_runs_are_compared(page: Pages, seeded_url, seeded: Reader):
+    one, other = (row["run_id"] for row in charts.run_names(seeded)[:2])
+    test = page.run("load_tests", seeded_url, run=one, beside=other)
+    assert not test.exception
+    assert "Side by side" in said(test)
+    columns = [set(table.value.columns) for table in test.dataframe]
+    assert any({"run", "verdict"} <= each for each in columns), columns
+    assert any({"difference"} <= each for each in columns), columns
+
+
+def test_a_load_test_that_cannot_be_meant_is_one_sentence(page: Pages, seeded_url):
+    test = page.run("load_tests", seeded_url)
+    next(field for field in test.text_input if field.label == "Orders a second").set_value("-3")
+    next(button for button in test.button if button.label == "Start").click()
+    test.run()
+    assert not test.exception
+    assert len(test.error) == 1
+    assert "more than 0" in test.error[0].value
+
+
+def test_the_load_runner_refuses_what_cannot_be_meant(tmp_path):
+    runner = LoadRunner(Settings(orders_home=tmp_path, port_base=None))
+    with pytest.raises(UsageError, match="no scenario"):
+        runner.start({"scenario": "nonsense"})
+    assert runner.running() == []
+    assert runner.reports("nobody") == []
+    assert runner.last_words("nobody") == ""

@@ -1,0 +1,169 @@
+"""The parts behind the pages: export, audits in the background, worker processes, the API's answers."""
+
+import os
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from dashboard import audits, export
+from dashboard.api_client import ApiAway, OrderApi
+from dashboard.audits import AuditDesk, AuditState
+from dashboard.workers import WorkerMeter
+from db import charts
+from db.charts import Selection
+from orchestrator.errors import OrderConflict, OrderUnknown, RequestMalformed, ServiceAway, TooLate
+from orchestrator.settings import Settings
+from orchestrator.vocabulary import State
+from tests.dashboard.conftest import Pages, said
+from tests.ports import free_port_base
+
+BROKEN = {
+    "judged": 3, "open": 1, "late": 2, "workflows_checked": 3, "clean": False,
+    "invariants": [
+        {"number": 1, "text": "one", "holds": True},
+        {"number": 2, "text": "two", "holds": False},
+    ],
+    "violations": [
+        {
+            "invariant": 2, "order_id": "o-1",
+            "finding": "said <b>this</b> ![x](y)", "witness": {"state": "failed"},
+        },
+    ],
+}  # fmt: skip
+
+
+async def exported(url: str, **query: str) -> httpx.Response:
+    settings = Settings(database_url=url, database_reader_url=url)
+    app = Starlette(routes=[Route(export.PATH, export.serve(settings))])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+        return await client.get(export.PATH, params=query)
+
+
+async def test_the_export_streams_what_the_address_selects(seeded, seeded_url):
+    run_id = charts.run_names(seeded)[0]["run_id"]
+    answer = await exported(seeded_url, run=run_id, outcome="completed")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/csv")
+    assert f"latency-{run_id}.csv" in answer.headers["content-disposition"]
+    truth = charts.summary(seeded, charts.plan(seeded, Selection(run_id=run_id))).outcomes[State.COMPLETED]
+    assert answer.text.count("\n") == truth + 1
+
+
+async def test_an_export_without_a_database_is_a_503_with_a_sentence():
+    answer = await exported("postgresql://orders_reader@/orders?host=/nowhere")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert answer.text == "The database does not answer; try again shortly."
+
+
+class FakeApi(OrderApi):
+    def __init__(self, report):
+        self._report = report
+
+    def audit(self, run_id):
+        if isinstance(self._report, Exception):
+            raise self._report
+        return self._report
+
+
+def ended(desk: AuditDesk) -> AuditState:
+    give_up_at = time.monotonic() + 5
+    while (state := desk.look(None)).is_under_way or state == AuditState():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
+    return state
+
+
+def test_an_audit_ends_with_its_report_or_its_problem():
+    desk, api = AuditDesk(), FakeApi(BROKEN)
+    assert desk.look(None) == AuditState()
+    desk.begin(api, None)
+    assert ended(desk).report == BROKEN
+    desk, api = AuditDesk(), FakeApi(ServiceAway("away"))
+    desk.begin(api, None)
+    assert str(ended(desk).error) == "away"
+
+
+def test_the_audit_page_shows_the_witness_and_reads_nothing_as_markup(page: Pages, seeded_url, monkeypatch):
+    desk, api = AuditDesk(), FakeApi(BROKEN)
+    desk.begin(api, None)
+    ended(desk)
+    monkeypatch.setattr(audits, "audit_desk", lambda: desk)
+    test = page.run("audit", seeded_url)
+    assert not test.exception
+    text = said(test)
+    assert "3 orders judged, 1 still running, 2 late" in text
+    assert "1 broken" in text
+    (violation,) = test.expander
+    assert violation.label == "o\\-1\\: said \\<b\\>this\\<\\/b\\> \\!\\[x\\]\\(y\\)"
+    assert "failed" in test.json[0].value
+
+
+def test_an_audit_that_failed_says_so_in_one_sentence(page: Pages, seeded_url, monkeypatch):
+    desk, api = AuditDesk(), FakeApi(ServiceAway("Temporal does not answer"))
+    desk.begin(api, None)
+    ended(desk)
+    monkeypatch.setattr(audits, "audit_desk", lambda: desk)
+    test = page.run("audit", seeded_url)
+    assert [error.value for error in test.error] == ["Temporal does not answer\\."]
+    assert any(button.label == "Audit again" for button in test.button)
+
+
+def test_workers_of_our_stack_are_found_and_others_are_not(tmp_path):
+    command = [sys.executable, "-c", "import time; time.sleep(60)", "worker", "order", "--name"]
+    env = {**os.environ, "ORDERS_STACK_HOME": str(tmp_path)}
+    ours = subprocess.Popen([*command, "order-worker-7"], env=env)
+    theirs = subprocess.Popen([*command, "order-worker-8"], env={**env, "ORDERS_STACK_HOME": "/elsewhere"})
+    try:
+        meter = WorkerMeter(tmp_path)
+        give_up_at = time.monotonic() + 5
+        while not (found := meter.read()) and time.monotonic() < give_up_at:
+            meter = WorkerMeter(tmp_path)
+        assert [use.name for use in found] == ["order-worker-7"]
+        assert found[0].memory_bytes > 1_000_000
+    finally:
+        for process in (ours, theirs):
+            process.kill()
+            process.wait()
+    assert meter.read() == []
+
+
+def answering(status: int, body: object) -> OrderApi:
+    api = OrderApi("http://api")
+    api._http = httpx.Client(
+        base_url="http://api", transport=httpx.MockTransport(lambda _: httpx.Response(status, json=body))
+    )
+    return api
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(404, OrderUnknown), (409, TooLate), (422, RequestMalformed), (503, ServiceAway), (500, ServiceAway)],
+)
+def test_a_problem_becomes_our_error_with_its_sentence(status, error):
+    with pytest.raises(error, match="this is why"):
+        answering(status, {"detail": "this is why"}).cancel("o", "r", "me")
+
+
+def test_a_start_that_meets_another_order_is_a_conflict_and_not_too_late():
+    with pytest.raises(OrderConflict, match="other content"):
+        answering(409, {"detail": "other content"}).start("o", {})
+
+
+def test_an_answer_that_is_no_problem_document_is_still_one_sentence():
+    with pytest.raises(ServiceAway, match=r"The API answered 500\."):
+        answering(500, ["nothing"]).approve("o", "me")
+
+
+def test_health_is_read_also_when_it_is_bad():
+    assert answering(503, {"status": "unhealthy"}).health() == {"status": "unhealthy"}
+
+
+def test_no_api_at_all_is_said_as_such():
+    with pytest.raises(ApiAway):
+        OrderApi(f"http://127.0.0.1:{free_port_base()}").metrics()

@@ -1,0 +1,147 @@
+"""docker-compose.yml and the Dockerfile as data: what runs, with which command, variables and check."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.stack.layout import PROJECT_ROOT
+
+COMPOSE_FILE = PROJECT_ROOT / "docker-compose.yml"
+DOCKERFILE = PROJECT_ROOT / "orchestrator" / "deployment" / "Dockerfile"
+DOCKERIGNORE = PROJECT_ROOT / ".dockerignore"
+
+SECRETS = {
+    name: f"{name.lower().replace('_', '-')}-of-a-test"
+    for name in (
+        "POSTGRES_PASSWORD",
+        "ORDERS_MIGRATOR_PASSWORD",
+        "ORDERS_WRITER_PASSWORD",
+        "ORDERS_READER_PASSWORD",
+        "TEMPORAL_DB_PASSWORD",
+    )
+} | {"API_KEY": "ord_" + "k" * 43, "LOAD_TEST_KEY": "ord_" + "l" * 43}
+"""What the file asks its environment for."""
+
+_VARIABLE = re.compile(r"\$(?:\$|\{(?P<name>\w+)(?:(?P<how>:[-?])(?P<rest>[^}]*))?\})")
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service with its variables filled in. `environment` has no names without a value."""
+
+    name: str
+    definition: Json
+    environment: dict[str, str]
+
+    @property
+    def is_ours(self) -> bool:
+        return "build" in self.definition
+
+    @property
+    def is_job(self) -> bool:
+        return str(self.definition["restart"]).startswith("on-failure")
+
+    @property
+    def command(self) -> list[str]:
+        return [str(word) for word in self.definition.get("command", [])]
+
+    @property
+    def health_check(self) -> list[str]:
+        """Without its first word, which says that it is a command."""
+        words = self.definition["healthcheck"]["test"]
+        assert words[0] == "CMD", words
+        return [str(word) for word in words[1:]]
+
+    @property
+    def stop_seconds(self) -> float:
+        grace: str = self.definition["stop_grace_period"]
+        assert grace.endswith("s"), grace
+        return float(grace.removesuffix("s"))
+
+
+@cache
+def text() -> str:
+    return COMPOSE_FILE.read_text()
+
+
+def services(given: dict[str, str] | None = None) -> dict[str, Service]:
+    """Every service, by name. `given` are the variables of whoever starts them."""
+    environment = SECRETS | (given or {})
+    definitions = yaml.safe_load(text())["services"]
+    found = {}
+    for name, definition in definitions.items():
+        definition = _filled_in(definition, environment)
+        variables = {
+            variable: environment.get(variable) if value is None else str(value)
+            for variable, value in definition.get("environment", {}).items()
+        }
+        found[name] = Service(
+            name, definition, {name: value for name, value in variables.items() if value is not None}
+        )
+    return found
+
+
+def in_order_of_start(among: dict[str, Service]) -> list[Service]:
+    """Each after those it depends on."""
+    ordered: list[Service] = []
+
+    def add(service: Service) -> None:
+        for name in service.definition.get("depends_on", {}):
+            add(among[name])
+        if service not in ordered:
+            ordered.append(service)
+
+    for service in among.values():
+        add(service)
+    return ordered
+
+
+def top_level(key: str) -> Json:
+    found: Json = yaml.safe_load(text())[key]
+    return found
+
+
+def image_environment() -> dict[str, str]:
+    """What the Dockerfile sets with ENV."""
+    (block,) = re.findall(r"^ENV ((?:.*\\\n)*.*)$", DOCKERFILE.read_text(), re.MULTILINE)
+    return dict(word.split("=", 1) for word in block.replace("\\\n", " ").split())
+
+
+def image_folders() -> list[str]:
+    """The folders of the checkout that the Dockerfile copies into its working directory."""
+    return re.findall(r"^COPY (\w+) \1$", DOCKERFILE.read_text(), re.MULTILINE)
+
+
+def _filled_in(value: Any, environment: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _filled_in(each, environment) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_filled_in(each, environment) for each in value]
+    if isinstance(value, str):
+        return _VARIABLE.sub(lambda found: _value(found, environment), value)
+    return value
+
+
+def _value(found: re.Match[str], environment: dict[str, str]) -> str:
+    if found["name"] is None:
+        return "$"
+    value = environment.get(found["name"])
+    if value:
+        return value
+    assert found["how"] == ":-", f"{found[0]} has no value and no default"
+    return found["rest"]
+
+
+def file_of_volume(service: Service, path: str) -> Path:
+    """The file of the checkout that the service sees at this path."""
+    for volume in service.definition["volumes"]:
+        source, target, *_ = volume.split(":")
+        if target == path:
+            return PROJECT_ROOT / source
+    raise LookupError(f"{service.name} has no {path}")

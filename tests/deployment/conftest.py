@@ -1,0 +1,60 @@
+"""A PostgreSQL that is reached over TCP with passwords, with the users and tables that a deployment makes."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.deployment.compose import SECRETS
+from tests.deployment.processes import Host, Places
+from tests.ports import free_port_base
+from tests.servers import PostgresServer, empty_postgres_server
+
+ACCESS = """
+local all postgres trust
+host all all 127.0.0.1/32 scram-sha-256
+"""
+"""The superuser over the socket for the tests themselves; everybody else with a password."""
+
+
+@pytest.fixture(scope="session")
+def places() -> Places:
+    base = free_port_base()
+    return Places(*range(base, base + 9))
+
+
+@pytest.fixture(scope="session")
+def postgres(places: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    # Not below pytest's own directory, which the server's user may not enter.
+    with tempfile.TemporaryDirectory(prefix="orders-access-") as directory:
+        Path(directory).chmod(0o755)
+        access = Path(directory) / "pg_hba.conf"
+        access.write_text(ACCESS)
+        access.chmod(0o644)
+        options = (
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            f"hba_file={access}",
+            "-c",
+            "max_connections=300",
+        )
+        with empty_postgres_server(*options, port=places.postgres) as (server, _):
+            with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+                connection.execute(f"alter role postgres password '{SECRETS['POSTGRES_PASSWORD']}'".encode())
+            yield server
+
+
+@pytest.fixture(scope="session")
+def host(places: Places, postgres: PostgresServer) -> Iterator[Host]:
+    """Users, databases and tables are there: made by the jobs of the file."""
+    with tempfile.TemporaryDirectory(prefix="orders-deployment-") as directory:
+        host = Host(Path(directory), places)
+        host.make_image()
+        for job in ("postgres-roles", "migrate"):
+            done = host.run(job)
+            assert done.returncode == 0, done.stdout
+        yield host
+        host.stop_all()

@@ -1,0 +1,208 @@
+"""The services of docker-compose.yml as plain processes: the very same commands, variables and health checks,
+with the addresses of other servers."""
+
+import compileall
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.stack import postgres
+from orchestrator.stack.layout import PROJECT_ROOT
+from orchestrator.stack.tools import packaged_program
+from tests.deployment import compose
+from tests.deployment.compose import Service
+from tests.live import eventually
+
+HEALTHY_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where on 127.0.0.1 everything listens in place of the containers' names and ports."""
+
+    postgres: int
+    temporal: int
+    api: int
+    dashboard: int
+    locust: int
+    locust_workers: int
+    temporal_ui: int
+    temporal_http: int
+    temporal_metrics: int
+
+
+@dataclass
+class Container:
+    """A running service."""
+
+    service: Service
+    process: subprocess.Popen[bytes]
+    environment: dict[str, str]
+    health_check: list[str]
+    log: Path
+
+    def is_healthy(self) -> bool:
+        assert self.process.poll() is None, f"{self.service.name} has ended:\n{self.log.read_text()}"
+        return _run(self.health_check, self.environment).returncode == 0
+
+    def wait_until_healthy(self) -> None:
+        eventually(self.is_healthy, HEALTHY_SECONDS)
+
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> int:
+        """Asks it to end, waits as long as the file allows, and returns its exit code."""
+        self.process.terminate()
+        return self.process.wait(self.service.stop_seconds)
+
+
+@dataclass
+class Host:
+    """Runs services in directories below `home`, of which `app` is what the image has in /app."""
+
+    home: Path
+    places: Places
+    services: dict[str, Service] = field(default_factory=compose.services)
+    running: list[Container] = field(default_factory=list)
+    image_files: set[Path] = field(default_factory=set)
+    secrets: dict[str, str] = field(default_factory=lambda: compose.SECRETS)
+
+    @property
+    def app(self) -> Path:
+        return self.home / "app"
+
+    def make_image(self) -> None:
+        """Copies what the Dockerfile copies, and compiles it as it does."""
+        for folder in compose.image_folders():
+            shutil.copytree(
+                PROJECT_ROOT / folder, self.app / folder, ignore=shutil.ignore_patterns("__pycache__", ".env")
+            )
+        compileall.compile_dir(str(self.app), quiet=1)
+        self.image_files = self.files_of_image()
+
+    def files_of_image(self) -> set[Path]:
+        return {file for file in self.app.rglob("*") if file.is_file()}
+
+    @property
+    def reports(self) -> Path:
+        """The volume that the load tests write to."""
+        return self.home / "reports"
+
+    def in_order_of_start(self) -> list[Service]:
+        """Ours that last."""
+        ordered = compose.in_order_of_start(self.services)
+        return [service for service in ordered if service.is_ours and not service.is_job]
+
+    def run(self, name: str, *instead: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Runs a job to its end, or another command in place of a service's own, with more variables."""
+        service = self.services[name]
+        directory = self._directory(name)
+        command = [self._here(word, service, directory) for word in instead or service.command]
+        return _run(_found(command), self.environment(service, directory) | variables, cwd=self.app)
+
+    def start(self, name: str, replica: int = 1) -> Container:
+        service = self.services[name]
+        directory = self._directory(f"{name}-{replica}")
+        environment = self.environment(service, directory)
+        command = [self._here(word, service, directory) for word in service.command]
+        log = directory / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                _found(command), env=environment, cwd=self.app, stdout=output, stderr=output
+            )
+        check = _found([self._here(word, service, directory) for word in service.health_check])
+        container = Container(service, process, environment, check, log)
+        self.running.append(container)
+        return container
+
+    def environment(self, service: Service, directory: Path) -> dict[str, str]:
+        """The service's variables and the image's, and nothing of ours but where the ports are."""
+        places = self.places
+        of_image = compose.image_environment() if service.is_ours else {}
+        variables = {
+            name: self._here(value, service, directory)
+            for name, value in (of_image | service.environment).items()
+        }
+        variables |= {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.defpath]),
+            "PYTHONPATH": str(self.app),
+        }
+        if "PGHOST" in variables:
+            variables |= {"PGHOST": "127.0.0.1", "PGPORT": str(places.postgres)}
+        # What a service listens on. The same names tell others where links lead to, which is left alone.
+        listening = {
+            "api": {"API_PORT": places.api},
+            "dashboard": {"DASHBOARD_PORT": places.dashboard},
+            "locust-master": {"LOCUST_PORT": places.locust, "LOCUST_MASTER_BIND_PORT": places.locust_workers},
+            "locust-worker": {"LOCUST_MASTER_NODE_PORT": places.locust_workers},
+            # Replicas share this machine's ports: each takes a free one, and writes down which.
+            "order-worker": {"WORKER_METRICS_PORT": 0},
+            "shipping-worker": {"WORKER_METRICS_PORT": 0},
+        }
+        return variables | {name: str(port) for name, port in listening.get(service.name, {}).items()}
+
+    def stop_all(self) -> None:
+        """Ends whatever still runs, at once."""
+        for container in self.running:
+            if container.process.poll() is None:
+                container.process.kill()
+                container.process.wait()
+
+    def _directory(self, name: str) -> Path:
+        directory = self.home / name
+        (directory / "tmp").mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def _here(self, text: str, service: Service, directory: Path) -> str:
+        """The same word on this machine: other containers' names, ports and paths replaced."""
+        places = self.places
+        for there, here in (
+            (r"\bpostgres:5432\b", f"127.0.0.1:{places.postgres}"),
+            (r"\btemporal:7233\b", f"127.0.0.1:{places.temporal}"),
+            (r"\b(api|127\.0\.0\.1):8000\b", f"127.0.0.1:{places.api}"),
+            (r"\b127\.0\.0\.1:8501\b", f"127.0.0.1:{places.dashboard}"),
+            (r"\b127\.0\.0\.1:8089\b", f"127.0.0.1:{places.locust}"),
+            (r"^locust-master$", "127.0.0.1"),
+            (r"^0\.0\.0\.0$", "127.0.0.1"),
+            (r"^/tmp\b", str(directory / "tmp")),
+            (r"^/var/lib/orders\b", str(self.reports)),
+        ):
+            text = re.sub(there, here, text)
+        if text.startswith("/deployment/"):
+            return str(compose.file_of_volume(service, text))
+        return text
+
+
+def _found(command: list[str]) -> list[str]:
+    """The command with the whole path of its program, as the container's image has it in its PATH."""
+    program, *words = command
+    known = {
+        "python": sys.executable,
+        "psql": str(postgres.programs() / "psql"),
+        "sh": "/bin/sh",
+        "temporal": packaged_program("temporal"),
+    }
+    return [known[program], *words]
+
+
+def _run(
+    command: list[str], environment: dict[str, str], cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        env=environment,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )

@@ -1,0 +1,199 @@
+"""The services of docker-compose.yml as processes, with the file's own commands and variables, against a
+PostgreSQL and a Temporal over TCP: orders run through, a distributed load test, an audit, and a clean end."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from orchestrator.settings import Settings
+from orchestrator.stack import temporal
+from tests.deployment.processes import Container, Host
+from tests.live import LiveApi, eventually
+from tests.servers import PostgresServer
+from tests.temporal_server import temporal_answers
+
+pytestmark = pytest.mark.stack
+
+REPLICAS = 2
+RUN_ID = "distributed"
+
+
+@pytest.fixture(scope="module")
+def temporal_over_tcp(host: Host) -> Iterator[Settings]:
+    """The development server, without the namespace that the deployment uses."""
+    home = host.home / "temporal-server"
+    home.mkdir()
+    settings = Settings(
+        orders_home=home,
+        temporal_address=None,
+        temporal_port=host.places.temporal,
+        temporal_ui_port=host.places.temporal_ui,
+        temporal_http_port=host.places.temporal_http,
+        temporal_metrics_port=host.places.temporal_metrics,
+    )
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(temporal.server_command(settings), stdout=log, stderr=log, cwd=home)
+    try:
+        eventually(lambda: asyncio.run(temporal_answers(settings)), 30)
+        yield settings
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def key(host: Host) -> str:
+    """The first API key. The jobs of the file store it, and the load generators'; also twice."""
+    for job in ("api-key", "load-test-key", "api-key"):
+        done = host.run(job)
+        assert done.returncode == 0, done.stdout
+    return host.secrets["API_KEY"]
+
+
+@pytest.mark.parametrize("name", ["api", "dashboard", "locust-master", "order-worker"])
+def test_nothing_listens_before_there_is_a_key(host: Host, name: str) -> None:
+    """With the file's own address, which is why this comes before the key is made."""
+    refused = host.run(name, BIND_ADDRESS="0.0.0.0")
+    assert (refused.returncode, "without API keys" in refused.stdout) == (2, True), refused.stdout
+
+
+@pytest.fixture(scope="module")
+def deployed(host: Host, temporal_over_tcp: Settings, key: str) -> Iterator[dict[str, list[Container]]]:
+    """Every lasting service of ours, healthy by its own health check, started in the order of the file."""
+    done = host.run("temporal-namespace")
+    assert done.returncode == 0, done.stdout
+    started: dict[str, list[Container]] = {}
+    for service in host.in_order_of_start():
+        for name, wanted in service.definition["depends_on"].items():
+            if wanted["condition"] == "service_healthy":
+                for container in started[name]:
+                    container.wait_until_healthy()
+        replicas = service.definition.get("scale", 1)
+        started[service.name] = [host.start(service.name, number + 1) for number in range(replicas)]
+    for containers in started.values():
+        for container in containers:
+            container.wait_until_healthy()
+    yield started
+    host.stop_all()
+
+
+@pytest.fixture(scope="module")
+def api(host: Host, deployed: dict[str, list[Container]], key: str) -> Iterator[LiveApi]:
+    with LiveApi(f"http://127.0.0.1:{host.places.api}") as api:
+        api.http.headers["Authorization"] = f"Bearer {key}"
+        yield api
+
+
+def test_nobody_gets_in_without_a_key(host: Host, deployed: dict[str, list[Container]]) -> None:
+    for port, path in (
+        (host.places.api, "/orders"),
+        (host.places.dashboard, "/orders"),
+        (host.places.locust, "/verdict"),
+    ):
+        assert httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False).status_code == 401
+
+
+def test_all_of_ours_run(deployed: dict[str, list[Container]]) -> None:
+    assert {name: len(containers) for name, containers in deployed.items()} == {
+        "order-worker": REPLICAS,
+        "shipping-worker": REPLICAS,
+        "api": 1,
+        "dashboard": 1,
+        "locust-master": 1,
+        "locust-worker": REPLICAS,
+    }
+
+
+def test_orders_run_through(api: LiveApi) -> None:
+    orders = [api.start() for _ in range(5)]
+    for order in orders:
+        status = api.finished(order)
+        assert (status["status"], status["within_limit"]) == ("completed", True)
+
+
+def test_everybody_is_in_the_books_as_the_user_of_the_file(
+    deployed: dict[str, list[Container]], postgres: PostgresServer
+) -> None:
+    with psycopg.connect(postgres.url("orders")) as superuser:
+        rows = superuser.execute(
+            "select usename::text, array_agg(distinct application_name) from pg_stat_activity"
+            " where client_addr is not null group by 1"
+        ).fetchall()
+    seen = {user: set(names) for user, names in rows}
+    assert seen.keys() == {"orders_writer", "orders_reader"}
+    assert seen["orders_reader"] == {"dashboard"}
+    assert {"api", "api-reports"} <= seen["orders_writer"]
+    # Every worker has a name of its own.
+    assert len(seen["orders_writer"]) == 2 + 2 * REPLICAS
+
+
+def test_a_distributed_load_test_from_its_page(
+    host: Host, deployed: dict[str, list[Container]], key: str
+) -> None:
+    page = httpx.Client(
+        base_url=f"http://127.0.0.1:{host.places.locust}", trust_env=False, timeout=30, auth=("tests", key)
+    )
+    with page:
+        eventually(lambda: len(page.get("/stats/requests").json()["workers"]) == REPLICAS)
+        form = {
+            "user_count": "1", "spawn_rate": "1", "scenario": "mixed", "rate": "3", "duration": "8s",
+            "faults": "assignment", "run_id": RUN_ID, "slo_target": "0.5",
+        }  # fmt: skip
+        answer = page.post("/swarm", data=form).json()
+        assert answer["success"], answer
+        told: dict[str, Any] = eventually(lambda: page.get("/verdict.json").json()["verdict"], 60)
+    assert (told["exit_code"], told["verdict"]) == (0, "passed")
+    assert told["run_id"] == RUN_ID
+    reports = host.reports / "reports" / RUN_ID
+    assert json.loads((reports / "verdict.json").read_text())["exit_code"] == 0
+
+
+def test_the_audit_is_clean(host: Host, api: LiveApi, key: str) -> None:
+    done = host.run("dashboard", "python", "-m", "orchestrator", "audit", API_KEY=key)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_doctor_finds_nothing_wrong_with_the_servers(host: Host, api: LiveApi) -> None:
+    done = host.run("api", "python", "-m", "orchestrator", "doctor", "--json")
+    findings = json.loads(done.stdout)["findings"]
+    # The disk is the machine's.
+    assert [each for each in findings if not each["key"].startswith("disk")] == [], done.stdout
+
+
+def test_a_worker_that_stands_still_is_not_healthy(deployed: dict[str, list[Container]]) -> None:
+    container = deployed["shipping-worker"][0]
+    file = Path(container.environment["LIVENESS_FILE"])
+    assert time.time() - file.stat().st_mtime < 10
+    container.pause()
+    try:
+        eventually(lambda: not container.is_healthy(), 30)
+    finally:
+        container.resume()
+    container.wait_until_healthy()
+
+
+def test_nothing_is_written_into_the_image(host: Host, deployed: dict[str, list[Container]]) -> None:
+    assert host.files_of_image() == host.image_files
+
+
+def test_everything_ends_cleanly_when_asked_to(host: Host, deployed: dict[str, list[Container]]) -> None:
+    for containers in reversed(deployed.values()):
+        for container in containers:
+            # Streamlit ends its work, and then by the signal itself, as its server does.
+            clean = {0, -signal.SIGTERM} if container.service.name == "dashboard" else {0}
+            assert container.stop() in clean, container.log.read_text()[-3_000:]
+
+
+def test_no_secret_is_in_any_log(host: Host, deployed: dict[str, list[Container]]) -> None:
+    for container in host.running:
+        text = container.log.read_text()
+        assert not [name for name in host.secrets if host.secrets[name] in text], container.service.name

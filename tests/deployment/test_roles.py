@@ -1,0 +1,233 @@
+"""Each user of the database can do what it needs, and nothing more."""
+
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+from psycopg import Connection
+
+from tests.deployment.compose import SECRETS
+from tests.deployment.processes import Host
+from tests.servers import PostgresServer
+
+PASSWORDS = {
+    "orders_migrator": "ORDERS_MIGRATOR_PASSWORD",
+    "orders_writer": "ORDERS_WRITER_PASSWORD",
+    "orders_reader": "ORDERS_READER_PASSWORD",
+    "temporal": "TEMPORAL_DB_PASSWORD",
+}
+
+APPEND = {"INSERT", "SELECT"}
+CHANGE = APPEND | {"UPDATE"}
+WRITER = {
+    "public.events": APPEND,
+    "public.disturbances": APPEND,
+    "public.fault_changes": APPEND,
+    "provider.ledger": APPEND,
+    "public.latency_rollup": CHANGE,
+    "public.orders": CHANGE,
+    "public.payments": CHANGE,
+    "public.shipments": CHANGE,
+    "public.runs": CHANGE,
+    "provider.packages": CHANGE,
+    "provider.parcels": CHANGE,
+    "public.step_attempts": CHANGE | {"DELETE"},
+}
+"""Beyond reading. A new table is only read until its migration says otherwise, and this table with it."""
+
+GRANTS = """
+select n.nspname || '.' || c.relname, array(
+    select privilege
+    from unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) privilege
+    where has_table_privilege(%s, c.oid, privilege)
+)
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname in ('public', 'provider') and c.relkind in ('r', 'p', 'v')
+"""
+
+Session = Connection[tuple[object, ...]]
+Connect = Callable[..., Session]
+
+
+@pytest.fixture
+def connect(host: Host) -> Iterator[Connect]:
+    """Sessions over TCP, as the user of that name."""
+    opened: list[Session] = []
+
+    def connected(user: str, database: str = "orders", password: str | None = None) -> Session:
+        session = psycopg.connect(
+            host="127.0.0.1", port=host.places.postgres, user=user, dbname=database, autocommit=True,
+            password=SECRETS[PASSWORDS[user]] if password is None else password,
+        )  # fmt: skip
+        opened.append(session)
+        return session
+
+    yield connected
+    for session in opened:
+        session.close()
+
+
+def refused(session: Session, statement: str) -> None:
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        session.execute(statement.encode())
+
+
+def granted(session: Session, user: str) -> dict[str, set[str]]:
+    return {str(name): set(each) for name, each in session.execute(GRANTS, (user,)).fetchall()}  # type: ignore[call-overload]
+
+
+def partitions(postgres: PostgresServer) -> dict[str, str]:
+    """The owners of the parts of the table events, by name."""
+    with psycopg.connect(postgres.url("orders")) as superuser:
+        return dict(
+            superuser.execute(
+                "select relname::text, relowner::regrole::text from pg_inherits"
+                " join pg_class on oid = inhrelid where inhparent = 'events'::regclass"
+            ).fetchall()
+        )
+
+
+def test_jobs_can_be_repeated(host: Host) -> None:
+    for job in ("postgres-roles", "migrate"):
+        done = host.run(job)
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("user", PASSWORDS)
+def test_nobody_gets_in_without_the_password(connect: Connect, user: str) -> None:
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        connect(user, password="another")
+
+
+@pytest.mark.parametrize("user", PASSWORDS)
+def test_nobody_has_rights_over_the_server(connect: Connect, postgres: PostgresServer, user: str) -> None:
+    with psycopg.connect(postgres.url("postgres")) as superuser:
+        row = superuser.execute(
+            "select rolsuper or rolcreatedb or rolcreaterole or rolreplication or rolbypassrls from pg_roles"
+            " where rolname = %s",
+            (user,),
+        ).fetchone()
+    assert row == (False,)
+
+
+@pytest.mark.parametrize(
+    ("user", "database"),
+    [
+        ("temporal", "orders"),
+        ("orders_migrator", "temporal"),
+        ("orders_writer", "temporal"),
+        ("orders_writer", "temporal_visibility"),
+        ("orders_reader", "temporal"),
+        ("orders_writer", "postgres"),
+    ],
+)
+def test_each_stays_in_its_own_database(connect: Connect, user: str, database: str) -> None:
+    with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+        connect(user, database)
+
+
+def test_temporal_owns_its_databases(connect: Connect) -> None:
+    for database in ("temporal", "temporal_visibility"):
+        session = connect("temporal", database)
+        session.execute("create table schema_version (version_partition int)")
+        session.execute("drop table schema_version")
+        # What it takes to add the trusted extension btree_gin, which the tables of visibility need.
+        assert session.execute("select has_database_privilege(current_database(), 'CREATE')").fetchone() == (
+            True,
+        )
+
+
+def test_the_writer_may_do_what_the_table_above_says_and_read_the_rest(connect: Connect) -> None:
+    rights = granted(connect("orders_migrator"), "orders_writer")
+    for name, allowed in rights.items():
+        # A partition is only read: what is written to it goes through its table.
+        assert allowed == WRITER.get(name, {"SELECT"}), name
+    assert WRITER.keys() <= rights.keys()
+
+
+def test_the_writer_cannot_change_what_has_happened(connect: Connect, postgres: PostgresServer) -> None:
+    writer = connect("orders_writer")
+    for table in ("events", *partitions(postgres), "provider.ledger", "fault_changes"):
+        refused(writer, f"delete from {table}")
+        refused(writer, f"truncate {table}")
+    refused(writer, "update events set outcome = 'ok'")
+    refused(writer, "update provider.ledger set amount_cents = 0")
+    refused(writer, "delete from orders")
+    refused(writer, "delete from latency_rollup")
+    refused(writer, "select rebuild_latency_rollup()")
+
+
+def test_the_writer_cannot_change_the_tables(connect: Connect, postgres: PostgresServer) -> None:
+    writer = connect("orders_writer")
+    (partition, *_) = partitions(postgres)
+    refused(writer, "drop table orders")
+    refused(writer, "alter table orders add column more int")
+    refused(writer, "alter table orders disable trigger orders_never_step_back")
+    refused(writer, f"alter table events detach partition {partition}")
+    refused(writer, f"drop table {partition}")
+    refused(writer, "create table more (a int)")
+    refused(writer, "create schema more")
+    refused(writer, "create temporary table more (a int)")
+    refused(writer, "create role more")
+    refused(writer, "set role orders_migrator")
+    refused(writer, "alter role orders_reader set statement_timeout = 0")
+    refused(writer, "insert into schema_migrations values ('1')")
+
+
+def test_the_writer_makes_partitions_with_the_owners_rights(
+    connect: Connect, postgres: PostgresServer
+) -> None:
+    writer = connect("orders_writer")
+    before = partitions(postgres)
+    (made,) = writer.execute("select ensure_event_partitions(12)").fetchone() or (0,)
+    assert made
+    new = partitions(postgres).keys() - before.keys()
+    assert {partitions(postgres)[name] for name in new} == {"orders_migrator"}
+    with psycopg.connect(postgres.url("orders")) as superuser:
+        # Whoever calls it cannot slip in functions of his own.
+        row = superuser.execute(
+            "select prosecdef, proconfig[1] from pg_proc where proname = 'ensure_event_partitions'"
+        ).fetchone()
+    assert row == (True, "search_path=public, pg_temp")
+    refused(connect("orders_reader"), "select ensure_event_partitions()")
+
+
+def test_the_writer_gives_up_after_a_minute(connect: Connect) -> None:
+    assert connect("orders_writer").execute("show statement_timeout").fetchone() == ("1min",)
+
+
+def test_the_reader_reads_everything_and_writes_nothing(connect: Connect) -> None:
+    reader = connect("orders_reader")
+    rights = granted(connect("orders_migrator"), "orders_reader")
+    # Not even the hashes of keys.
+    assert rights.pop("public.api_keys", set()) == set()
+    assert set(map(frozenset, rights.values())) == {frozenset({"SELECT"})}
+    for name in rights:
+        reader.execute(f"select * from {name} limit 1".encode())
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        reader.execute("delete from orders")
+    # Its transactions are read-only unless it asks otherwise, and that helps it nothing.
+    reader.execute("set default_transaction_read_only = off")
+    for statement in (
+        "delete from orders",
+        "insert into fault_changes (profile, seed, rates) values ('none', 1, '{}')",
+        "update runs set scenario = 'other'",
+        "create table more (a int)",
+        "create temporary table more (a int)",
+        "set role orders_writer",
+    ):
+        refused(reader, statement)
+
+
+def test_the_reader_is_cut_off_after_two_seconds(connect: Connect) -> None:
+    reader = connect("orders_reader")
+    assert reader.execute("show statement_timeout").fetchone() == ("2s",)
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        reader.execute("select pg_sleep(10)")
+
+
+def test_no_password_gets_into_the_servers_log(postgres: PostgresServer) -> None:
+    log = postgres.socket_dir.parent / "postgres.log"
+    assert log.exists()
+    for secret in SECRETS.values():
+        assert secret not in log.read_text()

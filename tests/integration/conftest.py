@@ -1,0 +1,68 @@
+"""An embedded PostgreSQL for the session, a fresh migrated database for each module, and a running stack."""
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from db.orders import OrderBooks
+from db.pool import Books
+from orchestrator.settings import Settings
+from orchestrator.stack import Stack
+from tests.live import LiveApi
+from tests.ports import free_port_base
+from tests.servers import PostgresServer, postgres_server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def books_url(postgres: PostgresServer) -> Iterator[str]:
+    with postgres.fresh_database() as url:
+        yield url
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def pool(books_url: str) -> AsyncIterator[Books]:
+    async with Books(books_url, max_size=16, application_name="tests") as books:
+        yield books
+
+
+@pytest.fixture(scope="module")
+def books(pool: Books) -> OrderBooks:
+    return OrderBooks(pool, "worker-1")
+
+
+@pytest.fixture(scope="session")
+def live_stack() -> Iterator[Stack]:
+    """A whole stack of its own, healthy. Who takes a part of it away brings it back."""
+    home = Path(tempfile.mkdtemp(prefix="orders-live-")).resolve()
+    settings = Settings(
+        orders_home=home,
+        port_base=free_port_base(),
+        database_url=None,
+        temporal_address=None,
+        order_workers=1,
+        shipping_workers=1,
+        auto_review_seconds=0.3,
+    )
+    stack = Stack(settings)
+    try:
+        stack.up(bound=True)
+        yield stack
+    finally:
+        stack.down()
+        shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def live(live_stack: Stack) -> Iterator[LiveApi]:
+    with LiveApi(live_stack.settings.api_url) as api:
+        yield api

@@ -1,0 +1,361 @@
+"""API keys: who may do what, what a start on an open address needs, and where a key must never be found."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+import pytest_asyncio
+
+from db import keys as stored
+from db.reader import ROLE
+from orchestrator.api.app import create_app
+from orchestrator.keys import Role, hashed, new_key
+from orchestrator.settings import Settings
+from tests.live import body, eventually
+from tests.ports import free_port_base
+from tests.servers import PostgresServer
+
+NOBODY_LISTENS = "127.0.0.1:1"
+
+ROUTES = [
+    ("GET", "/orders", None, Role.VIEWER),
+    ("GET", "/orders/a/status", None, Role.VIEWER),
+    ("GET", "/orders/a/history", None, Role.VIEWER),
+    ("GET", "/latency", None, Role.VIEWER),
+    ("GET", "/latency.csv", None, Role.VIEWER),
+    ("GET", "/audit", None, Role.VIEWER),
+    ("GET", "/faults", None, Role.VIEWER),
+    ("GET", "/faults/history", None, Role.VIEWER),
+    ("GET", "/metrics", None, Role.VIEWER),
+    ("GET", "/whoami", None, Role.VIEWER),
+    ("GET", "/docs", None, Role.VIEWER),
+    ("GET", "/openapi.json", None, Role.VIEWER),
+    ("GET", "/nothing/here", None, Role.VIEWER),
+    ("POST", "/orders/a/start", body(), Role.OPERATOR),
+    ("POST", "/orders/a/signals/cancel", {"reason": "r", "cancelled_by": "c"}, Role.OPERATOR),
+    ("POST", "/orders/a/signals/update-address", {}, Role.OPERATOR),
+    ("POST", "/orders/a/signals/approve", {"reviewer": "r"}, Role.OPERATOR),
+    ("POST", "/orders/a/signals/reject", {"reviewer": "r", "reason": "r"}, Role.OPERATOR),
+    ("POST", "/nothing/here", {}, Role.OPERATOR),
+    ("PUT", "/faults", {"profile": "none"}, Role.CHAOS),
+]
+
+
+def settings(url: str, **others: object) -> Settings:
+    return Settings(
+        _env_file=None,  # type: ignore[call-arg]
+        database_url=url,
+        temporal_address=NOBODY_LISTENS,
+        **others,  # type: ignore[arg-type]
+    )
+
+
+def make_key(url: str, name: str, role: str) -> str:
+    key = new_key()
+    assert stored.add(url, hashed(key), name, role)
+    return key
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.fixture
+def url(postgres: PostgresServer) -> Iterator[str]:
+    with postgres.fresh_database() as fresh:
+        yield fresh
+
+
+@pytest_asyncio.fixture
+async def api(url: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with serving(settings(url)) as client:
+        yield client
+
+
+class serving:
+    """The API in this process."""
+
+    def __init__(self, wanted: Settings) -> None:
+        self._app = create_app(wanted)
+
+    async def __aenter__(self) -> httpx.AsyncClient:
+        self._lifespan = self._app.router.lifespan_context(self._app)
+        await self._lifespan.__aenter__()
+        self._client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self._app), base_url="http://api", timeout=20
+        )
+        return self._client
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+        await self._lifespan.__aexit__(None, None, None)
+
+
+async def until_closed(api: httpx.AsyncClient) -> None:
+    """A key that was just made is known within seconds."""
+    give_up_at = time.monotonic() + 5
+    while (await api.get("/whoami")).status_code != 401:
+        assert time.monotonic() < give_up_at
+        await asyncio.sleep(0.05)
+
+
+# --- Roles ------------------------------------------------------------------------------------------
+
+
+async def test_without_any_key_everybody_may_do_everything(api: httpx.AsyncClient) -> None:
+    assert (await api.get("/whoami")).json() == {"name": None, "role": "chaos"}
+    assert (await api.put("/faults", json={"profile": "none"})).status_code == 200
+
+
+async def test_each_role_may_do_its_own_and_no_more(api: httpx.AsyncClient, url: str) -> None:
+    keys = {role: make_key(url, role.word, role.word) for role in Role}
+    await until_closed(api)
+    for method, path, request, needed in ROUTES:
+        nobody = await api.request(method, path, json=request)
+        assert (nobody.status_code, nobody.headers["www-authenticate"]) == (401, 'Bearer realm="orders"'), (
+            path
+        )
+        assert nobody.headers["content-type"] == "application/problem+json"
+        for token in (new_key(), "", "x", hashed(keys[Role.CHAOS]), keys[Role.CHAOS][:-1]):
+            wrong = await api.request(method, path, json=request, headers=bearer(token))
+            assert wrong.status_code == 401, (path, token)
+        for role, key in keys.items():
+            answer = await api.request(method, path, json=request, headers=bearer(key))
+            if role >= needed:
+                assert answer.status_code not in (401, 403), (method, path, role)
+            else:
+                assert answer.status_code == 403, (method, path, role)
+                assert f'scope="{needed.word}"' in answer.headers["www-authenticate"]
+
+
+async def test_other_ways_to_bring_a_key_are_none(api: httpx.AsyncClient, url: str) -> None:
+    key = make_key(url, "ada", "chaos")
+    await until_closed(api)
+    for headers in (
+        {"Authorization": key},
+        {"Authorization": f"Basic {key}"},
+        {"Authorization": "Bearer"},
+        {"X-API-Key": key},
+        {"Cookie": f"api_key={key}"},
+    ):
+        assert (await api.get("/whoami", headers=headers)).status_code == 401, headers
+    assert (await api.get("/whoami", params={"api_key": key})).status_code == 401
+    assert (await api.get("/whoami", headers={"Authorization": f"bearer  {key}"})).status_code == 200
+
+
+async def test_health_needs_no_key_and_tells_nothing_else(api: httpx.AsyncClient, url: str) -> None:
+    make_key(url, "ada", "viewer")
+    await until_closed(api)
+    answer = await api.get("/health")
+    assert answer.status_code == 503
+    assert set(answer.json()) == {
+        "status", "timestamp", "temporal_connected", "database_connected", "workers_healthy",
+    }  # fmt: skip
+
+
+async def test_a_revoked_key_is_worthless_within_seconds_and_nothing_opens_again(
+    api: httpx.AsyncClient, url: str
+) -> None:
+    key = make_key(url, "ada", "chaos")
+    await until_closed(api)
+    assert (await api.get("/whoami", headers=bearer(key))).json() == {"name": "ada", "role": "chaos"}
+    assert stored.revoke(url, "ada")
+    revoked_at = time.monotonic()
+    while (await api.get("/whoami", headers=bearer(key))).status_code != 401:
+        assert time.monotonic() - revoked_at < 3
+        await asyncio.sleep(0.05)
+    assert (await api.get("/orders")).status_code == 401, "with the last key gone it stays closed"
+
+
+@pytest.mark.parametrize("others", [{"auth": "required"}, {"bind_address": "192.0.2.1"}])
+async def test_closed_without_any_key(url: str, others: dict[str, str]) -> None:
+    async with serving(settings(url, **others)) as api:
+        assert (await api.get("/orders")).status_code == 401
+
+
+async def test_while_the_keys_cannot_be_read_nobody_is_let_in(tmp_path: Path) -> None:
+    async with serving(settings(f"postgresql://postgres@/orders?host={tmp_path}")) as api:
+        for headers in ({}, bearer(new_key())):
+            for path in ("/orders", "/metrics", "/openapi.json"):
+                answer = await api.get(path, headers=headers)
+                assert answer.status_code == 503, path
+                assert answer.headers["retry-after"] == "1"
+
+
+# --- Where a key is ---------------------------------------------------------------------------------
+
+
+def command(url: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words],
+        env=os.environ | {"DATABASE_URL": url, "TEMPORAL_ADDRESS": NOBODY_LISTENS} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_key_is_shown_once_and_stored_nowhere(url: str) -> None:
+    keys = ("-m", "orchestrator", "keys")
+    added = command(url, *keys, "add", "ada", "--role", "operator", "--json")
+    assert added.returncode == 0, added.stderr
+    key = json.loads(added.stdout)["key"]
+    listed = command(url, *keys, "list", "--json")
+    assert [
+        (each["name"], each["role"], each["revoked_at"]) for each in json.loads(listed.stdout)["keys"]
+    ] == [("ada", "operator", None)]
+    assert key not in listed.stdout
+    with psycopg.connect(url) as connection:
+        rows = connection.execute("select to_jsonb(k)::text from api_keys k").fetchall()
+    assert key not in str(rows)
+    assert hashed(key) in str(rows)
+    for words, sentence in (
+        (("add", "ada", "--role", "viewer"), "there is a key ada already"),
+        (("add", "bob", "--role", "root"), "there is no role 'root'"),
+        (("add", "a b", "--role", "viewer"), "a key's name is"),
+        (("revoke", "bob"), "there is no working key bob"),
+    ):
+        refused = command(url, *keys, *words)
+        assert (refused.returncode, sentence in refused.stderr) == (2, True), refused.stderr
+    assert command(url, *keys, "revoke", "ada").returncode == 0
+    assert command(url, *keys, "add", "ada", "--role", "viewer").returncode == 0, "the name is free again"
+
+
+def test_a_deployment_brings_its_key_by_the_environment(url: str) -> None:
+    words = ("-m", "orchestrator", "keys", "add", "deployment", "--role", "chaos", "--from-environment")
+    key = new_key()
+    for _ in range(2):
+        taken = command(url, *words, API_KEY=key)
+        assert (taken.returncode, key in taken.stdout + taken.stderr) == (0, False), taken.stderr
+    assert [(each.name, each.role) for each in stored.listed(url)] == [("deployment", "chaos")]
+    for wrong in ("", "secret", key[:-1], f"{key} "):
+        assert command(url, *words, API_KEY=wrong).returncode == 2
+    assert stored.revoke(url, "deployment")
+    assert "is revoked" in command(url, *words, API_KEY=key).stderr
+
+
+def test_the_reading_role_sees_no_hashes_and_yet_knows_whether_there_are_keys(url: str) -> None:
+    make_key(url, "ada", "viewer")
+    with psycopg.connect(url, options=f"-c role={ROLE}") as connection:
+        assert connection.execute("select api_key_exists()").fetchone() == (True,)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("select * from api_keys")
+
+
+PARTS = {
+    "the API": ("-m", "orchestrator.process", "api"),
+    "the dashboard": ("-m", "dashboard"),
+    "the load tests' page": ("-m", "locust", "-f", "loadtest/locustfile.py"),
+    "the worker's metrics": ("-m", "orchestrator.process", "worker", "order"),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_no_part_starts_on_an_open_address_without_keys(url: str, part: str) -> None:
+    refused = command(url, *PARTS[part], BIND_ADDRESS="0.0.0.0", PORT_BASE=str(free_port_base()))
+    assert refused.returncode == 2, refused.stderr
+    assert f"{part} does not start on 0.0.0.0 without API keys" in refused.stderr
+    assert refused.stderr.count("\n") <= 3, "no traceback, only what Locust says of itself before"
+
+
+def test_no_part_starts_on_an_open_address_when_nobody_knows_of_keys(tmp_path: Path) -> None:
+    away = f"postgresql://postgres@/orders?host={tmp_path}"
+    refused = command(away, *PARTS["the API"], BIND_ADDRESS="0.0.0.0", PORT_BASE=str(free_port_base()))
+    assert (refused.returncode, "no database answers" in refused.stderr) == (2, True), refused.stderr
+
+
+@contextmanager
+def started(url: str, part: str, log: Path, **environment: str) -> Iterator[int]:
+    """A part as a process; the port of the API of its stack."""
+    port = free_port_base()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, *PARTS[part]],
+            env=os.environ
+            | {"DATABASE_URL": url, "TEMPORAL_ADDRESS": NOBODY_LISTENS, "PORT_BASE": str(port)}
+            | environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield port
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def answers(address: str, **options: object) -> httpx.Response | None:
+    try:
+        return httpx.get(address, trust_env=False, timeout=5, **options)  # type: ignore[arg-type]
+    except httpx.TransportError:
+        return None
+
+
+def test_pages_are_closed_too_and_no_key_is_in_any_log(url: str, tmp_path: Path) -> None:
+    viewer, operator = make_key(url, "ada", "viewer"), make_key(url, "bob", "operator")
+    wrong = new_key()
+    logs = [tmp_path / f"{name}.log" for name in ("api", "dashboard", "locust")]
+    # The keys make an open address possible; on this machine all of 127.0.0.0/8 is loopback.
+    with (
+        started(url, "the API", logs[0], BIND_ADDRESS="0.0.0.0", LOG_LEVEL="DEBUG") as port,
+        started(url, "the dashboard", logs[1], API_URL=f"http://127.0.0.1:{port}") as dashboard,
+        started(url, "the load tests' page", logs[2], API_URL=f"http://127.0.0.1:{port}") as locust,
+    ):
+        api = f"http://127.0.0.1:{port}"
+        eventually(lambda: answers(f"{api}/health"))
+        assert httpx.get(f"{api}/orders").status_code == 401
+        assert httpx.get(f"{api}/orders", headers=bearer(viewer)).status_code == 200
+        assert httpx.get(f"{api}/orders?key={wrong}", headers=bearer(wrong)).status_code == 401
+        too_large = httpx.post(f"{api}/orders/a/start", content=b"x" * 100_000, headers=bearer(operator))
+        assert too_large.status_code == 413
+        malformed = httpx.post(f"{api}/orders/a/start", content=operator.encode(), headers=bearer(operator))
+        assert malformed.status_code == 422
+        assert operator not in malformed.text
+
+        page = f"http://127.0.0.1:{dashboard + 1}"
+        eventually(lambda: (found := answers(f"{page}/_stcore/health")) and found.status_code == 200)
+        eventually(lambda: (found := answers(page)) and found.status_code == 401)
+        for path in ("/orders", "/export/latency.csv", "/static/nothing.js", "/_stcore/host-config"):
+            assert httpx.get(page + path).status_code == 401, path
+        assert httpx.post(f"{page}/login", data={"key": wrong}).status_code == 401
+        with httpx.Client(base_url=page) as browser:
+            let_in = browser.post("/login", data={"key": viewer})
+            assert let_in.status_code == 303
+            assert "HttpOnly" in let_in.headers["set-cookie"]
+            assert viewer not in str(let_in.headers)
+            assert browser.get("/").status_code == 200
+            assert browser.get("/export/latency.csv").text.startswith("order_id,")
+            assert stored.revoke(url, "ada")
+            eventually(lambda: browser.get("/export/latency.csv").status_code == 401, seconds=6)
+
+        tests = f"http://127.0.0.1:{locust + 2}"
+        eventually(lambda: answers(f"{tests}/alive"))
+        eventually(lambda: (found := answers(f"{tests}/verdict")) and found.status_code == 401)
+        for path in ("/", "/stats/requests", "/verdict.json", "/stats/report"):
+            assert httpx.get(tests + path).status_code == 401, path
+        also_viewer = make_key(url, "eve", "viewer")
+        assert eventually(lambda: httpx.get(tests, auth=("x", also_viewer)).status_code == 403)
+        assert httpx.get(f"{tests}/verdict", auth=("x", operator)).status_code == 200
+        foreign = httpx.post(
+            f"{tests}/swarm", data={}, auth=("x", operator), headers={"Origin": "http://evil.example"}
+        )
+        assert foreign.status_code == 403
+        for address in (api, page, tests):
+            headers = httpx.get(f"{address}/alive").headers
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["x-frame-options"] == "DENY"
+            assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    written = "".join(log.read_text() for log in logs)
+    for key in (viewer, operator, also_viewer, wrong):
+        assert key not in written
+        assert hashed(key) not in written

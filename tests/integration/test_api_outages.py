@@ -1,0 +1,199 @@
+"""The API while a part behind it is away: 503 with Retry-After in under 2 s, then service by itself."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import httpx
+import pytest
+
+from orchestrator.settings import Settings
+from orchestrator.stack import Stack
+from orchestrator.stack.layout import stack_environment
+from tests.live import LiveApi, body, eventually, new_id
+from tests.orders import OTHER_ADDRESS
+from tests.ports import free_port_base
+
+pytestmark = pytest.mark.stack
+
+Request = Callable[[LiveApi, str], httpx.Response]
+
+NEEDS_TEMPORAL: dict[str, Request] = {
+    "start": lambda live, _: live.http.post(f"/orders/{new_id()}/start", json=body()),
+    "status of an unknown order": lambda live, _: live.http.get(f"/orders/{new_id()}/status"),
+    "cancel": lambda live, order: live.signal(order, "cancel", reason="r", cancelled_by="c"),
+    "update-address": lambda live, order: live.signal(
+        order, "update-address", new_address=asdict(OTHER_ADDRESS), updated_by="c"
+    ),
+    "audit": lambda live, _: live.http.get("/audit"),
+}
+NEEDS_BOOKS: dict[str, Request] = {
+    "start": NEEDS_TEMPORAL["start"],
+    "status": lambda live, order: live.http.get(f"/orders/{order}/status"),
+    "status, held": lambda live, order: live.http.get(f"/orders/{order}/status?wait=20"),
+    "history": lambda live, order: live.http.get(f"/orders/{order}/history"),
+    "list": lambda live, _: live.http.get("/orders"),
+    "late cancel": NEEDS_TEMPORAL["cancel"],
+    "address of a running order": NEEDS_TEMPORAL["update-address"],
+    "cancel of a running order": NEEDS_TEMPORAL["cancel"],
+    "latency": lambda live, _: live.http.get("/latency"),
+    "latency.csv": lambda live, _: live.http.get("/latency.csv"),
+    "faults": lambda live, _: live.http.get("/faults"),
+    "new faults": lambda live, _: live.http.put("/faults", json={"profile": "none"}),
+    "audit": NEEDS_TEMPORAL["audit"],
+}
+
+
+@contextmanager
+def stopped(stack: Stack, name: str) -> Iterator[None]:
+    stack.stop(name)
+    try:
+        yield
+    finally:
+        stack.start(name)
+
+
+@contextmanager
+def frozen(stack: Stack, name: str) -> Iterator[None]:
+    """It is there, and says nothing."""
+    stack.kill(name, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        stack.kill(name, signal.SIGCONT)
+
+
+def assert_away(answer: httpx.Response) -> None:
+    assert answer.status_code == 503, answer.text
+    assert int(answer.headers["retry-after"]) >= 1
+    assert answer.elapsed.total_seconds() < 2
+    assert answer.headers["content-type"] == "application/problem+json"
+    for inner_word in ("Traceback", "psycopg", "socket", "127.0.0.1", "tonic"):
+        assert inner_word not in answer.text
+
+
+def assert_serves(live: LiveApi) -> None:
+    def takes_an_order() -> str | None:
+        order_id = new_id()
+        answer = live.http.post(f"/orders/{order_id}/start", json=body())
+        return order_id if answer.status_code == 200 else None
+
+    order_id = eventually(takes_an_order)
+    assert eventually(lambda: live.http.get(f"/orders/{order_id}/status").status_code == 200)
+    assert live.finished(order_id)["status"] == "completed"
+    assert eventually(lambda: live.http.get("/health").status_code == 200)
+
+
+@pytest.fixture
+def finished_order(live: LiveApi) -> str:
+    order_id = live.start()
+    live.finished(order_id)
+    return order_id
+
+
+@pytest.mark.parametrize("away", [stopped, frozen])
+def test_without_temporal(
+    live: LiveApi, live_stack: Stack, finished_order: str, away: Callable[..., Iterator[None]]
+) -> None:
+    with away(live_stack, "temporal"):  # type: ignore[attr-defined]
+        for request in NEEDS_TEMPORAL.values():
+            assert_away(request(live, finished_order))
+        # What only needs the books goes on.
+        assert live.status(finished_order)["status"] == "completed"
+        health = live.http.get("/health")
+        assert (health.status_code, health.elapsed.total_seconds() < 2) == (503, True)
+        assert health.json()["database_connected"]
+        assert not health.json()["temporal_connected"]
+    assert_serves(live)
+
+
+def test_without_postgres(live: LiveApi, live_stack: Stack, finished_order: str) -> None:
+    running = live.start(review="manual")
+    live.in_state(running, "in_review")
+    with stopped(live_stack, "postgres"):
+        for name, request in NEEDS_BOOKS.items():
+            order_id = running if name == "status, held" or "running" in name else finished_order
+            assert_away(request(live, order_id))
+        health = live.http.get("/health")
+        assert (health.status_code, health.elapsed.total_seconds() < 2) == (503, True)
+        assert health.json()["temporal_connected"]
+        assert not health.json()["database_connected"]
+        assert "books_connected 0.0" in eventually(
+            lambda: "books_connected 0.0" in (text := live.http.get("/metrics").text) and text
+        )
+    assert_serves(live)
+    # The cancellation had reached the order, unless its review expired first.
+    assert live.finished(running)["reason"] in ("customer_cancelled", "review_expired")
+
+
+def test_an_order_is_accepted_without_workers(live: LiveApi, live_stack: Stack) -> None:
+    with stopped(live_stack, "order-worker-1"):
+        order_id = live.start()
+        status = live.status(order_id)
+        assert (status["status"], status["state"], status["current_step"]) == (
+            "running",
+            "received",
+            "receive",
+        )
+        assert live.history(order_id) == []
+        again = live.http.post(f"/orders/{order_id}/start", json=body())
+        assert again.json()["status"] == "already_started"
+        other = live.http.post(f"/orders/{order_id}/start", json=body(review="manual"))
+        assert other.status_code == 409
+        cancelled = live.signal(order_id, "cancel", reason="r", cancelled_by="c")
+        assert cancelled.status_code == 503
+        assert "may still be carried out" in cancelled.json()["detail"]
+    # The request had reached the order.
+    assert live.finished(order_id)["reason"] == "customer_cancelled"
+
+
+@pytest.mark.parametrize(("worker", "away"), [("order-worker-1", frozen), ("shipping-worker-1", stopped)])
+def test_health_notices_that_a_queue_has_no_live_worker(
+    live: LiveApi, live_stack: Stack, worker: str, away: Callable[..., Iterator[None]]
+) -> None:
+    assert eventually(lambda: live.http.get("/health").json()["workers_healthy"])
+    with away(live_stack, worker):  # type: ignore[attr-defined]
+        eventually(lambda: not live.http.get("/health").json()["workers_healthy"], seconds=15)
+    eventually(lambda: live.http.get("/health").json()["workers_healthy"], seconds=10)
+
+
+def test_the_api_starts_with_nothing_behind_it_and_stops_at_once(tmp_path: Path) -> None:
+    settings = Settings(
+        orders_home=tmp_path, port_base=free_port_base(), database_url=None, temporal_address=None
+    )
+    process = subprocess.Popen([sys.executable, "-m", "orchestrator", "api"], env=stack_environment(settings))
+    try:
+        with LiveApi(settings.api_url) as lonely:
+            health = eventually(lambda: _answer(lonely, "/health"))
+            assert health.status_code == 503
+            assert not any(value is True for value in health.json().values())
+            assert_away(NEEDS_TEMPORAL["start"](lonely, "x"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=3) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_held_requests_are_let_go_when_the_api_stops(live: LiveApi, live_stack: Stack) -> None:
+    order_id = live.start(review="manual")
+    with ThreadPoolExecutor(1) as threads:
+        held = threads.submit(live.http.get, f"/orders/{order_id}/status?wait=30")
+        time.sleep(1.0)
+        live_stack.restart("api")
+        answer = held.result()
+    assert answer.json()["status"] == "running"
+    live.signal(order_id, "cancel", reason="enough seen", cancelled_by="test")
+
+
+def _answer(live: LiveApi, path: str) -> httpx.Response | None:
+    try:
+        return live.http.get(path)
+    except httpx.TransportError:
+        return None

@@ -1,0 +1,268 @@
+"""Backup and restore of the embedded stack, with orders in flight and with files that cannot be used."""
+
+import asyncio
+import dataclasses
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from loadtest.drive import drive, outcomes
+from orchestrator.errors import StackError
+from orchestrator.settings import Settings
+from orchestrator.stack import Stack, Stage, archive, backup, plan, postgres
+from orchestrator.stack.layout import Layout, stack_environment
+from tests.chaos.crashes import set_faults
+from tests.command_line import CommandLine
+from tests.live import eventually
+from tests.ports import free_port_base
+
+ORDERS = 60
+RATE = 6.0
+BEFORE = 25
+"""So many starts are acknowledged before the backup begins."""
+
+GAP_ORDERS = 12
+"""So many more while it is under way, between the copy of Temporal and that of the books."""
+
+
+def silent(_sentence: str) -> None:
+    return None
+
+
+def settings_in(home: Path) -> Settings:
+    return Settings(
+        orders_home=home,
+        port_base=free_port_base(),
+        database_url=None,
+        temporal_address=None,
+        order_workers=1,
+        shipping_workers=1,
+        auto_review_seconds=0.3,
+    )
+
+
+def without_screens(settings: Settings) -> Stack:
+    return Stack(settings, [each for each in plan.components(settings) if each.stage < Stage.SCREENS])
+
+
+def count(settings: Settings, condition: str) -> int:
+    with psycopg.connect(settings.books_url, autocommit=True) as connection:
+        row = connection.execute(f"select count(*) from orders where {condition}".encode()).fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+@pytest.fixture
+def homes() -> Iterator[Callable[[], Path]]:
+    """Makes directories, and removes them with what runs in them."""
+    made: list[Path] = []
+
+    def make() -> Path:
+        made.append(Path(tempfile.mkdtemp(prefix="orders backup ")).resolve())
+        return made[-1]
+
+    yield make
+    for home in made:
+        Stack(settings_in(home)).down()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.mark.stack
+@pytest.mark.timeout(360)
+async def test_every_order_of_a_backup_reaches_its_outcome(homes, monkeypatch):
+    settings, file = settings_in(homes()), homes() / "orders.backup"
+    stack = without_screens(settings)
+    stack.up(bound=True)
+    await set_faults(settings, "assignment")
+    acknowledged: list[str] = []
+
+    async def note(_http, order_id):
+        acknowledged.append(order_id)
+
+    copy_books = backup._copy_running_postgres
+
+    def copy_later(*arguments):
+        """The books are copied when there are orders that Temporal's copy does not know, and orders that
+        have ended since."""
+        known, ended = len(acknowledged), count(settings, "state >= 'completed'")
+        eventually(lambda: len(acknowledged) >= known + GAP_ORDERS)
+        eventually(lambda: count(settings, "state >= 'completed'") >= ended + 3)
+        return copy_books(*arguments)
+
+    monkeypatch.setattr(backup, "_copy_running_postgres", copy_later)
+    driving = asyncio.create_task(
+        drive(settings.api_url, run_id="kept", rate=RATE, count=ORDERS, action=note)
+    )
+    await asyncio.to_thread(eventually, lambda: len(acknowledged) >= BEFORE)
+    before = list(acknowledged)
+    manifest = await asyncio.to_thread(backup.back_up, stack, file, silent)
+    assert manifest.made_of == "running"
+    report = await driving
+    assert report.failures == {}
+    # The running stack goes on as if nothing had been copied.
+    assert len(await outcomes(settings.api_url, report.acknowledged, patience_seconds=60)) == ORDERS
+    stack.down()
+    shutil.rmtree(settings.home)
+
+    again = settings_in(homes())
+    restored_at = datetime.now(UTC)
+    backup.restore(without_screens(again), file, force=False, report=silent)
+    stack = without_screens(again)
+    stack.up(bound=True)
+    finished = await outcomes(again.api_url, before, patience_seconds=60)
+    assert sorted(finished) == sorted(before)
+    await asyncio.to_thread(eventually, lambda: count(again, "state < 'completed'") == 0, 60)
+    # The copies were of orders in flight: some of these reached their outcome only now.
+    assert count(again, f"finished_at > '{restored_at.isoformat()}'") > 0
+    assert count(again, "abort_reason = 'terminated'") > 0, "no order was unknown to Temporal's copy"
+    environment = {**os.environ, **stack_environment(again)}
+    code, said = await CommandLine(environment).run("audit")
+    assert code == 0, said
+    # And the restored system works.
+    more = await drive(again.api_url, run_id="new", rate=RATE, count=6)
+    assert len(await outcomes(again.api_url, more.acknowledged, patience_seconds=60)) == 6
+    with pytest.raises(StackError, match="A stack runs"):
+        backup.restore(stack, file, force=True, report=silent)
+
+
+# --- Without a stack ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stopped_home() -> Iterator[Path]:
+    """The data of a stack that does not run."""
+    home = Path(tempfile.mkdtemp(prefix="orders-stopped-")).resolve()
+    layout = Layout.of(settings_in(home))
+    for directory in (layout.control, layout.logs, layout.sockets, layout.temporal_data):
+        directory.mkdir(parents=True, exist_ok=True)
+    postgres.prepare(layout)
+    with closing(sqlite3.connect(layout.temporal_data / "temporal.db")) as database:
+        database.execute("pragma journal_mode=wal")
+        database.execute("create table t as select 42 as answer")
+        database.commit()
+    yield home
+    shutil.rmtree(home)
+
+
+@pytest.fixture(scope="module")
+def file(stopped_home: Path) -> Path:
+    """Its backup."""
+    file = stopped_home / "stopped.backup"
+    assert backup.back_up(Stack(settings_in(stopped_home)), file, silent).made_of == "stopped"
+    return file
+
+
+def files_in(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+
+
+def restore_into(home: Path, file: Path, *, force: bool = False) -> backup.Restored:
+    return backup.restore(Stack(settings_in(home)), file, force=force, report=silent)
+
+
+def test_a_stopped_stack_is_restored_file_for_file(stopped_home, file, homes):
+    home = homes()
+    assert restore_into(home, file).replaced is None
+    assert files_in(home / "postgres") == files_in(stopped_home / "postgres")
+    assert (home / "postgres").stat().st_mode & 0o777 == 0o700
+    assert (home / "postgres").stat().st_uid == (stopped_home / "postgres").stat().st_uid
+    with closing(sqlite3.connect(home / "temporal" / "temporal.db")) as database:
+        assert database.execute("select answer from t").fetchall() == [(42,)]
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_there_is_refused_or_moved_aside(file, homes):
+    home = homes()
+    restore_into(home, file)
+    (home / "postgres" / "mine").write_text("precious")
+    with pytest.raises(StackError, match="holds data already"):
+        restore_into(home, file)
+    replaced = restore_into(home, file, force=True).replaced
+    assert replaced is not None
+    assert (replaced / "postgres" / "mine").read_text() == "precious"
+    assert not (home / "postgres" / "mine").exists()
+
+
+def test_a_backup_overwrites_no_file_and_needs_data(stopped_home, file, homes):
+    with pytest.raises(StackError, match="exists"):
+        backup.back_up(Stack(settings_in(stopped_home)), file, silent)
+    with pytest.raises(StackError, match="nothing to back up"):
+        backup.back_up(Stack(settings_in(homes())), homes() / "x", silent)
+
+
+def rewritten(file: Path, target: Path, **changes: str) -> Path:
+    """The same backup with another manifest."""
+    manifest = archive.checked(file)
+    parts = target.parent / "parts"
+    parts.mkdir()
+    for part in manifest.parts:
+        with archive.part_of(file, part.name) as content:
+            (parts / part.name).write_bytes(content.read())
+    archive.write(target, dataclasses.replace(manifest, **changes), parts)
+    return target
+
+
+def truncated(file: Path, target: Path) -> Path:
+    target.write_bytes(file.read_bytes()[:-200_000])
+    return target
+
+
+def damaged(file: Path, target: Path) -> Path:
+    content = bytearray(file.read_bytes())
+    content[-100_000] ^= 1
+    target.write_bytes(content)
+    return target
+
+
+def no_backup(_file: Path, target: Path) -> Path:
+    target.write_text("something else" * 100)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (truncated, "not whole"),
+        (damaged, "damaged"),
+        (no_backup, "is no backup"),
+        (lambda _file, target: target, "No such file"),
+        (lambda file, target: rewritten(file, target, postgres="17"), "made by PostgreSQL 17"),
+        (lambda file, target: rewritten(file, target, temporal="99.0.0"), "Temporal 99.0.0"),
+        (lambda file, target: rewritten(file, target, newest_migration="99991231_x.sql"), "newer release"),
+        (lambda file, target: rewritten(file, target, machine="sparc"), "made on sparc"),
+        (lambda file, target: rewritten(file, target, namespace="other"), "TEMPORAL_NAMESPACE"),
+    ],
+)
+def test_a_file_that_cannot_be_used_changes_nothing(file, homes, spoil, words):
+    home = homes()
+    spoilt = spoil(file, homes() / "spoilt.backup")
+    with pytest.raises(StackError, match=words) as refused:
+        restore_into(home, spoilt, force=True)
+    assert str(refused.value).count("\n") == 0
+    assert list(home.iterdir()) == []
+
+
+async def test_the_commands(stopped_home, homes):
+    place, home = homes(), homes()
+    here = CommandLine({**os.environ, "ORDERS_HOME": str(stopped_home)})
+    there = CommandLine({**os.environ, "ORDERS_HOME": str(home)})
+    code, said = await here.run("backup", str(place / "a.backup"))
+    assert (code, "of the stopped stack" in said) == (0, True), said
+    code, said = await there.run("restore", str(place / "a.backup"))
+    assert (code, "make up" in said) == (0, True), said
+    code, said = await there.run("restore", str(place / "a.backup"))
+    assert (code, "--force" in said) == (2, True), said
+    code, said = await CommandLine({**here.environment, "TEMPORAL_ADDRESS": "elsewhere:7233"}).run(
+        "backup", str(place / "b.backup")
+    )
+    assert (code, "TEMPORAL_ADDRESS" in said, said.count("\n")) == (2, True, 1), said

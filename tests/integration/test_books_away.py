@@ -1,0 +1,49 @@
+"""The books come back for those who asked while they were away."""
+
+import asyncio
+from pathlib import Path
+from time import monotonic
+
+import psycopg
+import pytest
+
+from db.pool import MAX_WAITING, Books
+from orchestrator.errors import BooksAway
+from tests.servers import PostgresServer
+
+BACK_SECONDS = 10.0
+
+
+async def ask(books: Books) -> bool:
+    try:
+        return await books.fetch_one("select 1 as answer") == {"answer": 1}
+    except BooksAway:
+        return False
+
+
+@pytest.mark.parametrize("callers", [1, MAX_WAITING + 50])
+async def test_callers_in_vain_do_not_keep_the_next_from_a_connection(
+    postgres: PostgresServer, tmp_path: Path, callers: int
+) -> None:
+    # Nobody listens there, until the link leads to the server.
+    link = tmp_path / "run"
+    async with Books(f"postgresql://postgres@/postgres?host={link}&sslmode=disable") as books:
+        for _ in range(2):
+            assert not any(await asyncio.gather(*(ask(books) for _ in range(callers))))
+        link.symlink_to(postgres.socket_dir)
+        give_up_at = monotonic() + BACK_SECONDS
+        while not await ask(books):
+            assert monotonic() < give_up_at, "the books are back, and nobody notices"
+            await asyncio.sleep(0.05)
+
+
+async def test_connections_that_ended_while_idle_cost_nobody_a_statement(postgres: PostgresServer) -> None:
+    async with Books(postgres.url("orders"), max_size=4, application_name="idle") as books:
+        slow = "select pg_sleep(0.2), pg_backend_pid() as pid"
+        before = await asyncio.gather(*(books.fetch_one(slow) for _ in range(4)))
+        pids = {row["pid"] for row in before if row is not None}
+        assert len(pids) == 4
+        with psycopg.connect(postgres.url("postgres"), autocommit=True) as administrator:
+            for pid in pids:
+                administrator.execute("select pg_terminate_backend(%s, 5000)", (pid,))
+        assert all(await asyncio.gather(*(ask(books) for _ in range(4))))

@@ -1,0 +1,284 @@
+"""The command line against a running stack: what it prints, and its exit codes."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import cli
+from orchestrator.stack import Stack
+from orchestrator.stack.layout import STACK_MARKER, stack_environment
+from tests.live import LiveApi, eventually, new_id
+from tests.orders import OTHER_ADDRESS
+
+pytestmark = pytest.mark.stack
+
+NOBODY_LISTENS = "http://127.0.0.1:1"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command printed, and its exit code."""
+
+    exit_code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        assert self.exit_code == 0, self.err
+        return json.loads(self.out)
+
+    def refuses(self, exit_code: int, words: str) -> bool:
+        """Whether it ended with this code and one sentence that says these words."""
+        assert self.exit_code == exit_code, (self.out, self.err)
+        assert words in self.err
+        assert self.err.count("\n") == 1
+        return self.out == ""
+
+
+Command = Callable[..., Said]
+
+
+@pytest.fixture
+def command(
+    live_stack: Stack, live: LiveApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Runs a command of the CLI on the running stack."""
+    for name, value in stack_environment(live_stack.settings).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(STACK_MARKER)
+
+    def run(*arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["orchestrator", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        code = ended.value.code
+        return Said(code if isinstance(code, int) else 0, *capsys.readouterr())
+
+    return run
+
+
+# --- Orders -------------------------------------------------------------------------------------
+
+
+def test_start_status_history_and_list(command: Command) -> None:
+    order_id, run_id = new_id(), new_id()
+    said = command(
+        "start", order_id, "--street", "9 Elm", "--city", "Ogdenville", "--state", "IL", "--zip", "60000",
+        "--item", "CUP:RED:2:1250", "--item", "TEA:1:300", "--payment-id", f"p-{order_id}",
+        "--run-id", run_id,
+    )  # fmt: skip
+    assert said.exit_code == 0
+    assert said.out == f"{order_id}: the order is accepted (workflow order-{order_id})\n"
+    status = command("status", order_id, "--wait", "20", "--json").json()
+    assert (status["status"], status["result"]["amount_cents"]) == ("completed", 2800)
+
+    shown = command("status", order_id)
+    assert shown.exit_code == 0
+    for words in (order_id, "completed", "within the limit", "2800 cents"):
+        assert words in shown.out
+    accepted = command("history", order_id, "--json").json()["events"][0]["detail"]
+    assert accepted["address"] == {"street": "9 Elm", "city": "Ogdenville", "state": "IL", "zip": "60000"}
+    assert accepted["payment_id"] == f"p-{order_id}"
+    told = command("history", order_id).out
+    assert "accepted" in told
+    assert "outcome" in told
+    listed = command("list", "--run-id", run_id, "--json").json()
+    assert [order["order_id"] for order in listed["orders"]] == [order_id]
+    assert order_id in command("list", "--run-id", run_id, "--state", "completed").out
+    assert order_id not in command("list", "--run-id", run_id, "--state", "failed").out
+
+
+def test_the_list_goes_on_where_it_says(command: Command, live: LiveApi) -> None:
+    run_id = new_id()
+    for _ in range(3):
+        live.start(run_id=run_id)
+    first = command("list", "--run-id", run_id, "--limit", "2", "--json").json()
+    assert f"--cursor {first['next_cursor']}" in command("list", "--run-id", run_id, "--limit", "2").out
+    rest = command("list", "--run-id", run_id, "--cursor", first["next_cursor"], "--json").json()
+    assert len({order["order_id"] for order in first["orders"] + rest["orders"]}) == 3
+
+
+def test_start_again_and_with_other_content(command: Command) -> None:
+    order_id = new_id()
+    assert command("start", order_id, "--json").json()["status"] == "started"
+    assert command("start", order_id, "--json").json()["status"] == "already_started"
+    assert command("start", order_id, "--zip", "1").refuses(1, "this id and other content")
+
+
+def test_every_request_about_a_running_order(command: Command, live: LiveApi) -> None:
+    order_id = new_id()
+    assert command("start", order_id, "--review", "manual").exit_code == 0
+    live.in_state(order_id, "in_review")
+    changed = command(
+        "update-address", order_id, "--address", json.dumps(asdict(OTHER_ADDRESS)), "--updated-by", "me"
+    )
+    assert (changed.exit_code, changed.out) == (0, f"{order_id}: the address is changed\n")
+    assert command("approve", order_id, "--reviewer", "me", "--json").json()["accepted"]
+    live.finished(order_id)
+    late = command("cancel", order_id, "--reason", "late", "--cancelled-by", "me")
+    assert late.refuses(1, "too late: the order is completed")
+
+    rejected = live.start(review="manual")
+    live.in_state(rejected, "in_review")
+    assert command("reject", rejected, "--reviewer", "me", "--reason", "no").exit_code == 0
+    assert live.finished(rejected)["reason"] == "review_rejected"
+    cancelled = live.start(review="manual")
+    assert command("cancel", cancelled, "--reason", "why not").exit_code == 0
+    assert live.finished(cancelled)["reason"] == "customer_cancelled"
+
+
+def test_test_passes_with_a_completed_order(command: Command) -> None:
+    order_id = new_id()
+    said = command("test", order_id)
+    assert said.exit_code == 0
+    assert "received" in said.out
+    assert "completed" in said.out
+    assert "within the limit" in said.out
+    assert command("test", order_id).refuses(1, "has been started before")
+    assert command("test", new_id(), "--json").json()["within_limit"]
+
+
+def test_test_fails_with_an_order_that_does_not_complete(command: Command, live: LiveApi) -> None:
+    live.http.put("/faults", json={"profile": "custom", "rates": {"steps": {"charge": {"decline": 1.0}}}})
+    try:
+        eventually(lambda: command("test", new_id()).exit_code == 3)
+        said = command("test", new_id())
+    finally:
+        live.http.put("/faults", json={"profile": "none"})
+    assert said.exit_code == 3
+    assert "payment_declined" in said.out
+
+
+# --- Operations ---------------------------------------------------------------------------------
+
+
+def test_audit_is_clean_and_says_so(command: Command, live: LiveApi) -> None:
+    live.finished(live.start(run_id=(run_id := new_id())))
+    report = command("audit", "--run", run_id, "--json").json()
+    assert (report["clean"], report["judged"]) == (True, 1)
+    said = command("audit")
+    assert said.exit_code == 0
+    assert "nothing is charged before approval" in said.out
+
+
+def test_audit_exits_4_when_an_invariant_is_broken(
+    command: Command, live: LiveApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The mutants break invariants for real; here only what the command makes of it.
+    broken = live.http.get("/audit").json()
+    broken["clean"] = False
+    broken["invariants"][2]["holds"] = False
+    broken["violations"] = [
+        {"invariant": 3, "order_id": "o-1", "finding": "charged twice", "witness": {"ledger": [100, 100]}}
+    ]
+    monkeypatch.setattr("orchestrator.cli.operations._audited", lambda client, run: broken)
+    said = command("audit")
+    assert said.exit_code == 4
+    assert "invariant 3, order o-1: charged twice" in said.out
+    assert command("audit", "--json").exit_code == 4
+
+
+def test_export_writes_the_whole_file_or_none(command: Command, live: LiveApi, tmp_path: Path) -> None:
+    run_id = new_id()
+    live.finished(live.start(run_id=run_id))
+    target = tmp_path / "orders.csv"
+    assert command("export", "--run", run_id, "--csv", str(target)).out == f"1 orders in {target}\n"
+    with target.open() as file:
+        assert [row["run_id"] for row in csv.DictReader(file)] == [run_id]
+    missing = tmp_path / "no" / "orders.csv"
+    assert command("export", "--csv", str(missing)).refuses(2, "No such file or directory")
+    assert command("export", "--csv", str(tmp_path)).refuses(2, "irectory")
+    away = command("export", "--csv", str(tmp_path / "x.csv"), "--api-url", NOBODY_LISTENS)
+    assert away.refuses(1, "no API at")
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_faults_are_set_and_shown(command: Command) -> None:
+    try:
+        said = command("faults", "set", "assignment", "--seed", "7")
+        assert said.exit_code == 0
+        assert command("faults").out == command("faults", "show").out == said.out
+        assert said.out.startswith("assignment, seed 7 since ")
+        assert "error 0.33" in said.out
+        shown = command("faults", "show", "--json").json()
+        assert (shown["profile"], shown["seed"]) == ("assignment", 7)
+        custom = '{"steps": {"charge": {"error": 0.5}}}'
+        assert "charge: error 0.5" in command("faults", "set", "custom", "--rates", custom).out
+        assert command("faults", "set", "unheard-of").refuses(2, "assignment")
+        assert command("faults", "set", "custom", "--rates", "{").refuses(2, "JSON")
+    finally:
+        assert command("faults", "set", "none").exit_code == 0
+
+
+# --- What users do wrong ------------------------------------------------------------------------
+
+
+def test_an_unknown_order_is_one_sentence(command: Command) -> None:
+    for arguments in (["status"], ["history"], ["cancel", "--reason", "r"], ["approve"]):
+        name, *options = arguments
+        assert command(name, "nobody", *options).refuses(1, "there is no order nobody")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["start", "a b"], "path.order_id"),
+        (["start", "x", "--item", "CUP"], "must be SKU:QUANTITY:CENTS"),
+        (["start", "x", "--item", "CUP:0:1"], "greater than or equal to 1"),
+        (["start", "x", "--address", "[1]"], "JSON object"),
+        (["start", "x", "--address", "{}"], "body.initial_address.street"),
+        (["update-address", "x"], "the whole new address"),
+        (["status", "x", "--api-url", "nonsense"], "not the address of an API"),
+    ],
+)
+def test_wrong_usage_exits_2(command: Command, arguments: list[str], words: str) -> None:
+    assert command(*arguments).refuses(2, words)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["status"], ["nonsense"], ["cancel", "x"], ["start", "x", "--review", "never"], ["worker", "none"]],
+)
+def test_a_wrong_command_line_exits_2_with_a_hint(command: Command, arguments: list[str]) -> None:
+    said = command(*arguments)
+    assert said.exit_code == 2
+    assert "Usage" in said.err
+
+
+def test_no_api_is_one_sentence(command: Command) -> None:
+    for arguments in (["status", "x"], ["list"], ["audit"], ["faults"], ["test", "x"]):
+        assert command(*arguments, "--api-url", NOBODY_LISTENS).refuses(1, "start the stack with `make up`")
+
+
+def test_the_api_says_when_its_port_is_taken(command: Command, live_stack: Stack) -> None:
+    port = live_stack.settings.port("api")
+    assert command("api").refuses(2, f"port {port} cannot be used on 127.0.0.1")
+
+
+def test_wrong_settings_are_named(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_PORT", "many")
+    assert command("status", "x").refuses(2, "API_PORT")
+
+
+def test_exit_codes_reach_the_shell(live_stack: Stack, live: LiveApi) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "orchestrator", *arguments],
+            env=stack_environment(live_stack.settings),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert run("--help").returncode == 0
+    assert run("list", "--json").returncode == 0
+    unknown = run("status", "nobody")
+    assert (unknown.returncode, unknown.stderr) == (1, "there is no order nobody\n")
+    assert run("status", "a b").returncode == 2

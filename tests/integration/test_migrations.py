@@ -1,0 +1,179 @@
+"""The migrations: up, down and up again, and two at the same time."""
+
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from orchestrator.vocabulary import AttemptOutcome, State
+from tests.servers import dbmate, start_dbmate
+
+SCHEMA = """
+select 'table ' || n.nspname || '.' || c.relname || ' ' || c.relkind::text from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname in ('public', 'provider') and c.relname not like 'schema_migrations%'
+union all
+select 'column ' || table_schema || '.' || table_name || '.' || column_name || ' ' || data_type
+        || coalesce(column_default, '') || is_nullable
+    from information_schema.columns
+    where table_schema in ('public', 'provider') and table_name <> 'schema_migrations'
+union all
+select 'constraint ' || conrelid::regclass::text || ' ' || pg_get_constraintdef(oid) from pg_constraint
+    where connamespace in (select oid from pg_namespace where nspname in ('public', 'provider'))
+        and conrelid::regclass::text not like '%schema_migrations'
+union all
+select 'index ' || indexdef from pg_indexes
+    where schemaname in ('public', 'provider') and tablename <> 'schema_migrations'
+union all
+select 'function ' || p.oid::regprocedure::text from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where n.nspname in ('public', 'provider')
+union all
+select 'trigger ' || pg_get_triggerdef(oid) from pg_trigger where not tgisinternal
+union all
+select 'type ' || t.typname || ' ' || string_agg(e.enumlabel, ',' order by e.enumsortorder)
+    from pg_type t join pg_enum e on e.enumtypid = t.oid group by t.typname
+"""
+
+
+def schema(url: str) -> list[str]:
+    with psycopg.connect(url) as connection:
+        return sorted(row[0] for row in connection.execute(SCHEMA).fetchall())
+
+
+def applied(url: str) -> list[str]:
+    with psycopg.connect(url) as connection:
+        return [
+            row[0]
+            for row in connection.execute("select version from schema_migrations order by 1").fetchall()
+        ]
+
+
+@pytest.fixture
+def empty_database(postgres):
+    with postgres.fresh_database(template="template0") as url:
+        yield url
+
+
+def succeed(url: str, command: str) -> None:
+    done = dbmate(url, command)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_migration_can_be_taken_back_and_applied_again(empty_database):
+    succeed(empty_database, "up")
+    migrated, versions = schema(empty_database), applied(empty_database)
+    assert len(versions) >= 2
+    for _ in versions:
+        succeed(empty_database, "down")
+    assert applied(empty_database) == []
+    assert schema(empty_database) == []
+    succeed(empty_database, "up")
+    assert schema(empty_database) == migrated
+    assert applied(empty_database) == versions
+
+
+def test_applying_them_twice_changes_nothing(empty_database):
+    succeed(empty_database, "up")
+    migrated = schema(empty_database)
+    succeed(empty_database, "up")
+    assert schema(empty_database) == migrated
+
+
+def test_two_processes_may_apply_them_at_the_same_time(empty_database):
+    racers = [start_dbmate(empty_database, "up") for _ in range(3)]
+    endings = [(racer.communicate(timeout=60)[0], racer.returncode) for racer in racers]
+    assert [code for _, code in endings] == [0, 0, 0], endings
+    versions = applied(empty_database)
+    assert len(versions) == len(set(versions)) >= 2
+
+
+def test_the_states_stand_in_the_order_of_the_path(books_url):
+    with psycopg.connect(books_url) as connection:
+        for name, words in (("order_state", State), ("attempt_outcome", AttemptOutcome)):
+            row = connection.execute(f"select enum_range(null::{name})::text[]").fetchone()
+            assert row is not None
+            assert row[0] == [word.value for word in words]
+
+
+PARTITIONS = "select name, from_at, to_at from event_partitions()"
+
+
+def test_events_have_a_partition_for_each_day_and_an_open_one_without_a_gap(books_url):
+    with psycopg.connect(books_url) as connection:
+        rows = connection.execute(PARTITIONS).fetchall()
+        today = connection.execute("select date_trunc('day', now(), 'UTC')").fetchone()[0]
+    # Yesterday is there for a clock that is set back.
+    assert [row[0] for row in rows] == [
+        *(f"events_{today + timedelta(days=n):%Y%m%d}" for n in range(-1, 8)),
+        "events_ahead",
+    ]
+    assert [row[2] for row in rows] == [*(row[1] for row in rows[1:]), None]
+
+
+def test_partitions_are_made_once_and_further_ahead_when_asked(books_url):
+    with psycopg.connect(books_url) as connection:
+        assert connection.execute("select ensure_event_partitions()").fetchone() == (0,)
+        assert connection.execute("select ensure_event_partitions(10)").fetchone() == (3,)
+        connection.rollback()
+
+
+def test_an_event_beyond_every_day_stays_in_its_partition_which_gets_an_end(books_url):
+    with psycopg.connect(books_url) as connection:
+        connection.execute(
+            "insert into events (order_id, at, kind, state)"
+            " values ('early', now() + interval '9 days', 'accepted', 'received')"
+        )
+        place = "select tableoid::regclass::text from events where order_id = 'early'"
+        assert connection.execute(place).fetchone() == ("events_ahead",)
+        # One long day up to the event's, and then a day of its own for each of the last two.
+        assert connection.execute("select ensure_event_partitions(11)").fetchone() == (3,)
+        rows = connection.execute(PARTITIONS).fetchall()
+        assert connection.execute(place).fetchone() == (rows[-4][0],)
+        assert [row[2] for row in rows] == [*(row[1] for row in rows[1:]), None]
+        connection.rollback()
+
+
+def test_a_long_absence_becomes_one_partition(books_url):
+    with psycopg.connect(books_url) as connection:
+        connection.execute("drop table events_ahead")
+        for row in connection.execute(PARTITIONS).fetchall():
+            connection.execute(f"drop table {row[0]}")
+        connection.execute(
+            "create table events_ahead partition of events for values from ('2026-01-01Z') to (maxvalue)"
+        )
+        connection.execute("select ensure_event_partitions()")
+        rows = connection.execute(PARTITIONS).fetchall()
+        assert len(rows) == 10
+        assert rows[0][0] == "events_20260101"
+        assert (
+            rows[0][2]
+            == rows[1][1]
+            == connection.execute("select date_trunc('day', now(), 'UTC')").fetchone()[0]
+        )
+        connection.rollback()
+
+
+def test_partitions_are_not_waited_for_while_the_table_is_read(books_url):
+    with psycopg.connect(books_url) as reader, psycopg.connect(books_url) as connection:
+        reader.execute("select count(*) from events")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            connection.execute("select ensure_event_partitions(20)")
+
+
+def test_what_lay_in_the_default_partition_gets_its_days(empty_database):
+    succeed(empty_database, "up")
+    while "20261124000010" in applied(empty_database):
+        succeed(empty_database, "down")
+    at = "date_trunc('day', now(), 'UTC') + interval '240 hours'"
+    with psycopg.connect(empty_database) as connection:
+        for name, when in (("far", at), ("old", "'2025-03-04 05:06Z'"), ("today", "now()")):
+            connection.execute(
+                "insert into events (order_id, at, kind, state)"
+                f" values ('{name}', {when}, 'accepted', 'received')"
+            )
+    succeed(empty_database, "up")
+    with psycopg.connect(empty_database) as connection:
+        places = dict(connection.execute("select order_id, tableoid::regclass::text from events").fetchall())
+    assert sorted(places) == ["far", "old", "today"]
+    assert places["old"] == "events_20250304"
+    assert "events_ahead" not in places.values()

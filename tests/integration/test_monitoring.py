@@ -1,0 +1,259 @@
+"""Dashboard, alert rules and scrape configuration, held against what the running processes tell."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from orchestrator.settings import Settings
+from orchestrator.stack import Stack
+from orchestrator.stack.layout import PROJECT_ROOT
+from orchestrator.workflows.steps import WORKFLOW_TASK_TIMEOUT
+from tests.live import LiveApi, eventually
+
+MONITORING = PROJECT_ROOT / "orchestrator" / "monitoring"
+RULES = MONITORING / "prometheus" / "rules" / "orders.yml"
+RULE_TESTS = MONITORING / "prometheus" / "tests" / "orders_test.yml"
+SCRAPES = MONITORING / "prometheus" / "prometheus.yml"
+DASHBOARD = MONITORING / "grafana" / "dashboards" / "orders.json"
+GUIDE = PROJECT_ROOT / "docs" / "monitoring.md"
+
+OF_PROMETHEUS = {"up"}
+_OPERATORS = {"and", "or", "unless", "bool", "inf", "nan"}
+_WITHOUT_NAMES = re.compile(
+    r'"(?:\\.|[^"\\])*"'  # strings
+    r"|\[[^\]]*\]"  # ranges
+    r"|\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)"
+)
+
+
+def metrics_named(expression: str) -> set[str]:
+    """The metrics that a PromQL expression reads."""
+    bare = _WITHOUT_NAMES.sub(" ", expression)
+    bare = re.sub(r"\{[^}]*\}", " ", bare)
+    names = re.findall(r"[A-Za-z_:][A-Za-z0-9_:]*\b(?!\s*\()", bare)
+    return {name for name in names if name.lower() not in _OPERATORS}
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def alerts() -> list[dict[str, Any]]:
+    return [rule for rule in rules() if "alert" in rule]
+
+
+def panels() -> list[dict[str, Any]]:
+    shown: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]
+    return shown
+
+
+def shown_expressions() -> Iterator[tuple[str, str]]:
+    for panel in panels():
+        for target in panel.get("targets", []):
+            yield panel["title"], target["expr"]
+
+
+def samples(text: str) -> dict[str, set[str]]:
+    """The names that a process tells, each with its labels. A family without samples has a name too."""
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(text):
+        found.setdefault(family.name, set())
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    return found
+
+
+def targets(settings: Settings) -> dict[str, str]:
+    """The address of each worker, as Prometheus finds it."""
+    groups = [
+        group for file in settings.metrics_targets.glob("*.json") for group in json.loads(file.read_text())
+    ]
+    return {group["labels"]["component"]: group["targets"][0] for group in groups}
+
+
+def of_worker(address: str) -> str:
+    return httpx.get(f"http://{address}/metrics", trust_env=False).text
+
+
+@pytest.fixture(scope="module")
+def told(live_stack: Stack, live: LiveApi) -> dict[str, set[str]]:
+    """Every metric of API and workers once an order has gone through them, with its labels."""
+    live.finished(live.start())
+    texts = [live.http.get("/metrics").text]
+    texts += [of_worker(address) for address in targets(live_stack.settings).values()]
+    known: dict[str, set[str]] = {}
+    for text in texts:
+        for name, labels in samples(text).items():
+            known.setdefault(name, set()).update(labels)
+    return known
+
+
+def test_names_are_found_in_expressions() -> None:
+    expression = (
+        'sum by (step, le) (rate(a_bucket{b="c{d}", e!~"f.*"}[5m])) > 0.9 * max(g:h:i) or absent(j) and k'
+    )
+    assert metrics_named(expression) == {"a_bucket", "g:h:i", "j", "k"}
+
+
+@pytest.mark.stack
+def test_every_metric_of_rules_and_dashboard_is_told_by_a_running_process(told: dict[str, set[str]]) -> None:
+    known = set(told) | OF_PROMETHEUS | {rule["record"] for rule in rules() if "record" in rule}
+    named = [(rule.get("alert") or rule["record"], rule["expr"]) for rule in rules()]
+    unknown = {
+        (where, metric)
+        for where, expression in [*named, *shown_expressions()]
+        for metric in metrics_named(expression) - known
+    }
+    assert unknown == set()
+
+
+@pytest.mark.stack
+def test_every_label_that_is_grouped_or_chosen_by_is_there(told: dict[str, set[str]]) -> None:
+    given_by_prometheus = {"job", "instance", "component", "le"}
+    for where, expression in [*((r.get("alert", ""), r["expr"]) for r in rules()), *shown_expressions()]:
+        known = given_by_prometheus.union(*(told.get(name, set()) for name in metrics_named(expression)))
+        grouped = {
+            label.strip()
+            for labels in re.findall(r"\b(?:by|without|on)\s*\(([^)]*)\)", expression)
+            for label in labels.split(",")
+        }
+        chosen = set(re.findall(r"([a-z_]+)\s*(?:=~|!~|!=|=)\s*\"", expression))
+        assert grouped | chosen <= known, (where, grouped | chosen)
+
+
+@pytest.mark.stack
+def test_each_process_tells_its_memory(live_stack: Stack, live: LiveApi) -> None:
+    pids = {component.name: component.pid for component in live_stack.components()}
+    texts = {name: of_worker(address) for name, address in targets(live_stack.settings).items()}
+    assert texts.keys() == {"order-worker-1", "shipping-worker-1"}
+    texts["api"] = live.http.get("/metrics").text
+    for name, text in texts.items():
+        (family,) = [
+            family
+            for family in text_string_to_metric_families(text)
+            if family.name == "process_resident_memory_bytes"
+        ]
+        really = psutil.Process(pids[name]).memory_info().rss
+        assert family.samples[0].value == pytest.approx(really, rel=0.2)
+
+
+@pytest.mark.stack
+def test_a_workflow_task_as_long_as_it_may_be_is_still_measured(live_stack: Stack, live: LiveApi) -> None:
+    live.finished(live.start())
+    told = of_worker(targets(live_stack.settings)["order-worker-1"])
+    for latency in ("execution", "schedule_to_start"):
+        edges = re.findall(rf'temporal_workflow_task_{latency}_latency_seconds_bucket.*le="([\d.]+)"', told)
+        assert max(map(float, edges)) > WORKFLOW_TASK_TIMEOUT.total_seconds()
+
+
+@pytest.mark.stack
+def test_the_limit_is_told_while_orders_run(live: LiveApi) -> None:
+    order_id = live.start(review="manual")
+    live.in_state(order_id, "in_review")
+
+    def sample(name: str) -> float | None:
+        found = re.search(rf"^{name} (\S+)$", live.http.get("/metrics").text, re.MULTILINE)
+        return float(found[1]) if found else None
+
+    # Counts of the books are up to 5 s old.
+    left = eventually(lambda: sample("orders_least_budget_left_seconds"))
+    assert 0 < left <= 15
+    assert sample("orders_in_flight") == 1
+    assert sample("orders_overdue") == 0
+    assert live.signal(order_id, "cancel", reason="test", cancelled_by="test").status_code == 200
+    assert live.finished(order_id)["state"] == "cancelled"
+    eventually(lambda: sample("orders_in_flight") == 0)
+    assert sample("orders_compensating") == 0
+    assert sample("order_completion_seconds_count") == sum(
+        sample(f'orders_finished_total{{outcome="{outcome}"}}') or 0
+        for outcome in ("completed", "cancelled", "failed")
+    )
+
+
+@pytest.mark.stack
+def test_a_worker_that_comes_back_is_found_at_its_new_address(live_stack: Stack) -> None:
+    before = targets(live_stack.settings)["shipping-worker-1"]
+    live_stack.restart("shipping-worker-1")
+    after = targets(live_stack.settings)["shipping-worker-1"]
+    assert after != before
+    assert "temporal_num_pollers" in of_worker(after)
+    live_stack.kill("shipping-worker-1")
+    killed = eventually(lambda: (now := targets(live_stack.settings)["shipping-worker-1"]) != after and now)
+    live_stack.wait_until_healthy(["shipping-worker-1"])
+    assert "temporal_num_pollers" in of_worker(killed)
+
+
+def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
+    ids = [panel["id"] for panel in panels()]
+    assert len(ids) == len(set(ids))
+    taken: set[tuple[int, int]] = set()
+    for panel in panels():
+        at = panel["gridPos"]
+        cells = {(at["x"] + i, at["y"] + j) for i in range(at["w"]) for j in range(at["h"])}
+        assert not cells & taken, panel["title"]
+        assert at["x"] + at["w"] <= 24
+        taken |= cells
+
+
+def test_panels_ask_the_data_source_that_is_provisioned() -> None:
+    (source,) = yaml.safe_load((MONITORING / "grafana/provisioning/datasources/prometheus.yml").read_text())[
+        "datasources"
+    ]
+    asked = {target["datasource"]["uid"] for panel in panels() for target in panel.get("targets", [])}
+    assert asked == {source["uid"]}
+
+
+def test_every_alert_is_fired_and_kept_quiet_by_a_test_of_the_rules() -> None:
+    tests = yaml.safe_load(RULE_TESTS.read_text())["tests"]
+    tried = [test for scenario in tests for test in scenario["alert_rule_test"]]
+    names = {alert["alert"] for alert in alerts()}
+    assert {test["alertname"] for test in tried if test.get("exp_alerts")} == names
+    assert {test["alertname"] for test in tests[0]["alert_rule_test"]} == names
+    assert not any(test.get("exp_alerts") for test in tests[0]["alert_rule_test"])
+
+
+def test_every_alert_says_what_it_means_and_what_to_do() -> None:
+    headings = {heading.lower() for heading in re.findall(r"^### (\w+)$", GUIDE.read_text(), re.MULTILINE)}
+    for alert in alerts():
+        assert alert["annotations"]["summary"]
+        assert alert["labels"]["severity"] in ("warning", "critical")
+        page, _, heading = alert["annotations"]["runbook"].partition("#")
+        assert page == "docs/monitoring.md"
+        assert heading == alert["alert"].lower()
+        assert heading in headings
+
+
+@pytest.mark.stack
+def test_the_guide_lists_our_metrics_and_no_others(told: dict[str, set[str]]) -> None:
+    listed = set(re.findall(r"^\| `([a-z_]+)`", GUIDE.read_text(), re.MULTILINE))
+    told_of = {re.sub("_(bucket|sum|count|created)$", "", name) for name in told}
+    assert listed <= told_of
+    libraries_own = re.compile("temporal_|process_|python_")
+    ours = {name for name in told_of if not libraries_own.match(name)}
+    assert {name.removesuffix("_total") for name in ours} == {
+        name.removesuffix("_total") for name in listed if not libraries_own.match(name)
+    }
+
+
+def test_prometheus_looks_where_a_stack_with_usual_settings_is() -> None:
+    usual = Settings(_env_file=None)  # type: ignore[call-arg]
+    by_job = {job["job_name"]: job for job in yaml.safe_load(SCRAPES.read_text())["scrape_configs"]}
+
+    def static(job: str) -> list[str]:
+        found: list[str] = by_job[job]["static_configs"][0]["targets"]
+        return found
+
+    assert static("order-api") == [f"127.0.0.1:{usual.port('api')}"]
+    assert static("temporal") == [f"127.0.0.1:{usual.port('temporal_metrics')}"]
+    (looked_for,) = by_job["order-workers"]["file_sd_configs"][0]["files"]
+    default_home = PROJECT_ROOT / Settings.model_fields["orders_home"].default
+    found = (SCRAPES.parent / looked_for).resolve()
+    assert found == Path(default_home).resolve() / "metrics" / "*.json"

@@ -1,0 +1,69 @@
+"""How the long-running processes end when nothing they need is there, or a setting is wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from orchestrator.stack.layout import PROJECT_ROOT
+from tests.ports import free_port_base
+
+STOP_SECONDS = 3.0
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Leads to servers that are not there."""
+    nowhere = free_port_base()
+    return {
+        **os.environ,
+        "PORT_BASE": str(nowhere),
+        "TEMPORAL_ADDRESS": f"127.0.0.1:{nowhere}",
+        "DATABASE_URL": f"postgresql://127.0.0.1:{nowhere + 1}/orders",
+        **changes,
+    }
+
+
+def test_a_worker_that_waits_for_temporal_ends_when_it_is_asked_to_however_often() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.process", "worker", "all"],
+        cwd=PROJECT_ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert any("waiting for Temporal" in line for line in process.stdout)
+        began = time.monotonic()
+        for _ in range(3):
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        assert time.monotonic() - began < STOP_SECONDS
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("orchestrator.process", "worker", "all"),
+        ("orchestrator.process", "api"),
+        ("orchestrator", "worker", "all"),
+    ],
+)
+def test_a_wrong_key_ends_a_process_with_one_sentence_and_code_2(words: tuple[str, ...]) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=PROJECT_ROOT,
+        env=environment(PAYLOAD_KEYS="2026-11:c2hvcnQ="),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "PAYLOAD_KEYS: key 2026-11 has 5 bytes and needs 32\n"

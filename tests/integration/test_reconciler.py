@@ -1,0 +1,222 @@
+"""Orders whose workflow was ended from outside find their outcome by themselves."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.service import RPCError, RPCStatusCode
+
+from db.pool import Books
+from orchestrator import reconciler as reconciler_module
+from orchestrator.api.admission import Admission
+from orchestrator.api.lifecycle import Lifecycle
+from orchestrator.client import connect
+from orchestrator.errors import BooksAway, PayloadUnreadable, TemporalAway
+from orchestrator.reconciler import FIRST_LOOK_BEHIND, LOOK_OVERLAP, Reconciler
+from orchestrator.settings import Settings
+from orchestrator.stack import Stack
+from orchestrator.vocabulary import CancelOrder, order_workflow_id
+from tests.integration.test_api_outages import stopped
+from tests.live import LiveApi, eventually
+from tests.orders import Clerk
+
+
+def terminate(settings: Settings, order_id: str) -> None:
+    async def terminated() -> None:
+        client = await connect(settings)
+        await client.get_workflow_handle(order_workflow_id(order_id)).terminate("by an operator")
+
+    asyncio.run(terminated())
+
+
+# --- In a running stack -------------------------------------------------------------------------------
+
+
+@pytest.mark.stack
+def test_an_order_terminated_in_review_fails_in_the_books(live: LiveApi, live_stack: Stack) -> None:
+    order_id = live.start(review="manual")
+    live.in_state(order_id, "in_review")
+    terminate(live_stack.settings, order_id)
+    outcome = live.finished(order_id)
+    assert (outcome["status"], outcome["reason"]) == ("failed", "terminated")
+    kinds = [event["kind"] for event in live.history(order_id)]
+    assert kinds.count("abort") == 1
+    assert kinds[-1] == "outcome"
+
+
+@pytest.mark.stack
+def test_an_order_terminated_before_it_was_in_the_books_fails_in_them(
+    live: LiveApi, live_stack: Stack
+) -> None:
+    with stopped(live_stack, "order-worker-1"):
+        order_id = live.start()
+        terminate(live_stack.settings, order_id)
+    # Neither the books nor a running workflow know it until the reconciler has found it.
+    eventually(lambda: live.http.get(f"/orders/{order_id}/status").status_code == 200)
+    outcome = live.finished(order_id)
+    assert (outcome["status"], outcome["reason"]) == ("failed", "terminated")
+
+
+# --- What a look sees ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Temporal:
+    """A server on which every workflow runs except those that `ended`; it keeps what it is asked."""
+
+    ended: set[str] = field(default_factory=set)
+    unopened: list[Any] = field(default_factory=list)
+    described: list[str] = field(default_factory=list)
+    queries: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
+    start_error: Exception | None = None
+
+    def get_workflow_handle(self, workflow_id: str, *, run_id: str) -> Any:
+        async def describe() -> Any:
+            order_id = workflow_id.removeprefix("order-")
+            self.described.append(order_id)
+            has_ended = order_id in self.ended
+            status = WorkflowExecutionStatus.TERMINATED if has_ended else WorkflowExecutionStatus.RUNNING
+            return SimpleNamespace(status=status)
+
+        return SimpleNamespace(describe=describe)
+
+    async def list_workflows(self, query: str) -> AsyncIterator[Any]:
+        self.queries.append(query)
+        for execution in self.unopened:
+            yield execution
+
+    async def start_workflow(self, _workflow: str, request: Any, **_: Any) -> None:
+        if self.start_error is not None:
+            raise self.start_error
+        self.started.append(request.order_id)
+
+    @property
+    def searched_since(self) -> list[datetime]:
+        return [datetime.fromisoformat(query.rsplit("'", 2)[1]) for query in self.queries]
+
+
+@pytest.fixture(scope="module")
+def clerk(books, pool):
+    return Clerk(books, pool)
+
+
+@pytest.fixture
+def temporal() -> Temporal:
+    return Temporal()
+
+
+@pytest.fixture
+def reconciler(pool: Books, temporal: Temporal, monkeypatch: pytest.MonkeyPatch) -> Reconciler:
+    monkeypatch.setattr(reconciler_module, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(reconciler_module, "STALE_PAGE", 3)
+    return Reconciler(pool, temporal, "order-tq")  # type: ignore[arg-type]
+
+
+async def test_healthy_silent_orders_do_not_hide_an_orphan_for_ever(
+    clerk: Clerk, reconciler: Reconciler, temporal: Temporal
+) -> None:
+    # All are due at the same moment, so that only their ids put them in order.
+    accepted_at = datetime.now(UTC) - timedelta(seconds=5)
+    order_ids = sorted([await clerk.open(accepted_at=accepted_at) for _ in range(7)])
+    orphan = order_ids[-1]
+    temporal.ended = {orphan}
+    assert [await reconciler.look() for _ in range(3)] == [0, 0, 1]
+    assert temporal.started == [orphan]
+    assert temporal.described == order_ids
+    # After the last page the first one again.
+    await reconciler.look()
+    assert temporal.described[7:] == order_ids[:3]
+
+
+async def test_each_look_searches_from_where_the_last_one_succeeded(
+    reconciler: Reconciler, temporal: Temporal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = datetime.now(UTC)
+    await reconciler.look()
+    await reconciler.look()
+    first, second = temporal.searched_since
+    assert first >= before - FIRST_LOOK_BEHIND
+    assert before - LOOK_OVERLAP <= second <= datetime.now(UTC) - LOOK_OVERLAP
+
+    async def away(*_: object) -> None:
+        raise BooksAway
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reconciler_module.audit_books, "known_orders", away)
+        for _ in range(2):
+            with pytest.raises(BooksAway):
+                await reconciler.look()
+    await reconciler.look()
+    *_, third, fourth, fifth = temporal.searched_since
+    assert third == fourth == fifth > second
+
+
+async def test_an_order_that_could_not_be_handed_over_is_tried_again(
+    reconciler: Reconciler, temporal: Temporal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def as_accepted(_self: Reconciler, order_id: str, _execution: object) -> Any:
+        return SimpleNamespace(order_id=order_id, why="the workflow is terminated")
+
+    monkeypatch.setattr(Reconciler, "_as_accepted", as_accepted)
+    temporal.unopened = [SimpleNamespace(id="order-never-opened", run_id="run")]
+    temporal.start_error = RPCError("gone", RPCStatusCode.UNAVAILABLE, b"")
+    with pytest.raises(TemporalAway):
+        await reconciler.look()
+    temporal.start_error = None
+    assert await reconciler.look() == 1
+    assert await reconciler.look() == 0
+    assert temporal.started == ["never-opened"]
+
+
+async def test_an_order_that_cannot_be_read_is_looked_at_until_somebody_brings_the_key(
+    reconciler: Reconciler, temporal: Temporal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_key = False
+
+    async def as_accepted(_self: Reconciler, order_id: str, _execution: object) -> Any:
+        if order_id == "encrypted" and not has_key:
+            raise PayloadUnreadable
+        return SimpleNamespace(order_id=order_id, why="the workflow is terminated")
+
+    monkeypatch.setattr(Reconciler, "_as_accepted", as_accepted)
+    temporal.unopened = [
+        SimpleNamespace(id=f"order-{name}", run_id=name) for name in ("encrypted", "never-opened")
+    ]
+    assert [await reconciler.look() for _ in range(3)] == [1, 0, 0]
+    # The search does not move on without it.
+    first, *_, last = temporal.searched_since
+    assert last - first < LOOK_OVERLAP
+    has_key = True
+    assert await reconciler.look() == 1
+    assert temporal.started == ["never-opened", "encrypted"]
+
+
+# --- A server that does not know its namespace yet ------------------------------------------------------
+
+
+@pytest.mark.stack
+async def test_an_unknown_namespace_is_a_server_that_is_away_and_no_lost_workflow(
+    live: LiveApi, live_stack: Stack, clerk: Clerk, monkeypatch: pytest.MonkeyPatch, pool: Books
+) -> None:
+    settings = live_stack.settings.model_copy(update={"given_temporal_namespace": "not-yet"})
+    client: Client = await connect(settings)
+    monkeypatch.setattr(reconciler_module, "QUIET_SECONDS", 0.0)
+    await clerk.open()
+    # Temporal looks at the form of a run's id before it looks for the namespace.
+    await pool.execute(
+        "update orders set workflow_run_id = %(run)s where state < 'completed'", {"run": str(uuid4())}
+    )
+    with pytest.raises(TemporalAway):
+        await Reconciler(pool, client, "order-tq").look()
+    lifecycle = Lifecycle(settings, pool, client, Admission(settings, pool))
+    with pytest.raises(TemporalAway):
+        await lifecycle.acceptance("somebody")
+    with pytest.raises(TemporalAway):
+        await lifecycle.ask("somebody", CancelOrder("r", "c"))

@@ -1,0 +1,267 @@
+"""Old events leave without holding anybody up, and nothing but events leaves."""
+
+import asyncio
+import json
+import os
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from db.audit import audit_books
+from db.orders import OrderBooks
+from db.pool import Books
+from db.retention import RetentionRefused, drop_expired
+from orchestrator.housekeeper import Housekeeper
+from orchestrator.settings import Settings
+from orchestrator.vocabulary import State
+from tests.command_line import CommandLine
+from tests.orders import Clerk, new_order
+
+KEEP = timedelta(days=90)
+LONGEST_WAIT = "1s"
+"""A writer that has to wait for longer fails."""
+
+AGE = """
+    alter table orders disable trigger orders_never_step_back;
+    with aged as (
+        update orders set accepted_at = accepted_at - {age}, updated_at = updated_at - {age},
+            requested_at = requested_at - {age}, deadline_at = deadline_at - {age},
+            finished_at = finished_at - {age}
+        where order_id = '{order_id}' returning order_id
+    )
+    update events e set at = at - {age}, started_at = started_at - {age}
+    from aged where e.order_id = aged.order_id;
+    alter table orders enable trigger orders_never_step_back;
+"""
+
+
+@pytest.fixture
+def url(postgres):
+    with postgres.fresh_database() as url:
+        yield url
+
+
+@asynccontextmanager
+async def shop(url):
+    async with Books(url, max_size=8) as pool:
+        yield Clerk(OrderBooks(pool, "worker-1"), pool)
+
+
+def execute(url, statement):
+    with psycopg.connect(url, autocommit=True) as connection:
+        cursor = connection.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+def partitions(url):
+    return [row[0] for row in execute(url, "select name from event_partitions()")]
+
+
+async def told_wrongly(pool):
+    """What is wrong with the events; these orders have no outside, and so no charge at any provider."""
+    found = (await audit_books(pool)).violations
+    return [violation for violation in found if violation.invariant in (1, 2, 6, 7, 9)]
+
+
+def age(url, order_id, days):
+    """As if the order had been accepted that many days ago, into a partition of its time."""
+    day = datetime.now(UTC) - timedelta(days=days)
+    name = f"events_{day:%Y%m%d}"
+    if name not in partitions(url):
+        execute(
+            url,
+            f"create table {name} partition of events for values from ('{day:%Y-%m-%d}Z')"
+            f" to ('{day + timedelta(days=1):%Y-%m-%d}Z')",
+        )
+    execute(url, AGE.format(age=f"interval '{24 * days} hours'", order_id=order_id))
+    return name
+
+
+async def test_old_events_go_and_the_books_stay(url):
+    async with shop(url) as clerk:
+        old = await clerk.carry_to(State.COMPLETED)
+        young = await clerk.carry_to(State.CANCELLED)
+        name = age(url, old, 100)
+        kept = age(url, young, 80)
+        told = (
+            "select (select count(*) from orders), (select sum(orders) from latency_rollup),"
+            " (select count(*) from provider.ledger), (select count(*) from payments)"
+        )
+        before = execute(url, told)
+        looked = await drop_expired(url, KEEP, dry_run=True)
+        assert ([p.name for p in looked.expired], looked.dropped) == ([name], [])
+        assert name in partitions(url)
+
+        report = await drop_expired(url, KEEP)
+        assert [p.name for p in report.dropped] == [name]
+        assert name not in partitions(url)
+        assert kept in partitions(url)
+        assert execute(url, "select to_regclass('" + name + "')") == [(None,)]
+        assert execute(url, told) == before
+        assert (await drop_expired(url, KEEP)).expired == []
+
+        # The audit says what it could not judge, and finds nothing wrong with what is gone.
+        audit = await audit_books(clerk.pool)
+        assert (audit.judged, audit.without_events) == (2, 1)
+        assert await told_wrongly(clerk.pool) == []
+        assert audit.events_since == report.dropped[0].to_at
+
+
+async def test_the_audit_still_misses_events_that_were_not_dropped(url):
+    async with shop(url) as clerk:
+        age(url, await clerk.carry_to(State.COMPLETED), 100)
+        young = await clerk.carry_to(State.COMPLETED)
+        await drop_expired(url, KEEP)
+        execute(url, f"delete from events where order_id = '{young}'")
+        found = {(v.invariant, v.order_id) for v in (await audit_books(clerk.pool)).violations}
+        assert {(1, young), (2, young)} <= found
+
+
+async def test_events_of_an_open_order_stay_and_all_after_them(url):
+    async with shop(url) as clerk:
+        age(url, await clerk.carry_to(State.COMPLETED), 120)
+        still_open = await clerk.carry_to(State.IN_REVIEW)
+        of_open = age(url, still_open, 110)
+        later = age(url, await clerk.carry_to(State.COMPLETED), 100)
+        report = await drop_expired(url, KEEP)
+        assert [len(report.dropped), [p.name for p in report.held]] == [1, [of_open, later]]
+        count = execute(url, f"select count(*) from events where order_id = '{still_open}'")
+        assert count[0][0] > 0
+
+
+async def test_no_writer_waits_while_partitions_are_made_and_dropped(url):
+    """Writers that would have to wait for a lock fail, and none does."""
+    stop = asyncio.Event()
+    impatient = psycopg.conninfo.make_conninfo(url, options=f"-c lock_timeout={LONGEST_WAIT}")
+
+    async def write(clerk):
+        written = 0
+        while not stop.is_set():
+            await clerk.carry_to(State.COMPLETED)
+            written += 1
+        return written
+
+    async with shop(impatient) as clerk:
+        days = range(100, 130)
+        for days_ago in days:
+            age(url, await clerk.carry_to(State.CANCELLED), days_ago)
+        writers = [asyncio.create_task(write(clerk)) for _ in range(4)]
+        report = await drop_expired(url, KEEP)
+        # Days ahead are made under the writers' hands too; one that gives up is told so and comes again.
+        made = 0
+        for ahead in range(8, 60):
+            try:
+                made += execute(url, f"select ensure_event_partitions({ahead})")[0][0]
+            except psycopg.errors.LockNotAvailable:
+                continue
+        stop.set()
+        written = await asyncio.gather(*writers)
+        assert min(written) > 0
+        assert len(report.dropped) == len(days)
+        assert made > 0
+        assert await told_wrongly(clerk.pool) == []
+
+
+async def test_a_reader_of_an_old_day_holds_up_only_the_dropping(url, monkeypatch):
+    monkeypatch.setattr("db.retention.DETACH_PATIENCE_MS", 300)
+    impatient = psycopg.conninfo.make_conninfo(url, options="-c lock_timeout=200ms")
+    async with shop(impatient) as clerk:
+        name = age(url, await clerk.carry_to(State.COMPLETED), 100)
+        other = age(url, await clerk.carry_to(State.COMPLETED), 99)
+        with psycopg.connect(url) as reader:
+            assert reader.execute("select count(*) from events").fetchone()[0] > 0
+            report = await drop_expired(url, KEEP)
+            assert [p.name for p in report.busy] == [name, other]
+            await clerk.carry_to(State.COMPLETED)
+            assert await told_wrongly(clerk.pool) == []
+        # What was begun is brought to its end by the next look.
+        report = await drop_expired(url, KEEP)
+        assert sorted(p.name for p in report.dropped) == sorted([name, other])
+        assert execute(url, "select count(*) from dropped_events where dropped_at is null") == [(0,)]
+
+
+async def test_a_detached_partition_that_was_left_is_dropped_by_the_next_look(url):
+    async with shop(url) as clerk:
+        name = age(url, await clerk.carry_to(State.COMPLETED), 100)
+    execute(
+        url,
+        "insert into dropped_events (to_at, from_at, partition, bytes)"
+        f" select to_at, from_at, name, 0 from event_partitions() where name = '{name}'",
+    )
+    execute(url, f"alter table events detach partition {name}")
+    assert [p.name for p in (await drop_expired(url, KEEP)).dropped] == [name]
+    assert execute(url, f"select to_regclass('{name}')") == [(None,)]
+
+
+async def test_only_one_is_at_it(url):
+    with psycopg.connect(url) as other:
+        other.execute("select pg_advisory_lock(hashtext('event_retention'))")
+        assert (await drop_expired(url, KEEP)).is_elsewhere
+
+
+async def test_who_is_not_the_owner_is_refused_and_may_make_partitions(postgres, url):
+    async with shop(url) as clerk:
+        age(url, await clerk.carry_to(State.COMPLETED), 100)
+    execute(url, "create role impostor login; grant usage on schema public to impostor")
+    try:
+        execute(url, "grant select, insert on all tables in schema public to impostor")
+        execute(url, "grant execute on function ensure_event_partitions(int) to impostor")
+        theirs = psycopg.conninfo.make_conninfo(url, user="impostor")
+        with pytest.raises(RetentionRefused):
+            await drop_expired(theirs, KEEP)
+        execute(theirs, "select ensure_event_partitions(9)")
+    finally:
+        execute(url, "drop owned by impostor; drop role impostor")
+
+
+async def test_the_housekeeper_does_both(url):
+    async with shop(url) as clerk:
+        name = age(url, await clerk.carry_to(State.COMPLETED), 100)
+        execute(url, "drop table events_ahead")
+        first = execute(
+            url, "select max(to_at) from event_partitions() where to_at < now() + interval '1 day'"
+        )[0][0]
+        for row in execute(url, f"select name from event_partitions() where from_at >= '{first}'"):
+            execute(url, f"drop table {row[0]}")
+        execute(
+            url, f"create table events_ahead partition of events for values from ('{first}') to (maxvalue)"
+        )
+        settings = Settings(database_url=url, events_keep_days=90)
+        assert await Housekeeper(settings, clerk.pool).look()
+        assert name not in partitions(url)
+        ahead = execute(
+            url, "select from_at - now() > interval '7 days' from event_partitions() where to_at is null"
+        )
+        assert ahead == [(True,)]
+        await clerk.open(new_order())
+
+
+async def test_the_housekeeper_keeps_everything_unless_told(url):
+    async with shop(url) as clerk:
+        name = age(url, await clerk.carry_to(State.COMPLETED), 1000)
+        assert await Housekeeper(Settings(database_url=url), clerk.pool).look()
+        assert name in partitions(url)
+
+
+async def test_the_command(url):
+    async with shop(url) as clerk:
+        name = age(url, await clerk.carry_to(State.COMPLETED), 100)
+    commands = CommandLine({**os.environ, "DATABASE_URL": url})
+    code, said = await commands.run("retention", "--keep", "90d", "--dry-run")
+    assert (code, "would go: " + name in said) == (0, True), said
+    code, said = await commands.run("retention", "--keep", "90d", "--json")
+    assert [gone["partition"] for gone in json.loads(said)["dropped"]] == [name]
+    code, said = await commands.run("retention", "--keep", "90d")
+    assert (code, said.count("\n")) == (0, 1)
+    assert "No day of events" in said
+    for wrong in (["--keep", "0d"], ["--keep", "soon"], []):
+        code, said = await commands.run("retention", *wrong)
+        assert (code, said.count("\n")) == (2, 1), said
+
+
+async def test_the_housekeeper_bears_a_database_without_the_migrations(postgres):
+    with postgres.fresh_database(template="template0") as url:
+        async with Books(url) as pool:
+            assert not await Housekeeper(Settings(database_url=url), pool).look()

@@ -1,0 +1,182 @@
+"""Traces as a collector gets them: an order is in its caller's trace, from the request to each attempt."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import httpx
+import pytest
+
+from orchestrator.settings import Settings
+from orchestrator.stack import Stack
+from orchestrator.stack.layout import PROJECT_ROOT, STACK_MARKER, stack_environment
+from tests.collector import Collector, Span, collector
+from tests.live import LiveApi, eventually
+from tests.ports import free_port_base
+
+pytestmark = pytest.mark.stack
+
+STOP_SECONDS = 10
+CALLERS_TRACE, CALLERS_SPAN = "a" * 32, "b" * 16
+
+
+@contextmanager
+def process(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process as the stack starts it. Its spans wait until it ends, unless their batch is full."""
+    environment = stack_environment(settings) | {"OTEL_BSP_SCHEDULE_DELAY": "600000"}
+    del environment[STACK_MARKER]
+    with subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.process", *arguments],
+        cwd=PROJECT_ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def end(running: subprocess.Popen[bytes]) -> None:
+    running.terminate()
+    assert running.wait(STOP_SECONDS) == 0
+
+
+def healthy(api: LiveApi) -> bool:
+    try:
+        return api.http.get("/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def traced(live_stack: Stack) -> Iterator[Collector]:
+    """What one order left at the collector, with processes of its own before the stack's servers."""
+    with collector() as kept, ExitStack() as processes:
+        settings = live_stack.settings.model_copy(
+            update={
+                "database_url": live_stack.settings.books_url,
+                "temporal_address": live_stack.settings.temporal_target,
+                "order_task_queue": "traced-orders",
+                "shipping_task_queue": "traced-shipping",
+                "port_base": free_port_base(),
+                "otel_exporter_otlp_endpoint": kept.url,
+            }
+        )
+        running = [
+            processes.enter_context(process(settings, *arguments))
+            for arguments in (("worker", "order"), ("worker", "shipping"), ("api",))
+        ]
+        with LiveApi(settings.api_url) as api:
+            eventually(lambda: healthy(api), seconds=60)
+            api.http.headers["traceparent"] = f"00-{CALLERS_TRACE}-{CALLERS_SPAN}-01"
+            api.start("traced")
+            del api.http.headers["traceparent"]
+            assert api.finished("traced")["state"] == "completed"
+            assert api.http.get("/metrics").status_code == 200
+        for each in running:
+            end(each)
+        yield kept
+
+
+def only(kept: Collector, name: str) -> Span:
+    (found,) = [span for span in kept.spans if span.name == name]
+    return found
+
+
+def test_an_order_is_one_trace_from_its_request_to_each_attempt(traced: Collector) -> None:
+    request = only(traced, "POST /orders/{order_id}/start")
+    assert (request.trace_id, request.parent_id) == (CALLERS_TRACE, CALLERS_SPAN)
+    assert request.service == "order-api"
+    of_the_order = [span for span in traced.spans if span.trace_id == request.trace_id]
+    assert all(traced.parent(span) is not None for span in of_the_order if span is not request)
+    names = {span.name for span in of_the_order}
+    assert {
+        "StartWorkflow:OrderWorkflow",
+        "RunWorkflow:OrderWorkflow",
+        "CompleteWorkflow:OrderWorkflow",
+        "StartChildWorkflow:ShippingWorkflow",
+        "RunWorkflow:ShippingWorkflow",
+        "CompleteWorkflow:ShippingWorkflow",
+        "RunActivity:FinishOrder",
+    } <= names
+    assert {span.service for span in of_the_order} == {"order-api", "order-worker", "shipping-worker"}
+
+
+@pytest.mark.parametrize(
+    ("step", "activity", "workflow", "service"),
+    [
+        ("receive", "ReceiveOrder", "OrderWorkflow", "order-worker"),
+        ("validate", "ValidateOrder", "OrderWorkflow", "order-worker"),
+        ("charge", "ChargePayment", "OrderWorkflow", "order-worker"),
+        ("prepare", "PreparePackage", "ShippingWorkflow", "shipping-worker"),
+        ("dispatch", "DispatchCarrier", "ShippingWorkflow", "shipping-worker"),
+    ],
+)
+def test_an_attempt_is_found_below_its_activity_and_workflow(
+    traced: Collector, step: str, activity: str, workflow: str, service: str
+) -> None:
+    attempt = [span for span in traced.spans if span.name == f"attempt:{step}"][-1]
+    assert attempt.service == service
+    assert attempt.attributes["order.id"] == "traced"
+    assert attempt.attributes["order.step"] == step
+    assert attempt.attributes["order.attempt.outcome"] == "ok"
+    assert not attempt.is_error
+    path = [attempt]
+    while (parent := traced.parent(path[-1])) is not None:
+        path.append(parent)
+    expected = [
+        f"attempt:{step}",
+        f"RunActivity:{activity}",
+        f"StartActivity:{activity}",
+        "StartWorkflow:OrderWorkflow",
+        "POST /orders/{order_id}/start",
+    ]
+    if workflow == "ShippingWorkflow":
+        expected.insert(3, "StartChildWorkflow:ShippingWorkflow")
+    assert [span.name for span in path] == expected
+    assert attempt.duration_ms <= path[1].duration_ms
+
+
+def test_what_machines_ask_all_the_time_is_no_trace(traced: Collector) -> None:
+    assert not [span for span in traced.spans if "health" in span.name or "metrics" in span.name]
+
+
+def test_a_collector_that_is_away_keeps_nobody(live_stack: Stack) -> None:
+    nobody = f"http://127.0.0.1:{free_port_base()}"
+    settings = live_stack.settings.model_copy(
+        update={
+            "database_url": live_stack.settings.books_url,
+            "temporal_address": live_stack.settings.temporal_target,
+            "port_base": free_port_base(),
+            "otel_exporter_otlp_endpoint": nobody,
+        }
+    )
+    with process(settings, "api") as running, LiveApi(settings.api_url) as api:
+        eventually(lambda: healthy(api), seconds=60)
+        assert api.finished(api.start())["state"] == "completed"
+        running.terminate()
+        assert running.wait(3) == 0
+
+
+def test_without_a_collector_opentelemetry_is_not_imported() -> None:
+    # FastAPI brings the bare interface along.
+    code = (
+        "import sys; from orchestrator.settings import Settings; import orchestrator.worker;"
+        "print([name for name in sys.modules if name.startswith('opentelemetry')]);"
+        "from orchestrator.api.app import create_app; create_app(Settings(_env_file=None));"
+        "heavy = ('opentelemetry.sdk', 'opentelemetry.exporter', 'temporalio.contrib');"
+        "print([name for name in sys.modules if name.startswith(heavy)])"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PROJECT_ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.split() == ["[]", "[]"]

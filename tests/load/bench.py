@@ -1,0 +1,81 @@
+"""`make loadbench`: what the load generator itself can do, against the fake API, as a Markdown table.
+
+Ends with 1 when a target is missed. The fake API's audit takes no time: what is measured from the drain to
+the verdict is the generator's own part.
+"""
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.load.driving import Finished, LoadTest, fake_api
+from tests.load.fake_api import Behaviour
+from tests.ports import free_port_base
+from tests.servers import postgres_server
+
+RATE = 800
+SECONDS = 15
+MIXED_RATE = 50
+MIXED_SECONDS = 30
+MAX_LAG_MS = 20.0
+MAX_CPU_MS = 4.0
+MAX_JUDGING_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    measure: str
+    value: str
+    target: str
+    is_met: bool
+
+
+def main() -> int:
+    with (
+        tempfile.TemporaryDirectory() as home,
+        postgres_server() as postgres,
+        postgres.fresh_database() as url,
+        fake_api(Behaviour(completion_ms=1_000)) as api,
+    ):
+        load_test = LoadTest(Path(home), url, free_port_base())
+        words = ("--scenario=start-only", f"--rate={RATE}", f"--duration={SECONDS}s")
+        plain = load_test.run(api, *words, run_id="plain")
+        words = ("--scenario=mixed", f"--rate={MIXED_RATE}", f"--duration={MIXED_SECONDS}s")
+        mixed = load_test.run(api, *words, run_id="mixed")
+    rows = table(plain, mixed)
+    lines = ["| measure | value | target | |", "|---|---|---|---|"]
+    lines += [
+        f"| {row.measure} | {row.value} | {row.target} | {'met' if row.is_met else 'MISSED'} |"
+        for row in rows
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0 if all(row.is_met for row in rows) else 1
+
+
+def table(plain: Finished, mixed: Finished) -> list[Row]:
+    """What the two runs have shown."""
+    for run in (plain, mixed):
+        if not run.told:
+            raise RuntimeError(f"no verdict: {run.output}")
+    lag, unaccounted = plain.run["lag_ms"]["p99"], plain.run["unaccounted"]
+    lost = unaccounted + plain.run["skipped"] + plain.run["planned"] - plain.run["offered"]
+    cpu, judging = mixed.run["cpu_ms_per_order"], plain.told["judged_in_seconds"]
+    orders = plain.limit["orders"]
+    return [
+        Row(f"schedule lag p99, {RATE}/s from one process", f"{lag:.1f} ms", "20 ms", lag <= MAX_LAG_MS),
+        Row(f"orders of {plain.run['planned']} not sent or unaccounted", f"{lost}", "0", lost == 0),
+        Row(
+            f"CPU for an order of `mixed`, {MIXED_RATE}/s", f"{cpu:.2f} ms", "4 ms", cpu <= MAX_CPU_MS
+        ),
+        Row(
+            f"from the drain to the verdict, {orders} orders", f"{judging:.2f} s", "5 s",
+            judging <= MAX_JUDGING_SECONDS,
+        ),
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""Whole load tests in processes of their own, against the fake API, with everything they leave behind."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from db import runs
+from tests.load.fake_api import Behaviour
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN_ID = "the-run"
+MODES = ("local", "processes", "distributed")
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FakeApiProcess:
+    url: str
+    process: subprocess.Popen[str]
+
+    def truth(self) -> Json:
+        with urllib.request.urlopen(f"{self.url}/truth") as answer:
+            told: Json = json.load(answer)
+        return told
+
+    def true_completion_ms(self) -> list[int]:
+        return sorted(round(order["completion_ms"]) for order in self.truth()["orders"].values())
+
+
+@contextmanager
+def fake_api(behaviour: Behaviour | None = None) -> Iterator[FakeApiProcess]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.load.fake_api", "0", json.dumps(vars(behaviour or Behaviour()))],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        port = process.stdout.readline().split()[0]
+        yield FakeApiProcess(f"http://127.0.0.1:{port}", process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has ended: `told` is its verdict.json, empty when there is none."""
+
+    code: int
+    output: str
+    told: Json
+    directory: Path
+
+    @property
+    def run(self) -> Json:
+        found: Json = self.told["run"]
+        return found
+
+    @property
+    def locust_rows(self) -> dict[str, dict[str, str]]:
+        """Locust's own table, by the name of the entry."""
+        text = (self.directory / "locust_stats.csv").read_text()
+        return {row["Name"]: row for row in csv.DictReader(text.splitlines())}
+
+    @property
+    def limit(self) -> Json:
+        found: Json = self.told["limit"]
+        return found
+
+
+class LoadTest:
+    """Starts runs with one ORDERS_HOME and one database."""
+
+    def __init__(self, home: Path, books_url: str, port_base: int) -> None:
+        self.home = home
+        self.books_url = books_url
+        self.port_base = port_base
+        self.environment = os.environ | {
+            "ORDERS_HOME": str(home),
+            "DATABASE_URL": books_url,
+            "PORT_BASE": str(port_base),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def run(self, api: FakeApiProcess, *words: str, mode: str = "local", run_id: str = RUN_ID) -> Finished:
+        """A run from start to end."""
+        with self.started(api, *words, mode=mode, run_id=run_id) as process:
+            return self.finished(process, run_id)
+
+    def finished(
+        self, process: subprocess.Popen[str], run_id: str = RUN_ID, timeout: float = 120
+    ) -> Finished:
+        output, _ = process.communicate(timeout=timeout)
+        directory = self.home / "reports" / run_id
+        file = directory / "verdict.json"
+        return Finished(
+            process.returncode, output, json.loads(file.read_text()) if file.exists() else {}, directory
+        )
+
+    @contextmanager
+    def started(
+        self, api: FakeApiProcess, *words: str, mode: str = "local", run_id: str = RUN_ID
+    ) -> Iterator[subprocess.Popen[str]]:
+        """A run under way; in distributed mode with two workers of its own."""
+        command = ["run", f"--host={api.url}", f"--run-id={run_id}", *words]
+        port = self.port_base + 9
+        workers = []
+        if mode == "processes":
+            command.append("--processes=2")
+        elif mode == "distributed":
+            command += ["--master", "--expect-workers=2", f"--master-port={port}"]
+            workers = [
+                self.start("run", "--worker", f"--master-port={port}", f"--host={api.url}") for _ in range(2)
+            ]
+        process = self.start(*command)
+        try:
+            yield process
+        finally:
+            for each in (process, *workers):
+                if each.poll() is None:
+                    each.kill()
+                each.communicate()
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "loadtest", *words],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def stored(self, run_id: str = RUN_ID) -> runs.StoredRun | None:
+        return runs.find(self.books_url, run_id)
+
+
+def interrupt(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGINT)
+
+
+def wait_for(look: Callable[[], object], seconds: float = 40) -> None:
+    """Returns as soon as `look` sees something."""
+    give_up = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < give_up, "this did not happen in time"
+        time.sleep(0.05)
+
+
+def wait_for_line(process: subprocess.Popen[str], *, containing: str, seconds: float = 40) -> str:
+    """Reads what a run prints, up to a line that contains this."""
+    assert process.stdout is not None
+    give_up = time.monotonic() + seconds
+    for line in process.stdout:
+        if containing in line:
+            return line
+        if time.monotonic() > give_up:
+            break
+    raise AssertionError(f"no line with {containing!r}")

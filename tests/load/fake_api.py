@@ -1,0 +1,317 @@
+"""A stand-in for the REST API with known true latencies: `python -m tests.load.fake_api PORT JSON`.
+
+It answers as the real one does, does wrong what it is told to, and keeps the truth of every order for
+`GET /truth`. One process, one event loop, no framework, so that it is faster than any generator.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit
+
+import uvloop
+
+STEP_PARTS = ("mean", "p50", "p90", "p95", "p99", "max")
+
+
+@dataclass
+class Behaviour:
+    """What the system does. `every` n-th order (by its start) is meant; 0 means none."""
+
+    completion_ms: float = 1000.0
+    slow_every: int = 0
+    slow_ms: float = 15_400.0
+    never_every: int = 0
+    stall_at_seconds: float = 0.0
+    """From the first start: for `stall_seconds` nothing is answered."""
+
+    stall_seconds: float = 0.0
+    lose_answer_every: int = 0
+    """The start is carried out, and the connection closed instead of an answer."""
+
+    refuse_every: int = 0
+    """The first start of the order is answered 503, and not carried out."""
+
+    shed_every: int = 0
+    """The start of the order is answered 429, and not carried out."""
+
+    accept_duplicates: bool = False
+    violation: bool = False
+    healthy: bool = True
+    audit_away: bool = False
+    latency_away: bool = False
+
+
+@dataclass
+class Order:
+    number: int
+    content: bytes
+    received_at: float
+    accepted_at: float
+    completion_ms: float | None
+    starts: int = 1
+    outcome: str | None = None
+    finished_at: float | None = None
+    waiting: list[Callable[[], None]] = field(default_factory=list)
+
+
+class FakeApi:
+    def __init__(self, behaviour: Behaviour) -> None:
+        self.behaviour = behaviour
+        self.loop = asyncio.get_running_loop()
+        self.orders: dict[str, Order] = {}
+        self.seen: set[str] = set()
+        self.requests = 0
+        self.operations: Counter[str] = Counter()
+        self.first_start: float | None = None
+        self.faults: dict[str, Any] = {"profile": "none", "seed": 0}
+        self.fault_changes: list[dict[str, Any]] = []
+
+    def stalled_until(self) -> float:
+        behaviour = self.behaviour
+        if self.first_start is None or not behaviour.stall_seconds:
+            return 0.0
+        begins = self.first_start + behaviour.stall_at_seconds
+        now = time.perf_counter()
+        return begins + behaviour.stall_seconds if begins <= now < begins + behaviour.stall_seconds else 0.0
+
+    def finish(self, order: Order, outcome: str) -> None:
+        if order.outcome is not None:
+            return
+        order.outcome, order.finished_at = outcome, time.perf_counter()
+        for answer in order.waiting:
+            answer()
+        order.waiting.clear()
+
+    def truth(self) -> dict[str, Any]:
+        return {
+            "requests": self.requests,
+            "operations": self.operations,
+            "faults": self.fault_changes,
+            "orders": {
+                order_id: {
+                    "accepted_at": order.accepted_at,
+                    "completion_ms": order.completion_ms,
+                    "starts": order.starts,
+                    "outcome": order.outcome,
+                }
+                for order_id, order in self.orders.items()
+            },
+        }
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection; a client has one request at a time on it."""
+
+    def __init__(self, api: FakeApi) -> None:
+        self.api = api
+        self.buffer = b""
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        end = self.buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        head = self.buffer[:end]
+        at = head.lower().find(b"content-length:")
+        length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+        if len(self.buffer) < end + 4 + length:
+            return
+        body, self.buffer = self.buffer[end + 4 : end + 4 + length], self.buffer[end + 4 + length :]
+        method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
+        self.api.requests += 1
+        until = self.api.stalled_until()
+        if until:
+            self.api.loop.call_later(until - time.perf_counter(), self.handle, method, target, body)
+        else:
+            self.handle(method, target, body)
+
+    def answer(self, status: int, body: Any, media_type: str = "application/json") -> None:
+        content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        head = f"HTTP/1.1 {status} X\r\nContent-Type: {media_type}\r\nContent-Length: {len(content)}\r\n\r\n"
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(head.encode() + content)
+
+    def drop(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
+    def handle(self, method: str, target: str, body: bytes) -> None:
+        parts = urlsplit(target)
+        path = parts.path.strip("/").split("/")
+        if path[0] == "orders" and len(path) > 2:
+            self.handle_order(path[1], path[2:], parse_qs(parts.query), body)
+        else:
+            self.handle_operation(method, path[0], parse_qs(parts.query), body)
+
+    def handle_order(self, order_id: str, action: list[str], query: dict[str, Any], body: bytes) -> None:
+        if action == ["start"]:
+            self.start(order_id, body)
+            return
+        order = self.api.orders.get(order_id)
+        if order is None:
+            self.answer(404, {"detail": "there is no such order"})
+        elif action == ["status"]:
+            self.status(order_id, order, float(query.get("wait", ["0"])[0]))
+        elif order.outcome is not None:
+            self.answer(409, {"detail": f"too late: the order is {order.outcome}"})
+        elif action[-1] in ("cancel", "reject"):
+            self.api.finish(order, "cancelled")
+            self.answer(200, {"accepted": True})
+        else:
+            self.answer(200, {"accepted": True})
+
+    def start(self, order_id: str, body: bytes) -> None:
+        api, behaviour = self.api, self.api.behaviour
+        now = time.perf_counter()
+        api.first_start = api.first_start or now
+        order = api.orders.get(order_id)
+        if order is not None:
+            order.starts += 1
+            if order.content == body or behaviour.accept_duplicates:
+                self.answer(200, {"order_id": order_id, "status": "already_started"})
+            else:
+                self.answer(409, {"detail": "other content"})
+            return
+        number = int(order_id.rpartition("-")[2])
+        if _is_nth(number, behaviour.refuse_every) and order_id not in api.seen:
+            api.seen.add(order_id)
+            self.answer(503, {"detail": "away"})
+            return
+        if _is_nth(number, behaviour.shed_every):
+            self.answer(429, {"detail": "too many orders are under way"})
+            return
+        takes: float | None = (
+            behaviour.slow_ms if _is_nth(number, behaviour.slow_every) else behaviour.completion_ms
+        )
+        if _is_nth(number, behaviour.never_every):
+            takes = None
+        order = api.orders[order_id] = Order(number, body, now, now, takes)
+        if takes is not None:
+            api.loop.call_later(takes / 1000, api.finish, order, "completed")
+        if _is_nth(number, behaviour.lose_answer_every):
+            self.drop()
+        else:
+            self.answer(200, {"order_id": order_id, "status": "started"})
+
+    def status(self, order_id: str, order: Order, wait: float) -> None:
+        def tell() -> None:
+            over = order.outcome is not None
+            elapsed = ((order.finished_at or 0.0) - order.accepted_at) * 1000
+            self.answer(
+                200,
+                {
+                    "order_id": order_id,
+                    "status": order.outcome if over else "running",
+                    "reason": "customer_cancelled" if order.outcome == "cancelled" else None,
+                    # The exact time it was meant to take, unless a request ended it sooner.
+                    "completion_ms": (order.completion_ms if order.outcome == "completed" else elapsed)
+                    if over
+                    else None,
+                },
+            )
+
+        if order.outcome is not None or wait <= 0:
+            tell()
+            return
+
+        def once() -> None:
+            timer.cancel()
+            tell()
+
+        def time_is_up() -> None:
+            order.waiting.remove(once)
+            tell()
+
+        timer = self.api.loop.call_later(wait, time_is_up)
+        order.waiting.append(once)
+
+    def handle_operation(self, method: str, name: str, query: dict[str, Any], body: bytes) -> None:
+        api, behaviour = self.api, self.api.behaviour
+        api.operations[name] += 1
+        if name == "health":
+            status = 200 if behaviour.healthy else 503
+            self.answer(
+                status,
+                {
+                    "temporal_connected": behaviour.healthy,
+                    "database_connected": True,
+                    "workers_healthy": True,
+                },
+            )
+        elif name == "whoami":
+            self.answer(200, {"name": None, "role": "chaos"})
+        elif name == "faults":
+            if method == "PUT":
+                api.faults = json.loads(body)
+                api.fault_changes.append(api.faults)
+            self.answer(200, api.faults)
+        elif name == "audit" and behaviour.audit_away:
+            self.drop()
+        elif name == "audit":
+            report = self.audit(query["run_id"][0])
+            lines = [{"workflows_checked": report["workflows_checked"]}, {"report": report}]
+            self.answer(200, "".join(json.dumps(line) + "\n" for line in lines), "application/x-ndjson")
+        elif name == "latency" and behaviour.latency_away:
+            self.drop()
+        elif name == "latency":
+            self.answer(200, {"steps_ms": {"charge": dict.fromkeys(STEP_PARTS, 120.0)}})
+        elif name == "latency.csv":
+            self.answer(200, self.csv(query["run_id"][0]), "text/csv")
+        elif name == "truth":
+            self.answer(200, api.truth())
+        elif name == "behave":
+            api.behaviour = Behaviour(**json.loads(body))
+            self.answer(200, {})
+        else:
+            self.answer(404, {"detail": "there is nothing at this address"})
+
+    def audit(self, run_id: str) -> dict[str, Any]:
+        mine = {name: order for name, order in self.api.orders.items() if name.startswith(f"{run_id}-")}
+        judged = [order for order in mine.values() if order.outcome is not None]
+        violation = {"invariant": 3, "order_id": f"{run_id}-0", "finding": "charged twice", "witness": {}}
+        found = [violation] if self.api.behaviour.violation else []
+        return {
+            "run_id": run_id,
+            "clean": not found,
+            "judged": len(judged),
+            "late": sum((order.completion_ms or 0) > 15_000 for order in judged),
+            "open": len(mine) - len(judged),
+            "workflows_checked": len(judged),
+            "violations": found,
+        }
+
+    def csv(self, run_id: str) -> str:
+        lines = ["order_id,run_id,completion_ms"]
+        lines += [
+            f"{name},{run_id},{order.completion_ms:.0f}"
+            for name, order in self.api.orders.items()
+            if name.startswith(f"{run_id}-") and order.completion_ms is not None
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def _is_nth(number: int, every: int) -> bool:
+    return every > 0 and number % every == every - 1
+
+
+async def serve(port: int, behaviour: Behaviour) -> None:
+    api = FakeApi(behaviour)
+    server = await api.loop.create_server(lambda: Connection(api), "127.0.0.1", port, backlog=2_000)
+    sys.stdout.write(f"{server.sockets[0].getsockname()[1]} {datetime.now(UTC).isoformat()}\n")
+    sys.stdout.flush()
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(int(sys.argv[1]), Behaviour(**json.loads(sys.argv[2] if len(sys.argv) > 2 else "{}"))))

@@ -1,0 +1,94 @@
+"""The search for the capacity as a user starts it: whole probes against the fake API."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loadtest.capacity import Probe, Search, run_probe, search
+from loadtest.judgement import ExitCode
+from orchestrator.errors import UsageError
+from tests.load.driving import FakeApiProcess, LoadTest, fake_api, interrupt, wait_for
+from tests.load.fake_api import Behaviour
+
+WORDS = ("--faults=none", "--slo-target=0.8", "--least=20", "--most=30", "--duration=2s", "--id=search")
+
+
+def searched(load_test: LoadTest, api: FakeApiProcess, *words: str) -> tuple[int, str]:
+    process = load_test.start("capacity", f"--host={api.url}", *WORDS, *words)
+    output, _ = process.communicate(timeout=60)
+    return process.returncode, output
+
+
+def test_a_search_and_its_name_a_second_time(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=100)) as api:
+        code, output = searched(load_test, api)
+        orders = len(api.truth()["orders"])
+        again, refusal = searched(load_test, api)
+        assert len(api.truth()["orders"]) == orders
+
+    assert code == 0, output
+    assert "capacity  30 orders/s" in output
+    told = json.loads((load_test.home / "reports" / "search" / "capacity.json").read_text())
+    assert [(probe["rate"], probe["passed"]) for probe in told["probes"]] == [(20, True), (30, True)]
+    assert sum(probe["orders"] for probe in told["probes"]) == orders
+    assert (again, refusal.strip()) == (2, "search id search was used before; choose another")
+
+
+def test_a_rate_that_cannot_be_held_is_cut_short(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(never_every=1)) as api:
+        code, output = searched(load_test, api, "--slo-seconds=1", "--duration=30s")
+        orders = len(api.truth()["orders"])
+
+    assert code == 3, output
+    assert "capacity  below 20 orders/s" in output
+    # A fifth of 600 orders may be late; no more are sent once 120 are.
+    assert 120 < orders < 300
+    verdict = json.loads((load_test.home / "reports" / "search-1" / "verdict.json").read_text())
+    assert verdict["verdict"] == "limit breached"
+    assert verdict["run"]["stopped_after_seconds"] < 15
+
+
+def test_a_search_ends_with_a_broken_invariant(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=100, violation=True)) as api:
+        code, output = searched(load_test, api)
+
+    assert code == 4, output
+    assert "ended     the books broke at 20/s, see run search-1" in output
+    assert not (load_test.home / "reports" / "search-2").exists()
+
+
+def test_ctrl_c_drains_and_judges_the_probe(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=1_000)) as api:
+        process = load_test.start("capacity", f"--host={api.url}", *WORDS, "--duration=60s")
+        wait_for(lambda: len(api.truth()["orders"]) >= 30)
+        interrupt(process)
+        output, _ = process.communicate(timeout=60)
+        outcomes = {order["outcome"] for order in api.truth()["orders"].values()}
+
+    assert process.returncode == 5, output
+    assert "ended     interrupted" in output
+    assert outcomes == {"completed"}
+    told = json.loads((load_test.home / "reports" / "search" / "capacity.json").read_text())
+    assert len(told["probes"]) == 1
+
+
+def test_an_invalid_probe_ends_the_search() -> None:
+    plan = Search(least=2, most=100, precision=0.1, seconds=30, target=0.99)
+    invalid = Probe(2, "p-1", False, "invalid run", 9, 0, 0.0, 1.0, None, None, int(ExitCode.INVALID_RUN))
+    found = search(plan, lambda _: invalid, lambda _: None)
+    assert found == [invalid]
+    assert found[0].ends_the_search == "the run at 2/s was invalid and says nothing, see run p-1"
+
+
+def test_the_verdict_of_an_earlier_run_is_no_probe(
+    load_test: LoadTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in load_test.environment.items():
+        monkeypatch.setenv(name, value)
+    with fake_api(Behaviour(completion_ms=100)) as api:
+        words = [f"--host={api.url}", "--scenario=start-only", "--duration=2s", "--slo-target=0.8"]
+        reports: Path = load_test.home / "reports"
+        assert run_probe(words, reports, "probe", 20).passed
+        with pytest.raises(UsageError, match="run id probe was used before"):
+            run_probe(words, reports, "probe", 20)

@@ -1,0 +1,272 @@
+"""Each exit code, forced once for real; and what a run leaves behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from xml.etree import ElementTree
+
+import psutil
+import psycopg
+import pytest
+
+from tests.load.driving import ROOT, RUN_ID, LoadTest, fake_api, wait_for, wait_for_line
+from tests.load.fake_api import Behaviour
+from tests.servers import PostgresServer
+
+QUICK = ("--scenario=start-only", "--rate=30", "--duration=2s")
+
+
+def test_0_passed_and_everything_that_is_left_behind(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=200)) as api:
+        words = (
+            "--scenario=start-only",
+            "--stages=2s@20,1s@20..30",
+            "--slo-target=0.95",
+            "--faults=assignment",
+            "--seed=7",
+        )
+        found = load_test.run(api, *words)
+        faults = api.truth()["faults"]
+
+    assert found.code == 0, found.output
+    assert "passed" in found.output
+    assert {file.name for file in found.directory.iterdir()} == {
+        "verdict.json", "junit.xml", "summary.md", "orders.csv",
+        "locust_stats.csv", "locust_failures.csv", "locust_exceptions.csv", "locust.html",
+    }  # fmt: skip
+    assert ElementTree.parse(found.directory / "junit.xml").getroot().attrib["failures"] == "0"
+    assert len((found.directory / "orders.csv").read_text().splitlines()) == 1 + found.limit["orders"]
+    assert "| step charge |  | 120 | 120 | 120 |" in (found.directory / "summary.md").read_text()
+    assert faults == [{"profile": "assignment", "seed": 7}, {"profile": "none", "seed": 0}], "put back"
+    stored = load_test.stored()
+    assert stored is not None
+    assert (stored.scenario, stored.fault_profile, stored.fault_seed) == ("start-only", "assignment", 7)
+    assert stored.stages == [
+        {"seconds": 2.0, "rate": 20.0, "end_rate": 20.0},
+        {"seconds": 1.0, "rate": 20.0, "end_rate": 30.0},
+    ]
+    assert stored.ended_at is not None
+    assert stored.ended_at > stored.started_at
+    assert stored.started_at.isoformat(timespec="milliseconds") == found.told["started_at"], "the run's zero"
+    assert found.told["missing"] == []
+    assert stored.machine["cpus"] == os.cpu_count()
+    assert stored.verdict is not None
+    assert stored.verdict["exit_code"] == 0
+    assert stored.statistics is not None
+    assert [row["offered"] for row in stored.statistics[:3]] == [20, 20, 25]
+
+
+def test_1_crashed(load_test: LoadTest) -> None:
+    (load_test.home / "reports").write_text("a file where a directory should be")
+    with fake_api(Behaviour(completion_ms=100)) as api:
+        found = load_test.run(api, *QUICK)
+
+    assert found.code == 1
+    assert "this should not have happened" in found.output
+
+
+def test_shed_orders_are_late_unless_they_may_be_shed(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=200, shed_every=2)) as api:
+        late = load_test.run(api, *QUICK, "--slo-target=0.8", run_id="late")
+        apart = load_test.run(api, *QUICK, "--slo-target=0.8", "--shed-ok", run_id="apart")
+
+    assert (late.code, late.limit["orders"], late.limit["late"]) == (3, 60, 30), late.output
+    assert (apart.code, apart.limit["orders"], apart.limit["late"]) == (0, 30, 0), apart.output
+    assert late.run["shed"] == apart.run["shed"] == 30
+    assert apart.locust_rows["start, shed"]["Request Count"] == "30"
+    assert apart.locust_rows["Aggregated"]["Failure Count"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--scenario=nonsense",), "there is no scenario 'nonsense'; there are: mixed,"),
+        (("--stages=30s",), "stages: '30s' is not like 30s@2 or 30s@2..10"),
+        (("--rate=0",), "rate must be more than 0"),
+        (("--rate=-3",), "rate must be more than 0"),
+        (("--rate=nan",), "rate must be more than 0"),
+        (("--chaos=10s explode api",), "chaos: 'explode' is not one of"),
+        (("--chaos=900s kill api",), "lies outside the run"),
+        (("--slo-target=1",), "slo-target: 1 is out of range"),
+        (("--compare=nobody",), "there is no finished run nobody"),
+    ],
+)
+def test_2_wrong_usage(load_test: LoadTest, words: tuple[str, ...], sentence: str) -> None:
+    with fake_api() as api:
+        found = load_test.run(api, *words)
+        asked = api.truth()["requests"]
+
+    assert found.code == 2, found.output
+    assert sentence in found.output
+    assert len(found.output.strip().splitlines()) == 1
+    # Whether all is well, whose key it is, what faults are in force; and no order.
+    assert asked <= 3
+    assert load_test.stored() is None
+
+
+def test_2_a_run_id_is_used_once(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=100)) as api:
+        load_test.run(api, *QUICK)
+        again = load_test.run(api, *QUICK)
+        assert len(api.truth()["orders"]) == 60, "none of the second run"
+
+    assert again.code == 2
+    assert f"run id {RUN_ID} was used before" in again.output
+
+
+def test_2_nobody_there(load_test: LoadTest) -> None:
+    with fake_api() as api:
+        pass
+    no_api = load_test.run(api, *QUICK)
+    assert no_api.code == 2
+    assert "no API answers at" in no_api.output
+    with fake_api(Behaviour(healthy=False)) as api:
+        unhealthy = load_test.run(api, *QUICK)
+    assert unhealthy.code == 2
+    assert "is not healthy (temporal)" in unhealthy.output
+    load_test.environment["DATABASE_URL"] = f"postgresql://postgres@/nothing?host={load_test.home}"
+    with fake_api() as api:
+        no_books = load_test.run(api, *QUICK)
+    assert no_books.code == 2
+    assert "no database answers where runs are stored" in no_books.output
+    assert load_test.stored() is None
+
+
+def test_2_from_plain_locust_too(load_test: LoadTest) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless", "--rate=0"],
+        cwd=ROOT, env=load_test.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "rate must be more than 0" in done.stderr
+
+
+def test_3_limit_breached(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=100, slow_every=10, slow_ms=2_400)) as api:
+        found = load_test.run(api, *QUICK, "--slo-seconds=2")
+
+    assert found.code == 3
+    assert (found.limit["late"], found.limit["orders"]) == (6, 60)
+    junit = ElementTree.parse(found.directory / "junit.xml").getroot()
+    assert [case.attrib["name"] for case in junit if len(case)] == ["limit is met"]
+
+
+def test_4_invariant_broken(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=100, violation=True)) as api:
+        found = load_test.run(api, *QUICK, "--slo-target=0.9")
+
+    assert found.code == 4
+    assert "charged twice" in found.output
+
+
+def test_4_a_duplicate_that_was_accepted(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=100, accept_duplicates=True)) as api:
+        found = load_test.run(api, "--scenario=resubmit", "--rate=30", "--duration=2s", "--slo-target=0.9")
+
+    assert found.code == 4
+    assert "another order under the same id was answered 200" in unwrapped(found.output)
+
+
+def unwrapped(output: str) -> str:
+    """The words of a panel, wherever the terminal's width broke its lines."""
+    return " ".join(output.replace("│", " ").split())
+
+
+def test_5_not_proven(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=100)) as api:
+        found = load_test.run(api, *QUICK)
+
+    assert found.code == 5
+    assert found.limit["more_needed"] == 299 - 60
+    assert "239 more orders" in unwrapped(found.output)
+
+
+def test_6_the_generator_fell_behind(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=100)) as api:
+        words = ("--scenario=start-only", "--rate=30", "--duration=10s", "--slo-target=0.95")
+        with load_test.started(api, *words) as process:
+            wait_for_line(process, containing="sent")
+            process.send_signal(signal.SIGSTOP)
+            stopped = time.monotonic()
+            wait_for(lambda: time.monotonic() - stopped > 2.5)
+            process.send_signal(signal.SIGCONT)
+            found = load_test.finished(process)
+
+    assert found.code == 6, found.output
+    assert found.limit["verdict"] == "met", "what the run seems to show"
+    assert found.run["offered"] == 300
+    assert found.run["lag_ms"]["max"] > 2_000
+
+
+def test_6_a_worker_was_lost(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=500)) as api:
+        words = ("--scenario=start-only", "--rate=20", "--duration=12s", "--slo-target=0.5")
+        with load_test.started(api, *words, mode="processes") as process:
+            wait_for_line(process, containing="sent")
+            psutil.Process(process.pid).children()[0].kill()
+            found = load_test.finished(process)
+
+    assert found.code == 6, found.output
+    assert found.run["lost_workers"] == 1
+    assert "were lost" in found.run["problems"][0]
+
+
+def test_6_orders_were_lost(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(never_every=1)) as api:
+        words = (*QUICK, "--slo-seconds=1", "--drain-seconds=3")
+        with load_test.started(api, *words) as process:
+            wait_for(lambda: len(api.truth()["orders"]) == 60)
+            api.process.kill()
+            found = load_test.finished(process)
+
+    assert found.code == 6, found.output
+    # Everything that is asked afterwards shares the 30 s in which the API could have come back.
+    assert found.told["judged_in_seconds"] < 40
+    assert [each.split(":")[0] for each in found.told["missing"]] == [
+        "the books were not audited",
+        "the steps of the orders are not known",
+        "orders.csv is missing",
+    ]
+    assert "orders.csv is missing" in unwrapped(found.output)
+    assert found.run["unaccounted"] == 60
+    assert not found.told["books"]["audited"]
+    assert any("the API did not answer" in outage for outage in found.run["outages"])
+
+
+def test_two_runs_are_compared(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=300)) as api:
+        load_test.run(api, *QUICK, run_id="before")
+    with fake_api(Behaviour(completion_ms=500)) as api:
+        found = load_test.run(api, *QUICK, "--compare=before", run_id="after")
+
+    assert found.told["comparison"]["verdict"] == "worse"
+    assert found.told["comparison"]["completion_ms"]["p50"]["difference"] == 200
+    words = load_test.start("compare", "before", "after").communicate()[0]
+    assert words.splitlines()[0] == "better"
+
+
+def test_books_that_are_away_at_the_end_are_waited_for(load_test: LoadTest, postgres: PostgresServer) -> None:
+    database = load_test.books_url.split("/@", 1)[-1].split("?")[0].rpartition("/")[2]
+
+    def accept_connections(yes: bool) -> None:
+        with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"alter database {database} allow_connections {str(yes).lower()}".encode())
+
+    with fake_api(Behaviour(completion_ms=100)) as api:
+        words = ("--scenario=start-only", "--rate=20", "--duration=6s", "--slo-target=0.9")
+        with load_test.started(api, *words) as process:
+            wait_for_line(process, containing="sent")
+            accept_connections(False)
+            # The last thing that is asked of the API; what is left is to store the verdict.
+            wait_for(lambda: api.truth()["operations"].get("latency.csv"))
+            assert process.poll() is None, "waiting for the books"
+            accept_connections(True)
+            found = load_test.finished(process)
+
+    assert found.code == 0, found.output
+    assert found.told["stored"]
+    stored = load_test.stored()
+    assert stored is not None
+    assert stored.ended_at is not None

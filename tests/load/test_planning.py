@@ -1,0 +1,171 @@
+"""Schedules, options and the search for the capacity, as pure functions."""
+
+import itertools
+import statistics
+import time
+from pathlib import Path
+
+import gevent
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadtest.arrivals import OpenLoop, due_times, share_of
+from loadtest.capacity import Probe, Search, capacity_of, orders_to_prove, search, write
+from loadtest.disturbances import Disturbance, parse_chaos
+from loadtest.options import RunOptions, Stage, parse_duration, parse_stages
+from loadtest.verdict import LimitVerdict, judge
+from orchestrator.errors import UsageError
+
+
+def options(**given: object) -> RunOptions:
+    return RunOptions.parse({"run_id": "r", **given})
+
+
+def test_a_constant_schedule_is_absolute() -> None:
+    due = list(due_times(options(rate=4, duration="2s")))
+    assert due == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75])
+
+
+def test_steps_follow_each_other_without_a_gap() -> None:
+    due = list(due_times(options(stages="2s@1,1s@4,2s@1")))
+    assert due == pytest.approx([0, 1, 2, 2.25, 2.5, 2.75, 3, 4])
+
+
+def test_a_ramp_offers_the_orders_under_its_line() -> None:
+    plan = options(stages="10s@0.5..19.5")
+    due = list(due_times(plan))
+    assert len(due) == plan.planned_orders == 100
+    # After t seconds rate·t + slope·t²/2 orders are due.
+    for number, at in enumerate(due):
+        assert 0.5 * at + 1.9 * at**2 / 2 == pytest.approx(number, abs=1e-6)
+    assert due[-1] < 10
+
+
+def test_poisson_arrivals_have_exponential_gaps_and_a_seed() -> None:
+    plan = options(rate=50, duration="200s", arrivals="poisson", seed=3)
+    due = list(due_times(plan))
+    gaps = [b - a for a, b in itertools.pairwise(due)]
+    assert len(due) == pytest.approx(10_000, rel=0.04)
+    assert statistics.mean(gaps) == pytest.approx(0.02, rel=0.04)
+    assert statistics.stdev(gaps) == pytest.approx(0.02, rel=0.06)
+    assert due == list(due_times(plan))
+    assert due != list(due_times(options(rate=50, duration="200s", arrivals="poisson", seed=4)))
+
+
+@given(st.integers(1, 9), st.floats(0.5, 40), st.sampled_from(["constant", "poisson"]))
+def test_shares_are_the_schedule_and_nothing_twice(shares: int, rate: float, arrivals: str) -> None:
+    plan = options(rate=rate, duration="7s", arrivals=arrivals)
+    shared = [order for share in range(shares) for order in share_of(plan, share, shares)]
+    assert sorted(shared) == list(enumerate(due_times(plan)))
+
+
+def test_a_late_schedule_is_not_re_based() -> None:
+    sent: list[tuple[int, float, float]] = []
+
+    def send(number: int, due: float) -> None:
+        sent.append((number, due, time.perf_counter()))
+        if number == 3:
+            time.sleep(0.3)  # Nobody else gets a turn: the generator's process is stalled.
+
+    began = time.perf_counter()
+    OpenLoop(iter([(n, n * 0.02) for n in range(20)]), send).run(began)
+
+    assert [due - began for _, due, _ in sent] == pytest.approx([n * 0.02 for n in range(20)])
+    lags = [at - due for _, due, at in sent]
+    assert lags[4] > 0.25, "the lag is seen, and the order counts from when it was due"
+    assert lags[-1] < 0.05, "and is made up for, at once"
+
+
+def test_an_open_loop_can_be_stopped() -> None:
+    sent: list[int] = []
+    loop = OpenLoop(iter([(n, n * 0.05) for n in range(100)]), lambda number, due: sent.append(number))
+    gevent.spawn_later(0.12, loop.stop)
+    loop.run(time.perf_counter())
+    assert len(sent) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30", 30), ("30s", 30), ("5m", 300), ("1m30s", 90), ("1h", 3600)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "0s", "-5s", "5 s", "1s1m", "nan", "5x"])
+def test_no_durations(text: str) -> None:
+    with pytest.raises(UsageError, match="duration"):
+        parse_duration(text)
+
+
+def test_stages() -> None:
+    assert parse_stages("30s@2, 60s@10,30s@2..8") == (Stage(30, 2, 2), Stage(60, 10, 10), Stage(30, 2, 8))
+
+
+@pytest.mark.parametrize("text", ["30s", "30s@", "30s@x", "30s@0", "30s@2..", "30s@1,,30s@1", "@2", "0s@2"])
+def test_unreadable_stages(text: str) -> None:
+    with pytest.raises(UsageError, match="stages"):
+        parse_stages(text)
+
+
+def test_options_survive_a_message() -> None:
+    plan = options(stages="3s@1..4,2s@2", chaos="1s kill api", faults="lossy", compare="x", seed="9")
+    assert RunOptions.from_json(plan.to_json()) == plan
+
+
+def test_chaos() -> None:
+    assert parse_chaos("40s restart postgres, 1m kill order-worker", 300) == (
+        Disturbance(40, "restart", "postgres"),
+        Disturbance(60, "kill", "order-worker"),
+    )
+    times = [each.at_seconds for each in parse_chaos("every 60s kill order-worker", 300)]
+    assert times == [60, 120, 180, 240]
+
+
+@pytest.mark.parametrize("text", ["kill api", "5s hug api", "5s kill", "400s kill api", "every 0s kill api"])
+def test_unreadable_chaos(text: str) -> None:
+    with pytest.raises(UsageError, match="chaos"):
+        parse_chaos(text, 300)
+
+
+def test_how_many_orders_prove_a_target() -> None:
+    assert orders_to_prove(0.99, late=0) == 299
+    assert orders_to_prove(0.95, late=0) == 59
+    for late in (0, 1, 5):
+        needed = orders_to_prove(0.99, late)
+        assert judge(needed, late, 0.99).verdict is LimitVerdict.MET
+        assert judge(needed - 1, late, 0.99).verdict is not LimitVerdict.MET
+
+
+def _probe(capacity: float, rate: float) -> Probe:
+    late = 0 if rate <= capacity else 50
+    return Probe(rate, "p", rate <= capacity, "v", 1_000, late, late / 1_000, 0.1, 2_000.0, 4_000.0 + rate)
+
+
+@given(st.floats(2, 99))
+def test_the_search_finds_the_capacity(capacity: float) -> None:
+    plan = Search(least=2, most=100, precision=0.1, seconds=30, target=0.99)
+    probes = search(plan, lambda rate: _probe(capacity, rate), lambda _: None)
+    found = capacity_of(probes)
+    assert found is not None
+    assert found <= capacity <= found * 1.1 + 1e-9
+    assert len(probes) <= 15
+
+
+def test_the_search_ends_when_the_answer_is_clear() -> None:
+    plan = Search(least=2, most=10, precision=0.1, seconds=30, target=0.99)
+    nothing_holds = search(plan, lambda rate: _probe(0, rate), lambda _: None)
+    assert [probe.rate for probe in nothing_holds] == [2]
+    assert capacity_of(nothing_holds) is None
+    everything_holds = search(plan, lambda rate: _probe(1_000, rate), lambda _: None)
+    assert everything_holds[-1].rate == 10
+
+
+def test_the_capacity_is_drawn(tmp_path: Path) -> None:
+    plan = Search(least=2, most=20, precision=0.2, seconds=30, target=0.99)
+    probes = search(plan, lambda rate: _probe(9, rate), lambda _: None)
+    files = {file.name: file for file in write(probes, plan, 15.0, tmp_path / "c")}
+    assert files["capacity.png"].read_bytes().startswith(b"\x89PNG")
+    page = files["capacity.html"].read_text()
+    assert "late, %" in page
+    assert "p99, s" in page

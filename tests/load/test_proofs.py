@@ -1,0 +1,141 @@
+"""What the soak and the overload conclude from what they saw."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from loadtest import overload, soak
+from loadtest.drive import DriveReport
+from loadtest.footprint import Footprint, Sample
+from loadtest.judgement import ExitCode
+from loadtest.overload import Aftermath, Fresh
+from orchestrator.settings import Settings
+from orchestrator.stack import ComponentStatus, plan
+
+MIB = 2**20
+
+
+def component(name: str) -> ComponentStatus:
+    return ComponentStatus(
+        name=name, pid=os.getpid(), port=None, socket=None, healthy=True, restarts=0, state="RUNNING"
+    )
+
+
+def footprint(*mebibytes: float, name: str = "api") -> Footprint:
+    """Samples of one component, one every five seconds."""
+    samples = [Sample(5.0 * n, {name: round(each * MIB)}, 0) for n, each in enumerate(mebibytes)]
+    return Footprint([component(name)], samples)
+
+
+def verdict(late: int = 0) -> dict[str, Any]:
+    return {"limit": {"late": late}}
+
+
+def test_memory_is_flat_while_the_last_third_is_within_5_percent_of_the_second() -> None:
+    seen = footprint(10, 20, 100, 100, 104, 105).trends(0, 60)
+    assert (seen["api"].second, seen["api"].third, seen["api"].peak) == (100, 104.5, 105)
+    assert soak.problems(verdict(), seen, set()) == []
+
+
+@pytest.mark.parametrize("last", [94, 106])
+def test_memory_that_moves_on_is_a_problem(last: float) -> None:
+    seen = footprint(100, 100, 100, 100, last, last).trends(0, 60)
+    (problem,) = soak.problems(verdict(), seen, set())
+    assert "api is not flat" in problem
+
+
+def test_samples_after_the_last_order_do_not_count() -> None:
+    assert footprint(100, 100, 100, 500, 500, 500).trends(0, 12)["api"].third == 100
+
+
+def test_late_orders_and_lost_components_are_problems_of_a_soak() -> None:
+    assert len(soak.problems(verdict(late=1), {}, {"temporal"})) == 2
+
+
+def test_a_footprint_sees_the_memory_of_a_process_and_its_children() -> None:
+    with Footprint([component("api")]) as alone:
+        pass
+    script = f"import sys; held = bytearray({64 * MIB}); print(flush=True); sys.stdin.read()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        with Footprint([component("api")]) as together:
+            pass
+    assert together.peak_mib("api") - alone.peak_mib("api") > 60
+    assert together.lost == set()
+
+
+def test_a_footprint_tells_which_process_has_ended() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with Footprint([ComponentStatus(**vars(component("api")) | {"pid": gone.pid})]) as seen:
+        pass
+    assert seen.lost == {"api"}
+
+
+def aftermath(**changes: Any) -> Aftermath:
+    driven = DriveReport(
+        "run", offered=3, acknowledged=["a", "b"], failures={"c": "429 {}"}, lag_ms=[1.0, 1.0, 1.0]
+    )
+    on_time = {"status": "completed", "within_limit": True, "completion_ms": 4000}
+    given: dict[str, Any] = {
+        "driven": driven,
+        "finished": {"a": on_time, "b": on_time},
+        "audit": {"clean": True, "violations": []},
+        "fresh": Fresh(0.5, on_time),
+    }
+    return Aftermath(**given | changes)
+
+
+LATE = {"status": "cancelled", "within_limit": False, "completion_ms": 16_000}
+VIOLATION = {"invariant": 3, "order_id": "a", "finding": "charged twice"}
+
+
+def driven(**changes: Any) -> DriveReport:
+    return DriveReport(**vars(aftermath().driven) | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({}, ExitCode.PASSED),
+        ({"finished": {"a": aftermath().finished["a"]}}, ExitCode.LIMIT_BREACHED),
+        ({"finished": aftermath().finished | {"b": LATE}}, ExitCode.LIMIT_BREACHED),
+        ({"fresh": None}, ExitCode.LIMIT_BREACHED),
+        ({"fresh": Fresh(0.5, LATE)}, ExitCode.LIMIT_BREACHED),
+        ({"driven": driven(failures={"c": "429 {}", "d": "503 {}"})}, ExitCode.LIMIT_BREACHED),
+        ({"driven": driven(failures={"c": "429 {}", "d": "ReadTimeout('')"})}, ExitCode.LIMIT_BREACHED),
+        ({"driven": driven(failures={})}, ExitCode.NOT_PROVEN),
+        ({"driven": driven(lag_ms=[1.0, 900.0])}, ExitCode.INVALID_RUN),
+        ({"audit": {"clean": False, "violations": [VIOLATION]}}, ExitCode.INVARIANT_BROKEN),
+    ],
+)
+def test_each_way_an_overload_may_go_has_its_code(changes: dict[str, Any], code: ExitCode) -> None:
+    found, problems = overload.judge(aftermath(**changes), footprint(100))
+    assert found is code
+    assert bool(problems) == (code is not ExitCode.PASSED)
+
+
+def test_a_component_above_its_memory_limit_is_a_breach() -> None:
+    code, (problem,) = overload.judge(aftermath(), footprint(100, 600, 100))
+    assert code is ExitCode.LIMIT_BREACHED
+    assert "api took 600 MiB" in problem
+
+
+def test_every_component_has_a_memory_limit() -> None:
+    for planned in plan.components(Settings(database_url=None, temporal_address=None)):
+        assert overload.memory_limit_mib(planned.name) > 0
+
+
+def test_external_servers_are_refused() -> None:
+    command = [sys.executable, "-m", "loadtest.overload"]
+    environment = os.environ | {"DATABASE_URL": "postgresql://somewhere/orders"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == ExitCode.WRONG_USAGE
+    assert "DATABASE_URL" in done.stderr

@@ -1,0 +1,121 @@
+"""What a run does beside its orders: probes, chaos that is brought back, questions after the end."""
+
+import time
+from typing import Any
+
+import gevent
+import pytest
+from typer.testing import CliRunner
+
+from loadtest import afterwards, commands, watching
+from loadtest.afterwards import Afterwards
+from loadtest.api_client import Answer, ApiClient, NoAnswer
+from loadtest.chaos import ChaosMonkey
+from loadtest.disturbances import Disturbance
+from loadtest.options import RunOptions
+from loadtest.watching import BooksSoFar, Outages
+from orchestrator.errors import ServiceAway
+
+
+class HangingApi(ApiClient):
+    """Answers nothing for so long, then breaks the connection."""
+
+    def __init__(self, seconds: float) -> None:
+        self._hangs = seconds
+
+    def get(self, path: str, name: str) -> Answer:
+        gevent.sleep(self._hangs)
+        raise NoAnswer(f"{path}: {name}")
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_an_outage_lasts_as_long_as_its_question(is_answered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "PROBE_SECONDS", 0.2)
+    outages = Outages(HangingApi(2.1 if is_answered else 60.0))
+    watch = gevent.spawn(outages.watch)
+    watch.join(timeout=2.4)  # the second question is just asked, or the first one still open
+    watch.kill()
+    outages.settle()
+    assert outages.told() == ["the API did not answer for about 2 s"]
+
+
+def test_all_questions_after_a_run_share_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(afterwards, "PATIENCE_SECONDS", 1.0)
+    questions: list[str] = []
+
+    def ask(what: str) -> None:
+        questions.append(what)
+        raise ServiceAway("nobody there")
+
+    began = time.monotonic()
+    asking = Afterwards()
+    for what in ("faults", "audit", "csv"):
+        assert asking.ask(lambda what=what: ask(what), f"no {what}") is None  # type: ignore[misc]
+    assert time.monotonic() - began < 2.5
+    assert asking.missing == [f"no {what}: nobody there" for what in ("faults", "audit", "csv")]
+    assert questions.count("faults") >= 2
+    assert questions.count("csv") == 1
+
+
+class FakeMonkey(ChaosMonkey):
+    """Carries out nothing, and remembers what."""
+
+    def __init__(self, plan: list[tuple[float, str, str]]) -> None:
+        super().__init__(RunOptions.parse({"run_id": "r"}))
+        self._plan = [(Disturbance(at, verb, target), target) for at, verb, target in plan]
+        self.asked: list[list[str]] = []
+
+    def _ask(self, question: list[str]) -> str:
+        self.asked.append(question)
+        return "null"
+
+
+def test_what_chaos_took_away_comes_back_when_a_run_ends_early() -> None:
+    monkey = FakeMonkey(
+        [
+            *((0.0, "pause", "api"), (0.0, "stop", "postgres"), (0.1, "start", "postgres")),
+            *((50.0, "kill", "temporal"), (51.0, "resume", "api"), (52.0, "stop", "postgres")),
+            (53.0, "start", "postgres"),
+        ]
+    )
+    monkey.begin()
+    while len(monkey.asked) < 3:
+        gevent.sleep(0.01)
+    told = monkey.finish()
+    assert monkey.asked[3:] == [["resume", "api", "r"]], "the rest had not begun"
+    assert [each["verb"] for each in told] == ["pause", "stop", "start", "resume"]
+    assert monkey.finish() == told
+
+
+def test_the_books_so_far_are_audited_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    audits: list[str] = []
+
+    def audit(_url: str, _key: str | None, run_id: str) -> dict[str, Any]:
+        audits.append(run_id)
+        gevent.sleep(0.05)
+        return {"judged": 7, "workflows_checked": 7, "violations": []}
+
+    monkeypatch.setattr(watching, "audit", audit)
+    monkeypatch.setattr(watching, "AUDIT_EVERY_SECONDS", 0.5)
+    books = BooksSoFar("http://nowhere", None, "r", list)
+    for _ in range(20):
+        assert books.look() == "not audited yet"
+    while (found := books.look()) == "not audited yet":
+        gevent.sleep(0.01)
+    assert found.startswith("so far (")
+    assert found.endswith("clean: nine invariants over 7 orders, 7 workflows compared")
+    assert audits == ["r"], "none while one is under way, and the next one later"
+    while len(audits) < 2:
+        books.look()
+        gevent.sleep(0.01)
+    books.end()
+
+
+def test_a_made_up_run_id_is_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(commands, "become_locust", given.extend)
+    assert CliRunner().invoke(commands.app, ["run", "--rate=2"]).exit_code == 0
+    assert [word for word in given if word.startswith("--run-id=run-")]
+    given.clear()
+    assert CliRunner().invoke(commands.app, ["run", "--worker"]).exit_code == 0
+    assert not [word for word in given if word.startswith("--run-id")]

@@ -1,0 +1,144 @@
+"""Locust's own page with our form and tab, started, run and stopped by a browser."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.load.driving import ROOT, FakeApiProcess, LoadTest, fake_api, wait_for
+from tests.load.fake_api import Behaviour
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture
+def chromium() -> None:
+    """Where everything must be tested, a missing browser is a failure."""
+    if CHROMIUM is None:
+        sentence = "Locust's page is tested with Debian's chromium, which is not installed"
+        if os.environ.get("CI") == "true":
+            pytest.fail(sentence)
+        pytest.skip(sentence)
+
+
+@contextmanager
+def locust_page(load_test: LoadTest, api: FakeApiProcess, *words: str) -> Iterator[str]:
+    port = load_test.port_base + 2
+    process = subprocess.Popen(
+        [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", f"--host={api.url}", *words],
+        cwd=ROOT,
+        env=load_test.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        give_up = time.monotonic() + 30
+        while time.monotonic() < give_up:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def browser_page() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser.new_page()
+        browser.close()
+
+
+def verdict(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{url}/verdict.json") as answer:
+        told: dict[str, Any] = json.load(answer)
+    return told
+
+
+def fill_and_start(page: Page, **fields: str) -> None:
+    for name, value in fields.items():
+        page.fill(f"input[name={name}]", value)
+    page.get_by_role("button", name="Start").last.click()
+
+
+@pytest.mark.usefixtures("chromium")
+def test_a_run_from_the_form_to_its_verdict(load_test: LoadTest) -> None:
+    with (
+        fake_api(Behaviour(completion_ms=1_000)) as api,
+        locust_page(load_test, api) as url,
+        browser_page() as page,
+    ):
+        page.goto(url)
+        page.get_by_text("Custom parameters").click()
+        fill_and_start(page, rate="0")
+        # Refused in the form, with the sentence of the command line.
+        expect(page.get_by_text("rate must be more than 0")).to_be_visible()
+        assert api.truth()["orders"] == {}
+
+        fill_and_start(page, rate="20", duration="60s", runId="from-the-form", sloTarget="0.95")
+        page.get_by_role("tab", name="Verdict").click()
+        expect(page.get_by_text("in flight", exact=True)).to_be_visible()
+        expect(page.get_by_text("clean: nine invariants over")).to_be_visible(timeout=15_000)
+        expect(page.get_by_text("with 95 % confidence")).to_be_visible(timeout=15_000)
+        # So many prove the target.
+        wait_for(lambda: sum(order["outcome"] is not None for order in api.truth()["orders"].values()) >= 60)
+        page.get_by_role("button", name="Stop").click()
+        expect(page.get_by_text("passed (exit code 0)")).to_be_visible(timeout=30_000)
+        expect(page.get_by_text("step charge", exact=True)).to_be_visible()
+        expect(page.get_by_text("mean 120 ms, p50 120 ms, p90 120 ms")).to_be_visible()
+        expect(
+            page.get_by_text(f"http://127.0.0.1:{load_test.port_base + 1}/load_tests?run=from-the-form")
+        ).to_be_visible()
+
+        told = verdict(url)["verdict"]
+        truth = api.truth()["orders"]
+    assert told["run"]["offered"] == len(truth) > 59
+    assert told["run"]["unaccounted"] == 0, "the stop has drained"
+    assert told["run"]["stopped_after_seconds"] < 60
+    stored = load_test.stored("from-the-form")
+    assert stored is not None
+    assert stored.verdict is not None
+    assert stored.verdict["exit_code"] == 0
+    assert (load_test.home / "reports" / "from-the-form" / "locust.html").exists()
+
+
+@pytest.mark.usefixtures("chromium")
+def test_a_run_that_ends_by_itself_and_another_one_after_it(load_test: LoadTest) -> None:
+    with (
+        fake_api(Behaviour(completion_ms=100)) as api,
+        locust_page(load_test, api) as url,
+        browser_page() as page,
+    ):
+        page.goto(url)
+        page.get_by_text("Custom parameters").click()
+        fill_and_start(page, rate="10", duration="2s", runId="first")
+        expect(page.get_by_role("button", name="New")).to_be_visible(timeout=30_000)
+        page.get_by_role("button", name="New").click()
+        page.get_by_text("Custom parameters").click()
+        fill_and_start(page, rate="10", duration="2s", runId="first")
+        expect(page.get_by_text("run id first was used before")).to_be_visible()
+        fill_and_start(page, runId="second")
+        expect(page.get_by_role("button", name="New")).to_be_visible(timeout=30_000)
+        page.goto(f"{url}/verdict")
+        expect(page.get_by_text("not proven (exit code 5)")).to_be_visible()
+        assert len(api.truth()["orders"]) == 40
+
+
+def test_a_run_that_starts_by_itself(load_test: LoadTest) -> None:
+    words = ("--autostart", "--scenario=start-only", "--rate=10", "--duration=2s", "--run-id=by-itself")
+    with fake_api(Behaviour(completion_ms=100)) as api, locust_page(load_test, api, *words) as url:
+        wait_for(lambda: verdict(url)["verdict"] is not None)
+        assert verdict(url)["verdict"]["run"]["offered"] == len(api.truth()["orders"]) == 20

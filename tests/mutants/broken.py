@@ -1,0 +1,406 @@
+"""Shops that break one promise each, for one order only: the victim, whose id ends in VICTIM.
+
+Every mutant is the product itself with one part replaced; the part does wrong what a plausible bug would.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from temporalio import activity
+
+from db.orders import OrderBooks, Standing
+from db.pool import Books
+from orchestrator.activities.attempts import Attempts
+from orchestrator.activities.order_desk import OrderDesk
+from orchestrator.outside.faults import ProfiledFaults
+from orchestrator.outside.protocols import Carrier, Outside, PaymentProvider, PaymentRecord, Undone, Warehouse
+from orchestrator.vocabulary import (
+    SAMPLE_ITEMS,
+    AbortRequest,
+    Activity,
+    Address,
+    AddressRequest,
+    Answer,
+    FinishRequest,
+    Item,
+    OrderRequest,
+    OrderResult,
+    State,
+    StepRequest,
+    StepResult,
+)
+from orchestrator.worker import Desks
+from tests.orders import ADDRESS
+from tests.shop import DeskMaker
+
+HEALTHY = "healthy"
+VICTIM = "victim"
+STRANGER = "stranger"
+
+
+def is_victim(order_id: str) -> bool:
+    return order_id.endswith(VICTIM)
+
+
+class Scenario(StrEnum):
+    """What happens to both orders, the victim and the healthy one beside it."""
+
+    PLAIN = "plain"
+    UNDELIVERABLE = "undeliverable"
+    """The carrier declines the parcel, so the order is refunded and recalled."""
+
+    CANCELLED_IN_REVIEW = "cancelled in review"
+    """A customer cancels while a person reviews; the person, who knows nothing of it, approves."""
+
+    MOVED_IN_REVIEW = "moved in review"
+    """The address changes while a person reviews, then the person approves."""
+
+    REJECTED = "rejected"
+    STARTED_AGAIN = "started again"
+    """The same order id is started again after its outcome, past the API."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A broken variant, and the invariants that must name its victim."""
+
+    name: str
+    breaks: set[int]
+    scenario: Scenario = Scenario.PLAIN
+    books: Callable[[Books, str], OrderBooks] = OrderBooks
+    desks: DeskMaker = Desks.open
+    blamed: tuple[str, ...] = (VICTIM,)
+    """The orders that must be named: the victim, one that nobody placed, or all there are."""
+
+
+# --- The outside, lied to or not asked --------------------------------------------------------------
+
+
+class PassedOnPayments:
+    """The provider as it is; mutants override one call."""
+
+    def __init__(self, provider: PaymentProvider) -> None:
+        self._provider = provider
+
+    async def charge(self, payment_id: str, order_id: str, amount_cents: int) -> None:
+        await self._provider.charge(payment_id, order_id, amount_cents)
+
+    async def refund(self, payment_id: str, order_id: str) -> Undone:
+        return await self._provider.refund(payment_id, order_id)
+
+    async def look_up(self, payment_id: str) -> PaymentRecord:
+        return await self._provider.look_up(payment_id)
+
+
+class ChargesTwice(PassedOnPayments):
+    """A second idempotency key, as a retry with a fresh key would use."""
+
+    async def charge(self, payment_id: str, order_id: str, amount_cents: int) -> None:
+        await super().charge(payment_id, order_id, amount_cents)
+        if is_victim(order_id):
+            await super().charge(f"{payment_id}-again", order_id, amount_cents)
+
+
+class ChargesTooMuch(PassedOnPayments):
+    async def charge(self, payment_id: str, order_id: str, amount_cents: int) -> None:
+        await super().charge(payment_id, order_id, amount_cents + is_victim(order_id))
+
+
+class ChargesNobody(PassedOnPayments):
+    """Our books will say charged; the provider was never called."""
+
+    async def charge(self, payment_id: str, order_id: str, amount_cents: int) -> None:
+        if not is_victim(order_id):
+            await super().charge(payment_id, order_id, amount_cents)
+
+
+class ChargesSomebodyElse(PassedOnPayments):
+    """Besides the victim's own charge there is one for an order that nobody placed."""
+
+    async def charge(self, payment_id: str, order_id: str, amount_cents: int) -> None:
+        await super().charge(payment_id, order_id, amount_cents)
+        if is_victim(order_id):
+            stranger = order_id.replace(VICTIM, STRANGER)
+            await super().charge(f"pay-{stranger}", stranger, amount_cents)
+
+
+class ForgetsRefunds(PassedOnPayments):
+    async def refund(self, payment_id: str, order_id: str) -> Undone:
+        if is_victim(order_id):
+            return Undone.REFUNDED
+        return await super().refund(payment_id, order_id)
+
+
+class PassedOnWarehouse:
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse = warehouse
+
+    async def check_stock(self, items: list[Item]) -> None:
+        await self._warehouse.check_stock(items)
+
+    async def pack(self, package_key: str, order_id: str, items: list[Item]) -> None:
+        await self._warehouse.pack(package_key, order_id, items)
+
+    async def unpack(self, package_key: str, order_id: str) -> None:
+        await self._warehouse.unpack(package_key, order_id)
+
+
+class ForgetsToUnpack(PassedOnWarehouse):
+    async def unpack(self, package_key: str, order_id: str) -> None:
+        if not is_victim(order_id):
+            await super().unpack(package_key, order_id)
+
+
+class PassedOnCarrier:
+    def __init__(self, carrier: Carrier) -> None:
+        self._carrier = carrier
+
+    async def check_address(self, address: Address) -> None:
+        await self._carrier.check_address(address)
+
+    async def dispatch(self, shipment_key: str, order_id: str, address: Address, label_version: int) -> str:
+        return await self._carrier.dispatch(shipment_key, order_id, address, label_version)
+
+    async def call_off(self, shipment_key: str, order_id: str) -> None:
+        await self._carrier.call_off(shipment_key, order_id)
+
+
+class PrintsOldLabels(PassedOnCarrier):
+    """The label shows the address that the order came with."""
+
+    async def dispatch(self, shipment_key: str, order_id: str, address: Address, label_version: int) -> str:
+        shown = ADDRESS if is_victim(order_id) else address
+        return await super().dispatch(shipment_key, order_id, shown, label_version)
+
+
+def with_outside(
+    *,
+    payments: Callable[[PaymentProvider], PaymentProvider] | None = None,
+    warehouse: Callable[[Warehouse], Warehouse] | None = None,
+    carrier: Callable[[Carrier], Carrier] | None = None,
+) -> DeskMaker:
+    """The product's own desks, dealing with broken parties."""
+
+    def open_desks(books: OrderBooks, faults: ProfiledFaults, outside: Outside) -> Desks:
+        broken = Outside(
+            payments=payments(outside.payments) if payments else outside.payments,
+            warehouse=warehouse(outside.warehouse) if warehouse else outside.warehouse,
+            carrier=carrier(outside.carrier) if carrier else outside.carrier,
+        )
+        return Desks.open(books, faults, broken)
+
+    return open_desks
+
+
+# --- Books that are kept wrongly --------------------------------------------------------------------
+
+
+class OpenBooks(OrderBooks):
+    """The books with their pool within a mutant's reach."""
+
+    def __init__(self, books: Books, worker: str) -> None:
+        super().__init__(books, worker)
+        self.pool = books
+
+
+class DropsOrders(OpenBooks):
+    """The order's row disappears although its start was acknowledged."""
+
+    async def finish(self, order_id: str, outcome: State) -> Standing:
+        standing = await super().finish(order_id, outcome)
+        if is_victim(order_id):
+            await self.pool.execute("delete from orders where order_id = %(id)s", {"id": order_id})
+        return standing
+
+
+class DropsEveryOrder(OpenBooks):
+    """The rows of all orders disappear, so that the books know nothing of the run."""
+
+    async def finish(self, order_id: str, outcome: State) -> Standing:
+        standing = await super().finish(order_id, outcome)
+        await self.pool.execute("delete from orders where order_id = %(id)s", {"id": order_id})
+        return standing
+
+
+class OpensTwice(OpenBooks):
+    """A second run of the same order is let in."""
+
+    async def open_order(
+        self, order: OrderRequest, workflow_run_id: str, accepted_at: datetime, deadline_at: datetime
+    ) -> bool:
+        is_ours = await super().open_order(order, workflow_run_id, accepted_at, deadline_at)
+        return is_ours or is_victim(order.order_id)
+
+
+class AcceptsTwice(OpenBooks):
+    """The acceptance is written down twice."""
+
+    async def open_order(
+        self, order: OrderRequest, workflow_run_id: str, accepted_at: datetime, deadline_at: datetime
+    ) -> bool:
+        is_ours = await super().open_order(order, workflow_run_id, accepted_at, deadline_at)
+        if is_victim(order.order_id):
+            await self.pool.execute(
+                "insert into events (order_id, at, kind, state)"
+                " values (%(id)s, %(at)s, 'accepted', 'received')",
+                {"id": order.order_id, "at": accepted_at},
+            )
+        return is_ours
+
+
+class WritesTwoOutcomes(OpenBooks):
+    """The outcome is written down twice, and not the same."""
+
+    async def finish(self, order_id: str, outcome: State) -> Standing:
+        standing = await super().finish(order_id, outcome)
+        if is_victim(order_id):
+            await add_event(self.pool, order_id, "outcome", State.FAILED)
+        return standing
+
+
+class WritesAfterTheOutcome(OpenBooks):
+    async def finish(self, order_id: str, outcome: State) -> Standing:
+        standing = await super().finish(order_id, outcome)
+        if is_victim(order_id):
+            await add_event(self.pool, order_id, "signal", standing.state)
+        return standing
+
+
+class SkipsAState(OpenBooks):
+    """The events jump: the order is told to be prepared before it was reviewed."""
+
+    async def open_order(
+        self, order: OrderRequest, workflow_run_id: str, accepted_at: datetime, deadline_at: datetime
+    ) -> bool:
+        is_ours = await super().open_order(order, workflow_run_id, accepted_at, deadline_at)
+        if is_victim(order.order_id):
+            await add_event(self.pool, order.order_id, "state", State.PREPARED)
+        return is_ours
+
+
+class IgnoresCancellations(OpenBooks):
+    """The customer is told that the order is cancelled; nothing turns it back."""
+
+    async def abort(self, request: AbortRequest) -> Answer:
+        if not is_victim(request.order_id) or request.signal is None:
+            return await super().abort(request)
+        await self.note_signal(request.order_id, request.signal, accepted=True, reason=request.reason.value)
+        return Answer(True, "the order is being cancelled", State.IN_REVIEW)
+
+
+class ForgetsAddresses(OpenBooks):
+    """The customer is told that the address is changed; the books keep the old one."""
+
+    async def change_address(self, request: AddressRequest) -> Answer:
+        if not is_victim(request.order_id):
+            return await super().change_address(request)
+        new_address = vars(request.new_address)
+        await self.note_signal(request.order_id, "update_address", accepted=True, new_address=new_address)
+        return Answer(True, "the address is changed", State.IN_REVIEW)
+
+
+async def add_event(pool: Books, order_id: str, kind: str, state: State) -> None:
+    """Writes an event just after the order's last one, as no statement of the product does."""
+    await pool.execute(
+        "insert into events (order_id, at, kind, state, detail)"
+        " select order_id, updated_at + interval '1 microsecond', %(kind)s, %(state)s, '{}'"
+        " from orders where order_id = %(id)s",
+        {"id": order_id, "kind": kind, "state": state.value},
+    )
+
+
+# --- Desks that act wrongly -------------------------------------------------------------------------
+
+
+class ReportsAnotherOutcome(OrderDesk):
+    @activity.defn(name=Activity.FINISH)
+    async def finish(self, request: FinishRequest) -> OrderResult:
+        result = await super().finish(request)
+        return replace(result, outcome=State.FAILED) if is_victim(request.order_id) else result
+
+
+class ReportsWithoutWriting(OrderDesk):
+    """The workflow closes with an outcome that the books never hear of."""
+
+    @activity.defn(name=Activity.FINISH)
+    async def finish(self, request: FinishRequest) -> OrderResult:
+        if is_victim(request.order_id):
+            return OrderResult(request.order_id, request.outcome, None, 0)
+        return await super().finish(request)
+
+
+class ChargesWhenValidating(OrderDesk):
+    """The money is taken before the review."""
+
+    @activity.defn(name=Activity.VALIDATE)
+    async def validate(self, request: StepRequest) -> StepResult:
+        result = await super().validate(request)
+        if is_victim(request.order_id):
+            await charge_in_full(self._outside, request.order_id)
+        return result
+
+
+class ChargesTheRejected(OrderDesk):
+    """The money is taken although the reviewer said no."""
+
+    @activity.defn(name=Activity.ABORT)
+    async def abort(self, request: AbortRequest) -> Answer:
+        answer = await super().abort(request)
+        if is_victim(request.order_id):
+            await charge_in_full(self._outside, request.order_id)
+        return answer
+
+
+async def charge_in_full(outside: Outside, order_id: str) -> None:
+    amount_cents = sum(item.price_cents for item in SAMPLE_ITEMS)
+    await outside.payments.charge(f"pay-{order_id}", order_id, amount_cents)
+
+
+def with_order_desk(broken: type[OrderDesk]) -> DeskMaker:
+    def open_desks(books: OrderBooks, faults: ProfiledFaults, outside: Outside) -> Desks:
+        desks = Desks.open(books, faults, outside)
+        return replace(desks, orders=broken(books, Attempts(books, faults), outside))
+
+    return open_desks
+
+
+MUTANTS = (
+    Mutant("drops an order", {1}, books=DropsOrders),
+    # Rejected, because then not even the provider's ledger knows of them.
+    Mutant(
+        "drops every order of the run",
+        {1},
+        Scenario.REJECTED,
+        books=DropsEveryOrder,
+        blamed=(HEALTHY, VICTIM),
+    ),
+    Mutant("carries an order out twice", {1}, Scenario.STARTED_AGAIN, books=OpensTwice),
+    Mutant("accepts an order twice", {1}, books=AcceptsTwice),
+    Mutant("reports another outcome", {2}, desks=with_order_desk(ReportsAnotherOutcome)),
+    Mutant("reports an outcome it never wrote", {2}, desks=with_order_desk(ReportsWithoutWriting)),
+    Mutant("writes two outcomes", {2}, books=WritesTwoOutcomes),
+    Mutant("charges twice", {3}, desks=with_outside(payments=ChargesTwice)),
+    Mutant("charges the wrong amount", {3, 8}, desks=with_outside(payments=ChargesTooMuch)),
+    Mutant("forgets a refund", {4}, Scenario.UNDELIVERABLE, desks=with_outside(payments=ForgetsRefunds)),
+    Mutant("forgets a recall", {4}, Scenario.UNDELIVERABLE, desks=with_outside(warehouse=ForgetsToUnpack)),
+    Mutant("keeps payments off the ledger", {5}, desks=with_outside(payments=ChargesNobody)),
+    Mutant(
+        "charges without an order", {5}, desks=with_outside(payments=ChargesSomebodyElse), blamed=(STRANGER,)
+    ),
+    Mutant(
+        "ships after an accepted cancellation", {6}, Scenario.CANCELLED_IN_REVIEW, books=IgnoresCancellations
+    ),
+    Mutant("forgets an accepted address", {6}, Scenario.MOVED_IN_REVIEW, books=ForgetsAddresses),
+    Mutant(
+        "prints the old address",
+        {3, 6},
+        Scenario.MOVED_IN_REVIEW,
+        desks=with_outside(carrier=PrintsOldLabels),
+    ),
+    Mutant("writes an event after the outcome", {7}, books=WritesAfterTheOutcome),
+    Mutant("skips a state", {7}, books=SkipsAState),
+    Mutant("charges before the approval", {9}, desks=with_order_desk(ChargesWhenValidating)),
+    Mutant("charges after a rejection", {9}, Scenario.REJECTED, desks=with_order_desk(ChargesTheRejected)),
+)

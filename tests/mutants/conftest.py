@@ -1,0 +1,76 @@
+"""The servers of the mutants: a PostgreSQL, a Temporal and an API that nobody else uses."""
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from time import monotonic, sleep
+
+import httpx
+import pytest
+import pytest_asyncio
+from temporalio.client import Client
+
+from db.pool import Books
+from orchestrator.client import connect
+from orchestrator.settings import Settings
+from orchestrator.stack.layout import PROJECT_ROOT, stack_environment
+from tests.command_line import CommandLine
+from tests.servers import postgres_server
+from tests.temporal_server import temporal_server
+
+API_STARTUP_SECONDS = 30.0
+
+
+@pytest.fixture(scope="package")
+def settings() -> Iterator[Settings]:
+    """Lead to both servers."""
+    with postgres_server() as postgres, temporal_server() as temporal, postgres.fresh_database() as url:
+        yield temporal.model_copy(update={"database_url": url})
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
+async def pool(settings: Settings) -> AsyncIterator[Books]:
+    async with Books(settings.books_url, max_size=16, application_name="mutants") as books:
+        yield books
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
+async def client(settings: Settings) -> Client:
+    return await connect(settings)
+
+
+@pytest.fixture(scope="package")
+def command_line(settings: Settings) -> Iterator[CommandLine]:
+    """Works through an API of its own on the mutants' servers."""
+    own = settings.model_copy(update={"temporal_address": settings.temporal_target})
+    environment = {**stack_environment(own), "COLUMNS": "200"}
+    log = own.home / "api.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator", "api"],
+            env=environment,
+            cwd=PROJECT_ROOT,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        give_up_at = monotonic() + API_STARTUP_SECONDS
+        while not _answers(own.api_url):
+            if process.poll() is not None or monotonic() > give_up_at:
+                raise RuntimeError(f"the API did not start:\n{log.read_text()}")
+            sleep(0.05)
+        yield CommandLine(environment)
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answers(api_url: str) -> bool:
+    try:
+        return httpx.get(f"{api_url}/faults", trust_env=False).is_success
+    except httpx.TransportError:
+        return False

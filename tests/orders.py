@@ -1,0 +1,156 @@
+"""Orders for tests, and a clerk who carries one to any state through the real books."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from db.orders import EndedAttempt, OrderBooks
+from db.pool import Books, Row
+from orchestrator.vocabulary import (
+    AbortRequest,
+    Address,
+    AddressRequest,
+    Answer,
+    ApproveRequest,
+    AttemptOutcome,
+    OrderRequest,
+    Reason,
+    State,
+    Step,
+)
+
+ADDRESS = Address("1 Main Street", "Springfield", "IL", "62701")
+OTHER_ADDRESS = Address("2 Side Street", "Shelbyville", "IL", "62565")
+
+STEP_INTO = {
+    State.IN_REVIEW: Step.VALIDATE,
+    State.CHARGED: Step.CHARGE,
+    State.PREPARED: Step.PREPARE,
+    State.DISPATCHED: Step.DISPATCH,
+}
+RESTING_STATES = (
+    State.RECEIVED,
+    State.IN_REVIEW,
+    State.APPROVED,
+    State.CHARGED,
+    State.PREPARED,
+    State.DISPATCHED,
+)
+"""The states in which an order can stand; `validated` is passed through in one transaction."""
+
+
+def new_order(**changes: Any) -> OrderRequest:
+    """An order of its own, unless `changes` say otherwise."""
+    order_id = f"order-{uuid4().hex[:10]}"
+    order = OrderRequest(order_id, ADDRESS, f"payment-{order_id}", datetime.now(UTC))
+    return replace(order, **changes)
+
+
+class Clerk:
+    """Carries orders along, one statement of the books after the other."""
+
+    def __init__(self, books: OrderBooks, pool: Books) -> None:
+        self.books = books
+        self.pool = pool
+
+    async def open(self, order: OrderRequest | None = None, *, accepted_at: datetime | None = None) -> str:
+        order = order or new_order()
+        accepted_at = accepted_at or datetime.now(UTC)
+        deadline_at = accepted_at + timedelta(seconds=order.limit_seconds)
+        assert await self.books.open_order(order, f"run-{order.order_id}", accepted_at, deadline_at)
+        return order.order_id
+
+    async def step(self, order_id: str, step: Step, duration_ms: float = 0.5, **detail: Any) -> bool:
+        """One attempt that works; returns whether the books took it."""
+        attempt = await self.books.next_attempt(order_id, step)
+        if attempt is None:
+            return False
+        if step is Step.DISPATCH:
+            detail = {"tracking": "TRK-1", **detail}
+        version = attempt.address_version if step is Step.DISPATCH else None
+        return await self.books.complete_step(
+            order_id, step, ok(attempt.number, duration_ms, **detail), version
+        )
+
+    async def carry_to(self, state: State, order: OrderRequest | None = None) -> str:
+        """Opens an order and carries it to a resting state, or along the whole way to an outcome."""
+        order_id = await self.open(order)
+        if state in (State.CANCELLED, State.FAILED):
+            reason = Reason.CUSTOMER_CANCELLED if state is State.CANCELLED else Reason.DEADLINE
+            await self.abort(order_id, reason)
+            await self.books.finish(order_id, state)
+            return order_id
+        if state.is_past(State.RECEIVED):
+            assert await self.step(order_id, Step.RECEIVE)
+        for reached, step in STEP_INTO.items():
+            if reached.is_past(state):
+                return order_id
+            assert await self.step(order_id, step)
+            if reached is State.IN_REVIEW and state.is_past(State.IN_REVIEW):
+                assert (
+                    await self.books.approve(ApproveRequest(order_id, "reviewer", request_id="approval"))
+                ).accepted
+        if state is State.COMPLETED:
+            await self.books.finish(order_id, state)
+        return order_id
+
+    async def abort(
+        self, order_id: str, reason: Reason = Reason.CUSTOMER_CANCELLED, request_id: str | None = None
+    ) -> Answer:
+        request_id = request_id or uuid4().hex
+        signal = "cancel_order" if reason is Reason.CUSTOMER_CANCELLED else None
+        return await self.books.abort(
+            AbortRequest(order_id, reason, "somebody", "why", signal=signal, request_id=request_id)
+        )
+
+    async def change_address(
+        self, order_id: str, address: Address = OTHER_ADDRESS, request_id: str | None = None
+    ) -> Answer:
+        return await self.books.change_address(
+            AddressRequest(order_id, address, "somebody", request_id=request_id or uuid4().hex)
+        )
+
+    async def row(self, order_id: str) -> Row:
+        row = await self.pool.fetch_one("select * from orders where order_id = %(id)s", {"id": order_id})
+        assert row is not None
+        return row
+
+    async def events(self, order_id: str, kind: str | None = None) -> list[Row]:
+        return await self.pool.fetch_all(
+            "select * from events where order_id = %(id)s"
+            " and (%(kind)s::text is null or kind = %(kind)s) order by at",
+            {"id": order_id, "kind": kind},
+        )
+
+    async def attempts(self, order_id: str, step: Step | None = None) -> list[tuple[str, int, str]]:
+        """(step, attempt, outcome), in the order in which they were closed."""
+        return [
+            (event["step"], event["attempt"], event["outcome"])
+            for event in await self.events(order_id, "attempt")
+            if step is None or event["step"] == step
+        ]
+
+    async def open_attempts(self, order_id: str) -> int:
+        rows = await self.pool.fetch_all(
+            "select from step_attempts where order_id = %(id)s", {"id": order_id}
+        )
+        return len(rows)
+
+    async def payment(self, order_id: str) -> Row:
+        row = await self.pool.fetch_one("select * from payments where order_id = %(id)s", {"id": order_id})
+        assert row is not None
+        return row
+
+    async def shipment(self, order_id: str) -> Row | None:
+        return await self.pool.fetch_one("select * from shipments where order_id = %(id)s", {"id": order_id})
+
+
+def ok(number: int, duration_ms: float = 0.5, **detail: Any) -> EndedAttempt:
+    return EndedAttempt(number, AttemptOutcome.OK, duration_ms, detail)
+
+
+def failed(
+    number: int, outcome: AttemptOutcome = AttemptOutcome.ERROR, duration_ms: float = 0.5
+) -> EndedAttempt:
+    return EndedAttempt(number, outcome, duration_ms, {"error": "it did not work"})

@@ -1,0 +1,51 @@
+"""The servers of the races: a PostgreSQL and a Temporal that nobody else uses."""
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+import structlog
+from temporalio.client import Client
+
+from db.pool import Books
+from orchestrator.client import connect
+from orchestrator.settings import Settings
+from tests.servers import postgres_server
+from tests.temporal_server import temporal_server
+
+
+@pytest.fixture(scope="package")
+def settings() -> Iterator[Settings]:
+    """Lead to both servers."""
+    with postgres_server() as postgres, temporal_server() as temporal, postgres.fresh_database() as url:
+        yield temporal.model_copy(update={"database_url": url})
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
+async def pool(settings: Settings) -> AsyncIterator[Books]:
+    async with Books(settings.books_url, max_size=16, application_name="races") as books:
+        yield books
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
+async def client(settings: Settings) -> Client:
+    return await connect(settings)
+
+
+@pytest.fixture
+def only_errors_are_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Failed attempts and races lost are what is being tested here, and writing them down takes time."""
+    caplog.set_level(logging.ERROR)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    yield
+    structlog.reset_defaults()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows the grid, passed or failed."""
+    for report in [report for each in ("passed", "failed") for report in terminalreporter.getreports(each)]:
+        for name, table in report.user_properties:
+            if name == "races":
+                terminalreporter.section("races: accepted / too late / closed")
+                terminalreporter.write_line(table)

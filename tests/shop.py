@@ -1,0 +1,103 @@
+"""A shop inside the test's own process: real servers, real workflows, and desks that a test may replace."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from temporalio.client import Client, WorkflowHandle
+from temporalio.common import WorkflowIDReusePolicy
+
+from db.orders import OrderBooks
+from db.pool import Books, Row
+from orchestrator.outside.faults import ProfiledFaults
+from orchestrator.outside.protocols import Outside
+from orchestrator.outside.simulators import simulated_outside
+from orchestrator.vocabulary import OrderRequest, OrderResult, order_workflow_id
+from orchestrator.worker import Desks, order_worker, shipping_worker
+from orchestrator.workflows.order import OrderWorkflow
+from orchestrator.workflows.steps import WORKFLOW_TASK_TIMEOUT
+from tests.orders import ADDRESS
+
+DeskMaker = Callable[[OrderBooks, ProfiledFaults, Outside], Desks]
+VISIBLE_SECONDS = 10.0
+LOOK_AGAIN_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Open while its workers run. Its orders carry its `run_id`."""
+
+    run_id: str
+    client: Client
+    pool: Books
+    order_queue: str
+    shipping_queue: str
+
+    def order(self, name: str, **changes: Any) -> OrderRequest:
+        """An order of this shop, not yet placed, with next to no review."""
+        order_id = f"{self.run_id}-{name}"
+        order = OrderRequest(
+            order_id,
+            ADDRESS,
+            f"pay-{order_id}",
+            datetime.now(UTC),
+            auto_review_seconds=0.05,
+            run_id=self.run_id,
+            shipping_task_queue=self.shipping_queue,
+        )
+        return replace(order, **changes)
+
+    async def place(
+        self,
+        order: OrderRequest,
+        reuse: WorkflowIDReusePolicy = WorkflowIDReusePolicy.REJECT_DUPLICATE,
+    ) -> WorkflowHandle[OrderWorkflow, OrderResult]:
+        """Starts the order as the API does."""
+        return await self.client.start_workflow(
+            OrderWorkflow.run,
+            order,
+            id=order_workflow_id(order.order_id),
+            task_queue=self.order_queue,
+            task_timeout=WORKFLOW_TASK_TIMEOUT,
+            id_reuse_policy=reuse,
+            memo={"run_id": self.run_id},
+        )
+
+    async def row(self, order_id: str) -> Row | None:
+        return await self.pool.fetch_one("select * from orders where order_id = %(id)s", {"id": order_id})
+
+    async def until_visible(self, handles: list[WorkflowHandle[Any, Any]]) -> None:
+        """Returns once Temporal's list shows these workflows as closed, which it does a moment late."""
+        wanted = {handle.result_run_id for handle in handles}
+        query = f"TaskQueue = '{self.order_queue}' AND ExecutionStatus != 'Running'"
+        async with asyncio.timeout(VISIBLE_SECONDS):
+            while True:
+                closed = {execution.run_id async for execution in self.client.list_workflows(query)}
+                if wanted <= closed:
+                    return
+                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+
+@asynccontextmanager
+async def open_shop(
+    client: Client,
+    pool: Books,
+    faults: ProfiledFaults,
+    *,
+    name: str = "shop",
+    books: Callable[[Books, str], OrderBooks] = OrderBooks,
+    desks: DeskMaker = Desks.open,
+) -> AsyncIterator[Shop]:
+    """Runs an order worker and a shipping worker on queues of their own until the block ends."""
+    run_id = f"{name}-{uuid4().hex[:8]}"
+    shop = Shop(run_id, client, pool, f"{run_id}-orders", f"{run_id}-shipping")
+    staffed = desks(books(pool, run_id), faults, simulated_outside(pool))
+    async with (
+        order_worker(client, shop.order_queue, staffed),
+        shipping_worker(client, shop.shipping_queue, staffed),
+    ):
+        yield shop

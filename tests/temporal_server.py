@@ -1,0 +1,73 @@
+"""A real Temporal server for tests, in a directory of its own and on free ports."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.service import RPCError
+
+from orchestrator.client import connect
+from orchestrator.errors import TemporalAway
+from orchestrator.settings import Settings
+from orchestrator.stack import temporal
+from tests.ports import free_port_base
+
+STARTUP_SECONDS = 30.0
+STOP_SECONDS = 5.0
+
+
+@contextmanager
+def temporal_server() -> Iterator[Settings]:
+    """Starts the development server as the stack would; yields the settings that lead to it."""
+    home = Path(tempfile.mkdtemp(prefix="orders-temporal-")).resolve()
+    try:
+        settings = Settings(orders_home=home, port_base=free_port_base(), temporal_address=None)
+        with (home / "temporal.log").open("wb") as log:
+            process = subprocess.Popen(
+                temporal.server_command(settings),
+                stdout=log,
+                stderr=log,
+                cwd=home,
+                env={**os.environ, **temporal.ENVIRONMENT},
+            )
+        try:
+            _wait_until_it_answers(settings, process, home / "temporal.log")
+            yield settings
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _wait_until_it_answers(settings: Settings, process: subprocess.Popen[bytes], log: Path) -> None:
+    give_up_at = monotonic() + STARTUP_SECONDS
+    while not asyncio.run(temporal_answers(settings)):
+        if process.poll() is not None or monotonic() > give_up_at:
+            raise RuntimeError(f"Temporal did not start:\n{log.read_text()}")
+        sleep(0.05)
+
+
+async def temporal_answers(settings: Settings) -> bool:
+    """Whether the server is there, and its namespace can be used."""
+    try:
+        client = await connect(settings)
+        await client.workflow_service.describe_namespace(
+            DescribeNamespaceRequest(namespace=settings.temporal_namespace)
+        )
+        # The server knows the namespace a moment before its task queues do.
+        await client.count_workflows()
+    except (TemporalAway, RPCError):
+        return False
+    return True

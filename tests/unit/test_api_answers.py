@@ -1,0 +1,112 @@
+"""What the API writes, without a server behind it: cells, cursors, and the problem of a bug."""
+
+import base64
+import re
+from datetime import UTC, datetime, timedelta, timezone
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from db.readings import OrderSummary, PageKey
+from orchestrator.api import problems
+from orchestrator.api.csv_export import cell
+from orchestrator.api.models import CURSOR_PATTERN
+from orchestrator.api.views import cursor, page_key, rfc3339
+from orchestrator.errors import BooksAway, OrderUnknown, RequestMalformed, TooLate
+from orchestrator.vocabulary import State
+
+# Hypothesis adds the time zone itself.
+SECONDS_BEGIN = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
+
+NOW = datetime(2026, 1, 31, 12, 0, 0, 123_456, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (True, "true"),
+        (False, "false"),
+        (-5, "-5"),
+        (NOW, "2026-01-31T12:00:00.123Z"),
+        (NOW.astimezone(timezone(timedelta(hours=5))), "2026-01-31T12:00:00.123Z"),
+        ("plain", "plain"),
+        ("=1+1", "'=1+1"),
+        ("+1", "'+1"),
+        ("-order", "'-order"),
+        ("@sum", "'@sum"),
+        ("\tx", "'\tx"),
+        ("\rx", "'\rx"),
+        ("a=1", "a=1"),
+        ("", ""),
+    ],
+)
+def test_cells_never_run_as_formulas(value: object, text: str) -> None:
+    assert cell(value) == text
+
+
+@given(
+    st.datetimes(SECONDS_BEGIN, SECONDS_BEGIN + timedelta(days=700_000), timezones=st.just(UTC)),
+    st.text("abcXYZ019-_", min_size=1, max_size=64),
+)
+def test_a_cursor_names_its_order_exactly(accepted_at: datetime, order_id: str) -> None:
+    order = OrderSummary(
+        order_id=order_id,
+        run_id=None,
+        state=State.RECEIVED,
+        current_step=None,
+        reason=None,
+        amount_cents=0,
+        accepted_at=accepted_at,
+        updated_at=accepted_at,
+        deadline_at=accepted_at,
+        completion_ms=None,
+        within_limit=None,
+    )
+    assert page_key(cursor(order)) == PageKey(accepted_at, order_id)
+
+
+@given(
+    st.one_of(
+        st.text(max_size=60), st.binary(max_size=60).map(lambda raw: base64.urlsafe_b64encode(raw).decode())
+    )
+)
+def test_any_other_cursor_is_malformed(text: str) -> None:
+    assume(not re.fullmatch(CURSOR_PATTERN, text, re.ASCII))
+    with pytest.raises(RequestMalformed):
+        page_key(text)
+
+
+def test_times_are_utc_with_milliseconds() -> None:
+    assert rfc3339(NOW.replace(microsecond=0)) == "2026-01-31T12:00:00.000Z"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OrderUnknown("no such order"), 404),
+        (TooLate("too late"), 409),
+        (RequestMalformed("wrong"), 422),
+        (BooksAway(), 503),
+        (RuntimeError("password=secret at /srv/app.py"), 500),
+        (ExceptionGroup("several", [ValueError("secret")]), 500),
+    ],
+)
+async def test_every_error_becomes_a_problem_document(error: Exception, status: int) -> None:
+    app = FastAPI()
+    problems.register(app)
+
+    @app.get("/")
+    async def fail() -> None:
+        raise error
+
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.get("/")
+    assert (answer.status_code, answer.json()["status"]) == (status, status)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "secret" not in answer.text
+    assert ("retry-after" in answer.headers) == (status == 503)

@@ -1,0 +1,234 @@
+"""The deadline arithmetic, for any limit and any luck."""
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.activities.attempts import LONGEST_PAUSE
+from orchestrator.budget import ATTEMPT_TIMEOUT, COMPENSATION_NEED, FINISH_NEED, STEP_NEEDS, Budget
+from orchestrator.vocabulary import COMPENSATIONS, Step, StepResult, StepStatus
+from orchestrator.workflows.order import PATIENCE
+from tests.unit.paper import HANGS, Paper, on_paper
+
+ACCEPTED_AT = datetime(2030, 1, 1, 12, tzinfo=UTC)
+FORWARD = [Step.RECEIVE, Step.VALIDATE, Step.REVIEW, Step.CHARGE, Step.PREPARE, Step.DISPATCH]
+AMPLE = sum(STEP_NEEDS.values(), timedelta(0)) + COMPENSATION_NEED + FINISH_NEED + ATTEMPT_TIMEOUT
+"""The shortest limit for which nothing that is kept back has to shrink."""
+
+ROUNDING = timedelta(microseconds=10)
+AFFORDABLE_FAILURES = 6
+"""As many attempts of a compensation may fail, each as slowly as it can, and it is still over in its time:
+6 x 250 ms, the pauses of 800 ms between them, and 250 ms for the one that works."""
+
+
+class Ending(StrEnum):
+    """What follows the failed attempts of a step. FAILS: the same ones over and over, for ever."""
+
+    WORKS = "works"
+    DECLINED = "declined"
+    FAILS = "fails"
+
+
+WORKS = ("ok", ATTEMPT_TIMEOUT - timedelta(milliseconds=1))
+
+limits = st.timedeltas(min_value=timedelta(milliseconds=1), max_value=timedelta(hours=1))
+lifetimes = st.one_of(
+    st.just(timedelta(seconds=15)),
+    st.timedeltas(min_value=timedelta(milliseconds=1), max_value=timedelta(seconds=16)),
+)
+durations = st.timedeltas(min_value=timedelta(0), max_value=ATTEMPT_TIMEOUT)
+failures = st.one_of(st.just(HANGS), st.tuples(st.just("error"), durations))
+luck = st.tuples(
+    st.lists(failures, max_size=20),
+    st.sampled_from([Ending.WORKS, Ending.WORKS, Ending.FAILS, Ending.DECLINED]),
+)
+lucks = st.fixed_dictionaries({step: luck for step in FORWARD if step is not Step.REVIEW})
+reviews = st.timedeltas(min_value=timedelta(0), max_value=timedelta(hours=2))
+patiences = st.timedeltas(min_value=timedelta(0), max_value=timedelta(seconds=2))
+
+
+def budget(limit: timedelta) -> Budget:
+    return Budget(ACCEPTED_AT, limit)
+
+
+@dataclass(frozen=True)
+class Life:
+    """One order lived through on paper, by the product's own loop of attempts, as far as the plan allows."""
+
+    ended_at: datetime
+    done: list[Step]
+    charge_attempts: list[datetime]
+
+    @property
+    def is_aborted(self) -> bool:
+        return self.done != FORWARD
+
+
+Luck = tuple[list[tuple[str, timedelta]], Ending]
+
+
+def script(luck: Luck) -> Iterator[tuple[str, timedelta]]:
+    failing, ending = luck
+    if ending is Ending.FAILS:
+        return itertools.cycle(failing or [HANGS])
+    return iter([*failing, WORKS if ending is Ending.WORKS else ("declined", timedelta(0))])
+
+
+def live(plan: Budget, lucks: dict[Step, Luck], review: timedelta, patience: timedelta = PATIENCE) -> Life:
+    async def lived(paper: Paper) -> Life:
+        done = []
+        for step in FORWARD:
+            if step is Step.REVIEW:
+                time_left = max(plan.give_up_at(step) - paper.now(), timedelta(0))
+                await asyncio.sleep(min(review, time_left).total_seconds())
+            else:
+                result = await paper.carry_out(step, script(lucks[step]), plan.give_up_at(step), patience)
+                if result.status is not StepStatus.DONE:
+                    break
+            done.append(step)
+        return Life(paper.now(), done, paper.begun.get(Step.CHARGE, []))
+
+    return on_paper(plan.accepted_at, lived)
+
+
+@given(limits)
+def test_each_step_gives_up_no_later_than_the_next(limit):
+    moments = [budget(limit).give_up_at(step) for step in FORWARD]
+    assert moments == sorted(moments)
+
+
+@given(limits)
+def test_every_step_has_given_up_with_an_attempt_to_spare_before_the_order_is_turned_back(limit):
+    plan = budget(limit)
+    for step in FORWARD:
+        assert plan.give_up_at(step) + ATTEMPT_TIMEOUT <= plan.abort_at
+    assert plan.abort_at < plan.deadline_at == ACCEPTED_AT + limit
+
+
+@given(lifetimes, lucks, st.lists(failures, max_size=20), reviews, patiences)
+def test_no_charge_is_started_without_time_to_ship_and_to_undo_it(limit, lucks, failing, review, patience):
+    plan = budget(limit)
+    life = live(plan, lucks | {Step.CHARGE: (failing, Ending.FAILS)}, review, patience)
+    shrunk = min(1.0, limit / AMPLE)
+    for charged_at in life.charge_attempts:
+        ends_at = charged_at + ATTEMPT_TIMEOUT
+        assert (
+            plan.abort_at - ends_at >= (STEP_NEEDS[Step.PREPARE] + STEP_NEEDS[Step.DISPATCH]) * shrunk * 0.999
+        )
+        assert plan.deadline_at - ends_at >= (COMPENSATION_NEED + FINISH_NEED) * shrunk * 0.999
+        # However short the limit: at least one refund fits between the charge and the deadline.
+        assert plan.deadline_at - ends_at >= ATTEMPT_TIMEOUT
+
+
+@given(lifetimes, lucks, reviews, patiences)
+def test_whatever_the_attempts_do_the_forward_path_ends_before_the_time_kept_back_to_undo(
+    limit, lucks, review, patience
+):
+    plan = budget(limit)
+    life = live(plan, lucks, review, patience)
+    if life.done:
+        assert life.ended_at <= plan.abort_at + ROUNDING
+    else:
+        # With a limit too short for anything, not even a first attempt is made.
+        assert life.ended_at <= max(plan.abort_at, plan.accepted_at) + ROUNDING
+
+
+@given(lifetimes, st.lists(failures, max_size=20))
+def test_a_step_that_never_works_is_tried_for_as_long_as_it_may(limit, failing):
+    plan = budget(limit)
+    life = live(plan, {Step.RECEIVE: (failing, Ending.FAILS)}, timedelta(0))
+    assert life.done == []
+    assert life.ended_at >= plan.give_up_at(Step.RECEIVE) - LONGEST_PAUSE
+
+
+@given(
+    st.timedeltas(min_value=AMPLE, max_value=timedelta(hours=1)),
+    *[st.lists(failures, max_size=AFFORDABLE_FAILURES)] * 2,
+    patiences,
+)
+def test_an_order_turned_back_at_the_last_moment_is_undone_and_closed_by_its_deadline(
+    limit, refunding, recalling, patience
+):
+    plan = budget(limit)
+
+    async def undone(paper: Paper) -> tuple[list[StepResult], datetime]:
+        scripts = {Step.REFUND: refunding, Step.RECALL: recalling}
+        results = await asyncio.gather(
+            *(paper.carry_out(step, [*script, WORKS], None, patience) for step, script in scripts.items())
+        )
+        return results, paper.now()
+
+    results, ended_at = on_paper(plan.abort_at, undone)
+    assert [result.status for result in results] == [StepStatus.DONE] * 2
+    assert ended_at + FINISH_NEED <= plan.deadline_at
+
+
+@settings(max_examples=20)
+@given(st.lists(failures, min_size=20, max_size=60))
+def test_a_compensation_is_tried_until_it_works_however_late_it_is(script):
+    plan = budget(timedelta(seconds=15))
+
+    async def undone(paper: Paper) -> StepResult:
+        return await paper.carry_out(Step.REFUND, [*script, WORKS], None, PATIENCE)
+
+    result = on_paper(plan.deadline_at, undone)
+    assert (result.status, result.attempts) == (StepStatus.DONE, len(script) + 1)
+
+
+@given(st.timedeltas(min_value=AMPLE, max_value=timedelta(hours=1)))
+def test_an_ample_limit_shrinks_nothing_that_is_kept_back(limit):
+    plan = budget(limit)
+    assert plan.deadline_at - plan.abort_at == COMPENSATION_NEED + FINISH_NEED
+    for step, following in itertools.pairwise(FORWARD):
+        assert plan.give_up_at(following) - plan.give_up_at(step) == STEP_NEEDS[following]
+
+
+@given(limits, limits)
+def test_a_longer_limit_never_gives_up_sooner(one, other):
+    shorter, longer = sorted((one, other))
+    for step in FORWARD:
+        # Half a percent of slack for the rounding of scaled moments to microseconds.
+        assert budget(shorter).give_up_at(step) <= budget(longer).give_up_at(step) + timedelta(
+            microseconds=20
+        )
+
+
+@given(limits, st.datetimes(timezones=st.just(UTC)))
+def test_the_plan_only_depends_on_the_time_since_acceptance(limit, accepted_at):
+    moved = Budget(accepted_at, limit)
+    for step in FORWARD:
+        assert moved.give_up_at(step) - moved.accepted_at == budget(limit).give_up_at(step) - ACCEPTED_AT
+
+
+def test_within_15_seconds_the_moments_are_those_of_the_documentation():
+    plan = budget(timedelta(seconds=15))
+    seconds = {step: (plan.give_up_at(step) - ACCEPTED_AT).total_seconds() for step in FORWARD}
+    assert (plan.abort_at - ACCEPTED_AT).total_seconds() == 11.75
+    assert seconds == {
+        Step.RECEIVE: 8.1,
+        Step.VALIDATE: 8.9,
+        Step.REVIEW: 8.9,
+        Step.CHARGE: 9.9,
+        Step.PREPARE: 10.7,
+        Step.DISPATCH: 11.5,
+    }
+
+
+@pytest.mark.parametrize("step", COMPENSATIONS)
+def test_a_compensation_has_no_moment_at_which_it_gives_up(step):
+    with pytest.raises(KeyError):
+        budget(timedelta(seconds=15)).give_up_at(step)
+
+
+@pytest.mark.parametrize("limit", [timedelta(0), timedelta(milliseconds=1), timedelta(seconds=1)])
+def test_with_no_time_at_all_nothing_is_started(limit):
+    life = live(budget(limit), {step: ([], Ending.WORKS) for step in FORWARD}, timedelta(0))
+    assert life.is_aborted
+    assert life.done == []

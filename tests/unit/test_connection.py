@@ -1,0 +1,104 @@
+"""Where clients connect: the embedded server, a named address, a profile of Temporal's own configuration."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.client import connection
+from orchestrator.errors import SettingsError
+from orchestrator.settings import Settings
+
+PROFILES = """
+[profile.default]
+address = "elsewhere.invalid:7233"
+api_key = "not-for-us"
+
+[profile.cloud]
+address = "cloud.invalid:7233"
+namespace = "orders.account"
+api_key = "key"
+
+[profile.nowhere]
+namespace = "orders.account"
+"""
+
+
+@pytest.fixture
+def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration file where the SDK looks for one by itself."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "temporalio" / "temporal.toml"
+    file.parent.mkdir()
+    file.write_text(PROFILES)
+    return file
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("ADDRESS", "HOST", "PORT", "NAMESPACE", "PROFILE", "CONFIG_FILE", "API_KEY"):
+        monkeypatch.delenv(f"TEMPORAL_{name}", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def connected(**given: Any) -> dict[str, Any]:
+    return dict(connection(Settings(**given)))
+
+
+def test_the_embedded_server_is_met_without_a_profile_that_lies_about(profiles: Path) -> None:
+    assert Settings().uses_embedded_temporal
+    assert connected(port_base=9000) == {"target_host": "127.0.0.1:9003", "namespace": "default"}
+
+
+def test_an_address_outweighs_the_profile_and_takes_its_key(profiles: Path) -> None:
+    given = {"temporal_address": "server.invalid:1", "temporal_profile": "cloud"}
+    assert connected(**given) == {
+        "target_host": "server.invalid:1",
+        "namespace": "orders.account",
+        "api_key": "key",
+        "tls": True,
+    }
+
+
+def test_a_named_profile_is_an_external_server(profiles: Path) -> None:
+    settings = Settings(temporal_profile="cloud")
+    assert not settings.uses_embedded_temporal
+    assert connection(settings)["target_host"] == "cloud.invalid:7233"
+    assert connection(settings)["namespace"] == "orders.account"
+
+
+def test_a_namespace_of_the_settings_outweighs_the_profiles(profiles: Path) -> None:
+    assert connected(temporal_profile="cloud", TEMPORAL_NAMESPACE="mine")["namespace"] == "mine"
+
+
+def test_key_and_namespace_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPORAL_ADDRESS", "cloud.invalid:7233")
+    monkeypatch.setenv("TEMPORAL_NAMESPACE", "orders.account")
+    monkeypatch.setenv("TEMPORAL_API_KEY", "key")
+    assert connected() == {
+        "target_host": "cloud.invalid:7233",
+        "namespace": "orders.account",
+        "api_key": "key",
+        "tls": True,
+    }
+
+
+@pytest.mark.parametrize("profile", ["unheard-of", "nowhere"])
+def test_a_profile_that_leads_nowhere_is_refused(profiles: Path, profile: str) -> None:
+    with pytest.raises(SettingsError):
+        connected(temporal_profile=profile)
+
+
+def test_older_names_still_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_URL", "postgresql://db.invalid/orders")
+    monkeypatch.setenv("TEMPORAL_HOST", "server.invalid")
+    monkeypatch.setenv("ORDER_WORKFLOW_TIMEOUT_SECONDS", "20")
+    monkeypatch.setenv("PORT_BASE", "9000")
+    settings = Settings.load()
+    assert settings.database_url == "postgresql://db.invalid/orders"
+    assert settings.order_deadline_seconds == 20
+    # PORT_BASE moves the ports of this machine, not those of another.
+    assert settings.temporal_target == "server.invalid:7233"
+    monkeypatch.setenv("TEMPORAL_PORT", "7000")
+    assert Settings.load().temporal_target == "server.invalid:7000"

@@ -1,0 +1,125 @@
+"""Which addresses are this machine's alone, and what roles, keys and callers are worth."""
+
+from collections.abc import Callable
+
+import pytest
+
+from db.keys import StoredKey
+from orchestrator import callers
+from orchestrator.api.access import needed_role
+from orchestrator.callers import Callers
+from orchestrator.errors import ServiceAway
+from orchestrator.exposure import is_loopback
+from orchestrator.keys import PREFIX, Role, find, hashed, new_key
+
+
+@pytest.mark.parametrize(
+    ("address", "is_ours_alone"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.10", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.5", False),
+        ("", False),
+        ("*", False),
+        ("example.org", False),
+        ("127.0.0.1.example.org", False),
+    ],
+)
+def test_addresses_of_this_machine_alone(address: str, is_ours_alone: bool) -> None:
+    assert is_loopback(address) is is_ours_alone
+
+
+def test_keys_are_long_random_and_stored_as_their_hash() -> None:
+    keys = {new_key() for _ in range(100)}
+    assert len(keys) == 100
+    assert all(key.startswith(PREFIX) and len(key) >= 47 and key.isascii() for key in keys)
+    key = new_key()
+    assert key not in hashed(key)
+
+
+def test_a_key_is_found_while_it_works() -> None:
+    key, revoked = new_key(), new_key()
+    known = [StoredKey(hashed(key), "ada", "viewer", True), StoredKey(hashed(revoked), "bob", "chaos", False)]
+    found = find(key, known)
+    assert found is not None
+    assert found.name == "ada"
+    for other in (revoked, new_key(), key[:-1], key + "x", "", hashed(key), "\udcff", "é"):
+        assert find(other, known) is None
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "role"),
+    [
+        ("GET", "/orders", Role.VIEWER),
+        ("GET", "/faults", Role.VIEWER),
+        ("GET", "/metrics", Role.VIEWER),
+        ("GET", "/docs", Role.VIEWER),
+        ("POST", "/orders/a/start", Role.OPERATOR),
+        ("POST", "/orders/a/signals/cancel", Role.OPERATOR),
+        ("PUT", "/faults", Role.CHAOS),
+        ("PUT", "/faults/", Role.CHAOS),
+        ("PUT", "/anything/new", Role.OPERATOR),
+        ("DELETE", "/orders", Role.OPERATOR),
+    ],
+)
+def test_what_each_role_may_do(method: str, path: str, role: Role) -> None:
+    assert needed_role(method, path) is role
+
+
+class Api:
+    """Answers what it is told to, and counts the questions."""
+
+    def __init__(self, answer: Callable[[str | None], Role | None]) -> None:
+        self.answer = answer
+        self.asked = 0
+
+    def __call__(self, key: str | None) -> Role | None:
+        self.asked += 1
+        return self.answer(key)
+
+
+def away(_key: str | None) -> Role | None:
+    raise ServiceAway
+
+
+def test_callers_are_asked_after_again_once_what_is_known_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(callers, "monotonic", lambda: now)
+    api = Api(lambda key: Role.VIEWER if key == "good" else None)
+    known = Callers(api, must_have_key=False)
+    assert [known.role_of("good"), known.role_of("good"), known.role_of(None)] == [
+        Role.VIEWER,
+        Role.VIEWER,
+        None,
+    ]
+    assert api.asked == 2
+    api.answer = lambda _key: None
+    now += callers.FRESH_SECONDS + 0.1
+    assert known.role_of("good") is None, "revoked"
+
+
+def test_nobody_new_is_let_in_while_the_api_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(callers, "monotonic", lambda: now)
+    api = Api(lambda _key: Role.VIEWER)
+    known = Callers(api, must_have_key=False)
+    assert known.role_of("good") is Role.VIEWER
+    api.answer = away
+    now += callers.GRACE_SECONDS - 1
+    assert known.role_of("good") is Role.VIEWER, "it may just be started again"
+    for key in ("other", None):
+        with pytest.raises(ServiceAway):
+            known.role_of(key)
+    now += 2
+    with pytest.raises(ServiceAway):
+        known.role_of("good")
+
+
+def test_where_a_key_is_a_must_nobody_is_asked_about_no_key() -> None:
+    api = Api(lambda _key: Role.CHAOS)
+    assert Callers(api, must_have_key=True).role_of(None) is None
+    assert api.asked == 0

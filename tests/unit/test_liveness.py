@@ -1,0 +1,77 @@
+"""The health check of a container, run as the container's engine runs it."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from orchestrator import liveness
+from orchestrator.stack.layout import PROJECT_ROOT
+
+
+@contextmanager
+def answering(status: int) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None:
+            """Says nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/health"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_port_is_well_when_it_answers_200() -> None:
+    with answering(200) as url:
+        assert liveness.trouble(url) is None
+    with answering(503) as url:
+        assert "503" in str(liveness.trouble(url))
+    assert "refused" in str(liveness.trouble(url))
+
+
+def test_a_file_is_well_while_it_is_fresh(tmp_path: Path) -> None:
+    file = tmp_path / "alive"
+    assert "is not there" in str(liveness.trouble(str(file)))
+    liveness.touch(file)
+    assert liveness.trouble(str(file)) is None
+    long_ago = time.time() - liveness.FRESH_SECONDS - 5
+    os.utime(file, (long_ago, long_ago))
+    assert "was last touched 15 s ago" in str(liveness.trouble(str(file)))
+
+
+async def test_the_file_is_touched_by_the_event_loop(tmp_path: Path) -> None:
+    file = tmp_path / "alive"
+    task = asyncio.create_task(liveness.show_alive(file))
+    await asyncio.sleep(0)
+    assert file.exists()
+    task.cancel()
+    # Nothing is done, and nothing waited for, without one.
+    await liveness.show_alive(None)
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_the_exit_code_tells(tmp_path: Path, fresh: bool) -> None:
+    file = tmp_path / "alive"
+    if fresh:
+        file.touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator.liveness", str(file)],
+        cwd=PROJECT_ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, "is not there" in done.stderr) == ((0, False) if fresh else (1, True))

@@ -1,0 +1,42 @@
+"""What the words of Temporal mean for those who ask it."""
+
+import pytest
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import Message
+from temporalio.api.common.v1 import GrpcStatus
+from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure, NotFoundFailure
+from temporalio.service import RPCError, RPCStatusCode
+
+from orchestrator.client import temporal_errors
+from orchestrator.errors import TemporalAway
+
+
+def error(status: RPCStatusCode, *details: Message) -> RPCError:
+    packed = []
+    for detail in details:
+        packed.append(Any())
+        packed[-1].Pack(detail)
+    return RPCError("no", status, GrpcStatus(code=status.value, details=packed).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        error(RPCStatusCode.UNAVAILABLE),
+        error(RPCStatusCode.DEADLINE_EXCEEDED),
+        error(RPCStatusCode.NOT_FOUND, NamespaceNotFoundFailure(namespace="default")),
+    ],
+)
+def test_a_server_that_cannot_answer_is_away(said: RPCError) -> None:
+    with pytest.raises(TemporalAway), temporal_errors():
+        raise said
+
+
+@pytest.mark.parametrize(
+    "said",
+    [error(RPCStatusCode.NOT_FOUND, NotFoundFailure()), error(RPCStatusCode.NOT_FOUND)],
+)
+def test_a_workflow_that_is_not_there_is_no_server_that_is_away(said: RPCError) -> None:
+    with pytest.raises(RPCError) as raised, temporal_errors():
+        raise said
+    assert raised.value is said

@@ -1,0 +1,38 @@
+"""Spans of attempts."""
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from db.orders import EndedAttempt
+from orchestrator.settings import Settings
+from orchestrator.tracing import Tracing
+from orchestrator.vocabulary import AttemptOutcome, Step, StepRequest
+
+
+@pytest.mark.parametrize("outcome", [AttemptOutcome.ERROR, AttemptOutcome.TIMEOUT, AttemptOutcome.DECLINED])
+def test_an_attempt_that_failed_says_how_and_why(outcome: AttemptOutcome) -> None:
+    kept = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    request = StepRequest("o-1", Step.CHARGE, run_id="r-1")
+    Tracing(provider).attempt_ended(request, EndedAttempt(3, outcome, 250.5, {"error": "no answer"}))
+    (span,) = kept.get_finished_spans()
+    assert span.name == "attempt:charge"
+    assert span.attributes == {
+        "order.id": "o-1",
+        "order.run_id": "r-1",
+        "order.step": "charge",
+        "order.attempt": 3,
+        "order.attempt.outcome": outcome.value,
+    }
+    assert not span.status.is_ok
+    assert span.status.description == "no answer"
+    assert span.start_time is not None
+    assert span.end_time is not None
+    assert span.end_time - span.start_time == 250_500_000
+
+
+def test_there_is_no_tracing_without_a_collector() -> None:
+    assert Tracing.of(Settings(otel_exporter_otlp_endpoint=None), "order-api", "api") is None

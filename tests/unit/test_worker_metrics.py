@@ -1,0 +1,107 @@
+"""What a worker tells Prometheus, and where."""
+
+import json
+import socket
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from db.orders import EndedAttempt
+from orchestrator.errors import UsageError
+from orchestrator.settings import Settings
+from orchestrator.stack import plan
+from orchestrator.vocabulary import AttemptOutcome, OrderResult, Reason, State, Step, StepRequest
+from orchestrator.worker_metrics import WorkerMetrics, measured_runtime
+from tests.ports import free_port_base
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def scraped(address: str) -> Samples:
+    text = httpx.get(f"http://{address}/metrics", trust_env=False).text
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def sample(samples: Samples, name: str, **labels: str) -> float:
+    return samples[name, frozenset(labels.items())]
+
+
+def listening() -> set[tuple[str, int]]:
+    return {
+        tuple(connection.laddr)
+        for connection in psutil.Process().net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+def test_a_worker_tells_its_attempts_and_the_budget_that_was_left(tmp_path: Path) -> None:
+    before = listening()
+    with measured_runtime(Settings(orders_home=tmp_path), "order-worker-1") as runtime:
+        (file,) = (tmp_path / "metrics").iterdir()
+        assert file.name == "order-worker-1.json"
+        (group,) = json.loads(file.read_text())
+        assert group["labels"] == {"component": "order-worker-1"}
+        (address,) = group["targets"]
+        assert {f"{host}:{port}" for host, port in listening() - before} == {address}
+        assert address.startswith("127.0.0.1:")
+
+        metrics = WorkerMetrics(runtime.metric_meter)
+        untouched = scraped(address)
+        assert sample(untouched, "reconciler_orders_total") == 0
+        assert sample(untouched, "reconciler_failed_looks_total") == 0
+
+        request = StepRequest("o-1", Step.CHARGE)
+        metrics.attempt_ended(request, EndedAttempt(1, AttemptOutcome.TIMEOUT, 250.0, {}))
+        metrics.attempt_ended(request, EndedAttempt(2, AttemptOutcome.OK, 2.0, {}))
+        metrics.order_finished(OrderResult("o-1", State.COMPLETED, None, 6_000), 15_000)
+        metrics.order_finished(OrderResult("o-2", State.FAILED, Reason.DEADLINE, 15_001), 15_000)
+        metrics.orders_reconciled(2)
+        metrics.reconciler_failed()
+        seen = scraped(address)
+        attempts, left = "order_attempt_duration_seconds", "order_budget_left_seconds"
+        assert sample(seen, f"{attempts}_count", step="charge", outcome="timeout") == 1
+        assert sample(seen, f"{attempts}_sum", step="charge", outcome="ok") == 0.002
+        assert sample(seen, f"{left}_sum", outcome="completed") == 9
+        assert sample(seen, f"{left}_bucket", outcome="completed", le="8") == 0
+        assert sample(seen, f"{left}_bucket", outcome="completed", le="9") == 1
+        assert sample(seen, f"{left}_bucket", outcome="failed", le="0") == 1
+        assert sample(seen, "reconciler_orders_total") == 2
+        assert sample(seen, "reconciler_failed_looks_total") == 1
+    assert not file.exists()
+
+
+def test_a_name_stays_a_file_of_its_directory(tmp_path: Path) -> None:
+    with measured_runtime(Settings(orders_home=tmp_path), "../../w@host"):
+        (file,) = (tmp_path / "metrics").iterdir()
+        assert file.name == ".._.._w@host.json"
+
+
+def test_a_chosen_port_is_used_and_needs_no_file(tmp_path: Path) -> None:
+    port = free_port_base()
+    with measured_runtime(Settings(orders_home=tmp_path, worker_metrics_port=port), "w"):
+        assert ("127.0.0.1", port) in listening()
+        assert not (tmp_path / "metrics").exists()
+
+
+def test_a_taken_port_is_named_with_the_setting(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = Settings(orders_home=tmp_path, worker_metrics_port=taken.getsockname()[1])
+        with pytest.raises(UsageError, match="WORKER_METRICS_PORT"), measured_runtime(settings, "w"):
+            pass
+
+
+def test_workers_of_a_stack_count_on_from_a_chosen_port(tmp_path: Path) -> None:
+    settings = Settings(orders_home=tmp_path, worker_metrics_port=9400, order_workers=2, shipping_workers=1)
+    ports = {
+        component.name: component.environment["WORKER_METRICS_PORT"]
+        for component in plan.components(settings)
+        if "worker" in component.name
+    }
+    assert ports == {"order-worker-1": "9400", "order-worker-2": "9401", "shipping-worker-1": "9402"}

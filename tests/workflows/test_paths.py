@@ -1,0 +1,353 @@
+"""Every way an order can go, from acceptance to each outcome."""
+
+from datetime import timedelta
+
+import pytest
+from temporalio.client import WorkflowFailureError
+from temporalio.exceptions import ApplicationError
+
+from orchestrator.vocabulary import (
+    DUPLICATE_ORDER,
+    INVALID_ORDER,
+    Activity,
+    Address,
+    Item,
+    OrderResult,
+    Reason,
+    ReviewMode,
+    State,
+    Step,
+    StepStatus,
+    order_workflow_id,
+    shipping_workflow_id,
+)
+from orchestrator.workflows.order import OrderWorkflow
+from tests.orders import new_order
+from tests.workflows.conftest import ORDER_QUEUE
+from tests.workflows.fake_desks import (
+    COMPLETION_MS,
+    FORWARD_ACTIVITIES,
+    STEP_ACTIVITIES,
+    FakeOrder,
+    LostAnswer,
+    OnlyBooks,
+    OnlyOutside,
+)
+
+SHORT = 2.0
+"""A limit in seconds that is short enough to be waited for, also where time is not skipped."""
+
+
+async def test_an_order_goes_through_every_step_and_completes(shop):
+    placed = await shop.place()
+    assert await placed.result() == OrderResult(placed.id, State.COMPLETED, None, COMPLETION_MS)
+    assert placed.books.states == [state for state in State if state not in (State.CANCELLED, State.FAILED)]
+    assert [name for name, _ in placed.calls] == [
+        Activity.OPEN,
+        Activity.RECEIVE,
+        Activity.VALIDATE,
+        Activity.APPROVE,
+        Activity.CHARGE,
+        Activity.PREPARE,
+        Activity.DISPATCH,
+        Activity.FINISH,
+    ]
+    assert all(is_local for _, is_local in placed.calls)
+
+
+async def test_the_limit_counts_from_acceptance_however_late_a_worker_looks(shop):
+    order = new_order(auto_review_seconds=0.0)
+    handle = await shop.client.start_workflow(
+        OrderWorkflow.run,
+        order,
+        id=order_workflow_id(order.order_id),
+        task_queue=ORDER_QUEUE,
+        # No worker gets to see it for so long.
+        start_delay=timedelta(seconds=1),
+    )
+    await handle.result()
+    accepted_at = (await handle.describe()).start_time
+    deadline_at = (await handle.query(OrderWorkflow.status)).deadline_at
+    behind = timedelta(microseconds=accepted_at.microsecond % 1000)
+    assert deadline_at == accepted_at - behind + timedelta(seconds=order.limit_seconds)
+
+
+async def test_the_status_tells_every_step_on_the_way(shop):
+    placed = await shop.place(hold=(Activity.RECEIVE, Activity.CHARGE, Activity.DISPATCH, Activity.FINISH))
+    seen = []
+    for name in (Activity.RECEIVE, Activity.CHARGE, Activity.DISPATCH, Activity.FINISH):
+        await placed.until_held(name)
+        status = await placed.status()
+        seen.append((status.current_step, status.completed_steps))
+        await placed.let_go(name)
+    first = [Step.RECEIVE, Step.VALIDATE, Step.REVIEW]
+    assert seen == [
+        (Step.RECEIVE, []),
+        (Step.CHARGE, first),
+        # The child's steps are one to its parent.
+        (Step.PREPARE, [*first, Step.CHARGE]),
+        (Step.FINISH, [*first, Step.CHARGE, Step.PREPARE, Step.DISPATCH]),
+    ]
+    await placed.result()
+    status = await placed.status()
+    assert (status.order_id, status.current_step, status.outcome) == (placed.id, None, State.COMPLETED)
+    assert status.abort_reason is None
+
+
+# --- Review -------------------------------------------------------------------------------------------
+
+
+async def test_the_simulated_reviewer_approves_by_itself(shop):
+    placed = await shop.place(auto_review_seconds=2.0)
+    assert (await placed.result()).outcome is State.COMPLETED
+    assert placed.books.reviewer == "auto-review"
+
+
+async def test_the_simulated_reviewer_never_takes_longer_than_the_limit_allows(shop):
+    placed = await shop.place(auto_review_seconds=3600.0, limit_seconds=9.0)
+    assert (await placed.result()).outcome is State.COMPLETED
+
+
+async def test_a_manual_review_waits_for_a_person(shop):
+    placed = await shop.place_in(State.IN_REVIEW)
+    await placed.handle.signal("ApproveOrder", {"reviewer": "eve"})
+    assert (await placed.result()).outcome is State.COMPLETED
+    assert placed.books.reviewer == "eve"
+
+
+async def test_a_manual_review_that_nobody_gives_expires_uncharged(shop):
+    placed = await shop.place(review=ReviewMode.MANUAL, limit_seconds=5.0)
+    result = await placed.result()
+    assert (result.outcome, result.reason) == (State.CANCELLED, Reason.REVIEW_EXPIRED)
+    assert placed.count(Activity.CHARGE) == placed.count(Activity.REFUND) == placed.books.charges == 0
+
+
+@pytest.mark.parametrize("first", ["ApproveOrder", "RejectOrder"])
+async def test_of_an_approval_and_a_rejection_the_first_one_counts(shop, first):
+    placed = await shop.place_in(State.IN_REVIEW)
+    signals = {"ApproveOrder": {"reviewer": "eve"}, "RejectOrder": {"reviewer": "bob", "reason": "no"}}
+    second = next(name for name in signals if name != first)
+    await placed.handle.signal(first, signals[first])
+    await placed.until(lambda books: len(books.requests) == 1)
+    await placed.handle.signal(second, signals[second])
+    result = await placed.result()
+    assert result.outcome is (State.COMPLETED if first == "ApproveOrder" else State.CANCELLED)
+
+
+async def test_an_approval_and_a_rejection_in_the_same_moment_lead_to_one_outcome(shop):
+    placed = await shop.place(hold=(Activity.OPEN,), review=ReviewMode.MANUAL)
+    await placed.until_held(Activity.OPEN)
+    await placed.handle.signal("RejectOrder", {"reviewer": "bob", "reason": "no"})
+    await placed.handle.signal("ApproveOrder", {"reviewer": "eve"})
+    await placed.let_go(Activity.OPEN)
+    result = await placed.result()
+    assert (result.outcome, result.reason) in (
+        (State.COMPLETED, None),
+        (State.CANCELLED, Reason.REVIEW_REJECTED),
+    )
+
+
+# --- What goes wrong on the way -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (Activity.RECEIVE, Reason.VALIDATION_FAILED),
+        (Activity.VALIDATE, Reason.VALIDATION_FAILED),
+        (Activity.CHARGE, Reason.PAYMENT_DECLINED),
+    ],
+)
+async def test_a_declined_step_fails_the_order(shop, name, reason):
+    placed = await shop.place({name: [StepStatus.DECLINED]})
+    result = await placed.result()
+    assert (result.outcome, result.reason) == (State.FAILED, reason)
+    assert placed.books.abort.message == "scripted declined"
+    assert placed.count(Activity.REFUND) == (1 if name is Activity.CHARGE else 0)
+    assert placed.count(Activity.RECALL) == 0
+
+
+async def test_a_dispatch_that_fails_is_shipped_again_by_another_child(shop):
+    placed = await shop.place({Activity.DISPATCH: [StepStatus.DECLINED]})
+    assert (await placed.result()).outcome is State.COMPLETED
+    assert placed.count(Activity.DISPATCH) == 2
+    for n in (1, 2):
+        child = await shop.client.get_workflow_handle(shipping_workflow_id(placed.id, n)).describe()
+        assert child.status is not None
+        assert child.status.name == "COMPLETED"
+
+
+@pytest.mark.parametrize("name", [Activity.PREPARE, Activity.DISPATCH])
+async def test_shipping_that_fails_three_times_is_refunded_and_recalled(shop, name):
+    placed = await shop.place({name: [StepStatus.DECLINED] * 9})
+    result = await placed.result()
+    assert (result.outcome, result.reason) == (State.FAILED, Reason.SHIPPING_FAILED)
+    assert placed.count(name) == 3
+    assert (placed.books.charges, placed.books.refunds) == (1, 1)
+    assert placed.books.is_unpacked
+    # What the child told in its DispatchFailed signal.
+    assert placed.books.abort.message == "scripted declined"
+
+
+@pytest.mark.parametrize("name", FORWARD_ACTIVITIES)
+async def test_a_step_without_time_left_turns_the_order_back(shop, name):
+    # Long after the moment at which nothing is shipped again.
+    placed = await shop.place({name: [StepStatus.OUT_OF_TIME] * 9}, limit_seconds=0.5)
+    result = await placed.result()
+    assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
+
+
+async def test_shipping_out_of_time_is_tried_again_while_there_is_time(shop):
+    placed = await shop.place({Activity.PREPARE: [StepStatus.OUT_OF_TIME]}, limit_seconds=600.0)
+    assert (await placed.result()).outcome is State.COMPLETED
+
+
+async def test_at_its_deadline_an_order_that_is_not_charged_fails_with_nothing_to_undo(shop):
+    placed = await shop.place(hold=(Activity.RECEIVE,), limit_seconds=SHORT)
+    result = await placed.result()
+    assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
+    assert placed.count(Activity.REFUND) == placed.count(Activity.RECALL) == 0
+
+
+@pytest.mark.parametrize("name", [Activity.PREPARE, Activity.DISPATCH])
+async def test_at_its_deadline_an_order_that_is_charged_is_refunded_and_recalled(shop, name):
+    placed = await shop.place(hold=(name,), limit_seconds=SHORT)
+    result = await placed.result()
+    assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
+    assert (placed.books.charges, placed.books.refunds) == (1, 1)
+
+
+async def test_without_any_shipping_worker_the_order_is_refunded_at_its_deadline(shop):
+    placed = await shop.place(shipping_task_queue="nobody-works-here", limit_seconds=SHORT)
+    result = await placed.result()
+    assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
+    assert (placed.books.charges, placed.books.refunds) == (1, 1)
+
+
+@pytest.mark.parametrize("name", [Activity.CHARGE, Activity.PREPARE, Activity.DISPATCH])
+async def test_what_the_outside_did_without_our_knowing_is_undone(shop, name):
+    placed = await shop.place({name: [OnlyOutside(StepStatus.OUT_OF_TIME)] * 9}, limit_seconds=0.5)
+    result = await placed.result()
+    assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
+    assert placed.books.charges == placed.books.refunds == 1
+
+
+async def test_a_dispatch_that_only_the_books_heard_of_in_time_completes_the_order(shop):
+    # The worker wrote the dispatch into the books, and died before it could tell the workflow.
+    placed = await shop.place({Activity.DISPATCH: [OnlyBooks(StepStatus.OUT_OF_TIME)] * 9}, limit_seconds=0.5)
+    assert (await placed.result()).outcome is State.COMPLETED
+
+
+async def test_a_dispatch_that_only_the_books_heard_of_completes_the_order_after_three_shipments(shop):
+    placed = await shop.place(
+        {Activity.DISPATCH: [OnlyBooks(StepStatus.OUT_OF_TIME)] * 9}, limit_seconds=600.0
+    )
+    assert (await placed.result()).outcome is State.COMPLETED
+
+
+@pytest.mark.parametrize("name", FORWARD_ACTIVITIES)
+async def test_a_step_that_fails_with_an_error_until_its_time_is_over_turns_the_order_back(shop, name):
+    # As when the books are away: the activity cannot even say that the time is over.
+    placed = await shop.place({name: [RuntimeError("scripted")] * 500}, limit_seconds=SHORT)
+    result = await placed.result()
+    assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
+
+
+# --- Local and regular activities -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STEP_ACTIVITIES)
+async def test_a_step_that_is_unfinished_locally_goes_on_as_a_regular_activity(shop, name):
+    scripts = {name: [StepStatus.UNFINISHED]}
+    if name in (Activity.REFUND, Activity.RECALL):
+        scripts[Activity.DISPATCH] = [StepStatus.DECLINED] * 3
+    placed = await shop.place(scripts)
+    await placed.result()
+    assert [is_local for called, is_local in placed.calls if called is name][:2] == [True, False]
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("scripted"), LostAnswer()], ids=["error", "lost-answer"])
+@pytest.mark.parametrize(
+    "name", [*STEP_ACTIVITIES, Activity.OPEN, Activity.APPROVE, Activity.ABORT, Activity.FINISH]
+)
+async def test_any_activity_may_run_twice(shop, name, failure):
+    scripts = {name: [failure]}
+    undone = name in (Activity.REFUND, Activity.RECALL, Activity.ABORT)
+    if undone:
+        scripts[Activity.DISPATCH] = [StepStatus.DECLINED] * 3
+    placed = await shop.place(scripts)
+    result = await placed.result()
+    assert result.outcome is (State.FAILED if undone else State.COMPLETED)
+    assert placed.books.charges == 1
+    assert [is_local for called, is_local in placed.calls if called is name] == [True, False]
+
+
+async def test_a_compensation_is_repeated_until_it_works(shop):
+    placed = await shop.place(
+        {
+            Activity.DISPATCH: [StepStatus.DECLINED] * 3,
+            Activity.REFUND: [RuntimeError("scripted")] * 4,
+            Activity.RECALL: [RuntimeError("scripted")] * 3,
+        }
+    )
+    result = await placed.result()
+    assert (result.outcome, result.reason) == (State.FAILED, Reason.SHIPPING_FAILED)
+    assert (placed.count(Activity.REFUND), placed.count(Activity.RECALL)) == (5, 4)
+
+
+async def test_books_that_are_away_for_a_while_delay_the_outcome_and_lose_nothing(shop):
+    placed = await shop.place({Activity.FINISH: [RuntimeError("scripted")] * 6})
+    assert (await placed.result()).outcome is State.COMPLETED
+
+
+# --- Orders that never become one -----------------------------------------------------------------------
+
+
+def _cause(failure) -> ApplicationError:
+    assert isinstance(failure.value.cause, ApplicationError)
+    return failure.value.cause
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"items": []},
+        {"items": [Item("A", 0, 1)]},
+        {"initial_address": Address("", "Town", "CA", "90001")},
+        {"payment_id": " "},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+async def test_an_order_that_cannot_be_carried_out_is_refused_and_not_in_the_books(shop, change):
+    placed = await shop.place(**change)
+    with pytest.raises(WorkflowFailureError) as failure:
+        await placed.handle.result()
+    assert _cause(failure).type == INVALID_ORDER
+    assert placed.id not in shop.desks.orders
+    assert placed.calls == []
+
+
+@pytest.mark.parametrize("limit_seconds", [0.0, -5.0, float("nan"), float("inf"), 1e300], ids=str)
+async def test_an_order_with_an_impossible_limit_is_refused(shop, limit_seconds):
+    placed = await shop.place(limit_seconds=limit_seconds)
+    with pytest.raises(WorkflowFailureError) as failure:
+        await placed.handle.result()
+    assert _cause(failure).type == INVALID_ORDER
+
+
+@pytest.mark.parametrize("signalled", [False, True], ids=["alone", "with-signals"])
+async def test_an_order_that_was_carried_out_before_is_refused_and_left_as_it_is(shop, signalled):
+    order = new_order()
+    before = FakeOrder(order.order_id, "an earlier run", order.initial_address, 4200, state=State.COMPLETED)
+    shop.desks.orders[order.order_id] = before
+    placed = await shop.place(hold=(Activity.OPEN,), order_id=order.order_id)
+    await placed.until_held(Activity.OPEN)
+    if signalled:
+        await placed.handle.signal("CancelOrder", {"reason": "why", "cancelled_by": "me"})
+        await placed.handle.signal("ApproveOrder", {"reviewer": "me"})
+    await placed.let_go(Activity.OPEN)
+    with pytest.raises(WorkflowFailureError) as failure:
+        await placed.handle.result()
+    assert _cause(failure).type == DUPLICATE_ORDER
+    assert set(shop.desks.count(order.order_id)) == {Activity.OPEN}
+    assert shop.desks.orders[order.order_id] is before

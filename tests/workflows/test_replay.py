@@ -1,0 +1,104 @@
+"""Saved histories of real orders, replayed: workflow code must still make the same decisions.
+
+A failure here means that orders which are running during a deployment would be held up. Either keep the old
+decisions (`workflow.patched`), or record anew with `python -m tests.workflows.record_histories` and say why
+running orders need not survive.
+"""
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from temporalio.client import WorkflowHistory
+from temporalio.contrib.opentelemetry import TracingInterceptor
+from temporalio.worker import Interceptor, Replayer
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+from temporalio.workflow import NondeterminismError
+
+from orchestrator.vocabulary import Activity
+from orchestrator.workflows.order import OrderWorkflow
+from orchestrator.workflows.reconcile import ReconcileWorkflow
+from orchestrator.workflows.shipping import ShippingWorkflow
+
+FILES = sorted((Path(__file__).parent / "histories").glob("*.json"))
+
+
+def replayer(*interceptors: Interceptor) -> Replayer:
+    return Replayer(
+        workflows=[OrderWorkflow, ShippingWorkflow, ReconcileWorkflow],
+        workflow_runner=SandboxedWorkflowRunner(),
+        interceptors=interceptors,
+    )
+
+
+def read(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+async def test_a_saved_history_is_decided_the_same_way_again(file):
+    await replayer().replay_workflow(WorkflowHistory.from_json(file.stem, read(file)))
+
+
+async def test_an_order_that_began_untraced_is_replayed_with_tracing_and_leaves_no_second_span():
+    kept = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    tracing = TracingInterceptor(provider.get_tracer("tests"), always_create_workflow_spans=True)
+    for name in ("completed-under-faults.order", "cancelled-after-charge.order", "completed.shipping-1"):
+        history = WorkflowHistory.from_json(name, read(FILES[0].with_name(f"{name}.json")))
+        await replayer(tracing).replay_workflow(history)
+    assert {span.name.partition(":")[0] for span in kept.get_finished_spans()} <= {"CompleteWorkflow"}
+
+
+def results() -> set[tuple[str, str | None]]:
+    """(outcome, reason) of every saved order and reconciliation that returned one."""
+    found = set()
+    for file in FILES:
+        last = json.loads(read(file))["events"][-1]
+        payloads = (
+            last.get("workflowExecutionCompletedEventAttributes", {}).get("result", {}).get("payloads", [])
+        )
+        for payload in payloads:
+            value = json.loads(base64.b64decode(payload["data"]))
+            if "outcome" in value:
+                found.add((value["outcome"], value["reason"]))
+    return found
+
+
+def test_every_outcome_has_a_saved_history():
+    assert results() == {
+        ("completed", None),
+        ("cancelled", "customer_cancelled"),
+        ("cancelled", "review_rejected"),
+        ("cancelled", "review_expired"),
+        ("failed", "payment_declined"),
+        ("failed", "validation_failed"),
+        ("failed", "deadline"),
+        ("failed", "shipping_failed"),
+        ("failed", "terminated"),
+    }
+
+
+def test_every_workflow_has_a_saved_history():
+    assert {file.stem.split(".")[1].split("-")[0] for file in FILES} == {"order", "shipping", "reconcile"}
+
+
+async def test_a_history_of_other_decisions_is_noticed():
+    # The same history, but with another activity where the order was once charged.
+    document = json.loads(read(next(file for file in FILES if file.name == "completed.order.json")))
+    for event in document["events"]:
+        marker = event.get("markerRecordedEventAttributes")
+        if marker:
+            (payload,) = marker["details"]["data"]["payloads"]
+            data = json.loads(base64.b64decode(payload["data"]))
+            if data["activity_type"] == Activity.CHARGE:
+                data["activity_type"] = Activity.REFUND
+                payload["data"] = base64.b64encode(json.dumps(data).encode()).decode()
+    history = WorkflowHistory.from_json("changed", json.dumps(document))
+    with pytest.raises(NondeterminismError):
+        await replayer().replay_workflow(history)

@@ -1,0 +1,391 @@
+"""What people and operators ask of a running order: each request, as signal and update, in each state."""
+
+import asyncio
+
+import pytest
+from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+
+from orchestrator.vocabulary import (
+    Activity,
+    Answer,
+    Reason,
+    ReviewMode,
+    State,
+    StepStatus,
+    shipping_workflow_id,
+)
+from orchestrator.workflows.order import OrderWorkflow
+from tests.orders import OTHER_ADDRESS
+from tests.workflows.conftest import Placed
+from tests.workflows.fake_desks import LostAnswer
+
+NEW_ADDRESS = {
+    "street": OTHER_ADDRESS.street,
+    "city": OTHER_ADDRESS.city,
+    "state": OTHER_ADDRESS.state,
+    "zip": OTHER_ADDRESS.zip,
+}
+REQUESTS = {
+    "cancel_order": {"reason": "changed my mind", "cancelled_by": "customer"},
+    "update_address": {"new_address": NEW_ADDRESS, "updated_by": "customer"},
+    "approve_order": {"reviewer": "eve"},
+    "reject_order": {"reviewer": "bob", "reason": "looks odd"},
+}
+"""As plain JSON, which any Temporal tool can send."""
+
+SIGNALS = {
+    "cancel_order": "CancelOrder",
+    "update_address": "UpdateAddress",
+    "approve_order": "ApproveOrder",
+    "reject_order": "RejectOrder",
+}
+STATES = [
+    State.RECEIVED,
+    State.IN_REVIEW,
+    State.APPROVED,
+    State.CHARGED,
+    State.PREPARED,
+    State.DISPATCHED,
+]
+
+
+def in_time(name: str, state: State) -> bool:
+    """Whether a request of this kind is honoured in a state."""
+    before = {"reject_order": State.APPROVED, "approve_order": State.APPROVED}.get(name, State.DISPATCHED)
+    return before.is_past(state)
+
+
+def outcome_after(name: str, state: State) -> tuple[State, Reason | None]:
+    if in_time(name, state):
+        if name == "cancel_order":
+            return State.CANCELLED, Reason.CUSTOMER_CANCELLED
+        if name == "reject_order":
+            return State.CANCELLED, Reason.REVIEW_REJECTED
+    return State.COMPLETED, None
+
+
+async def check_outcome(placed: Placed, name: str, state: State) -> None:
+    result = await placed.result()
+    assert (result.outcome, result.reason) == outcome_after(name, state)
+    changed = name == "update_address" and in_time(name, state)
+    assert placed.books.address == (OTHER_ADDRESS if changed else placed.order.initial_address)
+    approval = [("approve_order", True)] if (name, state) == ("update_address", State.IN_REVIEW) else []
+    assert placed.books.requests == [(name, in_time(name, state)), *approval]
+    # Nothing is undone that was never tried.
+    assert (placed.count(Activity.REFUND) > 0) == (
+        result.outcome is not State.COMPLETED and placed.count(Activity.CHARGE) > 0
+    )
+    assert (placed.count(Activity.RECALL) > 0) == (
+        result.outcome is not State.COMPLETED and placed.count(Activity.PREPARE) > 0
+    )
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_a_signal_is_honoured_in_time_and_noted_when_it_is_too_late(shop, name, state):
+    placed = await shop.place_in(state)
+    await placed.handle.signal(SIGNALS[name], REQUESTS[name])
+    await placed.until(lambda books: books.requests)
+    await placed.go_on(state)
+    await check_outcome(placed, name, state)
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_an_update_is_answered_with_accepted_or_too_late(shop, name, state):
+    placed = await shop.place_in(state)
+    answer = await placed.handle.execute_update(name, REQUESTS[name], result_type=Answer)
+    assert answer.accepted == in_time(name, state)
+    assert answer.accepted or answer.message.startswith("too late")
+    await placed.go_on(state)
+    await check_outcome(placed, name, state)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_a_signal_before_the_order_is_in_the_books_is_kept_for_later(shop, name):
+    placed = await shop.place(hold=(Activity.OPEN,), review=ReviewMode.MANUAL)
+    await placed.until_held(Activity.OPEN)
+    await placed.handle.signal(SIGNALS[name], REQUESTS[name])
+    await placed.let_go(Activity.OPEN)
+    if name == "update_address":
+        await placed.until_in_review()
+        await placed.handle.signal("ApproveOrder", {"reviewer": "eve"})
+        await placed.result()
+        assert placed.books.address == OTHER_ADDRESS
+    else:
+        await check_outcome(placed, name, State.RECEIVED)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_an_update_before_the_order_is_in_the_books_waits_for_its_answer(shop, name):
+    placed = await shop.place(hold=(Activity.OPEN,), review=ReviewMode.MANUAL)
+    await placed.until_held(Activity.OPEN)
+    update = asyncio.create_task(placed.handle.execute_update(name, REQUESTS[name], result_type=Answer))
+    await placed.let_go(Activity.OPEN)
+    assert (await update).accepted
+    if name == "update_address":
+        await placed.handle.signal("ApproveOrder", {"reviewer": "eve"})
+    await placed.result()
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_after_the_outcome_no_request_reaches_the_order(shop, name):
+    placed = await shop.place_in(State.COMPLETED)
+    calls = list(placed.calls)
+    with pytest.raises(RPCError) as signal:
+        await placed.handle.signal(SIGNALS[name], REQUESTS[name])
+    with pytest.raises(RPCError) as update:
+        await placed.handle.execute_update(name, REQUESTS[name])
+    assert signal.value.status == update.value.status == RPCStatusCode.NOT_FOUND
+    assert placed.calls == calls
+    assert placed.books.requests == []
+
+
+# --- Several requests ---------------------------------------------------------------------------------
+
+
+async def test_two_cancels_are_answered_accepted_and_too_late(shop):
+    placed = await shop.place_in(State.CHARGED)
+    answers = [
+        await placed.handle.execute_update("cancel_order", REQUESTS["cancel_order"], result_type=Answer)
+        for _ in range(2)
+    ]
+    assert [answer.accepted for answer in answers] == [True, False]
+    assert (await placed.result()).reason is Reason.CUSTOMER_CANCELLED
+
+
+async def test_the_first_of_a_cancel_and_a_rejection_names_the_reason(shop):
+    placed = await shop.place_in(State.RECEIVED)
+    await placed.handle.signal("RejectOrder", REQUESTS["reject_order"])
+    await placed.until(lambda books: books.requests)
+    await placed.handle.signal("CancelOrder", REQUESTS["cancel_order"])
+    assert (await placed.result()).reason is Reason.REVIEW_REJECTED
+
+
+async def test_the_last_of_several_addresses_is_on_the_label(shop):
+    placed = await shop.place_in(State.PREPARED)
+    for street in ("1 First", "2 Second", "3 Third"):
+        answer = await placed.handle.execute_update(
+            "update_address",
+            {"new_address": NEW_ADDRESS | {"street": street}, "updated_by": "me"},
+            result_type=Answer,
+        )
+        assert answer.accepted
+    await placed.go_on(State.PREPARED)
+    await placed.result()
+    assert placed.books.label.street == "3 Third"
+    assert placed.books.address_version == 4
+
+
+async def test_an_approval_before_the_review_counts_once_it_begins(shop):
+    placed = await shop.place(hold=(Activity.RECEIVE,), review=ReviewMode.MANUAL)
+    await placed.until_held(Activity.RECEIVE)
+    answers = [
+        await placed.handle.execute_update("approve_order", {"reviewer": name}, result_type=Answer)
+        for name in ("eve", "bob")
+    ]
+    assert [answer.accepted for answer in answers] == [True, False]
+    await placed.let_go(Activity.RECEIVE)
+    assert (await placed.result()).outcome is State.COMPLETED
+    assert placed.books.reviewer == "eve"
+    assert placed.books.requests == [("approve_order", True), ("approve_order", False)]
+
+
+async def test_a_rejection_after_an_early_approval_still_counts_before_the_review(shop):
+    placed = await shop.place(hold=(Activity.RECEIVE,), review=ReviewMode.MANUAL)
+    await placed.until_held(Activity.RECEIVE)
+    await placed.handle.execute_update("approve_order", REQUESTS["approve_order"])
+    answer = await placed.handle.execute_update("reject_order", REQUESTS["reject_order"], result_type=Answer)
+    assert answer.accepted
+    assert (await placed.result()).reason is Reason.REVIEW_REJECTED
+    assert placed.books.charges == 0
+
+
+@pytest.mark.parametrize("name", ["cancel_order", "approve_order", "update_address"])
+async def test_a_request_whose_activity_ran_twice_gets_one_answer(shop, name):
+    activity = {
+        "cancel_order": Activity.ABORT,
+        "approve_order": Activity.APPROVE,
+        "update_address": Activity.CHANGE_ADDRESS,
+    }[name]
+    placed = await shop.place({activity: [LostAnswer()]}, review=ReviewMode.MANUAL)
+    await placed.until_in_review()
+    answer = await placed.handle.execute_update(name, REQUESTS[name], result_type=Answer)
+    assert answer.accepted
+    assert placed.books.requests == [(name, True)]
+    assert placed.books.address_version == (2 if name == "update_address" else 1)
+    await placed.go_on(State.IN_REVIEW)
+    await placed.result()
+
+
+# --- Malformed requests ---------------------------------------------------------------------------------
+
+MALFORMED = [
+    ("CancelOrder", []),
+    ("CancelOrder", [{}]),
+    ("CancelOrder", [{"reason": "", "cancelled_by": "me"}]),
+    ("CancelOrder", [{"reason": "why"}]),
+    ("CancelOrder", [{"reason": None, "cancelled_by": None}]),
+    ("CancelOrder", [{"reason": 7, "cancelled_by": ["me"]}]),
+    ("CancelOrder", ["cancel it"]),
+    ("CancelOrder", [None]),
+    ("UpdateAddress", []),
+    ("ApproveOrder", []),
+    ("RejectOrder", [None]),
+    ("CancelOrder", [[1, 2]]),
+    ("CancelOrder", [{"reason": "a\u0000b", "cancelled_by": "me"}]),
+    ("CancelOrder", [{"reason": "x" * 5000, "cancelled_by": "me"}]),
+    ("UpdateAddress", [{"new_address": "1 Main Street", "updated_by": "me"}]),
+    ("UpdateAddress", [{"new_address": NEW_ADDRESS | {"zip": ""}, "updated_by": "me"}]),
+    ("UpdateAddress", [{"new_address": {"street": "1"}, "updated_by": "me"}]),
+    ("ApproveOrder", [{"reviewer": "  "}]),
+    ("RejectOrder", [{"reviewer": "bob"}]),
+    ("DispatchFailed", [{"reason": "nobody home"}]),
+    ("DispatchFailed", []),
+    ("DispatchFailed", [None]),
+    ("NoSuchSignal", [{"reason": "why"}]),
+]
+
+
+@pytest.mark.parametrize(("signal", "arguments"), MALFORMED, ids=lambda value: str(value)[:40])
+async def test_a_malformed_signal_is_ignored(shop, signal, arguments):
+    placed = await shop.place_in(State.RECEIVED)
+    await placed.handle.signal(signal, args=arguments)
+    assert (await placed.status()).abort_reason is None
+    await placed.go_on(State.RECEIVED)
+    assert (await placed.result()).outcome is State.COMPLETED
+    assert placed.books.requests == []
+    assert placed.books.address == placed.order.initial_address
+
+
+async def test_a_signal_with_more_than_it_needs_is_understood(shop):
+    placed = await shop.place_in(State.RECEIVED)
+    await placed.handle.signal("CancelOrder", {**REQUESTS["cancel_order"], "colour": "blue"})
+    assert (await placed.result()).reason is Reason.CUSTOMER_CANCELLED
+
+
+async def test_a_false_report_of_a_failed_dispatch_changes_nothing(shop):
+    placed = await shop.place_in(State.CHARGED)
+    await placed.handle.signal("DispatchFailed", {"reason": "nobody home", "attempts": 3})
+    await placed.go_on(State.CHARGED)
+    assert (await placed.result()).outcome is State.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("name", "request_"),
+    [
+        ("cancel_order", {"reason": "", "cancelled_by": "me"}),
+        ("cancel_order", {"reason": "a\u0000b", "cancelled_by": "me"}),
+        ("update_address", {"new_address": NEW_ADDRESS | {"city": ""}, "updated_by": "me"}),
+        ("approve_order", {"reviewer": ""}),
+        ("reject_order", {"reviewer": "bob", "reason": "\n"}),
+    ],
+)
+async def test_a_malformed_update_is_refused_with_its_problems_and_leaves_no_trace(shop, name, request_):
+    placed = await shop.place_in(State.RECEIVED)
+    with pytest.raises(WorkflowUpdateFailedError) as refused:
+        await placed.handle.execute_update(name, request_)
+    assert isinstance(refused.value.cause, ApplicationError)
+    assert refused.value.cause.type == "InvalidRequest"
+    assert placed.books.requests == []
+    await placed.go_on(State.RECEIVED)
+    assert (await placed.result()).outcome is State.COMPLETED
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], [{}], [{"reason": "why"}], ["cancel it"], [None], [{}, {}]], ids=str
+)
+async def test_an_update_of_another_shape_is_refused(shop, arguments):
+    placed = await shop.place_in(State.RECEIVED)
+    with pytest.raises((WorkflowUpdateFailedError, RPCError)):
+        await placed.handle.execute_update("cancel_order", args=arguments)
+    await placed.go_on(State.RECEIVED)
+    assert (await placed.result()).outcome is State.COMPLETED
+
+
+# --- Operators ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", STATES)
+async def test_an_order_whose_workflow_an_operator_cancels_is_undone_and_closed_or_completes(shop, state):
+    placed = await shop.place_in(state)
+    await placed.handle.cancel()
+    if state is State.DISPATCHED:
+        await placed.shop.desks.until(lambda: placed.count(Activity.ABORT) > 0)
+        await placed.go_on(state)
+    result = await placed.result()
+    if state is State.DISPATCHED:
+        assert result.outcome is State.COMPLETED
+    else:
+        assert (result.outcome, result.reason) == (State.FAILED, Reason.TERMINATED)
+
+
+async def test_an_operator_may_cancel_before_the_order_is_in_the_books(shop):
+    placed = await shop.place(hold=(Activity.OPEN,))
+    await placed.until_held(Activity.OPEN)
+    await placed.handle.cancel()
+    await placed.let_go(Activity.OPEN)
+    assert (await placed.result()).reason is Reason.TERMINATED
+
+
+async def test_an_operator_who_cancels_an_order_that_is_being_undone_does_not_stop_that(shop):
+    placed = await shop.place({Activity.PREPARE: [StepStatus.DECLINED] * 3}, hold=(Activity.REFUND,))
+    await placed.until_held(Activity.REFUND)
+    await placed.handle.cancel()
+    await placed.shop.desks.until(lambda: placed.count(Activity.ABORT) > 1)
+    await placed.let_go(Activity.REFUND)
+    result = await placed.result()
+    assert (result.outcome, result.reason) == (State.FAILED, Reason.SHIPPING_FAILED)
+
+
+async def test_an_operator_who_cancels_after_the_outcome_is_written_changes_nothing(shop):
+    # The workflow only waits for the answer to a request that came late.
+    placed = await shop.place(hold=(Activity.FINISH, Activity.CHANGE_ADDRESS))
+    await placed.until_held(Activity.FINISH)
+    await placed.handle.signal("UpdateAddress", REQUESTS["update_address"])
+    await placed.until_held(Activity.CHANGE_ADDRESS)
+    await placed.let_go(Activity.FINISH)
+    await placed.until(lambda books: books.state is State.COMPLETED)
+    async with asyncio.timeout(10):
+        while (await placed.status()).outcome is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await placed.handle.cancel()
+    await placed.status()
+    await placed.let_go(Activity.CHANGE_ADDRESS)
+    assert (await placed.result()).outcome is State.COMPLETED
+
+
+# The server that skips time never tells a parent that its child was terminated; a real one does.
+
+
+@pytest.mark.parametrize("how", ["terminate", "cancel"])
+@pytest.mark.parametrize("held", [Activity.PREPARE, Activity.DISPATCH])
+async def test_a_shipment_that_an_operator_ends_is_shipped_again(real_shop, how, held):
+    placed = await real_shop.place(hold=(held,))
+    await placed.until_held(held)
+    child = real_shop.client.get_workflow_handle(shipping_workflow_id(placed.id, 1))
+    await (child.terminate("by an operator") if how == "terminate" else child.cancel())
+    with pytest.raises(WorkflowFailureError):
+        await child.result()
+    await placed.let_go(held)
+    assert (await placed.result()).outcome is State.COMPLETED
+
+
+async def test_shipments_that_are_ended_each_time_fail_the_order_and_undo_it(real_shop):
+    placed = await real_shop.place(hold=(Activity.DISPATCH,))
+    for n in (1, 2, 3):
+        child = real_shop.client.get_workflow_handle(shipping_workflow_id(placed.id, n))
+        await placed.shop.desks.until(lambda n=n: placed.count(Activity.DISPATCH) >= 2 * n)
+        await child.terminate("by an operator")
+    result = await placed.result()
+    assert (result.outcome, result.reason) == (State.FAILED, Reason.SHIPPING_FAILED)
+
+
+async def test_the_status_names_the_reason_and_the_outcome(shop):
+    placed = await shop.place_in(State.CHARGED)
+    await placed.handle.execute_update("cancel_order", REQUESTS["cancel_order"])
+    await placed.result()
+    status = await placed.handle.query(OrderWorkflow.status)
+    assert (status.abort_reason, status.outcome) == (Reason.CUSTOMER_CANCELLED, State.CANCELLED)
