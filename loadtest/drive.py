@@ -26,7 +26,7 @@ class DriveReport:
     """What the generator saw. Times in milliseconds.
 
     `lag_ms` is how late each order was sent; `start_ms` how long its start took to be acknowledged;
-    `failures` the orders whose start was never acknowledged.
+    `failures` the orders whose start was never acknowledged; `shed` how often one was told to come again.
     """
 
     run_id: str
@@ -36,6 +36,7 @@ class DriveReport:
     lag_ms: list[float] = field(default_factory=list)
     start_ms: list[float] = field(default_factory=list)
     retries: int = 0
+    shed: int = 0
 
 
 async def drive(
@@ -50,8 +51,8 @@ async def drive(
 ) -> DriveReport:
     """Starts `count` orders at `rate` a second and returns when each start was answered.
 
-    A start that fails is repeated for `retry_for_seconds` with the same content, as a careful client
-    would; starting is idempotent.
+    A start that fails, or is told to come again, is repeated for `retry_for_seconds` with the same content,
+    as a careful client would; starting is idempotent.
     """
     report = DriveReport(run_id, offered=count)
     limits = httpx.Limits(max_connections=500, max_keepalive_connections=100)
@@ -92,6 +93,7 @@ async def _start(
     """Starts one order. Returns None when it was acknowledged, else what went wrong last."""
     give_up = time.perf_counter() + retry_for_seconds
     while True:
+        pause_seconds = START_RETRY_SECONDS
         try:
             response = await client.post(f"/orders/{order_id}/start", json=content)
         except httpx.TransportError as error:
@@ -100,12 +102,15 @@ async def _start(
             if response.status_code == httpx.codes.OK:
                 return None
             problem = f"{response.status_code} {response.text}"
-            if response.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
+            if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+                report.shed += 1
+                pause_seconds = float(response.headers["Retry-After"])
+            elif response.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
                 return problem
         if time.perf_counter() >= give_up:
             return problem
         report.retries += 1
-        await asyncio.sleep(START_RETRY_SECONDS)
+        await asyncio.sleep(pause_seconds)
 
 
 async def outcomes(

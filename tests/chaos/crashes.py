@@ -2,7 +2,7 @@
 
 Orders arrive through the REST API at an even rate under the `assignment` faults. When a third of them has
 been acknowledged something is killed, or taken away, while orders keep arriving; a careful client repeats
-the starts that nobody answered. In the end every acknowledged order must have its outcome and the audit
+the starts that nobody answered, and those that were told to come again. In the end every acknowledged order must have its outcome and the audit
 must be clean.
 """
 
@@ -110,6 +110,9 @@ class Aftermath:
     recovery_seconds: float
     last_in_flight_seconds: float
     slowest_seconds: float
+    shed: int
+    """How often a start was told to come again later."""
+
     generator_lag_ms: float
     """How late the slowest hundredth of orders was sent: much, and the machine itself was too busy."""
 
@@ -303,6 +306,7 @@ async def run_crash(site: Site, crash: Crash, *, orders: int = ORDERS, rate: flo
         recovery_seconds=recovery_seconds,
         last_in_flight_seconds=float(times["last_in_flight_seconds"] or 0),
         slowest_seconds=float(times["slowest_seconds"] or 0),
+        shed=report.shed,
         generator_lag_ms=sorted(report.lag_ms)[-1 - len(report.lag_ms) // 100],
         audit=audited,
         broken_promises=seen_broken + broken_promises(crash, report, lost, audited, late),
@@ -395,7 +399,7 @@ def broken_promises(
 
 HEADING = (
     "| crash | orders | completed | late | lost | healthy again after | last in flight done after "
-    "| slowest order | generator p99 late | audit |\n|---|---|---|---|---|---|---|---|---|---|"
+    "| slowest order | told to come again | generator p99 late | audit |\n|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -409,6 +413,7 @@ def table_row(aftermath: Aftermath) -> str:
         f"{aftermath.recovery_seconds:.1f} s",
         f"{aftermath.last_in_flight_seconds:.1f} s",
         f"{aftermath.slowest_seconds:.1f} s",
+        str(aftermath.shed),
         f"{aftermath.generator_lag_ms:.0f} ms",
         "clean" if aftermath.audit.is_clean else f"{len(aftermath.audit.violations)} violations",
     )

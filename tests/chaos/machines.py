@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ from orchestrator.stack import Stack, postgres, temporal
 from orchestrator.stack.health import Probes
 from orchestrator.stack.layout import PROJECT_ROOT, Layout, stack_environment
 from orchestrator.stack.migrations import migrate
-from tests.chaos.crashes import HEADING, ORDERS, Crash, Site, run_crash, table_row
+from tests.chaos.crashes import HEADING, ORDERS, Crash, Site, Strike, run_crash, table_row
 from tests.chaos.network import SUBNET, Network, what_is_missing
 
 CUT_SECONDS = 5.0
@@ -141,10 +141,10 @@ class Machines:
                 process.kill()
                 process.wait()
 
-    def strike(self, cut: Cut) -> Callable[[Site], Awaitable[None]]:
+    def strike(self, cut: Cut) -> Strike:
         """Pulls the cable, puts it back, and returns when the machine is of use again."""
 
-        async def strike(_site: Site) -> None:
+        async def strike(_site: Site) -> list[str]:
             machine = self._machines[cut.machine]
             back_at = time.monotonic() + cut.seconds
             self._network.cut(machine)
@@ -154,6 +154,7 @@ class Machines:
                 self._network.heal(machine)
             if cut.machine in WORKERS:
                 await self._until_it_writes(cut.machine, datetime.now(UTC))
+            return []
 
         return strike
 
