@@ -2,8 +2,8 @@
 
 Orders arrive through the REST API at an even rate under the `assignment` faults. When a third of them has
 been acknowledged something is killed, or taken away, while orders keep arriving; a careful client repeats
-the starts that nobody answered, and those that were told to come again. In the end every acknowledged order must have its outcome and the audit
-must be clean.
+the starts that nobody answered, and those that were told to come again. In the end every acknowledged order
+must have its outcome and the audit must be clean.
 """
 
 import asyncio
@@ -399,7 +399,8 @@ def broken_promises(
 
 HEADING = (
     "| crash | orders | completed | late | lost | healthy again after | last in flight done after "
-    "| slowest order | told to come again | generator p99 late | audit |\n|---|---|---|---|---|---|---|---|---|---|---|"
+    "| slowest order | told to come again | generator p99 late | audit |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
