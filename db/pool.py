@@ -137,9 +137,9 @@ class Books:
             with books_errors():
                 connection = await _living_connection(pool)
                 try:
-                    async with connection:
-                        yield connection
+                    yield connection
                 finally:
+                    # The pool rolls back what a statement may have left open.
                     await pool.putconn(connection)
         except BooksAway:
             await self._replace_if_choked(pool)

@@ -56,7 +56,9 @@ async def drive(
     """
     report = DriveReport(run_id, offered=count)
     limits = httpx.Limits(max_connections=500, max_keepalive_connections=100)
-    async with httpx.AsyncClient(base_url=api_url, limits=limits, timeout=START_TIMEOUT_SECONDS) as client:
+    async with httpx.AsyncClient(
+        base_url=api_url, limits=limits, timeout=START_TIMEOUT_SECONDS, trust_env=False
+    ) as client:
 
         async def one(order_id: str, due: float, due_at: datetime) -> None:
             report.lag_ms.append((time.perf_counter() - due) * 1000)
@@ -124,7 +126,7 @@ async def outcomes(
     finished: dict[str, dict[str, Any]] = {}
     give_up = time.perf_counter() + patience_seconds
     gate = asyncio.Semaphore(200)
-    async with httpx.AsyncClient(base_url=api_url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=api_url, timeout=30, trust_env=False) as client:
 
         async def wait_for(order_id: str) -> None:
             while (left := give_up - time.perf_counter()) > 0:

@@ -7,6 +7,7 @@ workers may find the same order; the id of the reconciling workflow lets only on
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 
 import structlog
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
@@ -33,6 +34,11 @@ from orchestrator.worker_metrics import WorkerMetrics
 from orchestrator.workflows.steps import WORKFLOW_TASK_TIMEOUT
 
 LOOK_EVERY_SECONDS = 1.0
+
+SEARCH_EVERY_SECONDS = 5.0
+"""How often Temporal is asked for workflows that ended before their order was in the books: seldom, since it
+goes through all that have closed lately (docs/decisions/0011)."""
+
 FIRST_LOOK_BEHIND = timedelta(hours=24)
 """How far back the first look of a worker searches closed workflows for orders that never got into the books:
 as long as Temporal keeps closed workflows by default. What closed while no worker ran is in there."""
@@ -64,22 +70,29 @@ class Reconciler:
 
     async def run(self) -> None:
         """Looks forever, about once a second."""
+        search_at = 0.0
         while True:
             try:
-                self._metrics.orders_reconciled(await self.look())
+                search = monotonic() >= search_at
+                self._metrics.orders_reconciled(await self.look(search=search))
+                if search:
+                    search_at = monotonic() + SEARCH_EVERY_SECONDS
             except (ServiceAway, RPCError) as error:
                 self._metrics.reconciler_failed()
                 log.warning("reconciler could not look", error=str(error))
             await asyncio.sleep(LOOK_EVERY_SECONDS)
 
-    async def look(self) -> int:
-        """Starts a reconciling workflow for each orphaned order, and returns how many it started."""
+    async def look(self, *, search: bool = True) -> int:
+        """Starts a reconciling workflow for each orphaned order, and returns how many it started.
+
+        With `search` also for those that never got into the books, which costs Temporal more.
+        """
         started = 0
         for order in await self._next_silent():
             why = await self._how_it_ended(order.order_id, order.workflow_run_id)
             if why is not None:
                 started += await self._reconcile(ReconcileRequest(order.order_id, why, order.run_id))
-        return started + await self._close_never_opened()
+        return started + (await self._close_never_opened() if search else 0)
 
     async def _next_silent(self) -> list[StaleOrder]:
         """The next page of silent orders, and after the last page the first one again.

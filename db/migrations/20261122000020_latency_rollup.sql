@@ -124,13 +124,14 @@ where finished_at is not null;
 alter table orders enable trigger orders_never_step_back;
 select rebuild_latency_rollup();
 
-create trigger orders_note_fault_profile before update on orders for each row
+-- Named by the column that they are about: the other statements on an order then cost nothing here.
+create trigger orders_note_fault_profile before update of finished_at on orders for each row
 when (new.finished_at is not null and old.finished_at is null)
 execute function note_fault_profile();
 create trigger orders_note_fault_profile_at_once before insert on orders for each row
 when (new.finished_at is not null)
 execute function note_fault_profile();
-create trigger orders_fold_outcome after update on orders for each row
+create trigger orders_fold_outcome after update of finished_at on orders for each row
 when (new.finished_at is not null and old.finished_at is null)
 execute function fold_into_rollup();
 create trigger orders_fold_outcome_at_once after insert on orders for each row

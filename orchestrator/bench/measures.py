@@ -1,6 +1,8 @@
 """The measures of the performance table. Each returns rows; none judges."""
 
 import asyncio
+import csv
+import io
 import statistics
 import subprocess
 import sys
@@ -29,6 +31,8 @@ COMPARE_ROUNDS = 3
 ALONE_COUNT = 40
 API_COUNT = 100
 START_SPACING_SECONDS = 0.25
+DRAIN_SECONDS = 60.0
+DRAIN_LOOK_SECONDS = 0.5
 CANCELLATION: dict[str, object] = {"reason": "bench", "cancelled_by": "bench"}
 ADDRESS_CHANGE: dict[str, object] = {"new_address": SAMPLE_ADDRESS, "updated_by": "bench"}
 
@@ -63,7 +67,7 @@ class Bench:
 
     async def set_faults(self, profile: str, seed: int = 1) -> None:
         """Sets the profile and waits until every worker follows it."""
-        async with httpx.AsyncClient(base_url=self.api_url) as http:
+        async with httpx.AsyncClient(base_url=self.api_url, trust_env=False) as http:
             response = await http.put("/faults", json={"profile": profile, "seed": seed})
             response.raise_for_status()
         await asyncio.sleep(1.0)
@@ -130,7 +134,7 @@ async def api_latency(bench: Bench) -> list[Row]:
     start_ms = []
     body = {"initial_address": SAMPLE_ADDRESS, "run_id": run_id}
     order_ids = [f"{run_id}-{number}" for number in range(API_COUNT)]
-    async with httpx.AsyncClient(base_url=bench.api_url, timeout=10) as http:
+    async with httpx.AsyncClient(base_url=bench.api_url, timeout=10, trust_env=False) as http:
         for order_id in order_ids:
             start_ms.append(await _timed_ms(http.post(f"/orders/{order_id}/start", json=body)))
             await asyncio.sleep(START_SPACING_SECONDS)
@@ -236,21 +240,40 @@ async def under_faults(bench: Bench, rate: float, seconds: float, profile: str =
     """Drives orders under faults and waits for all; an order without outcome counts as late."""
     await bench.set_faults(profile)
     psutil.cpu_percent()
-    report = await drive(bench.api_url, run_id=run_name("faults"), rate=rate, count=int(rate * seconds))
+    run_id = run_name("faults")
+    report = await drive(bench.api_url, run_id=run_id, rate=rate, count=int(rate * seconds))
     busy = psutil.cpu_percent()
-    finished = await outcomes(bench.api_url, report.acknowledged, patience_seconds=60)
+    finished = await _finished(bench, run_id, len(report.acknowledged))
     await bench.set_faults("none")
-    times = [int(status["completion_ms"]) for status in finished.values()]
-    on_time = sum(1 for status in finished.values() if status["within_limit"])
+    times = [int(order["completion_ms"]) for order in finished]
+    on_time = sum(1 for order in finished if order["within_limit"] == "true")
     return Figures(
         orders=report.offered,
-        completed=sum(1 for status in finished.values() if status["status"] == "completed"),
+        completed=sum(1 for order in finished if order["outcome"] == "completed"),
         late=report.offered - on_time,
         p50_ms=round(_percentile(times, 0.5)),
         p99_ms=round(_percentile(times, 0.99)),
         max_ms=max(times, default=0),
         busy_percent=busy,
     )
+
+
+async def _finished(bench: Bench, run_id: str, awaited: int) -> list[dict[str, str]]:
+    """The latency rows of a run once so many orders have their outcome, or nobody believes in the rest.
+
+    All at once in the end: to ask for each order would disturb the last ones, which are still under way.
+    """
+    give_up_at = time.perf_counter() + DRAIN_SECONDS
+    async with httpx.AsyncClient(base_url=bench.api_url, timeout=30, trust_env=False) as http:
+        while True:
+            summary = await http.get("/latency", params={"run_id": run_id})
+            summary.raise_for_status()
+            if summary.json()["count"] >= awaited or time.perf_counter() > give_up_at:
+                break
+            await asyncio.sleep(DRAIN_LOOK_SECONDS)
+        rows = await http.get("/latency.csv", params={"run_id": run_id})
+        rows.raise_for_status()
+    return list(csv.DictReader(io.StringIO(rows.text)))
 
 
 @contextmanager

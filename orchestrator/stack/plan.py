@@ -67,7 +67,7 @@ def _temporal(settings: Settings, layout: Layout) -> Component:
         healthy=lambda probes, _process: probes.temporal_answers(),
         directory=layout.temporal_data,
         environment=temporal.ENVIRONMENT,
-        prepare=lambda: layout.temporal_data.mkdir(exist_ok=True),
+        prepare=partial(temporal.prepare, settings, layout),
         ports=(
             ListeningPort(settings.port("temporal"), "Temporal", "TEMPORAL_PORT"),
             ListeningPort(settings.port("temporal_ui"), "Temporal's UI", "TEMPORAL_UI_PORT"),
