@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from orchestrator.vocabulary import Step
 
-ATTEMPT_TIMEOUT = timedelta(milliseconds=250)
+ATTEMPT_TIMEOUT = timedelta(milliseconds=200)
 """How long one outside call may take before it counts as hanging (docs/decisions/0003)."""
 
 STEP_NEEDS: dict[Step, timedelta] = {

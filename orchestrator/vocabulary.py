@@ -306,6 +306,7 @@ class OrderStatus:
 class Activity(StrEnum):
     """The names under which workflows know the activities, so that they need not import them."""
 
+    ADVANCE = "AdvanceOrder"
     OPEN = "OpenOrder"
     RECEIVE = "ReceiveOrder"
     VALIDATE = "ValidateOrder"
@@ -361,6 +362,28 @@ class OpenRequest:
     workflow_run_id: str
     accepted_at: datetime
     deadline_at: datetime
+
+
+@dataclass(frozen=True)
+class AdvanceRequest:
+    """What a worker is to do for an order in one go: one after the other, as long as each succeeds.
+
+    `patience_seconds` is for all of it together.
+    """
+
+    order_id: str
+    patience_seconds: float
+    open: "OpenRequest | None" = None
+    approve: "ApproveRequest | None" = None
+    steps: list[StepRequest] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class AdvanceResult:
+    """How far it came: the answer to the approval, and the results of the steps that were tried."""
+
+    approval: Answer | None = None
+    steps: list[StepResult] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from db import faults as fault_books
 from db.orders import OrderBooks
 from db.pool import Books
 from orchestrator import logs
+from orchestrator.activities.advance import Advance
 from orchestrator.activities.attempts import Attempts, Notice
 from orchestrator.activities.order_desk import OrderDesk
 from orchestrator.activities.payment import Cashier
@@ -32,6 +33,7 @@ from orchestrator.process import WorkerKind
 from orchestrator.reconciler import Reconciler
 from orchestrator.settings import Settings
 from orchestrator.tracing import Tracing
+from orchestrator.vocabulary import Step
 from orchestrator.worker_metrics import WorkerMetrics, measured_runtime
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.reconcile import ReconcileWorkflow
@@ -66,6 +68,24 @@ class Desks:
     orders: OrderDesk
     cashier: Cashier
     shipping: ShippingDesk
+
+    @property
+    def order_side(self) -> Advance:
+        """What an order worker does in one go."""
+        return Advance(
+            {
+                Step.RECEIVE: self.orders.receive,
+                Step.VALIDATE: self.orders.validate,
+                Step.CHARGE: self.cashier.charge,
+            },
+            open_order=self.orders.open,
+            approve=self.orders.approve,
+        )
+
+    @property
+    def shipping_side(self) -> Advance:
+        """What a shipping worker does in one go."""
+        return Advance({Step.PREPARE: self.shipping.prepare, Step.DISPATCH: self.shipping.dispatch})
 
     @classmethod
     def open(
@@ -116,6 +136,7 @@ def order_worker(
         task_queue=task_queue,
         workflows=[OrderWorkflow, ReconcileWorkflow],
         activities=[
+            desks.order_side.advance,
             desks.orders.open,
             desks.orders.receive,
             desks.orders.validate,
@@ -150,7 +171,7 @@ def shipping_worker(
         client,
         task_queue=task_queue,
         workflows=[ShippingWorkflow],
-        activities=[desks.shipping.prepare, desks.shipping.dispatch],
+        activities=[desks.shipping_side.advance, desks.shipping.prepare, desks.shipping.dispatch],
         workflow_runner=runner or WORKFLOW_RUNNER,
         deployment_config=deployment,
         sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,

@@ -6,7 +6,7 @@ and never has to guess.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from datetime import timedelta
 from typing import NoReturn, TypeVar
 
@@ -24,6 +24,8 @@ with workflow.unsafe.imports_passed_through():
         AbortRequest,
         Activity,
         AddressRequest,
+        AdvanceRequest,
+        AdvanceResult,
         Answer,
         ApproveOrder,
         ApproveRequest,
@@ -48,7 +50,14 @@ with workflow.unsafe.imports_passed_through():
         shipping_workflow_id,
     )
     from orchestrator.workflows.shipping import ShippingWorkflow
-    from orchestrator.workflows.steps import WORKFLOW_TASK_TIMEOUT, carry_out, write
+    from orchestrator.workflows.steps import (
+        WORKFLOW_TASK_TIMEOUT,
+        advance,
+        carry_out,
+        finished,
+        write,
+        write_on,
+    )
 
 T = TypeVar("T")
 
@@ -59,8 +68,8 @@ HAND_BACK_TIMEOUT = timedelta(seconds=1)
 """How long an aborted order waits for the step under way to come back; the books refuse its further
 attempts, so it is usually back within one attempt."""
 
-PATIENCE = timedelta(milliseconds=800)
-"""How long a step may keep the order from hearing a signal; two steps may follow each other."""
+PATIENCE = timedelta(milliseconds=1_200)
+"""How long steps may keep the order from hearing a signal."""
 
 _UNDO = {Step.REFUND: Activity.REFUND, Step.RECALL: Activity.RECALL}
 
@@ -89,6 +98,7 @@ class OrderWorkflow:
         self._is_in_review = False
         self._is_approved = False
         self._early_approval: ApproveOrder | None = None
+        self._results_in_hand: dict[Step, list[StepResult]] = {}
         self._signals_heard = 0
         self._abort_reason: Reason | None = None
         self._dispatch_failure: DispatchFailed | None = None
@@ -143,8 +153,10 @@ class OrderWorkflow:
             accepted_at=self._budget.accepted_at,
             deadline_at=self._budget.deadline_at,
         )
+        steps = (Step.RECEIVE, Step.VALIDATE)
         try:
-            await write(Activity.OPEN, request, bool)
+            if await self._in_one_go(steps, open_request=request) is None:
+                await write_on(Activity.OPEN, request, bool)
         except ApplicationError:
             # An earlier run of the same order id has it in the books.
             self._is_duplicate = True
@@ -169,12 +181,21 @@ class OrderWorkflow:
             await self._approve(self._early_approval.reviewer, request_id="early-approval")
         elif not await self._is_decided_within(self._review_time(is_auto)):
             if is_auto:
-                await self._approve(AUTO_REVIEWER, request_id=AUTO_REVIEWER)
+                await self._unless_aborted(self._approve_and_charge())
             else:
                 await self._ask_to_abort(Reason.REVIEW_EXPIRED)
         if not self._is_approved:
             raise OrderAborted
         self._completed_steps.append(Step.REVIEW)
+
+    async def _approve_and_charge(self) -> None:
+        """The simulated reviewer's approval, and the charge that follows it, in one go."""
+        approval = ApproveRequest(
+            self._order.order_id, AUTO_REVIEWER, None, AUTO_REVIEWER, run_id=self._order.run_id
+        )
+        go = await self._in_one_go((Step.CHARGE,), approval=approval)
+        answer = go.approval if go is not None else None
+        self._learn_from(answer or await write_on(Activity.APPROVE, approval, Answer))
 
     async def _charge(self) -> None:
         self._current_step = Step.CHARGE
@@ -249,10 +270,36 @@ class OrderWorkflow:
 
     # --- How steps are carried out and left -----------------------------------------------------
 
+    async def _in_one_go(
+        self,
+        steps: Sequence[Step],
+        *,
+        open_request: OpenRequest | None = None,
+        approval: ApproveRequest | None = None,
+    ) -> AdvanceResult | None:
+        """Does what follows each other without a wait. `_try` then has the results of the steps in hand."""
+        go = await advance(
+            AdvanceRequest(
+                self._order.order_id,
+                PATIENCE.total_seconds(),
+                open_request,
+                approval,
+                [self._request(step) for step in steps],
+            )
+        )
+        results = go.steps if go is not None else []
+        self._results_in_hand |= {step: results[n : n + 1] for n, step in enumerate(steps)}
+        return go
+
     async def _try(self, activity: Activity, step: Step) -> StepResult:
-        give_up_at = None if step in COMPENSATIONS else self._budget.give_up_at(step)
-        request = StepRequest(self._order.order_id, step, give_up_at, run_id=self._order.run_id)
+        request = self._request(step)
+        if step in self._results_in_hand:
+            return await finished(activity, request, self._results_in_hand.pop(step))
         return await carry_out(activity, request, PATIENCE)
+
+    def _request(self, step: Step) -> StepRequest:
+        give_up_at = None if step in COMPENSATIONS else self._budget.give_up_at(step)
+        return StepRequest(self._order.order_id, step, give_up_at, run_id=self._order.run_id)
 
     async def _unless_aborted(self, work: Awaitable[T]) -> T:
         """Waits for a step, but not for long once the order is aborted: a dead worker must not hold it."""

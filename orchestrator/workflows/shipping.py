@@ -7,6 +7,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from orchestrator.vocabulary import (
         Activity,
+        AdvanceRequest,
         DispatchFailed,
         ShippingRequest,
         Step,
@@ -14,7 +15,7 @@ with workflow.unsafe.imports_passed_through():
         StepResult,
         StepStatus,
     )
-    from orchestrator.workflows.steps import carry_out
+    from orchestrator.workflows.steps import advance, finished
 
 PATIENCE = timedelta(seconds=2)
 """Nobody signals a shipment: it may keep its workflow task for almost as long as the task lasts."""
@@ -25,21 +26,19 @@ class ShippingWorkflow:
     @workflow.run
     async def run(self, shipment: ShippingRequest) -> StepResult:
         """Returns the result of the last step that was tried."""
-        result = await carry_out(
-            Activity.PREPARE,
-            StepRequest(
-                shipment.order_id, Step.PREPARE, shipment.give_up_preparing_at, run_id=shipment.run_id
-            ),
-            PATIENCE,
+        prepare = StepRequest(
+            shipment.order_id, Step.PREPARE, shipment.give_up_preparing_at, run_id=shipment.run_id
         )
+        dispatch = StepRequest(
+            shipment.order_id, Step.DISPATCH, shipment.give_up_dispatching_at, run_id=shipment.run_id
+        )
+        go = await advance(
+            AdvanceRequest(shipment.order_id, PATIENCE.total_seconds(), steps=[prepare, dispatch])
+        )
+        results = go.steps if go else []
+        result = await finished(Activity.PREPARE, prepare, results[:1])
         if result.status is StepStatus.DONE:
-            result = await carry_out(
-                Activity.DISPATCH,
-                StepRequest(
-                    shipment.order_id, Step.DISPATCH, shipment.give_up_dispatching_at, run_id=shipment.run_id
-                ),
-                PATIENCE,
-            )
+            result = await finished(Activity.DISPATCH, dispatch, results[1:])
         if result.status in (StepStatus.DECLINED, StepStatus.OUT_OF_TIME):
             await self._tell_order(shipment, result)
         return result

@@ -1,11 +1,13 @@
 """How a workflow has a step carried out.
 
-A step is first tried as a local activity, inside the workflow task, which spares the server three
-writes. While it runs, the workflow hears no signal; so the caller names its patience, and a step that is
-not done by then, or whose local activity fails, goes on as a regular activity, which heartbeats, shows in
-Temporal's UI and survives its worker. docs/decisions/0002 has the measurements.
+A step is first tried as a local activity, inside the workflow task, which spares the server three writes;
+steps that follow each other without a wait, all in one. While it runs, the workflow hears no signal; so the
+caller names its patience, and a step that is not done by then, or whose local activity fails, goes on as a
+regular activity, which heartbeats, shows in Temporal's UI and survives its worker. docs/decisions/0002 and
+0011 have the measurements.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -21,7 +23,14 @@ from temporalio.exceptions import (
     is_cancelled_exception,
 )
 
-from orchestrator.vocabulary import Activity, StepRequest, StepResult, StepStatus
+from orchestrator.vocabulary import (
+    Activity,
+    AdvanceRequest,
+    AdvanceResult,
+    StepRequest,
+    StepResult,
+    StepStatus,
+)
 
 Result = TypeVar("Result")
 
@@ -49,7 +58,18 @@ async def carry_out(activity: Activity, request: StepRequest, patience: timedelt
     result = await _tried_locally(activity, hasty, StepResult, patience + _LOCAL_MARGIN)
     if result is not None and result.status is not StepStatus.UNFINISHED:
         return result
-    return await _carried_out_remotely(activity, request)
+    return await carry_on(activity, request)
+
+
+async def advance(request: AdvanceRequest) -> AdvanceResult | None:
+    """Does several parts of an order in one go; None when that failed on the way, and each part is to be
+    done, or found done, by itself.
+
+    For as long as its patience the workflow itself is kept busy by it. Raises ApplicationError only for what
+    an activity calls non-retryable.
+    """
+    patience = timedelta(seconds=request.patience_seconds)
+    return await _tried_locally(Activity.ADVANCE, request, AdvanceResult, patience + _LOCAL_MARGIN)
 
 
 async def write(activity: Activity, request: Any, result_type: type[Result]) -> Result:
@@ -58,8 +78,11 @@ async def write(activity: Activity, request: Any, result_type: type[Result]) -> 
     Raises ApplicationError only for what the activity calls non-retryable.
     """
     result = await _tried_locally(activity, request, result_type, _LOCAL_MARGIN)
-    if result is not None:
-        return result
+    return await write_on(activity, request, result_type) if result is None else result
+
+
+async def write_on(activity: Activity, request: Any, result_type: type[Result]) -> Result:
+    """As `write`, of what failed in the workflow task already."""
     try:
         remote: Result = await workflow.execute_activity(
             activity,
@@ -98,7 +121,18 @@ async def _tried_locally(
     return result
 
 
-async def _carried_out_remotely(activity: Activity, request: StepRequest) -> StepResult:
+async def finished(activity: Activity, request: StepRequest, of_the_go: Sequence[StepResult]) -> StepResult:
+    """A step that was to be done in one go with others: its result from there, or else from going on with it.
+
+    `of_the_go` has one result, or none when the go did not come to this step.
+    """
+    if of_the_go and of_the_go[0].status is not StepStatus.UNFINISHED:
+        return of_the_go[0]
+    return await carry_on(activity, request)
+
+
+async def carry_on(activity: Activity, request: StepRequest) -> StepResult:
+    """Goes on with a step for which patience is over: as `carry_out`, but the workflow is free meanwhile."""
     time_left = None
     if request.give_up_at is not None:
         time_left = max(request.give_up_at - workflow.now(), timedelta(0)) + _HANDOVER_MARGIN

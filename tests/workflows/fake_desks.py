@@ -15,6 +15,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from db.orders import DUE_STATE, STATE_AFTER
+from orchestrator.activities.advance import Advance
 from orchestrator.vocabulary import (
     DUPLICATE_ORDER,
     AbortRequest,
@@ -179,7 +180,13 @@ class FakeDesks:
     @property
     def for_orders(self) -> list[Callable[..., Any]]:
         """The activities of an order worker."""
+        together = Advance(
+            {Step.RECEIVE: self.receive, Step.VALIDATE: self.validate, Step.CHARGE: self.charge},
+            open_order=self.open,
+            approve=self.approve,
+        )
         return [
+            together.advance,
             self.open,
             self.receive,
             self.validate,
@@ -195,7 +202,8 @@ class FakeDesks:
 
     @property
     def for_shipping(self) -> list[Callable[..., Any]]:
-        return [self.prepare, self.dispatch]
+        together = Advance({Step.PREPARE: self.prepare, Step.DISPATCH: self.dispatch})
+        return [together.advance, self.prepare, self.dispatch]
 
     # --- Steps --------------------------------------------------------------------------------------
 
