@@ -406,7 +406,7 @@ async def test_only_undecided_manual_orders_wait_for_a_person(clerk, books_url):
     assert approved not in found
     assert automatic not in found
     left, whole = time_to_decide(found[waiting])
-    assert 0 < left <= whole == pytest.approx(8.9)
+    assert 0 < left <= whole == pytest.approx(8.95)
 
 
 def test_search_finds_what_plain_sql_finds(seeded, seeded_url):

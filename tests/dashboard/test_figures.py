@@ -147,10 +147,10 @@ def test_seconds_keep_every_millisecond(ms, text):
 # --- Reviews ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("read_at", "left"), [(0.0, 8.9), (5.0, 3.9), (12.0, 0.0)])
+@pytest.mark.parametrize(("read_at", "left"), [(0.0, 8.95), (5.0, 3.95), (12.0, 0.0)])
 def test_the_time_for_a_review_ends_when_the_review_expires(read_at, left):
     order = {"accepted_at": NOON, "deadline_at": after(15), "read_at": after(read_at)}
-    assert reviews.time_to_decide(order) == (pytest.approx(left), pytest.approx(8.9))
+    assert reviews.time_to_decide(order) == (pytest.approx(left), pytest.approx(8.95))
 
 
 def test_an_order_to_review_is_told_in_one_line():

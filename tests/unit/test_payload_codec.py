@@ -123,6 +123,8 @@ async def test_a_failure_shows_neither_its_message_nor_its_details() -> None:
         ("old:Z2VoZWlt", "key old has 6 bytes and needs 32"),
         (f"{OLD},old:{key()}", "two keys are named old"),
     ],
+    # The keys are other ones in each process; the names of tests are not.
+    ids=["no-key", "empty-entry", "blank-in-name", "not-base64", "short", "twice"],
 )
 def test_a_wrong_setting_is_one_sentence_that_quotes_no_key(
     monkeypatch: pytest.MonkeyPatch, text: str, complaint: str
