@@ -28,6 +28,8 @@ REMEMBERED_TIMES = 500
 _OPTIONS = {
     "default_transaction_read_only": "on",
     "idle_in_transaction_session_timeout": "60000",
+    # Times are told in the session's zone, and a chart draws the hour that it is told, whatever its offset.
+    "timezone": "UTC",
     # A filter that is not set must vanish from the plan, and compiling costs more than these queries take.
     "plan_cache_mode": "force_custom_plan",
     "jit": "off",
