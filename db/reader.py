@@ -64,7 +64,11 @@ class Reader:
         )
         self._pool.open(wait=False)
         self.times_ms: deque[float] = deque(maxlen=REMEMBERED_TIMES)
-        """How long the last readings took, the answer's way included, in milliseconds."""
+        """How long the last readings took, the answer's way included, in milliseconds; a reading that failed
+        counts with the time after which it was given up."""
+
+        self.has_last_failed = False
+        """Whether the newest reading failed."""
 
     @classmethod
     def of(cls, settings: Settings) -> "Reader":
@@ -81,9 +85,14 @@ class Reader:
 
     def fetch_all(self, statement: LiteralString, parameters: Row | None = None) -> list[Row]:
         began = perf_counter()
-        with _reading_errors(), self._pool.connection() as connection:
-            rows = connection.execute(statement, parameters).fetchall()
-        self.times_ms.append((perf_counter() - began) * 1000)
+        has_failed = True
+        try:
+            with _reading_errors(), self._pool.connection() as connection:
+                rows = connection.execute(statement, parameters).fetchall()
+            has_failed = False
+        finally:
+            self.times_ms.append((perf_counter() - began) * 1000)
+            self.has_last_failed = has_failed
         return rows
 
     def fetch_one(self, statement: LiteralString, parameters: Row | None = None) -> Row | None:

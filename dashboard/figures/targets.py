@@ -54,11 +54,13 @@ def api_light(speed: ApiSpeed | None) -> Light:
     )
 
 
-def query_light(times_ms: list[float]) -> Light:
-    """By the 95th percentile of these readings, in ms."""
+def query_light(times_ms: list[float], has_last_failed: bool) -> Light:
+    """By the 95th percentile of these readings, in ms, and whether the newest of them failed."""
     p95 = percentile(times_ms, 0.95)
     if p95 is None:
         return Light("Database query", "≤ 100 ms", "no query yet", None)
+    if has_last_failed:
+        return Light("Database query", "≤ 100 ms", f"the last one failed after {times_ms[-1]:,.0f} ms", False)
     return Light(
         "Database query",
         "≤ 100 ms",

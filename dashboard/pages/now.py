@@ -87,7 +87,7 @@ def lights() -> None:
     for light in (
         _completion(),
         targets.api_light(speed),
-        targets.query_light(list(sources.reader().times_ms)),
+        targets.query_light(list(sources.reader().times_ms), sources.reader().has_last_failed),
         targets.cpu_light(workers),
         targets.memory_light(workers),
     ):

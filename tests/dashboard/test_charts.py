@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
 from dashboard.figures.reviews import time_to_decide
@@ -17,7 +18,7 @@ from db.charts import EDGES_MS, Selection
 from db.lookups import Search
 from db.orders import OrderBooks
 from db.pool import Books
-from db.reader import Reader
+from db.reader import STATEMENT_TIMEOUT_MS, Reader
 from orchestrator.api import csv_export
 from orchestrator.errors import BooksAway, ReadingTooLong
 from orchestrator.vocabulary import State
@@ -309,13 +310,35 @@ def test_the_reader_can_change_nothing(seeded_url, statement):
 def test_a_reading_that_takes_too_long_is_given_up(seeded):
     with pytest.raises(ReadingTooLong):
         seeded.fetch_all("select pg_sleep(3)")
+    assert seeded.times_ms[-1] > STATEMENT_TIMEOUT_MS * 0.9, "what was waited for in vain counts too"
+    assert seeded.has_last_failed
     assert seeded.fetch_all("select 1 as one") == [{"one": 1}]
+    assert not seeded.has_last_failed
+
+
+def test_times_are_told_in_utc_whatever_the_zone_of_the_server(postgres):
+    with postgres.fresh_database() as url:
+        name = conninfo_to_dict(url)["dbname"]
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(f"alter database {name} set timezone = 'Asia/Kolkata'")
+            connection.execute(f"alter role orders_reader in database {name} set timezone = 'Asia/Tokyo'")
+            connection.execute(
+                "insert into fault_changes (at, profile, seed, rates)"
+                " values ('2026-01-31 12:00:00+00', 'slow', 1, '{}')"
+            )
+        reader = reader_of(url)
+        span = charts.faults_in_force(reader)
+        reader.close()
+    # As a chart reads it, which looks at no offset.
+    assert span.since.replace(tzinfo=None) == datetime(2026, 1, 31, 12)
 
 
 def test_a_database_that_is_away_is_one_error(tmp_path):
     reader = Reader(f"postgresql://orders_reader@/orders?host={tmp_path}")
     with pytest.raises(BooksAway):
         live.in_flight(reader)
+    assert reader.has_last_failed
+    assert len(reader.times_ms) == 1
     reader.close()
 
 

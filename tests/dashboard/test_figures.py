@@ -107,7 +107,7 @@ def test_completion_counts_open_orders_past_the_limit_as_late(late, overdue, kep
 def test_lights_without_anything_to_judge_by_are_neither_on_nor_off():
     assert targets.completion_light(lately(), InFlight(0, 0, 0), 15.0).is_kept is None
     assert targets.api_light(ApiSpeed(0, 0, None)).is_kept is None
-    assert targets.query_light([]).is_kept is None
+    assert targets.query_light([], False).is_kept is None
     assert targets.cpu_light([]).is_kept is None
     assert targets.memory_light([]).is_kept is None
 
@@ -120,8 +120,13 @@ def test_api_light_is_off_when_the_api_is_away_or_slow():
 
 
 def test_query_light_judges_the_95th_percentile():
-    assert targets.query_light([1.0] * 95 + [500.0] * 5).is_kept is True
-    assert targets.query_light([1.0] * 94 + [500.0] * 6).is_kept is False
+    assert targets.query_light([1.0] * 95 + [500.0] * 5, False).is_kept is True
+    assert targets.query_light([1.0] * 94 + [500.0] * 6, False).is_kept is False
+
+
+def test_query_light_is_off_while_queries_fail():
+    light = targets.query_light([1.0] * 400 + [2_003.0], True)
+    assert (light.is_kept, light.figure) == (False, "the last one failed after 2,003 ms")
 
 
 def test_worker_lights_name_the_busiest_and_the_largest():
