@@ -23,7 +23,16 @@ from orchestrator.settings import Settings
 
 PROJECT_ROOT = Path(__file__).parents[1]
 LOOK_AGAIN_SECONDS = 1.0
-REPORTS = ("verdict.json", "summary.md", "junit.xml", "orders.csv", "locust.html", "locust_stats.csv")
+REPORTS = (
+    "verdict.json",
+    "summary.md",
+    "junit.xml",
+    "orders.csv",
+    "locust.html",
+    "locust_stats.csv",
+    "locust_failures.csv",
+    "locust_exceptions.csv",
+)
 """The files of a judged run that are offered for download."""
 
 

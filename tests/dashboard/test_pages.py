@@ -195,4 +195,10 @@ def test_the_load_runner_refuses_what_cannot_be_meant(tmp_path):
         runner.start({"scenario": "nonsense"})
     assert runner.running() == []
     assert runner.reports("nobody") == []
+    written = ("locust_exceptions.csv", "locust_failures.csv", "verdict.json")
+    directory = tmp_path / "reports" / "judged"
+    directory.mkdir(parents=True)
+    for name in written:
+        (directory / name).touch()
+    assert sorted(file.name for file in runner.reports("judged")) == sorted(written)
     assert runner.last_words("nobody") == ""
