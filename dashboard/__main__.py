@@ -40,6 +40,8 @@ def main() -> int:
             "browser.serverAddress": LOOPBACK,
             "client.showErrorDetails": "none",
             "client.toolbarMode": "viewer",
+            # A table's own download writes a user's text as it is, which a spreadsheet may run as a formula.
+            "client.disableDataExport": True,
             **appearance.CONFIGURATION,
         }
     )
