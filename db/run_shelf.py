@@ -18,7 +18,7 @@ class RunTimes:
     orders: int
 
 
-def shelf(reader: Reader, limit: int = 100) -> list[Row]:
+def shelf(reader: Reader, limit: int) -> list[Row]:
     """The newest runs in brief: run_id, scenario, fault_profile, started_at, ended_at, verdict, exit_code,
     late_orders, counted_orders, offered_rate (a second), p99_ms. The last six are None until it is judged."""
     return reader.fetch_all(_SQL["shelf"], {"limit": limit})
@@ -40,5 +40,5 @@ def times(reader: Reader, run_id: str) -> RunTimes | None:
 
 def under_way(reader: Reader) -> list[Row]:
     """Runs that have not ended: run_id, scenario, started_at, options, fault_profile, and of their orders
-    accepted, in_flight, finished, late (overdue ones included)."""
+    accepted, in_flight, finished, late (overdue ones included) and last_accepted_at (None before one)."""
     return reader.fetch_all(_SQL["under_way"])

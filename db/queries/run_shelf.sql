@@ -15,14 +15,21 @@ select run_id, scenario, started_at, ended_at, verdict from runs where run_id = 
 select completion_ms, late_orders, counted_orders from runs where run_id = %(run_id)s and ended_at is not null;
 
 -- name: under_way
--- Runs without an end that began within a day, the newest first, each with its orders so far.
-select r.run_id, r.scenario, r.started_at, r.options, r.fault_profile, n.*
-from runs r cross join lateral (
-    select count(*) as accepted,
-        count(*) filter (where o.state < 'completed') as in_flight,
-        count(*) filter (where o.finished_at is not null) as finished,
-        count(*) filter (where not o.within_limit or (o.state < 'completed' and o.deadline_at < now())) as late
-    from orders o where o.run_id = r.run_id
+-- Runs without an end that began within a day, the newest first, each with its orders so far. Costs as much as
+-- is in flight: orders with an outcome are counted in the rollup, the others in the index that holds only them.
+with running as materialized (
+    select run_id, count(*) as orders, count(*) filter (where deadline_at < now()) as overdue
+    from orders where state < 'completed' group by run_id
+)
+select r.run_id, r.scenario, r.started_at, r.options, r.fault_profile,
+    coalesce(o.orders, 0) + n.finished as accepted, coalesce(o.orders, 0) as in_flight, n.finished,
+    coalesce(o.overdue, 0) + n.late as late,
+    (select max(accepted_at) from orders where run_id = r.run_id) as last_accepted_at
+from runs r
+left join running o using (run_id)
+cross join lateral (
+    select coalesce(sum(l.orders), 0)::bigint as finished, coalesce(sum(l.late), 0)::bigint as late
+    from latency_rollup l where l.grain_seconds = 86400 and l.run_id = r.run_id and l.run_id <> ''
 ) n
 where r.ended_at is null and r.started_at > now() - interval '1 day'
 order by r.started_at desc limit 5;
