@@ -189,7 +189,7 @@ def _queries(reader: Reader) -> dict[str, Query]:
             charts.disturbances(reader, everything.since, everything.until),
         ),
         "latency: names": lambda: (charts.run_names(reader), charts.fault_profiles(reader)),
-        "load tests: shelf": lambda: run_shelf.shelf(reader),
+        "load tests: shelf": lambda: run_shelf.shelf(reader, 100),
         "load tests: under way": lambda: run_shelf.under_way(reader),
         "load tests: a run": lambda: run_shelf.verdict(reader, chance.choice(runs)),
         "load tests: times of a run": lambda: run_shelf.times(reader, chance.choice(runs)),

@@ -6,7 +6,7 @@ from dashboard import sources
 from dashboard.api_client import Json
 from dashboard.api_meter import ApiSpeed
 from dashboard.workers import WorkerUse
-from db import charts, live
+from db import charts, live, run_shelf
 from db.live import InFlight, Lately
 from db.pool import Row
 from orchestrator.errors import ServiceAway
@@ -44,6 +44,21 @@ def finished_lately(seconds: int) -> Lately:
 @_shared
 def faults_in_force() -> charts.FaultSpan | None:
     return charts.faults_in_force(sources.reader())
+
+
+@_shared
+def runs_under_way() -> list[Row]:
+    return run_shelf.under_way(sources.reader())
+
+
+@_shared
+def stored_runs(limit: int) -> list[Row]:
+    return run_shelf.shelf(sources.reader(), limit)
+
+
+@_shared
+def stored_run(run_id: str) -> Row | None:
+    return run_shelf.verdict(sources.reader(), run_id)
 
 
 @_shared

@@ -1,13 +1,20 @@
-"""The load tests that this dashboard has started, and how they ended."""
+"""The load tests under way: those that this dashboard has started, how they ended, and those of others."""
+
+from datetime import datetime
 
 import streamlit as st
 
 from dashboard import sources
 from dashboard.load_runner import LoadRunner, meant
-from orchestrator.errors import NotAllowed
+from db import run_shelf
+from db.pool import Row
+from orchestrator.errors import NotAllowed, UsageError
 from orchestrator.keys import Role
 
 WRONG_USAGE = 2
+SILENT_SECONDS = 120.0
+"""A run that lives starts an order more often than this, and needs less to judge itself after its drain."""
+
 _WATCHED = "watched-run"
 _WANTED = "wanted-run"
 
@@ -18,12 +25,24 @@ def runner() -> LoadRunner:
 
 
 def start(given: dict[str, str]) -> None:
-    """Starts a run with this viewer's key, who is told when it has ended. Raises NotAllowed, or what
-    `LoadRunner.start` does."""
+    """Starts a run with this viewer's key, who is told when it has ended. Raises NotAllowed, BooksAway,
+    UsageError beside a run of somebody else, or what `LoadRunner.start` does."""
     # What cannot be meant is said at once, whoever asks.
     meant(given)
     must_be(Role.CHAOS if given.get("faults") or given.get("chaos") else Role.OPERATOR)
+    for row in run_shelf.under_way(sources.reader()):
+        if seems_alive(row, sources.now()):
+            raise UsageError(f"the run {row['run_id']} is under way; wait for its verdict or stop it")
     st.session_state[_WATCHED] = runner().start(given, sources.viewer_key())
+
+
+def seems_alive(row: Row, now: datetime) -> bool:
+    """Whether a run without an end is under way, wherever its process is, and not broken off: it has begun or
+    started an order a moment ago, or may still be draining or judging itself. Rows as of
+    `db.run_shelf.under_way`."""
+    last_sign = max(row["started_at"], row["last_accepted_at"] or row["started_at"])
+    silent = (now - last_sign).total_seconds()
+    return bool(silent <= row["options"]["drain_seconds"] + SILENT_SECONDS)
 
 
 def stop(run_id: str) -> None:

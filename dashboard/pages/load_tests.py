@@ -4,29 +4,48 @@ from functools import partial
 
 import streamlit as st
 
+from dashboard import live_readings as readings
 from dashboard import plain_text, sources
 from dashboard.figures import distribution, runs
 from dashboard.layout import CHART_CONFIG, answered, failures_told, head, nothing_yet, palette, refreshing
 from dashboard.load_tests import running, start_form
-from db import run_shelf
+from dashboard.load_tests.comparison import EndedRun, side_by_side
 from db.pool import Row
 from loadtest.wording import facts
+from orchestrator.settings import LOOPBACK
 
 TABLE_HEIGHT = 320
+SHELF_ROWS = 100
+_SHOWN = "shelf-rows"
 
 is_live = head("Load tests", live=True)
 limit_ms = round(sources.settings().order_deadline_seconds * 1000)
+locust_page = f"http://{LOOPBACK}:{sources.settings().port('locust')}"
 
 
 def choose(rows: list[Row]) -> tuple[str | None, str | None]:
-    """The run to look at, and the one to put beside it."""
+    """The run to look at, and the one to put beside it: one of the newest, or any that is typed or linked."""
     running.choose_wanted()
     names = [row["run_id"] for row in rows]
+
+    def choice(label: str, key: str, placeholder: str) -> str | None:
+        chosen: str | None = st.selectbox(
+            label,
+            names,
+            index=None,
+            key=key,
+            bind="query-params",
+            placeholder=placeholder,
+            accept_new_options=True,
+        )
+        return chosen
+
     left, right = st.columns(2)
-    return (
-        left.selectbox("Run", names, index=None, key="run", bind="query-params", placeholder="choose one"),
-        right.selectbox("Beside", names, index=None, key="beside", bind="query-params", placeholder="none"),
-    )
+    with left:
+        one = choice("Run", "run", "choose one, or type its id")
+    with right:
+        other = choice("Beside", "beside", "none")
+    return one, other
 
 
 def stored(one: str | None, other: str | None) -> None:
@@ -35,7 +54,15 @@ def stored(one: str | None, other: str | None) -> None:
         _one_run(one)
     if one and other and one != other:
         _side_by_side(one, other)
-    _shelf(run_shelf.shelf(sources.reader()))
+    shown = st.session_state.get(_SHOWN, SHELF_ROWS)
+    rows = readings.stored_runs(shown)
+    _shelf(rows)
+    if len(rows) == shown:
+        st.button("Older runs", icon=":material/expand_more:", on_click=_show_older)
+
+
+def _show_older() -> None:
+    st.session_state[_SHOWN] = st.session_state.get(_SHOWN, SHELF_ROWS) + SHELF_ROWS
 
 
 def _shelf(rows: list[Row]) -> None:
@@ -53,9 +80,9 @@ def _shelf(rows: list[Row]) -> None:
 
 
 def _one_run(run_id: str) -> None:
-    row = run_shelf.verdict(sources.reader(), run_id)
+    row = readings.stored_run(run_id)
     if row is None:
-        nothing_yet("There is no such run", "Choose one from the list.")
+        nothing_yet(f"There is no run {plain_text.markdown(run_id)}", "Choose one from the list.")
         return
     told = row["verdict"]
     with st.container(border=True):
@@ -87,16 +114,19 @@ def _one_run(run_id: str) -> None:
 
 
 def _side_by_side(one: str, other: str) -> None:
-    times, beside = (run_shelf.times(sources.reader(), run_id) for run_id in (one, other))
-    if times is None or beside is None or not times.completion_ms or not beside.completion_ms:
+    found = None
+    row, row_beside = readings.stored_run(one), readings.stored_run(other)
+    if row and row_beside and row["ended_at"] and row_beside["ended_at"]:
+        found = side_by_side(EndedRun(one, row["ended_at"]), EndedRun(other, row_beside["ended_at"]))
+    if found is None:
         nothing_yet("Nothing to compare yet", "Both runs need a verdict and a finished order.")
         return
-    comparison = runs.compared(times, beside)
+    comparison = found.compared
     st.subheader("Side by side", anchor=False)
     st.markdown(
         f"**{plain_text.markdown(one)}** against {plain_text.markdown(other)}: **{comparison['verdict']}**"
     )
-    curves = {plain_text.chart(one): runs.curve(times), plain_text.chart(other): runs.curve(beside)}
+    curves = {plain_text.chart(one): found.curve, plain_text.chart(other): found.curve_beside}
     st.plotly_chart(
         distribution.ecdf(curves, palette(), limit_ms),
         key="compare",
@@ -107,18 +137,20 @@ def _side_by_side(one: str, other: str) -> None:
 
 
 def under_way() -> None:
-    """The run under way: how far it is, how it stands, and a button to stop it."""
+    """The runs under way, whoever started them: how far each is, how it stands, and how to stop it."""
     living = running.runner().running()
-    for row in run_shelf.under_way(sources.reader()):
-        if row["run_id"] in living:
-            _progress(row)
+    for row in readings.runs_under_way():
+        is_stoppable = row["run_id"] in living
+        if is_stoppable:
             living.remove(row["run_id"])
+        if is_stoppable or running.seems_alive(row, sources.now()):
+            _progress(row, is_stoppable=is_stoppable)
     for run_id in living:
         st.info(f"{plain_text.markdown(run_id)} is starting.", icon=":material/hourglass_top:")
     running.tell_of_endings()
 
 
-def _progress(row: Row) -> None:
+def _progress(row: Row, *, is_stoppable: bool) -> None:
     run_id = row["run_id"]
     seconds = sum(stage["seconds"] for stage in row["options"]["stages"])
     elapsed = (sources.now() - row["started_at"]).total_seconds()
@@ -129,7 +161,14 @@ def _progress(row: Row) -> None:
         with st.grid(4, min_column_width=130):
             for label in ("accepted", "in_flight", "finished", "late"):
                 st.metric(label.replace("_", " ").capitalize(), f"{row[label]:,}", border=True)
-        if st.button("Stop", key=f"stop-{run_id}", icon=":material/stop_circle:"):
+        if not is_stoppable:
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.caption(
+                    "Not a process that this dashboard can stop: stop it where it was started, on Locust's "
+                    "page, in a shell or on another machine."
+                )
+                st.link_button("Locust's page", locust_page, icon=":material/open_in_new:")
+        elif st.button("Stop", key=f"stop-{run_id}", icon=":material/stop_circle:"):
             answered(lambda: running.stop(run_id), "It drains, then it is judged.")
 
 
@@ -138,7 +177,7 @@ with failures_told("load-tests-form"):
 refreshing(under_way, is_live)
 with failures_told("load-tests-runs"):
     st.subheader("Stored runs", anchor=False)
-    rows = run_shelf.shelf(sources.reader())
+    rows = readings.stored_runs(st.session_state.get(_SHOWN, SHELF_ROWS))
     if rows:
         chosen, beside = choose(rows)
         refreshing(partial(stored, chosen, beside), is_live, every=5.0)

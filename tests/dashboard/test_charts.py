@@ -329,8 +329,8 @@ def test_times_are_told_in_utc_whatever_the_zone_of_the_server(postgres):
         reader = reader_of(url)
         span = charts.faults_in_force(reader)
         reader.close()
-    # As a chart reads it, which looks at no offset.
-    assert span.since.replace(tzinfo=None) == datetime(2026, 1, 31, 12)
+    # A chart reads this text without its offset.
+    assert span.since.isoformat() == "2026-01-31T12:00:00+00:00"
 
 
 def test_a_database_that_is_away_is_one_error(tmp_path):
@@ -479,7 +479,7 @@ async def test_an_orders_file_has_its_books_beside_the_ledger(clerk, books_url):
 
 
 def test_the_shelf_lists_runs_and_their_exact_times(seeded, seeded_url):
-    shelf = run_shelf.shelf(seeded)
+    shelf = run_shelf.shelf(seeded, 100)
     assert len(shelf) == 8
     times = run_shelf.times(seeded, shelf[0]["run_id"])
     truth = rows(
@@ -490,6 +490,7 @@ def test_the_shelf_lists_runs_and_their_exact_times(seeded, seeded_url):
     assert times.completion_ms == [row["completion_ms"] for row in truth]
     assert run_shelf.times(seeded, "nobody") is None
     assert run_shelf.under_way(seeded) == []
+    assert len(run_shelf.shelf(seeded, 3)) == 3
     assert sum(charts.summary(seeded, charts.plan(seeded, Selection())).outcomes.values()) == SEEDED
 
 
