@@ -94,12 +94,12 @@ def _requests(order: Row) -> None:
             _change_address(order_id, order["address"])
         if may_be_reviewed(order):
             _review(order_id)
-        if settings.uses_embedded_temporal:
-            workflow = order_workflow_id(order_id)
+        # Where the UI of somebody else's Temporal is, only its setting can say.
+        if settings.uses_embedded_temporal or settings.temporal_ui_origin is not None:
             st.link_button(
                 "Temporal's view",
-                f"http://127.0.0.1:{settings.port('temporal_ui')}/namespaces/{settings.temporal_namespace}"
-                f"/workflows/{workflow}/{order['workflow_run_id']}/history",
+                f"{settings.temporal_ui_origins[0]}/namespaces/{settings.temporal_namespace}"
+                f"/workflows/{order_workflow_id(order_id)}/{order['workflow_run_id']}/history",
                 icon=":material/open_in_new:",
             )
 
