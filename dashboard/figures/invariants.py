@@ -1,9 +1,11 @@
 """The report of an audit, one invariant after the other."""
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from dashboard.api_client import Json
+from db.audit import MAX_VIOLATIONS
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,14 @@ class InvariantState:
     text: str
     holds: bool
     violations: list[Violation] = field(default_factory=list)
+
+    @property
+    def finding(self) -> str:
+        """In words; where the audit has found as many as it looks for, there may be more."""
+        if self.holds:
+            return "holds"
+        found = len(self.violations)
+        return f"{found} or more broken" if found >= MAX_VIOLATIONS else f"{found} broken"
 
 
 def states_of(report: Json) -> list[InvariantState]:
@@ -36,3 +46,8 @@ def states_of(report: Json) -> list[InvariantState]:
         )
         for invariant in report["invariants"]
     ]
+
+
+def as_file(report: Json) -> str:
+    """The whole report, with every violation, as JSON text."""
+    return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
