@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from dashboard import filters
 from db import charts
 from db.reader import Reader
-from orchestrator.errors import OrderSystemError
+from orchestrator.errors import OrderSystemError, RequestMalformed
 from orchestrator.settings import Settings
 
 PATH = "/export/latency.csv"
@@ -20,9 +20,11 @@ def serve(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
     reader = Reader.of(settings)
 
     async def endpoint(request: Request) -> Response:
-        chosen = filters.selection_of(request.query_params)
         try:
+            chosen = filters.selection_of(request.query_params)
             return await run_in_threadpool(_begin, reader, chosen)
+        except RequestMalformed as error:
+            return PlainTextResponse(str(error), status_code=422)
         except OrderSystemError as error:
             return PlainTextResponse(str(error), status_code=503, headers={"Retry-After": "1"})
 

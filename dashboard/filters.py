@@ -6,21 +6,34 @@ from datetime import UTC, datetime
 from urllib.parse import urlencode
 
 from db.charts import Selection
+from orchestrator.errors import RequestMalformed
 from orchestrator.vocabulary import ORDER_ID_PATTERN, TERMINAL_STATES, State
 
 _PROFILE = re.compile(r"^[a-z]{1,32}$")
 
 
 def selection_of(query: Mapping[str, str]) -> Selection:
-    """Reads `run`, `since`, `until`, `outcome` and `faults`; what is unreadable counts as any."""
-    run_id, faults = query.get("run", ""), query.get("faults", "")
-    outcome = query.get("outcome", "")
+    """Reads `run`, `since`, `until`, `outcome` and `faults`; empty ones count as any.
+
+    Raises RequestMalformed for what cannot be read: more orders than were asked for would look like those.
+    """
+    given = {name: query.get(name, "") for name in ("run", "since", "until", "outcome", "faults")}
+    run_id, outcome, faults = given["run"], given["outcome"], given["faults"]
+    if run_id and not re.fullmatch(ORDER_ID_PATTERN, run_id):
+        raise RequestMalformed("a run's id is 1 to 64 letters, digits, '-' or '_'")
+    if outcome and outcome not in [state.value for state in TERMINAL_STATES]:
+        raise RequestMalformed("there is no such outcome")
+    if faults and not _PROFILE.fullmatch(faults):
+        raise RequestMalformed("there is no such fault profile")
+    for name in ("since", "until"):
+        if given[name] and moment(given[name]) is None:
+            raise RequestMalformed(f"'{name}' is no time like 2026-01-31T12:00")
     return Selection(
-        run_id=run_id if re.fullmatch(ORDER_ID_PATTERN, run_id) else None,
-        since=moment(query.get("since", "")),
-        until=moment(query.get("until", "")),
-        outcome=State(outcome) if outcome in [state.value for state in TERMINAL_STATES] else None,
-        fault_profile=faults if _PROFILE.fullmatch(faults) else None,
+        run_id=run_id or None,
+        since=moment(given["since"]),
+        until=moment(given["until"]),
+        outcome=State(outcome) if outcome else None,
+        fault_profile=faults or None,
     )
 
 
@@ -45,9 +58,9 @@ def moment(text: str) -> datetime | None:
     """A time like 2026-01-31T12:00, in UTC unless it says otherwise; None when it is none."""
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def text_of(when: datetime | None) -> str | None:

@@ -16,7 +16,7 @@ from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
 
 from db.pool import ACQUIRE_TIMEOUT_SECONDS, Row, books_errors
-from orchestrator.errors import BooksAway, ReadingTooLong
+from orchestrator.errors import BooksAway, ReadingTooLong, RequestMalformed
 from orchestrator.settings import Settings
 
 ROLE = "orders_reader"
@@ -42,8 +42,8 @@ _OPTIONS = {
 class Reader:
     """A small pool of read-only connections. Remembers how long its last readings took.
 
-    Every method raises BooksAway when PostgreSQL does not answer, and ReadingTooLong when a statement runs
-    into its timeout. Closed by `close`.
+    Every method raises BooksAway when PostgreSQL does not answer, ReadingTooLong when a statement runs into
+    its timeout, and RequestMalformed for a text that PostgreSQL cannot hold. Closed by `close`.
     """
 
     def __init__(self, conninfo: str) -> None:
@@ -141,6 +141,8 @@ def _reading_errors() -> Iterator[None]:
     try:
         with books_errors():
             yield
+    except psycopg.DataError as error:
+        raise RequestMalformed("The database cannot look for such a text.") from error
     except BooksAway as error:
         if isinstance(error.__cause__, psycopg.errors.QueryCanceled):
             raise ReadingTooLong from error.__cause__
