@@ -7,10 +7,11 @@ import psycopg
 import pytest
 
 from dashboard.load_runner import LoadRunner
-from db import charts
+from db import charts, lookups
 from db.charts import Selection
+from db.lookups import Search
 from db.reader import Reader
-from db.seed import seed
+from db.seed import seed, seed_now
 from orchestrator.errors import UsageError
 from orchestrator.settings import Settings
 from tests.dashboard.conftest import NAMES, SEEDED, Pages, said
@@ -114,6 +115,56 @@ def test_an_order_that_nobody_knows_is_not_an_error(page: Pages, seeded_url):
     assert not test.exception
     assert "The books do not know this order" in said(test)
     assert "no\\<b\\>body\\<\\/b\\>" in said(test)
+
+
+@pytest.mark.parametrize("name", ["orders", "latency", "load_tests", "audit"])
+@pytest.mark.parametrize("typed", ["my run", "a\0b"])
+def test_a_run_that_cannot_be_is_never_all_orders(page: Pages, seeded_url, name, typed):
+    test = page.run(name, seeded_url, run=typed)
+    assert not test.exception
+    assert "orders-table" not in [table.key for table in test.dataframe]
+    assert "Orders" not in [metric.label for metric in test.metric]
+    if name == "latency":
+        assert [error.value for error in test.error] == [
+            "A run\\'s id is 1 to 64 letters\\, digits\\, \\'\\-\\' or \\'\\_\\'\\."
+        ]
+
+
+@pytest.mark.parametrize("button", ["Approve", "Reject"])
+def test_a_decision_while_the_api_is_away_is_one_sentence_and_can_be_taken_again(
+    page: Pages, postgres, button
+):
+    with postgres.fresh_database() as url:
+        seed_now(url, finished=0, running=40)
+        with psycopg.connect(url) as connection:
+            connection.execute(
+                "update orders set review = 'manual', abort_reason = null,"
+                " deadline_at = now() + interval '1 hour'"
+            )
+        test = page.run("review_desk", url)
+        for _ in range(2):
+            next(each for each in test.button if each.label == button).click()
+            test.run()
+            assert not test.exception
+            assert [toast.value for toast in test.toast] == [
+                "The API does not answer\\; is the stack up\\? Try again shortly\\."
+            ]
+        page.forget()
+
+
+@pytest.mark.parametrize(
+    ("setting", "origin"), [("https://temporal.example.com", "https://temporal.example.com"), ("", None)]
+)
+def test_an_order_links_to_the_ui_of_an_external_temporal(
+    page: Pages, seeded_url, seeded, monkeypatch, setting, origin
+):
+    monkeypatch.setenv("TEMPORAL_ADDRESS", "temporal.invalid:7233")
+    monkeypatch.setenv("TEMPORAL_UI_ORIGIN", setting)
+    order = lookups.search(seeded, Search(), 1)[0]["order_id"]
+    links = page.run("orders", seeded_url, order=order).get("link_button")
+    assert [link.proto.url.partition("/history")[0].rpartition("/")[0] for link in links] == (
+        [f"{origin}/namespaces/default/workflows/order-{order}"] if origin else []
+    )
 
 
 def test_the_order_page_shows_its_figures(page: Pages, seeded_url, seeded: Reader):

@@ -1,5 +1,6 @@
 """The parts behind the pages: export, audits in the background, worker processes, the API's answers."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,12 +8,14 @@ import time
 
 import httpx
 import pytest
+import streamlit as st
 from starlette.applications import Starlette
 from starlette.routing import Route
 
 from dashboard import audits, export
 from dashboard.api_client import ApiAway, OrderApi
 from dashboard.audits import AuditDesk, AuditState
+from dashboard.figures.invariants import as_file
 from dashboard.workers import WorkerMeter
 from db import charts
 from db.charts import Selection
@@ -61,6 +64,12 @@ async def test_an_export_without_a_database_is_a_503_with_a_sentence():
     assert answer.text == "The database does not answer; try again shortly."
 
 
+async def test_an_export_of_what_cannot_be_meant_is_a_422_with_a_sentence(seeded_url):
+    answer = await exported(seeded_url, run="my run")
+    assert answer.status_code == 422
+    assert answer.text == "a run's id is 1 to 64 letters, digits, '-' or '_'"
+
+
 class FakeApi(OrderApi):
     def __init__(self, report):
         self._report = report
@@ -87,6 +96,55 @@ def test_an_audit_ends_with_its_report_or_its_problem():
     desk, api = AuditDesk(), FakeApi(ServiceAway("away"))
     desk.begin(api, None)
     assert str(ended(desk).error) == "away"
+
+
+def test_the_audit_page_shows_some_violations_and_hands_out_all(page: Pages, seeded_url, monkeypatch):
+    one = BROKEN["violations"][0]
+    many = BROKEN | {"violations": [one | {"order_id": f"o-{n}"} for n in range(57)]}
+    desk = AuditDesk()
+    desk.begin(FakeApi(many), None)
+    ended(desk)
+    monkeypatch.setattr(audits, "audit_desk", lambda: desk)
+    test = page.run("audit", seeded_url)
+    assert not test.exception
+    assert len(test.expander) == 20
+    assert "57 broken" in said(test)
+    assert "20 of 57 are shown; all of them are in the report as JSON." in said(test)
+    (download,) = test.get("download_button")
+    assert download.proto.label == "The whole report as JSON"
+    assert json.loads(as_file(many)) == many
+
+
+def test_the_audit_page_can_be_held_still(page: Pages, seeded_url, monkeypatch):
+    ticks: list[float | None] = []
+    fragment = st.fragment
+
+    def noting(body, *, run_every=None):
+        ticks.append(run_every)
+        return fragment(body, run_every=run_every)
+
+    monkeypatch.setattr(st, "fragment", noting)
+    test = page.run("audit", seeded_url)
+    test.toggle(key="live").set_value(False).run()
+    assert ticks == [1.0, None]
+
+
+def test_an_audit_begun_while_the_api_is_away_is_one_sentence_and_can_be_tried_again(
+    page: Pages, seeded_url, monkeypatch
+):
+    desk = AuditDesk()
+    monkeypatch.setattr(audits, "audit_desk", lambda: desk)
+    test = page.run("audit", seeded_url)
+    for label in ("Audit now", "Audit again"):
+        next(button for button in test.button if button.label == label).click()
+        test.run()
+        assert not test.exception
+        ended(desk)
+        test.run()
+        assert [error.value for error in test.error] == [
+            "The API does not answer\\; is the stack up\\? Try again shortly\\."
+        ]
+    assert any(button.label == "Audit again" for button in test.button)
 
 
 def test_the_audit_page_shows_the_witness_and_reads_nothing_as_markup(page: Pages, seeded_url, monkeypatch):

@@ -16,7 +16,9 @@ from dashboard.orders.book import place_of, search_of
 from dashboard.orders.order_page import may_be_cancelled, may_be_reviewed
 from dashboard.orders.start_form import items_of, numbered, problems_of
 from dashboard.verdicts import limit_sentence
+from db.audit import MAX_VIOLATIONS
 from db.charts import Selection
+from orchestrator.errors import RequestMalformed
 from orchestrator.vocabulary import Address, Item, State
 
 pd = pytest.importorskip("pandas")
@@ -78,8 +80,29 @@ def test_an_address_reproduces_its_selection(selection):
 
 
 @given(some.dictionaries(some.sampled_from(["run", "since", "until", "outcome", "faults"]), some.text()))
-def test_an_unreadable_address_is_never_an_error(query):
-    assert isinstance(filters.selection_of(query), Selection)
+def test_an_unreadable_address_is_a_sentence_and_never_all_orders(query):
+    try:
+        selection = filters.selection_of(query)
+    except RequestMalformed:
+        return
+    assert sum(value is not None for value in vars(selection).values()) == sum(map(bool, query.values()))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"run": "my run"},
+        {"run": "x" * 65},
+        {"run": "a\n"},
+        {"outcome": "nonsense"},
+        {"faults": "no-profile"},
+        {"since": "yesterday"},
+        {"until": "0001-01-01T00:00+12:00"},
+    ],
+)
+def test_what_cannot_be_read_is_said(query):
+    with pytest.raises(RequestMalformed):
+        filters.selection_of(query)
 
 
 def test_a_selection_is_widened_to_whole_minutes():
@@ -146,8 +169,16 @@ def test_invariants_carry_their_own_violations():
         "violations": [{"invariant": 2, "order_id": "o", "finding": "f", "witness": {"x": 1}}],
     }
     one, two = states_of(report)
-    assert (one.holds, one.violations) == (True, [])
-    assert [violation.order_id for violation in two.violations] == ["o"]
+    assert (one.holds, one.violations, one.finding) == (True, [], "holds")
+    assert ([violation.order_id for violation in two.violations], two.finding) == (["o"], "1 broken")
+
+
+def test_as_many_violations_as_the_audit_looks_for_may_not_be_all():
+    many = [
+        {"invariant": 1, "order_id": f"o-{n}", "finding": "f", "witness": {}} for n in range(MAX_VIOLATIONS)
+    ]
+    (state,) = states_of({"invariants": [{"number": 1, "text": "one", "holds": False}], "violations": many})
+    assert state.finding == f"{MAX_VIOLATIONS} or more broken"
 
 
 @pytest.mark.parametrize(
