@@ -16,7 +16,8 @@ SILENT_SECONDS = 120.0
 """A run that lives starts an order more often than this, and needs less to judge itself after its drain."""
 
 _WATCHED = "watched-run"
-_WANTED = "wanted-run"
+WANTED = "wanted-run"
+"""Session state: the run whose verdict the viewer has asked for, before it is chosen."""
 
 
 @st.cache_resource
@@ -79,7 +80,7 @@ def tell_of_endings() -> None:
     if st.button("Show its verdict" if started else "Close", key="ending-seen"):
         del st.session_state[_WATCHED]
         if started:
-            st.session_state[_WANTED] = run_id
+            st.session_state[WANTED] = run_id
         # The verdict is shown in another part of the page than this one.
         st.rerun()
 
@@ -87,5 +88,5 @@ def tell_of_endings() -> None:
 def choose_wanted() -> None:
     """Puts the run whose verdict was asked for into the page's choice. To be called before that is drawn,
     since a widget takes no new value afterwards."""
-    if _WANTED in st.session_state:
-        st.session_state["run"] = st.session_state.pop(_WANTED)
+    if WANTED in st.session_state:
+        st.session_state["run"] = st.session_state.pop(WANTED)

@@ -50,12 +50,15 @@ def choose(rows: list[Row]) -> tuple[str | None, str | None]:
 
 def stored(one: str | None, other: str | None) -> None:
     """The runs that are chosen, and the table of all."""
+    shown = st.session_state.get(_SHOWN, SHELF_ROWS)
+    rows = readings.stored_runs(shown)
+    if not rows:
+        nothing_yet("No load test yet", "Start one above; mixed at 3 a second for 30 s is a good first one.")
+        return
     if one:
         _one_run(one)
     if one and other and one != other:
         _side_by_side(one, other)
-    shown = st.session_state.get(_SHOWN, SHELF_ROWS)
-    rows = readings.stored_runs(shown)
     _shelf(rows)
     if len(rows) == shown:
         st.button("Older runs", icon=":material/expand_more:", on_click=_show_older)
@@ -177,9 +180,7 @@ with failures_told("load-tests-form"):
 refreshing(under_way, is_live)
 with failures_told("load-tests-runs"):
     st.subheader("Stored runs", anchor=False)
-    rows = readings.stored_runs(st.session_state.get(_SHOWN, SHELF_ROWS))
-    if rows:
-        chosen, beside = choose(rows)
-        refreshing(partial(stored, chosen, beside), is_live, every=5.0)
-    else:
-        nothing_yet("No load test yet", "Start one above; mixed at 3 a second for 30 s is a good first one.")
+    # Drawn also while there is no run: Streamlit puts what the page itself chooses into the address only for
+    # a widget that was there before.
+    chosen, beside = choose(readings.stored_runs(st.session_state.get(_SHOWN, SHELF_ROWS)))
+    refreshing(partial(stored, chosen, beside), is_live, every=5.0)

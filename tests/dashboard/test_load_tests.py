@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+import streamlit as st
 from psycopg.rows import dict_row
 
 from dashboard.load_tests import running
@@ -106,6 +107,17 @@ def test_every_stored_run_can_be_chosen_and_the_shelf_shows_more(page: Pages, ur
     assert test.selectbox(key="run").value == oldest
     assert f"**stored\\-{STORED - 1:03d}** has no verdict" in said(test)
     assert "There is no run nobody" in said(page.run("load_tests", url, run="nobody"))
+
+
+def test_the_first_run_of_all_stands_in_the_address_when_its_verdict_is_shown(page: Pages, url: str):
+    test = page.run("load_tests", url)
+    begin(url, "first")
+    st.cache_data.clear()
+    # As "Show its verdict" leaves it.
+    test.session_state[running.WANTED] = "first"
+    test.run()
+    assert not test.exception
+    assert test.query_params["run"] == "first"
 
 
 def test_two_runs_are_read_and_compared_once(page: Pages, seeded_url: str, seeded, monkeypatch):
