@@ -6,7 +6,7 @@ import pytest
 
 from tests.chaos.crashes import Site, named, run_crash, site_of_its_own, table_row
 
-ORDERS = 104
+ORDERS = 72
 RATE = 8.0
 
 
@@ -17,6 +17,7 @@ def site() -> Iterator[Site]:
 
 
 @pytest.mark.chaos
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ["order-worker", "shipping-worker", "graceful-stop", "api"])
 async def test_a_process_that_ends_breaks_no_promise(
     site: Site, name: str, record_property: Callable[[str, object], None]
