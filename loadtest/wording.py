@@ -93,6 +93,8 @@ def _effect(disturbance: Json) -> str:
     recovery = disturbance["recovery_seconds"]
     if disturbance["former_level_ms"] is None:
         return f"{text}; too few orders before it to know the former level"
+    if disturbance["too_few_after"]:
+        return f"{text}; too few orders after it to know whether completion time rose"
     if recovery is None:
         return f"{text}; completion time was not back at its former level"
     if recovery == 0:

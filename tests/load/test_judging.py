@@ -224,6 +224,31 @@ def test_a_level_that_does_not_come_back() -> None:
     assert found["recovery_seconds"] is None
 
 
+def test_orders_that_never_finish_do_not_look_like_quick_ones() -> None:
+    before = _five_a_second(20, range(0), 0.0)
+    nothing = dict.fromkeys(("completion_ms", "end_to_end_ms", "outcome"))
+    stuck = [record(n, n / 5, late=True, ending=Ending.UNFINISHED.value, **nothing) for n in range(100, 200)]
+    found = effects.of([_disturbance(20.0)], before + stuck, 15.0)[0]
+    assert (found["made_late"], found["too_few_after"]) == (100, False)
+    assert found["recovery_seconds"] is None
+    assert "was not back at its former level" in _words(found)
+
+
+def test_too_few_orders_after_it_to_know() -> None:
+    records = _five_a_second(22, range(0), 0.0)
+    found = effects.of([_disturbance(21.5)], records, 15.0)[0]
+    assert found["former_level_ms"] is not None
+    assert found["recovery_seconds"] is None
+    assert _words(found) == (
+        "made 0 orders late; too few orders after it to know whether completion time rose"
+    )
+
+
+def _words(disturbance: dict[str, Any]) -> str:
+    told = decide(evidence(plain(400))).told | {"disturbances": [disturbance]}
+    return facts(told)[f"{disturbance['at_seconds']:.1f}s kill order-worker-1"]
+
+
 def test_each_late_order_is_laid_to_one_disturbance() -> None:
     records = _five_a_second(60, slow=range(20, 22), slow_ms=16_000.0)
     first, second = effects.of([_disturbance(20.0), _disturbance(50.0)], records, 15.0)
