@@ -24,7 +24,8 @@ class Stage(IntEnum):
     """Workers and API."""
 
     SCREENS = 3
-    """What talks to the API: dashboard, load generator."""
+    """What talks to the API: dashboard, load generator. They stop first, so that a run is judged while there
+    still is somebody to ask."""
 
 
 @dataclass(frozen=True)

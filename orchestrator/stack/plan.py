@@ -11,6 +11,10 @@ from orchestrator.stack.component import Component, ListeningPort, RunningProces
 from orchestrator.stack.health import Probes
 from orchestrator.stack.layout import PROJECT_ROOT, Layout
 
+_LAST_RUN_SECONDS = 90
+"""How long a load test may take to drain and be judged when it is stopped, by default; without one Locust
+ends at once."""
+
 _PROCESS = (sys.executable, "-m", "orchestrator.process")
 
 
@@ -134,5 +138,6 @@ def _locust(settings: Settings) -> Component:
         stage=Stage.SCREENS,
         healthy=lambda probes, _process: probes.http_answers(port, "/alive"),
         directory=PROJECT_ROOT,
+        stop_seconds=_LAST_RUN_SECONDS,
         ports=(ListeningPort(port, "the load tests", "LOCUST_PORT"),),
     )

@@ -10,11 +10,14 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from orchestrator.settings import Settings
+from orchestrator.stack import Stack, plan
 from tests.load.driving import ROOT, FakeApiProcess, LoadTest, fake_api, wait_for
 from tests.load.fake_api import Behaviour
 
@@ -142,3 +145,78 @@ def test_a_run_that_starts_by_itself(load_test: LoadTest) -> None:
     with fake_api(Behaviour(completion_ms=100)) as api, locust_page(load_test, api, *words) as url:
         wait_for(lambda: verdict(url)["verdict"] is not None)
         assert verdict(url)["verdict"]["run"]["offered"] == len(api.truth()["orders"]) == 20
+
+
+def start(url: str, **fields: str) -> None:
+    """Sends the form as the page does."""
+    form = urllib.parse.urlencode({"user_count": "1", "spawn_rate": "100"} | fields).encode()
+    with urllib.request.urlopen(f"{url}/swarm", form) as answer:
+        told = json.load(answer)
+    assert told["success"], told
+
+
+def judged(url: str, run_id: str) -> bool:
+    told = verdict(url)["verdict"]
+    return told is not None and told["run_id"] == run_id
+
+
+def test_a_second_closed_run_sends_at_its_own_pace(load_test: LoadTest) -> None:
+    closed = {"arrivals": "closed", "scenario": "start-only", "rate": "20", "user_count": "5"}
+    with fake_api(Behaviour(completion_ms=100)) as api, locust_page(load_test, api) as url:
+        for run_id, duration in (("first", "6s"), ("second", "4s")):
+            start(url, **closed, run_id=run_id, duration=duration)
+            wait_for(lambda run_id=run_id: judged(url, run_id))  # type: ignore[misc]
+            # Locust's users have stopped too.
+            wait_for(lambda: stopped(url))
+        orders = list(api.truth()["orders"])
+
+    assert sum(order.startswith("first-") for order in orders) > 60
+    assert sum(order.startswith("second-") for order in orders) > 40
+
+
+def stopped(url: str) -> bool:
+    with urllib.request.urlopen(f"{url}/stats/requests") as answer:
+        return bool(json.load(answer)["state"] == "stopped")
+
+
+@contextmanager
+def locust_in_a_stack(load_test: LoadTest, api: FakeApiProcess) -> Iterator[tuple[Stack, str]]:
+    """The stack's own component, of all its components alone."""
+    settings = Settings(
+        orders_home=load_test.home,
+        port_base=load_test.port_base,
+        database_url=load_test.books_url,
+        temporal_address="127.0.0.1:1",
+    )
+    (locust,) = (each for each in plan.components(settings) if each.name == "locust")
+    stack = Stack(settings, [replace(locust, environment={"API_URL": api.url})])
+    stack.up()
+    try:
+        yield stack, f"http://127.0.0.1:{settings.port('locust')}"
+    finally:
+        stack.down()
+
+
+@pytest.mark.stack
+def test_a_stack_that_stops_has_the_run_under_way_judged(load_test: LoadTest) -> None:
+    with (
+        fake_api(Behaviour(completion_ms=12_000)) as api,
+        locust_in_a_stack(load_test, api) as (stack, url),
+    ):
+        start(url, scenario="start-only", duration="60s", faults="assignment", run_id="under-way")
+        wait_for(lambda: api.truth()["orders"])
+        stack.down()
+        profiles = [change["profile"] for change in api.truth()["faults"]]
+
+    assert profiles == ["assignment", "none"], "put back"
+    told = json.loads((load_test.home / "reports" / "under-way" / "verdict.json").read_text())
+    assert told["run"]["unaccounted"] == 0
+    assert told["outcomes"] == {"completed": told["run"]["offered"]}
+
+
+@pytest.mark.stack
+def test_a_stack_without_a_run_stops_at_once(load_test: LoadTest) -> None:
+    with fake_api() as api, locust_in_a_stack(load_test, api) as (stack, _):
+        began = time.monotonic()
+        stack.down()
+        assert time.monotonic() - began < 8
