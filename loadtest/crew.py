@@ -176,7 +176,7 @@ class WorkerSide:
     def _on_begin(self, environment: Environment, msg: Message) -> None:  # noqa: ARG002
         told: dict[str, Any] = msg.data
         options = RunOptions.from_json(told["options"])
-        self._seconds = options.drain_seconds + GRACE_SECONDS
+        self._seconds = options.patience_seconds + GRACE_SECONDS
         self._generator = _start_generator(
             self._environment,
             options,
@@ -212,5 +212,11 @@ def _start_generator(
         environment, api_url, options, user.live, tell, api_key=api_key, share=share, shares=shares
     )
     OrderUser.generator = generator
-    gevent.spawn(generator.run)
+
+    def dismiss(_: object) -> None:
+        # The users of the next closed run are there before its generator, and must not take this one.
+        if OrderUser.generator is generator:
+            OrderUser.generator = None
+
+    gevent.spawn(generator.run).link(dismiss)
     return generator
