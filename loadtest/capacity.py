@@ -43,9 +43,9 @@ class Search:
     seconds: float
     target: float
 
-    def probe_seconds(self, rate: float) -> float:
-        """Long enough for the target to be provable with one order late."""
-        return max(self.seconds, orders_to_prove(self.target, late=1) / rate)
+    def probe_seconds(self, rate: float) -> int:
+        """Whole seconds, long enough for the target to be provable with one order late."""
+        return math.ceil(max(self.seconds, orders_to_prove(self.target, late=1) / rate))
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ def capacity(
 
     def probe(rate: float) -> Probe:
         words = [f"--{key}={value}" for key, value in common.items() if value != ""]
-        words += [f"--duration={plan.probe_seconds(rate):.0f}s", "--stop-when-hopeless"]
+        words += [f"--duration={plan.probe_seconds(rate)}s", "--stop-when-hopeless"]
         return run_probe(words, reports, f"{name}-{next(numbers)}", rate)
 
     typer.echo(f"search {name}: {scenario}, {faults} faults, {slo_target:g} within {slo_seconds:g} s")

@@ -137,6 +137,13 @@ def test_how_many_orders_prove_a_target() -> None:
         assert judge(needed - 1, late, 0.99).verdict is not LimitVerdict.MET
 
 
+@given(st.floats(2, 100), st.sampled_from([0.9, 0.95, 0.99]))
+def test_a_probe_is_long_enough_for_one_late_order(rate: float, target: float) -> None:
+    plan = Search(least=2, most=100, precision=0.1, seconds=1, target=target)
+    planned = options(rate=rate, duration=f"{plan.probe_seconds(rate)}s").orders_at_rate
+    assert judge(planned, 1, target).verdict is LimitVerdict.MET
+
+
 def _probe(capacity: float, rate: float) -> Probe:
     late = 0 if rate <= capacity else 50
     return Probe(rate, "p", rate <= capacity, "v", 1_000, late, late / 1_000, 0.1, 2_000.0, 4_000.0 + rate)
