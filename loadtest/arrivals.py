@@ -37,6 +37,15 @@ def due_times(options: RunOptions) -> Iterator[float]:
         before += stage.orders
 
 
+def planned_orders(options: RunOptions) -> int | None:
+    """How many orders the schedule has; None for a closed loop, which has none."""
+    if options.arrivals is Arrivals.CLOSED:
+        return None
+    if options.arrivals is Arrivals.POISSON:
+        return sum(1 for _ in due_times(options))
+    return options.orders_at_rate
+
+
 def _offset(stage: Stage, orders: float) -> float:
     """Seconds into the stage until `orders` are due: the root of rate·t + slope·t²/2 = orders."""
     slope = (stage.end_rate - stage.rate) / stage.seconds

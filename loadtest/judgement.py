@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Any
 
-from loadtest.arrivals import due_times
+from loadtest.arrivals import planned_orders
 from loadtest.options import Arrivals, RunOptions
 from loadtest.percentiles import spread
 from loadtest.recording import Ending, OrderRecord, Tally
@@ -140,8 +140,12 @@ def _problems(evidence: Evidence, limit: LimitJudgement) -> list[str]:
     held = _held_share(evidence)
     if held is not None and held < MIN_HELD_SHARE:
         found.append(f"the generator held only {held:.1%} of the offered rate")
-    planned = _planned(options)
-    if evidence.stopped_after is None and 0 < tally.offered < MIN_HELD_SHARE * planned:
+    planned = planned_orders(options)
+    if (
+        planned is not None
+        and evidence.stopped_after is None
+        and 0 < tally.offered < MIN_HELD_SHARE * planned
+    ):
         found.append(f"only {tally.offered} of {planned} planned orders were sent")
     disturbed = [record for record in tally.records if record.lag_ms > LAG_TOLERANCE_MS]
     if options.arrivals is not Arrivals.CLOSED and _lag_decides(limit, disturbed, tally.skipped):
@@ -174,15 +178,6 @@ def _lag_decides(limit: LimitJudgement, disturbed: Sequence[OrderRecord], skippe
     return worst.verdict is not limit.verdict or best.verdict is not limit.verdict
 
 
-def _planned(options: RunOptions) -> int:
-    """How many orders the schedule has: none in a closed loop, which has no schedule."""
-    if options.arrivals is Arrivals.CLOSED:
-        return 0
-    if options.arrivals is Arrivals.POISSON:
-        return sum(1 for _ in due_times(options))
-    return options.planned_orders
-
-
 def _held_share(evidence: Evidence) -> float | None:
     """Orders sent within the tolerance, as a share of those that were due; None for a closed loop."""
     if evidence.options.arrivals is Arrivals.CLOSED or not evidence.tally.offered:
@@ -211,7 +206,7 @@ def _run(evidence: Evidence, problems: list[str]) -> Json:
     return {
         "valid": not problems,
         "problems": problems,
-        "planned": options.planned_orders,
+        "planned": planned_orders(options),
         "offered": tally.offered,
         "skipped": tally.skipped,
         "shed": sum(record.ending == Ending.SHED for record in tally.records),

@@ -89,8 +89,15 @@ class RunOptions:
         return sum(stage.seconds for stage in self.stages)
 
     @property
-    def planned_orders(self) -> int:
-        """How many orders a constant open loop offers; a Poisson one about as many."""
+    def patience_seconds(self) -> float:
+        """How long orders in flight are waited for after the last one was sent: never so short that the
+        drain's end decides about an order instead of its limit."""
+        return max(self.drain_seconds, self.slo_seconds + DRAIN_MARGIN_SECONDS)
+
+    @property
+    def orders_at_rate(self) -> int:
+        """How many orders the rate makes of the time: a constant open loop offers exactly as many, a Poisson
+        one about, a closed one at most."""
         return math.ceil(sum(stage.orders for stage in self.stages) - 1e-9)
 
     @property
@@ -138,11 +145,11 @@ class RunOptions:
             stop_when_hopeless=_text(given, "stop_when_hopeless") == "yes",
             shed_ok=_text(given, "shed_ok") == "yes",
         )
-        if options.planned_orders > MAX_ORDERS:
+        if options.orders_at_rate > MAX_ORDERS:
             raise UsageError(
-                f"a run has at most {MAX_ORDERS} orders, this one would have {options.planned_orders}"
+                f"a run has at most {MAX_ORDERS} orders, this one would have {options.orders_at_rate}"
             )
-        if options.planned_orders < 1:
+        if options.orders_at_rate < 1:
             raise UsageError("the run is too short for a single order at this rate")
         return options
 

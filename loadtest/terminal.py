@@ -52,8 +52,9 @@ def so_far(run: Run) -> str:
     judged, late = tally.judged_so_far, tally.late_so_far
     bound = f"{upper_bound(late, judged):.2%}" if judged else "-"
     shed = f"{tally.shed_apart} shed   " if tally.shed_apart else ""
+    of_plan = "" if run.planned is None else f" of {run.planned}"
     return (
-        f"{min(run.seconds, 99_999):6.1f} s   {tally.offered} of {run.options.planned_orders} sent   "
+        f"{min(run.seconds, 99_999):6.1f} s   {tally.offered}{of_plan} sent   "
         f"{tally.finished} finished   {shed}{tally.in_flight} in flight   {late} late   at most {bound} late"
     )
 

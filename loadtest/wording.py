@@ -34,7 +34,8 @@ def facts(told: Json) -> dict[str, str]:
 
 def _run(run: Json) -> str:
     lag = run["lag_ms"]
-    parts = [f"{run['offered']} of {run['planned']} orders offered at {run['offered_rate']:g}/s"]
+    of_plan = "" if run["planned"] is None else f" of {run['planned']}"
+    parts = [f"{run['offered']}{of_plan} orders offered at {run['offered_rate']:g}/s"]
     if run["held_share"] is not None:
         parts.append(f"{run['held_share']:.2%} of them on time")
     if lag is not None:

@@ -74,10 +74,19 @@ def test_a_poisson_run_is_held_against_its_own_schedule() -> None:
         {"run_id": "r", "rate": 1, "duration": "400s", "arrivals": "poisson", "seed": 5}
     )
     scheduled = len(list(due_times(poisson)))
-    assert scheduled != poisson.planned_orders
-    assert decide(evidence(plain(scheduled), options=poisson)).code is ExitCode.PASSED
+    assert scheduled != poisson.orders_at_rate
+    whole = decide(evidence(plain(scheduled), options=poisson))
+    assert whole.code is ExitCode.PASSED
+    assert facts(whole.told)["run"].startswith(f"{scheduled} of {scheduled} orders offered")
     half = decide(evidence(plain(scheduled // 2), options=poisson))
     assert half.problems == [f"only {scheduled // 2} of {scheduled} planned orders were sent"]
+
+
+def test_a_closed_run_has_no_plan_to_be_held_against() -> None:
+    closed = RunOptions.parse({"run_id": "r", "rate": 10, "duration": "40s", "arrivals": "closed"})
+    found = decide(evidence(plain(300), options=closed))
+    assert found.code is ExitCode.PASSED
+    assert facts(found.told)["run"].startswith("300 orders offered")
 
 
 def test_a_process_that_did_not_drain_makes_a_run_invalid() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.arrivals import OpenLoop, due_times, share_of
+from loadtest.arrivals import OpenLoop, due_times, planned_orders, share_of
 from loadtest.capacity import Probe, Search, capacity_of, orders_to_prove, search, write
 from loadtest.disturbances import Disturbance, parse_chaos
 from loadtest.options import RunOptions, Stage, parse_duration, parse_stages
@@ -35,7 +35,7 @@ def test_steps_follow_each_other_without_a_gap() -> None:
 def test_a_ramp_offers_the_orders_under_its_line() -> None:
     plan = options(stages="10s@0.5..19.5")
     due = list(due_times(plan))
-    assert len(due) == plan.planned_orders == 100
+    assert len(due) == planned_orders(plan) == 100
     # After t seconds rate·t + slope·t²/2 orders are due.
     for number, at in enumerate(due):
         assert 0.5 * at + 1.9 * at**2 / 2 == pytest.approx(number, abs=1e-6)
