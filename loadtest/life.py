@@ -99,6 +99,10 @@ class OrderLife:
                 gevent.sleep(min(RETRY_SECONDS, left))
         return True
 
+    def some_moment(self) -> float:
+        """Seconds after acceptance: uniformly random within what orders of this run live by now."""
+        return self.random.uniform(0, self._recorder.lifetimes.span_seconds())
+
     def wait_then(self, seconds: float) -> None:
         """Lets so much of the order's life go by; if it ends sooner, the outcome is recorded then."""
         moment = time.perf_counter() + seconds
@@ -193,9 +197,20 @@ class OrderLife:
         if completion_ms is None:
             completion_ms = (time.perf_counter() - self._sent) * 1000
         self._recorder.finished(self.record, str(told["status"]), told.get("reason"), float(completion_ms))
-        if self._turned_back and told["status"] == "completed":
-            self._break(f"its {self._turned_back} was accepted, and it completed")
+        if self._turned_back is None:
+            self._recorder.lifetimes.ended(float(completion_ms) / 1000)
+        self._check_turned_back()
         return True
+
+    def _turn_back(self, what: str) -> None:
+        """The request was accepted, so that the order must not complete; nor may it have completed before."""
+        self._turned_back = what
+        self._recorder.lifetimes.turned_back(time.perf_counter() - self._sent)
+        self._check_turned_back()
+
+    def _check_turned_back(self) -> None:
+        if self._turned_back and self.record.outcome == "completed":
+            self._break(f"its {self._turned_back} was accepted, and it completed")
 
     def _ask(self, what: str, body: dict[str, Any]) -> bool:
         """Makes a request about the order. Returns whether it was accepted; too late is no error."""

@@ -13,6 +13,8 @@ from enum import StrEnum
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Self
 
+from loadtest.lifetimes import Lifetimes
+
 if TYPE_CHECKING:
     from locust.event import Events
 
@@ -120,6 +122,7 @@ class Recorder:
         self.skipped = 0
         self.requests: Counter[str] = Counter()
         self.broken_promises: list[str] = []
+        self.lifetimes = Lifetimes()
 
     def sent(self, number: int, due: float) -> OrderRecord:
         """An order leaves; `due` is a time of `time.perf_counter()`."""

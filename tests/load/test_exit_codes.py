@@ -169,6 +169,14 @@ def test_4_a_duplicate_that_was_accepted(load_test: LoadTest) -> None:
     assert "another order under the same id was answered 200" in unwrapped(found.output)
 
 
+def test_4_a_cancel_that_was_accepted_too_late(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=100, accept_late_cancels=True)) as api:
+        found = load_test.run(api, "--scenario=cancel-storm", "--rate=20", "--duration=1s")
+
+    assert found.code == 4, found.output
+    assert "its cancel was accepted, and it completed" in unwrapped(found.output)
+
+
 def unwrapped(output: str) -> str:
     """The words of a panel, wherever the terminal's width broke its lines."""
     return " ".join(output.replace("│", " ").split())

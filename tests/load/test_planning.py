@@ -4,6 +4,7 @@ import itertools
 import statistics
 import time
 from pathlib import Path
+from random import Random
 
 import gevent
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from loadtest.arrivals import OpenLoop, due_times, planned_orders, share_of
 from loadtest.capacity import Probe, Search, capacity_of, orders_to_prove, search, write
 from loadtest.disturbances import Disturbance, parse_chaos
+from loadtest.lifetimes import Lifetimes
 from loadtest.options import RunOptions, Stage, parse_duration, parse_stages
 from loadtest.verdict import LimitVerdict, judge
 from orchestrator.errors import UsageError
@@ -166,6 +168,25 @@ def test_the_search_ends_when_the_answer_is_clear() -> None:
     assert capacity_of(nothing_holds) is None
     everything_holds = search(plan, lambda rate: _probe(1_000, rate), lambda _: None)
     assert everything_holds[-1].rate == 10
+
+
+@pytest.mark.parametrize("mean", [2.5, 8.0])
+def test_moments_of_a_life_are_drawn_from_what_orders_live(mean: float) -> None:
+    random = Random(1)
+    lifetimes = Lifetimes()
+    assert lifetimes.span_seconds() == 5.0, "until it is known"
+    spans = []
+    for _ in range(1_000):
+        lives = random.gauss(mean, 0.2 * mean)
+        cancelled_at = random.uniform(0, lifetimes.span_seconds())
+        if cancelled_at < lives:
+            lifetimes.turned_back(cancelled_at)
+        else:
+            lifetimes.ended(lives)
+        spans.append(lifetimes.span_seconds())
+    # Nine of ten live up to 1.26 times the mean; few of those that are cancelled show it.
+    assert 1.1 * mean < statistics.median(spans[200:]) < 1.5 * mean
+    assert all(mean < span < 2.5 * mean for span in spans[200:])
 
 
 def test_the_capacity_is_drawn(tmp_path: Path) -> None:
