@@ -25,7 +25,8 @@ CONNECT_SECONDS = 3
 
 @dataclass(frozen=True)
 class NewRun:
-    """A run as it starts. `fault_profile` is the one in force, `stages` the plan of its rates."""
+    """A run as it starts. `fault_profile` is the one in force, `stages` the plan of its rates; `options` also
+    tell, as `faults_since`, from when on it has been in force if the run has set it."""
 
     run_id: str
     scenario: str
@@ -78,6 +79,14 @@ def is_used(url: str, run_id: str) -> bool:
     with _connection(url) as connection:
         row = connection.execute(_SQL["run_id_is_used"], {"run_id": run_id}).fetchone()
     return row is not None and bool(row["used"])
+
+
+def that_set_faults(url: str, since: str) -> str | None:
+    """The run under way that set the fault profile which has been in force since then, as the API tells it;
+    None when somebody else set it, or the run is over."""
+    with _connection(url) as connection:
+        row = connection.execute(_SQL["run_that_set_faults"], {"since": since}).fetchone()
+    return None if row is None else str(row["run_id"])
 
 
 def open_run(url: str, run: NewRun) -> bool:

@@ -81,6 +81,7 @@ class Run:
         check_api(self._api, self._api_url)
         check_role(self._api, self.options)
         books = self._settings.books_url
+        set_since = None if self.options.faults is None else self._faults.in_force()["since"]
         try:
             if runs.is_used(books, self.options.run_id):
                 raise UsageError(f"run id {self.options.run_id} was used before; choose another")
@@ -88,6 +89,13 @@ class Run:
                 earlier = runs.find(books, self.options.compare)
                 if earlier is None or earlier.completion_ms is None:
                     raise UsageError(f"there is no finished run {self.options.compare} to compare with")
+            other = None if set_since is None else runs.that_set_faults(books, set_since)
+            if other is not None:
+                # Two runs cannot both have the faults they were asked to have.
+                raise UsageError(
+                    f"run {other} has set the fault profile and is not over; wait for its end or, if it has "
+                    "died, set the profile yourself: python -m orchestrator faults set none"
+                )
         except ServiceAway:
             raise UsageError(
                 "no database answers where runs are stored; is the stack up, and DATABASE_URL right?"
@@ -106,7 +114,7 @@ class Run:
         self._new = runs.NewRun(
             run_id=self.options.run_id,
             scenario=self.options.scenario.value,
-            options=self.options.to_json(),
+            options=self.options.to_json() | {"faults_since": self._faults.since},
             stages=self.options.to_json()["stages"],
             fault_profile=self._faults.profile,
             fault_seed=self._faults.seed,

@@ -72,24 +72,38 @@ class Faults:
     def __init__(self, api: "ApiClient") -> None:
         self._api = api
         self._before: Json | None = None
+        self.since: str | None = None
+        """When the run set its profile, as the API tells it; None if it sets none."""
+
         self.profile: str | None = None
         self.seed: int | None = None
 
+    def in_force(self) -> "Json":
+        """The profile in force. Raises UsageError when the API does not tell it, ServiceAway when it does not
+        answer."""
+        answer = self._api.get("/faults", "faults")
+        if not answer.is_ok:
+            raise UsageError(f"the API does not tell its fault profile: it answered {answer.status}")
+        return answer.body
+
     def begin(self, options: RunOptions) -> None:
         """Raises UsageError when the API does not take the profile, ServiceAway when it does not answer."""
-        in_force = self._api.get("/faults", "faults")
-        if not in_force.is_ok:
-            raise UsageError(f"the API does not tell its fault profile: it answered {in_force.status}")
+        in_force = self.in_force()
         if options.faults is None:
-            self.profile, self.seed = in_force.body.get("profile"), in_force.body.get("seed")
+            self.profile, self.seed = in_force.get("profile"), in_force.get("seed")
             return
-        self._before = in_force.body
-        self._put({"profile": options.faults, "seed": options.seed})
+        self._before = in_force
+        self.since = self._put({"profile": options.faults, "seed": options.seed})
         self.profile, self.seed = options.faults, options.seed
 
     def put_back(self) -> None:
-        """Restores what was in force before the run. Raises ServiceAway or UsageError when it cannot."""
+        """Restores what was in force before the run, unless somebody has changed the profile meanwhile: then
+        that is what shall be. Raises ServiceAway or UsageError when it cannot."""
         if self._before is None:
+            return
+        # Nobody knows since when it is in force if the answer to setting it was lost.
+        if self.since is not None and self.in_force()["since"] != self.since:
+            self._before = None
             return
         before = {"profile": self._before["profile"], "seed": self._before["seed"]}
         if before["profile"] == "custom":
@@ -97,7 +111,9 @@ class Faults:
         self._put(before)
         self._before = None
 
-    def _put(self, profile: "Json") -> None:
+    def _put(self, profile: "Json") -> str:
+        """Returns since when it has been in force, which no other change has in common with it."""
         answer = self._api.call("PUT", "/faults", profile, "faults")
         if not answer.is_ok:
             raise UsageError(f"the API refused the fault profile: {answer.body.get('detail', answer.status)}")
+        return str(answer.body["since"])

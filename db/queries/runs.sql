@@ -4,6 +4,10 @@
 select exists (select from runs where run_id = %(run_id)s)
     or exists (select from orders where run_id = %(run_id)s) as used;
 
+-- name: run_that_set_faults
+select run_id from runs
+where ended_at is null and options ->> 'faults_since' = %(since)s;
+
 -- name: open_run
 insert into runs (
     run_id, scenario, options, stages, fault_profile, fault_seed, started_at, commit_hash, machine

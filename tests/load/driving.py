@@ -34,6 +34,16 @@ class FakeApiProcess:
             told: Json = json.load(answer)
         return told
 
+    def put(self, name: str, told: Json) -> None:
+        """Changes how it behaves, or its fault profile, as anybody can."""
+        request = urllib.request.Request(
+            f"{self.url}/{name}",
+            json.dumps(told).encode(),
+            {"Content-Type": "application/json"},
+            method="PUT",
+        )
+        urllib.request.urlopen(request).close()
+
     def true_completion_ms(self) -> list[int]:
         return sorted(round(order["completion_ms"]) for order in self.truth()["orders"].values())
 

@@ -70,7 +70,7 @@ class FakeApi:
         self.requests = 0
         self.operations: Counter[str] = Counter()
         self.first_start: float | None = None
-        self.faults: dict[str, Any] = {"profile": "none", "seed": 0}
+        self.faults: dict[str, Any] = {"profile": "none", "seed": 0, "since": None}
         self.fault_changes: list[dict[str, Any]] = []
 
     def stalled_until(self) -> float:
@@ -253,9 +253,10 @@ class Connection(asyncio.Protocol):
             self.answer(200, {"name": None, "role": "chaos"})
         elif name == "faults":
             if method == "PUT":
-                api.faults = json.loads(body)
-                api.fault_changes.append(api.faults)
-            self.answer(200, api.faults)
+                change = json.loads(body)
+                api.fault_changes.append(change)
+                api.faults = change | {"since": datetime.now(UTC).isoformat()}
+            api.loop.call_later(behaviour.faults_told_after_seconds, self.answer, 200, api.faults)
         elif name == "audit" and behaviour.audit_away:
             self.drop()
         elif name == "audit":

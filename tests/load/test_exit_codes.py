@@ -116,6 +116,51 @@ def test_2_a_run_id_is_used_once(load_test: LoadTest) -> None:
     assert f"run id {RUN_ID} was used before" in again.output
 
 
+def test_2_one_run_at_a_time_sets_the_faults(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=100)) as api:
+        words = ("--scenario=start-only", "--rate=20", "--duration=60s", "--faults=assignment")
+        with load_test.started(api, *words) as process:
+            wait_for_line(process, containing="sent")
+            refused = load_test.run(api, *QUICK, "--faults=slow", run_id="second")
+            without = load_test.run(api, *QUICK, run_id="third")
+            interrupt(process)
+            load_test.finished(process)
+        again = load_test.run(api, *QUICK, "--faults=slow", run_id="fourth")
+        profiles = [change["profile"] for change in api.truth()["faults"]]
+
+    assert refused.code == 2
+    assert f"run {RUN_ID} has set the fault profile and is not over" in refused.output
+    assert without.code == again.code == 5
+    assert profiles == ["assignment", "none", "slow", "none"]
+
+
+def test_a_profile_that_somebody_set_during_the_run_stays(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=100)) as api:
+        words = ("--scenario=start-only", "--rate=20", "--duration=8s", "--faults=assignment")
+        with load_test.started(api, *words) as process:
+            wait_for_line(process, containing="sent")
+            api.put("faults", {"profile": "lossy", "seed": 3})
+            found = load_test.finished(process)
+        profiles = [change["profile"] for change in api.truth()["faults"]]
+
+    assert found.told["missing"] == []
+    assert profiles == ["assignment", "lossy"]
+
+
+def test_ctrl_c_before_the_first_order_sends_none(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=100, faults_told_after_seconds=2.0)) as api:
+        words = ("--scenario=start-only", "--rate=20", "--duration=60s")
+        with load_test.started(api, *words) as process:
+            wait_for(lambda: api.truth()["operations"].get("faults"))
+            interrupt(process)
+            found = load_test.finished(process, timeout=30)
+        orders = api.truth()["orders"]
+
+    assert found.code == 6, found.output
+    assert found.run["problems"] == ["no order was sent"]
+    assert orders == {}
+
+
 def test_2_nobody_there(load_test: LoadTest) -> None:
     with fake_api() as api:
         pass
