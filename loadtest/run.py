@@ -60,6 +60,7 @@ class Run:
         self._probing: gevent.Greenlet[..., None] | None = None
         self._started_at = datetime.now(UTC)
         self._began = time.monotonic()
+        self._is_stopped = False
         self._stopped_after: float | None = None
         self._new: runs.NewRun | None = None
 
@@ -125,6 +126,11 @@ class Run:
         if not runs.open_run(self._settings.books_url, self._new):
             raise UsageError(f"run id {self.options.run_id} was used before; choose another")
         self._crew.begin(self.options, self._api_url, self._api_key)
+        if self._is_stopped:
+            # Somebody stopped the run when nobody was there yet to be told.
+            self._stopped_after = 0.0
+            self._crew.stop()
+            return
         self._chaos.begin()
         self._probing = gevent.spawn(self._outages.watch)
         if self.options.stop_when_hopeless:
@@ -132,6 +138,7 @@ class Run:
 
     def stop(self) -> None:
         """Ends the arrivals before their time and brings back what chaos has taken away; `finish` follows."""
+        self._is_stopped = True
         if self._stopped_after is None and self.seconds < self.options.seconds:
             self._stopped_after = self.seconds
         self._crew.stop()
