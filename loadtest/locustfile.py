@@ -16,6 +16,7 @@ sys.path = [
     str(_HERE.parent),
 ]
 
+from collections.abc import Callable
 from typing import Any
 
 from locust import events
@@ -23,7 +24,7 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 
 from loadtest import session
-from loadtest.options import FAULT_PROFILES, UNCHANGED, Arrivals, Scenario
+from loadtest.options import FAULT_PROFILES, UNCHANGED, Arrivals, RunOptions, Scenario
 from loadtest.scenarios import (
     AddressChurnUser,
     CancelStormUser,
@@ -57,15 +58,27 @@ def add_options(parser: LocustArgumentParser) -> None:
     )
     # Not through a group of arguments: what is added to one does not get into the form.
     add = parser.add_argument
-    add("--scenario", choices=[*Scenario], default=Scenario.MIXED.value, help="What is done with the orders")
+    # The choices are for the form: what is given here is refused before, with our sentence.
+    add(
+        "--scenario",
+        type=_known("scenario"),
+        choices=[*Scenario],
+        default=Scenario.MIXED.value,
+        help="What is done with the orders",
+    )
     add("--rate", default="5", help="Orders a second")
     add("--duration", default="60s", help="How long orders are sent: 30s, 5m, 1m30s")
     add("--stages", default="", help="Instead of rate and duration: 30s@2,60s@10 (steps), 30s@2..10 (a ramp)")
     add(
-        "--arrivals", choices=[*Arrivals], default=Arrivals.CONSTANT.value, help="Open loops, or closed users"
+        "--arrivals",
+        type=_known("arrivals"),
+        choices=[*Arrivals],
+        default=Arrivals.CONSTANT.value,
+        help="Open loops, or closed users",
     )
     add(
         "--faults",
+        type=_known("faults"),
         choices=[UNCHANGED, *FAULT_PROFILES],
         default=UNCHANGED,
         help="Fault profile during the run; put back afterwards",
@@ -77,10 +90,41 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--run-id", default="", help="A name for the run; empty: made from the time")
     add("--slo-seconds", default="15", help="The limit, counted from acceptance")
     add("--slo-target", default="0.99", help="Share of orders that must be within the limit")
-    add("--drain-seconds", default="30", help="How long orders in flight are waited for")
-    add("--shed-ok", choices=["", "yes"], default="", help="Count orders that are turned away (429) apart")
-    add("--stop-when-hopeless", choices=["", "yes"], default="", include_in_web_ui=False)
+    add(
+        "--drain-seconds",
+        default="30",
+        help="How long orders in flight are waited for: the limit at least",
+    )
+    # As flags; the form has the two words.
+    add(
+        "--shed-ok",
+        nargs="?",
+        const="yes",
+        choices=["", "yes"],
+        default="",
+        help="Count orders that are turned away (429) apart",
+    )
+    add(
+        "--stop-when-hopeless",
+        nargs="?",
+        const="yes",
+        choices=["", "yes"],
+        default="",
+        help="End once the target cannot be met",
+        include_in_web_ui=False,
+    )
     add("--compare", default="", help="The id of an earlier run to compare with")
+
+
+def _known(option: str) -> Callable[[str], str]:
+    """Refuses a value as `python -m loadtest run` does."""
+
+    def check(value: str) -> str:
+        with session.refusals():
+            RunOptions.parse({option: value})
+        return value
+
+    return check
 
 
 def prepare(environment: Environment, **_: Any) -> None:

@@ -179,13 +179,62 @@ def test_2_nobody_there(load_test: LoadTest) -> None:
     assert load_test.stored() is None
 
 
-def test_2_from_plain_locust_too(load_test: LoadTest) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless", "--rate=0"],
+def plain_locust(load_test: LoadTest, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless", *words],
         cwd=ROOT, env=load_test.environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("--rate=0", "rate must be more than 0"),
+        ("--scenario=nonsense", "there is no scenario 'nonsense'; there are: mixed, start-only,"),
+        ("--arrivals=nonsense", "there is no arrivals 'nonsense'; there are: constant, poisson, closed"),
+        ("--faults=nonsense", "there is no fault profile 'nonsense'; there are: none, assignment,"),
+    ],
+)
+def test_2_from_plain_locust_too(load_test: LoadTest, word: str, sentence: str) -> None:
+    done = plain_locust(load_test, word)
     assert done.returncode == 2
-    assert "rate must be more than 0" in done.stderr
+    # Locust itself may have said that it starts.
+    told = [line for line in done.stderr.splitlines() if "Starting Locust" not in line]
+    assert len(told) == 1
+    assert told[0].startswith(sentence)
+
+
+def test_plain_locust_takes_flags(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=100, shed_every=2)) as api:
+        words = (*QUICK, "--run-id=flags", "--slo-target=0.8", "--shed-ok", "--stop-when-hopeless")
+        done = plain_locust(load_test, f"--host={api.url}", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "30 shed" in unwrapped(done.stdout)
+
+
+def test_2_a_master_that_others_can_reach_needs_keys(load_test: LoadTest) -> None:
+    with fake_api() as api:
+        words = (*QUICK, "--master", "--master-bind-host=0.0.0.0", f"--master-port={load_test.port_base + 9}")
+        found = load_test.run(api, *words)
+    assert found.code == 2
+    assert "the master of the load tests does not start on 0.0.0.0 without API keys" in found.output
+
+
+def test_a_master_listens_where_it_is_told_to(load_test: LoadTest) -> None:
+    at = f"--master-port={load_test.port_base + 9}"
+    with fake_api(Behaviour(completion_ms=100)) as api:
+        # It asks the API that the master names.
+        worker = load_test.start(
+            "run", "--worker", "--master-host=127.0.0.2", at, "--host=http://127.0.0.1:1"
+        )
+        try:
+            words = (*QUICK, "--slo-target=0.9", "--master", "--master-bind-host=127.0.0.2", at)
+            found = load_test.run(api, *words)
+        finally:
+            worker.kill()
+            worker.communicate()
+    assert found.code == 0, found.output
+    assert found.run["offered"] == 60
 
 
 def test_3_limit_breached(load_test: LoadTest) -> None:
