@@ -69,6 +69,9 @@ def run(
     master: Annotated[bool, typer.Option("--master", help="Be the master of workers elsewhere.")] = False,
     worker: Annotated[bool, typer.Option("--worker", help="Be a worker of a master elsewhere.")] = False,
     expect_workers: Annotated[int, typer.Option(help="How many workers a master waits for.")] = 1,
+    master_bind_host: Annotated[
+        str, typer.Option(help="Where a master listens for its workers; by default BIND_ADDRESS.")
+    ] = "",
     master_host: Annotated[str, typer.Option(help="Where a worker finds its master.")] = "127.0.0.1",
     master_port: Annotated[int, typer.Option(help="The port of the master.")] = 5557,
 ) -> None:
@@ -98,7 +101,9 @@ def run(
         # Two runs on one machine must not meet on Locust's usual port.
         port = _free_port()
         words += [f"--processes={processes}", f"--master-bind-port={port}", f"--master-port={port}"]
+        words += ["--master-bind-host=127.0.0.1"]
     if master:
+        words += [f"--master-bind-host={master_bind_host}"] if master_bind_host else []
         words += ["--master", f"--expect-workers={expect_workers}", f"--master-bind-port={master_port}"]
     if worker:
         words += ["--worker", f"--master-host={master_host}", f"--master-port={master_port}"]

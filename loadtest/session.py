@@ -61,6 +61,9 @@ def prepare(environment: Environment) -> None:
     settings = Settings.load()
     session = Session(environment, settings, crew)
     given = vars(environment.parsed_options)
+    if isinstance(runner, MasterRunner):
+        with refusals():
+            exposure.refuse_without_keys(settings, "the master of the load tests", runner.master_bind_host)
     if environment.web_ui is not None:
         with refusals():
             exposure.refuse_without_keys(settings, "the load tests' page", environment.web_ui.host)
