@@ -60,7 +60,9 @@ def run(
     run_id: Annotated[str, typer.Option(help="A name for the run; made from the time by default.")] = "",
     slo_seconds: Annotated[str, typer.Option(help="The limit, counted from acceptance.")] = "15",
     slo_target: Annotated[str, typer.Option(help="Share of orders that must be within the limit.")] = "0.99",
-    drain_seconds: Annotated[str, typer.Option(help="How long orders in flight are waited for.")] = "30",
+    drain_seconds: Annotated[
+        str, typer.Option(help="How long orders in flight are waited for: the limit at least.")
+    ] = "30",
     compare: Annotated[str, typer.Option(help="The id of an earlier run to compare with.")] = "",
     stop_when_hopeless: Annotated[bool, typer.Option(help="End once the target cannot be met.")] = False,
     shed_ok: Annotated[bool, typer.Option(help="Count orders that are turned away (429) apart.")] = False,

@@ -128,7 +128,7 @@ class Generator:
         del self._orders[number]
 
     def _drain(self) -> None:
-        self._lives.join(timeout=self.options.drain_seconds)
+        self._lives.join(timeout=self.options.patience_seconds)
         if not self._recorder.open:
             # Requests about orders that are already over may still be under way.
             self._lives.kill(timeout=1.0)

@@ -170,9 +170,7 @@ class OrderLife:
             self._take(answer)
         if self.is_over:
             return
-        if answer is None or answer.status >= 500:
-            self._recorder.gave_up(self.record, Ending.UNKNOWN)
-        elif answer.is_ok:
+        if answer is not None and answer.is_ok and self._recorder.is_overdue(self.record):
             self._recorder.gave_up(self.record, Ending.UNFINISHED)
         else:
             if self.record.accepted is not None:

@@ -24,6 +24,10 @@ FAULT_PROFILES = ("none", "assignment", "lossy", "slow", "outage")
 USERS_PER_RATE = 10
 """Closed loops need users: by default as many as keep the rate up when an order takes 10 s."""
 
+DRAIN_MARGIN_SECONDS = 5.0
+"""How much longer than the limit a drain takes at least: the last order may be accepted some time after it
+was sent, and only then does its time begin."""
+
 Choice = TypeVar("Choice", bound=StrEnum)
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")

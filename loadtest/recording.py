@@ -30,7 +30,7 @@ class Ending(StrEnum):
 
     OUTCOME = "outcome"
     UNFINISHED = "unfinished"
-    """The drain was over, and the API said it still runs."""
+    """The drain was over, its time was up, and the API said it still runs."""
 
     NOT_ACCEPTED = "not accepted"
     """Its start was never acknowledged, and the API knows no such order."""
@@ -39,7 +39,7 @@ class Ending(StrEnum):
     """Its start was answered 429: there was too much to do."""
 
     UNKNOWN = "unknown"
-    """Nobody could be asked: the run has lost it."""
+    """Nobody could say what becomes of it: the run has lost it."""
 
 
 @dataclass(slots=True)
@@ -169,6 +169,10 @@ class Recorder:
         record.end_to_end_ms = (time.perf_counter() - self._began - record.due) * 1000
         self._fire(END_TO_END, record.end_to_end_ms, f"late: {ending}")
         self._close(record, ending)
+
+    def is_overdue(self, record: OrderRecord) -> bool:
+        """Whether the order has had its time: from acceptance, or from sending if it was never accepted."""
+        return time.perf_counter() >= self._deadline(record)
 
     def note_overdue(self) -> None:
         """Counts orders that have just passed the limit, to be called several times a second."""

@@ -157,7 +157,7 @@ class Run:
         """Drains, judges, stores and writes the reports. Blocks."""
         left = max(self.options.seconds - self.seconds, 0.0) if self._stopped_after is None else 0.0
         ahead = gevent.spawn(self._audit_ahead)
-        is_drained = wait_until_drained(self._crew, left + self.options.drain_seconds + GRACE_SECONDS)
+        is_drained = wait_until_drained(self._crew, left + self.options.patience_seconds + GRACE_SECONDS)
         drained = time.monotonic()
         disturbances = self._chaos.finish()
         if self._probing is not None:

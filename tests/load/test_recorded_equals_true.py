@@ -122,7 +122,16 @@ def test_an_order_past_the_limit_is_late_at_once(load_test: LoadTest) -> None:
 
     assert found.code == 3
     assert found.limit["endings"] == {"unfinished": 120}
-    assert found.limit["late"] == 120
+    assert found.limit["late"] == 120, "the drain is never shorter than the limit"
+
+
+def test_an_order_that_is_younger_than_the_limit_is_waited_for(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=1_500)) as api:
+        words = ("--scenario=start-only", "--rate=10", "--duration=1s", "--slo-seconds=2")
+        found = load_test.run(api, *words, "--drain-seconds=0")
+
+    assert found.limit["endings"] == {"outcome": 10}
+    assert found.limit["late"] == 0
 
 
 def test_each_request_is_told_apart(load_test: LoadTest) -> None:
