@@ -111,7 +111,7 @@ class OrderLife:
 
     def cancel(self) -> None:
         if self._ask("cancel", {"reason": "changed my mind", "cancelled_by": _BY}):
-            self._turned_back = "cancel"
+            self._turn_back("cancel")
 
     def change_address(self) -> None:
         street = f"{self.random.randrange(1, 10_000)} Second Street"
@@ -122,7 +122,7 @@ class OrderLife:
 
     def reject(self) -> None:
         if self._ask("reject", {"reviewer": _BY, "reason": "does not look right"}):
-            self._turned_back = "reject"
+            self._turn_back("reject")
 
     def start_doubled(self) -> bool:
         """Starts the order while a second, equal start is on its way, as an impatient client does.
@@ -138,15 +138,15 @@ class OrderLife:
         """Sends the very same start once more, which must change nothing; `is_beside` the first one, it may
         be the one that is carried out."""
         answer = self._try(f"/orders/{self.order_id}/start", self._body, "start again, same")
-        if answer is None or answer.status >= 500:
+        if answer is None or answer.status not in (200, 409, 429):
             self._count("start again, same", "error")
         elif answer.is_ok and answer.body.get("status") == "already_started":
             self._count("start again, same", "already started")
         elif is_beside and answer.is_ok:
             self._count("start again, same", "started")
-        elif is_beside and answer.status == 429:
-            # Turned away like any start, before the other one was accepted.
-            self._count("start again, same", "shed")
+        elif answer.status == 429:
+            # Beside the first one it is turned away like any start; later it should have been known.
+            self._count("start again, same", "shed" if is_beside else "error")
         else:
             self._break(f"the same start again was answered {answer.status} {answer.body.get('status', '')}")
 
@@ -155,12 +155,10 @@ class OrderLife:
         other = self._body | {"initial_address": _ADDRESS | {"street": "13 Other Street"}}
         name = "start again, other"
         answer = self._try(f"/orders/{self.order_id}/start", other, name, expected=(409,))
-        if answer is None or answer.status >= 500:
-            self._count(name, "error")
-        elif answer.status == 409:
-            self._count(name, "refused")
-        else:
+        if answer is not None and answer.is_ok:
             self._break(f"another order under the same id was answered {answer.status}")
+        else:
+            self._count(name, "refused" if answer is not None and answer.status == 409 else "error")
 
     def look_again(self, otherwise: Ending = Ending.NOT_ACCEPTED) -> None:
         """Asks once, without waiting, and records what is known of an order whose time is over; `otherwise`
@@ -172,10 +170,14 @@ class OrderLife:
             return
         if answer is not None and answer.is_ok and self._recorder.is_overdue(self.record):
             self._recorder.gave_up(self.record, Ending.UNFINISHED)
-        else:
+        elif answer is not None and answer.status == 404:
             if self.record.accepted is not None:
-                self._break(f"its start was acknowledged, and its status answers {answer.status}")
+                self._break("its start was acknowledged, and the API knows no such order")
             self._recorder.gave_up(self.record, otherwise)
+        else:
+            # Nobody answered, or with a refusal that says nothing of the order; or it still has time left,
+            # in which it may keep its limit.
+            self._recorder.gave_up(self.record, Ending.UNKNOWN)
 
     def _status(self, wait: float) -> Answer | None:
         query = f"?wait={wait:.3f}" if wait > 0 else ""

@@ -42,8 +42,15 @@ class Behaviour:
     """The start of the order is answered 429, and not carried out."""
 
     accept_duplicates: bool = False
+    accept_late_cancels: bool = False
+    """A cancel is answered as accepted also when the order has completed, which it then stays."""
+
     violation: bool = False
     healthy: bool = True
+    books_away: bool = False
+    """PostgreSQL does not answer: no order starts, and the health check says why."""
+
+    faults_told_after_seconds: float = 0.0
     audit_away: bool = False
     latency_away: bool = False
 
@@ -163,6 +170,8 @@ class Connection(asyncio.Protocol):
             self.answer(404, {"detail": "there is no such order"})
         elif action == ["status"]:
             self.status(order_id, order, float(query.get("wait", ["0"])[0]))
+        elif action[-1] == "cancel" and self.api.behaviour.accept_late_cancels:
+            self.answer(200, {"accepted": True})
         elif order.outcome is not None:
             self.answer(409, {"detail": f"too late: the order is {order.outcome}"})
         elif action[-1] in ("cancel", "reject"):
@@ -173,6 +182,9 @@ class Connection(asyncio.Protocol):
 
     def start(self, order_id: str, body: bytes) -> None:
         api, behaviour = self.api, self.api.behaviour
+        if behaviour.books_away:
+            self.answer(503, {"detail": "PostgreSQL is away"})
+            return
         now = time.perf_counter()
         api.first_start = api.first_start or now
         order = api.orders.get(order_id)
@@ -240,12 +252,12 @@ class Connection(asyncio.Protocol):
         api, behaviour = self.api, self.api.behaviour
         api.operations[name] += 1
         if name == "health":
-            status = 200 if behaviour.healthy else 503
+            status = 200 if behaviour.healthy and not behaviour.books_away else 503
             self.answer(
                 status,
                 {
                     "temporal_connected": behaviour.healthy,
-                    "database_connected": True,
+                    "database_connected": not behaviour.books_away,
                     "workers_healthy": True,
                 },
             )

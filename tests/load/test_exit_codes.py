@@ -1,6 +1,7 @@
 """Each exit code, forced once for real; and what a run leaves behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import psutil
 import psycopg
 import pytest
 
-from tests.load.driving import ROOT, RUN_ID, LoadTest, fake_api, wait_for, wait_for_line
+from tests.load.driving import ROOT, RUN_ID, LoadTest, fake_api, interrupt, wait_for, wait_for_line
 from tests.load.fake_api import Behaviour
 from tests.servers import PostgresServer
 
@@ -335,6 +336,25 @@ def test_6_orders_were_lost(load_test: LoadTest) -> None:
     assert found.run["unaccounted"] == 60
     assert not found.told["books"]["audited"]
     assert any("the API did not answer" in outage for outage in found.run["outages"])
+
+
+def test_postgresql_that_is_away_while_orders_are_sent_is_counted(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=100)) as api:
+        words = ("--scenario=start-only", "--rate=20", "--duration=9s", "--slo-target=0.9")
+        with load_test.started(api, *words) as process:
+            wait_for(lambda: api.truth()["orders"])
+            api.put("behave", vars(Behaviour(books_away=True)))
+            asked = api.truth()["operations"]["health"]
+            wait_for(lambda: api.truth()["operations"]["health"] > asked + 2)
+            api.put("behave", vars(Behaviour(completion_ms=100)))
+            found = load_test.finished(process)
+
+    assert found.code == 0, found.output
+    assert found.run["offered"] == 180, "the run goes on"
+    assert found.run["start_retries"] > 0
+    (outage,) = found.run["outages"]
+    assert re.fullmatch("PostgreSQL was away for about [2-5] s", outage)
+    assert outage in unwrapped(found.output)
 
 
 def test_two_runs_are_compared(load_test: LoadTest) -> None:
