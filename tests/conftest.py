@@ -18,8 +18,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For tests side by side: those of a file stay together, since they share its servers. A load test has all
-    but its database for itself and mostly waits, so each goes wherever there is room."""
+    """For tests side by side: those of a file stay together, since they share its servers. A load test has
+    all but its database for itself and mostly waits, so each goes wherever there is room."""
     for item in items:
         if item.path.parent.name != "load":
             item.add_marker(pytest.mark.xdist_group(item.path.stem))

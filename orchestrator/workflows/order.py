@@ -195,7 +195,9 @@ class OrderWorkflow:
         )
         go = await self._in_one_go((Step.CHARGE,), approval=approval)
         answer = go.approval if go is not None else None
-        self._learn_from(answer or await write_on(Activity.APPROVE, approval, Answer))
+        if answer is None:
+            answer = await write_on(Activity.APPROVE, approval, Answer)
+        self._learn_from(answer)
 
     async def _charge(self) -> None:
         self._current_step = Step.CHARGE

@@ -89,14 +89,14 @@ def test_every_workflow_has_a_saved_history():
 
 
 async def test_a_history_of_other_decisions_is_noticed():
-    # The same history, but with another activity where the order was once charged.
+    # The same history, but with another activity where the order went on.
     document = json.loads(read(next(file for file in FILES if file.name == "completed.order.json")))
     for event in document["events"]:
         marker = event.get("markerRecordedEventAttributes")
         if marker:
             (payload,) = marker["details"]["data"]["payloads"]
             data = json.loads(base64.b64decode(payload["data"]))
-            if data["activity_type"] == Activity.CHARGE:
+            if data["activity_type"] == Activity.ADVANCE:
                 data["activity_type"] = Activity.REFUND
                 payload["data"] = base64.b64encode(json.dumps(data).encode()).decode()
     history = WorkflowHistory.from_json("changed", json.dumps(document))
