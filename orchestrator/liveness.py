@@ -22,11 +22,8 @@ FRESH_SECONDS = 10.0
 ANSWER_SECONDS = 4.0
 
 
-async def show_alive(file: Path | None) -> None:
-    """Touches the file every second, forever: it grows old when the event loop stands still. Without a file
-    there is nothing to do."""
-    if file is None:
-        return
+async def show_alive(file: Path) -> None:
+    """Touches the file every second, forever: it grows old when the event loop stands still."""
     while True:
         touch(file)
         await asyncio.sleep(TOUCH_SECONDS)

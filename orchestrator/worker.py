@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -56,6 +57,10 @@ STOP_SECONDS = 2.5
 
 CANCEL_SECONDS = 0.2
 FAULTS_POLL_SECONDS = 0.4
+FIRST_FAULTS_SECONDS = 2.0
+"""How long a worker that starts waits for the fault profile in force. Without it, the first calls of a worker
+that was started again would go through a perfect world."""
+
 RECONNECT_SECONDS = 0.5
 
 log = structlog.get_logger()
@@ -234,45 +239,66 @@ async def _serve(
         desks = Desks.open(OrderBooks(books, name), faults, simulated_outside(books), metrics, tracing)
         deployment = deployment_of(settings)
         workers = []
-        background = [
-            asyncio.create_task(follow_faults(books, faults)),
-            asyncio.create_task(metrics.follow_memory()),
-            asyncio.create_task(show_alive(settings.liveness_file)),
-        ]
+        background = [asyncio.create_task(metrics.follow_memory(), name="memory gauge")]
+        if settings.liveness_file is not None:
+            background.append(asyncio.create_task(show_alive(settings.liveness_file), name="liveness"))
         if kind in ("order", "all"):
             housekeeper = Housekeeper(settings, books)
             await housekeeper.prepare()
-            background.append(asyncio.create_task(housekeeper.run()))
+            background.append(asyncio.create_task(housekeeper.run(), name="housekeeper"))
             reconciler = Reconciler(books, client, settings.order_task_queue, metrics)
-            background.append(asyncio.create_task(reconciler.run()))
+            background.append(asyncio.create_task(reconciler.run(), name="reconciler"))
             workers.append(order_worker(client, settings.order_task_queue, desks, deployment=deployment))
         if kind in ("shipping", "all"):
             workers.append(
                 shipping_worker(client, settings.shipping_task_queue, desks, deployment=deployment)
             )
+        await know_faults(books, faults)
+        background.append(asyncio.create_task(follow_faults(books, faults), name="fault profile"))
         running = [asyncio.create_task(worker.run()) for worker in workers]
         log.info("worker started", kind=kind, version=settings.worker_build_id)
         stopped = asyncio.create_task(stopping.wait())
-        await asyncio.wait([*running, stopped], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([*running, *background, stopped], return_when=asyncio.FIRST_COMPLETED)
+        # A worker without its background work would look well: it ends, and is started again whole.
+        dead = [task for task in background if task.done()]
+        for task in dead:
+            log.error("worker ends: its background work is dead", work=task.get_name())
         for task in (*background, stopped):
             task.cancel()
         await asyncio.gather(*(worker.shutdown() for worker in workers))
-        await asyncio.gather(*running)
+        await asyncio.gather(*running, *dead)
+
+
+async def know_faults(books: Books, faults: ProfiledFaults) -> None:
+    """Sets the fault point to the profile that the books name, unless they are away for too long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(FIRST_FAULTS_SECONDS):
+            while not await _read_faults(books, faults):
+                await asyncio.sleep(FAULTS_POLL_SECONDS)
 
 
 async def follow_faults(books: Books, faults: ProfiledFaults) -> None:
     """Keeps the fault point at the profile that the books name, forever."""
     while True:
-        try:
-            change = await fault_books.current(books)
-            if change is not None:
-                profile = FaultProfile.from_json(change.profile, change.seed, change.rates)
-                if profile != faults.profile:
-                    faults.profile = profile
-                    log.info("fault profile changed", profile=profile.name, seed=profile.seed)
-        except (ServiceAway, ValueError) as error:
-            log.warning("fault profile unknown, keeping the last one", error=str(error))
+        await _read_faults(books, faults)
         await asyncio.sleep(FAULTS_POLL_SECONDS)
+
+
+async def _read_faults(books: Books, faults: ProfiledFaults) -> bool:
+    """Sets the fault point once; returns whether the books could be read."""
+    try:
+        change = await fault_books.current(books)
+        if change is not None:
+            profile = FaultProfile.from_json(change.profile, change.seed, change.rates)
+            if profile != faults.profile:
+                faults.profile = profile
+                log.info("fault profile changed", profile=profile.name, seed=profile.seed)
+    except ServiceAway as error:
+        log.warning("fault profile unknown, keeping the last one", error=str(error))
+        return False
+    except ValueError as error:
+        log.warning("fault profile unknown, keeping the last one", error=str(error))
+    return True
 
 
 async def _connected(settings: Settings, identity: str, runtime: Runtime, tracing: Tracing | None) -> Client:
