@@ -273,7 +273,7 @@ async def know_faults(books: Books, faults: ProfiledFaults) -> None:
     """Sets the fault point to the profile that the books name, unless they are away for too long."""
     with suppress(TimeoutError):
         async with asyncio.timeout(FIRST_FAULTS_SECONDS):
-            while not await _read_faults(books, faults):
+            while not await _read_faults(books, faults):  # noqa: ASYNC110
                 await asyncio.sleep(FAULTS_POLL_SECONDS)
 
 

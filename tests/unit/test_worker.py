@@ -1,4 +1,4 @@
-"""What a worker does besides carrying out orders: it knows the faults in time, and never lives on half dead."""
+"""What a worker does besides its orders: it knows the faults in time, and never lives on half dead."""
 
 import asyncio
 from datetime import UTC, datetime
