@@ -6,7 +6,9 @@ and never has to guess.
 """
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import NoReturn, TypeVar
 
@@ -47,6 +49,7 @@ with workflow.unsafe.imports_passed_through():
         StepResult,
         StepStatus,
         UpdateAddress,
+        order_workflow_id,
         shipping_workflow_id,
     )
     from orchestrator.workflows.shipping import ShippingWorkflow
@@ -63,7 +66,10 @@ T = TypeVar("T")
 
 AUTO_REVIEWER = "auto-review"
 SYSTEM = "order-system"
-MAX_SHIPMENTS = 3
+SHIP_AGAIN_PAUSE = timedelta(milliseconds=250)
+"""Between two shipments, to spare a carrier that has just refused one: as long as one attempt may take.
+Temporal's timers may make a second of it."""
+
 HAND_BACK_TIMEOUT = timedelta(seconds=1)
 """How long an aborted order waits for the step under way to come back; the books refuse its further
 attempts, so it is usually back within one attempt."""
@@ -108,10 +114,14 @@ class OrderWorkflow:
     async def run(self, order: OrderRequest) -> OrderResult:
         """Carries the order out, or undoes what was done of it; returns what the books say in the end.
 
-        Raises ApplicationError: InvalidOrder for content that cannot be carried out, DuplicateOrder when
-        an earlier run had the same order id.
+        Raises ApplicationError: InvalidOrder for content that cannot be carried out or another order's
+        workflow id, DuplicateOrder when an earlier run had the same order id.
         """
-        if problems := order.problems():
+        problems = order.problems()
+        if workflow.info().workflow_id != order_workflow_id(order.order_id):
+            # The server's promise of one workflow for an id is what keeps an order from running twice.
+            problems.append(f"the workflow of this order must be {order_workflow_id(order.order_id)}")
+        if problems:
             # Only a start past our API gets here. Nothing of it is taken into the books.
             raise ApplicationError("; ".join(problems), type=INVALID_ORDER, non_retryable=True)
         deadline = asyncio.create_task(self._turn_back_at_the_deadline())
@@ -209,7 +219,7 @@ class OrderWorkflow:
         """Ships through a child workflow, and again through another while there is time."""
         self._current_step = Step.PREPARE
         self._to_undo.append(Step.RECALL)
-        for n in range(1, MAX_SHIPMENTS + 1):
+        for n in itertools.count(1):
             self._dispatch_failure = None
             result = await self._unless_aborted(self._ship_once(n))
             if result.status is StepStatus.DONE:
@@ -217,8 +227,17 @@ class OrderWorkflow:
                 return
             if result.status is StepStatus.ABORTED:
                 raise OrderAborted
-            if workflow.now() >= self._budget.give_up_at(Step.PREPARE):
-                await self._abort(Reason.DEADLINE, "no time left to ship again")
+            give_up_at = self._budget.give_up_at(Step.PREPARE)
+            if workflow.now() + SHIP_AGAIN_PAUSE < give_up_at:
+                await self._pause_unless_aborted(SHIP_AGAIN_PAUSE)
+            # Asked after the pause, which may have been a longer one.
+            if workflow.now() + SHIP_AGAIN_PAUSE >= give_up_at:
+                await self._give_up_shipping(result)
+
+    async def _give_up_shipping(self, last: StepResult) -> NoReturn:
+        """Turns the order back for what its last shipment failed of, unless that was time alone."""
+        if last.status is StepStatus.OUT_OF_TIME:
+            await self._abort(Reason.DEADLINE, "no time left to ship again")
         failure = self._dispatch_failure
         await self._abort(Reason.SHIPPING_FAILED, failure.reason if failure else "")
 
@@ -313,6 +332,12 @@ class OrderWorkflow:
             task.cancel()
             raise OrderAborted
         return task.result()
+
+    async def _pause_unless_aborted(self, pause: timedelta) -> None:
+        with suppress(TimeoutError):
+            await workflow.wait_condition(lambda: self._abort_reason is not None, timeout=pause)
+        if self._abort_reason is not None:
+            raise OrderAborted
 
     async def _settle(self, step: Step, result: StepResult, if_declined: Reason) -> None:
         """Goes on when the step is done; leaves the forward path otherwise."""
@@ -451,7 +476,19 @@ class OrderWorkflow:
 
     @workflow.signal(name="DispatchFailed")
     def on_dispatch_failed(self, failure: DispatchFailed | None = None) -> None:
+        if failure is None:
+            return
         self._dispatch_failure = failure
+        workflow.logger.info(
+            "shipment failed",
+            extra={
+                "order_id": self._order.order_id,
+                "run_id": self._order.run_id,
+                "step": self._current_step,
+                "attempts": failure.attempts,
+                "reason": failure.reason,
+            },
+        )
 
     @workflow.query
     def status(self) -> OrderStatus:

@@ -21,7 +21,8 @@ from orchestrator.vocabulary import (
     order_workflow_id,
     shipping_workflow_id,
 )
-from orchestrator.workflows.order import OrderWorkflow
+from orchestrator.workflows import order as order_module
+from orchestrator.workflows.order import SHIP_AGAIN_PAUSE, OrderWorkflow
 from tests.orders import new_order
 from tests.workflows.conftest import ORDER_QUEUE
 from tests.workflows.fake_desks import (
@@ -36,6 +37,12 @@ from tests.workflows.fake_desks import (
 
 SHORT = 2.0
 """A limit in seconds that is short enough to be waited for, also where time is not skipped."""
+
+TIME_TO_SHIP_AGAIN = 5.0
+"""A limit in seconds within which a refused order is shipped several times."""
+
+REFUSED = [StepStatus.DECLINED] * 100
+"""The carrier or the warehouse refuses for as long as it is asked."""
 
 
 async def test_an_order_goes_through_every_step_and_completes(shop):
@@ -177,12 +184,40 @@ async def test_a_dispatch_that_fails_is_shipped_again_by_another_child(shop):
         assert child.status.name == "COMPLETED"
 
 
+async def test_an_order_is_shipped_again_as_often_as_time_allows(shop):
+    placed = await shop.place({Activity.DISPATCH: [StepStatus.DECLINED] * 5}, limit_seconds=30.0)
+    assert (await placed.result()).outcome is State.COMPLETED
+    assert placed.count(Activity.DISPATCH) == 6
+    history = await placed.handle.fetch_history()
+    timers = [event.timer_started_event_attributes for event in history.events]
+    pauses = [timer for timer in timers if timer.start_to_fire_timeout.ToTimedelta() == SHIP_AGAIN_PAUSE]
+    assert len(pauses) == 5
+
+
+async def test_an_order_that_is_cancelled_between_two_shipments_is_not_shipped_again(shop, monkeypatch):
+    # A pause that outlasts the test, so that only the cancellation can end it.
+    monkeypatch.setattr(order_module, "SHIP_AGAIN_PAUSE", timedelta(minutes=1))
+    placed = await shop.place({Activity.DISPATCH: REFUSED}, limit_seconds=600.0)
+    child = shop.client.get_workflow_handle(shipping_workflow_id(placed.id, 1))
+    await placed.until(lambda books: books.state is State.PREPARED)
+    await child.result()
+    await placed.handle.signal("CancelOrder", {"reason": "why", "cancelled_by": "me"})
+    result = await placed.result()
+    assert (result.outcome, result.reason) == (State.CANCELLED, Reason.CUSTOMER_CANCELLED)
+    assert placed.count(Activity.DISPATCH) == 1
+
+
 @pytest.mark.parametrize("name", [Activity.PREPARE, Activity.DISPATCH])
-async def test_shipping_that_fails_three_times_is_refunded_and_recalled(shop, name):
-    placed = await shop.place({name: [StepStatus.DECLINED] * 9})
+async def test_shipping_that_is_refused_until_time_is_over_is_refunded_and_recalled(shop, name, caplog):
+    caplog.set_level("INFO", logger="temporalio.workflow")
+    placed = await shop.place({name: REFUSED}, limit_seconds=TIME_TO_SHIP_AGAIN)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.SHIPPING_FAILED)
-    assert placed.count(name) == 3
+    assert 3 < placed.count(name) < len(REFUSED)
+    told = [line for line in caplog.records if getattr(line, "order_id", None) == placed.id]
+    assert [(line.step, line.attempts, line.reason) for line in told] == [
+        (Step.PREPARE, n, "scripted declined") for n in range(1, placed.count(name) + 1)
+    ]
     assert (placed.books.charges, placed.books.refunds) == (1, 1)
     assert placed.books.is_unpacked
     # What the child told in its DispatchFailed signal.
@@ -238,9 +273,9 @@ async def test_a_dispatch_that_only_the_books_heard_of_in_time_completes_the_ord
     assert (await placed.result()).outcome is State.COMPLETED
 
 
-async def test_a_dispatch_that_only_the_books_heard_of_completes_the_order_after_three_shipments(shop):
+async def test_a_dispatch_that_only_the_books_heard_of_completes_the_order_when_it_is_shipped_again(shop):
     placed = await shop.place(
-        {Activity.DISPATCH: [OnlyBooks(StepStatus.OUT_OF_TIME)] * 9}, limit_seconds=600.0
+        {Activity.DISPATCH: [OnlyBooks(StepStatus.OUT_OF_TIME)] * 2}, limit_seconds=600.0
     )
     assert (await placed.result()).outcome is State.COMPLETED
 
@@ -260,8 +295,8 @@ async def test_a_step_that_fails_with_an_error_until_its_time_is_over_turns_the_
 async def test_a_step_that_is_unfinished_locally_goes_on_as_a_regular_activity(shop, name):
     scripts = {name: [StepStatus.UNFINISHED]}
     if name in (Activity.REFUND, Activity.RECALL):
-        scripts[Activity.DISPATCH] = [StepStatus.DECLINED] * 3
-    placed = await shop.place(scripts)
+        scripts[Activity.DISPATCH] = REFUSED
+    placed = await shop.place(scripts, limit_seconds=TIME_TO_SHIP_AGAIN)
     await placed.result()
     assert [is_local for called, is_local in placed.calls if called is name][:2] == [True, False]
 
@@ -274,8 +309,8 @@ async def test_any_activity_may_run_twice(shop, name, failure):
     scripts = {name: [failure]}
     undone = name in (Activity.REFUND, Activity.RECALL, Activity.ABORT)
     if undone:
-        scripts[Activity.DISPATCH] = [StepStatus.DECLINED] * 3
-    placed = await shop.place(scripts)
+        scripts[Activity.DISPATCH] = REFUSED
+    placed = await shop.place(scripts, limit_seconds=TIME_TO_SHIP_AGAIN)
     result = await placed.result()
     assert result.outcome is (State.FAILED if undone else State.COMPLETED)
     assert placed.books.charges == 1
@@ -285,10 +320,11 @@ async def test_any_activity_may_run_twice(shop, name, failure):
 async def test_a_compensation_is_repeated_until_it_works(shop):
     placed = await shop.place(
         {
-            Activity.DISPATCH: [StepStatus.DECLINED] * 3,
+            Activity.DISPATCH: REFUSED,
             Activity.REFUND: [RuntimeError("scripted")] * 4,
             Activity.RECALL: [RuntimeError("scripted")] * 3,
-        }
+        },
+        limit_seconds=TIME_TO_SHIP_AGAIN,
     )
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.SHIPPING_FAILED)
@@ -333,6 +369,17 @@ async def test_an_order_with_an_impossible_limit_is_refused(shop, limit_seconds)
     with pytest.raises(WorkflowFailureError) as failure:
         await placed.handle.result()
     assert _cause(failure).type == INVALID_ORDER
+
+
+async def test_an_order_in_the_workflow_of_another_one_is_refused(shop):
+    order = new_order()
+    handle = await shop.client.start_workflow(
+        OrderWorkflow.run, order, id=order_workflow_id(f"{order.order_id}-again"), task_queue=ORDER_QUEUE
+    )
+    with pytest.raises(WorkflowFailureError) as failure:
+        await handle.result()
+    assert _cause(failure).type == INVALID_ORDER
+    assert order.order_id not in shop.desks.orders
 
 
 @pytest.mark.parametrize("signalled", [False, True], ids=["alone", "with-signals"])
