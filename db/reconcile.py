@@ -12,7 +12,6 @@ _SQL = queries.load("reconcile.sql")
 @dataclass(frozen=True)
 class StaleOrder:
     order_id: str
-    workflow_run_id: str
     run_id: str | None
     deadline_at: datetime
 

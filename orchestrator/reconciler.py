@@ -20,12 +20,10 @@ from db.pool import Books
 from db.reconcile import StaleOrder, stale_orders
 from orchestrator.client import temporal_errors
 from orchestrator.errors import PayloadUnreadable, ServiceAway
+from orchestrator.order_workflows import acceptance_of, is_running
 from orchestrator.vocabulary import (
-    DUPLICATE_ORDER,
-    INVALID_ORDER,
     ORDER_WORKFLOW_PREFIX,
     OpenRequest,
-    OrderRequest,
     ReconcileRequest,
     order_workflow_id,
     reconcile_workflow_id,
@@ -69,7 +67,7 @@ class Reconciler:
         self._seen: set[str] = set()
 
     async def run(self) -> None:
-        """Looks forever, about once a second."""
+        """Looks forever, about once a second, whatever happened at the last look."""
         search_at = 0.0
         while True:
             try:
@@ -80,6 +78,10 @@ class Reconciler:
             except (ServiceAway, RPCError) as error:
                 self._metrics.reconciler_failed()
                 log.warning("reconciler could not look", error=str(error))
+            except Exception:
+                # Without this loop lost orders would stay lost, and nobody would know.
+                self._metrics.reconciler_failed()
+                log.exception("reconciler could not look")
             await asyncio.sleep(LOOK_EVERY_SECONDS)
 
     async def look(self, *, search: bool = True) -> int:
@@ -89,7 +91,7 @@ class Reconciler:
         """
         started = 0
         for order in await self._next_silent():
-            why = await self._how_it_ended(order.order_id, order.workflow_run_id)
+            why = await self._how_it_ended(order.order_id)
             if why is not None:
                 started += await self._reconcile(ReconcileRequest(order.order_id, why, order.run_id))
         return started + (await self._close_never_opened() if search else 0)
@@ -104,9 +106,11 @@ class Reconciler:
         self._asked_up_to = page[-1] if len(page) == STALE_PAGE else None
         return page
 
-    async def _how_it_ended(self, order_id: str, run_id: str) -> str | None:
+    async def _how_it_ended(self, order_id: str) -> str | None:
         """How the order's workflow closed; None while it runs."""
-        handle = self._client.get_workflow_handle(order_workflow_id(order_id), run_id=run_id)
+        # Its latest run, and not the one in the books: when an operator resets a workflow, that one is
+        # terminated and the order goes on in another.
+        handle = self._client.get_workflow_handle(order_workflow_id(order_id))
         try:
             with temporal_errors():
                 execution = await handle.describe()
@@ -154,15 +158,12 @@ class Reconciler:
         return started
 
     async def _as_accepted(self, order_id: str, execution: WorkflowExecution) -> ReconcileRequest | None:
-        """The order as its workflow was started, or None when it never became an order."""
-        handle = self._client.get_workflow_handle(execution.id, run_id=execution.run_id)
-        with temporal_errors():
-            history = await handle.fetch_history()
-        failure = history.events[-1].workflow_execution_failed_event_attributes.failure
-        if failure.application_failure_info.type in (INVALID_ORDER, DUPLICATE_ORDER):
+        """The order as its workflow was started; None when it never became an order, or goes on in a later
+        run."""
+        acceptance = await acceptance_of(self._client, execution)
+        if acceptance is None or await is_running(self._client, execution.id):
             return None
-        payloads = history.events[0].workflow_execution_started_event_attributes.input.payloads
-        (order,) = await self._client.data_converter.decode(payloads, [OrderRequest])
+        order = acceptance.order
         accepted_at = execution.start_time
         status = execution.status.name.lower() if execution.status else "closed"
         opened = OpenRequest(

@@ -57,7 +57,7 @@ class WorkerMetrics:
             "reconciler_orders", "Orders whose workflow was gone, and which the reconciler took to close."
         )
         self._failed_looks = meter.create_counter(
-            "reconciler_failed_looks", "Looks for such orders that failed because a server was away."
+            "reconciler_failed_looks", "Looks for such orders that failed, mostly because a server was away."
         )
         self._memory = meter.create_gauge(
             "process_resident_memory_bytes", "Memory that the process has in use."

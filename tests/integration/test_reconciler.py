@@ -2,14 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from temporalio.client import Client, WorkflowExecutionStatus
+from structlog.testing import capture_logs
+from temporalio.api.common.v1 import Payload
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHistory
+from temporalio.converter import DataConverter, DefaultPayloadConverter
 from temporalio.service import RPCError, RPCStatusCode
 
 from db.pool import Books
@@ -24,7 +28,7 @@ from orchestrator.stack import Stack
 from orchestrator.vocabulary import CancelOrder, order_workflow_id
 from tests.integration.test_api_outages import stopped
 from tests.live import LiveApi, eventually
-from tests.orders import Clerk
+from tests.orders import Clerk, new_order
 
 
 def terminate(settings: Settings, order_id: str) -> None:
@@ -70,14 +74,16 @@ def test_an_order_terminated_before_it_was_in_the_books_fails_in_them(
 class Temporal:
     """A server on which every workflow runs except those that `ended`; it keeps what it is asked."""
 
+    data_converter = DataConverter.default
     ended: set[str] = field(default_factory=set)
     unopened: list[Any] = field(default_factory=list)
+    inputs: dict[str, list[Payload]] = field(default_factory=dict)
     described: list[str] = field(default_factory=list)
     queries: list[str] = field(default_factory=list)
     started: list[str] = field(default_factory=list)
     start_error: Exception | None = None
 
-    def get_workflow_handle(self, workflow_id: str, *, run_id: str) -> Any:
+    def get_workflow_handle(self, workflow_id: str, *, run_id: str | None = None) -> Any:
         async def describe() -> Any:
             order_id = workflow_id.removeprefix("order-")
             self.described.append(order_id)
@@ -85,7 +91,23 @@ class Temporal:
             status = WorkflowExecutionStatus.TERMINATED if has_ended else WorkflowExecutionStatus.RUNNING
             return SimpleNamespace(status=status)
 
-        return SimpleNamespace(describe=describe)
+        async def fetch_history() -> WorkflowHistory:
+            started, ended = HistoryEvent(), HistoryEvent()
+            payloads = self.inputs[workflow_id]
+            started.workflow_execution_started_event_attributes.input.payloads.extend(payloads)
+            ended.workflow_execution_terminated_event_attributes.reason = "by an operator"
+            return WorkflowHistory(workflow_id, [started, ended])
+
+        return SimpleNamespace(describe=describe, fetch_history=fetch_history)
+
+    def terminated(self, workflow_id: str, *inputs: object) -> None:
+        """Somebody started this workflow by hand, and ended it before a worker had looked at it."""
+        self.ended.add(workflow_id.removeprefix("order-"))
+        self.inputs[workflow_id] = DefaultPayloadConverter().to_payloads(inputs)
+        status = WorkflowExecutionStatus.TERMINATED
+        self.unopened.append(
+            SimpleNamespace(id=workflow_id, run_id=workflow_id, status=status, start_time=datetime.now(UTC))
+        )
 
     async def list_workflows(self, query: str) -> AsyncIterator[Any]:
         self.queries.append(query)
@@ -196,6 +218,63 @@ async def test_an_order_that_cannot_be_read_is_looked_at_until_somebody_brings_t
     has_key = True
     assert await reconciler.look() == 1
     assert temporal.started == ["never-opened", "encrypted"]
+
+
+async def test_a_workflow_that_never_was_an_order_holds_up_nobody(
+    reconciler: Reconciler, temporal: Temporal
+) -> None:
+    order = new_order()
+    temporal.terminated("order-without-input")
+    temporal.terminated("order-of-nonsense", "nonsense")
+    temporal.terminated("order-of-half-an-order", {"order_id": "of-half-an-order"})
+    temporal.terminated("order-empty", replace(order, order_id="empty", items=[]))
+    temporal.terminated("order-of-another-id", order)
+    temporal.terminated(order_workflow_id(order.order_id), order)
+    with capture_logs() as lines:
+        assert [await reconciler.look() for _ in range(2)] == [1, 0]
+    assert temporal.started == [order.order_id]
+    named = [line["workflow_id"] for line in lines if line["event"] == "a workflow was started with no order"]
+    assert named == [each.id for each in temporal.unopened[:-1]]
+
+
+async def test_an_order_whose_workflow_was_reset_is_left_to_its_later_run(
+    clerk: Clerk, reconciler: Reconciler, temporal: Temporal
+) -> None:
+    # Not in the books yet: the run that was reset is terminated, and the latest one runs.
+    order = new_order()
+    temporal.terminated(order_workflow_id(order.order_id), order)
+    temporal.ended.clear()
+    assert await reconciler.look() == 0
+
+
+async def test_a_look_that_fails_is_counted_and_followed_by_others(
+    reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, failures = 0, 0
+    went_on = asyncio.Event()
+
+    async def look(_self: Reconciler) -> int:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise LookupError("never thought of")
+        went_on.set()
+        return 0
+
+    def failed() -> None:
+        nonlocal failures
+        failures += 1
+
+    monkeypatch.setattr(Reconciler, "look", look)
+    monkeypatch.setattr(reconciler_module, "LOOK_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(reconciler._metrics, "reconciler_failed", failed)
+    with capture_logs() as lines:
+        running = asyncio.create_task(reconciler.run())
+        async with asyncio.timeout(5):
+            await went_on.wait()
+        running.cancel()
+    assert failures == 1
+    assert [(line["event"], line["log_level"]) for line in lines] == [("reconciler could not look", "error")]
 
 
 # --- A server that does not know its namespace yet ------------------------------------------------------
