@@ -46,7 +46,9 @@ class Violation:
 
 @dataclass(frozen=True)
 class BooksAudit:
-    """`judged` orders have their outcome; `open_orders` do not, and are not judged.
+    """`judged` orders have their outcome; `open_orders` do not, and are not judged, `overdue` of them past
+    their deadline. That was so at `looked_at`, by PostgreSQL's clock; `last_finished_at` is when the last of
+    the judged had its outcome.
 
     `since` is when the first of all these was accepted, `run_started_at` when the run began; each is None
     where the books do not know. `without_events` of the judged were accepted before `events_since` (None
@@ -56,6 +58,9 @@ class BooksAudit:
     judged: int
     late: int
     open_orders: list[str]
+    overdue: int
+    looked_at: datetime
+    last_finished_at: datetime | None
     since: datetime | None
     run_started_at: datetime | None
     without_events: int = 0
@@ -94,6 +99,9 @@ async def audit_books(books: Books, run_id: str | None = None) -> BooksAudit:
         judged=scope["judged"],
         late=scope["late"],
         open_orders=scope["open_orders"],
+        overdue=scope["overdue"],
+        looked_at=scope["looked_at"],
+        last_finished_at=scope["last_finished_at"],
         since=scope["since"],
         run_started_at=scope["run_started_at"],
         without_events=scope["without_events"],
@@ -103,6 +111,6 @@ async def audit_books(books: Books, run_id: str | None = None) -> BooksAudit:
 
 
 async def known_orders(books: Books, order_ids: list[str]) -> dict[str, Row]:
-    """State, reason and workflow run of those of `order_ids` that the books know."""
+    """State, reason, workflow run and end of those of `order_ids` that the books know."""
     rows = await books.fetch_all(_SQL["known_orders"], {"order_ids": order_ids})
     return {row["order_id"]: row for row in rows}

@@ -1,6 +1,7 @@
 """The audit: our books, the provider's ledger and Temporal's closed workflows held against each other."""
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -13,20 +14,19 @@ from temporalio.exceptions import ApplicationError
 from db.audit import INVARIANTS, BooksAudit, Violation, audit_books, known_orders
 from db.pool import Books, Row
 from orchestrator.client import temporal_errors
-from orchestrator.errors import RunUnknown
+from orchestrator.errors import PayloadUnreadable, RunUnknown
+from orchestrator.order_workflows import NEVER_ORDERS, acceptance_of, is_running
 from orchestrator.vocabulary import (
-    DUPLICATE_ORDER,
-    INVALID_ORDER,
     ORDER_WORKFLOW_PREFIX,
     OrderResult,
     State,
+    order_workflow_id,
+    reconcile_workflow_id,
 )
 
 PAGE_SIZE = 200
 LISTED_AT_ONCE = 1_000
 """The most that Temporal tells in one answer; each answer costs it some 40 ms beside its rows."""
-
-_NEVER_ORDERS = (DUPLICATE_ORDER, INVALID_ORDER)
 
 CLOCKS_DIFFER = timedelta(minutes=1)
 """How far the clocks of the load generator, PostgreSQL and Temporal may lie apart."""
@@ -35,9 +35,21 @@ LONGEST_UNRECORDED_RUN = timedelta(days=1)
 """Orders of a run that nobody recorded are searched this long before the first one that the books know."""
 
 RECONCILER_TIME = timedelta(seconds=10)
-"""What the reconciler may take to close an order whose workflow was ended from outside: 3 s until the order
-counts as silent, a look a second, and compensation by quick attempts, which at two failures of three seldom
-takes 5 s. Until then the order is still open; after that it is left behind."""
+"""What the reconciler may take to find an order whose workflow was ended from outside: 3 s until the order
+counts as silent, a look a second, and as much again. Until then the order is still open, and so it is while
+its reconciling workflow runs; else it is left behind."""
+
+CLOSING_TIME = timedelta(seconds=10)
+"""What a workflow may take to close once its order has the outcome: even when its worker dies between the
+two, another one takes it over within 5 s."""
+
+LISTING_SECONDS = 5.0
+"""How long an audit of a run waits for Temporal's list to show the workflows of its orders as closed."""
+
+LIST_AGAIN_SECONDS = 0.25
+
+LISTED_BY_NOW = timedelta(minutes=1)
+"""What closed longer ago and is not in Temporal's list has been forgotten by it: nothing to wait for."""
 
 ENDINGS_KEPT = 50_000
 
@@ -53,8 +65,12 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class AuditReport:
-    """The state of the nine invariants. Lateness is counted, not judged. `without_events` of the judged
-    orders are older than the events kept, see `db.audit.BooksAudit`."""
+    """The state of the nine invariants. Lateness is counted, not judged.
+
+    `overdue` of the open orders are past their deadline. `uncompared` of the judged orders had no closed
+    workflow in Temporal's list. `without_events` of them are older than the events kept, see
+    `db.audit.BooksAudit`.
+    """
 
     run_id: str | None
     judged: int
@@ -62,6 +78,8 @@ class AuditReport:
     open_orders: list[str]
     workflows_checked: int
     violations: list[Violation]
+    overdue: int = 0
+    uncompared: int = 0
     without_events: int = 0
     events_since: datetime | None = None
 
@@ -78,7 +96,9 @@ class AuditReport:
             "late": self.late,
             "open": len(self.open_orders),
             "open_orders": self.open_orders,
+            "overdue": self.overdue,
             "workflows_checked": self.workflows_checked,
+            "uncompared": self.uncompared,
             "without_events": self.without_events,
             "events_since": None if self.events_since is None else self.events_since.isoformat(),
             "invariants": [
@@ -105,8 +125,8 @@ async def audit(
     books_audit = await audit_books(books, run_id)
     lost = await _lost_starts(books, acknowledged)
     temporal = await _against_temporal(books, client, run_id, books_audit, progress)
-    is_known = any((lost, temporal.checked, books_audit.since, books_audit.run_started_at))
-    if run_id is not None and not is_known and not await _is_under_way(client, run_id):
+    is_known = any((lost, temporal.checked, temporal.running, books_audit.since, books_audit.run_started_at))
+    if run_id is not None and not is_known:
         raise RunUnknown(f"there is no run {run_id}: neither the books nor Temporal know an order of it")
     return AuditReport(
         run_id=run_id,
@@ -118,6 +138,8 @@ async def audit(
             [*books_audit.violations, *lost, *temporal.violations],
             key=lambda each: (each.invariant, each.order_id),
         ),
+        overdue=books_audit.overdue,
+        uncompared=max(books_audit.judged - temporal.compared, 0),
         without_events=books_audit.without_events,
         events_since=books_audit.events_since,
     )
@@ -135,33 +157,114 @@ async def _lost_starts(books: Books, acknowledged: Iterable[str]) -> list[Violat
 
 @dataclass
 class _TemporalAudit:
-    """What `checked` closed workflows say; the orders `being_closed` are the reconciler's just now."""
+    """What `checked` closed workflows say, those of `compared` judged orders among them, and `running` ones.
+
+    The orders `being_closed` are in somebody's hands just now. `seen` are the closed runs looked at so far,
+    where the list is gone through again.
+    """
 
     checked: int = 0
+    compared: int = 0
+    running: int = 0
     violations: list[Violation] = field(default_factory=list)
     being_closed: list[str] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
 
 
 async def _against_temporal(
     books: Books, client: Client, run_id: str | None, audited: BooksAudit, progress: Progress | None
 ) -> _TemporalAudit:
     told = _TemporalAudit()
+    give_up_at = time.monotonic() + LISTING_SECONDS
+    while True:
+        await _compare_closed(told, books, client, run_id, audited, progress)
+        is_listed = told.compared >= audited.judged or not _finished_lately(audited)
+        if run_id is None or is_listed or time.monotonic() >= give_up_at:
+            break
+        await asyncio.sleep(LIST_AGAIN_SECONDS)
+    await _compare_running(told, books, client, run_id, audited)
+    return told
+
+
+def _finished_lately(audited: BooksAudit) -> bool:
+    last = audited.last_finished_at
+    return last is not None and audited.looked_at - last < LISTED_BY_NOW
+
+
+async def _compare_closed(
+    told: _TemporalAudit,
+    books: Books,
+    client: Client,
+    run_id: str | None,
+    audited: BooksAudit,
+    progress: Progress | None,
+) -> None:
     query = closed_workflows(run_id, audited.since, audited.run_started_at)
-    async for page in _pages(client, query, run_id):
+    async for listed in _pages(client, query, run_id):
+        page = [execution for execution in listed if execution.run_id not in told.seen]
         order_ids = [execution.id.removeprefix(ORDER_WORKFLOW_PREFIX) for execution in page]
         known = await known_orders(books, order_ids)
         found = await asyncio.gather(
             *(
-                _compare(client, execution, order_id, known.get(order_id))
+                _compare(books, client, execution, order_id, known.get(order_id))
                 for execution, order_id in zip(page, order_ids, strict=True)
             )
         )
         told.violations += [each for each in found if isinstance(each, Violation)]
         told.being_closed += [each.order_id for each in found if isinstance(each, _BeingClosed)]
         told.checked += len(page)
+        told.compared += sum(
+            _is_judged_by(execution, known.get(order_id), audited)
+            for execution, order_id in zip(page, order_ids, strict=True)
+        )
+        if run_id is not None:
+            # Over everything the list is gone through once, and is too long to be kept.
+            told.seen |= {execution.run_id for execution in page}
         if progress is not None:
             progress(told.checked)
-    return told
+
+
+def _is_judged_by(execution: WorkflowExecution, known: Row | None, audited: BooksAudit) -> bool:
+    """Whether the workflow is the own one of an order that had its outcome when the books were looked at."""
+    if known is None or known["workflow_run_id"] != execution.run_id or known["finished_at"] is None:
+        return False
+    is_judged: bool = known["finished_at"] <= audited.looked_at
+    return is_judged
+
+
+async def _compare_running(
+    told: _TemporalAudit, books: Books, client: Client, run_id: str | None, audited: BooksAudit
+) -> None:
+    """Finds orders that have had their outcome for long while their workflow still runs."""
+    query = running_workflows(run_id, audited.since, audited.run_started_at)
+    async for page in _pages(client, query, run_id):
+        told.running += len(page)
+        order_ids = [execution.id.removeprefix(ORDER_WORKFLOW_PREFIX) for execution in page]
+        known = await known_orders(books, order_ids)
+        for execution, order_id in zip(page, order_ids, strict=True):
+            order = known.get(order_id)
+            if order is None or not _should_have_closed(execution, order, audited):
+                continue
+            # The list may be behind.
+            if await is_running(client, execution.id):
+                told.violations.append(_still_running(execution, order))
+
+
+def _should_have_closed(execution: WorkflowExecution, order: Row, audited: BooksAudit) -> bool:
+    is_own_and_finished = order["workflow_run_id"] == execution.run_id and order["finished_at"] is not None
+    return is_own_and_finished and audited.looked_at - order["finished_at"] > CLOSING_TIME
+
+
+def _still_running(execution: WorkflowExecution, order: Row) -> Violation:
+    witness: Row = {
+        "workflow": execution.id,
+        "run": execution.run_id,
+        "status": "running",
+        "order": order["state"],
+        "reason": order["abort_reason"],
+        "finished_at": order["finished_at"].isoformat(),
+    }
+    return Violation(2, order["order_id"], f"the order is {order['state']}, its workflow still runs", witness)
 
 
 def closed_workflows(run_id: str | None, since: datetime | None, run_started_at: datetime | None) -> str:
@@ -170,7 +273,18 @@ def closed_workflows(run_id: str | None, since: datetime | None, run_started_at:
     It reaches back to the start of a run that was recorded, and otherwise far behind the first order that the
     books know of it; over everything when they know none, because then all of them may be lost.
     """
-    query = "WorkflowType = 'OrderWorkflow' AND ExecutionStatus != 'Running'"
+    return _order_workflows("!=", run_id, since, run_started_at)
+
+
+def running_workflows(run_id: str | None, since: datetime | None, run_started_at: datetime | None) -> str:
+    """The same for those that run."""
+    return _order_workflows("=", run_id, since, run_started_at)
+
+
+def _order_workflows(
+    running: str, run_id: str | None, since: datetime | None, run_started_at: datetime | None
+) -> str:
+    query = f"WorkflowType = 'OrderWorkflow' AND ExecutionStatus {running} 'Running'"
     if run_id is None:
         return query
     if run_started_at is not None:
@@ -180,14 +294,6 @@ def closed_workflows(run_id: str | None, since: datetime | None, run_started_at:
     else:
         return query
     return f"{query} AND StartTime >= '{begin.isoformat()}'"
-
-
-async def _is_under_way(client: Client, run_id: str) -> bool:
-    """Whether an order of the run has started that no worker has taken into the books yet."""
-    query = "WorkflowType = 'OrderWorkflow' AND ExecutionStatus = 'Running'"
-    async for _ in _pages(client, query, run_id):
-        return True
-    return False
 
 
 async def _pages(client: Client, query: str, run_id: str | None) -> AsyncIterator[list[WorkflowExecution]]:
@@ -207,20 +313,30 @@ async def _pages(client: Client, query: str, run_id: str | None) -> AsyncIterato
 
 @dataclass(frozen=True)
 class _BeingClosed:
-    """An order whose workflow was ended from outside a moment ago: the reconciler is about to close it."""
+    """An order whose workflow was ended from outside, and which is in good hands: about to be closed by the
+    reconciler, or going on in a later run of a workflow that was reset."""
 
     order_id: str
 
 
 async def _compare(
-    client: Client, execution: WorkflowExecution, order_id: str, known: Row | None
+    books: Books, client: Client, execution: WorkflowExecution, order_id: str, known: Row | None
 ) -> Violation | _BeingClosed | None:
     """What is wrong between a closed workflow and the books, if anything."""
     result, error_type = await _ending(client, execution)
-    if error_type in _NEVER_ORDERS:
+    if error_type in NEVER_ORDERS:
         return None
-    if _has_just_been_ended(execution) and (known is None or not State(known["state"]).is_terminal):
-        return _BeingClosed(order_id)
+    accepted_in = execution.run_id
+    if known is None or known["workflow_run_id"] != execution.run_id:
+        first_run_id = await _first_run_id(client, execution)
+        if first_run_id is None:
+            return None
+        accepted_in = first_run_id
+    if not _is_closed_in(known):
+        if _has_just_been_ended(execution) or await _is_in_good_hands(client, order_id):
+            return _BeingClosed(order_id)
+        # Those hands may have let go of it since the books were asked.
+        known = (await known_orders(books, [order_id])).get(order_id)
     status = execution.status.name.lower() if execution.status else "unknown"
     witness: Row = {"workflow": execution.id, "run": execution.run_id, "status": status}
     if known is None:
@@ -229,12 +345,32 @@ async def _compare(
     witness |= {"order": state.value, "reason": known["abort_reason"]}
     if not state.is_terminal:
         return Violation(2, order_id, f"the workflow is {status}, the order is still {state}", witness)
-    if known["workflow_run_id"] != execution.run_id:
+    if known["workflow_run_id"] not in (execution.run_id, accepted_in):
         return Violation(1, order_id, "a second workflow ran for the order", witness)
     if result is not None and result.outcome is not state:
         witness["workflow_result"] = result.outcome.value
         return Violation(2, order_id, f"the workflow says {result.outcome}, the order {state}", witness)
     return None
+
+
+def _is_closed_in(known: Row | None) -> bool:
+    return known is not None and State(known["state"]).is_terminal
+
+
+async def _first_run_id(client: Client, execution: WorkflowExecution) -> str | None:
+    """The run in which the order of a closed workflow was accepted; None when it never was an order."""
+    try:
+        acceptance = await acceptance_of(client, execution)
+    except PayloadUnreadable:
+        # Whether it was one only the key tells: the workflow is judged as if it were.
+        return execution.run_id
+    return None if acceptance is None else acceptance.first_run_id
+
+
+async def _is_in_good_hands(client: Client, order_id: str) -> bool:
+    """Whether the order's reconciling workflow runs, or a later run of its own."""
+    workflow_ids = (reconcile_workflow_id(order_id), order_workflow_id(order_id))
+    return any([await is_running(client, workflow_id) for workflow_id in workflow_ids])
 
 
 def _has_just_been_ended(execution: WorkflowExecution) -> bool:

@@ -60,7 +60,7 @@ async def acceptance_of(client: Client, execution: WorkflowExecution) -> Accepta
             "a workflow was started with no order", workflow_id=execution.id, error="; ".join(problems)
         )
         return None
-    return Acceptance(order, started.original_execution_run_id or execution.run_id)
+    return Acceptance(order, started.first_execution_run_id)
 
 
 async def _order_in(client: Client, started: WorkflowExecutionStartedEventAttributes) -> OrderRequest:

@@ -168,7 +168,7 @@ class Reconciler:
         status = execution.status.name.lower() if execution.status else "closed"
         opened = OpenRequest(
             order=order,
-            workflow_run_id=execution.run_id,
+            workflow_run_id=acceptance.first_run_id,
             accepted_at=accepted_at,
             deadline_at=accepted_at + timedelta(seconds=order.limit_seconds),
         )

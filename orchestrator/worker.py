@@ -261,8 +261,8 @@ async def _serve(
         await asyncio.wait([*running, *background, stopped], return_when=asyncio.FIRST_COMPLETED)
         # A worker without its background work would look well: it ends, and is started again whole.
         dead = [task for task in background if task.done()]
-        for task in dead:
-            log.error("worker ends: its background work is dead", work=task.get_name())
+        for work in dead:
+            log.error("worker ends: its background work is dead", work=work.get_name())
         for task in (*background, stopped):
             task.cancel()
         await asyncio.gather(*(worker.shutdown() for worker in workers))

@@ -72,7 +72,7 @@ class Shop:
 
     async def until_visible(self, handles: list[WorkflowHandle[Any, Any]]) -> None:
         """Returns once Temporal's list shows these workflows as closed, which it does a moment late."""
-        wanted = {handle.result_run_id for handle in handles}
+        wanted = {handle.result_run_id or handle.run_id for handle in handles}
         query = f"TaskQueue = '{self.order_queue}' AND ExecutionStatus != 'Running'"
         async with asyncio.timeout(VISIBLE_SECONDS):
             while True:

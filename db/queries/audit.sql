@@ -11,8 +11,9 @@
 select count(*) filter (where state >= 'completed') as judged,
     count(*) filter (where state < 'completed') as open,
     count(*) filter (where within_limit = false) as late,
+    count(*) filter (where state < 'completed' and deadline_at < now()) as overdue,
     coalesce(array_agg(order_id order by accepted_at) filter (where state < 'completed'), '{}') as open_orders,
-    min(accepted_at) as since,
+    min(accepted_at) as since, max(finished_at) as last_finished_at, now() as looked_at,
     count(*) filter (where state >= 'completed' and accepted_at < (select events_since())) as without_events,
     (select max(to_at) from dropped_events) as events_since,
     (select started_at from runs where run_id = %(run_id)s) as run_started_at
@@ -283,4 +284,4 @@ limit %(limit)s;
 
 -- name: known_orders
 -- How the books stand to orders that Temporal knows.
-select order_id, state, abort_reason, workflow_run_id from orders where order_id = any (%(order_ids)s);
+select order_id, state, abort_reason, workflow_run_id, finished_at from orders where order_id = any (%(order_ids)s);

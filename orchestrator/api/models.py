@@ -342,7 +342,12 @@ class AuditAnswer(BaseModel):
     late: int
     open: int = Field(description="Orders still running or being closed by the reconciler: not judged.")
     open_orders: list[str]
-    workflows_checked: int
+    overdue: int = Field(description="Open orders past their deadline.")
+    workflows_checked: int = Field(description="Closed workflows held against the books.")
+    uncompared: int = Field(
+        description="Judged orders without a closed workflow in Temporal's list: it runs, is not listed yet, "
+        "or was forgotten after Temporal's retention."
+    )
     without_events: int = Field(
         description="Judged orders whose events were dropped: not asked for invariants 1, 2, 6, 7 and 9."
     )

@@ -14,6 +14,7 @@ Json = dict[str, Any]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 WIDTH_WITHOUT_TERMINAL = 160
+OPEN_ORDERS_NAMED = 20
 
 screen = Console()
 if not screen.is_terminal:
@@ -143,13 +144,23 @@ def audit_report(report: Json) -> RenderableType:
     for invariant in report["invariants"]:
         verdict = Text("yes", style="green") if invariant["holds"] else Text("NO", style="bold red")
         table.add_row(str(invariant["number"]), Text(invariant["text"]), verdict)
+    still_open = f"{report['open']} still running, {report['overdue']} of them past their deadline"
     parts: list[RenderableType] = [
         table,
         Text(
-            f"{report['judged']} orders judged, {report['late']} late, {report['open']} still running; "
+            f"{report['judged']} orders judged, {report['late']} late, {still_open}; "
             f"{report['workflows_checked']} workflows compared"
         ),
     ]
+    if report["open_orders"]:
+        parts.append(Text(f"still running: {_first_of(report['open_orders'])}"))
+    if report["uncompared"]:
+        parts.append(
+            Text(
+                f"{report['uncompared']} judged orders not compared: their workflows run, are not in "
+                "Temporal's list of closed ones yet, or have been forgotten after its retention"
+            )
+        )
     if report["without_events"]:
         parts.append(
             Text(
@@ -166,3 +177,9 @@ def audit_report(report: Json) -> RenderableType:
         for violation in report["violations"]
     ]
     return Group(*parts)
+
+
+def _first_of(order_ids: list[str]) -> str:
+    left_out = len(order_ids) - OPEN_ORDERS_NAMED
+    named = ", ".join(order_ids[:OPEN_ORDERS_NAMED])
+    return f"{named} and {left_out} more" if left_out > 0 else named

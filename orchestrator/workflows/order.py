@@ -159,7 +159,8 @@ class OrderWorkflow:
     async def _open(self) -> None:
         request = OpenRequest(
             order=self._order,
-            workflow_run_id=workflow.info().run_id,
+            # The same for the run with which an operator's reset goes on: that is no second order.
+            workflow_run_id=workflow.info().first_execution_run_id,
             accepted_at=self._budget.accepted_at,
             deadline_at=self._budget.deadline_at,
         )

@@ -71,6 +71,9 @@ class Mutant:
     scenario: Scenario = Scenario.PLAIN
     books: Callable[[Books, str], OrderBooks] = OrderBooks
     desks: DeskMaker = Desks.open
+    leaves_running: bool = False
+    """Whether the victim's workflow never closes."""
+
     blamed: tuple[str, ...] = (VICTIM,)
     """The orders that must be named: the victim, one that nobody placed, or all there are."""
 
@@ -260,6 +263,21 @@ class WritesTwoOutcomes(OpenBooks):
         return standing
 
 
+class WritesLongAgo(OpenBooks):
+    """The victim's outcome came a minute ago: a workflow is given some seconds to close."""
+
+    async def finish(self, order_id: str, outcome: State) -> Standing:
+        standing = await super().finish(order_id, outcome)
+        if is_victim(order_id):
+            # The books' own trigger would refuse it.
+            await self.pool.execute(
+                "do $$ begin set local session_replication_role = replica;"
+                " update orders set finished_at = clock_timestamp() - interval '1 minute'"
+                f" where order_id = '{order_id}'; end $$"
+            )
+        return standing
+
+
 class WritesAfterTheOutcome(OpenBooks):
     async def finish(self, order_id: str, outcome: State) -> Standing:
         standing = await super().finish(order_id, outcome)
@@ -331,6 +349,17 @@ class ReportsWithoutWriting(OrderDesk):
         return await super().finish(request)
 
 
+class WritesWithoutAnswering(OrderDesk):
+    """The outcome is in the books, and the workflow never hears of it, so that it runs on."""
+
+    @activity.defn(name=Activity.FINISH)
+    async def finish(self, request: FinishRequest) -> OrderResult:
+        result = await super().finish(request)
+        if is_victim(request.order_id):
+            raise RuntimeError("the answer is lost, again and again")
+        return result
+
+
 class ChargesWhenValidating(OrderDesk):
     """The money is taken before the review."""
 
@@ -381,6 +410,13 @@ MUTANTS = (
     Mutant("reports another outcome", {2}, desks=with_order_desk(ReportsAnotherOutcome)),
     Mutant("reports an outcome it never wrote", {2}, desks=with_order_desk(ReportsWithoutWriting)),
     Mutant("writes two outcomes", {2}, books=WritesTwoOutcomes),
+    Mutant(
+        "leaves the workflow running after the outcome",
+        {2},
+        books=WritesLongAgo,
+        desks=with_order_desk(WritesWithoutAnswering),
+        leaves_running=True,
+    ),
     Mutant("charges twice", {3}, desks=with_outside(payments=ChargesTwice)),
     Mutant("charges the wrong amount", {3, 8}, desks=with_outside(payments=ChargesTooMuch)),
     Mutant("forgets a refund", {4}, Scenario.UNDELIVERABLE, desks=with_outside(payments=ForgetsRefunds)),

@@ -1,24 +1,37 @@
 """Which orders an audit of a run looks at: also those of which the books know nothing, or nothing yet."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from temporalio import client as temporal
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client
 
 from db import runs
 from db.pool import Books
 from orchestrator import audit as audit_module
-from orchestrator.audit import CLOCKS_DIFFER, audit, closed_workflows
+from orchestrator.audit import CLOCKS_DIFFER, audit, closed_workflows, running_workflows
 from orchestrator.cli.exit_codes import ExitCode
 from orchestrator.errors import RunUnknown
 from orchestrator.outside.faults import ProfiledFaults, named_profile
 from orchestrator.settings import Settings
-from orchestrator.vocabulary import ReviewMode, State, order_workflow_id
+from orchestrator.vocabulary import (
+    ApproveOrder,
+    ReconcileRequest,
+    ReviewMode,
+    State,
+    order_workflow_id,
+    reconcile_workflow_id,
+)
+from orchestrator.workflows.order import OrderWorkflow
 from tests.command_line import CommandLine
 from tests.shop import LOOK_AGAIN_SECONDS, VISIBLE_SECONDS, Shop, open_shop
 
+TASK_COMPLETED = "workflow_task_completed_event_attributes"
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
 
@@ -73,6 +86,12 @@ async def test_a_run_is_known_while_no_worker_has_its_order(client: Client, pool
     await handle.terminate()
 
 
+def unattended_shop(name: str, client: Client, pool: Books) -> Shop:
+    """One without workers, so that what is placed stays where it is."""
+    run_id = f"{name}-{uuid4().hex[:8]}"
+    return Shop(run_id, client, pool, f"{run_id}-orders", f"{run_id}-shipping")
+
+
 def test_the_search_reaches_back_to_where_the_run_may_have_begun() -> None:
     closed = "WorkflowType = 'OrderWorkflow' AND ExecutionStatus != 'Running'"
 
@@ -82,6 +101,7 @@ def test_the_search_reaches_back_to_where_the_run_may_have_begun() -> None:
     hour = timedelta(hours=1)
     assert closed_workflows(None, NOON, None) == closed
     assert closed_workflows("run", None, None) == closed
+    assert running_workflows("run", None, None) == closed.replace("!=", "=")
     assert closed_workflows("run", NOON, NOON - hour) == begun(NOON - hour - CLOCKS_DIFFER)
     assert closed_workflows("run", None, NOON) == begun(NOON - CLOCKS_DIFFER)
     # A record made after the fact does not hide the orders before it.
@@ -108,15 +128,149 @@ async def test_an_order_ended_by_an_operator_is_open_until_the_reconciler_had_it
 async def test_an_order_ended_before_it_was_in_the_books_is_open_as_long(
     client: Client, pool: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_id = f"unopened-{uuid4().hex[:8]}"
-    handle = await client.start_workflow(
-        "OrderWorkflow", id=order_workflow_id(run_id), task_queue=run_id, memo={"run_id": run_id}
-    )
+    shop = unattended_shop("unopened", client, pool)
+    order = shop.order("ended")
+    handle = await shop.place(order)
     await handle.terminate("by an operator")
-    shop = Shop(run_id, client, pool, run_id, run_id)
     await shop.until_visible([handle])
-    report = await audit(pool, client, run_id)
-    assert (report.violations, report.open_orders) == ([], [run_id])
+    report = await audit(pool, client, shop.run_id)
+    assert (report.violations, report.open_orders) == ([], [order.order_id])
     monkeypatch.setattr(audit_module, "RECONCILER_TIME", timedelta(0))
-    report = await audit(pool, client, run_id)
-    assert [(each.invariant, each.order_id) for each in report.violations] == [(1, run_id)]
+    report = await audit(pool, client, shop.run_id)
+    assert [(each.invariant, each.order_id) for each in report.violations] == [(1, order.order_id)]
+
+
+async def test_an_order_is_open_for_as_long_as_the_reconciler_works_on_it(
+    client: Client, pool: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_module, "RECONCILER_TIME", timedelta(0))
+    shop = unattended_shop("slow", client, pool)
+    order = shop.order("ended")
+    handle = await shop.place(order)
+    await handle.terminate("by an operator")
+    await shop.until_visible([handle])
+    reconciling = await client.start_workflow(
+        "ReconcileWorkflow",
+        ReconcileRequest(order.order_id, "the workflow is terminated", shop.run_id),
+        id=reconcile_workflow_id(order.order_id),
+        task_queue=shop.order_queue,
+    )
+    report = await audit(pool, client, shop.run_id)
+    assert (report.violations, report.open_orders) == ([], [order.order_id])
+    await reconciling.terminate("it gives up")
+    report = await audit(pool, client, shop.run_id)
+    assert [(each.invariant, each.order_id) for each in report.violations] == [(1, order.order_id)]
+
+
+async def test_a_workflow_that_never_was_an_order_is_no_lost_one(
+    client: Client, pool: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_module, "RECONCILER_TIME", timedelta(0))
+    shop = unattended_shop("never", client, pool)
+    handles = [
+        await client.start_workflow(
+            "OrderWorkflow",
+            id=f"order-{shop.run_id}-{n}",
+            args=given,
+            task_queue=shop.order_queue,
+            memo={"run_id": shop.run_id},
+        )
+        for n, given in enumerate([[], ["nonsense"], [shop.order("empty", items=[])], [shop.order("other")]])
+    ]
+    for handle in handles:
+        await handle.terminate("it was started by hand")
+    await shop.until_visible(handles)
+    report = await audit(pool, client, shop.run_id)
+    assert (report.violations, report.open_orders, report.workflows_checked) == ([], [], len(handles))
+
+
+async def test_a_workflow_that_was_reset_is_no_second_one(
+    client: Client, pool: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_module, "RECONCILER_TIME", timedelta(0))
+    async with open_shop(client, pool, ProfiledFaults(named_profile("none"))) as shop:
+        order = shop.order("reset", review=ReviewMode.MANUAL)
+        handle = await shop.place(order)
+        await until_in_review(shop, order.order_id)
+        history = await handle.fetch_history()
+        reset_to = max(e.event_id for e in history.events if e.HasField(TASK_COMPLETED))
+        await client.workflow_service.reset_workflow_execution(
+            ResetWorkflowExecutionRequest(
+                namespace=client.namespace,
+                workflow_execution=WorkflowExecution(workflow_id=handle.id, run_id=handle.result_run_id),
+                workflow_task_finish_event_id=reset_to,
+                request_id=str(uuid4()),
+                reason="by an operator",
+            )
+        )
+        later = client.get_workflow_handle_for(OrderWorkflow.run, handle.id)
+        await shop.until_visible([handle])
+        report = await audit(pool, client, shop.run_id)
+        assert (report.violations, report.open_orders) == ([], [order.order_id])
+        await later.execute_update(OrderWorkflow.approve_order, ApproveOrder("anna"))
+        assert (await later.result()).outcome is State.COMPLETED
+        run_id = (await later.describe()).run_id
+    assert run_id != handle.result_run_id
+    await shop.until_visible([client.get_workflow_handle(handle.id, run_id=run_id)])
+    report = await audit(pool, client, shop.run_id)
+    assert (report.violations, report.judged, report.workflows_checked) == ([], 1, 2)
+    assert report.uncompared == 0
+
+
+async def test_orders_whose_workflow_is_not_in_the_list_are_waited_for_and_counted(
+    client: Client, pool: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_shop(client, pool, ProfiledFaults(named_profile("none"))) as shop:
+        handle = await shop.place(shop.order("unlisted"))
+        await handle.result()
+    await shop.until_visible([handle])
+    times = 0
+
+    async def late_list(*_: object) -> AsyncIterator[list[temporal.WorkflowExecution]]:
+        nonlocal times
+        times += 1
+        if times > 1:
+            async for page in pages(*_):
+                yield page
+
+    pages = audit_module._pages
+    monkeypatch.setattr(audit_module, "_pages", late_list)
+    report = await audit(pool, client, shop.run_id)
+    assert (report.workflows_checked, report.uncompared, report.violations) == (1, 0, [])
+    monkeypatch.setattr(audit_module, "LISTING_SECONDS", 0.3)
+    times = -1_000_000
+    forgetful = audit_module.closed_workflows
+    monkeypatch.setattr(
+        audit_module, "closed_workflows", lambda *given: forgetful(*given) + " AND WorkflowId = 'none'"
+    )
+    report = await audit(pool, client, shop.run_id)
+    assert (report.workflows_checked, report.uncompared, report.violations) == (0, 1, [])
+    assert report.to_json()["uncompared"] == 1
+    # What Temporal has forgotten is not waited for.
+    monkeypatch.setattr(audit_module, "LISTING_SECONDS", 60.0)
+    monkeypatch.setattr(audit_module, "LISTED_BY_NOW", timedelta(0))
+    async with asyncio.timeout(10):
+        assert (await audit(pool, client, shop.run_id)).uncompared == 1
+
+
+async def test_open_orders_are_named_and_the_overdue_ones_counted(
+    client: Client, pool: Books, command_line: CommandLine
+) -> None:
+    async with open_shop(client, pool, ProfiledFaults(named_profile("none"))) as shop:
+        orders = [shop.order(f"n{n:02}", review=ReviewMode.MANUAL, limit_seconds=600.0) for n in range(22)]
+        handles = [await shop.place(order) for order in orders]
+        for order in orders:
+            await until_in_review(shop, order.order_id)
+        await pool.execute(
+            "update orders set deadline_at = now() - interval '1 second' where order_id = any (%(ids)s)",
+            {"ids": [order.order_id for order in orders[:3]]},
+        )
+        report = await audit(pool, client, shop.run_id)
+        exit_code, printed = await command_line.run("audit", "--run", shop.run_id)
+        for handle in handles:
+            await handle.terminate()
+    assert (len(report.open_orders), report.overdue, report.to_json()["overdue"]) == (22, 3, 3)
+    assert exit_code == ExitCode.PASSED
+    assert "22 still running, 3 of them past their deadline" in printed
+    assert [order.order_id in printed for order in orders] == [True] * 20 + [False] * 2
+    assert "and 2 more" in printed
