@@ -81,12 +81,20 @@ def export(
             for piece in answer.iter_bytes():
                 file.write(piece)
                 rows += piece.count(b"\n")
+        if run is not None and rows == 0:
+            _must_be_known(run, api_url)
         os.replace(partial, csv)
     except OSError as error:
         raise UsageError(f"cannot write {csv}: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
     say(f"{rows} orders in {csv}")
+
+
+def _must_be_known(run: str, api_url: str | None) -> None:
+    """Raises UsageError for a run that nobody knows: an empty file would pass for one without orders."""
+    with ApiClient(api_url) as client:
+        _audited(client, run)
 
 
 @faults.callback(invoke_without_command=True)
