@@ -58,6 +58,9 @@ async def run_and_audit(mutant: Mutant, client: Client, pool: Books) -> tuple[Sh
         orders = [shop.order(name) for name in (HEALTHY, VICTIM)]
         if mutant.scenario in REVIEWED_BY_A_PERSON:
             orders = [shop.order(name, review=ReviewMode.MANUAL) for name in (HEALTHY, VICTIM)]
+        if mutant.scenario is Scenario.UNDELIVERABLE:
+            # It is shipped again until its time is over.
+            orders = [shop.order(name, limit_seconds=8.0) for name in (HEALTHY, VICTIM)]
         handles = [await shop.place(order) for order in orders]
         left_running: list[Handle] = []
         for handle in handles:
