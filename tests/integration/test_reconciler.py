@@ -253,7 +253,7 @@ async def test_a_look_that_fails_is_counted_and_followed_by_others(
     looks, failures = 0, 0
     went_on = asyncio.Event()
 
-    async def look(_self: Reconciler) -> int:
+    async def look(_self: Reconciler, *, search: bool) -> int:
         nonlocal looks
         looks += 1
         if looks == 1:
