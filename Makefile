@@ -10,12 +10,13 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	done; echo python3)
 ARGS ?=
 
-.PHONY: help setup up down demo test lint format bench loadbench chaos fuzz machines overload soak alerts requirements
+.PHONY: help setup up down demo test browser lint format bench loadbench chaos fuzz machines overload soak alerts requirements
 
 help:
 	@echo "make up        the whole stack, until Ctrl-C"
 	@echo "make demo      the whole stack and 60 sample orders; ARGS=--exit stops after the verdict"
-	@echo "make test      every test"
+	@echo "make test      every test but those in a browser"
+	@echo "make browser   the dashboard's tests in a headless Chromium; screenshots in var/screenshots"
 	@echo "make lint      format, lint and types"
 	@echo "make bench     the performance table"
 	@echo "make loadbench what the load generator itself can do"
@@ -60,6 +61,9 @@ demo: setup
 test: setup
 	@$(BIN)/python -m pytest -n 6 --dist loadgroup -m "not alone" $(ARGS)
 	@$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? = 5 ]
+
+browser: setup
+	@$(BIN)/python -m pytest -o addopts="--strict-markers --strict-config -ra" tests/browser $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff format --check .
