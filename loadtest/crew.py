@@ -43,7 +43,8 @@ class Crew(Protocol):
     def begin(self, options: RunOptions, api_url: str, api_key: str | None) -> None:
         """Sends the first order as soon as possible. Raises UsageError when there is nobody to send.
 
-        Workers use the key of their own environment: none is sent over the wire to them.
+        Workers use the key of their own environment, at the API that they were started for: no key is sent
+        over the wire to them, and whoever speaks to them as their master learns none.
         """
 
     def stop(self) -> None:
@@ -113,7 +114,6 @@ class RemoteCrew:
         for worker, share in self._workers.items():
             told = {
                 "options": options.to_json(),
-                "api_url": api_url,
                 "share": share,
                 "shares": len(self._workers),
             }
@@ -161,6 +161,8 @@ class WorkerSide:
     def __init__(self, environment: Environment, runner: WorkerRunner) -> None:
         self._environment = environment
         self._runner = runner
+        # Before a master's first message, which brings its own.
+        self._api_url = environment.host or Settings.load().api_url
         self._generator: Generator | None = None
         self._seconds = 0.0
         runner.register_message(BEGIN, self._on_begin)
@@ -180,7 +182,7 @@ class WorkerSide:
         self._generator = _start_generator(
             self._environment,
             options,
-            told["api_url"],
+            self._api_url,
             Settings.load().api_key_text,
             self._tell,
             told["share"],

@@ -15,7 +15,7 @@ from loadtest.verdict import upper_bound
 from loadtest.wording import facts, times_in_words
 from orchestrator import exposure
 from orchestrator.callers import Callers
-from orchestrator.errors import OrderSystemError, ServiceAway
+from orchestrator.errors import OrderSystemError, ServiceAway, UsageError
 from orchestrator.keys import Role
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def add_pages(web_ui: WebUI, session: "Session") -> None:
     assert app is not None, "a web page has its application"
     # The API that this page was started for, whatever address somebody types into the form.
     options = web_ui.environment.parsed_options
-    api_url = (options.host if options is not None else None) or session.settings.api_url
+    given_url = options.host if options is not None else None
+    api_url = (given_url or session.settings.api_url).rstrip("/")
     # Beyond this machine nobody gets in without a key, whatever the API says.
     must_have_key = not exposure.is_loopback(web_ui.host)
     page_door.hang(app, Callers(lambda key: role_of(api_url, key), must_have_key=must_have_key))
@@ -62,7 +63,11 @@ def add_pages(web_ui: WebUI, session: "Session") -> None:
         given = {**vars(web_ui.environment.parsed_options), **request.form.to_dict()}
         given["users"] = given.get("user_count")
         try:
-            session.propose(given, page_door.caller_key())
+            # Who may kill parts of this machine's stack is asked of its API, not of one that answers as it
+            # is told to.
+            if given["host"] and given["host"].rstrip("/") != api_url:
+                raise UsageError(f"this page tests {api_url} alone; start another page for {given['host']}")
+            session.propose({**given, "host": api_url}, page_door.caller_key())
         except OrderSystemError as error:
             return jsonify({"success": False, "message": str(error), "host": web_ui.environment.host})
         return None

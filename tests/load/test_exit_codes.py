@@ -224,10 +224,7 @@ def test_2_a_master_that_others_can_reach_needs_keys(load_test: LoadTest) -> Non
 def test_a_master_listens_where_it_is_told_to(load_test: LoadTest) -> None:
     at = f"--master-port={load_test.port_base + 9}"
     with fake_api(Behaviour(completion_ms=100)) as api:
-        # It asks the API that the master names.
-        worker = load_test.start(
-            "run", "--worker", "--master-host=127.0.0.2", at, "--host=http://127.0.0.1:1"
-        )
+        worker = load_test.start("run", "--worker", "--master-host=127.0.0.2", at, f"--host={api.url}")
         try:
             words = (*QUICK, "--slo-target=0.9", "--master", "--master-bind-host=127.0.0.2", at)
             found = load_test.run(api, *words)
@@ -236,6 +233,19 @@ def test_a_master_listens_where_it_is_told_to(load_test: LoadTest) -> None:
             worker.communicate()
     assert found.code == 0, found.output
     assert found.run["offered"] == 60
+
+
+def test_a_worker_asks_the_api_that_it_was_started_for(load_test: LoadTest) -> None:
+    at = f"--master-port={load_test.port_base + 9}"
+    with fake_api(Behaviour(completion_ms=100)) as api, fake_api(Behaviour(completion_ms=100)) as other:
+        worker = load_test.start("run", "--worker", at, f"--host={api.url}")
+        try:
+            load_test.run(other, *QUICK, "--master", at)
+        finally:
+            worker.kill()
+            worker.communicate()
+        assert len(api.truth()["orders"]) == 60
+        assert other.truth()["orders"] == {}
 
 
 def test_3_limit_breached(load_test: LoadTest) -> None:

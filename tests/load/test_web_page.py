@@ -156,6 +156,23 @@ def start(url: str, **fields: str) -> None:
     assert told["success"], told
 
 
+def test_it_tests_the_api_that_it_was_started_for_and_no_other(load_test: LoadTest) -> None:
+    """What a role may do is asked of the API, and one of somebody else's may say anything."""
+    with fake_api() as api, fake_api() as other, locust_page(load_test, api) as url:
+        form = {"user_count": "1", "spawn_rate": "1", "chaos": "1s kill order-worker", "host": other.url}
+        with urllib.request.urlopen(f"{url}/swarm", urllib.parse.urlencode(form).encode()) as answer:
+            told = json.load(answer)
+        assert not told["success"]
+        assert told["message"].startswith(f"this page tests {api.url} alone")
+        assert other.truth()["orders"] == api.truth()["orders"] == {}
+        short = {"scenario": "start-only", "rate": "10", "duration": "1s"}
+        for host in ("", f"{api.url}/"):
+            run_id = f"host-{len(host)}"
+            start(url, **short, host=host, run_id=run_id)
+            wait_for(lambda run_id=run_id: judged(url, run_id))  # type: ignore[misc]
+            wait_for(lambda: stopped(url))
+
+
 def judged(url: str, run_id: str) -> bool:
     told = verdict(url)["verdict"]
     return told is not None and told["run_id"] == run_id
