@@ -19,6 +19,8 @@ from orchestrator.stack.tools import packaged_program
 from tests.deployment import compose
 from tests.deployment.compose import SECRETS, Service
 
+DEPLOYMENT_PAGE = PROJECT_ROOT / "docs" / "deployment.md"
+
 SERVICES = compose.services()
 OURS = [service for service in SERVICES.values() if service.is_ours]
 LASTING = [service for service in SERVICES.values() if not service.is_job]
@@ -221,6 +223,44 @@ def test_prometheus_finds_the_services_by_their_names() -> None:
             assert environment["BIND_ADDRESS"] == "0.0.0.0"
 
 
+def test_prometheus_has_a_key_where_one_is_asked_for() -> None:
+    config = PROJECT_ROOT / "orchestrator" / "monitoring" / "prometheus" / "containers.yml"
+    for job in yaml.safe_load(config.read_text())["scrape_configs"]:
+        names = {name for source in job["dns_sd_configs"] for name in source["names"]}
+        is_closed = any(SERVICES[name].environment.get("AUTH") == "required" for name in names)
+        assert is_closed == ("credentials_file" in job.get("authorization", {})), job["job_name"]
+
+
+def test_the_schema_job_sets_up_before_it_updates(tmp_path: Path) -> None:
+    """Each database in turn, and nothing more once something has failed."""
+    job = SERVICES["temporal-schema"]
+    tool = tmp_path / "temporal-sql-tool"
+    tool.write_text('#!/bin/sh\necho "$@" | tee -a asked\ntest "$*" != "$FAILS"\n')
+    tool.chmod(0o755)
+
+    def asked(fails: str = "") -> tuple[int, list[str]]:
+        (tmp_path / "asked").unlink(missing_ok=True)
+        shell, *words = job.command
+        done = subprocess.run(
+            [shell, *words],
+            cwd=tmp_path,
+            env={"PATH": f"{tmp_path}:{os.defpath}", "FAILS": fails},
+            capture_output=True,
+        )
+        return done.returncode, (tmp_path / "asked").read_text().splitlines()
+
+    versioned = "-d /etc/temporal/schema/postgresql/v12/{}/versioned"
+    wanted = [
+        "--db temporal setup-schema -v 0.0",
+        f"--db temporal update-schema {versioned.format('temporal')}",
+        "--db temporal_visibility setup-schema -v 0.0",
+        f"--db temporal_visibility update-schema {versioned.format('visibility')}",
+    ]
+    assert asked() == (0, wanted)
+    for number, each in enumerate(wanted, start=1):
+        assert asked(fails=each) == (1, wanted[:number])
+
+
 # --- How they run ---------------------------------------------------------------------------------------
 
 
@@ -256,6 +296,52 @@ def test_it_waits_for_what_it_needs(service: Service) -> None:
     # No circle, and everybody comes after the database that he uses.
     order = [each.name for each in compose.in_order_of_start(SERVICES)]
     assert order.index(service.name) >= order.index("postgres")
+
+
+def test_who_waits_for_whom() -> None:
+    """`healthy` for what lasts, `ended` for a job that has done its work."""
+    waits = {
+        name: {other: wanted["condition"] for other, wanted in service.definition["depends_on"].items()}
+        for name, service in SERVICES.items()
+        if "depends_on" in service.definition
+    }
+    healthy, ended = "service_healthy", "service_completed_successfully"
+    servers = {"api-key": ended, "temporal-namespace": ended}
+    assert waits == {
+        "postgres-roles": {"postgres": healthy},
+        "temporal-schema": {"postgres-roles": ended},
+        "temporal": {"temporal-schema": ended},
+        "temporal-namespace": {"temporal": healthy},
+        "temporal-ui": {"temporal-namespace": ended},
+        "migrate": {"postgres-roles": ended},
+        "api-key": {"migrate": ended},
+        "load-test-key": {"migrate": ended},
+        "order-worker": servers,
+        "shipping-worker": servers,
+        "api": servers,
+        "dashboard": {"api": healthy},
+        "locust-master": {"api": healthy},
+        "locust-worker": {"locust-master": healthy, "load-test-key": ended},
+    }
+
+
+def test_the_commands_for_a_temporal_elsewhere_keep_the_same_order() -> None:
+    """They start all but Temporal's services, and wait for each job as the file would."""
+    section = DEPLOYMENT_PAGE.read_text().partition("## Temporal elsewhere")[2].partition("\n## ")[0]
+    started: list[str] = []
+    for job, lasting in re.findall(
+        r"^docker compose (?:run --rm --no-deps (\S+)|up --detach --wait(?: --no-deps)? (.+))$",
+        section,
+        re.MULTILINE,
+    ):
+        assert not job or SERVICES[job].is_job
+        assert not any(SERVICES[name].is_job for name in lasting.split())
+        for name in (job, *lasting.split()):
+            if name:
+                needed = SERVICES[name].definition.get("depends_on", {})
+                assert {each for each in needed if "temporal" not in each} <= {*started, *lasting.split()}
+        started += [job] if job else lasting.split()
+    assert sorted(started) == sorted(name for name in SERVICES if "temporal" not in name)
 
 
 @each_service
