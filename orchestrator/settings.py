@@ -48,7 +48,12 @@ class Settings(BaseSettings):
     """See `.env.example` for what each setting means. Raises SettingsError through `load`."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True, populate_by_name=True
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,
     )
 
     orders_home: Path = Path("var")
@@ -139,6 +144,17 @@ class Settings(BaseSettings):
         PayloadKeys.parse(text)
         return text
 
+    @field_validator("database_url", "database_reader_url")
+    @classmethod
+    def _is_a_database(cls, text: str | None) -> str | None:
+        """Refuses what libpq would quote when it complains: it may be the password, or a part of it."""
+        if text is not None and not _names_a_database(text):
+            raise ValueError(
+                "this is no database URL like postgresql://USER:PASSWORD@HOST:5432/DATABASE; write each "
+                "character of a password that is no letter, digit, '-', '.', '_' or '~' as %XX, '@' as %40"
+            )
+        return text
+
     @cached_property
     def home(self) -> Path:
         return self.orders_home.expanduser().resolve()
@@ -225,6 +241,24 @@ class Settings(BaseSettings):
         if self.database_url is not None:
             return self.database_url
         return f"postgresql://postgres@/orders?host={quote(str(self.socket_dir), safe='/')}&sslmode=disable"
+
+
+def _names_a_database(text: str) -> bool:
+    # Loaded only where a URL is given: every command reads the settings.
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        parts = conninfo_to_dict(text)
+    except ProgrammingError:
+        return False
+    # A password with '@' or '/' goes on in the host, the port or the name. A path is no part of one.
+    host, port, database = (str(parts.get(name, "")) for name in ("host", "port", "dbname"))
+    return (
+        all(each.isdecimal() or not each for each in port.split(","))
+        and "@" not in database
+        and ("@" not in host or host.startswith("/"))
+    )
 
 
 def environment_names() -> dict[str, tuple[str, ...]]:

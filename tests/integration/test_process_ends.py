@@ -67,3 +67,28 @@ def test_a_wrong_key_ends_a_process_with_one_sentence_and_code_2(words: tuple[st
     )
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == "PAYLOAD_KEYS: key 2026-11 has 5 bytes and needs 32\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("DATABASE_URL", ("orchestrator.process", "api")),
+        ("DATABASE_URL", ("orchestrator", "keys", "list")),
+        ("DATABASE_URL", ("loadtest", "run")),
+        ("DATABASE_READER_URL", ("dashboard",)),
+    ],
+)
+def test_a_wrong_database_url_ends_a_process_in_the_same_way(name: str, words: tuple[str, ...]) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=PROJECT_ROOT,
+        env=environment(**{name: "postgresql://orders:s3cret@7@127.0.0.1/orders"}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"{name}: this is no database URL")
+    assert ended.stderr.count("\n") == 1
+    assert "s3cret" not in ended.stderr
