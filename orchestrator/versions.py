@@ -49,6 +49,11 @@ class Versions:
         )
         return [await self._version(info, summary.deployment_version.build_id) for summary in summaries]
 
+    async def current(self) -> str | None:
+        """The version that new orders go to; None when they go to workers without a version."""
+        info = await self._described()
+        return None if info is None else info.routing_config.current_deployment_version.build_id or None
+
     async def set_current(self, build_id: str) -> None:
         """Sends new orders to this version from now on.
 

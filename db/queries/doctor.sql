@@ -3,10 +3,16 @@
 -- name: server
 select current_setting('server_version_num')::int as version, current_setting('server_version') as version_text,
     clock_timestamp() as clock,
-    (select count(*) from pg_stat_activity where backend_type = 'client backend')::int as connections,
+    sessions.connections, sessions.hidden,
     current_setting('max_connections')::int as max_connections,
     to_regclass('schema_migrations') is not null as has_migrations,
-    to_regclass('dropped_events') is not null as has_partitions;
+    to_regclass('dropped_events') is not null as has_partitions
+from (
+    -- Of other users' sessions one without pg_read_all_stats sees that they are there, not what they are or do.
+    select count(*)::int as connections, count(*) filter (where backend_type is null)::int as hidden
+    from pg_stat_activity
+    where datid is not null and usesysid is not null and coalesce(backend_type, 'client backend') = 'client backend'
+) sessions;
 
 -- name: sessions
 -- Sessions of this database that have been at one thing for over two seconds, the longest first.

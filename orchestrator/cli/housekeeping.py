@@ -129,6 +129,11 @@ def _looked_at(readings: "Readings") -> list[str]:
             f"books    PostgreSQL {database.version_text}, answered in {database.answer_ms:.1f} ms, "
             f"{database.connections} of {database.max_connections} connections"
         )
+        if database.hidden_connections:
+            lines.append(
+                f"         {database.hidden_connections} of them are other users', whose locks and long "
+                "statements this user cannot see"
+            )
     if readings.temporal is not None and readings.temporal.why_away is None:
         waiting = ", ".join(f"{queue.name} {queue.backlog} waiting" for queue in readings.temporal.queues)
         lines.append(f"queues   Temporal {readings.temporal.version}: {waiting}")

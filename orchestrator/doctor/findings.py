@@ -105,11 +105,12 @@ def _ports(readings: Readings) -> Iterator[Finding]:
 
 def _api(readings: Readings) -> Iterator[Finding]:
     if readings.api_answers is False:
-        yield Finding(
-            "api-silent",
-            "The API does not answer.",
-            f"See {_log(readings, 'api')}; python -m orchestrator kill api starts it anew.",
+        means = (
+            "Start it, or set API_URL to where it is."
+            if readings.stack is None
+            else f"See {_log(readings, 'api')}; python -m orchestrator kill api starts it anew."
         )
+        yield Finding("api-silent", "The API does not answer.", means)
 
 
 def _disk(readings: Readings) -> Iterator[Finding]:
@@ -149,7 +150,9 @@ def _database(readings: Readings) -> Iterator[Finding]:
             "migrations-pending",
             f"The database lacks {len(database.pending_migrations)} migrations of this code: "
             f"{', '.join(database.pending_migrations)}.",
-            "Apply them: make down, then make up.",
+            "Apply them: make down, then make up."
+            if readings.is_embedded["database"]
+            else "Apply them as the owner of the tables: python -m orchestrator migrate.",
         )
     if database.unknown_migrations:
         yield Finding(
@@ -239,6 +242,13 @@ def _temporal(readings: Readings) -> Iterator[Finding]:
                 f"{queue.backlog_age_seconds:.0f} s.",
                 "Start more workers for it, or let fewer orders in.",
             )
+    if temporal.idle_builds:
+        yield Finding(
+            "no-current-version",
+            f"Workers of version {' and '.join(temporal.idle_builds)} run, and no version is current: "
+            "Temporal gives them no new orders.",
+            f"Make it current: python -m orchestrator versions set-current {temporal.idle_builds[-1]}.",
+        )
     if len(temporal.builds) > 1:
         yield Finding(
             "several-versions",

@@ -38,11 +38,12 @@ from orchestrator.doctor.readings import (
     StatementReading,
     TemporalReading,
 )
-from orchestrator.errors import BooksAway, TemporalAway
+from orchestrator.errors import BooksAway, SettingsError, TemporalAway
 from orchestrator.settings import Settings
 from orchestrator.stack import Stack, plan, postgres
 from orchestrator.stack.layout import Layout
 from orchestrator.stack.migrations import MIGRATIONS
+from orchestrator.versions import Versions
 
 PATIENCE_SECONDS = 3.0
 """How long one part may take to answer all its questions."""
@@ -59,7 +60,7 @@ async def take(settings: Settings) -> Readings:
     is_up = stack_reading is not None and stack_reading.is_up
     ports, api_answers, database, temporal = await asyncio.gather(
         asyncio.to_thread(_ports, settings, is_up),
-        asyncio.to_thread(_api_answers, settings) if is_up else _nothing(),
+        asyncio.to_thread(_api_answers, settings) if is_up or stack_reading is None else _nothing(),
         _database(settings) if is_up or not settings.uses_embedded_postgres else _nothing(),
         _temporal(settings) if is_up or not settings.uses_embedded_temporal else _nothing(),
     )
@@ -191,6 +192,7 @@ async def _database(settings: Settings) -> DatabaseReading:
         answer_ms=look.answer_ms,
         clock_ahead_seconds=_outside_of(look.clock.timestamp(), asked_at, ended_at),
         connections=look.server["connections"],
+        hidden_connections=look.server["hidden"],
         max_connections=look.server["max_connections"],
         statements=tuple(StatementReading(**session) for session in look.sessions),
         pending_migrations=tuple(
@@ -223,6 +225,8 @@ async def _temporal(settings: Settings) -> TemporalReading:
             return await _asked_of(await _connected(settings), settings)
     except TimeoutError:
         return TemporalReading(why_away="no answer in time")
+    except SettingsError as error:
+        return TemporalReading(why_away=_first_line(error))
     except (TemporalAway, RPCError, RuntimeError) as error:
         return TemporalReading(why_away=_first_line(error.__cause__ or error))
 
@@ -260,9 +264,20 @@ async def _asked_of(client: Client, settings: Settings) -> TemporalReading:
         version=system.server_version,
         queues=tuple(queues),
         builds=tuple(sorted(builds)),
+        idle_builds=await _idle_builds(client, settings, live),
         # A poll was made before we asked, so a later one was dated by a clock ahead of ours.
         clock_ahead_seconds=max(newest_poll - time.time(), 0.0),
     )
+
+
+async def _idle_builds(client: Client, settings: Settings, live: list[WorkerHeartbeat]) -> tuple[str, ...]:
+    versions = [heartbeat.deployment_version for heartbeat in live]
+    ours = {
+        version.build_id for version in versions if version.deployment_name == settings.worker_deployment_name
+    }
+    if not ours or not all(version.build_id for version in versions):
+        return ()
+    return () if await Versions(settings, client).current() else tuple(sorted(ours))
 
 
 async def _described(client: Client, name: str, kind: "TaskQueueType.ValueType") -> DescribeTaskQueueResponse:

@@ -70,6 +70,9 @@ class DatabaseReading:
     answer_ms: float = 0.0
     clock_ahead_seconds: float = 0.0
     connections: int = 0
+    hidden_connections: int = 0
+    """Those of them that are other users': what they do cannot be seen."""
+
     max_connections: int = 100
     statements: tuple[StatementReading, ...] = ()
     pending_migrations: tuple[str, ...] = ()
@@ -104,6 +107,9 @@ class TemporalReading:
     queues: tuple[QueueReading, ...] = ()
     builds: tuple[str, ...] = ()
     """Code versions of the live workers."""
+
+    idle_builds: tuple[str, ...] = ()
+    """The same, when none of them is current and no live worker is without a version: none gets an order."""
 
     clock_ahead_seconds: float = 0.0
     """At least so much is the server ahead of this machine; 0 when that does not show."""

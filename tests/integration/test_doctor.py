@@ -8,9 +8,11 @@ import signal
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from orchestrator.doctor import diagnose, take
 from orchestrator.settings import Settings
@@ -22,12 +24,18 @@ from tests.ports import free_port_base
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/orders"
 NO_TEMPORAL = "127.0.0.1:1"
+NO_API = "http://127.0.0.1:1"
+AWAY = {"temporal-away", "api-silent"}
+"""What is found of servers elsewhere in any case."""
+
 LOOK_SECONDS = 5.0
 
 
-def elsewhere(home: Path, url: str) -> Settings:
-    """Servers of somebody else, of which Temporal is away; no stack is needed here."""
-    return Settings(orders_home=home, database_url=url, temporal_address=NO_TEMPORAL)
+def elsewhere(home: Path, url: str, **others: Any) -> Settings:
+    """Servers of somebody else, of which Temporal is away; no stack is needed here, and no API runs."""
+    return Settings(
+        orders_home=home, database_url=url, temporal_address=NO_TEMPORAL, given_api_url=NO_API, **others
+    )
 
 
 async def looked(settings: Settings) -> dict[str, str]:
@@ -115,16 +123,45 @@ async def test_nothing_runs_and_a_port_is_taken(tmp_path) -> None:
 
 
 async def test_servers_elsewhere_that_do_not_answer(tmp_path) -> None:
-    assert set(await looked(elsewhere(tmp_path, NOWHERE))) == {"database-away", "temporal-away"}
-    environment = {"ORDERS_HOME": str(tmp_path), "DATABASE_URL": NOWHERE, "TEMPORAL_ADDRESS": NO_TEMPORAL}
+    assert set(await looked(elsewhere(tmp_path, NOWHERE))) == AWAY | {"database-away"}
+    environment = {
+        "ORDERS_HOME": str(tmp_path),
+        "DATABASE_URL": NOWHERE,
+        "TEMPORAL_ADDRESS": NO_TEMPORAL,
+        "API_URL": NO_API,
+    }
     code, said = await CommandLine({**os.environ, **environment}).run("doctor")
-    assert (code, "2 things are wrong" in said) == (1, True), said
+    assert (code, "3 things are wrong" in said) == (1, True), said
+
+
+async def test_a_profile_of_temporal_that_there_is_none_of(tmp_path) -> None:
+    config = tmp_path / "temporal.toml"
+    config.write_text("[profile.other]\n")
+    wrong = {"temporal_profile": "nowhere", "temporal_config_file": config}
+    found = await looked(elsewhere(tmp_path, NOWHERE, **wrong))
+    assert set(found) == AWAY | {"database-away"}
+    assert "nowhere" in found["temporal-away"]
+
+
+async def test_another_user_s_sessions_are_counted_and_said_to_be_hidden(postgres, tmp_path) -> None:
+    with postgres.fresh_database() as url, psycopg.connect(url):
+        settings = elsewhere(tmp_path, make_conninfo(url, user="orders_writer"))
+        reading = (await take(settings)).database
+        assert reading.why_away is None
+        assert reading.connections >= 2
+        assert 1 <= reading.hidden_connections < reading.connections
+        environment = {"ORDERS_HOME": str(tmp_path), "DATABASE_URL": settings.books_url}
+        environment |= {"TEMPORAL_ADDRESS": NO_TEMPORAL, "API_URL": NO_API}
+        _, said = await CommandLine({**os.environ, **environment}).run("doctor")
+        assert "of them are other users'" in said
+        owner = (await take(elsewhere(tmp_path, url))).database
+        assert owner.hidden_connections == 0
 
 
 async def test_a_database_without_the_migrations(postgres, tmp_path) -> None:
     with postgres.fresh_database(template="template0") as url:
         settings = elsewhere(tmp_path, url)
-        assert set(await looked(settings)) == {"migrations-pending", "temporal-away"}
+        assert set(await looked(settings)) == AWAY | {"migrations-pending"}
 
 
 async def test_a_database_that_a_newer_release_has_migrated_and_overdue_orders(postgres, tmp_path) -> None:
@@ -140,7 +177,7 @@ async def test_a_database_that_a_newer_release_has_migrated_and_overdue_orders(p
             )
             connection.execute("insert into step_attempts values ('late-2', 'refund', 99, now(), 'worker-1')")
         found = await looked(elsewhere(tmp_path, url))
-    assert set(found) == {"migrations-unknown", "orders-overdue", "undoing-repeated", "temporal-away"}
+    assert set(found) == AWAY | {"migrations-unknown", "orders-overdue", "undoing-repeated"}
     assert found["orders-overdue"].startswith("4 orders")
     assert "late-2" in found["undoing-repeated"]
 
@@ -152,4 +189,4 @@ async def test_a_database_that_hangs_is_not_waited_for(postgres, tmp_path) -> No
             found = await looked(elsewhere(tmp_path, url))
         finally:
             os.kill(postgres.process.pid, signal.SIGCONT)
-        assert set(found) == {"database-away", "temporal-away"}
+        assert set(found) == AWAY | {"database-away"}

@@ -20,6 +20,7 @@ from db.pool import Books
 from orchestrator.api.health import Health
 from orchestrator.audit import audit
 from orchestrator.client import connect
+from orchestrator.doctor import diagnose, take
 from orchestrator.outside.faults import named_profile
 from orchestrator.settings import Settings
 from orchestrator.stack.health import Probes
@@ -173,6 +174,23 @@ async def test_health_and_the_stack_see_workers_of_a_version(house: House) -> No
         assert report.is_healthy
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 5) == 0
+
+
+async def test_the_doctor_sees_workers_that_get_no_orders(house: House, tmp_path: Path) -> None:
+    elsewhere = {"temporal_address": house.settings.temporal_target}
+    settings = house.settings.model_copy(update={"worker_deployment_name": "first-of-all", **elsewhere})
+    fresh = House(settings, house.client, house.pool, tmp_path)
+
+    async def idle() -> list[str]:
+        found = diagnose(await take(settings))
+        return [finding.advice for finding in found if finding.key == "no-current-version"]
+
+    with fresh.workers("first"):
+        await fresh.until_served("first")
+        await until(idle)
+        assert await idle() == ["Make it current: python -m orchestrator versions set-current first."]
+        await fresh.versions.set_current("first")
+        assert await idle() == []
 
 
 def command(house: House, *words: str) -> "subprocess.CompletedProcess[str]":

@@ -93,6 +93,7 @@ PROVOKED: list[tuple[str, Readings, str]] = [
     ("temporal-old", temporal(version="1.24.2"), "1.24.2"),
     ("queue-unserved", temporal(queues=(QueueReading("order-tq", False),)), "order-tq"),
     ("queue-backlog", temporal(queues=(QueueReading("order-tq", True, 40, 9.0),)), "40 tasks wait"),
+    ("no-current-version", temporal(builds=("a1",), idle_builds=("a1",)), "version a1 run"),
     ("several-versions", temporal(builds=("a1", "b2")), "a1, b2"),
     ("orders-overdue", database(overdue=2, overdue_examples=("o-1", "o-2")), "o-1, o-2"),
     ("undoing-repeated", database(stuck_undoing=("o-3",)), "o-3"),
@@ -114,6 +115,18 @@ def test_one_thing_that_is_wrong_is_found_and_nothing_else(key, readings, words)
     assert words in found.what
     assert found.advice.endswith(".")
     assert found.severity == ("notice" if key in NOTICES else "problem")
+
+
+def test_the_advice_for_servers_elsewhere_is_not_about_a_stack():
+    elsewhere = replace(
+        database(pending_migrations=("20261124_x.sql",)),
+        stack=None, ports=(), api_answers=False, is_embedded={"database": False, "temporal": False},
+    )  # fmt: skip
+    advice = {finding.key: finding.advice for finding in diagnose(elsewhere)}
+    assert advice.keys() == {"api-silent", "migrations-pending"}
+    assert "API_URL" in advice["api-silent"]
+    assert "python -m orchestrator migrate" in advice["migrations-pending"]
+    assert "make" not in " ".join(advice.values())
 
 
 def test_what_a_killed_stack_left_is_told_after_the_problem():
