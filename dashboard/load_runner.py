@@ -136,7 +136,8 @@ def _writing(log: Path) -> Iterator[BinaryIO]:
 
 
 def _environment(home: Path, api_key: str | None) -> dict[str, str]:
-    key = {} if api_key is None else {"API_KEY": api_key}
+    # The viewer's key or none: never one that the dashboard itself was started with.
+    key = {"API_KEY": api_key or ""}
     return os.environ | {"ORDERS_HOME": str(home), "NO_COLOR": "1", "COLUMNS": "110"} | key
 
 

@@ -61,9 +61,12 @@ def listed(url: str) -> list[ListedKey]:
 
 
 def exists(url: str) -> bool:
-    """Whether there is a key that works."""
+    """Whether there is a key that works; there is none where the migrations have not made room for one."""
     with _connected(url) as connection:
-        row = connection.execute(_SQL["exists"]).fetchone()
+        try:
+            row = connection.execute(_SQL["exists"]).fetchone()
+        except (psycopg.errors.UndefinedFunction, psycopg.errors.UndefinedTable):
+            return False
         return row is not None and bool(row["found"])
 
 

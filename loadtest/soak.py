@@ -179,6 +179,8 @@ def stack_of_its_own(settings: Settings, name: str) -> Iterator[Stack]:
         raise UsageError("this measures the embedded stack: unset DATABASE_URL and TEMPORAL_ADDRESS")
     home = Path(tempfile.mkdtemp(prefix=f"orders-{name}-")).resolve()
     its_own = {"orders_home": home, "given_api_url": None, "bind_address": LOOPBACK}
+    # Its books hold no key, so it must not ask for one, nor be asked with that of another system.
+    its_own |= {"auth": "auto", "api_key": None}
     stack = Stack(Settings(**settings.model_dump() | its_own))
     try:
         stack.up(bound=True)

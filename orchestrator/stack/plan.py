@@ -41,10 +41,10 @@ def components(settings: Settings) -> tuple[Component, ...]:
 
 
 def _without_keys(component: Component) -> Component:
-    """The keys of payloads go to those alone who read payloads: the workers and the API."""
-    if component.stage is Stage.SERVICES:
-        return component
-    return replace(component, environment={**component.environment, "PAYLOAD_KEYS": ""})
+    """The keys of payloads go to those alone who read payloads: the workers and the API. The key of whoever
+    starts the stack goes to nobody: a screen asks the API with that of its viewer."""
+    withheld = {"API_KEY": ""} if component.stage is Stage.SERVICES else {"API_KEY": "", "PAYLOAD_KEYS": ""}
+    return replace(component, environment={**component.environment, **withheld})
 
 
 def _postgres(layout: Layout) -> Component:

@@ -45,6 +45,8 @@ ROUTES = [
     ("POST", "/orders/a/signals/update-address", {}, Role.OPERATOR),
     ("POST", "/orders/a/signals/approve", {"reviewer": "r"}, Role.OPERATOR),
     ("POST", "/orders/a/signals/reject", {"reviewer": "r", "reason": "r"}, Role.OPERATOR),
+    ("POST", "/codec/decode", {"payloads": []}, Role.OPERATOR),
+    ("POST", "/codec/encode", {"payloads": []}, Role.OPERATOR),
     ("POST", "/nothing/here", {}, Role.OPERATOR),
     ("PUT", "/faults", {"profile": "none"}, Role.CHAOS),
 ]
@@ -273,6 +275,14 @@ def test_no_part_starts_on_an_open_address_when_nobody_knows_of_keys(tmp_path: P
     away = f"postgresql://postgres@/orders?host={tmp_path}"
     refused = command(away, *PARTS["the API"], BIND_ADDRESS="0.0.0.0", PORT_BASE=str(free_port_base()))
     assert (refused.returncode, "no database answers" in refused.stderr) == (2, True), refused.stderr
+
+
+def test_a_database_without_the_migrations_has_no_keys(postgres: PostgresServer) -> None:
+    with postgres.fresh_database(template="template0") as empty:
+        assert not stored.exists(empty)
+        refused = command(empty, *PARTS["the API"], BIND_ADDRESS="0.0.0.0", PORT_BASE=str(free_port_base()))
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert "the API does not start on 0.0.0.0 without API keys" in refused.stderr
 
 
 @contextmanager

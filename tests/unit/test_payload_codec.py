@@ -149,3 +149,8 @@ def test_only_workers_and_api_are_given_the_keys() -> None:
     for component in plan.components(Settings(payload_keys=OLD)):
         withheld = component.environment.get("PAYLOAD_KEYS") == ""
         assert withheld == (component.stage is not Stage.SERVICES), component.name
+
+
+def test_no_component_is_given_the_api_key_of_whoever_starts_the_stack() -> None:
+    for component in plan.components(Settings(api_key="ord_" + "k" * 43)):
+        assert component.environment["API_KEY"] == "", component.name
