@@ -17,12 +17,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+LIVE_STACKS = 2
+"""How many whole stacks tests side by side may have for themselves; each takes as much as many tests."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For tests side by side: those of a file stay together, since they share its servers. A load test has
-    all but its database for itself and mostly waits, so each goes wherever there is room."""
+    """For tests side by side: those of a file stay together, since they share its servers, and so do files
+    that share a running stack. A load test has all but its database for itself and mostly waits, so each goes
+    wherever there is room."""
+    live = sorted({item.path for item in items if "live_stack" in getattr(item, "fixturenames", ())})
+    groups = {path: f"live-{number % LIVE_STACKS}" for number, path in enumerate(live)}
     for item in items:
         if item.path.parent.name != "load":
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+            item.add_marker(pytest.mark.xdist_group(groups.get(item.path, item.path.stem)))
 
 
 def pytest_configure() -> None:
