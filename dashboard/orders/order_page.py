@@ -8,7 +8,7 @@ from dashboard import plain_text, sources
 from dashboard.figures import tables
 from dashboard.figures.targets import seconds
 from dashboard.figures.timeline import timeline
-from dashboard.layout import CHART_CONFIG, JUST_ANSWERED, answered, head, nothing_yet, palette, refreshing
+from dashboard.layout import CHART_CONFIG, answered, head, nothing_yet, palette, refreshing
 from db import lookups
 from db.pool import Row
 from orchestrator.vocabulary import State, order_workflow_id
@@ -45,12 +45,11 @@ def show(order_id: str) -> None:
                 config=CHART_CONFIG,
                 alt="Attempts, waits and requests of the order over the seconds since its acceptance",
             )
-        just_answered = st.session_state.pop(JUST_ANSWERED, False)
-        if runs and now.order["finished_at"] is not None and not just_answered:
+        if runs and now.order["finished_at"] is not None:
             # Once more as a whole, and then it stands still.
             st.rerun()
 
-    refreshing(body, is_live, every=1.0)
+    refreshing(body, is_live, every=1.0, answers_of=order_id)
     _books(order_id)
 
 
@@ -104,14 +103,14 @@ def _requests(order: Row) -> None:
             )
 
 
-# Requests are carried out in callbacks: those run even when the page, drawn anew, has no button for them
-# any more, and it is just then that the viewer must hear that it was too late.
-
-
 def _cancel(order_id: str) -> None:
     def ask() -> None:
         reason, who = st.session_state["cancel-reason"], st.session_state["cancelled-by"]
-        answered(lambda: sources.api().cancel(order_id, reason, who), "Accepted: the order is cancelled.")
+        answered(
+            order_id,
+            lambda: sources.api().cancel(order_id, reason, who),
+            "Accepted: the order is cancelled.",
+        )
 
     with st.popover("Cancel", icon=":material/cancel:"), st.form("cancel-form", border=False):
         st.text_input("Reason", "asked by the customer", key="cancel-reason")
@@ -126,7 +125,9 @@ def _change_address(order_id: str, now: Row) -> None:
         fields = {name: st.session_state[f"new-{name}"] for name in names}
         who = st.session_state["changed-by"]
         answered(
-            lambda: sources.api().change_address(order_id, fields, who), "Accepted: the address is changed."
+            order_id,
+            lambda: sources.api().change_address(order_id, fields, who),
+            "Accepted: the address is changed.",
         )
 
     with st.popover("Change address", icon=":material/edit_location:"), st.form("address-form", border=False):
@@ -138,10 +139,15 @@ def _change_address(order_id: str, now: Row) -> None:
 
 def _review(order_id: str) -> None:
     def approve() -> None:
-        answered(lambda: sources.api().approve(order_id, "dashboard"), "Accepted: the order is approved.")
+        answered(
+            order_id,
+            lambda: sources.api().approve(order_id, "dashboard"),
+            "Accepted: the order is approved.",
+        )
 
     def reject() -> None:
         answered(
+            order_id,
             lambda: sources.api().reject(order_id, "dashboard", "rejected at the dashboard"),
             "Accepted: the order is rejected.",
         )

@@ -17,6 +17,7 @@ from orchestrator.settings import LOOPBACK
 TABLE_HEIGHT = 320
 SHELF_ROWS = 100
 _SHOWN = "shelf-rows"
+_UNDER_WAY = "runs-under-way"
 
 is_live = head("Load tests", live=True)
 limit_ms = round(sources.settings().order_deadline_seconds * 1000)
@@ -171,13 +172,19 @@ def _progress(row: Row, *, is_stoppable: bool) -> None:
                     "page, in a shell or on another machine."
                 )
                 st.link_button("Locust's page", locust_page, icon=":material/open_in_new:")
-        elif st.button("Stop", key=f"stop-{run_id}", icon=":material/stop_circle:"):
-            answered(lambda: running.stop(run_id), "It drains, then it is judged.")
+        else:
+            st.button(
+                "Stop", key=f"stop-{run_id}", icon=":material/stop_circle:", on_click=_stop, args=(run_id,)
+            )
+
+
+def _stop(run_id: str) -> None:
+    answered(_UNDER_WAY, lambda: running.stop(run_id), "It drains, then it is judged.")
 
 
 with failures_told("load-tests-form"):
     start_form.show()
-refreshing(under_way, is_live)
+refreshing(under_way, is_live, answers_of=_UNDER_WAY)
 with failures_told("load-tests-runs"):
     st.subheader("Stored runs", anchor=False)
     # Drawn also while there is no run: Streamlit puts what the page itself chooses into the address only for

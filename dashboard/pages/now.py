@@ -19,6 +19,7 @@ WINDOWS = {"1 min": 60, "5 min": 300, "15 min": 900, "1 h": 3600}
 TARGET = 0.99
 PACES = ("started", "finished")
 TILES_A_ROW = 5
+FAULTS = "faults"
 
 limit_seconds = sources.settings().order_deadline_seconds
 is_live = head("Now", live=True)
@@ -136,11 +137,16 @@ def fault_switch() -> None:
     """Changes what the outside does wrong; every worker follows within a second."""
     with st.form("faults", border=False):
         left, right = st.columns([3, 2], vertical_alignment="bottom")
-        profile = left.selectbox("Profile", list(PROFILES), key="fault-profile")
-        seed = right.number_input("Seed", min_value=0, max_value=2**53 - 1, value=1, step=1, key="fault-seed")
-        if st.form_submit_button("Put in force", icon=":material/bolt:"):
-            answered(lambda: sources.api().set_faults(profile, int(seed)), f"Faults: {profile}, seed {seed}.")
-            readings.faults_in_force.clear()
+        left.selectbox("Profile", list(PROFILES), key="fault-profile")
+        right.number_input("Seed", min_value=0, max_value=2**53 - 1, value=1, step=1, key="fault-seed")
+        st.form_submit_button("Put in force", icon=":material/bolt:", on_click=put_in_force)
+
+
+def put_in_force() -> None:
+    """Switches to the faults that the form says."""
+    profile, seed = st.session_state["fault-profile"], int(st.session_state["fault-seed"])
+    answered(FAULTS, lambda: sources.api().set_faults(profile, seed), f"Faults: {profile}, seed {seed}.")
+    readings.faults_in_force.clear()
 
 
 refreshing(figures, is_live)
@@ -150,6 +156,6 @@ with wide:
 with narrow:
     refreshing(lights, is_live)
     refreshing(parts, is_live)
-    refreshing(faults_in_force, is_live)
+    refreshing(faults_in_force, is_live, answers_of=FAULTS)
     with failures_told("fault_switch"):
         fault_switch()

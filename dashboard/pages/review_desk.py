@@ -9,6 +9,7 @@ from dashboard.layout import answered, head, nothing_yet, refreshing
 from db.pool import Row
 
 SHOWN = 25
+DESK = "review-desk"
 is_live = head("Review desk", live=True)
 st.text_input("Your name", "reviewer", key="reviewer", max_chars=80)
 
@@ -35,7 +36,6 @@ def card(order: Row) -> None:
             st.text(contents(order))
         time.progress(min(left / whole, 1.0), text=f"{left:.0f} s left")
         with buttons.container(horizontal=True, horizontal_alignment="right"):
-            # In callbacks, which run even when the card is gone by then: so the viewer hears of it.
             st.button(
                 "Approve",
                 key=f"approve-{order_id}",
@@ -56,7 +56,7 @@ def card(order: Row) -> None:
 def approve(order_id: str) -> None:
     """Approves in the viewer's name."""
     who = st.session_state["reviewer"]
-    answered(lambda: sources.api().approve(order_id, who), "Accepted: the order is approved.")
+    answered(DESK, lambda: sources.api().approve(order_id, who), "Accepted: the order is approved.")
     readings.waiting_for_a_person.clear()
 
 
@@ -64,10 +64,11 @@ def reject(order_id: str) -> None:
     """Rejects in the viewer's name."""
     who = st.session_state["reviewer"]
     answered(
+        DESK,
         lambda: sources.api().reject(order_id, who, "rejected at the review desk"),
         "Accepted: the order is rejected.",
     )
     readings.waiting_for_a_person.clear()
 
 
-refreshing(desk, is_live, every=1.0)
+refreshing(desk, is_live, every=1.0, answers_of=DESK)

@@ -6,6 +6,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
+from dashboard import layout, sources
 from dashboard.load_runner import LoadRunner
 from db import charts, lookups
 from db.charts import Selection
@@ -16,6 +17,7 @@ from orchestrator.errors import UsageError
 from orchestrator.settings import Settings
 from tests.dashboard.conftest import NAMES, SEEDED, Pages, said
 
+AWAY = "The API does not answer\\; is the stack up\\? Try again shortly\\."
 NOWHERE = "postgresql://orders_reader@/orders?host=/nowhere&sslmode=disable"
 
 EMPTY = {
@@ -89,7 +91,7 @@ def test_a_switch_of_faults_that_cannot_reach_the_api_is_told(page: Pages, seede
     next(button for button in test.button if button.label == "Put in force").click()
     test.run()
     assert not test.exception
-    assert any("The API does not answer" in toast.value for toast in test.toast)
+    assert [error.value for error in test.error] == [AWAY]
 
 
 def test_a_start_that_cannot_reach_the_api_is_told(page: Pages, seeded_url):
@@ -146,10 +148,21 @@ def test_a_decision_while_the_api_is_away_is_one_sentence_and_can_be_taken_again
             next(each for each in test.button if each.label == button).click()
             test.run()
             assert not test.exception
-            assert [toast.value for toast in test.toast] == [
-                "The API does not answer\\; is the stack up\\? Try again shortly\\."
-            ]
+            assert [error.value for error in test.error] == [AWAY]
         page.forget()
+
+
+def test_an_answer_outlives_the_next_run_and_goes_after_its_time(page: Pages, books_url, monkeypatch):
+    test = page.run("now", books_url)
+    next(button for button in test.button if button.label == "Put in force").click()
+    test.run()
+    for _ in range(2):
+        assert [error.value for error in test.error] == [AWAY]
+        test.run()
+    later = sources.now() + layout.ANSWER_STAYS
+    monkeypatch.setattr(sources, "now", lambda: later)
+    test.run()
+    assert not test.error
 
 
 @pytest.mark.parametrize(
