@@ -138,7 +138,7 @@ def test_test_passes_with_a_completed_order(command: Command) -> None:
     order_id = new_id()
     said = command("test", order_id)
     assert said.exit_code == 0
-    assert "received" in said.out
+    # Which states on the way are seen depends on how soon they pass.
     assert "completed" in said.out
     assert "within the limit" in said.out
     assert command("test", order_id).refuses(1, "has been started before")
