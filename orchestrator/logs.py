@@ -30,9 +30,9 @@ def configure(settings: Settings, component: str) -> None:
         else [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
     )
     structlog.configure(
-        processors=[*shared, *renderer],
-        # Past the standard library's records: an order tells some twenty lines, and most of it is attempts.
-        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        # Its handler never raises: who reads the log may go away, and no order fails of that.
+        logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level)),
         cache_logger_on_first_use=True,
     )
