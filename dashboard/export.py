@@ -33,7 +33,7 @@ def serve(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
 
 def _begin(reader: Reader, chosen: charts.Selection) -> Response:
     pieces = charts.latency_csv(reader, chosen)
-    # The first piece, the header, is read before the answer begins: what goes wrong is still a status.
+    # The first piece is read before the answer begins: what goes wrong is still a status.
     first = next(pieces)
 
     def content() -> Iterator[bytes]:

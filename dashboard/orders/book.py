@@ -14,6 +14,10 @@ from orchestrator.vocabulary import TERMINAL_STATES, State
 
 PAGE_ROWS = 50
 TABLE_HEIGHT = 560
+_TABLE = "orders-table"
+_DRAWN = "orders-drawn"
+"""Session state: the ids of the rows as the viewer sees them."""
+
 STATES = ("any", "running", "late", *(state.value for state in TERMINAL_STATES))
 
 
@@ -83,12 +87,13 @@ def _place(text: str) -> tuple[datetime, str] | None:
 
 def _table(rows: list[Row]) -> None:
     st.caption("Choose a row to see the order.")
-    choice = st.dataframe(
+    st.session_state[_DRAWN] = [row["order_id"] for row in rows]
+    st.dataframe(
         tables.orders(rows),
         height=TABLE_HEIGHT,
         hide_index=True,
-        key="orders-table",
-        on_select="rerun",
+        key=_TABLE,
+        on_select=_open_chosen,
         selection_mode="single-row",
         column_config={
             "accepted": st.column_config.DatetimeColumn("accepted (UTC)", format="YYYY-MM-DD HH:mm:ss.SSS"),
@@ -101,9 +106,14 @@ def _table(rows: list[Row]) -> None:
             "amount": st.column_config.NumberColumn(format="%.2f"),
         },
     )
-    if choice.selection.rows:
-        st.query_params["order"] = rows[choice.selection.rows[0]]["order_id"]
-        st.rerun()
+
+
+def _open_chosen() -> None:
+    # A choice is the place of a row in the table that was seen; when the table is read again, orders may have
+    # come in above it. A callback runs before that.
+    chosen = st.session_state[_TABLE].selection.rows
+    if chosen:
+        st.query_params["order"] = st.session_state[_DRAWN][chosen[0]]
 
 
 def _turn_pages(rows: list[Row], *, is_first: bool) -> None:

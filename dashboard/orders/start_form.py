@@ -62,12 +62,12 @@ def items_of(lines: pd.DataFrame) -> tuple[list[Item], list[str]]:
     items, problems = [], []
     for number, line in enumerate(lines.to_dict("records"), start=1):
         sku, quantity, price = line["sku"], line["quantity"], line["unit price"]
-        if all(value is None or pd.isna(value) for value in (sku, quantity, price)):
+        if all(pd.isna(value) for value in (sku, quantity, price)):
             continue
         if pd.isna(quantity) or pd.isna(price) or float(quantity) != int(quantity):
             problems.append(f"line {number}: give a whole quantity and a price")
             continue
-        items.append(Item("" if sku is None else str(sku), int(quantity), round(float(price) * 100)))
+        items.append(Item("" if pd.isna(sku) else str(sku), int(quantity), round(float(price) * 100)))
     return items, problems
 
 

@@ -18,7 +18,7 @@ from db.charts import EDGES_MS, Selection
 from db.lookups import Search
 from db.orders import OrderBooks
 from db.pool import Books
-from db.reader import STATEMENT_TIMEOUT_MS, Reader
+from db.reader import PIECE_BYTES, STATEMENT_TIMEOUT_MS, Reader
 from orchestrator.api import csv_export
 from orchestrator.errors import BooksAway, ReadingTooLong
 from orchestrator.vocabulary import State
@@ -378,6 +378,14 @@ def test_the_csv_holds_exactly_what_the_filter_shows(seeded, selection):
     summary = charts.summary(seeded, how)
     assert len(found) == summary.orders
     assert sum(row["within_limit"] == "false" for row in found) == summary.late
+
+
+def test_an_export_is_handed_on_in_large_pieces(seeded):
+    pieces = list(charts.latency_csv(seeded, Selection()))
+    whole = sum(map(len, pieces))
+    assert whole > 2 * PIECE_BYTES
+    assert all(PIECE_BYTES <= len(piece) <= 1.1 * PIECE_BYTES for piece in pieces[:-1])
+    assert len(pieces) == whole // len(pieces[0]) + 1
 
 
 # --- Live, lookups, runs -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Each page as its viewer meets it: empty, with orders, with the API away, and with the database away."""
 
+import json
 import logging
 from datetime import timedelta
 
@@ -28,6 +29,10 @@ EMPTY = {
     "load_tests": "No load test yet",
     "audit": "Not audited yet",
 }
+
+
+def plain(markdown: str) -> str:
+    return markdown.replace("\\", "")
 
 
 @pytest.fixture(autouse=True)
@@ -178,6 +183,22 @@ def test_an_order_links_to_the_ui_of_an_external_temporal(
     assert [link.proto.url.partition("/history")[0].rpartition("/")[0] for link in links] == (
         [f"{origin}/namespaces/default/workflows/order-{order}"] if origin else []
     )
+
+
+def test_a_click_opens_the_order_that_was_clicked_though_another_comes_in(page: Pages, postgres):
+    with postgres.fresh_database() as url:
+        seed(url, 20, days=1, progress=lambda _: None)
+        test = page.run("orders", url)
+        (table,) = (each for each in test.dataframe if each.key == "orders-table")
+        clicked = table.value["order"].iloc[1]
+        seed_now(url, finished=1, running=3)
+        states = test._tree.get_widget_states()
+        choice = states.widgets.add()
+        choice.id, choice.string_value = table.proto.id, json.dumps({"selection": {"rows": [1]}})
+        test._run(states)
+        page.forget()
+    assert test.query_params["order"] == clicked
+    assert clicked in plain(test.title[0].value)
 
 
 def test_the_order_page_shows_its_figures(page: Pages, seeded_url, seeded: Reader):

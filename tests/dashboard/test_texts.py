@@ -218,6 +218,17 @@ def test_the_lines_of_the_form_become_items_in_cents():
     assert items_of(lines) == ([Item("A", 2, 1_999)], ["line 3: give a whole quantity and a price"])
 
 
+def test_an_article_left_empty_in_the_editor_has_no_name():
+    # As st.data_editor gives back emptied cells: text columns have a type of their own.
+    lines = pd.DataFrame({"sku": ["A", None], "quantity": [1, 1], "unit price": [1.0, 1.0]}).astype(
+        {"sku": "str"}
+    )
+    items, unreadable = items_of(lines)
+    assert ([item.sku for item in items], unreadable) == (["A", ""], [])
+    address = Address("1 Main Street", "Springfield", "IL", "62701")
+    assert problems_of("o", address, items) == ["line 2: sku is empty"]
+
+
 def test_a_batch_is_numbered_and_a_single_order_is_not():
     assert numbered("x", 1) == ["x"]
     assert numbered("x", 3) == ["x-1", "x-2", "x-3"]
