@@ -22,7 +22,7 @@ from loadtest.footprint import Disk, Footprint, Trend, can_be_measured
 from loadtest.judgement import ExitCode
 from loadtest.surroundings import ROOT, commit, machine
 from orchestrator.errors import OrderSystemError, UsageError
-from orchestrator.settings import LOOPBACK, Settings
+from orchestrator.settings import Settings
 from orchestrator.stack import Stack
 from orchestrator.stack.layout import Layout, stack_environment
 
@@ -178,10 +178,7 @@ def stack_of_its_own(settings: Settings, name: str) -> Iterator[Stack]:
     if not (settings.uses_embedded_postgres and settings.uses_embedded_temporal):
         raise UsageError("this measures the embedded stack: unset DATABASE_URL and TEMPORAL_ADDRESS")
     home = Path(tempfile.mkdtemp(prefix=f"orders-{name}-")).resolve()
-    its_own = {"orders_home": home, "given_api_url": None, "bind_address": LOOPBACK}
-    # Its books hold no key, so it must not ask for one, nor be asked with that of another system.
-    its_own |= {"auth": "auto", "api_key": None}
-    stack = Stack(Settings(**settings.model_dump() | its_own))
+    stack = Stack(settings.apart(home))
     try:
         stack.up(bound=True)
         yield stack

@@ -5,7 +5,9 @@ No other module reads the environment, except Temporal's own `temporalio.envconf
 """
 
 import hashlib
+import os
 import tempfile
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +15,20 @@ from typing import Literal
 from urllib.parse import quote
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from orchestrator.errors import SettingsError
 from orchestrator.payload_keys import PayloadKeys
 
 Port = int
+
+STACK_MARKER = "ORDERS_STACK_HOME"
+"""Environment variable that every process of a stack carries: whose it is, whatever its command line."""
 
 LOOPBACK = "127.0.0.1"
 MAX_SOCKET_PATH_LENGTH = 100
@@ -42,6 +52,23 @@ _PORT_DEFAULTS = {
     "temporal_metrics": 7234,
     "temporal_http": 7243,
 }
+
+
+class _DotEnv(DotEnvSettingsSource):
+    """`.env`, of which the environment has the last word, also that something is not set."""
+
+    def _read_env_files(self) -> Mapping[str, str | None]:
+        if STACK_MARKER in os.environ:
+            # The stack has decided, and given each of its processes what it may know.
+            return {}
+        decided = {
+            name.lower()
+            for names in environment_names().values()
+            if any(name in os.environ for name in names)
+            for name in names
+        }
+        found = super()._read_env_files()
+        return {name: value for name, value in found.items() if name.lower() not in decided}
 
 
 class Settings(BaseSettings):
@@ -120,6 +147,19 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] = "json"
 
     @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        assert isinstance(dotenv_settings, DotEnvSettingsSource)
+        env_file = _DotEnv(settings_cls, env_file=dotenv_settings.env_file)
+        return init_settings, env_settings, env_file, file_secret_settings
+
+    @classmethod
     def load(cls) -> "Settings":
         """Reads the environment. Raises SettingsError with one line a wrong setting."""
         try:
@@ -132,6 +172,33 @@ class Settings(BaseSettings):
                 for problem in problems
             ]
             raise SettingsError("\n".join(lines)) from None
+
+    def apart(self, home: Path, *, port_base: Port | None = None, **others: object) -> "Settings":
+        """The same orders and logs in a stack of its own, which shares nothing with another system: no
+        server, no address, no key, no version and, with `port_base`, no port. `others` are more settings of
+        that stack."""
+        shared_with_nobody: dict[str, object] = {
+            "orders_home": home,
+            "database_url": None,
+            "database_reader_url": None,
+            "temporal_address": None,
+            "temporal_host": None,
+            "temporal_profile": None,
+            "temporal_config_file": None,
+            "temporal_ui_origin": None,
+            "bind_address": LOOPBACK,
+            "given_api_url": None,
+            # Its books hold no key, so it must not ask for one, nor be asked with that of another system.
+            "auth": "auto",
+            "api_key": None,
+            # No worker gets orders as long as nobody has made its version current.
+            "worker_build_id": None,
+        }
+        if port_base is not None:
+            shared_with_nobody |= {f"{part}_port": None for part in _PORT_OFFSETS}
+            shared_with_nobody |= {"port_base": port_base, "worker_metrics_port": 0}
+        carried = self.model_dump() | {"payload_keys": self.payload_keys}
+        return Settings.model_validate(carried | shared_with_nobody | others)
 
     @property
     def api_key_text(self) -> str | None:

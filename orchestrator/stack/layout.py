@@ -5,13 +5,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.settings import Settings, environment_names
+from orchestrator.settings import STACK_MARKER, Settings, environment_names
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 """Where `python -m orchestrator` works."""
-
-STACK_MARKER = "ORDERS_STACK_HOME"
-"""Environment variable that every process of a stack carries: whose it is, whatever its command line."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,8 @@ class Layout:
 
 
 def stack_environment(settings: Settings) -> dict[str, str]:
-    """The caller's environment with exactly these settings in it, for the supervisor and its components."""
+    """The caller's environment with exactly these settings in it, for the supervisor and its components.
+    The stack's mark keeps them from reading `.env`."""
     environment = dict(os.environ)
     for field_name, names in environment_names().items():
         for name in names:

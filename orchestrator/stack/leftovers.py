@@ -6,8 +6,9 @@ from contextlib import suppress
 
 import psutil
 
+from orchestrator.settings import STACK_MARKER
 from orchestrator.stack import postgres
-from orchestrator.stack.layout import STACK_MARKER, Layout
+from orchestrator.stack.layout import Layout
 from orchestrator.stack.processes import is_alive, wait_until_ended
 
 DYING_SECONDS = 3.0

@@ -237,13 +237,7 @@ def site_of_its_own() -> Iterator[Site]:
     Call it from the main thread.
     """
     home = tempfile.mkdtemp(prefix="orders-chaos-")
-    settings = Settings(
-        orders_home=Path(home),
-        port_base=free_port_base(),
-        database_url=None,
-        temporal_address=None,
-        temporal_host=None,
-    )
+    settings = Settings().apart(Path(home), port_base=free_port_base())
     stack = Stack(settings)
     try:
         stack.up(bound=True)

@@ -28,7 +28,7 @@ from urllib.parse import quote
 import psycopg
 
 from db.pool import Books
-from orchestrator.settings import LOOPBACK, Settings
+from orchestrator.settings import Settings
 from orchestrator.stack import Stack, postgres, temporal
 from orchestrator.stack.health import Probes
 from orchestrator.stack.layout import PROJECT_ROOT, Layout, stack_environment
@@ -99,12 +99,10 @@ class Machines:
             "api": network.add_ourselves("api")
         }
         password = secrets.token_urlsafe(16)
-        self.settings = Settings(
-            orders_home=home,
+        self.settings = Settings().apart(
+            home,
             database_url=_url("orders", password, self._machines["postgres"].address),
             temporal_address=f"{self._machines['temporal'].address}:{TEMPORAL_PORT}",
-            bind_address=LOOPBACK,
-            given_api_url=None,
             api_port=API_PORT,
         )
         self._password = password

@@ -35,11 +35,9 @@ class Target:
 def target() -> Iterator[Target]:
     home = Path(tempfile.mkdtemp(prefix="orders-fuzz-")).resolve()
     stack = Stack(
-        Settings(
-            orders_home=home,
+        Settings().apart(
+            home,
             port_base=free_port_base(),
-            database_url=None,
-            temporal_address=None,
             order_workers=1,
             shipping_workers=1,
             auto_review_seconds=0.1,

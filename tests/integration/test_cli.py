@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from orchestrator import cli
+from orchestrator.settings import STACK_MARKER
 from orchestrator.stack import Stack
-from orchestrator.stack.layout import STACK_MARKER, stack_environment
+from orchestrator.stack.layout import stack_environment
 from tests.live import LiveApi, eventually, new_id
 from tests.orders import OTHER_ADDRESS
 

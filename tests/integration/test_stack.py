@@ -20,9 +20,9 @@ import pytest
 
 from orchestrator import cli
 from orchestrator.errors import StackError
-from orchestrator.settings import Settings
+from orchestrator.settings import STACK_MARKER, Settings
 from orchestrator.stack import Stack, Stage, plan, postgres
-from orchestrator.stack.layout import PROJECT_ROOT, STACK_MARKER, Layout, stack_environment
+from orchestrator.stack.layout import PROJECT_ROOT, Layout, stack_environment
 from tests.ports import free_port_base
 
 # Twice the usual: on a busy machine a whole start takes a minute.

@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 
-from orchestrator.settings import Settings
+from orchestrator.settings import STACK_MARKER, Settings
 from orchestrator.stack import Stack
-from orchestrator.stack.layout import PROJECT_ROOT, STACK_MARKER, stack_environment
+from orchestrator.stack.layout import PROJECT_ROOT, stack_environment
 from tests.collector import Collector, Span, collector
 from tests.live import LiveApi, eventually
 from tests.ports import free_port_base
