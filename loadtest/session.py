@@ -88,12 +88,13 @@ class Session:
         self._environment = environment
         self._crew = crew
         self._conducting: gevent.Greenlet[..., None] | None = None
-        self._is_ended_from_outside = False
+        self._is_stopped = False
+        self._is_quitting = False
         events = environment.events
         events.test_start.add_listener(self._on_test_start)
         events.test_stopping.add_listener(self._on_stop)
         # Fired before the exit code is read; a local runner stops only after that.
-        events.quitting.add_listener(self._on_stop)
+        events.quitting.add_listener(self._on_quitting)
 
     @property
     def is_active(self) -> bool:
@@ -129,7 +130,7 @@ class Session:
         run = self.run
         if run is None or run.verdict is not None:
             return
-        self._is_ended_from_outside = False
+        self._is_stopped = False
         self._conducting = gevent.spawn(self._conduct, run)
 
     def _conduct(self, run: Run) -> None:
@@ -153,16 +154,21 @@ class Session:
         finally:
             run.release()
         self._environment.process_exit_code = int(code)
-        if not self._is_ended_from_outside:
-            self._end_test()
+        self._end_test()
 
     def _end_test(self) -> None:
         runner = self._environment.runner
         assert runner is not None, "a test runs"
         if self._environment.web_ui is None:
-            runner.quit()
-        else:
+            # Also when Locust stops the test by itself, because its last worker is lost: it would not end.
+            if not self._is_quitting:
+                runner.quit()
+        elif not self._is_stopped:
             runner.stop()
+
+    def _on_quitting(self, **_: Any) -> None:
+        self._is_quitting = True
+        self._on_stop()
 
     def _on_stop(self, **_: Any) -> None:
         """Somebody stops the test, or the process: returns once the run has been judged."""
@@ -170,7 +176,7 @@ class Session:
         if conducting is None or conducting.ready() or conducting is gevent.getcurrent():
             return
         assert self.run is not None, "what is conducted was proposed"
-        self._is_ended_from_outside = True
+        self._is_stopped = True
         self.run.stop()
         try:
             conducting.join()

@@ -140,9 +140,7 @@ class LoadTest:
             yield process
         finally:
             for each in (process, *workers):
-                if each.poll() is None:
-                    each.kill()
-                each.communicate()
+                end(each)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -152,6 +150,8 @@ class LoadTest:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # A process group of its own, as a shell gives it to a command.
+            start_new_session=True,
         )
 
     def stored(self, run_id: str = RUN_ID) -> runs.StoredRun | None:
@@ -159,7 +159,15 @@ class LoadTest:
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGINT)
+    """Ctrl-C, which a terminal sends to every process of the command."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Leaves nothing of it."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 def wait_for(look: Callable[[], object], seconds: float = 40) -> None:
