@@ -1,8 +1,9 @@
 """Completion times for the charts, for any selection of finished orders.
 
-A selection of up to EXACT_ORDERS orders is read from the orders themselves and exact to the millisecond.
-A larger one is read from the rollups: counts, late orders and the longest time stay exact, percentiles are
-interpolated within a bucket 4.4 % wide. Raises BooksAway when PostgreSQL does not answer.
+A run of any size, and any other selection of up to EXACT_ORDERS orders, is read from the orders themselves
+and exact to the millisecond. A larger one is read from the rollups: counts, late orders and the longest time
+stay exact, percentiles are interpolated within a bucket 4.4 % wide. Raises BooksAway when PostgreSQL does not
+answer.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from orchestrator.vocabulary import TERMINAL_STATES, State
 _SQL = queries.load("charts.sql")
 
 EXACT_ORDERS = 50_000
-"""Up to so many orders are read one by one."""
+"""Up to so many orders of no single run are read one by one. A run has an end, a history has none."""
 
 SHARES = (0.5, 0.9, 0.95, 0.99, 1.0)
 ECDF_POINTS = 400
@@ -73,7 +74,6 @@ class Plan:
     chosen: Selection
     since: datetime
     until: datetime
-    orders: int
     is_exact: bool
 
     @property
@@ -157,13 +157,16 @@ def plan(reader: Reader, chosen: Selection) -> Plan | None:
     latest = ceiling(last + timedelta(seconds=1), 1 if chosen.run_id else 60)
     since = max(since, earliest) if since else earliest
     until = max(min(until, latest) if until else latest, since + timedelta(seconds=1))
+    if chosen.run_id is not None or _size_at_most(reader, chosen, since, until) <= EXACT_ORDERS:
+        return Plan(chosen, since, until, is_exact=True)
+    return Plan(chosen, floor(since, 60), ceiling(until, 60), is_exact=False)
+
+
+def _size_at_most(reader: Reader, chosen: Selection, since: datetime, until: datetime) -> int:
     # The outer hours are enough to see whether it is many.
     outer = list(spans(floor(since, 3_600), ceiling(until, 3_600)))
-    size = reader.fetch_one(_SQL["size_of"], {"run_id": chosen.run_id, **_span_parameters(outer)})
-    orders = int(size["orders"]) if size else 0
-    if orders <= EXACT_ORDERS:
-        return Plan(chosen, since, until, orders, is_exact=True)
-    return Plan(chosen, floor(since, 60), ceiling(until, 60), orders, is_exact=False)
+    size = reader.fetch_one(_SQL["size_of"], chosen.parameters() | _span_parameters(outer))
+    return int(size["orders"]) if size else 0
 
 
 def summary(reader: Reader, how: Plan) -> Summary:

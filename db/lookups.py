@@ -10,6 +10,10 @@ from orchestrator.vocabulary import State
 
 _SQL = queries.load("lookups.sql")
 
+FEW = 5_000
+"""Fewer orders that begin with a prefix than this are looked through; the newest of more are found from the
+newest of all."""
+
 
 @dataclass(frozen=True)
 class Search:
@@ -47,7 +51,7 @@ def search(reader: Reader, wanted: Search, limit: int) -> list[Row]:
     """Orders in brief, newest first."""
     before_at, before_id = wanted.before or (None, None)
     return reader.fetch_all(
-        _SQL["search"],
+        _SQL["search_of_few" if _is_of_few(reader, wanted.prefix) else "search"],
         {
             "prefix": wanted.prefix,
             "run_id": wanted.run_id,
@@ -60,6 +64,13 @@ def search(reader: Reader, wanted: Search, limit: int) -> list[Row]:
             "limit": limit,
         },
     )
+
+
+def _is_of_few(reader: Reader, prefix: str | None) -> bool:
+    if prefix is None:
+        return False
+    found = reader.fetch_one(_SQL["matches"], {"prefix": prefix, "enough": FEW})
+    return found is not None and found["orders"] < FEW
 
 
 def order_file(reader: Reader, order_id: str) -> OrderFile | None:

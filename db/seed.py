@@ -62,10 +62,19 @@ def seed_now(url: str, *, finished: int, running: int) -> None:
     with psycopg.connect(url, autocommit=True, application_name="seed") as connection:
         with connection.transaction(), psycopg.ClientCursor(connection) as cursor:
             cursor.execute(_SQL["forget_lately"], {})
+            cursor.execute(_SQL["forget_emptied"], {})
             cursor.execute(_SQL["lately"], {"orders": finished})
             cursor.execute(_SQL["flying"], {"orders": running})
             cursor.execute(_SQL["flying_attempts"], {})
         connection.execute("vacuum (analyze) orders")
+
+
+def some_ids(url: str, orders: int) -> list[str]:
+    """Ids of at most so many invented orders, drawn by chance from their whole history."""
+    with psycopg.connect(url) as connection, psycopg.ClientCursor(connection) as cursor:
+        (whole,) = connection.execute("select greatest(count(*), 1) from orders").fetchone() or (1,)
+        cursor.execute(_SQL["some_ids"], {"orders": orders, "of": whole})
+        return [str(order_id) for (order_id,) in cursor]
 
 
 def _fill(connection: Connection, day: datetime, orders: int, prefix: str) -> int:

@@ -1,5 +1,5 @@
 -- Completion times for the charts. `exact_*` read the orders themselves, for selections of a size that one
--- can read in a moment; `rollup_*` read the folded history, whatever its size.
+-- can read in a moment, or of one run; `rollup_*` read the folded history of all runs, whatever its size.
 --
 -- A selection is a run, a span of acceptance (since included, until not), an outcome and a fault profile,
 -- each null for any.
@@ -73,8 +73,7 @@ from unnest(%(grains)s::int[], %(starts)s::timestamptz[], %(ends)s::timestamptz[
 cross join lateral (
     select * from latency_rollup where grain_seconds = span.grain and at >= span.since and at < span.until offset 0
 ) r
-where (%(run_id)s::text is null or r.run_id = %(run_id)s::text)
-    and (%(outcome)s::order_state is null or r.outcome = %(outcome)s::order_state)
+where (%(outcome)s::order_state is null or r.outcome = %(outcome)s::order_state)
     and (%(fault_profile)s::text is null or r.fault_profile = %(fault_profile)s::text)
 group by 1, 2 order by 1, 2;
 
@@ -85,19 +84,19 @@ from unnest(%(grains)s::int[], %(starts)s::timestamptz[], %(ends)s::timestamptz[
 cross join lateral (
     select * from latency_rollup where grain_seconds = span.grain and at >= span.since and at < span.until offset 0
 ) r
-where (%(run_id)s::text is null or r.run_id = %(run_id)s::text)
-    and (%(outcome)s::order_state is null or r.outcome = %(outcome)s::order_state)
+where (%(outcome)s::order_state is null or r.outcome = %(outcome)s::order_state)
     and (%(fault_profile)s::text is null or r.fault_profile = %(fault_profile)s::text)
 group by 1, 2 order by 1, 2;
 
 -- name: size_of
--- How many orders a selection holds, from the coarse grains alone: enough to choose how to read it.
+-- How many orders a selection holds at most, from the coarse grains alone: enough to choose how to read it.
 select coalesce(sum(r.orders), 0)::bigint as orders
 from unnest(%(grains)s::int[], %(starts)s::timestamptz[], %(ends)s::timestamptz[]) span (grain, since, until)
 cross join lateral (
     select * from latency_rollup where grain_seconds = span.grain and at >= span.since and at < span.until offset 0
 ) r
-where (%(run_id)s::text is null or r.run_id = %(run_id)s::text);
+where (%(outcome)s::order_state is null or r.outcome = %(outcome)s::order_state)
+    and (%(fault_profile)s::text is null or r.fault_profile = %(fault_profile)s::text);
 
 -- name: slowest
 select order_id, run_id, state as outcome, abort_reason as reason, accepted_at, completion_ms, within_limit,

@@ -1,12 +1,38 @@
 -- Finding orders, and everything about one of them.
 
+-- name: matches
+-- How many orders begin with a prefix, up to `enough`. In the order of the index, which holds the planner to it.
+select count(*) as orders
+from (select from orders where order_id ^@ %(prefix)s::text order by order_id limit %(enough)s) found;
+
 -- name: search
--- Newest first. Each filter that may be rare has an index of its own; `^@` is "begins with".
+-- Newest first. Each filter that may be rare has an index of its own, with the id in it, so that orders which
+-- do not begin with the prefix (`^@`) are passed over without a look at their rows.
+select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason, o.review, o.amount_cents,
+    o.accepted_at, o.deadline_at, o.finished_at, o.completion_ms, o.within_limit, o.attempts, o.failed_attempts
+from (
+    select order_id from orders
+    where (%(prefix)s::text is null or order_id ^@ %(prefix)s::text)
+        and (%(run_id)s::text is null or run_id = %(run_id)s::text)
+        and (%(state)s::order_state is null or state = %(state)s::order_state)
+        and (not %(only_open)s or state < 'completed')
+        and (not %(only_late)s or within_limit = false)
+        and (%(review)s::text is null or review = %(review)s::text)
+        and (%(before_at)s::timestamptz is null
+            or (accepted_at, order_id) < (%(before_at)s::timestamptz, %(before_id)s::text))
+    order by accepted_at desc, order_id desc
+    limit %(limit)s
+) chosen
+join orders o using (order_id)
+order by o.accepted_at desc, o.order_id desc;
+
+-- name: search_of_few
+-- The same among the orders that begin with a prefix, for one that not many do: they are read first (`offset 0`
+-- keeps it so) and sorted, where newest first would walk through everything that is newer.
 select order_id, run_id, state, current_step, abort_reason, review, amount_cents,
     accepted_at, deadline_at, finished_at, completion_ms, within_limit, attempts, failed_attempts
-from orders
-where (%(prefix)s::text is null or order_id ^@ %(prefix)s::text)
-    and (%(run_id)s::text is null or run_id = %(run_id)s::text)
+from (select * from orders where order_id ^@ %(prefix)s::text offset 0) found
+where (%(run_id)s::text is null or run_id = %(run_id)s::text)
     and (%(state)s::order_state is null or state = %(state)s::order_state)
     and (not %(only_open)s or state < 'completed')
     and (not %(only_late)s or within_limit = false)

@@ -6,12 +6,7 @@
 create temporary table seeded on commit drop as
 select n, %(prefix)s::text || '-' || n as order_id,
     case when run >= 0 then %(prefix)s::text || '-run' || run end as run_id,
-    at as accepted_at,
-    case when extract(hour from at at time zone 'UTC')::int %% 6 = 3 and extract(minute from at at time zone 'UTC') < 10
-        then 'assignment' else 'none' end as fault_profile,
-    case when u1 < 0.94 then 'completed' when u1 < 0.99 then 'cancelled' else 'failed' end::order_state as outcome,
-    4000 + (u2 * 2000)::int * 10 as amount_cents,
-    d.*, t.*
+    at as accepted_at, fault_profile, outcome, 4000 + (u2 * 2000)::int * 10 as amount_cents, d.*, t.*
 from generate_series(0, %(orders)s::int - 1) n
 cross join lateral (select
     (hashint8extended(n, 1) & 1048575) / 1048576.0 as u1, (hashint8extended(n, 2) & 1048575) / 1048576.0 as u2,
@@ -23,8 +18,18 @@ cross join lateral (select date_trunc('milliseconds', %(day)s::timestamptz + cas
     when run >= 0 then make_interval(hours => 3 + 6 * run) + interval '600 s' * (n::float8 * 20 / %(orders)s::int - run)
     else interval '86400 s' * ((n::float8 / %(orders)s::int - 0.2) / 0.8) end) as at) moment
 cross join lateral (select
-    10 + (u2 * 20)::int as received, (-ln(1 - u3) * 700)::int + 1 as failing_1, (-ln(1 - u4) * 700)::int + 1 as failing_2,
-    (-ln(1 - u5) * 700)::int + 1 + case when hashint8extended(n, 6) %% 1500 = 0 then 11000 else 0 end as failing_3
+    case when extract(hour from at at time zone 'UTC')::int %% 6 = 3 and extract(minute from at at time zone 'UTC') < 10
+        then 'assignment' else 'none' end as fault_profile,
+    case when u1 < 0.94 then 'completed' when u1 < 0.99 then 'cancelled' else 'failed' end::order_state as outcome
+) kind
+-- About 2.5 s without faults, 4 to 12 s with them; longer where dispatch failed for good, and sometimes late.
+cross join lateral (select case fault_profile when 'none' then 120 else 1500 end as mean_ms,
+    case outcome when 'failed' then 3000 else 0 end
+        + case when hashint8extended(n, 6) %% case fault_profile when 'none' then 3000 else 300 end = 0 then 11000 else 0 end
+        as stuck_ms) slowness
+cross join lateral (select
+    10 + (u2 * 20)::int as received, (-ln(1 - u3) * mean_ms)::int + 1 as failing_1,
+    (-ln(1 - u4) * mean_ms)::int + 1 as failing_2, (-ln(1 - u5) * mean_ms)::int + 1 + stuck_ms as failing_3
 ) d
 cross join lateral (select
     received + 8 as validated,
@@ -146,7 +151,32 @@ from (
 ) changes;
 
 -- name: forget_lately
-delete from orders where order_id like 'seed-lately-%%' or order_id like 'seed-flying-%%';
+-- With what the rollups count of them. What stays in a bucket may keep their longest_ms, within its 4.4 %%.
+with gone as (
+    delete from orders where order_id like 'seed-lately-%%' or order_id like 'seed-flying-%%' returning *
+), counted as (
+    select grain_seconds, rollup_start(accepted_at, grain_seconds) as at, coalesce(run_id, '') as run_id, state,
+        fault_profile, latency_bucket(completion_ms) as upto_ms, count(*) as orders,
+        count(*) filter (where not within_limit) as late, sum(completion_ms) as completion_ms,
+        sum(attempts) as attempts, sum(failed_attempts) as failed, sum(timed_out_attempts) as timed_out
+    from gone cross join (values (60), (3600), (86400)) grains (grain_seconds)
+    where finished_at is not null group by 1, 2, 3, 4, 5, 6
+)
+update latency_rollup r set orders = r.orders - c.orders, late = r.late - c.late,
+    completion_ms = r.completion_ms - c.completion_ms, attempts = r.attempts - c.attempts,
+    failed_attempts = r.failed_attempts - c.failed, timed_out_attempts = r.timed_out_attempts - c.timed_out
+from counted c
+where (r.grain_seconds, r.at, r.run_id, r.outcome, r.fault_profile, r.upto_ms)
+    = (c.grain_seconds, c.at, c.run_id, c.state, c.fault_profile, c.upto_ms);
+
+-- name: forget_emptied
+delete from latency_rollup where orders = 0;
+
+-- name: some_ids
+-- Ids of invented orders of all days, drawn by chance.
+select order_id from orders tablesample bernoulli (least(100, 100.0 * 20 * %(orders)s / %(of)s))
+where workflow_run_id = 'seeded' and order_id not like 'seed-lately-%%' and order_id not like 'seed-flying-%%'
+order by random() limit %(orders)s;
 
 -- name: lately
 -- Copies of finished orders, as if they had finished within the last hour, and in the minutes to come.

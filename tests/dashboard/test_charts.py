@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -13,12 +14,13 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
 from dashboard.figures.reviews import time_to_decide
-from db import charts, disturbances, live, lookups, run_shelf
+from db import charts, disturbances, live, lookups, queries, run_shelf
 from db.charts import EDGES_MS, Selection
 from db.lookups import Search
 from db.orders import OrderBooks
 from db.pool import Books
 from db.reader import PIECE_BYTES, STATEMENT_TIMEOUT_MS, Reader
+from db.seed import seed, seed_now, some_ids
 from orchestrator.api import csv_export
 from orchestrator.errors import BooksAway, ReadingTooLong
 from orchestrator.vocabulary import State
@@ -88,7 +90,7 @@ def way(request, monkeypatch):
 def test_the_summary_equals_plain_sql_over_the_events(seeded, seeded_url, selection, way):
     (truth,) = rows(seeded_url, FROM_EVENTS, selection.parameters())
     how = charts.plan(seeded, selection)
-    assert how.is_exact == (way == "exact")
+    assert how.is_exact == (way == "exact" or selection.run_id is not None)
     found = charts.summary(seeded, how)
     assert (found.orders, found.late) == (truth["orders"], truth["late"])
     assert {state.value: n for state, n in found.outcomes.items()} == {
@@ -97,10 +99,20 @@ def test_the_summary_equals_plain_sql_over_the_events(seeded, seeded_url, select
     if not truth["orders"]:
         return
     for share, true_ms in zip(charts.SHARES, truth["times"], strict=True):
-        if way == "exact" or share == 1.0:
+        if how.is_exact or share == 1.0:
             assert found.times_ms[share] == true_ms
         elif truth["orders"] >= 100:
             assert found.times_ms[share] == pytest.approx(true_ms, rel=0.05)
+
+
+def test_the_filters_count_when_it_is_decided_whether_a_selection_is_exact(seeded, monkeypatch):
+    failed = charts.summary(seeded, charts.plan(seeded, Selection(outcome=State.FAILED))).orders
+    assert 0 < failed < SEEDED / 10
+    monkeypatch.setattr(charts, "EXACT_ORDERS", failed)
+    assert charts.plan(seeded, Selection(outcome=State.FAILED)).is_exact
+    assert not charts.plan(seeded, Selection(outcome=State.COMPLETED)).is_exact
+    assert not charts.plan(seeded, Selection(fault_profile="assignment")).is_exact
+    assert charts.plan(seeded, Selection(fault_profile="assignment", outcome=State.FAILED)).is_exact
 
 
 def test_the_histogram_equals_plain_sql_over_the_events(seeded, seeded_url, selection, way):
@@ -457,6 +469,53 @@ def test_search_finds_what_plain_sql_finds(seeded, seeded_url):
         assert [row["order_id"] for row in lookups.search(seeded, wanted, 50)] == [
             row["order_id"] for row in truth
         ]
+
+
+@pytest.mark.parametrize("few", [lookups.FEW, 1])
+def test_a_prefix_finds_the_newest_however_many_there_are(seeded, seeded_url, monkeypatch, few):
+    monkeypatch.setattr(lookups, "FEW", few)
+    (oldest,) = rows(seeded_url, "select order_id from orders order by accepted_at limit 1")
+    prefix = oldest["order_id"].rpartition("-")[0]
+    for wanted, condition in (
+        (Search(prefix=prefix), "true"),
+        (Search(prefix=prefix, state=State.FAILED), "state = 'failed'"),
+        (Search(prefix=prefix, only_late=True), "not within_limit"),
+        (Search(prefix=prefix, run_id=f"{prefix}-run1"), f"run_id = '{prefix}-run1'"),
+    ):
+        truth = rows(
+            seeded_url,
+            f"select order_id from orders where {condition} and order_id like %(prefix)s"
+            " order by accepted_at desc, order_id desc limit 20",
+            {"prefix": prefix + "%"},
+        )
+        found = lookups.search(seeded, wanted, 20)
+        assert [row["order_id"] for row in found] == [row["order_id"] for row in truth]
+        if len(found) == 20:
+            before = (found[9]["accepted_at"], found[9]["order_id"])
+            assert lookups.search(seeded, replace(wanted, before=before), 10) == found[10:]
+
+
+def test_the_slowest_of_few_are_found_without_a_look_at_the_others(seeded, seeded_url):
+    how = charts.plan(seeded, Selection(outcome=State.FAILED, fault_profile="none"))
+    parameters = how.chosen.parameters() | {"limit": 12, "above_ms": 0}
+    with psycopg.connect(seeded_url) as connection, psycopg.ClientCursor(connection) as cursor:
+        connection.execute("set enable_seqscan = off")
+        cursor.execute("explain (analyze, format json) " + queries.load("charts.sql")["slowest"], parameters)
+        plan = json.dumps(cursor.fetchone())
+    assert "orders_outcome_latency" in plan
+    assert "Rows Removed by Filter" not in plan
+
+
+def test_a_busy_hour_made_again_leaves_no_count_behind(postgres):
+    with postgres.fresh_database() as url:
+        seed(url, 300, days=1, progress=lambda _: None)
+        for finished in (60, 40):
+            seed_now(url, finished=finished, running=3)
+        kept = rows(url, ROLLUP)
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("select rebuild_latency_rollup()")
+        assert kept == rows(url, ROLLUP)
+        assert all(not name.startswith(("seed-lately", "seed-flying")) for name in some_ids(url, 50))
 
 
 def test_pages_of_the_search_join_without_gap_or_overlap(seeded):

@@ -309,7 +309,7 @@ def test_ecdf_shows_shares_in_percent_and_names_two_curves():
     assert figure.layout.showlegend
 
 
-PLAN = Plan(Selection(), NOON, after(600), 10, is_exact=True)
+PLAN = Plan(Selection(), NOON, after(600), is_exact=True)
 
 
 def test_percentiles_leave_a_gap_where_no_order_was():
