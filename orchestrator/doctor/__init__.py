@@ -1,6 +1,6 @@
 """What is wrong with a system, in plain words, and what to do about it.
 
-`probes` takes the readings, `diagnose` judges them: a pure function, so that each finding can be provoked
+`probes` takes the readings, `diagnose` judges them: a pure function, so that each finding can also be shown
 without the trouble it stands for.
 """
 

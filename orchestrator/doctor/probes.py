@@ -5,6 +5,7 @@ import http.client
 import shutil
 import socket
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -52,8 +53,9 @@ RPC_TIMEOUT = timedelta(seconds=1)
 CONNECT_SECONDS = 0.2
 
 
-async def take(settings: Settings) -> Readings:
-    """One look at everything, in under five seconds whatever is away."""
+async def take(settings: Settings, now: Callable[[], float] = time.time) -> Readings:
+    """One look at everything, in under five seconds whatever is away. `now` is this machine's clock, by which
+    the others are judged, in seconds since the epoch."""
     stack = Stack(settings)
     settings = stack.running_settings()
     stack_reading = await asyncio.to_thread(_stack, stack, settings)
@@ -61,8 +63,8 @@ async def take(settings: Settings) -> Readings:
     ports, api_answers, database, temporal = await asyncio.gather(
         asyncio.to_thread(_ports, settings, is_up),
         asyncio.to_thread(_api_answers, settings) if is_up or stack_reading is None else _nothing(),
-        _database(settings) if is_up or not settings.uses_embedded_postgres else _nothing(),
-        _temporal(settings) if is_up or not settings.uses_embedded_temporal else _nothing(),
+        _database(settings, now) if is_up or not settings.uses_embedded_postgres else _nothing(),
+        _temporal(settings, now) if is_up or not settings.uses_embedded_temporal else _nothing(),
     )
     return Readings(
         at=datetime.now(UTC),
@@ -173,10 +175,10 @@ def _disk(home: Path) -> DiskReading:
 # --- PostgreSQL -------------------------------------------------------------------------------------
 
 
-async def _database(settings: Settings) -> DatabaseReading:
+async def _database(settings: Settings, now: Callable[[], float]) -> DatabaseReading:
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            asked_at, began = time.time(), time.perf_counter()
+            asked_at, began = now(), time.perf_counter()
             look = await database_doctor.look(settings.books_url, undo_tries=UNDO_TRIES)
             ended_at = asked_at + time.perf_counter() - began
     except (BooksAway, TimeoutError) as error:
@@ -219,10 +221,10 @@ def _first_line(error: BaseException | None) -> str:
 # --- Temporal ---------------------------------------------------------------------------------------
 
 
-async def _temporal(settings: Settings) -> TemporalReading:
+async def _temporal(settings: Settings, now: Callable[[], float]) -> TemporalReading:
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            return await _asked_of(await _connected(settings), settings)
+            return await _asked_of(await _connected(settings), settings, now)
     except TimeoutError:
         return TemporalReading(why_away="no answer in time")
     except SettingsError as error:
@@ -236,7 +238,7 @@ async def _connected(settings: Settings) -> Client:
     return await connect(settings, identity="doctor", retry_config=once)
 
 
-async def _asked_of(client: Client, settings: Settings) -> TemporalReading:
+async def _asked_of(client: Client, settings: Settings, now: Callable[[], float]) -> TemporalReading:
     system = await client.workflow_service.get_system_info(
         GetSystemInfoRequest(), retry=False, timeout=RPC_TIMEOUT
     )
@@ -266,7 +268,7 @@ async def _asked_of(client: Client, settings: Settings) -> TemporalReading:
         builds=tuple(sorted(builds)),
         idle_builds=await _idle_builds(client, settings, live),
         # A poll was made before we asked, so a later one was dated by a clock ahead of ours.
-        clock_ahead_seconds=max(newest_poll - time.time(), 0.0),
+        clock_ahead_seconds=max(newest_poll - now(), 0.0),
     )
 
 

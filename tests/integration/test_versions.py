@@ -126,6 +126,7 @@ async def test_orders_finish_on_the_version_they_began_on_and_none_is_late(house
             old = await house.place(12, "old")
             with house.workers("two") as two:
                 await house.until_served("two")
+                await until(lambda: noticed(house.settings, "several-versions"))
                 assert (await house.known("two")) == Version("two", 0.0, 0, ("order-tq", "shipping-tq"))
                 await house.versions.set_current("two")
                 new = await house.place(12, "new")
@@ -176,14 +177,18 @@ async def test_health_and_the_stack_see_workers_of_a_version(house: House) -> No
         assert await asyncio.to_thread(process.wait, 5) == 0
 
 
+async def noticed(settings: Settings, key: str) -> list[str]:
+    """What the doctor advises under `key`."""
+    elsewhere = settings.model_copy(update={"temporal_address": settings.temporal_target})
+    return [finding.advice for finding in diagnose(await take(elsewhere)) if finding.key == key]
+
+
 async def test_the_doctor_sees_workers_that_get_no_orders(house: House, tmp_path: Path) -> None:
-    elsewhere = {"temporal_address": house.settings.temporal_target}
-    settings = house.settings.model_copy(update={"worker_deployment_name": "first-of-all", **elsewhere})
+    settings = house.settings.model_copy(update={"worker_deployment_name": "first-of-all"})
     fresh = House(settings, house.client, house.pool, tmp_path)
 
     async def idle() -> list[str]:
-        found = diagnose(await take(settings))
-        return [finding.advice for finding in found if finding.key == "no-current-version"]
+        return await noticed(settings, "no-current-version")
 
     with fresh.workers("first"):
         await fresh.until_served("first")

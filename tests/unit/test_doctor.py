@@ -141,9 +141,18 @@ def test_a_taken_port_is_told_while_the_stack_is_down():
     assert "taken by process 7 (nginx)" in found[1].what
 
 
+def every_key() -> set[str]:
+    return set(re.findall(r'Finding\(\s*"([a-z-]+)"', Path(findings.__file__).read_text()))
+
+
 def test_every_finding_there_is_has_been_provoked():
-    keys = set(re.findall(r'Finding\(\s*"([a-z-]+)"', Path(findings.__file__).read_text()))
-    assert keys == {key for key, _, _ in PROVOKED} | {"leftover", "port-taken"}
+    assert every_key() == {key for key, _, _ in PROVOKED} | {"leftover", "port-taken"}
+
+
+def test_every_finding_there_is_has_been_met_by_a_probe_of_real_servers():
+    tests = Path(__file__).parents[1] / "integration"
+    met = "".join((tests / name).read_text() for name in ("test_doctor.py", "test_versions.py"))
+    assert {key for key in every_key() if f'"{key}"' not in met} == set()
 
 
 @pytest.mark.parametrize(
