@@ -14,6 +14,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
 
 import gevent
 import gevent.event
@@ -24,13 +25,13 @@ from loadtest.disturbances import Disturbance
 from loadtest.options import RunOptions
 from loadtest.surroundings import ROOT
 from orchestrator.errors import BooksAway, OrderSystemError, UsageError
-from orchestrator.settings import Settings
+from orchestrator.settings import LOOPBACK, Settings
 from orchestrator.stack import Stack
 
 Json = dict[str, Any]
 
-_TAKES_AWAY = ("pause", "stop")
-_BRINGS_BACK = ("resume", "start", "restart")
+_BROUGHT_BACK_BY = {"pause": "resume", "stop": "start"}
+"""What takes a component away, and what brings it back."""
 
 _SIGNALS = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP, "resume": signal.SIGCONT}
 LAST_ANSWER_SECONDS = 60.0
@@ -40,8 +41,9 @@ KEEP_SECONDS = 20.0
 class ChaosMonkey:
     """The disturbances of one run."""
 
-    def __init__(self, options: RunOptions) -> None:
+    def __init__(self, options: RunOptions, api_url: str) -> None:
         self._planned = options.chaos
+        self._api_url = api_url
         self._run_id = options.run_id
         self._helper: subprocess.Popen[str] | None = None
         self._plan: list[tuple[Disturbance, str]] = []
@@ -49,13 +51,14 @@ class ChaosMonkey:
         self._carrying_out: gevent.Greenlet[..., None] | None = None
         self._is_idle = gevent.event.Event()
         self._ending = gevent.lock.RLock()
-        self._away: set[str] = set()
+        self._away: dict[str, str] = {}
         self._began = 0.0
 
     def prepare(self) -> None:
         """Starts the helper, so that the first disturbance is on time.
 
-        Raises UsageError when there is no stack of ours, or no such component in it.
+        Raises UsageError when there is no stack of ours, it is not the one that is tested, or there is no
+        such component in it.
         """
         if not self._planned:
             return
@@ -64,10 +67,15 @@ class ChaosMonkey:
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:
-            names = json.loads(self._answer() or "[]")
+            names, api_urls = json.loads(self._answer() or "[[], []]")
             if not names:
                 raise UsageError("chaos: no stack of this ORDERS_HOME is running to be disturbed")
-            self._plan = _with_components(self._planned, names)
+            if _place(self._api_url) not in map(_place, api_urls):
+                raise UsageError(
+                    f"chaos: {self._api_url} is tested, and what could be disturbed is the stack of this "
+                    f"ORDERS_HOME, with its API at {api_urls[0]}"
+                )
+            self._plan = with_components(self._planned, names)
         except UsageError:
             self.finish()
             raise
@@ -81,16 +89,16 @@ class ChaosMonkey:
 
     def end(self) -> None:
         """No further disturbance begins. One that is under way is waited for, and what it or an earlier one
-        has taken away comes back now if it was to come back later."""
+        has taken away comes back now, whether it was to come back later or not at all."""
         with self._ending:
             if self._carrying_out is None:
                 return
             self._is_idle.wait(LAST_ANSWER_SECONDS)
             self._carrying_out.kill()
             self._carrying_out = None
-            for disturbance, component in self._plan[len(self._told) :]:
-                if disturbance.verb in _BRINGS_BACK and component in self._away:
-                    self._carry_out_one(disturbance, component)
+            for component, verb in list(self._away.items()):
+                now = round(time.monotonic() - self._began, 3)
+                self._carry_out_one(Disturbance(now, _BROUGHT_BACK_BY[verb], component), component)
 
     def finish(self) -> list[Json]:
         """What was done, in order: planned and actual time in seconds, verb, target, and how it went."""
@@ -102,6 +110,8 @@ class ChaosMonkey:
             except subprocess.TimeoutExpired:
                 self._helper.kill()
                 self._helper.wait()
+            if self._helper.stdout is not None:
+                self._helper.stdout.close()
             self._helper = None
         return self._told
 
@@ -116,10 +126,8 @@ class ChaosMonkey:
         at = time.monotonic() - self._began
         answer = self._ask([disturbance.verb, component, self._run_id])
         problem = json.loads(answer) if answer else "the helper has ended"
-        if problem is None and disturbance.verb in _TAKES_AWAY:
-            self._away.add(component)
-        elif problem is None and disturbance.verb in _BRINGS_BACK:
-            self._away.discard(component)
+        if problem is None:
+            _note_away(self._away, disturbance.verb, component)
         self._told.append(
             {
                 "planned_seconds": disturbance.at_seconds,
@@ -147,26 +155,54 @@ class ChaosMonkey:
         return self._helper.stdout.readline()
 
 
-def _with_components(planned: tuple[Disturbance, ...], names: list[str]) -> list[tuple[Disturbance, str]]:
-    """Each disturbance with the component it hits: `order-worker` takes the order workers in turn."""
+def with_components(planned: tuple[Disturbance, ...], names: list[str]) -> list[tuple[Disturbance, str]]:
+    """Each disturbance with the component it hits: `order-worker` takes those that are there in turn, and
+    what brings back takes the one that has been away longest."""
     turns: Counter[str] = Counter()
+    away: dict[str, str] = {}
     found = []
     for disturbance in planned:
         target = disturbance.target
         of_kind = [name for name in names if name == target or name.removeprefix(f"{target}-").isdecimal()]
         if not of_kind:
             raise UsageError(f"chaos: there is no component {target}; there are: {', '.join(names)}")
-        found.append((disturbance, of_kind[turns[target] % len(of_kind)]))
-        turns[target] += 1
+        waiting = [name for name, verb in away.items() if _BROUGHT_BACK_BY[verb] == disturbance.verb]
+        component = next((name for name in waiting if name in of_kind), None)
+        if component is None:
+            there = [name for name in of_kind if name not in away] or of_kind
+            component = there[turns[target] % len(there)]
+            turns[target] += 1
+        found.append((disturbance, component))
+        _note_away(away, disturbance.verb, component)
     return found
 
 
+def _note_away(away: dict[str, str], verb: str, component: str) -> None:
+    """Keeps what is away, and by which verb, in the order in which it went."""
+    if verb in _BROUGHT_BACK_BY:
+        away.pop(component, None)
+        away[component] = verb
+        return
+    taken_by = away.get(component)
+    # One that was frozen and is killed, the supervisor starts again, and that one runs.
+    comes_back_by = {"pause": ("resume", "restart", "kill"), "stop": ("start", "restart")}
+    if taken_by is not None and verb in comes_back_by[taken_by]:
+        del away[component]
+
+
+def _place(url: str) -> tuple[str | None, int]:
+    parts = urlsplit(url)
+    return LOOPBACK if parts.hostname == "localhost" else parts.hostname, parts.port or 80
+
+
 def _help() -> None:
-    """Tells the components of the running stack, then reads one disturbance a line, carries it out, keeps it
-    for the charts, and answers null or what went wrong."""
+    """Tells the components of the running stack and the addresses of its API. Then reads one disturbance a
+    line, carries it out, keeps it for the charts, and answers null or what went wrong."""
     settings = Settings.load()
     stack = Stack(settings)
-    _tell([component.name for component in stack.components()])
+    running = stack.running_settings()
+    own = [f"http://{address}:{running.port('api')}" for address in (LOOPBACK, running.bind_address)]
+    _tell([[component.name for component in stack.components()], [*own, running.api_url]])
     for line in sys.stdin:
         verb, component, run_id = json.loads(line)
         problem, at = None, datetime.now(UTC)

@@ -52,7 +52,7 @@ class Run:
         self._api_key = api_key if api_key is not None else settings.api_key_text
         self._api = ApiClient(api_url, api_key=self._api_key)
         self._faults = Faults(self._api)
-        self._chaos = ChaosMonkey(options)
+        self._chaos = ChaosMonkey(options, api_url)
         self._outages = Outages(self._api)
         self.books_so_far = BooksSoFar(
             api_url, self._api_key, options.run_id, lambda: crew.tally.broken_promises

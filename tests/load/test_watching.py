@@ -1,5 +1,8 @@
 """What a run does beside its orders: probes, chaos that is brought back, questions after the end."""
 
+import json
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -10,11 +13,11 @@ from typer.testing import CliRunner
 from loadtest import afterwards, commands, watching
 from loadtest.afterwards import Afterwards
 from loadtest.api_client import Answer, ApiClient, NoAnswer
-from loadtest.chaos import ChaosMonkey
-from loadtest.disturbances import Disturbance
+from loadtest.chaos import ChaosMonkey, with_components
+from loadtest.disturbances import Disturbance, parse_chaos
 from loadtest.options import RunOptions
 from loadtest.watching import BooksSoFar, Outages
-from orchestrator.errors import ServiceAway
+from orchestrator.errors import ServiceAway, UsageError
 
 
 class HangingApi(ApiClient):
@@ -61,7 +64,7 @@ class FakeMonkey(ChaosMonkey):
     """Carries out nothing, and remembers what."""
 
     def __init__(self, plan: list[tuple[float, str, str]]) -> None:
-        super().__init__(RunOptions.parse({"run_id": "r"}))
+        super().__init__(RunOptions.parse({"run_id": "r"}), "http://127.0.0.1:8000")
         self._plan = [(Disturbance(at, verb, target), target) for at, verb, target in plan]
         self.asked: list[list[str]] = []
 
@@ -85,6 +88,53 @@ def test_what_chaos_took_away_comes_back_when_a_run_ends_early() -> None:
     assert monkey.asked[3:] == [["resume", "api", "r"]], "the rest had not begun"
     assert [each["verb"] for each in told] == ["pause", "stop", "start", "resume"]
     assert monkey.finish() == told
+
+
+def test_what_chaos_took_away_for_good_comes_back_in_the_end() -> None:
+    monkey = FakeMonkey([(0.0, "pause", "api"), (0.0, "stop", "postgres"), (0.0, "kill", "api")])
+    monkey.begin()
+    while len(monkey.asked) < 3:
+        gevent.sleep(0.01)
+    assert [each["verb"] for each in monkey.finish()] == ["pause", "stop", "kill", "start"]
+    assert monkey.asked[3:] == [["start", "postgres", "r"]], "the supervisor has started the API again"
+
+
+@pytest.mark.parametrize(
+    ("chaos", "hit"),
+    [
+        ("1s kill worker, 2s kill worker, 3s kill worker", "121"),
+        ("1s pause worker, 2s resume worker, 3s pause worker, 4s resume worker", "1122"),
+        ("1s pause worker, 2s stop worker, 3s start worker, 4s resume worker", "1221"),
+        ("1s pause worker, 2s pause worker, 3s resume worker, 4s resume worker", "1212"),
+        ("1s pause worker, 2s kill worker, 3s kill worker, 4s resume worker", "1221"),
+        ("1s pause worker-2, 2s pause worker, 3s resume worker", "212"),
+        ("1s stop worker, 2s restart worker-1, 3s start worker", "112"),
+    ],
+)
+def test_what_comes_back_is_what_was_taken_away(chaos: str, hit: str) -> None:
+    planned = parse_chaos(chaos, 60)
+    found = with_components(planned, ["api", "worker-1", "worker-2"])
+    assert "".join(component[-1] for _, component in found) == hit
+
+
+def a_stack(monkeypatch: pytest.MonkeyPatch, *api_urls: str) -> None:
+    """As the helper tells of it."""
+    told = json.dumps([["api", "order-worker-1"], api_urls])
+    command = [sys.executable, "-c", f"import sys; print({told!r}, flush=True); sys.stdin.read()"]
+    real = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **given: real(command, **given))
+
+
+def test_chaos_hits_the_stack_that_is_tested_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    a_stack(monkeypatch, "http://127.0.0.1:8000", "http://10.0.0.7:8000")
+    options = RunOptions.parse({"run_id": "r", "chaos": "1s kill order-worker"})
+    for tested in ("http://localhost:8000/", "http://10.0.0.7:8000"):
+        monkey = ChaosMonkey(options, tested)
+        monkey.prepare()
+        monkey.finish()
+    for other in ("http://127.0.0.1:9000", "http://elsewhere:8000"):
+        with pytest.raises(UsageError, match=r"with its API at http://127\.0\.0\.1:8000"):
+            ChaosMonkey(options, other).prepare()
 
 
 def test_the_books_so_far_are_audited_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
