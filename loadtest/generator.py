@@ -3,17 +3,20 @@
 import resource
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import gevent
 import gevent.event
 from gevent.pool import Group, Pool
-from locust.env import Environment
 
-from loadtest.api_client import ApiClient
+from loadtest.api_client import MAX_CONNECTIONS, ApiClient
 from loadtest.arrivals import OpenLoop, share_of
 from loadtest.life import OrderLife
 from loadtest.options import Arrivals, RunOptions
 from loadtest.recording import Recorder, Report
+
+if TYPE_CHECKING:
+    from locust.env import Environment
 
 REPORT_SECONDS = 0.5
 OVERDUE_SECONDS = 0.1
@@ -33,7 +36,7 @@ class Generator:
 
     def __init__(
         self,
-        environment: Environment,
+        environment: "Environment",
         api_url: str,
         options: RunOptions,
         live: Live,
@@ -49,7 +52,7 @@ class Generator:
         self._share = share
         self._shares = shares
         self._began = time.perf_counter()
-        self._max_open = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FILES
+        self._max_open = max_open()
         self._api = ApiClient(api_url, environment.events, api_key=api_key)
         self._recorder = Recorder(
             environment.events, options.slo_seconds, self._began, shed_ok=options.shed_ok
@@ -137,7 +140,7 @@ class Generator:
         looks = Pool(LAST_LOOKS)
         for order in list(self._orders.values()):
             if not order.is_over:
-                looks.spawn(order.look_again)
+                looks.spawn(order.look_for_the_last_time)
         looks.join()
 
     def _watch(self) -> None:
@@ -149,3 +152,9 @@ class Generator:
                 self._tell(self._recorder.report(self._share, exhausted=self._exhausted, drained=False))
                 told_at = now
             gevent.sleep(OVERDUE_SECONDS)
+
+
+def max_open() -> int:
+    """How many orders may be open at once: each waits on a connection of its own, which is an open file."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAX_CONNECTIONS if files == resource.RLIM_INFINITY else files - SPARE_FILES

@@ -12,6 +12,8 @@ from loadtest.recording import Ending, OrderRecord, Recorder
 
 WAIT_SECONDS = 10.0
 RETRY_SECONDS = 0.2
+LATE_RETRY_SECONDS = 1.0
+"""How long to pause before asking again about an order that is late in any case."""
 
 _ADDRESS = {"street": "1 Main Street", "city": "Springfield", "state": "IL", "zip": "62701"}
 _BY = "loadtest"
@@ -56,8 +58,9 @@ class OrderLife:
     def start(self, review: str = "auto") -> bool:
         """Starts the order, and repeats the same start while no answer comes, as a careful client does.
 
-        Returns whether it was acknowledged. One that was shed is recorded so; one that was not acknowledged
-        within the limit is recorded as late.
+        Returns whether it was accepted. One that was shed is recorded so; one of which the API knows nothing
+        when the limit is over is recorded as late. While nobody can say, it stays open, and is asked about
+        again and again, until the drain ends it.
         """
         self._body |= {
             "initial_address": _ADDRESS,
@@ -79,9 +82,10 @@ class OrderLife:
         otherwise = Ending.SHED if answer is not None and answer.status == 429 else Ending.NOT_ACCEPTED
         if otherwise is Ending.NOT_ACCEPTED or self.record.retries:
             # The last answers may have been lost, and the order accepted all the same.
-            self.look_again(otherwise)
-        if self.record.ending is None:
-            self._recorder.gave_up(self.record, otherwise)
+            while not self._learn(otherwise):
+                gevent.sleep(LATE_RETRY_SECONDS)
+            return not self.is_over
+        self._recorder.gave_up(self.record, otherwise)
         return False
 
     def wait_for_outcome(self, seconds: float | None = None) -> bool:
@@ -160,24 +164,31 @@ class OrderLife:
         else:
             self._count(name, "refused" if answer is not None and answer.status == 409 else "error")
 
-    def look_again(self, otherwise: Ending = Ending.NOT_ACCEPTED) -> None:
-        """Asks once, without waiting, and records what is known of an order whose time is over; `otherwise`
-        when the API knows no such order."""
-        answer = self._status(0.0)
-        if answer is not None and answer.is_ok:
-            self._take(answer)
+    def look_for_the_last_time(self) -> None:
+        """Asks once, without waiting, and records what is known of an order whose drain is over."""
+        is_told = self._learn(Ending.NOT_ACCEPTED)
         if self.is_over:
             return
-        if answer is not None and answer.is_ok and self._recorder.is_overdue(self.record):
-            self._recorder.gave_up(self.record, Ending.UNFINISHED)
-        elif answer is not None and answer.status == 404:
+        # One that runs and still has time left may keep its limit: nobody knows.
+        is_late = is_told and self._recorder.is_overdue(self.record)
+        self._recorder.gave_up(self.record, Ending.UNFINISHED if is_late else Ending.UNKNOWN)
+
+    def _learn(self, otherwise: Ending) -> bool:
+        """Asks once, without waiting, what became of the order, and records its end if it has one;
+        `otherwise` when the API knows no such order. Returns whether the answer says anything of it."""
+        answer = self._status(0.0)
+        if answer is None or answer.status >= 500 or answer.status == 429:
+            return False
+        if answer.is_ok:
+            self._take(answer)
+        elif answer.status == 404:
             if self.record.accepted is not None:
                 self._break("its start was acknowledged, and the API knows no such order")
             self._recorder.gave_up(self.record, otherwise)
         else:
-            # Nobody answered, or with a refusal that says nothing of the order; or it still has time left,
-            # in which it may keep its limit.
+            # A refusal, which says nothing of the order, and will not with the next question.
             self._recorder.gave_up(self.record, Ending.UNKNOWN)
+        return True
 
     def _status(self, wait: float) -> Answer | None:
         query = f"?wait={wait:.3f}" if wait > 0 else ""
@@ -191,6 +202,10 @@ class OrderLife:
         if not answer.is_ok:
             return False
         told = answer.body
+        if self.record.accepted is None and told.get("created_at"):
+            # Nobody has acknowledged its start, and its time counts from acceptance all the same.
+            age = datetime.now(UTC) - datetime.fromisoformat(told["created_at"])
+            self._recorder.found(self.record, age.total_seconds())
         if told.get("status", "running") == "running":
             return True
         completion_ms = told.get("completion_ms")

@@ -147,6 +147,15 @@ class Recorder:
         heappush(self._deadlines, (now + self._slo_seconds, record.number))
         self._fire(ACCEPT, record.accept_ms)
 
+    def found(self, record: OrderRecord, seconds: float) -> None:
+        """The books know an order whose start nobody has acknowledged: accepted so many seconds ago, by a
+        clock that may differ from ours, but not before it was sent."""
+        now = time.perf_counter()
+        sent = self._began + record.due + record.lag_ms / 1000
+        record.accepted = min(max(now - seconds, sent), now) - self._began
+        self._overdue.discard(record.number)
+        heappush(self._deadlines, (self._deadline(record), record.number))
+
     def finished(self, record: OrderRecord, outcome: str, reason: str | None, completion_ms: float) -> None:
         """The outcome was seen just now; `completion_ms` is what the books say of it."""
         now = time.perf_counter()

@@ -48,7 +48,7 @@ class Behaviour:
     violation: bool = False
     healthy: bool = True
     books_away: bool = False
-    """PostgreSQL does not answer: no order starts, and the health check says why."""
+    """PostgreSQL does not answer: no order starts, nothing is known of one, and the health check says why."""
 
     faults_told_after_seconds: float = 0.0
     audit_away: bool = False
@@ -66,6 +66,7 @@ class Order:
     outcome: str | None = None
     finished_at: float | None = None
     waiting: list[Callable[[], None]] = field(default_factory=list)
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 class FakeApi:
@@ -165,6 +166,9 @@ class Connection(asyncio.Protocol):
         if action == ["start"]:
             self.start(order_id, body)
             return
+        if self.api.behaviour.books_away:
+            self.answer(503, {"detail": "PostgreSQL is away"})
+            return
         order = self.api.orders.get(order_id)
         if order is None:
             self.answer(404, {"detail": "there is no such order"})
@@ -225,6 +229,7 @@ class Connection(asyncio.Protocol):
                 {
                     "order_id": order_id,
                     "status": order.outcome if over else "running",
+                    "created_at": order.created_at.isoformat(timespec="milliseconds"),
                     "reason": "customer_cancelled" if order.outcome == "cancelled" else None,
                     # The exact time it was meant to take, unless a request ended it sooner.
                     "completion_ms": (order.completion_ms if order.outcome == "completed" else elapsed)

@@ -1,0 +1,68 @@
+"""The generator itself, in this process, against the fake API: what it does when it cannot do as planned."""
+
+from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import gevent
+import pytest
+
+from loadtest import generator
+from loadtest.generator import Generator
+from loadtest.options import RunOptions
+from loadtest.recording import Tally
+from tests.load.driving import FakeApiProcess, fake_api
+from tests.load.fake_api import Behaviour
+
+# Locust's own would patch this whole process.
+UNHEARD: Any = SimpleNamespace(events=SimpleNamespace(request=SimpleNamespace(fire=lambda **_: None)))
+
+
+def generate(api: FakeApiProcess, **given: object) -> tuple[Tally, "gevent.Greenlet[..., None]"]:
+    """A run of plain orders under way."""
+    options = RunOptions.parse({"run_id": "r", "scenario": "start-only"} | given)
+    tally = Tally()
+    sending = Generator(UNHEARD, api.url, options, lambda order: order.start(), tally.take)
+    return tally, gevent.spawn(sending.run)
+
+
+def wait_for(look: Callable[[], object]) -> None:
+    with gevent.Timeout(20):
+        while not look():
+            gevent.sleep(0.05)
+
+
+def endings(tally: Tally) -> Counter[str]:
+    return Counter(str(record.ending) for record in tally.records)
+
+
+def test_an_outage_that_is_longer_than_the_limit_makes_orders_late_and_loses_none() -> None:
+    with fake_api(Behaviour(completion_ms=100)) as api:
+        tally, running = generate(api, rate=20, duration="4s", slo_seconds=1)
+        wait_for(lambda: tally.finished)
+        api.put("behave", vars(Behaviour(books_away=True)))
+        wait_for(lambda: tally.late_so_far > 5)
+        api.put("behave", vars(Behaviour(completion_ms=100)))
+        running.join(timeout=20)
+        truth = api.truth()["orders"]
+
+    assert tally.unaccounted == 0
+    found = endings(tally)
+    assert found.keys() == {"outcome", "not accepted"}
+    assert found["outcome"] == len(truth)
+    assert found["not accepted"] == tally.late > 5
+
+
+def test_orders_for_which_there_is_no_connection_are_skipped_and_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(generator, "max_open", lambda: 5)
+    with fake_api(Behaviour(completion_ms=1_500)) as api:
+        tally, running = generate(api, rate=20, duration="1s")
+        running.join(timeout=20)
+        truth = api.truth()["orders"]
+
+    assert (tally.offered, tally.skipped, len(truth)) == (20, 15, 5)
+    assert endings(tally) == {"outcome": 5}
+    assert tally.unaccounted == 0, "what was never sent is not lost"
