@@ -21,6 +21,9 @@ AUDIT_SECONDS = 120.0
 
 RETRY_SECONDS = 0.5
 
+LISTED_SECONDS = 15.0
+"""How long Temporal may take to list workflows that have closed: its list lags behind them."""
+
 log = logging.getLogger(__name__)
 
 
@@ -44,6 +47,15 @@ class Afterwards:
                     log.error("after the run: %s: %s", otherwise, error)
                     return None
             gevent.sleep(RETRY_SECONDS)
+
+
+def complete_audit(api_url: str, api_key: str | None, run_id: str) -> Json:
+    """The audit of a run in which every judged order was compared with its workflow; the last one there was
+    when Temporal does not list them all in time. Raises ServiceAway when there is none."""
+    give_up = time.monotonic() + LISTED_SECONDS
+    while (found := audit(api_url, api_key, run_id))["uncompared"] and time.monotonic() < give_up:
+        gevent.sleep(RETRY_SECONDS)
+    return found
 
 
 def audit(api_url: str, api_key: str | None, run_id: str) -> Json:

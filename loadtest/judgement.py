@@ -159,6 +159,20 @@ def _problems(evidence: Evidence, limit: LimitJudgement) -> list[str]:
         known_open = sum(record.ending == Ending.UNFINISHED for record in tally.records)
         if evidence.audit["open"] > known_open:
             found.append(f"{evidence.audit['open']} orders of the run are still open in the books")
+    if evidence.audit is not None:
+        found += _not_audited(evidence.audit, tally)
+    return found
+
+
+def _not_audited(audit: Json, tally: Tally) -> list[str]:
+    """What the audit has left out of orders that the generator knows."""
+    found = []
+    if audit["uncompared"]:
+        found.append(f"{audit['uncompared']} orders were not compared with their workflows")
+    accepted = sum(record.accepted is not None for record in tally.records)
+    covered = audit["judged"] + audit["open"]
+    if covered < accepted:
+        found.append(f"the audit covers {covered} orders, and {accepted} were accepted")
     return found
 
 
@@ -201,7 +215,9 @@ def _late_from_due(records: Sequence[OrderRecord], slo_seconds: float) -> int:
 
 def _run(evidence: Evidence, problems: list[str]) -> Json:
     options, tally = evidence.options, evidence.tally
-    seconds = evidence.stopped_after or options.seconds
+    # Orders that were sent late took longer than planned.
+    sent = (record.due + record.lag_ms / 1000 for record in tally.records)
+    seconds = max(evidence.stopped_after or options.seconds, max(sent, default=0.0))
     generating = sum(report.seconds for report in tally.reports)
     return {
         "valid": not problems,
@@ -242,11 +258,14 @@ def _books(evidence: Evidence) -> Json:
     audit = evidence.audit or {}
     return {
         "audited": evidence.audit is not None,
-        "clean": bool(audit.get("clean")) and not evidence.tally.broken_promises,
+        "clean": bool(audit.get("clean"))
+        and not audit.get("uncompared")
+        and not evidence.tally.broken_promises,
         "judged": audit.get("judged", 0),
         "open": audit.get("open", 0),
         "late": audit.get("late", 0),
         "workflows_checked": audit.get("workflows_checked", 0),
+        "uncompared": audit.get("uncompared", 0),
         "violations": audit.get("violations", []),
         "broken_promises": evidence.tally.broken_promises,
     }

@@ -10,7 +10,7 @@ from locust.env import Environment
 
 from db import runs
 from loadtest import effects, reports
-from loadtest.afterwards import Afterwards, audit
+from loadtest.afterwards import Afterwards, complete_audit
 from loadtest.api_client import ApiClient, Json
 from loadtest.arrivals import planned_orders
 from loadtest.chaos import ChaosMonkey
@@ -169,7 +169,8 @@ class Run:
         afterwards = Afterwards()
         afterwards.ask(self._faults.put_back, "the fault profile was not put back")
         audited = afterwards.ask(
-            lambda: audit(self._api_url, self._api_key, self.options.run_id), "the books were not audited"
+            lambda: complete_audit(self._api_url, self._api_key, self.options.run_id),
+            "the books were not audited",
         )
         latency = afterwards.ask(self._latency, "the steps of the orders are not known")
         tally = self._crew.tally

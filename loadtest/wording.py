@@ -84,6 +84,8 @@ def books_in_words(books: Json) -> str:
             f"{each['order_id']}: {each['finding']}" for each in books["violations"][:3]
         ]
         return f"BROKEN in {broken} places: {'; '.join(first)}\n{text}"
+    if books["uncompared"]:
+        return f"no violation found, and {books['uncompared']} orders not compared: {text}"
     return f"clean: {text}"
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -15,10 +16,12 @@ from loadtest.judgement import Evidence, ExitCode, decide
 from loadtest.options import RunOptions
 from loadtest.percentiles import per_second, percentile, spread
 from loadtest.recording import Ending, OrderRecord, Report, Tally
+from loadtest.summaries import junit, markdown
 from loadtest.verdict import LimitVerdict, judge
 from loadtest.wording import comparison_in_words, facts
 
-AUDIT = {"clean": True, "judged": 0, "open": 0, "late": 0, "workflows_checked": 0, "violations": []}
+AUDIT = {"clean": True, "judged": 10_000, "open": 0, "late": 0, "workflows_checked": 10_000,
+         "uncompared": 0, "violations": []}  # fmt: skip
 
 
 def record(number: int, due: float = 0.0, **known: Any) -> OrderRecord:
@@ -176,6 +179,56 @@ def test_books_that_were_not_audited_are_not_clean() -> None:
     found = decide(evidence(plain(400), audit=None))
     assert found.code is ExitCode.INVALID_RUN
     assert found.told["books"]["clean"] is False
+
+
+@pytest.mark.parametrize(
+    ("left_out", "problem"),
+    [
+        ({"uncompared": 3}, "3 orders were not compared with their workflows"),
+        ({"judged": 397, "open": 0}, "the audit covers 397 orders, and 400 were accepted"),
+    ],
+)
+def test_books_that_were_audited_in_part_are_not_proven(left_out: dict[str, Any], problem: str) -> None:
+    found = decide(evidence(plain(400), audit=AUDIT | left_out))
+    assert found.code is ExitCode.INVALID_RUN
+    assert found.problems == [problem]
+
+
+def failed_cases(told: dict[str, Any]) -> dict[str, str]:
+    suite = ElementTree.fromstring(junit(told))
+    return {case.attrib["name"]: case[0].text or "" for case in suite if len(case)}
+
+
+@pytest.mark.parametrize(
+    ("audit", "words"),
+    [
+        (None, "not audited: the API did not answer"),
+        (AUDIT | {"uncompared": 3}, "no violation found, and 3 orders not compared"),
+    ],
+)
+def test_books_that_nobody_has_audited_fail_their_test_case(audit: Any, words: str) -> None:
+    told = decide(evidence(plain(400), audit=audit)).told
+    assert failed_cases(told).keys() == {"run is valid", "books are clean"}
+    assert failed_cases(told)["books are clean"].startswith(words)
+    assert failed_cases(decide(evidence(plain(400))).told) == {}
+
+
+def test_the_summary_names_broken_promises_and_violations() -> None:
+    broken = AUDIT | {"clean": False, "violations": [{"order_id": "a", "finding": "twice", "invariant": 3}]}
+    promised = {"broken_promises": ["b: its cancel was accepted, and it completed"]}
+    told = decide(evidence(plain(400), audit=broken, report=promised)).told
+    _, _, listed = markdown(told).partition("## Broken invariants")
+    assert "- 3, order a: twice" in listed
+    assert "- order b: its cancel was accepted, and it completed" in listed
+    alone = decide(evidence(plain(400), report=promised)).told
+    assert "- order b: its cancel" in markdown(alone)
+
+
+def test_orders_that_were_sent_late_make_the_offered_rate_smaller() -> None:
+    on_time = [record(n, n / 10) for n in range(400)]
+    assert decide(evidence(on_time)).told["run"]["offered_rate"] == 10
+    last_late = [*on_time[:-1], replace(on_time[-1], lag_ms=10_100.0)]
+    assert decide(evidence(last_late)).told["run"]["offered_rate"] == 8
 
 
 def test_percentiles_are_values_that_occurred() -> None:

@@ -60,6 +60,16 @@ def test_all_questions_after_a_run_share_their_time(monkeypatch: pytest.MonkeyPa
     assert questions.count("csv") == 1
 
 
+def test_an_audit_waits_until_temporal_lists_every_workflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(afterwards, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(afterwards, "LISTED_SECONDS", 0.2)
+    left = [3, 1, 0, 7]
+    monkeypatch.setattr(afterwards, "audit", lambda *_: {"uncompared": left.pop(0)})
+    assert afterwards.complete_audit("http://nowhere", None, "r") == {"uncompared": 0}
+    monkeypatch.setattr(afterwards, "audit", lambda *_: {"uncompared": 2})
+    assert afterwards.complete_audit("http://nowhere", None, "r") == {"uncompared": 2}, "as it is"
+
+
 class FakeMonkey(ChaosMonkey):
     """Carries out nothing, and remembers what."""
 
@@ -143,7 +153,7 @@ def test_the_books_so_far_are_audited_in_the_background(monkeypatch: pytest.Monk
     def audit(_url: str, _key: str | None, run_id: str) -> dict[str, Any]:
         audits.append(run_id)
         gevent.sleep(0.05)
-        return {"judged": 7, "workflows_checked": 7, "violations": []}
+        return {"judged": 7, "workflows_checked": 7, "uncompared": 0, "violations": []}
 
     monkeypatch.setattr(watching, "audit", audit)
     monkeypatch.setattr(watching, "AUDIT_EVERY_SECONDS", 0.5)
