@@ -1,6 +1,7 @@
 """Serving the API on its port."""
 
 import asyncio
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -12,12 +13,16 @@ import uvloop
 
 from orchestrator import exposure, logs
 from orchestrator.api.app import create_app
+from orchestrator.api.connections import MAX_CONNECTIONS, BoundedProtocol
 from orchestrator.errors import UsageError
 from orchestrator.settings import Settings
 
 SHUTDOWN_SECONDS = 1
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep idle connections, so that none meets one that is just closing."""
+
+OTHER_FILES = 200
+"""What the process has open beside its clients' connections, and more."""
 
 log = structlog.get_logger()
 
@@ -42,10 +47,11 @@ def run(settings: Settings) -> None:
     address needs keys and there are none."""
     logs.configure(settings, "api")
     exposure.refuse_without_keys(settings, "the API")
+    _make_room_for_connections()
     listener = _listen(settings.bind_address, settings.port("api"))
     config = uvicorn.Config(
         create_app(settings),
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -59,6 +65,15 @@ def run(settings: Settings) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Server(config).serve(sockets=[listener]))
     log.info("api stopped")
+
+
+def _make_room_for_connections() -> None:
+    """Each is an open file, of which a process is allowed few unless it asks for more."""
+    wanted = MAX_CONNECTIONS + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _listen(address: str, port: int) -> socket.socket:
