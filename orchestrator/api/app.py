@@ -17,6 +17,7 @@ from orchestrator.api.context import Context
 from orchestrator.api.health import Health
 from orchestrator.api.lifecycle import Lifecycle
 from orchestrator.api.metrics import Metrics, RequestMetrics
+from orchestrator.api.report_places import CONNECTIONS, ReportPlaces
 from orchestrator.api.security_headers import SecurityHeaders
 from orchestrator.api.waiting import OutcomeWatch
 from orchestrator.client import connect
@@ -46,7 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
         )
         async with (
             Books(settings.books_url, application_name="api") as books,
-            Books(settings.books_url, max_size=3, application_name="api-reports") as reports,
+            Books(settings.books_url, max_size=CONNECTIONS, application_name="api-reports") as reports,
         ):
             watch = OutcomeWatch(books)
             admission = Admission(settings, books)
@@ -55,13 +56,14 @@ def create_app(settings: Settings) -> FastAPI:
                 settings=settings,
                 books=books,
                 reports=reports,
+                places=ReportPlaces(),
                 client=client,
                 lifecycle=Lifecycle(settings, books, client, admission),
                 watch=watch,
                 admission=admission,
                 keys=keys,
                 health=Health(settings, books, client),
-                metrics=Metrics(reports, admission),
+                metrics=Metrics(books, admission),
             )
             background = [asyncio.create_task(each.run()) for each in (watch, admission, keys)]
             yield

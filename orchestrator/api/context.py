@@ -12,17 +12,20 @@ from orchestrator.api.admission import Admission
 from orchestrator.api.health import Health
 from orchestrator.api.lifecycle import Lifecycle
 from orchestrator.api.metrics import Metrics
+from orchestrator.api.report_places import ReportPlaces
 from orchestrator.api.waiting import OutcomeWatch
 from orchestrator.settings import Settings
 
 
 @dataclass(frozen=True)
 class Context:
-    """`reports` is a small pool of its own, so that long exports never keep a quick reading waiting."""
+    """`reports` is a small pool of its own, so that long exports never keep a quick reading waiting; who
+    uses it holds one of `places`."""
 
     settings: Settings
     books: Books
     reports: Books
+    places: ReportPlaces
     client: Client
     lifecycle: Lifecycle
     watch: OutcomeWatch

@@ -1,5 +1,6 @@
 """What Prometheus is told: the requests of this process, and the orders in the books."""
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from time import monotonic, perf_counter
 
@@ -36,8 +37,9 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class Metrics:
-    def __init__(self, reports: Books, admission: Admission) -> None:
-        self._reports = reports
+    def __init__(self, books: Books, admission: Admission) -> None:
+        self._books = books
+        self._reading = asyncio.Lock()
         self._registry = CollectorRegistry()
         self._registry.register(_DoorCollector(admission))
         self._orders = _OrderCollector()
@@ -58,16 +60,18 @@ class Metrics:
     async def text(self, queues_served: Mapping[str, bool]) -> bytes:
         """The exposition. While the books are away, it says so instead of counting orders."""
         self._queues.served = queues_served
-        if monotonic() - self._read_at > CACHE_SECONDS:
-            try:
-                self._orders.known = await while_alive(self._counted(), books_answer(self._reports))
-                self._read_at = monotonic()
-            except BooksAway:
-                self._orders.known = None
+        # However many ask, one connection reads.
+        async with self._reading:
+            if monotonic() - self._read_at > CACHE_SECONDS:
+                try:
+                    self._orders.known = await while_alive(self._counted(), books_answer(self._books))
+                    self._read_at = monotonic()
+                except BooksAway:
+                    self._orders.known = None
         return generate_latest(self._registry)
 
     async def _counted(self) -> tuple[readings.Counters, readings.OpenOrders]:
-        return await readings.counters(self._reports), await readings.open_orders(self._reports)
+        return await readings.counters(self._books), await readings.open_orders(self._books)
 
 
 class _DoorCollector(Collector):

@@ -4,10 +4,11 @@ Answers are built as plain dictionaries by `orchestrator.api.views` and describe
 answer is validated a second time on its way out; the tests hold the two together.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     BeforeValidator,
@@ -51,7 +52,15 @@ def _only_text(value: object) -> object:
     return value
 
 
-Time = Annotated[AwareDatetime, BeforeValidator(_only_text)]
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        # The first and the last day of all have no such hour everywhere.
+        raise ValueError("must be a time between the years 1 and 9999 in UTC") from None
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_only_text), AfterValidator(_in_utc)]
 
 
 def _whole(value: object) -> object:

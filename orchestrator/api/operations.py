@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Annotated, Any
 
 import structlog
@@ -12,6 +12,7 @@ from fastapi.encoders import jsonable_encoder
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from db import faults, readings
+from db.pool import Row
 from orchestrator.api import metrics, views
 from orchestrator.api.access import caller_of
 from orchestrator.api.context import Context, Ctx
@@ -29,10 +30,11 @@ from orchestrator.api.models import (
     LatencyQuery,
 )
 from orchestrator.api.patience import books_answer, temporal_answers, while_alive, within
-from orchestrator.api.problems import as_text, responses
+from orchestrator.api.problems import as_text, responses, status_of
+from orchestrator.api.report_places import Report
 from orchestrator.audit import AuditReport, Progress
 from orchestrator.audit import audit as audit_everything
-from orchestrator.errors import RequestMalformed, RunUnknown, ServiceAway
+from orchestrator.errors import Overloaded, RequestMalformed, RunUnknown, ServiceAway
 from orchestrator.outside.faults import FaultProfile, named_profile
 
 router = APIRouter(tags=["operations"])
@@ -43,23 +45,33 @@ log = structlog.get_logger()
 @router.get(
     "/latency.csv",
     response_class=Response,
-    responses=responses() | as_text("text/csv", "One row for each finished order."),
+    responses=responses(429) | as_text("text/csv", "One row for each finished order."),
 )
 async def latency_csv(query: Annotated[LatencyQuery, Query()], context: Ctx) -> Response:
     """One row for each finished order, oldest first: where its time went. Durations are whole
     milliseconds; `completion_ms` is exactly the sum of the steps and `waiting_ms`."""
     name = f"latency-{query.run_id}.csv" if query.run_id else "latency.csv"
-    rows = readings.latency_rows(context.reports, _chosen(query))
+    rows = _exported(context, _chosen(query))
     return await while_alive(csv_response(rows, name), books_answer(context.books))
 
 
-@router.get("/latency", response_model=LatencyAnswer, responses=responses())
+async def _exported(context: Context, chosen: readings.LatencyFilter) -> AsyncGenerator[Row, None]:
+    async with (
+        context.places.of(Report.EXPORT),
+        aclosing(readings.latency_rows(context.reports, chosen)) as rows,
+    ):
+        async for row in rows:
+            yield row
+
+
+@router.get("/latency", response_model=LatencyAnswer, responses=responses(429))
 async def latency(query: Annotated[LatencyQuery, Query()], context: Ctx) -> JSONResponse:
     """Exact counts and percentiles of the finished orders, and how each step contributes."""
     chosen = _chosen(query)
-    summary = await while_alive(
-        readings.latency_summary(context.reports, chosen), books_answer(context.books)
-    )
+    async with context.places.of(Report.SUMMARY):
+        summary = await while_alive(
+            readings.latency_summary(context.reports, chosen), books_answer(context.books)
+        )
     return JSONResponse(views.latency(summary, chosen))
 
 
@@ -72,23 +84,25 @@ _AUDIT_ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/audit", response_model=AuditAnswer, responses=responses(404) | _AUDIT_ANSWERS)
+@router.get("/audit", response_model=AuditAnswer, responses=responses(404, 429) | _AUDIT_ANSWERS)
 async def audit(query: Annotated[AuditQuery, Query()], context: Ctx) -> Response:
     """Our books, the provider's ledger and Temporal's closed workflows held against each other.
 
     With `progress`, the answer is JSON lines: `{"workflows_checked": n}` while it is made, and at last
-    `{"report": ...}`, or `{"problem": ...}` when there is no such run, or something went away meanwhile."""
+    `{"report": ...}`, or `{"problem": ...}` when there is no such run, too much to do, or something went away
+    meanwhile."""
     if query.progress:
         return StreamingResponse(_audit_lines(context, query.run_id), media_type="application/x-ndjson")
     return JSONResponse(jsonable_encoder((await _audited(context, query.run_id)).to_json()))
 
 
 async def _audited(context: Context, run_id: str | None, progress: Progress | None = None) -> AuditReport:
-    return await while_alive(
-        audit_everything(context.reports, context.client, run_id, progress=progress),
-        books_answer(context.books),
-        temporal_answers(context.client),
-    )
+    async with context.places.of(Report.AUDIT):
+        return await while_alive(
+            audit_everything(context.reports, context.client, run_id, progress=progress),
+            books_answer(context.books),
+            temporal_answers(context.client),
+        )
 
 
 async def _audit_lines(context: Context, run_id: str | None) -> AsyncGenerator[str, None]:
@@ -100,9 +114,8 @@ async def _audit_lines(context: Context, run_id: str | None) -> AsyncGenerator[s
                 n = await asyncio.wait_for(checked.get(), timeout=0.1)
                 yield json.dumps({"workflows_checked": n}) + "\n"
         yield json.dumps({"report": jsonable_encoder(auditing.result().to_json())}) + "\n"
-    except (RunUnknown, ServiceAway) as error:
-        status = 404 if isinstance(error, RunUnknown) else 503
-        yield json.dumps({"problem": {"status": status, "detail": str(error)}}) + "\n"
+    except (RunUnknown, Overloaded, ServiceAway) as error:
+        yield json.dumps({"problem": {"status": status_of(error), "detail": str(error)}}) + "\n"
     finally:
         auditing.cancel()
 

@@ -17,9 +17,11 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match
 
 from orchestrator.api.models import Problem
+from orchestrator.api.security_headers import HEADERS
 from orchestrator.errors import (
     OrderUnknown,
     Overloaded,
+    PayloadUnreadable,
     RequestMalformed,
     RequestRefused,
     RunUnknown,
@@ -65,6 +67,7 @@ def register(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestRefused, _on_refused)
     app.add_exception_handler(ServiceAway, _on_service_away)
+    app.add_exception_handler(PayloadUnreadable, _on_payload_unreadable)
     app.add_exception_handler(Exception, _on_bug)
 
 
@@ -109,14 +112,26 @@ def _methods_taken(request: Request) -> list[str]:
     ]
 
 
+def status_of(error: RequestRefused | ServiceAway) -> int:
+    """The status by which an answer tells of it."""
+    for kinds, status in _STATUSES:
+        if isinstance(error, kinds):
+            return status
+    return 409
+
+
+_STATUSES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], int], ...] = (
+    ((OrderUnknown, RunUnknown), 404),
+    (RequestMalformed, 422),
+    (Overloaded, 429),
+    (ServiceAway, 503),
+)
+
+
 async def _on_refused(_request: Request, error: Exception) -> ProblemResponse:
-    if isinstance(error, OrderUnknown | RunUnknown):
-        return problem(404, str(error))
-    if isinstance(error, RequestMalformed):
-        return problem(422, str(error))
-    if isinstance(error, Overloaded):
-        return problem(429, str(error), headers={"Retry-After": str(error.retry_after_seconds)})
-    return problem(409, str(error))
+    assert isinstance(error, RequestRefused)
+    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, Overloaded) else None
+    return problem(status_of(error), str(error), headers=headers)
 
 
 async def _on_service_away(request: Request, error: Exception) -> ProblemResponse:
@@ -124,9 +139,18 @@ async def _on_service_away(request: Request, error: Exception) -> ProblemRespons
     return problem(503, str(error))
 
 
+async def _on_payload_unreadable(request: Request, error: Exception) -> ProblemResponse:
+    log.error("a payload of Temporal cannot be read", path=request.url.path, error=str(error))
+    return problem(
+        503,
+        "what Temporal answered cannot be decrypted with the keys that are here; the request may still be "
+        "carried out",
+    )
+
+
 async def _on_bug(_request: Request, _error: Exception) -> ProblemResponse:
-    # The server logs the exception itself.
-    return problem(500, "something went wrong here; the log has the details")
+    # The server logs the exception itself. This answer comes from outside of all that adds headers.
+    return problem(500, "something went wrong here; the log has the details", headers=HEADERS)
 
 
 def _readable(text: str) -> str:
@@ -143,7 +167,8 @@ _MEANINGS = {
     409: "Not possible as the order stands; the problem says why.",
     413: "The body is larger than 64 KiB.",
     422: "The request is malformed; the problem names the fields.",
-    429: "More orders than would keep their limit; try again after Retry-After seconds.",
+    429: "More than can be done just now: orders within their limit, or reports; try again after "
+    "Retry-After seconds.",
     503: "PostgreSQL or Temporal is away; try again after Retry-After seconds.",
 }
 

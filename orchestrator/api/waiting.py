@@ -4,6 +4,8 @@ import asyncio
 from collections import defaultdict
 from time import monotonic
 
+import structlog
+
 from db import readings
 from db.pool import Books
 from orchestrator.api.patience import within
@@ -12,6 +14,11 @@ from orchestrator.errors import BooksAway
 TICK_SECONDS = 0.05
 GIVE_UP_SECONDS = 1.0
 """How long the books may be silent before those who wait are told so."""
+
+AFTER_A_BUG_SECONDS = 1.0
+"""It is likely to come again, and each time fills the log."""
+
+log = structlog.get_logger()
 
 
 class OutcomeWatch:
@@ -59,6 +66,10 @@ class OutcomeWatch:
             except BooksAway as error:
                 if monotonic() - heard_at > GIVE_UP_SECONDS:
                     self._settle(list(self._waiting), error)
+            except Exception:
+                # Without further looks everybody would wait until the time is up.
+                log.exception("outcomes could not be looked up")
+                await asyncio.sleep(AFTER_A_BUG_SECONDS)
 
     def _settle(self, order_ids: set[str] | list[str], error: BooksAway | None = None) -> None:
         for order_id in order_ids:

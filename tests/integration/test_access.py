@@ -18,6 +18,7 @@ import pytest_asyncio
 from db import keys as stored
 from db.reader import ROLE
 from orchestrator.api.app import create_app
+from orchestrator.api.connections import MAX_HEAD_BYTES
 from orchestrator.keys import Role, hashed, new_key
 from orchestrator.settings import Settings
 from tests.live import body, eventually
@@ -366,6 +367,9 @@ def test_pages_are_closed_too_and_no_key_is_in_any_log(url: str, tmp_path: Path)
             assert headers["x-content-type-options"] == "nosniff"
             assert headers["x-frame-options"] == "DENY"
             assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        for address in (api, page):
+            too_long = httpx.get(f"{address}/alive", headers={"X-Padding": "p" * MAX_HEAD_BYTES})
+            assert too_long.status_code == 431
     written = "".join(log.read_text() for log in logs)
     for key in (viewer, operator, also_viewer, wrong):
         assert key not in written

@@ -9,13 +9,16 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
+from starlette.types import Receive, Scope, Send
 
 from db.readings import OrderSummary, PageKey
 from orchestrator.api import problems
 from orchestrator.api.csv_export import cell
-from orchestrator.api.models import CURSOR_PATTERN
+from orchestrator.api.models import CURSOR_PATTERN, LatencyQuery
+from orchestrator.api.security_headers import HEADERS, SecurityHeaders
 from orchestrator.api.views import cursor, page_key, rfc3339
-from orchestrator.errors import BooksAway, OrderUnknown, RequestMalformed, TooLate
+from orchestrator.errors import BooksAway, OrderUnknown, PayloadUnreadable, RequestMalformed, TooLate
 from orchestrator.vocabulary import State
 
 # Hypothesis adds the time zone itself.
@@ -91,6 +94,7 @@ def test_times_are_utc_with_milliseconds() -> None:
         (TooLate("too late"), 409),
         (RequestMalformed("wrong"), 422),
         (BooksAway(), 503),
+        (PayloadUnreadable("key secret is not here"), 503),
         (RuntimeError("password=secret at /srv/app.py"), 500),
         (ExceptionGroup("several", [ValueError("secret")]), 500),
     ],
@@ -110,3 +114,37 @@ async def test_every_error_becomes_a_problem_document(error: Exception, status: 
     assert answer.headers["content-type"] == "application/problem+json"
     assert "secret" not in answer.text
     assert ("retry-after" in answer.headers) == (status == 503)
+    if status == 500:
+        assert {name.lower() for name in HEADERS} <= answer.headers.keys()
+
+
+async def test_every_answer_tells_browsers_to_guess_frame_keep_and_pass_on_nothing() -> None:
+    async def nothing(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    transport = httpx.ASGITransport(SecurityHeaders(nothing))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        headers = (await client.get("/")).headers
+    assert dict(headers) == {
+        "x-content-type-options": "nosniff",
+        "x-frame-options": "DENY",
+        "referrer-policy": "no-referrer",
+        "cache-control": "no-store",
+        "cross-origin-resource-policy": "same-origin",
+        "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "9999-12-31T23:59:59.9999999-00:01"]
+)
+def test_a_time_that_is_in_no_year_of_utc_is_malformed(text: str) -> None:
+    with pytest.raises(ValidationError, match="must be a time"):
+        LatencyQuery(since=text)  # type: ignore[arg-type]
+
+
+def test_times_are_taken_as_utc() -> None:
+    asked = LatencyQuery(since="2026-01-31T12:00:00+05:00")  # type: ignore[arg-type]
+    assert asked.since is not None
+    assert (asked.since.tzinfo, asked.since.hour) == (UTC, 7)
