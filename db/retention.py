@@ -25,6 +25,8 @@ DETACH_PATIENCE_MS = 20_000
 
 DROP_PATIENCE_MS = 1_000
 DROP_TRIES = 3
+STATEMENT_SPARE_MS = 5_000
+"""So much longer than for its locks a statement may take, so that one that waits for a lock ends of that."""
 
 
 class RetentionRefused(OrderSystemError):
@@ -75,8 +77,9 @@ class RetentionReport:
         }
 
 
-async def ensure_partitions(books: Books) -> int:
-    """Makes the partitions of the days ahead, and returns how many.
+async def ensure_partitions(books: Books) -> int | None:
+    """Makes the partitions of the days ahead, and returns how many; None when the open partition had filled
+    up, and one step was done towards its end: the next call does the next.
 
     Raises BooksAway, also when the table is too busy to be locked just now, and RetentionRefused where the
     migrations are not applied or this user may not.
@@ -86,7 +89,7 @@ async def ensure_partitions(books: Books) -> int:
     except (psycopg.errors.UndefinedFunction, psycopg.errors.InsufficientPrivilege) as error:
         raise RetentionRefused(str(error).splitlines()[0]) from error
     assert row is not None, "a function gives a row"
-    made: int = row["made"]
+    made: int | None = row["made"]
     return made
 
 
@@ -155,7 +158,7 @@ async def _drop(connection: AsyncConnection[Row], partition: Partition, report: 
     for last_try in (*[False] * (DROP_TRIES - 1), True):
         try:
             await connection.execute(statement)
-        except psycopg.errors.LockNotAvailable:
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
             if last_try:
                 report.busy.append(partition)
                 return
@@ -180,8 +183,8 @@ async def _session(url: str) -> AsyncIterator[AsyncConnection[Row]]:
 
 
 async def _wait_for_locks(connection: AsyncConnection[Row], ms: int) -> None:
-    for name in ("lock_timeout", "statement_timeout"):
-        await connection.execute("select set_config(%s, %s, false)", (name, str(ms)))
+    for name, patience_ms in (("lock_timeout", ms), ("statement_timeout", ms + STATEMENT_SPARE_MS)):
+        await connection.execute("select set_config(%s, %s, false)", (name, str(patience_ms)))
 
 
 async def _rows(connection: AsyncConnection[Row], name: str, parameters: Row | None = None) -> list[Row]:

@@ -35,6 +35,9 @@ class Housekeeper:
         except (ServiceAway, RetentionRefused) as error:
             log.warning("partitions could not be made", error=str(error))
             return False
+        if made is None:
+            log.info("the open partition has filled up, and is given an end")
+            return False
         if made:
             log.info("partitions made", partitions=made)
         return True

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import time
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +13,7 @@ import pytest
 from db.audit import audit_books
 from db.orders import OrderBooks
 from db.pool import Books
-from db.retention import RetentionRefused, drop_expired
+from db.retention import DROP_TRIES, RetentionRefused, drop_expired, ensure_partitions
 from orchestrator.housekeeper import Housekeeper
 from orchestrator.settings import Settings
 from orchestrator.vocabulary import State
@@ -182,7 +183,9 @@ async def test_a_reader_of_an_old_day_holds_up_only_the_dropping(url, monkeypatc
         assert execute(url, "select count(*) from dropped_events where dropped_at is null") == [(0,)]
 
 
-async def test_a_detached_partition_that_was_left_is_dropped_by_the_next_look(url):
+@pytest.fixture
+async def detached(url):
+    """A partition that a look has decided to drop, and detached, and then was killed."""
     async with shop(url) as clerk:
         name = age(url, await clerk.carry_to(State.COMPLETED), 100)
     execute(
@@ -191,8 +194,25 @@ async def test_a_detached_partition_that_was_left_is_dropped_by_the_next_look(ur
         f" select to_at, from_at, name, 0 from event_partitions() where name = '{name}'",
     )
     execute(url, f"alter table events detach partition {name}")
-    assert [p.name for p in (await drop_expired(url, KEEP)).dropped] == [name]
-    assert execute(url, f"select to_regclass('{name}')") == [(None,)]
+    return name
+
+
+async def test_a_detached_partition_that_was_left_is_dropped_by_the_next_look(url, detached):
+    assert [p.name for p in (await drop_expired(url, KEEP)).dropped] == [detached]
+    assert execute(url, f"select to_regclass('{detached}')") == [(None,)]
+
+
+async def test_a_detached_partition_that_somebody_holds_is_tried_again_and_then_left(
+    url, detached, monkeypatch
+):
+    monkeypatch.setattr("db.retention.DROP_PATIENCE_MS", 100)
+    with psycopg.connect(url) as holder:
+        holder.execute(f"lock table {detached} in access share mode")
+        began = time.monotonic()
+        report = await drop_expired(url, KEEP)
+        assert time.monotonic() - began >= DROP_TRIES * 0.1
+        assert ([p.name for p in report.busy], report.dropped) == ([detached], [])
+    assert [p.name for p in (await drop_expired(url, KEEP)).dropped] == [detached]
 
 
 async def test_only_one_is_at_it(url):
@@ -216,18 +236,84 @@ async def test_who_is_not_the_owner_is_refused_and_may_make_partitions(postgres,
         execute(url, "drop owned by impostor; drop role impostor")
 
 
+def as_if_nobody_had_made_days(url, since):
+    """Everything from `since` on is in the open partition."""
+    for row in execute(
+        url, f"select name from event_partitions() where to_at is null or from_at >= '{since}'"
+    ):
+        execute(url, f"drop table {row[0]}")
+    execute(url, f"create table events_ahead partition of events for values from ('{since}') to (maxvalue)")
+
+
+async def steps_until_made(pool):
+    """How many calls it took, and the partitions that the last one made."""
+    for steps in range(1, 10):
+        made = await ensure_partitions(pool)
+        if made is not None:
+            return steps, made
+    raise AssertionError("it does not come to an end")
+
+
+async def test_a_filled_open_partition_is_ended_while_orders_are_written(url):
+    today = execute(url, "select date_trunc('day', now(), 'UTC')")[0][0]
+    as_if_nobody_had_made_days(url, today)
+    impatient = psycopg.conninfo.make_conninfo(url, options="-c lock_timeout=500ms")
+    async with shop(impatient) as clerk:
+        before = await clerk.carry_to(State.COMPLETED)
+        stop = asyncio.Event()
+
+        async def write():
+            while not stop.is_set():
+                await clerk.carry_to(State.COMPLETED)
+
+        writing = asyncio.create_task(write())
+        assert await steps_until_made(clerk.pool) == (3, 1)
+        stop.set()
+        await writing
+        ended, ahead = execute(
+            url, "select name, from_at from event_partitions() where from_at >= now()::date"
+        )
+        assert (ended[0], ahead[0]) == (f"events_{today:%Y%m%d}", "events_ahead")
+        assert ahead[1] - today == timedelta(days=30)
+        assert len(await clerk.events(before)) > 0
+        assert execute(url, "select count(*) from pg_constraint where conname = 'events_ahead_ends'") == [
+            (0,)
+        ]
+        assert await told_wrongly(clerk.pool) == []
+
+
+async def test_a_filled_open_partition_is_not_read_while_nobody_can_write(url):
+    as_if_nobody_had_made_days(url, datetime.now(UTC).date())
+    said = []
+    with psycopg.connect(url, autocommit=True, options="-c client_min_messages=debug1") as connection:
+        connection.add_notice_handler(lambda notice: said.append(notice.message_primary))
+        connection.execute(
+            "insert into events (order_id, at, kind, state) values ('now', now(), 'accepted', 'received')"
+        )
+        for _ in range(2):
+            assert connection.execute("select ensure_event_partitions()").fetchone() == (None,)
+        assert any("verifying table" in each for each in said)
+        said.clear()
+        assert connection.execute("select ensure_event_partitions()").fetchone() == (1,)
+    assert any("is implied by existing constraints" in each for each in said)
+    assert not any("verifying table" in each for each in said)
+
+
+async def test_the_end_of_a_filled_open_partition_moves_on_before_it_is_reached(url):
+    """So that it refuses no event, however long the partitions cannot be made."""
+    as_if_nobody_had_made_days(url, datetime.now(UTC).date())
+    execute(url, "insert into events (order_id, at, kind, state) values ('a', now(), 'accepted', 'received')")
+    execute(
+        url, "alter table events_ahead add constraint events_ahead_ends check (at < '2026-01-01Z') not valid"
+    )
+    execute(url, "select ensure_event_partitions()")
+    execute(url, "insert into events (order_id, at, kind, state) values ('b', now(), 'accepted', 'received')")
+
+
 async def test_the_housekeeper_does_both(url):
     async with shop(url) as clerk:
         name = age(url, await clerk.carry_to(State.COMPLETED), 100)
-        execute(url, "drop table events_ahead")
-        first = execute(
-            url, "select max(to_at) from event_partitions() where to_at < now() + interval '1 day'"
-        )[0][0]
-        for row in execute(url, f"select name from event_partitions() where from_at >= '{first}'"):
-            execute(url, f"drop table {row[0]}")
-        execute(
-            url, f"create table events_ahead partition of events for values from ('{first}') to (maxvalue)"
-        )
+        as_if_nobody_had_made_days(url, datetime.now(UTC).date() + timedelta(days=1))
         settings = Settings(database_url=url, events_keep_days=90)
         assert await Housekeeper(settings, clerk.pool).look()
         assert name not in partitions(url)
