@@ -87,6 +87,7 @@ def restore(
     if restored.replaced is not None:
         say(f"What was there before is in {restored.replaced}.")
     say(f"{settings.home} holds the stack of {restored.manifest.made_at}. Start it: make up.")
+    say("Its API keys are those of that time: one that was revoked since is valid again (see keys list).")
 
 
 def doctor(as_json: AsJson = False) -> None:

@@ -14,7 +14,7 @@ import sqlite3
 import subprocess
 import tarfile
 import tempfile
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -234,12 +234,22 @@ def _copy_running_postgres(layout: Layout, parts_dir: Path) -> list[Part]:
         raise StackError(
             f"PostgreSQL's data could not be copied: {words[-1] if words else 'no reason given'}."
         )
-    unpacked = sum(path.stat().st_size for path in layout.postgres_data.rglob("*") if path.is_file())
+    unpacked = _bytes_below(layout.postgres_data)
     parts = []
     for name, part_name in (("base.tar.gz", archive.POSTGRES), ("pg_wal.tar.gz", archive.POSTGRES_LOG)):
         path = (target / name).rename(parts_dir / part_name)
         parts.append(archive.described(path, unpacked if part_name == archive.POSTGRES else 0))
     return parts
+
+
+def _bytes_below(directory: Path) -> int:
+    """Of all files. They come and go while the server runs."""
+    total = 0
+    for place, _directories, names in os.walk(directory):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(place, name).lstat().st_size
+    return total
 
 
 def _copy_stopped_postgres(layout: Layout, parts_dir: Path) -> list[Part]:
