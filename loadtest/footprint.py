@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from types import TracebackType
@@ -16,10 +17,13 @@ from typing import Self
 
 import psutil
 
-from orchestrator.stack import ComponentStatus
+from orchestrator.errors import StackError
+from orchestrator.stack import ComponentStatus, Stack, plan
 from orchestrator.stack.layout import Layout
 
 EVERY_SECONDS = 5.0
+LONGEST_GAP_SECONDS = 30.0
+"""Longer without a look, and nobody knows what has been meanwhile."""
 
 _MIB = 2**20
 
@@ -62,19 +66,52 @@ class Footprint:
     lost: set[str] = field(default_factory=set)
     """Components whose process has ended meanwhile."""
 
+    seconds: float = 0.0
+    """How long it was to look."""
+
+    failure: Exception | None = None
+    """Why it looked for less."""
+
     def __post_init__(self) -> None:
+        self._began = 0.0
         self._ending = threading.Event()
-        self._looking = threading.Thread(target=self._look, name="footprint", daemon=True)
+        self._looking = threading.Thread(target=self._look_until_the_end, name="footprint", daemon=True)
+
+    @classmethod
+    def of(cls, stack: Stack) -> Self:
+        """Of a whole running stack. Raises StackError when a planned component is missing."""
+        components = [component for component in stack.components() if component.pid is not None]
+        running = {component.name for component in components}
+        planned = [component.name for component in plan.components(stack.settings)]
+        if missing := [name for name in planned if name not in running]:
+            raise StackError(f"The memory of {', '.join(missing)} cannot be measured: it does not run.")
+        return cls(components)
 
     def __enter__(self) -> Self:
+        self._began = time.monotonic()
         self._looking.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.seconds = time.monotonic() - self._began
         self._ending.set()
         self._looking.join()
+
+    def gaps(self) -> list[str]:
+        """What is not known of the memory, a sentence each."""
+        looks = [0.0, *(min(sample.at_seconds, self.seconds) for sample in self.samples), self.seconds]
+        found = [
+            f"the memory was not read between {last:.0f} s and {at:.0f} s"
+            for last, at in pairwise(looks)
+            if at - last > LONGEST_GAP_SECONDS
+        ]
+        if not self.samples:
+            found.append("the memory was never read")
+        if self.failure is not None:
+            found.append(f"the memory could not be read to the end: {self.failure!r}")
+        return found
 
     def trends(self, begin_seconds: float, end_seconds: float) -> dict[str, Trend]:
         """Of each component between two moments; empty when there are too few samples for thirds."""
@@ -99,24 +136,32 @@ class Footprint:
         return [fmean(each) / _MIB for _, each in sorted(minutes.items())]
 
     def peak_mib(self, name: str) -> float:
-        return max(sample.memory[name] for sample in self.samples) / _MIB
+        return max((sample.memory[name] for sample in self.samples), default=0) / _MIB
 
     @property
     def shared_mib(self) -> float:
         """How much of the shared buffers has been touched in the end."""
-        return self.samples[-1].shared / _MIB
+        return self.samples[-1].shared / _MIB if self.samples else 0.0
+
+    def _look_until_the_end(self) -> None:
+        try:
+            self._look()
+        except Exception as error:
+            # It is a thread of its own: what ends it is seen by nobody otherwise.
+            self.failure = error
 
     def _look(self) -> None:
-        began = time.monotonic()
         while True:
-            at_seconds = time.monotonic() - began
+            at_seconds = time.monotonic() - self._began
             memory, shared = {}, 0
             for component in self.components:
                 own, of_all = self._memory_of(component)
                 memory[component.name] = own
                 shared += of_all
             self.samples.append(Sample(at_seconds, memory, shared))
-            if self._ending.wait(max(began + len(self.samples) * EVERY_SECONDS - time.monotonic(), 0.0)):
+            if self._ending.wait(
+                max(self._began + len(self.samples) * EVERY_SECONDS - time.monotonic(), 0.0)
+            ):
                 return
 
     def _memory_of(self, component: ComponentStatus) -> tuple[int, int]:

@@ -4,7 +4,8 @@ Starts a stack of its own in a temporary directory, on the ports of the settings
 even rate. What is too much must be turned away with 429; what is accepted must keep the limit; and when it is
 over, a fresh order must be served as if nothing had been. Prints a Markdown report. Exits with 3 when one of
 these is not so, or a component took more memory than it may; with 4 when the audit is not clean; with 5 when
-nothing was turned away, so that nothing is proven; with 6 when the generator could not hold its rate.
+nothing was turned away, or the memory was not read throughout, so that nothing is proven; with 6 when the
+generator could not hold its rate.
 """
 
 import argparse
@@ -111,7 +112,7 @@ def overload(settings: Settings, rate: float, seconds: float, faults: str) -> in
         raise UsageError("this is too short for a single order")
     with (
         stack_of_its_own(settings, "overload") as stack,
-        Footprint(stack.components()) as footprint,
+        Footprint.of(stack) as footprint,
     ):
         aftermath = asyncio.run(strain(stack.settings.api_url, rate, count, faults))
     say(report(aftermath, rate, faults, footprint))
@@ -164,8 +165,11 @@ def judge(aftermath: Aftermath, footprint: Footprint) -> tuple[ExitCode, list[st
     breached = _breaches(aftermath, footprint)
     if breached:
         return ExitCode.LIMIT_BREACHED, breached
+    unproven = footprint.gaps()
     if not aftermath.refusals["429"]:
-        return ExitCode.NOT_PROVEN, ["nothing was turned away: this was no overload"]
+        unproven.append("nothing was turned away: this was no overload")
+    if unproven:
+        return ExitCode.NOT_PROVEN, unproven
     return ExitCode.PASSED, []
 
 

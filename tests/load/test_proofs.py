@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from loadtest.drive import DriveReport
 from loadtest.footprint import Footprint, Sample
 from loadtest.judgement import ExitCode
 from loadtest.overload import Aftermath, Fresh
+from orchestrator.errors import StackError
 from orchestrator.settings import Settings
-from orchestrator.stack import ComponentStatus, plan
+from orchestrator.stack import ComponentStatus, Stack, plan
 
 MIB = 2**20
 
@@ -77,6 +79,55 @@ def test_a_footprint_tells_which_process_has_ended() -> None:
     with Footprint([ComponentStatus(**vars(component("api")) | {"pid": gone.pid})]) as seen:
         pass
     assert seen.lost == {"api"}
+
+
+def soaked(*at_seconds: float) -> Footprint:
+    """A quarter of an hour, of which the memory was read at these moments."""
+    return Footprint([component("api")], [Sample(at, {"api": MIB}, 0) for at in at_seconds], seconds=900.0)
+
+
+THROUGHOUT = [float(at) for at in range(0, 900, 5)]
+
+
+@pytest.mark.parametrize(
+    ("at_seconds", "reason"),
+    [
+        ([], "never read"),
+        (THROUGHOUT[:2], "between 5 s and 900 s"),
+        (THROUGHOUT[:100], "between 495 s and 900 s"),
+        (THROUGHOUT[50:], "between 0 s and 250 s"),
+        (THROUGHOUT[:50] + THROUGHOUT[60:], "between 245 s and 300 s"),
+    ],
+)
+def test_memory_that_was_not_read_throughout_proves_nothing(at_seconds: list[float], reason: str) -> None:
+    seen = soaked(*at_seconds)
+    assert any(reason in each for each in soak.unproven(15.0, seen.trends(0, 900), seen))
+    assert overload.judge(aftermath(), seen)[0] is ExitCode.NOT_PROVEN
+
+
+def test_memory_that_was_read_throughout_is_proof_if_that_was_long_enough() -> None:
+    seen = soaked(*THROUGHOUT)
+    trends = seen.trends(0, 900)
+    assert soak.unproven(15.0, trends, seen) == []
+    assert soak.unproven(14.0, trends, seen) == ["memory is judged after 15 minutes and more"]
+    assert soak.unproven(15.0, {}, seen) == ["the memory of api has no thirds"]
+
+
+def test_a_look_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_pid: int) -> dict[str, int]:
+        raise PermissionError("smaps_rollup")
+
+    monkeypatch.setattr("loadtest.footprint._proportional_set", refused)
+    with Footprint([component("api")]) as seen:
+        pass
+    assert any("smaps_rollup" in each for each in seen.gaps())
+    assert any("smaps_rollup" in each for each in soak.unproven(15.0, {}, seen))
+
+
+def test_a_component_that_does_not_run_cannot_be_measured(tmp_path: Path) -> None:
+    nobody_runs = Stack(Settings(orders_home=tmp_path, database_url=None, temporal_address=None))
+    with pytest.raises(StackError, match=r"temporal, order-worker-1, .* does not run"):
+        Footprint.of(nobody_runs)
 
 
 def aftermath(**changes: Any) -> Aftermath:
