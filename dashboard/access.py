@@ -29,8 +29,9 @@ from orchestrator.settings import Settings
 COOKIE = "orders_session"
 LOGIN = "/login"
 OPEN_PATHS = ("/_stcore/health",)
-ASK_SECONDS = 2.0
+ASK_SECONDS = 1.0
 LOOK_AGAIN_SECONDS = 2.0
+RETRY_SECONDS = 5
 MAX_SESSIONS = 1_000
 MAX_FORM_BYTES = 4_096
 
@@ -105,12 +106,11 @@ class Door:
         try:
             role = await run_in_threadpool(self._callers.role_of, key)
         except ServiceAway as error:
-            await _turn_away(scope, receive, send, 503, str(error))
+            await _turn_away(scope, receive, send, _away_page(str(error)))
             return
         if role is None:
-            await _turn_away(
-                scope, receive, send, 401, "" if key is None else "This key is not valid any more."
-            )
+            told = "" if key is None else "This key is not valid any more."
+            await _turn_away(scope, receive, send, _login_page(401, told))
         elif scope["type"] == "websocket":
             await self._app(scope, receive, self._while_valid(send, key))
         else:
@@ -182,22 +182,38 @@ def _with_headers(send: Send) -> Send:
     return sending
 
 
-async def _turn_away(scope: Scope, receive: Receive, send: Send, status: int, sentence: str) -> None:
+async def _turn_away(scope: Scope, receive: Receive, send: Send, page: HTMLResponse) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return
-    await _login_page(status, sentence)(scope, receive, send)
+    await page(scope, receive, send)
+
+
+def _away_page(sentence: str) -> HTMLResponse:
+    """Nobody can tell who this is: no key helps, only another try, which the page also makes by itself."""
+    # A link to nowhere else is one to this very address, its query included.
+    return _page(503, f"{sentence}; is the stack up?", "<p><a href=''>Try again</a></p>", again=True)
 
 
 def _login_page(status: int, sentence: str) -> HTMLResponse:
+    return _page(
+        status,
+        sentence,
+        f"<form method='post' action='{LOGIN}'>"
+        "<label>API key<input name='key' type='password' autocomplete='current-password' required autofocus>"
+        "</label><button>Open the dashboard</button></form>",
+    )
+
+
+def _page(status: int, sentence: str, below: str, *, again: bool = False) -> HTMLResponse:
     text = sentence[:1].upper() + sentence[1:]
     page = (
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>Orders</title>"
-        "<meta name='viewport' content='width=device-width'>"
+        "<meta name='viewport' content='width=device-width'><meta name='color-scheme' content='light dark'>"
         "<style>body{font-family:sans-serif;margin:4em auto;max-width:26em;padding:0 1em}"
         "input,button{font:inherit;padding:.5em;width:100%;box-sizing:border-box;margin:.4em 0}</style>"
-        f"<h1>Orders</h1><p>{escape(text)}</p><form method='post' action='{LOGIN}'>"
-        "<label>API key<input name='key' type='password' autocomplete='current-password' required autofocus>"
-        "</label><button>Open the dashboard</button></form></html>"
+        f"{f'<meta http-equiv=refresh content={RETRY_SECONDS}>' if again else ''}"
+        f"<h1>Orders</h1><p>{escape(text)}</p>{below}</html>"
     )
-    return HTMLResponse(page, status_code=status, headers={"Cache-Control": "no-store"})
+    headers = {"Cache-Control": "no-store"} | ({"Retry-After": f"{RETRY_SECONDS}"} if again else {})
+    return HTMLResponse(page, status_code=status, headers=headers)

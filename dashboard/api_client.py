@@ -1,6 +1,8 @@
 """The dashboard's side of the REST API: every order that it gives goes through here."""
 
 from copy import copy
+from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -19,13 +21,27 @@ from orchestrator.keys import Role
 
 Json = dict[str, Any]
 
+_SILENT = "The API did not answer in time; try again shortly."
+
 CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 15.0
 AUDIT_SECONDS = 900.0
+GLANCE_SECONDS = 1.0
+"""How long a page that refreshes waits for what it shows besides its own figures."""
+
+SILENCE_SECONDS = 5.0
+"""How long an API that has let a glance wait in vain is not glanced at again."""
 
 
 class ApiAway(ServiceAway):
     """The API does not answer; is the stack up? Try again shortly."""
+
+
+@dataclass
+class _Silence:
+    """Until when the API is taken for silent. Shared by all who ask it, with whatever key."""
+
+    until: float = float("-inf")
 
 
 class OrderApi:
@@ -37,6 +53,7 @@ class OrderApi:
     def __init__(self, url: str) -> None:
         # Proxies are for the internet; the API is next door.
         self._key: str | None = None
+        self._silence = _Silence()
         self._http = httpx.Client(
             base_url=url, timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS), trust_env=False
         )
@@ -68,7 +85,7 @@ class OrderApi:
 
     def health(self) -> Json:
         """The health report, also when it says that something is not well."""
-        answer = self._send("GET", "/health")
+        answer = self._glance("/health")
         if answer.status_code not in (httpx.codes.OK, httpx.codes.SERVICE_UNAVAILABLE):
             raise _refusal(answer)
         report: Json = answer.json()
@@ -84,14 +101,17 @@ class OrderApi:
 
     def metrics(self) -> str:
         """Prometheus text."""
-        answer = self._send("GET", "/metrics")
+        answer = self._glance("/metrics")
         if answer.is_error:
             raise _refusal(answer)
         return answer.text
 
     def role(self) -> Role:
         """What the key is good for; everything while none is needed."""
-        return Role.of(self._json("GET", "/whoami")["role"])
+        answer = self._glance("/whoami")
+        if answer.is_error:
+            raise _refusal(answer)
+        return Role.of(answer.json()["role"])
 
     def _ask(self, order_id: str, signal: str, body: Json) -> Json:
         return self._json("POST", f"/orders/{order_id}/signals/{signal}", json=body)
@@ -103,6 +123,19 @@ class OrderApi:
         content: Json = answer.json()
         return content
 
+    def _glance(self, path: str) -> httpx.Response:
+        """Asks for what nobody waits for long. Raises ServiceAway, at once while the API is silent."""
+        if monotonic() < self._silence.until:
+            raise ServiceAway(_SILENT)
+        try:
+            return self._send("GET", path, timeout=GLANCE_SECONDS)
+        except ApiAway:
+            # Nobody is there, which takes no time to find out.
+            raise
+        except ServiceAway:
+            self._silence.until = monotonic() + SILENCE_SECONDS
+            raise
+
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
@@ -110,7 +143,7 @@ class OrderApi:
         except httpx.ConnectError as error:
             raise ApiAway from error
         except httpx.TransportError as error:
-            raise ServiceAway("The API did not answer in time; try again shortly.") from error
+            raise ServiceAway(_SILENT) from error
 
 
 def _refusal(answer: httpx.Response) -> RequestRefused | ServiceAway:

@@ -9,9 +9,11 @@ from dashboard.workers import WorkerUse
 from db import charts, live, run_shelf
 from db.live import InFlight, Lately
 from db.pool import Row
-from orchestrator.errors import ServiceAway
+from orchestrator.errors import OrderSystemError, ServiceAway
+from orchestrator.keys import Role
 
 PACE_SECONDS = 120
+ROLE_SECONDS = 5.0
 
 _shared = st.cache_data(ttl=sources.SHARED_SECONDS, max_entries=50, show_spinner=False)
 
@@ -67,6 +69,20 @@ def health() -> Json | None:
     try:
         return sources.api().health()
     except ServiceAway:
+        return None
+
+
+def viewer_may(role: Role) -> bool:
+    """Whether this viewer's key is good for it; also while nobody can tell, since then a try will."""
+    known = _role_of(sources.viewer_key())
+    return known is None or known >= role
+
+
+@st.cache_data(ttl=ROLE_SECONDS, max_entries=200, show_spinner=False)
+def _role_of(key: str | None) -> Role | None:
+    try:
+        return sources.api().with_key(key).role()
+    except OrderSystemError:
         return None
 
 

@@ -13,6 +13,9 @@ FRESH_SECONDS = 2.0
 GRACE_SECONDS = 30.0
 """How long who was known stays known while the API does not answer: it may just be started again."""
 
+AWAY_SECONDS = 1.0
+"""How long an API that did not answer is not asked again."""
+
 MAX_REMEMBERED = 1_000
 
 Ask = Callable[[str | None], Role | None]
@@ -27,6 +30,7 @@ class Callers:
         self._ask = ask
         self._must_have_key = must_have_key
         self._seen: dict[str, tuple[Role | None, float]] = {}
+        self._away_at = float("-inf")
 
     def role_of(self, key: str | None) -> Role | None:
         """What the holder of this key (None: of no key) may do, or None. Raises ServiceAway when it is not
@@ -38,7 +42,7 @@ class Callers:
         if monotonic() - at <= FRESH_SECONDS:
             return role
         try:
-            role = self._ask(key)
+            role = self._answer(key)
         except ServiceAway:
             # Where no key was needed none can have been made since by asking the same API.
             if monotonic() - at <= GRACE_SECONDS or (key is None and role is not None):
@@ -48,3 +52,13 @@ class Callers:
             self._seen.clear()
         self._seen[name] = role, monotonic()
         return role
+
+    def _answer(self, key: str | None) -> Role | None:
+        if monotonic() - self._away_at <= AWAY_SECONDS:
+            raise ServiceAway("the API does not answer")
+        try:
+            return self._ask(key)
+        except ServiceAway:
+            # One page is many requests, and none of them should wait for the same silence again.
+            self._away_at = monotonic()
+            raise

@@ -1,17 +1,20 @@
 """One order: where it stands, what may still be asked of it, and where its time went."""
 
-from datetime import UTC, datetime
+from datetime import UTC
 
 import streamlit as st
 
+from dashboard import live_readings as readings
 from dashboard import plain_text, sources
 from dashboard.figures import tables
 from dashboard.figures.targets import seconds
 from dashboard.figures.timeline import timeline
 from dashboard.layout import CHART_CONFIG, answered, head, nothing_yet, palette, refreshing
 from db import lookups
+from db.lookups import OrderFile
 from db.pool import Row
-from orchestrator.vocabulary import State, order_workflow_id
+from orchestrator.keys import Role
+from orchestrator.vocabulary import AttemptOutcome, State, order_workflow_id
 
 BEFORE_APPROVAL = (State.RECEIVED, State.VALIDATED, State.IN_REVIEW)
 
@@ -30,12 +33,15 @@ def show(order_id: str) -> None:
     runs = file.order["finished_at"] is None
     is_live = head(f"Order {plain_text.markdown(order_id)}", live=runs)
 
+    # The file that was just read is what the first run of the live part shows.
+    unseen = [file]
+
     def body() -> None:
-        now = lookups.order_file(sources.reader(), order_id)
+        now = unseen.pop() if unseen else lookups.order_file(sources.reader(), order_id)
         if now is None:
             return
-        _standing(now.order)
-        _requests(now.order)
+        _standing(now)
+        _requests(now)
         if not now.has_all_events:
             st.info("The events of an order this old have been dropped; its books below are whole.")
         else:
@@ -45,12 +51,12 @@ def show(order_id: str) -> None:
                 config=CHART_CONFIG,
                 alt="Attempts, waits and requests of the order over the seconds since its acceptance",
             )
+        _books(now)
         if runs and now.order["finished_at"] is not None:
             # Once more as a whole, and then it stands still.
             st.rerun()
 
     refreshing(body, is_live, every=1.0, answers_of=order_id)
-    _books(order_id)
 
 
 def may_be_cancelled(order: Row) -> bool:
@@ -58,12 +64,34 @@ def may_be_cancelled(order: Row) -> bool:
     return order["abort_reason"] is None and not State(order["state"]).is_past(State.PREPARED)
 
 
-def may_be_reviewed(order: Row) -> bool:
-    """Whether an approval or rejection can still succeed."""
+def may_be_rejected(order: Row) -> bool:
+    """Whether a rejection can still succeed."""
     return order["abort_reason"] is None and State(order["state"]) in BEFORE_APPROVAL
 
 
-def _standing(order: Row) -> None:
+def may_be_approved(file: OrderFile) -> bool:
+    """Whether an approval can still succeed: it cannot where one has come before the review began."""
+    is_approved = any(
+        event["kind"] == "signal"
+        and event["detail"].get("signal") == "approve_order"
+        and event["detail"].get("accepted")
+        for event in file.events
+    )
+    return may_be_rejected(file.order) and not is_approved
+
+
+def attempts_of(file: OrderFile) -> tuple[int, int]:
+    """All attempts so far and those that failed: as counted with the outcome, before that from the events."""
+    order = file.order
+    if order["attempts"] is not None:
+        return order["attempts"], order["failed_attempts"]
+    ended = [event["outcome"] for event in file.events if event["kind"] == "attempt"]
+    return len(ended) + len(file.under_way), sum(outcome != AttemptOutcome.OK for outcome in ended)
+
+
+def _standing(file: OrderFile) -> None:
+    order = file.order
+    attempts, failed = attempts_of(file)
     limit = (order["deadline_at"] - order["accepted_at"]).total_seconds()
     elapsed_ms = (order["read_at"] - order["accepted_at"]).total_seconds() * 1000
     in_time = {True: "within the limit", False: "late", None: f"of {limit:g} s"}[order["within_limit"]]
@@ -71,7 +99,7 @@ def _standing(order: Row) -> None:
     cells = [
         ("State", order["state"].replace("_", " "), reason or (order["current_step"] or "done")),
         ("Time", seconds(order["completion_ms"] or elapsed_ms), in_time),
-        ("Attempts", f"{order['attempts'] or '–'}", f"{order['failed_attempts'] or 0} failed"),
+        ("Attempts", f"{attempts}", f"{failed} failed"),
         ("Amount", f"{order['amount_cents'] / 100:,.2f}", f"review {order['review']}"),
         (
             "Accepted",
@@ -84,15 +112,19 @@ def _standing(order: Row) -> None:
             st.metric(label, value, below, delta_color="off", delta_arrow="off", border=True)
 
 
-def _requests(order: Row) -> None:
+def _requests(file: OrderFile) -> None:
+    order = file.order
     order_id = order["order_id"]
     settings = sources.settings()
+    may_ask = order["finished_at"] is None and readings.viewer_may(Role.OPERATOR)
     with st.container(horizontal=True, key="requests"):
-        if may_be_cancelled(order):
+        if may_ask and may_be_cancelled(order):
             _cancel(order_id)
             _change_address(order_id, order["address"])
-        if may_be_reviewed(order):
-            _review(order_id)
+        if may_ask and may_be_approved(file):
+            _approve(order_id)
+        if may_ask and may_be_rejected(order):
+            _reject(order_id)
         # Where the UI of somebody else's Temporal is, only its setting can say.
         if settings.uses_embedded_temporal or settings.temporal_ui_origin is not None:
             st.link_button(
@@ -137,29 +169,29 @@ def _change_address(order_id: str, now: Row) -> None:
         st.form_submit_button("Change the address", type="primary", on_click=ask)
 
 
-def _review(order_id: str) -> None:
-    def approve() -> None:
+def _approve(order_id: str) -> None:
+    def ask() -> None:
         answered(
             order_id,
             lambda: sources.api().approve(order_id, "dashboard"),
             "Accepted: the order is approved.",
         )
 
-    def reject() -> None:
+    st.button("Approve", icon=":material/thumb_up:", on_click=ask)
+
+
+def _reject(order_id: str) -> None:
+    def ask() -> None:
         answered(
             order_id,
             lambda: sources.api().reject(order_id, "dashboard", "rejected at the dashboard"),
             "Accepted: the order is rejected.",
         )
 
-    st.button("Approve", icon=":material/thumb_up:", on_click=approve)
-    st.button("Reject", icon=":material/thumb_down:", on_click=reject)
+    st.button("Reject", icon=":material/thumb_down:", on_click=ask)
 
 
-def _books(order_id: str) -> None:
-    file = lookups.order_file(sources.reader(), order_id)
-    if file is None:
-        return
+def _books(file: OrderFile) -> None:
     books, content, events = st.tabs(["Money and parcel", "Content", "Events"])
     with books:
         st.dataframe(tables.books_beside_provider(file), hide_index=True, key="books")
@@ -167,4 +199,6 @@ def _books(order_id: str) -> None:
         st.json({"address": file.order["address"], "items": file.order["items"]})
     with events:
         st.dataframe(tables.events(file), hide_index=True, key="events")
-        st.caption(f"Read at {datetime.now(UTC):%H:%M:%S} UTC, {len(file.events)} events.")
+        st.caption(
+            f"Read at {file.order['read_at'].astimezone(UTC):%H:%M:%S} UTC, {len(file.events)} events."
+        )

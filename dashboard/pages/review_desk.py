@@ -7,6 +7,7 @@ from dashboard import plain_text, sources
 from dashboard.figures.reviews import contents, time_to_decide
 from dashboard.layout import answered, head, nothing_yet, refreshing
 from db.pool import Row
+from orchestrator.keys import Role
 
 SHOWN = 25
 DESK = "review-desk"
@@ -35,6 +36,8 @@ def card(order: Row) -> None:
             st.markdown(f"**{plain_text.markdown(order_id)}**  {order['amount_cents'] / 100:,.2f}")
             st.text(contents(order))
         time.progress(min(left / whole, 1.0), text=f"{left:.0f} s left")
+        if not readings.viewer_may(Role.OPERATOR):
+            return
         with buttons.container(horizontal=True, horizontal_alignment="right"):
             st.button(
                 "Approve",

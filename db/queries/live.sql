@@ -23,6 +23,12 @@ select o.order_id, o.run_id, o.state, o.amount_cents, o.items, o.address, o.acce
     now() as read_at
 from orders o
 where o.state in ('received', 'validated', 'in_review') and o.review = 'manual' and o.abort_reason is null
+    -- Approved before its review began, it waits for nobody.
+    and not exists (
+        select from events e
+        where e.order_id = o.order_id and e.at between o.accepted_at and o.updated_at and e.kind = 'signal'
+            and e.detail ->> 'signal' = 'approve_order' and (e.detail ->> 'accepted')::boolean
+    )
 order by o.deadline_at
 limit %(limit)s;
 

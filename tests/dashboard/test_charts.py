@@ -441,12 +441,15 @@ async def test_only_undecided_manual_orders_wait_for_a_person(clerk, books_url):
     waiting = await clerk.carry_to(State.IN_REVIEW, new_order(review=ReviewMode.MANUAL))
     approved = await clerk.carry_to(State.APPROVED, new_order(review=ReviewMode.MANUAL))
     automatic = await clerk.carry_to(State.IN_REVIEW)
+    early = await clerk.carry_to(State.VALIDATED, new_order(review=ReviewMode.MANUAL))
+    await clerk.books.note_signal(early, "approve_order", accepted=True, reviewer="ann")
     reader = reader_of(books_url)
     found = {row["order_id"]: row for row in live.waiting_for_a_person(reader, 50)}
     assert live.in_flight(reader).in_review == 1
     reader.close()
     assert waiting in found
     assert approved not in found
+    assert early not in found
     assert automatic not in found
     left, whole = time_to_decide(found[waiting])
     assert 0 < left <= whole == pytest.approx(8.95)

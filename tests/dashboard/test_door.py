@@ -77,6 +77,10 @@ async def test_nobody_is_let_in_while_nobody_can_be_known(monkeypatch):
     async with browser(door()) as client:
         shut = await client.get("/")
         assert (shut.status_code, SECRET in shut.text) == (503, False)
+        # No key would help, so none is asked for.
+        assert "The API does not answer; is the stack up?" in shut.text
+        assert "Try again" in shut.text
+        assert "API key" not in shut.text
         assert (await client.post("/login", data={"key": "good-key"})).status_code == 503
         assert (await client.get("/_stcore/health")).status_code == 200
 

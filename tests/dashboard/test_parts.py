@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from dashboard import audits, export
-from dashboard.api_client import ApiAway, OrderApi
+from dashboard.api_client import GLANCE_SECONDS, SILENCE_SECONDS, ApiAway, OrderApi
 from dashboard.audits import AuditDesk, AuditState
 from dashboard.figures.invariants import as_file
 from dashboard.workers import WorkerMeter
@@ -225,3 +225,26 @@ def test_health_is_read_also_when_it_is_bad():
 def test_no_api_at_all_is_said_as_such():
     with pytest.raises(ApiAway):
         OrderApi(f"http://127.0.0.1:{free_port_base()}").metrics()
+
+
+def test_an_api_that_hangs_holds_nobody_up_for_long(monkeypatch):
+    waits: list[float] = []
+
+    def hang(request: httpx.Request) -> httpx.Response:
+        waits.append(request.extensions["timeout"]["read"])
+        raise httpx.ReadTimeout("nothing came", request=request)
+
+    api = OrderApi("http://api")
+    api._http = httpx.Client(base_url="http://api", transport=httpx.MockTransport(hang))
+    for look in (api.health, api.metrics, api.with_key("somebody's").role, api.health):
+        with pytest.raises(ServiceAway):
+            look()
+    assert waits == [GLANCE_SECONDS], "whoever looks next does not wait for the same silence"
+    # What a viewer asks for is asked all the same.
+    with pytest.raises(ServiceAway):
+        api.approve("o", "me")
+    assert len(waits) == 2
+    monkeypatch.setattr("dashboard.api_client.monotonic", lambda: time.monotonic() + SILENCE_SECONDS)
+    with pytest.raises(ServiceAway):
+        api.health()
+    assert len(waits) == 3

@@ -123,3 +123,17 @@ def test_where_a_key_is_a_must_nobody_is_asked_about_no_key() -> None:
     api = Api(lambda _key: Role.CHAOS)
     assert Callers(api, must_have_key=True).role_of(None) is None
     assert api.asked == 0
+
+
+def test_an_api_that_does_not_answer_is_not_asked_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(callers, "monotonic", lambda: now)
+    api = Api(away)
+    known = Callers(api, must_have_key=False)
+    for key in (None, "a-key", None):
+        with pytest.raises(ServiceAway):
+            known.role_of(key)
+    assert api.asked == 1
+    now += callers.AWAY_SECONDS + 0.1
+    api.answer = lambda _key: Role.VIEWER
+    assert known.role_of(None) is Role.VIEWER
