@@ -16,6 +16,9 @@ from orchestrator.errors import BooksAway
 Row = dict[str, Any]
 Connection = AsyncConnection[Row]
 
+POOL_SIZE = 8
+"""Connections of one process, if it does not say otherwise."""
+
 ACQUIRE_TIMEOUT_SECONDS = 1.0
 """How long a caller waits for a connection: with it the API still answers 503 in under 2 s."""
 
@@ -28,7 +31,7 @@ SILENT_SECONDS = 4
 """How long the other end may leave bytes or a probe unanswered until a connection counts as lost: a cable
 that was pulled out ends no connection, and Linux would wait for a quarter of an hour, or for ever."""
 
-_LOST_IN_SILENCE = {
+LOST_IN_SILENCE = {
     "keepalives": 1,
     "keepalives_idle": 2,
     "keepalives_interval": 1,
@@ -57,7 +60,7 @@ class Books:
     Raises BooksAway when PostgreSQL does not answer; other database errors are bugs and pass through.
     """
 
-    def __init__(self, url: str, *, max_size: int = 8, application_name: str = "orders") -> None:
+    def __init__(self, url: str, *, max_size: int = POOL_SIZE, application_name: str = "orders") -> None:
         self._url = url
         self._max_size = max_size
         self._application_name = application_name
@@ -81,7 +84,7 @@ class Books:
                 "prepare_threshold": 2,
                 "application_name": self._application_name,
                 "connect_timeout": 2,
-                **_LOST_IN_SILENCE,
+                **LOST_IN_SILENCE,
             },
         )
 
@@ -167,13 +170,13 @@ async def _living_connection(pool: AsyncConnectionPool[Connection]) -> Connectio
     have, and each would cost a caller its statement."""
     while True:
         connection = await pool.getconn()
-        if not _has_ended(connection):
+        if not has_ended(connection):
             return connection
         await connection.close()
         await pool.putconn(connection)
 
 
-def _has_ended(connection: Connection) -> bool:
+def has_ended(connection: psycopg.Connection[Any] | AsyncConnection[Any]) -> bool:
     """Asks the system alone: on an idle connection there is nothing to be read but its end."""
     if connection.closed:
         return True

@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
 
-from db.pool import ACQUIRE_TIMEOUT_SECONDS, Row, books_errors
+from db.pool import ACQUIRE_TIMEOUT_SECONDS, LOST_IN_SILENCE, Row, books_errors, has_ended
 from orchestrator.errors import BooksAway, ReadingTooLong, RequestMalformed
 from orchestrator.settings import Settings
 
@@ -65,8 +65,8 @@ class Reader:
                 "application_name": "dashboard",
                 "connect_timeout": 2,
             },
+            check=_refuse_ended,
         )
-        self._pool.open(wait=False)
         self.times_ms: deque[float] = deque(maxlen=REMEMBERED_TIMES)
         """How long the last readings took, the answer's way included, in milliseconds; a reading that failed
         counts with the time after which it was given up."""
@@ -91,7 +91,7 @@ class Reader:
         began = perf_counter()
         has_failed = True
         try:
-            with _reading_errors(), self._pool.connection() as connection:
+            with _reading_errors(), self._connection() as connection:
                 rows = connection.execute(statement, parameters).fetchall()
             has_failed = False
         finally:
@@ -102,6 +102,13 @@ class Reader:
     def fetch_one(self, statement: LiteralString, parameters: Row | None = None) -> Row | None:
         rows = self.fetch_all(statement, parameters)
         return rows[0] if rows else None
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection[Row]]:
+        # Opened by the first who reads: an export has a connection of its own.
+        self._pool.open(wait=False)
+        with self._pool.connection() as connection:
+            yield connection
 
     def copy_out(self, query: LiteralString, parameters: Row) -> Iterator[bytes]:
         """The answer as CSV with a header, in pieces of about PIECE_BYTES, whatever its size. Uses a
@@ -128,11 +135,17 @@ class Reader:
                 yield bytes(held)
 
 
+def _refuse_ended(connection: Connection[Row]) -> None:
+    """Has the pool take another connection in place of one that has ended while it lay idle."""
+    if has_ended(connection):
+        raise psycopg.OperationalError("the connection has ended")
+
+
 def _with_options(conninfo: str, statement_timeout_ms: int) -> str:
     options = _OPTIONS | {"statement_timeout": str(statement_timeout_ms)}
     given = conninfo_to_dict(conninfo).get("options") or ""
     text = " ".join(f"-c {name}={value}" for name, value in options.items())
-    return make_conninfo(conninfo, options=f"{given} {text}".strip())
+    return make_conninfo(conninfo, **LOST_IN_SILENCE, options=f"{given} {text}".strip())
 
 
 def _as_role_if_there(url: str) -> str:

@@ -354,6 +354,19 @@ def test_a_database_that_is_away_is_one_error(tmp_path):
     reader.close()
 
 
+def test_a_connection_that_was_cut_costs_no_reading(seeded_url):
+    reader = reader_of(seeded_url)
+    (before,) = reader.fetch_all("select pg_backend_pid() as pid")
+    with psycopg.connect(seeded_url, autocommit=True) as connection:
+        connection.execute("select pg_terminate_backend(%s, 5000)", (before["pid"],))
+    (after,) = reader.fetch_all("select pg_backend_pid() as pid")
+    assert after["pid"] != before["pid"]
+    with reader._connection() as connection:
+        told = connection.info.get_parameters()
+    assert (told["tcp_user_timeout"], told["keepalives_count"]) == ("4000", "2"), "a silent network ends it"
+    reader.close()
+
+
 # --- Export -----------------------------------------------------------------------------------------------
 
 
