@@ -9,6 +9,8 @@ from enum import StrEnum
 from fractions import Fraction
 
 CONFIDENCE = 0.95
+PRECISION = 1e-13
+MAX_STEPS = 100
 
 
 class LimitVerdict(StrEnum):
@@ -65,40 +67,39 @@ def upper_bound(late: int, orders: int, confidence: float = CONFIDENCE) -> float
     """
     if orders == 0 or late >= orders:
         return 1.0
+    wanted = math.log(1 - confidence)
     low, high = late / orders, 1.0
-    for _ in range(100):
-        middle = (low + high) / 2
-        if _at_most(late, orders, middle) > 1 - confidence:
-            low = middle
+    p = (late + 1) / (orders + 1)
+    for _ in range(MAX_STEPS):
+        log_share, slope = _at_most(late, orders, p)
+        if log_share > wanted:
+            low = p
         else:
-            high = middle
-    return high
+            high = p
+        # Newton's step; the middle instead when it leads out of what is known.
+        step = p - (log_share - wanted) / slope
+        p, before = (step if low < step < high else (low + high) / 2), p
+        if abs(p - before) <= PRECISION * p:
+            break
+    return p
 
 
-def _at_most(k: int, n: int, p: float) -> float:
-    """P(X <= k) of a binomial(n, p) for p >= k / n, summed in logarithms so that large n do not underflow.
+def _at_most(k: int, n: int, p: float) -> tuple[float, float]:
+    """The logarithm of P(X <= k) of a binomial(n, p), and its derivative by p, for k < n and k / n <= p < 1.
 
-    From k down, where the terms only shrink: so the sum is done once they are too small to count, after
-    about sqrt(n) of them.
+    In logarithms, so that large n do not underflow. Summed from k down, where the terms only shrink, as
+    parts of the first: so the sum is done once they are too small to count, after about sqrt(n) of them.
     """
-    if p <= 0:
-        return 1.0
-    if p >= 1:
-        return 1.0 if k >= n else 0.0
-    total = 0.0
-    for i in range(k, -1, -1):
-        log_term = (
-            math.lgamma(n + 1)
-            - math.lgamma(i + 1)
-            - math.lgamma(n - i + 1)
-            + i * math.log(p)
-            + (n - i) * math.log1p(-p)
-        )
-        term = math.exp(log_term)
+    first = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    first += k * math.log(p) + (n - k) * math.log1p(-p)
+    odds = (1 - p) / p
+    total = term = 1.0
+    for i in range(k, 0, -1):
+        term *= i / (n - i + 1) * odds
         total += term
         if term < total * 1e-18:
             break
-    return min(total, 1.0)
+    return first + math.log(total), -(n - k) / (1 - p) / total
 
 
 def _orders_needed(late: int, allowed: Fraction) -> int:
