@@ -1,13 +1,14 @@
 """What the stack knows about each of its components: plain data, made in `plan.py`."""
 
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.settings import LOOPBACK
 from orchestrator.stack.processes import pid_is_alive
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Account:
 
 @dataclass(frozen=True)
 class ListeningPort:
-    """A port on 127.0.0.1 that must be free before the stack starts."""
+    """A port that must be free before the stack starts."""
 
     number: int
     use: str
@@ -46,6 +47,9 @@ class ListeningPort:
 
     setting: str
     """The environment variable that moves it."""
+
+    address: str = LOOPBACK
+    """Where it listens."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,9 @@ class Component:
 
     directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)
-    prepare: Callable[[], None] = _nothing
-    """Called before the first start of the stack; makes data directories. Raises StackError."""
+    prepare: Callable[[], Sequence[str] | None] = _nothing
+    """Called before the first start of the stack; makes data directories. Returns what it had to change
+    outside of ORDERS_HOME, a sentence each. Raises StackError."""
 
     account: Callable[[], Account | None] = _nothing
     """Asked after `prepare`; None to run as the caller."""

@@ -15,6 +15,12 @@ _LAST_RUN_SECONDS = 90
 """How long a load test may take to drain and be judged when it is stopped, by default; without one Locust
 ends at once."""
 
+_OF_A_WORKER = 8
+"""Connections to PostgreSQL: its pool's, of db/pool.py, which no command should have to load for this."""
+
+_OTHERS = 68
+"""For all who are no workers: API, dashboard, load tests, housekeeping, and people."""
+
 _PROCESS = (sys.executable, "-m", "orchestrator.process")
 
 
@@ -23,7 +29,7 @@ def components(settings: Settings) -> tuple[Component, ...]:
     layout = Layout.of(settings)
     planned = []
     if settings.uses_embedded_postgres:
-        planned.append(_postgres(layout))
+        planned.append(_postgres(settings, layout))
     if settings.uses_embedded_temporal:
         planned.append(_temporal(settings, layout))
     planned += [
@@ -47,10 +53,11 @@ def _without_keys(component: Component) -> Component:
     return replace(component, environment={**component.environment, **withheld})
 
 
-def _postgres(layout: Layout) -> Component:
+def _postgres(settings: Settings, layout: Layout) -> Component:
+    workers = settings.order_workers + settings.shipping_workers
     return Component(
         name="postgres",
-        command=postgres.server_command(layout),
+        command=postgres.server_command(layout, max(postgres.CONNECTIONS, workers * _OF_A_WORKER + _OTHERS)),
         stage=Stage.SERVERS,
         healthy=lambda probes, _process: probes.postgres_answers(),
         directory=layout.home,
@@ -114,7 +121,7 @@ def _api(settings: Settings) -> Component:
         stage=Stage.SERVICES,
         healthy=lambda probes, _process: probes.http_answers(port, "/health"),
         directory=PROJECT_ROOT,
-        ports=(ListeningPort(port, "the API", "API_PORT"),),
+        ports=(ListeningPort(port, "the API", "API_PORT", settings.bind_address),),
     )
 
 
@@ -126,7 +133,7 @@ def _dashboard(settings: Settings) -> Component:
         stage=Stage.SCREENS,
         healthy=lambda probes, _process: probes.http_answers(port, "/_stcore/health"),
         directory=PROJECT_ROOT,
-        ports=(ListeningPort(port, "the dashboard", "DASHBOARD_PORT"),),
+        ports=(ListeningPort(port, "the dashboard", "DASHBOARD_PORT", settings.bind_address),),
     )
 
 
@@ -139,5 +146,5 @@ def _locust(settings: Settings) -> Component:
         healthy=lambda probes, _process: probes.http_answers(port, "/alive"),
         directory=PROJECT_ROOT,
         stop_seconds=_LAST_RUN_SECONDS,
-        ports=(ListeningPort(port, "the load tests", "LOCUST_PORT"),),
+        ports=(ListeningPort(port, "the load tests", "LOCUST_PORT", settings.bind_address),),
     )

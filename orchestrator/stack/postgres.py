@@ -20,11 +20,13 @@ VERSION = 18
 SERVER_USER = "pgserver"
 """Who runs the server when root starts the stack."""
 
+CONNECTIONS = 100
+"""How many a server lets in that need not let in more."""
+
 _SERVER_SETTINGS = {
     # A unix socket only, and only for the user the server runs as (and root).
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
-    "max_connections": "100",
     "shared_buffers": "128MB",
     "max_wal_size": "1GB",
     # What is committed is on disk: the books are the truth that everything is held against.
@@ -47,11 +49,12 @@ def programs() -> Path:
     return Path(package.origin).parent / f"pginstall{VERSION}" / "bin"
 
 
-def server_command(layout: Layout) -> tuple[str, ...]:
-    """`postgres` on this data directory."""
+def server_command(layout: Layout, connections: int = CONNECTIONS) -> tuple[str, ...]:
+    """`postgres` on this data directory, which lets in so many at once."""
     # The option is a list of identifiers: quoted, a path may have blanks and quotes of its own.
     quoted_socket_dir = '"' + str(layout.sockets).replace('"', '""') + '"'
-    options = [part for name, value in _SERVER_SETTINGS.items() for part in ("-c", f"{name}={value}")]
+    settings = {**_SERVER_SETTINGS, "max_connections": str(connections)}
+    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     return (str(programs() / "postgres"), "-D", str(layout.postgres_data), "-k", quoted_socket_dir, *options)
 
 
@@ -67,12 +70,15 @@ def account(layout: Layout) -> Account | None:
     return Account(owner.st_uid, owner.st_gid)
 
 
-def prepare(layout: Layout) -> None:
+def prepare(layout: Layout) -> list[str]:
     """Makes the data directory if there is none, and the socket directory's owner right.
 
-    Raises StackError when the data is of another PostgreSQL version or another user's, or cannot be made.
+    Returns what it had to change outside of ORDERS_HOME for a server that does not run as root, a sentence
+    each. Raises StackError when the data is of another PostgreSQL version or another user's, or cannot be
+    made.
     """
-    data = layout.postgres_data
+    data, is_user_known = layout.postgres_data, _knows_server_user()
+    opened: list[Path] = []
     if (data / "PG_VERSION").exists():
         _check_version(data)
         if os.geteuid() not in (0, data.stat().st_uid):
@@ -81,12 +87,20 @@ def prepare(layout: Layout) -> None:
                 "start the stack as that user, or set ORDERS_HOME to another directory."
             )
     else:
-        _initialise(data)
+        opened += _initialise(data)
     server_account = account(layout)
     if server_account is not None:
-        _open_the_way(data, programs())
+        opened += _open_the_way(data, programs())
         os.chown(layout.sockets, server_account.uid, server_account.gid)
     _forget_dead_server(layout)
+    changed = [
+        f"{place} may be passed through by everybody now, so that PostgreSQL's user can"
+        for place in opened
+        if not place.is_relative_to(layout.home)
+    ]
+    if not is_user_known and _knows_server_user():
+        changed.insert(0, f"the system user {SERVER_USER} is made: PostgreSQL does not run as root")
+    return changed
 
 
 def give_to_server(data: Path) -> None:
@@ -107,9 +121,9 @@ def _check_version(data: Path) -> None:
         )
 
 
-def _initialise(data: Path) -> None:
+def _initialise(data: Path) -> list[Path]:
     """Makes the data in a directory beside, then renames it: an interrupted start leaves nothing that
-    looks like data."""
+    looks like data. Returns what `_open_the_way` does."""
     if data.exists() and any(data.iterdir()):
         raise StackError(
             f"The directory {data} holds files but no PostgreSQL data; "
@@ -120,10 +134,11 @@ def _initialise(data: Path) -> None:
     unfinished.mkdir(mode=0o700)
     user: int | None = None
     group: int | None = None
+    opened: list[Path] = []
     if os.geteuid() == 0:
         user, group = _server_user()
         os.chown(unfinished, user, group)
-        _open_the_way(unfinished, programs())
+        opened = _open_the_way(unfinished, programs())
     command = [
         str(programs() / "initdb"),
         f"--pgdata={unfinished}",
@@ -155,6 +170,11 @@ def _initialise(data: Path) -> None:
     if data.exists():
         data.rmdir()
     unfinished.rename(data)
+    return opened
+
+
+def _knows_server_user() -> bool:
+    return any(entry.pw_name == SERVER_USER for entry in pwd.getpwall())
 
 
 def _server_user() -> tuple[int, int]:
@@ -172,20 +192,30 @@ def _server_user() -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
-def _open_the_way(data: Path, server_programs: Path) -> None:
-    """Lets the server's user reach its data and run its programs, which root may have kept to itself."""
-    for directory in {*data.parents, *(server_programs / "postgres").parents}:
-        _allow(directory, stat.S_IXGRP | stat.S_IXOTH)
+def _open_the_way(data: Path, server_programs: Path) -> list[Path]:
+    """Lets the server's user reach its data and run its programs, which root may have kept to itself.
+
+    Returns the directories that were closed to it, the uppermost first.
+    """
+    opened = [
+        directory
+        for directory in sorted({*data.parents, *(server_programs / "postgres").parents})
+        if _allow(directory, stat.S_IXGRP | stat.S_IXOTH)
+    ]
     if not (server_programs / "postgres").stat().st_mode & stat.S_IXOTH:
         for path in server_programs.parent.rglob("*"):
             executable = path.is_dir() or path.parent == server_programs
             _allow(path, stat.S_IRGRP | stat.S_IROTH | (stat.S_IXGRP | stat.S_IXOTH if executable else 0))
+    return opened
 
 
-def _allow(path: Path, permissions: int) -> None:
+def _allow(path: Path, permissions: int) -> bool:
+    """Returns whether anything had to be changed for it."""
     mode = path.stat().st_mode
-    if mode & permissions != permissions:
-        path.chmod(mode | permissions)
+    if mode & permissions == permissions:
+        return False
+    path.chmod(mode | permissions)
+    return True
 
 
 def _forget_dead_server(layout: Layout) -> None:

@@ -94,7 +94,8 @@ class Stack:
             preconditions.check_disk(self._layout)
             preconditions.check_ports([port for component in components for port in component.ports])
             for component in components:
-                component.prepare()
+                for change in component.prepare() or ():
+                    report(change)
             write_configuration(self._layout, components)
             start_supervisor(self._layout, stack_environment(self.settings), bound=bound)
             try:
