@@ -49,6 +49,7 @@ DYING_SECONDS = 5.0
 STOP_SECONDS = 3.0
 """What a worker has to end in when it is asked to."""
 
+BETWEEN_STOPS_SECONDS = 2.0
 WORKERS_AWAY_SECONDS = 2.0
 LONG_AWAY_SECONDS = 20.0
 TERMINATED_SHARE = 3
@@ -144,21 +145,33 @@ async def kill_all_workers(site: Site) -> list[str]:
 
 
 async def stop_each_worker(site: Site) -> list[str]:
-    """Asks one worker after the other to end, twice each time as impatient people do; the supervisor starts
-    it again."""
+    """Asks one worker after the other to end, the next one as soon as the last is back."""
+    names = await asyncio.to_thread(site.names, "order-worker", "shipping-worker")
+    return [broken for name in names for broken in await ask_to_end(site, name)]
+
+
+async def stop_one_of_each(site: Site) -> list[str]:
+    """Asks an order worker to end, and when its orders have long changed hands, a shipping worker."""
+    broken = await ask_to_end(site, "order-worker-1")
+    await asyncio.sleep(BETWEEN_STOPS_SECONDS)
+    return broken + await ask_to_end(site, "shipping-worker-1")
+
+
+async def ask_to_end(site: Site, name: str) -> list[str]:
+    """Asks twice, as impatient people do; returns when the supervisor has started it again, with what was not
+    as promised."""
     broken = []
-    for name in await asyncio.to_thread(site.names, "order-worker", "shipping-worker"):
-        began = time.monotonic()
-        process = psutil.Process(await asyncio.to_thread(site.stack.kill, name, signal.SIGTERM))
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGTERM)
-        alive = await asyncio.to_thread(wait_until_ended, [process], DYING_SECONDS)
-        seconds = time.monotonic() - began
-        if alive or seconds > STOP_SECONDS:
-            broken.append(f"{name} took {seconds:.1f} s to end")
-        await site.until_healthy([name])
-        if (ended := site.how_it_ended(name)) != "exit status 0; expected":
-            broken.append(f"{name} ended with {ended}")
+    began = time.monotonic()
+    process = psutil.Process(await asyncio.to_thread(site.stack.kill, name, signal.SIGTERM))
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(signal.SIGTERM)
+    alive = await asyncio.to_thread(wait_until_ended, [process], DYING_SECONDS)
+    seconds = time.monotonic() - began
+    if alive or seconds > STOP_SECONDS:
+        broken.append(f"{name} took {seconds:.1f} s to end")
+    await site.until_healthy([name])
+    if (ended := site.how_it_ended(name)) != "exit status 0; expected":
+        broken.append(f"{name} ended with {ended}")
     return broken
 
 
@@ -198,6 +211,7 @@ async def nothing(site: Site) -> list[str]:
 CRASHES = (
     Crash("order-worker", "an order worker", kill_one("order-worker-1")),
     Crash("shipping-worker", "a shipping worker", kill_one("shipping-worker-1")),
+    Crash("asked-to-end", "an order worker asked to end, then a shipping worker", stop_one_of_each),
     Crash(
         "graceful-stop",
         "each worker asked to end, one right after the other",

@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -275,6 +275,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.machines", description=__doc__)
     names = [cut.name for cut in CUTS]
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(names)}; default: all")
+    parser.add_argument(
+        "--orders", type=int, metavar="N", help="so many for each; by default what each needs"
+    )
     parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     wanted = options.names or names
@@ -284,12 +287,15 @@ def main() -> None:
         parser.error(f"machines of their own need {' and '.join(missing)}")
     if not options.inside:
         # The same process, in a network of its own: nothing of it is seen from where we were called.
-        ourselves = (sys.executable, "-m", "tests.chaos.machines", _INSIDE, *wanted)
+        ourselves = (sys.executable, "-m", "tests.chaos.machines", _INSIDE, *sys.argv[1:])
         os.execvp("unshare", ["unshare", "--net", *ourselves])
     # Whoever ends us wants the machines gone too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    cuts = [named(name) for name in wanted]
+    if options.orders is not None:
+        cuts = [replace(cut, orders=options.orders) for cut in cuts]
     with machines_of_our_own() as machines:
-        as_promised = asyncio.run(run(machines, [named(name) for name in wanted]))
+        as_promised = asyncio.run(run(machines, cuts))
     sys.exit(0 if as_promised else 1)
 
 

@@ -1,15 +1,17 @@
-"""The network of the machines keeps its word.
+"""The network of the machines keeps its word, and a worker may be cut off from it.
 
-Collected only where network namespaces can be made (see conftest.py); `make machines` cuts whole systems
-apart.
+Collected only where network namespaces can be made (see conftest.py, which says so where they cannot);
+`make machines` cuts every other part off too.
 """
 
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
 import psutil
+import pytest
 
 from orchestrator.stack.layout import PROJECT_ROOT
 from orchestrator.stack.processes import wait_until_ended
@@ -73,3 +75,23 @@ def test_a_cut_is_silent_and_healed_and_a_killed_test_leaves_nothing(tmp_path: o
         inhabitants = [psutil.Process(int(pid)) for pid in told[3]]
         process.send_signal(signal.SIGKILL)
         assert wait_until_ended(inhabitants, seconds=5) == []
+
+
+ORDERS = 105
+"""They arrive for 15 s: the cable is pulled after 5 s, and put back 5 s later."""
+
+
+@pytest.mark.chaos
+@pytest.mark.alone
+def test_an_order_worker_that_is_cut_off_for_5_s_breaks_no_promise(
+    record_property: Callable[[str, object], None],
+) -> None:
+    cut = subprocess.run(
+        [sys.executable, "-m", "tests.chaos.machines", "--orders", str(ORDERS), "order-worker"],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert cut.returncode == 0, cut.stderr
+    record_property("crash", cut.stdout.splitlines()[-1])

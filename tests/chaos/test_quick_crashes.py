@@ -18,7 +18,7 @@ def site() -> Iterator[Site]:
 
 @pytest.mark.chaos
 @pytest.mark.alone
-@pytest.mark.parametrize("name", ["order-worker", "shipping-worker", "graceful-stop", "api"])
+@pytest.mark.parametrize("name", ["order-worker", "shipping-worker", "asked-to-end", "api"])
 async def test_a_process_that_ends_breaks_no_promise(
     site: Site, name: str, record_property: Callable[[str, object], None]
 ) -> None:
