@@ -59,7 +59,7 @@ demo: setup
 # Most tests wait for something: several at once. Those that hold the system to its limit come afterwards, one
 # by one. (5: there is no such test among those that were asked for.)
 test: setup
-	@$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not alone" $(ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder -m "not alone" $(ARGS) || [ $$? = 5 ]
 	@$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? = 5 ]
 
 browser: setup
