@@ -350,6 +350,10 @@ async def _compare(
     if result is not None and result.outcome is not state:
         witness["workflow_result"] = result.outcome.value
         return Violation(2, order_id, f"the workflow says {result.outcome}, the order {state}", witness)
+    if result is not None and result.reason != known["abort_reason"]:
+        witness["workflow_reason"] = result.reason
+        finding = f"the workflow ended for {result.reason}, the order for {known['abort_reason']}"
+        return Violation(2, order_id, finding, witness)
     return None
 
 

@@ -19,7 +19,7 @@ from db.orders import DUE_STATE, BegunAttempt, EndedAttempt, OrderBooks
 from orchestrator.budget import ATTEMPT_TIMEOUT
 from orchestrator.errors import BooksAway, OutsideDeclined, OutsideFailed
 from orchestrator.outside.faults import Call, FaultPoint
-from orchestrator.vocabulary import AttemptOutcome, StepRequest, StepResult, StepStatus
+from orchestrator.vocabulary import COMPENSATIONS, AttemptOutcome, StepRequest, StepResult, StepStatus
 
 T = TypeVar("T")
 
@@ -54,7 +54,8 @@ class Attempts:
         *,
         label_version: Callable[[BegunAttempt], int] | None = None,
     ) -> StepResult:
-        """Repeats `call` until it works, is declined, or must stop.
+        """Repeats `call` until it works, is declined, or must stop; a compensation also when it is declined,
+        because nothing else would undo what was done.
 
         Returns DONE also when the books say that the step was done before; ABORTED when the order was
         turned back; OUT_OF_TIME past `give_up_at`; UNFINISHED when `patience_seconds` are over first, or
@@ -97,7 +98,7 @@ class Attempts:
                 error=ended.detail.get("error"),
                 duration_ms=ended.duration_ms,
             )
-            if ended.outcome is AttemptOutcome.DECLINED:
+            if ended.outcome is AttemptOutcome.DECLINED and request.step not in COMPENSATIONS:
                 await self._books.end_attempt(request.order_id, request.step, ended)
                 return StepResult(StepStatus.DECLINED, attempt.number, str(ended.detail.get("error", "")))
             failures_in_a_row += 1
@@ -168,7 +169,10 @@ def _heartbeat(attempt: int, last_error: str | None) -> None:
 
 
 def _pause(ended: EndedAttempt | None, failures_in_a_row: int) -> timedelta:
-    """Zero after a timeout, which was pause enough; growing after quick errors, to spare the provider."""
+    """Zero after a timeout, which was pause enough; growing after quick errors, to spare the provider; long
+    after a no, which hardly becomes a yes at once."""
+    if ended is not None and ended.outcome is AttemptOutcome.DECLINED:
+        return LONGEST_PAUSE
     if ended is None or ended.outcome is not AttemptOutcome.ERROR:
         return timedelta(0)
     return min(FIRST_PAUSE * (1 << min(failures_in_a_row - 1, 10)), LONGEST_PAUSE)

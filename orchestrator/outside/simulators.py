@@ -94,6 +94,8 @@ class SimulatedCarrier:
             raise OutsideDeclined(f"no delivery to {address.zip}")
 
     async def dispatch(self, shipment_key: str, order_id: str, address: Address, label_version: int) -> str:
+        # The address may be another one than was checked when the order was validated.
+        await self.check_address(address)
         parameters = {
             "shipment_key": shipment_key,
             "order_id": order_id,

@@ -195,7 +195,7 @@ class OrderWorkflow:
                 await self._unless_aborted(self._approve_and_charge())
             else:
                 await self._ask_to_abort(Reason.REVIEW_EXPIRED)
-        if not self._is_approved:
+        if not self._is_approved or self._abort_reason is not None:
             raise OrderAborted
         self._completed_steps.append(Step.REVIEW)
 
@@ -212,14 +212,14 @@ class OrderWorkflow:
 
     async def _charge(self) -> None:
         self._current_step = Step.CHARGE
-        self._to_undo.append(Step.REFUND)
+        self._have_undone([Step.REFUND])
         result = await self._unless_aborted(self._try(Activity.CHARGE, Step.CHARGE))
         await self._settle(Step.CHARGE, result, if_declined=Reason.PAYMENT_DECLINED)
 
     async def _ship(self) -> None:
         """Ships through a child workflow, and again through another while there is time."""
         self._current_step = Step.PREPARE
-        self._to_undo.append(Step.RECALL)
+        self._have_undone([Step.RECALL])
         for n in itertools.count(1):
             self._dispatch_failure = None
             result = await self._unless_aborted(self._ship_once(n))
@@ -397,9 +397,13 @@ class OrderWorkflow:
         lost with its worker is in the books, and not in our memory."""
         if answer.abort_reason is not None:
             self._abort_reason = answer.abort_reason
-        self._to_undo += [step for step in answer.to_undo if step not in self._to_undo]
+        self._have_undone(answer.to_undo)
         if answer.state.is_past(State.IN_REVIEW) and not answer.state.is_terminal:
             self._is_approved = True
+
+    def _have_undone(self, steps: Sequence[Step]) -> None:
+        """From now on these are part of turning the order back, once each."""
+        self._to_undo += [step for step in steps if step not in self._to_undo]
 
     def _review_time(self, is_auto: bool) -> float:
         """Seconds until the simulated reviewer approves, or until a person's time is up."""

@@ -11,7 +11,7 @@ from temporalio.testing import ActivityEnvironment
 from db.orders import OrderBooks, Superseded
 from db.pool import Books
 from orchestrator.activities import attempts as attempts_module
-from orchestrator.activities.attempts import Attempts
+from orchestrator.activities.attempts import LONGEST_PAUSE, Attempts
 from orchestrator.activities.order_desk import OrderDesk
 from orchestrator.activities.payment import Cashier
 from orchestrator.activities.shipping import ShippingDesk
@@ -21,6 +21,7 @@ from orchestrator.outside.faults import FaultProfile, NoFaults, ProfiledFaults, 
 from orchestrator.outside.protocols import PaymentRecord
 from orchestrator.outside.simulators import simulated_outside
 from orchestrator.vocabulary import (
+    COMPENSATIONS,
     AbortRequest,
     Address,
     ApproveRequest,
@@ -119,6 +120,19 @@ async def test_a_declined_call_is_not_repeated(clerk):
     assert (await clerk.attempts(order_id))[-1] == ("receive", 2, "declined")
     assert await clerk.open_attempts(order_id) == 1
     assert (await clerk.books.next_attempt(order_id, Step.RECEIVE)).number == 3
+
+
+@pytest.mark.parametrize("step", COMPENSATIONS)
+async def test_a_declined_compensation_is_repeated_until_it_works(clerk, step):
+    order_id = await clerk.carry_to(State.PREPARED)
+    await clerk.abort(order_id)
+    outside = Outside(OutsideDeclined("not today"), OutsideDeclined("nor tomorrow"))
+    began = perf_counter()
+    result, _ = await run(clerk.books, request(order_id, step, within=None), outside)
+    assert (result.status, result.attempts) == (StepStatus.DONE, 3)
+    assert perf_counter() - began >= 2 * LONGEST_PAUSE.total_seconds(), "a no is not asked for again at once"
+    outcomes = [outcome for of_step, _, outcome in await clerk.attempts(order_id) if of_step == step]
+    assert outcomes == ["declined", "declined", "ok"]
 
 
 async def test_quick_errors_are_spaced_out_and_timeouts_are_not(clerk):

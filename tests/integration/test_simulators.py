@@ -170,6 +170,14 @@ async def test_a_package_packed_and_returned_at_once_is_never_left_packed(outsid
 async def test_the_carrier_does_not_deliver_to_zip_codes_of_five_zeros(outside):
     with pytest.raises(OutsideDeclined, match="no delivery to 00000"):
         await outside.carrier.check_address(Address("1 Nowhere", "Void", "XX", "00000"))
+
+
+async def test_a_parcel_is_not_taken_to_where_nobody_delivers(outside, pool):
+    key = new_order().order_id
+    assert await declined(
+        outside.carrier.dispatch(key, "order", Address("1 Nowhere", "Void", "XX", "00000"), 1)
+    )
+    assert await parcel(pool, key) is None
     await outside.carrier.check_address(ADDRESS)
 
 

@@ -27,6 +27,7 @@ from orchestrator.vocabulary import (
     Item,
     OrderRequest,
     OrderResult,
+    Reason,
     State,
     StepRequest,
     StepResult,
@@ -339,6 +340,14 @@ class ReportsAnotherOutcome(OrderDesk):
         return replace(result, outcome=State.FAILED) if is_victim(request.order_id) else result
 
 
+class ReportsAnotherReason(OrderDesk):
+    @activity.defn(name=Activity.FINISH)
+    async def finish(self, request: FinishRequest) -> OrderResult:
+        result = await super().finish(request)
+        is_wrong = is_victim(request.order_id)
+        return replace(result, reason=Reason.CUSTOMER_CANCELLED) if is_wrong else result
+
+
 class ReportsWithoutWriting(OrderDesk):
     """The workflow closes with an outcome that the books never hear of."""
 
@@ -408,6 +417,7 @@ MUTANTS = (
     Mutant("carries an order out twice", {1}, Scenario.STARTED_AGAIN, books=OpensTwice),
     Mutant("accepts an order twice", {1}, books=AcceptsTwice),
     Mutant("reports another outcome", {2}, desks=with_order_desk(ReportsAnotherOutcome)),
+    Mutant("reports another reason", {2}, Scenario.REJECTED, desks=with_order_desk(ReportsAnotherReason)),
     Mutant("reports an outcome it never wrote", {2}, desks=with_order_desk(ReportsWithoutWriting)),
     Mutant("writes two outcomes", {2}, books=WritesTwoOutcomes),
     Mutant(
