@@ -47,7 +47,7 @@ def _demo(settings: Settings, *, stop_afterwards: bool) -> int:
             is_ours = stack.up(bound=True, report=lambda sentence: console.print(f"  {sentence}"))
             code = _orders_and_verdict(stack.running_settings())
             _print_urls(stack.running_settings())
-            if not stop_afterwards:
+            if not stop_afterwards and code != ExitCode.WRONG_USAGE:
                 code = ExitCode.PASSED
                 console.print("\nServing until Ctrl-C.")
                 _serve(stack)
@@ -79,22 +79,28 @@ def _orders_and_verdict(settings: Settings) -> int:
     )
     # Ctrl-C reaches the load test too, which then drains and judges what there is.
     before = signal.signal(signal.SIGINT, lambda *_: None)
-    done = subprocess.run(
+    load_test = subprocess.Popen(
         [
             *(sys.executable, "-m", "loadtest", "run", "--run-id", run_id, "--scenario", "start-only"),
             *("--rate", str(ORDERS_PER_SECOND), "--duration", f"{SECONDS}s", "--faults", FAULTS),
             *("--slo-target", str(TARGET), "--host", settings.api_url),
         ],
         cwd=PROJECT_ROOT,
-        check=False,
     )
-    signal.signal(signal.SIGINT, before)
-    return done.returncode
+    try:
+        return load_test.wait()
+    except KeyboardInterrupt:
+        # Whoever ends the demo alone: the run is drained and judged, and its faults are taken back.
+        load_test.send_signal(signal.SIGINT)
+        load_test.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _print_urls(settings: Settings) -> None:
-    console.print(f"\nDashboard    http://127.0.0.1:{settings.port('dashboard')}")
-    console.print(f"Load tests   http://127.0.0.1:{settings.port('locust')}")
+    console.print(f"\nDashboard    {settings.near_url('dashboard')}")
+    console.print(f"Load tests   {settings.near_url('locust')}")
     console.print(f"REST API     {settings.api_url}/docs")
     if settings.uses_embedded_temporal:
         console.print(f"Temporal UI  http://127.0.0.1:{settings.port('temporal_ui')}")

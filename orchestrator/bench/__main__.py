@@ -46,7 +46,7 @@ def run(names: list[str] = typer.Argument(None, help=f"Of: {', '.join(MEASURES)}
     stack = Stack(settings)
     is_ours = stack.up(bound=True)
     try:
-        asyncio.run(_measure(settings, stack, chosen))
+        asyncio.run(_measure(stack.running_settings(), stack, chosen))
     finally:
         if is_ours:
             stack.down()

@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import re
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from orchestrator.cli.screen import (
 )
 from orchestrator.errors import OrderConflict, ServiceAway, UsageError
 from orchestrator.settings import Settings
-from orchestrator.vocabulary import ReviewMode, State
+from orchestrator.vocabulary import ORDER_ID_PATTERN, ReviewMode, State
 
 SAMPLE_ADDRESS = {"street": "1 Main Street", "city": "Springfield", "state": "IL", "zip": "62701"}
 
@@ -41,7 +42,16 @@ def _user() -> str:
         return "cli"
 
 
-OrderId = Annotated[str, typer.Argument(metavar="ID", help="1 to 64 letters, digits, '-' or '_'.")]
+def _well_formed(order_id: str) -> str:
+    """Before it becomes part of an address."""
+    if not re.fullmatch(ORDER_ID_PATTERN, order_id):
+        raise UsageError(f"{order_id!r} is no order id: 1 to 64 letters, digits, '-' or '_'.")
+    return order_id
+
+
+OrderId = Annotated[
+    str, typer.Argument(metavar="ID", help="1 to 64 letters, digits, '-' or '_'.", callback=_well_formed)
+]
 AddressJson = Annotated[
     str | None,
     typer.Option("--address", metavar="JSON", help='{"street": ..., "city": ..., "state": ..., "zip": ...}'),

@@ -44,15 +44,19 @@ def up(
         if detach:
             _start(stack, bound=False)
             return
+        was_broken_off = False
         try:
             if not _start(stack, bound=True):
                 return
             say("Ctrl-C stops it.")
             _watch(stack)
         except KeyboardInterrupt:
+            was_broken_off = not stack.is_up()
             say("Stopping.")
         stack.down(report=_say_step)
         say("The stack is down; its data stays.")
+    if was_broken_off:
+        raise typer.Exit(ExitCode.CRASHED)
 
 
 def migrate() -> None:
@@ -169,13 +173,13 @@ def _say_step(sentence: str) -> None:
 def _say_places(stack: "Stack") -> None:
     settings = stack.running_settings()
     places = {
-        "Dashboard": f"http://127.0.0.1:{settings.port('dashboard')}",
+        "Dashboard": settings.near_url("dashboard"),
         "API": f"{settings.api_url}/docs",
     }
     if settings.uses_embedded_temporal:
         places["Temporal UI"] = f"http://127.0.0.1:{settings.port('temporal_ui')}"
         places["Temporal"] = settings.temporal_target
-    places["Load tests"] = f"http://127.0.0.1:{settings.port('locust')}"
+    places["Load tests"] = settings.near_url("locust")
     places["Logs"] = str(settings.home / "logs")
     for name, place in places.items():
         say(f"  {name:<12} {place}")

@@ -33,6 +33,9 @@ from orchestrator.stack.supervisor import (
 HEALTHY_SECONDS = 120.0
 """How long a component may take until it is healthy; generous, for machines that are busy otherwise."""
 
+EXTERNAL_TEMPORAL_SECONDS = 10.0
+"""How long a Temporal of somebody else's may take to answer; it was there before us."""
+
 HEALTH_POLL_SECONDS = 0.1
 """Each round costs the parts some work, while they need the machine to start."""
 
@@ -78,7 +81,8 @@ class Stack:
 
         With `bound` the stack stops by itself when the calling process ends, however it ends (Linux only,
         from the main thread only). When a component does not become healthy, everything is stopped again.
-        Raises StackError, with the mend, when the stack cannot be started.
+        Raises StackError, with the mend, when the stack cannot be started, and UsageError when it would
+        listen beyond this machine without keys.
         """
         if bound and threading.current_thread() is not threading.main_thread():
             raise ValueError("a bound stack must be started from the main thread")
@@ -195,6 +199,7 @@ class Stack:
             self._wait_for(awaited, probes, _silent, healthy_seconds)
 
     def _start_in_order(self, components: Sequence[Component], report: Report) -> None:
+        starts_workers = any(component.stage is Stage.SERVICES for component in components)
         with Probes(self.settings) as probes:
             for stage in Stage:
                 starting = [component for component in components if component.stage is stage]
@@ -205,6 +210,28 @@ class Stack:
                     began = time.monotonic()
                     migrate(self.settings)
                     report(f"migrations are applied ({time.monotonic() - began:.1f} s)")
+                    self._refuse_without_keys()
+                    if starts_workers and not self.settings.uses_embedded_temporal:
+                        self._find_external_temporal(probes)
+
+    def _refuse_without_keys(self) -> None:
+        """Before each part refuses by itself, and is started again and again."""
+        # Imported late: PostgreSQL's driver takes 0.1 s, and not every command needs it.
+        from orchestrator import exposure
+
+        exposure.refuse_without_keys(self.settings, "the stack")
+
+    def _find_external_temporal(self, probes: Probes) -> None:
+        """Before workers wait for it in vain. Raises StackError when it does not answer."""
+        give_up_at = time.monotonic() + EXTERNAL_TEMPORAL_SECONDS
+        while not probes.temporal_answers():
+            if time.monotonic() > give_up_at:
+                place = self.settings.external_temporal_address or "the Temporal profile's address"
+                raise StackError(
+                    f"No Temporal with the namespace {self.settings.temporal_namespace} answers at {place}; "
+                    "start it, or correct TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE."
+                )
+            time.sleep(HEALTH_POLL_SECONDS)
 
     def _wait_for(
         self, awaited: Sequence[Component], probes: Probes, report: Report, healthy_seconds: float

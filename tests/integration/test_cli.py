@@ -232,7 +232,10 @@ def test_an_unknown_order_is_one_sentence(command: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["start", "a b"], "path.order_id"),
+        (["start", "a b"], "'a b' is no order id"),
+        (["status", "a/b"], "'a/b' is no order id"),
+        (["history", "first/status?"], "is no order id"),
+        (["cancel", "..", "--reason", "r"], "'..' is no order id"),
         (["start", "x", "--item", "CUP"], "must be SKU:QUANTITY:CENTS"),
         (["start", "x", "--item", "CUP:0:1"], "greater than or equal to 1"),
         (["start", "x", "--address", "[1]"], "JSON object"),

@@ -327,6 +327,7 @@ def test_a_start_that_is_broken_off_leaves_nothing(shared: Stack, module: str) -
         foreground.send_signal(signal.SIGTERM)
         said = foreground.communicate(timeout=60)[0]
         assert "Traceback" not in said
+        assert foreground.returncode == 1, said
     assert processes_in(shared.settings.home) == []
 
 
@@ -351,6 +352,19 @@ def test_a_taken_port_is_named_with_its_owner_and_the_setting(home: Path) -> Non
     assert f"process {os.getpid()}" in message
     assert "TEMPORAL_UI_PORT" in message
     assert not (home / "postgres").exists()
+
+
+def test_a_temporal_elsewhere_that_does_not_answer_is_named(
+    home: Path, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.stack.stack.EXTERNAL_TEMPORAL_SECONDS", 0.5)
+    execute(stack, "create database nobody")
+    books_url = stack.settings.books_url.replace("/orders?", "/nobody?")
+    nowhere = {"database_url": books_url, "temporal_address": "127.0.0.1:1"}
+    message = refusal(Stack(settings_in(home).model_copy(update=nowhere)))
+    assert "127.0.0.1:1" in message
+    assert "TEMPORAL_ADDRESS" in message
+    execute(stack, "drop database nobody with (force)")
 
 
 def test_one_port_wanted_twice_is_refused(home: Path) -> None:
