@@ -12,7 +12,7 @@ from streamlit.runtime.pages_manager import PagesManager
 from dashboard import access, addresses, appearance, export
 from orchestrator import exposure
 from orchestrator.errors import UsageError
-from orchestrator.settings import LOOPBACK, Settings
+from orchestrator.settings import Settings
 
 
 def main() -> int:
@@ -40,7 +40,7 @@ def main() -> int:
             "server.fileWatcherType": "none",
             "server.runOnSave": False,
             "browser.gatherUsageStats": False,
-            "browser.serverAddress": LOOPBACK,
+            "browser.serverAddress": settings.near_address,
             "client.showErrorDetails": "none",
             "client.toolbarMode": "viewer",
             # A table's own download writes a user's text as it is, which a spreadsheet may run as a formula.

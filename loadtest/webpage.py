@@ -67,7 +67,7 @@ def add_pages(web_ui: WebUI, session: "Session") -> None:
             # is told to.
             if given["host"] and given["host"].rstrip("/") != api_url:
                 raise UsageError(f"this page tests {api_url} alone; start another page for {given['host']}")
-            session.propose({**given, "host": api_url}, page_door.caller_key())
+            session.propose_now({**given, "host": api_url}, page_door.caller_key())
         except OrderSystemError as error:
             return jsonify({"success": False, "message": str(error), "host": web_ui.environment.host})
         return None
@@ -113,7 +113,7 @@ def role_of(api_url: str, key: str | None) -> Role | None:
 
 def findings(session: "Session") -> dict[str, str]:
     """What can be said now: of the run under way, or of the last one."""
-    links = {"dashboard": f"http://127.0.0.1:{session.settings.port('dashboard')}/load_tests"}
+    links = {"dashboard": f"{session.settings.near_url('dashboard')}/load_tests"}
     run = session.run
     if session.trouble is not None:
         return {"not run": session.trouble} | links

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 from db import keys
 from orchestrator.errors import ServiceAway, UsageError
-from orchestrator.settings import Settings
+from orchestrator.settings import LOOPBACK, Settings
 
 
 def is_loopback(address: str) -> bool:
@@ -29,7 +29,12 @@ def refuse_without_keys(settings: Settings, part: str, address: str | None = Non
         raise UsageError(
             f"{part} does not start on {address}: no database answers that knows whether there are API keys"
         ) from None
+    before, after = (
+        (f"start the stack on {LOOPBACK} and ", ", then start it again")
+        if settings.uses_embedded_postgres
+        else ("", "")
+    )
     raise UsageError(
         f"{part} does not start on {address} without API keys; "
-        "make one first: python -m orchestrator keys add NAME --role chaos"
+        f"{before}make one: python -m orchestrator keys add NAME --role chaos{after}"
     )

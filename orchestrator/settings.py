@@ -241,11 +241,21 @@ class Settings(BaseSettings):
         return _PORT_DEFAULTS[part]
 
     @property
+    def near_address(self) -> str:
+        """Where this machine reaches what listens on BIND_ADDRESS."""
+        return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.bind_address, self.bind_address)
+
+    def near_url(self, part: str) -> str:
+        """Where this machine finds `api`, `dashboard` or `locust`."""
+        address = f"[{self.near_address}]" if ":" in self.near_address else self.near_address
+        return f"http://{address}:{self.port(part)}"
+
+    @property
     def api_url(self) -> str:
         """Where the parts of this system that give orders find the API."""
         if self.given_api_url is not None:
             return self.given_api_url.rstrip("/")
-        return f"http://{LOOPBACK}:{self.port('api')}"
+        return self.near_url("api")
 
     @property
     def external_temporal_address(self) -> str | None:

@@ -12,7 +12,6 @@ from dashboard.load_tests import running, start_form
 from dashboard.load_tests.comparison import EndedRun, side_by_side
 from db.pool import Row
 from loadtest.wording import facts
-from orchestrator.settings import LOOPBACK
 
 TABLE_HEIGHT = 320
 SHELF_ROWS = 100
@@ -21,7 +20,7 @@ _UNDER_WAY = "runs-under-way"
 
 is_live = head("Load tests", live=True)
 limit_ms = round(sources.settings().order_deadline_seconds * 1000)
-locust_page = f"http://{LOOPBACK}:{sources.settings().port('locust')}"
+locust_page = sources.settings().near_url("locust")
 
 
 def choose(rows: list[Row]) -> tuple[str | None, str | None]:

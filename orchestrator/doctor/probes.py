@@ -42,6 +42,7 @@ from orchestrator.doctor.readings import (
 from orchestrator.errors import BooksAway, SettingsError, TemporalAway
 from orchestrator.settings import Settings
 from orchestrator.stack import Stack, plan, postgres
+from orchestrator.stack.component import ListeningPort
 from orchestrator.stack.layout import Layout
 from orchestrator.stack.migrations import MIGRATIONS
 from orchestrator.versions import Versions
@@ -123,7 +124,7 @@ def _ports(settings: Settings, is_up: bool) -> tuple[PortReading, ...]:
             port.number,
             port.use,
             port.setting,
-            is_listening := _listens(port.number),
+            is_listening := _listens(port),
             _listener(port.number) if is_listening and not is_up else "",
         )
         for component in plan.components(settings)
@@ -131,10 +132,13 @@ def _ports(settings: Settings, is_up: bool) -> tuple[PortReading, ...]:
     )
 
 
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(CONNECT_SECONDS)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def _listens(port: ListeningPort) -> bool:
+    # Connecting to every address of a machine is connecting to its own.
+    try:
+        with socket.create_connection((port.address, port.number), timeout=CONNECT_SECONDS):
+            return True
+    except OSError:
+        return False
 
 
 def _listener(port: int) -> str:

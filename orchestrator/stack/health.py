@@ -72,8 +72,9 @@ class Probes:
         return polled_at is not None and polled_at >= since - self._clock_difference
 
     def http_answers(self, port: int, path: str) -> bool:
-        """Whether GET on 127.0.0.1 answers 200."""
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
+        """Whether GET answers 200, of a part that listens on BIND_ADDRESS."""
+        address = self._settings.near_address
+        connection = http.client.HTTPConnection(address, port, timeout=PATIENCE_SECONDS)
         try:
             connection.request("GET", path)
             return connection.getresponse().status == 200

@@ -113,17 +113,22 @@ def _check_port(port: ListeningPort) -> None:
 
 
 def _is_free(port: ListeningPort) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         # Connections of an earlier stack that linger in TIME_WAIT do not take the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port.number))
+            probe.bind((port.address, port.number))
         except PermissionError:
             raise StackError(
                 f"Port {port.number} for {port.use} is reserved for root; "
                 f"set {port.setting} to a port above 1023."
             ) from None
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+                raise StackError(
+                    f"BIND_ADDRESS ({port.address}) is no address of this machine; set it to one that is."
+                ) from None
             if error.errno != errno.EADDRINUSE:
                 raise
             return False

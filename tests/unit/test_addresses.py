@@ -1,0 +1,107 @@
+"""A stack that listens on an address other than 127.0.0.1 is looked for there."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from orchestrator.doctor.probes import _listens
+from orchestrator.errors import StackError, UsageError
+from orchestrator.settings import Settings
+from orchestrator.stack import Stack, plan
+from orchestrator.stack.component import ListeningPort
+from orchestrator.stack.health import Probes
+from orchestrator.stack.preconditions import check_ports
+from tests.ports import free_port_base
+
+ELSEWHERE = "127.0.0.2"
+"""Of this machine's own addresses, and not 127.0.0.1."""
+
+
+class Well(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Of a server on that address alone."""
+    server = HTTPServer((ELSEWHERE, 0), Well)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("bind_address", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        (ELSEWHERE, "http://127.0.0.2:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("::1", "http://[::1]:8000"),
+        ("localhost", "http://localhost:8000"),
+    ],
+)
+def test_where_this_machine_finds_the_api(bind_address: str, url: str) -> None:
+    assert Settings(bind_address=bind_address).api_url == url
+
+
+def test_a_part_is_asked_where_it_listens(port: int) -> None:
+    with Probes(Settings(bind_address=ELSEWHERE)) as probes:
+        assert probes.http_answers(port, "/health")
+    with Probes(Settings()) as probes:
+        assert not probes.http_answers(port, "/health")
+
+
+def test_a_port_is_wanted_where_it_will_be_listened_on(port: int) -> None:
+    taken = ListeningPort(port, "the API", "API_PORT", ELSEWHERE)
+    with pytest.raises(StackError, match=f"Port {port} for the API is taken"):
+        check_ports([taken])
+    assert _listens(taken)
+    elsewhere = ListeningPort(port, "the API", "API_PORT")
+    check_ports([elsewhere])
+    assert not _listens(elsewhere)
+
+
+def test_the_pages_and_the_api_listen_on_the_bound_address() -> None:
+    settings = Settings(bind_address=ELSEWHERE, database_url=None, temporal_address=None)
+    listening = {port.setting: port.address for each in plan.components(settings) for port in each.ports}
+    assert {name for name, address in listening.items() if address == ELSEWHERE} == {
+        "API_PORT",
+        "DASHBOARD_PORT",
+        "LOCUST_PORT",
+    }
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1", "nowhere.invalid"])
+def test_an_address_of_another_machine_is_named(address: str) -> None:
+    with pytest.raises(StackError, match=rf"BIND_ADDRESS \({address}\) is no address of this machine"):
+        check_ports([ListeningPort(free_port_base(), "the API", "API_PORT", address)])
+
+
+def test_a_stack_that_others_could_reach_says_what_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("write_configuration", "start_supervisor", "migrate"):
+        monkeypatch.setattr(f"orchestrator.stack.stack.{name}", lambda *_, **__: None)
+    monkeypatch.setattr("db.keys.exists", lambda _: False)
+    stack = Stack(Settings(orders_home=tmp_path, database_url=None, bind_address="0.0.0.0"), [])
+    with pytest.raises(UsageError) as refused:
+        stack.up()
+    assert str(refused.value) == (
+        "the stack does not start on 0.0.0.0 without API keys; start the stack on 127.0.0.1 and make one: "
+        "python -m orchestrator keys add NAME --role chaos, then start it again"
+    )
+    monkeypatch.setattr("db.keys.exists", lambda _: True)
+    assert stack.up()
