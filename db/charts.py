@@ -135,11 +135,12 @@ class FaultSpan:
 
 @dataclass(frozen=True)
 class Disturbance:
-    """Something that was done to the stack, in words; `run_id` None: by hand, in no load test."""
+    """Something that was done to a part of the stack; `run_id` None: by hand, in no load test."""
 
     run_id: str | None
     at: datetime
-    what: str
+    verb: str
+    target: str
 
 
 def plan(reader: Reader, chosen: Selection) -> Plan | None:
@@ -233,7 +234,7 @@ def fault_spans(
 
 
 def disturbances(reader: Reader, since: datetime, until: datetime, limit: int = 200) -> list[Disturbance]:
-    """What load tests did to the stack between two times, oldest first."""
+    """What was done to the stack between two times, the first `limit` of it, oldest first."""
     rows = reader.fetch_all(_SQL["disturbances"], {"since": since, "until": until, "limit": limit})
     return [Disturbance(**row) for row in rows]
 

@@ -6,6 +6,7 @@ from datetime import datetime
 import plotly.graph_objects as go
 
 from dashboard import plain_text
+from dashboard.figures.disturbed import disturbed_times
 from dashboard.figures.palette import Palette, add_marks
 from db.charts import Disturbance, FaultSpan
 
@@ -36,8 +37,10 @@ def bands(
     disturbances: list[Disturbance],
     since: datetime,
     until: datetime,
+    limit_seconds: float,
 ) -> None:
-    """Draws each time in which faults were in force as a band, and each disturbance as a line.
+    """Draws each time in which faults were in force as a band, and each disturbance as a line where it began,
+    with a band as long as it could be felt.
 
     A time with more of them than can be told apart shows the newest MAX_BANDS of each; beyond MAX_NAMED they
     are drawn without their names.
@@ -48,7 +51,9 @@ def bands(
         if name != "none"
     ]
     spans = [(start, end, name) for start, end, name in spans if start < end][-MAX_BANDS:]
-    seen = [each for each in disturbances if since <= each.at <= until][-MAX_BANDS:]
+    disturbed = [each for each in disturbed_times(disturbances, limit_seconds) if each.since <= until][
+        -MAX_BANDS:
+    ]
     shapes: list[dict[str, object]] = [
         {
             "type": "rect", "xref": "x", "yref": "paper", "x0": start, "x1": end, "y0": 0, "y1": 1,
@@ -58,13 +63,21 @@ def bands(
     ]  # fmt: skip
     shapes += [
         {
-            "type": "line", "xref": "x", "yref": "paper", "x0": each.at, "x1": each.at, "y0": 0, "y1": 1,
-            "line": {"color": palette.text, "width": 1, "dash": "dot"},
+            "type": "rect", "xref": "x", "yref": "paper", "x0": max(each.since, since),
+            "x1": min(each.until or until, until), "y0": 0, "y1": 1,
+            "fillcolor": palette.text, "opacity": 0.12, "line": {"width": 0}, "layer": "below",
         }
-        for each in seen
+        for each in disturbed if each.until != each.since
+    ]  # fmt: skip
+    shapes += [
+        {
+            "type": "line", "xref": "x", "yref": "paper", "x0": each.since, "x1": each.since,
+            "y0": 0, "y1": 1, "line": {"color": palette.text, "width": 1, "dash": "dot"},
+        }
+        for each in disturbed
     ]  # fmt: skip
     names = [(start, name, 0.0, palette.band, 0) for start, _, name in spans[-MAX_NAMED:]]
-    names += [(each.at, each.what, 1.0, palette.text, -90) for each in seen[-MAX_NAMED:]]
+    names += [(each.since, each.name, 1.0, palette.text, -90) for each in disturbed[-MAX_NAMED:]]
     annotations: list[dict[str, object]] = [
         {
             "xref": "x", "yref": "paper", "x": at, "y": y, "text": plain_text.chart(name), "showarrow": False,

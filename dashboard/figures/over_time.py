@@ -40,7 +40,7 @@ def percentiles(
     figure.update_yaxes(title="completion, s", rangemode="tozero")
     figure.update_xaxes(title="accepted (UTC)", range=[how.since, how.until])
     limit_line(figure, palette, limit_ms / 1000, limit_ms / 1000, vertical=False)
-    bands(figure, palette, faults, disturbances, how.since, how.until)
+    bands(figure, palette, faults, disturbances, how.since, how.until, limit_ms / 1000)
     return figure
 
 
@@ -78,7 +78,7 @@ def heatmap(
     figure.update_yaxes(title="completion", **log_ticks(edge_below(rows[0]) if rows else 1000, top))
     figure.update_xaxes(title="accepted (UTC)", range=[how.since, how.until])
     limit_line(figure, palette, log_seconds(limit_ms), limit_ms / 1000, vertical=False)
-    bands(figure, palette, faults, disturbances, how.since, how.until)
+    bands(figure, palette, faults, disturbances, how.since, how.until, limit_ms / 1000)
     return figure
 
 

@@ -158,12 +158,12 @@ order by o.accepted_at, o.order_id;
 -- What was done to the stack between two times, oldest first. A judged load test knows all of its own, in
 -- seconds of the schedule that its orders have too; before that, and by hand, each is kept by itself.
 select r.run_id, r.started_at + make_interval(secs => (c.told ->> 'at_seconds')::float8) as at,
-    concat_ws(' ', c.told ->> 'verb', c.told ->> 'target') as what
+    coalesce(c.told ->> 'verb', '') as verb, coalesce(c.told ->> 'target', '') as target
 from runs r cross join lateral jsonb_array_elements(r.chaos) c (told)
 where r.started_at < %(until)s::timestamptz and coalesce(r.ended_at, now()) >= %(since)s::timestamptz
     and c.told ? 'at_seconds'
 union all
-select d.run_id, d.at, concat_ws(' ', d.action, d.component)
+select d.run_id, d.at, d.action, d.component
 from disturbances d
 where d.at >= %(since)s::timestamptz and d.at < %(until)s::timestamptz
     and not exists (select from runs r where r.run_id = d.run_id and r.ended_at is not null)

@@ -608,7 +608,7 @@ def test_disturbances_by_hand_and_of_a_run_before_and_after_its_verdict(books_ur
 
     def seen() -> list[tuple[str | None, datetime, str]]:
         found = charts.disturbances(reader, at, at + timedelta(minutes=1))
-        return [(each.run_id, each.at, each.what) for each in found]
+        return [(each.run_id, each.at, f"{each.verb} {each.target}") for each in found]
 
     by_hand = (None, at, "kill api")
     assert seen() == [by_hand, ("r", at + timedelta(seconds=5), "stop postgres")]

@@ -9,6 +9,7 @@ import pytest
 from dashboard.api_meter import ApiSpeed
 from dashboard.figures import distribution, over_time, pace, palette, race, reviews, split, targets, timeline
 from dashboard.figures.axes import bands, log_seconds
+from dashboard.figures.disturbed import DisturbedTime, disturbed_times
 from dashboard.figures.palette import DARK, LIGHT, palette_of
 from dashboard.workers import WorkerUse
 from db.charts import Bucket, Cell, Disturbance, FaultSpan, Plan, Selection, Slice
@@ -343,14 +344,14 @@ def test_a_profile_put_in_force_again_is_one_band():
         FaultSpan("none", 2, after(120), after(180)),
         FaultSpan("lossy", 2, after(180), None),
     ]
-    bands(figure, LIGHT, faults, [], NOON, after(600))
+    bands(figure, LIGHT, faults, [], NOON, after(600), 15)
     assert [(shape.x0, shape.x1) for shape in figure.layout.shapes if shape.type == "rect"] == [
         (NOON, after(120)),
         (after(180), after(600)),
     ]
 
 
-def test_faults_are_bands_and_disturbances_are_lines():
+def test_faults_and_disturbances_are_bands():
     figure = over_time.percentiles([], PLAN, LIGHT, LIMIT_MS, [], [])
     faults = [
         FaultSpan("none", 0, after(-100), after(60)),
@@ -358,16 +359,43 @@ def test_faults_are_bands_and_disturbances_are_lines():
         FaultSpan("outage", 1, after(120), None),
         FaultSpan("slow", 1, after(-90), after(-80)),
     ]
-    bands(figure, LIGHT, faults, [Disturbance("r", after(30), "kill <b>w</b>")], NOON, after(600))
+    told = [
+        Disturbance("r", after(30), "kill", "<b>w</b>"),
+        Disturbance("r", after(590), "pause", "api"),
+        Disturbance("r", after(595), "pause", "postgres"),
+        Disturbance("r", after(598), "resume", "api"),
+    ]
+    bands(figure, LIGHT, faults, told, NOON, after(600), 15)
     rectangles = [shape for shape in figure.layout.shapes if shape.type == "rect"]
     assert [(shape.x0, shape.x1) for shape in rectangles] == [
         (after(60), after(120)),
         (after(120), after(600)),
+        (after(30), after(45)),
+        (after(590), after(598)),
+        (after(595), after(600)),
     ]
-    assert [note.text for note in figure.layout.annotations][-3:] == [
+    begun = [shape.x0 for shape in figure.layout.shapes if shape.type == "line" and shape.xref == "x"]
+    assert begun == [after(30), after(590), after(595)]
+    assert [note.text for note in figure.layout.annotations][-5:] == [
         "assignment",
         "outage",
-        "kill &lt;b&gt;w&lt;/b&gt;",
+        "kill &lt;b&gt;w&lt;/b&gt;, and the limit after it",
+        "pause api",
+        "pause postgres",
+    ]
+
+
+def test_what_was_stopped_is_away_until_it_was_brought_back():
+    told = [
+        Disturbance(None, after(0), "stop", "api"),
+        Disturbance(None, after(5), "start", "postgres"),
+        Disturbance(None, after(9), "start", "api"),
+        Disturbance(None, after(20), "stop", "api"),
+    ]
+    assert disturbed_times(told, 15) == [
+        DisturbedTime(after(0), after(9), "stop api"),
+        DisturbedTime(after(5), after(5), "start postgres"),
+        DisturbedTime(after(20), None, "stop api"),
     ]
 
 
