@@ -111,6 +111,8 @@ class Door:
         if role is None:
             told = "" if key is None else "This key is not valid any more."
             await _turn_away(scope, receive, send, _login_page(401, told))
+        elif key is None and not exposure.is_addressed_to_this_machine(Headers(scope=scope).get("host")):
+            await _turn_away(scope, receive, send, _page(421, exposure.WRONG_HOST, ""))
         elif scope["type"] == "websocket":
             await self._app(scope, receive, self._while_valid(send, key))
         else:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Response, g, request
 
+from orchestrator import exposure
 from orchestrator.callers import Callers
 from orchestrator.errors import ServiceAway
 from orchestrator.keys import Role
@@ -40,10 +41,21 @@ def hang(app: Flask, callers: Callers) -> None:
             return _text(503, "the API does not answer, so nobody knows who you are; try again shortly")
         if role is None:
             return _text(401, "an API key is needed, as the password", _CHALLENGE)
+        if key is None and not exposure.is_addressed_to_this_machine(request.host):
+            return _text(421, exposure.WRONG_HOST)
         if role < Role.OPERATOR:
             return _text(403, "load tests need a key of role operator", _CHALLENGE)
         g.api_key = key
         return None
+
+    def let_no_other_site_read(response: Response) -> Response:
+        for name, _ in list(response.headers):
+            if name.lower().startswith("access-control-"):
+                del response.headers[name]
+        return response
+
+    # Locust lets every site read its answers. Of these functions the first one has the last word.
+    app.after_request_funcs.setdefault(None, []).insert(0, let_no_other_site_read)
 
     @app.after_request
     def add_headers(response: Response) -> Response:

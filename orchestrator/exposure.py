@@ -1,6 +1,7 @@
 """No part listens where others can reach it unless there are keys."""
 
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from db import keys
 from orchestrator.errors import ServiceAway, UsageError
@@ -13,6 +14,25 @@ def is_loopback(address: str) -> bool:
         return ip_address(address).is_loopback
     except ValueError:
         return address == "localhost"
+
+
+def is_addressed_to_this_machine(host: str | None) -> bool:
+    """Whether the header Host of a request names this machine as only this machine does. A request without
+    the header comes from no browser.
+
+    Who needs no key must ask so: a page of another site may have its own name lead here, and would count as
+    ours for the browser that shows it.
+    """
+    if host is None:
+        return True
+    try:
+        name = urlsplit(f"//{host}").hostname
+    except ValueError:
+        return False
+    return is_loopback(name or "")
+
+
+WRONG_HOST = "without a key this is answered at 127.0.0.1 and localhost alone"
 
 
 def refuse_without_keys(settings: Settings, part: str, address: str | None = None) -> None:

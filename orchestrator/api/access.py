@@ -84,7 +84,8 @@ class KeyRing:
 
 
 class Access:
-    """Answers 401 to who is unknown, 403 to who may not do this, 503 while nobody can be known."""
+    """Answers 401 to who is unknown, 403 to who may not do this, 421 to who needs no key and asks for another
+    machine, 503 while nobody can be known."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -94,7 +95,8 @@ class Access:
             await self._app(scope, receive, send)
             return
         ring: KeyRing = scope["app"].state.context.keys
-        token = bearer_token(Headers(scope=scope))
+        headers = Headers(scope=scope)
+        token = bearer_token(headers)
         try:
             name, role = await ring.caller(token)
         except BooksAway as error:
@@ -111,6 +113,8 @@ class Access:
             how = f'Bearer realm="orders", error="insufficient_scope", scope="{needed.word}"'
             detail = f"this needs a key of role {needed.word}; this one is {role.word}"
             await problem(403, detail, headers={"WWW-Authenticate": how})(scope, receive, send)
+        elif name is None and not exposure.is_addressed_to_this_machine(headers.get("host")):
+            await problem(421, exposure.WRONG_HOST)(scope, receive, send)
         else:
             scope.setdefault("state", {})["caller"] = (name, role)
             await self._app(scope, receive, send)

@@ -166,6 +166,7 @@ _MEANINGS = {
     404: "There is no such order, or no such run.",
     409: "Not possible as the order stands; the problem says why.",
     413: "The body is larger than 64 KiB.",
+    421: "Without a key, only this machine's own names are answered.",
     422: "The request is malformed; the problem names the fields.",
     429: "More than can be done just now: orders within their limit, or reports; try again after "
     "Retry-After seconds.",
@@ -174,8 +175,8 @@ _MEANINGS = {
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The problems that a route may answer with, for OpenAPI; every route may also answer 401, 403, 422 and
-    503."""
+    """The problems that a route may answer with, for OpenAPI; every route may also answer 401, 403, 421, 422
+    and 503."""
     return {
         status: {
             "description": _MEANINGS[status],
@@ -186,7 +187,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
             if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
             else {}
         )
-        for status in sorted({*statuses, 401, 403, 422, 503})
+        for status in sorted({*statuses, 401, 403, 421, 422, 503})
     }
 
 

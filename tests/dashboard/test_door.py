@@ -64,7 +64,11 @@ async def test_a_key_opens_the_door_and_its_revocation_shuts_it(known):
 async def test_without_keys_the_door_stands_open_on_this_machine_alone(known):
     known[None] = Role.CHAOS
     async with browser(door()) as client:
-        assert (await client.get("/")).text == SECRET
+        assert (await client.get("/", headers={"Host": "127.0.0.1:8501"})).text == SECRET
+        rebound = await client.get("/", headers={"Host": "evil.example:8501"})
+        assert (rebound.status_code, SECRET in rebound.text) == (421, False)
+        await client.post("/login", data={"key": "good-key"})
+        assert (await client.get("/", headers={"Host": "orders.example"})).text == SECRET, "through a proxy"
     async with browser(door(bind_address="0.0.0.0")) as client:
         assert (await client.get("/")).status_code == 401
 

@@ -94,7 +94,7 @@ class serving:
         self._lifespan = self._app.router.lifespan_context(self._app)
         await self._lifespan.__aenter__()
         self._client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(self._app), base_url="http://api", timeout=20
+            transport=httpx.ASGITransport(self._app), base_url="http://127.0.0.1", timeout=20
         )
         return self._client
 
@@ -117,6 +117,19 @@ async def until_closed(api: httpx.AsyncClient) -> None:
 async def test_without_any_key_everybody_may_do_everything(api: httpx.AsyncClient) -> None:
     assert (await api.get("/whoami")).json() == {"name": None, "role": "chaos"}
     assert (await api.put("/faults", json={"profile": "none"})).status_code == 200
+
+
+async def test_without_any_key_a_page_of_another_site_is_not_taken_for_ours(
+    api: httpx.AsyncClient, url: str
+) -> None:
+    rebound = {"Host": "evil.example:8000"}
+    for method, path in (("GET", "/orders"), ("PUT", "/faults"), ("GET", "/nothing/here")):
+        answer = await api.request(method, path, headers=rebound)
+        assert (answer.status_code, answer.headers["content-type"]) == (421, "application/problem+json")
+    key = make_key(url, "ada", "viewer")
+    await until_closed(api)
+    through_a_proxy = await api.get("/orders", headers=rebound | bearer(key))
+    assert through_a_proxy.status_code == 200
 
 
 async def test_each_role_may_do_its_own_and_no_more(api: httpx.AsyncClient, url: str) -> None:

@@ -22,7 +22,7 @@ async def narrow(live: LiveApi, live_stack: Stack) -> AsyncIterator[httpx.AsyncC
     app = create_app(live_stack.settings.model_copy(update={"max_in_flight": 1}))
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client,
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client,
     ):
         yield client
 

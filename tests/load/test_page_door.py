@@ -2,6 +2,7 @@
 
 from flask import Flask
 from flask.testing import FlaskClient
+from flask_cors import CORS
 
 from loadtest import page_door
 from orchestrator.callers import Ask, Callers
@@ -13,6 +14,8 @@ KEYS = {"viewer-key": Role.VIEWER, "operator-key": Role.OPERATOR, "chaos-key": R
 
 def page(ask: Ask, *, must_have_key: bool = False) -> FlaskClient:
     app = Flask("page")
+    # As Locust's own page has it.
+    CORS(app)
     page_door.hang(app, Callers(ask, must_have_key=must_have_key))
     app.add_url_rule("/", view_func=lambda: f"as {page_door.caller_key()}", methods=["GET", "POST"])
     return app.test_client()
@@ -38,6 +41,19 @@ def test_it_takes_an_operator_s_key() -> None:
 def test_without_keys_it_stands_open_on_this_machine_alone() -> None:
     assert page(lambda _key: Role.CHAOS).get("/").text == "as None"
     assert page(lambda _key: Role.CHAOS, must_have_key=True).get("/").status_code == 401
+
+
+def test_without_keys_a_page_of_another_site_is_not_taken_for_ours() -> None:
+    client = page(lambda _key: Role.CHAOS)
+    assert client.get("/", headers={"Host": "evil.example:8089"}).status_code == 421
+    assert client.get("/", headers={"Host": "127.0.0.1:8089"}).status_code == 200
+    assert page(known).get("/", headers={"Host": "a.example"}, auth=("x", "operator-key")).status_code == 200
+
+
+def test_no_other_site_may_read_an_answer() -> None:
+    answer = page(known).get("/", auth=("x", "operator-key"), headers={"Origin": "http://evil.example"})
+    assert answer.status_code == 200
+    assert not [name for name, _ in answer.headers if name.lower().startswith("access-control-")]
 
 
 def test_another_site_cannot_start_a_run_with_the_browser_s_credentials() -> None:

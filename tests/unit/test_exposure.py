@@ -9,7 +9,7 @@ from orchestrator import callers
 from orchestrator.api.access import needed_role
 from orchestrator.callers import Callers
 from orchestrator.errors import ServiceAway
-from orchestrator.exposure import is_loopback
+from orchestrator.exposure import is_addressed_to_this_machine, is_loopback
 from orchestrator.keys import PREFIX, Role, find, hashed, new_key
 
 
@@ -31,6 +31,30 @@ from orchestrator.keys import PREFIX, Role, find, hashed, new_key
 )
 def test_addresses_of_this_machine_alone(address: str, is_ours_alone: bool) -> None:
     assert is_loopback(address) is is_ours_alone
+
+
+@pytest.mark.parametrize(
+    ("host", "is_here"),
+    [
+        (None, True),
+        ("127.0.0.1", True),
+        ("127.0.0.1:8000", True),
+        ("127.0.0.2:8000", True),
+        ("localhost:8000", True),
+        ("LOCALHOST", True),
+        ("[::1]:8000", True),
+        ("", False),
+        ("evil.example", False),
+        ("evil.example:8000", False),
+        ("127.0.0.1.evil.example", False),
+        ("127.0.0.1@evil.example", False),
+        ("evil.example#127.0.0.1", False),
+        ("192.168.1.5:8000", False),
+        ("[::1", False),
+    ],
+)
+def test_which_requests_without_a_key_are_for_this_machine(host: str | None, is_here: bool) -> None:
+    assert is_addressed_to_this_machine(host) is is_here
 
 
 def test_keys_are_long_random_and_stored_as_their_hash() -> None:
