@@ -1,9 +1,10 @@
 """What each disturbance did to the orders: how many it made late, and how long until they were as before.
 
 Pure functions over records. A level is the median completion time of ten orders in a row, by acceptance; the
-former level is the highest one among the orders of the 30 s before the disturbance. It is back when, after
-having been above that, ten orders in a row are at it again. An accepted order whose outcome nobody saw took
-for ever.
+former level is the highest one among the orders of the 30 s before the disturbance. It has risen when, in the
+limit after it, a level is a tenth above that, and above what nineteen of twenty of the orders before took:
+of times that only vary, about one level in ten thousand is. It is back when ten orders in a row are at
+the former level again. An accepted order whose outcome nobody saw took for ever.
 """
 
 import math
@@ -11,10 +12,13 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from loadtest.percentiles import percentile
 from loadtest.recording import OrderRecord
 
 WINDOW = 10
 BEFORE_SECONDS = 30.0
+RISE = 1.1
+USUAL_SHARE = 0.95
 
 Json = dict[str, Any]
 
@@ -28,44 +32,57 @@ def of(disturbances: Sequence[Json], records: Sequence[OrderRecord], slo_seconds
         at = disturbance["at_seconds"]
         later = [each["at_seconds"] for each in disturbances[number + 1 :] if each["at_seconds"] > at]
         until = min(later, default=float("inf"))
-        former = former_level_ms(records, at)
+        before = _before(records, at)
+        former = former_level_ms(before)
         after = _after(records, at, until)
+        recovery = None
+        if former is not None:
+            risen_ms = max(former * RISE, percentile(sorted(map(_took_ms, before)), USUAL_SHARE))
+            recovery = recovery_seconds(after, at, former, risen_ms, slo_seconds)
         told.append(
             disturbance
             | {
                 "made_late": _made_late(records, at, until, slo_seconds),
                 "former_level_ms": former,
                 "too_few_after": len(after) < WINDOW,
-                "recovery_seconds": None if former is None else recovery_seconds(after, at, former),
+                "recovery_seconds": recovery,
             }
         )
     return told
 
 
-def former_level_ms(records: Sequence[OrderRecord], at: float) -> float | None:
-    """The highest level before the disturbance, from orders that had finished by then."""
-    before = [
-        record
-        for record in _by_acceptance(records)
-        if _accepted(record) >= at - BEFORE_SECONDS and _finished(record) < at
-    ]
+def former_level_ms(before: Sequence[OrderRecord]) -> float | None:
+    """The highest level of the orders before the disturbance; None when they are too few."""
     levels = _levels(before)
     return max(level for _, level in levels) if levels else None
 
 
-def recovery_seconds(after: Sequence[OrderRecord], at: float, former_ms: float) -> float | None:
+def recovery_seconds(
+    after: Sequence[OrderRecord], at: float, former_ms: float, risen_ms: float, slo_seconds: float
+) -> float | None:
     """From the disturbance until the level is back: the acceptance of the first order of the ten. `after` are
-    the orders that it may have touched, by acceptance."""
+    the orders that it may have touched, by acceptance; above `risen_ms` a level is no chance."""
     levels = _levels(after)
     if not levels:
         return None
     risen = False
     for accepted, level in levels:
-        if level > former_ms:
-            risen = True
-        elif risen:
+        if not risen:
+            if accepted > at + slo_seconds:
+                break
+            risen = level > risen_ms
+        elif level <= former_ms:
             return round(max(accepted - at, 0.0), 3)
     return None if risen else 0.0
+
+
+def _before(records: Sequence[OrderRecord], at: float) -> list[OrderRecord]:
+    """The orders of the time before a disturbance that had finished by then."""
+    return [
+        record
+        for record in _by_acceptance(records)
+        if _accepted(record) >= at - BEFORE_SECONDS and _finished(record) < at
+    ]
 
 
 def _after(records: Sequence[OrderRecord], at: float, until: float) -> list[OrderRecord]:
@@ -76,11 +93,15 @@ def _after(records: Sequence[OrderRecord], at: float, until: float) -> list[Orde
 
 def _made_late(records: Sequence[OrderRecord], at: float, until: float, slo_seconds: float) -> int:
     """Late orders whose time was up after this disturbance and before the next: each counts for one."""
-    return sum(record.late and at <= _begins(record) + slo_seconds < until for record in records)
+    return sum(record.late and at <= _time_is_up(record, slo_seconds) < until for record in records)
 
 
-def _begins(record: OrderRecord) -> float:
-    return record.due if record.accepted is None else record.accepted
+def _time_is_up(record: OrderRecord, slo_seconds: float) -> float:
+    """When it was clear that the order is late; one that was turned away is so at once."""
+    if record.accepted is not None:
+        return record.accepted + slo_seconds
+    took = math.inf if record.end_to_end_ms is None else record.end_to_end_ms / 1000
+    return record.due + min(took, slo_seconds)
 
 
 def _by_acceptance(records: Sequence[OrderRecord]) -> list[OrderRecord]:
