@@ -16,9 +16,16 @@ from loadtest.capacity import write as write_capacity
 from loadtest.compare import compare as compare_times
 from loadtest.compare import differences
 from loadtest.judgement import ExitCode
-from loadtest.options import Arrivals, RunOptions, Scenario, new_run_id, parse_duration
+from loadtest.options import (
+    EXPECT_WORKERS_SECONDS,
+    Arrivals,
+    RunOptions,
+    Scenario,
+    new_run_id,
+    parse_duration,
+)
 from loadtest.wording import comparison_in_words
-from orchestrator.errors import OrderSystemError, UsageError
+from orchestrator.errors import BooksAway, OrderSystemError, UsageError
 from orchestrator.settings import Settings
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
@@ -26,7 +33,6 @@ LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 app = typer.Typer(
     name="loadtest",
     help="Load on the order system, through its REST API, and the verdict on how it held.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -35,13 +41,20 @@ app = typer.Typer(
 def main() -> None:
     """Runs one command and ends the process with its exit code."""
     try:
-        app(prog_name="python -m loadtest")
+        # It would draw a frame around each complaint; here it is one sentence, whoever has it.
+        code = app(sys.argv[1:] or ["--help"], prog_name="python -m loadtest", standalone_mode=False)
+    except typer.TyperException as error:
+        sentence, code = error.format_message(), error.exit_code
     except UsageError as error:
-        typer.secho(str(error), fg="red", err=True)
-        sys.exit(2)
+        sentence, code = str(error), ExitCode.WRONG_USAGE
     except OrderSystemError as error:
-        typer.secho(str(error), fg="red", err=True)
-        sys.exit(1)
+        sentence, code = str(error), ExitCode.CRASHED
+    except typer.Abort:
+        sentence, code = "interrupted", ExitCode.CRASHED
+    else:
+        sys.exit(code)
+    typer.secho(sentence, fg="red", err=True)
+    sys.exit(code)
 
 
 @app.command()
@@ -67,10 +80,13 @@ def run(
     stop_when_hopeless: Annotated[bool, typer.Option(help="End once the target cannot be met.")] = False,
     shed_ok: Annotated[bool, typer.Option(help="Count orders that are turned away (429) apart.")] = False,
     host: Annotated[str, typer.Option(help="The API; by default the one of this ORDERS_HOME's stack.")] = "",
-    processes: Annotated[int, typer.Option(help="Share the rate among so many processes.")] = 0,
+    processes: Annotated[int, typer.Option(min=0, help="Share the rate among so many processes.")] = 0,
     master: Annotated[bool, typer.Option("--master", help="Be the master of workers elsewhere.")] = False,
     worker: Annotated[bool, typer.Option("--worker", help="Be a worker of a master elsewhere.")] = False,
-    expect_workers: Annotated[int, typer.Option(help="How many workers a master waits for.")] = 1,
+    expect_workers: Annotated[int, typer.Option(min=1, help="How many workers a master waits for.")] = 1,
+    expect_workers_max_wait: Annotated[
+        int, typer.Option(min=1, help="For how many seconds, before it gives up.")
+    ] = EXPECT_WORKERS_SECONDS,
     master_bind_host: Annotated[
         str, typer.Option(help="Where a master listens for its workers; by default BIND_ADDRESS.")
     ] = "",
@@ -107,6 +123,7 @@ def run(
     if master:
         words += [f"--master-bind-host={master_bind_host}"] if master_bind_host else []
         words += ["--master", f"--expect-workers={expect_workers}", f"--master-bind-port={master_port}"]
+        words += [f"--expect-workers-max-wait={expect_workers_max_wait}"]
     if worker:
         words += ["--worker", f"--master-host={master_host}", f"--master-port={master_port}"]
     become_locust(["--headless", "--only-summary", "--skip-log-setup", *words])
@@ -226,7 +243,10 @@ def compare(
 
 
 def _stored(books: str, run_id: str) -> runs.StoredRun:
-    found = runs.find(books, run_id)
+    try:
+        found = runs.find(books, run_id)
+    except BooksAway:
+        raise UsageError("no database answers where runs are stored; is DATABASE_URL right?") from None
     if found is None or not found.completion_ms:
         raise UsageError(f"there is no run {run_id} with finished orders")
     return found

@@ -25,6 +25,9 @@ STOP = "orders_stop"
 REPORT = "orders_report"
 
 POLL_SECONDS = 0.1
+SILENT_SECONDS = 1.0
+"""How long workers may take to connect before anybody is told that they are waited for."""
+
 GRACE_SECONDS = 30.0
 """How long after the drain a process may take to say so: last looks at unfinished orders take time."""
 
@@ -40,8 +43,11 @@ class Crew(Protocol):
     def lost(self) -> int:
         """Processes that went away before they had accounted for their orders."""
 
+    def check(self) -> None:
+        """Raises UsageError when there is nobody to send."""
+
     def begin(self, options: RunOptions, api_url: str, api_key: str | None) -> None:
-        """Sends the first order as soon as possible. Raises UsageError when there is nobody to send.
+        """Sends the first order as soon as possible.
 
         Workers use the key of their own environment, at the API that they were started for: no key is sent
         over the wire to them, and whoever speaks to them as their master learns none.
@@ -80,6 +86,9 @@ class LocalCrew:
         self.tally = Tally()
         self.lost = 0
 
+    def check(self) -> None:
+        """This process is there."""
+
     def begin(self, options: RunOptions, api_url: str, api_key: str | None) -> None:
         self.tally = Tally()
         self._generator = _start_generator(self._environment, options, api_url, api_key, self.tally.take)
@@ -104,13 +113,29 @@ class RemoteCrew:
         self.tally = Tally()
         runner.register_message(REPORT, self._on_report)
 
-    def begin(self, options: RunOptions, api_url: str, api_key: str | None) -> None:  # noqa: ARG002
-        present = [client.id for client in self._runner.clients.all if client.state != STATE_MISSING]
-        if not present:
+    def check(self) -> None:
+        if not self._connected():
             raise UsageError("no worker has connected yet; start one and try again")
+
+    def wait_for_workers(self, wanted: int, seconds: float, tell: Callable[[str], None]) -> None:
+        """Returns when so many have connected; `tell` is told when that takes time. Raises UsageError when
+        they have not within so long."""
+        began, is_told = time.monotonic(), False
+        while (there := len(self._connected())) < wanted:
+            waited = time.monotonic() - began
+            if waited > seconds:
+                raise UsageError(
+                    f"{there} of {wanted} workers came within {seconds:g} s; start them, or expect fewer"
+                )
+            if waited > SILENT_SECONDS and not is_told:
+                tell(f"waiting for {wanted} workers, {seconds:g} s at most; {there} there")
+                is_told = True
+            gevent.sleep(POLL_SECONDS)
+
+    def begin(self, options: RunOptions, api_url: str, api_key: str | None) -> None:  # noqa: ARG002
         self.tally = Tally()
         self._drained, self._lost = set(), set()
-        self._workers = {worker: share for share, worker in enumerate(sorted(present))}
+        self._workers = {worker: share for share, worker in enumerate(sorted(self._connected()))}
         for worker, share in self._workers.items():
             told = {
                 "options": options.to_json(),
@@ -136,6 +161,9 @@ class RemoteCrew:
     @property
     def size(self) -> int:
         return len(self._workers)
+
+    def _connected(self) -> list[str]:
+        return [client.id for client in self._runner.clients.all if client.state != STATE_MISSING]
 
     def _present(self) -> set[str]:
         """The run's workers that are still there, or have drained. One that was lost once stays lost: what it

@@ -24,7 +24,7 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 
 from loadtest import session
-from loadtest.options import FAULT_PROFILES, UNCHANGED, Arrivals, RunOptions, Scenario
+from loadtest.options import EXPECT_WORKERS_SECONDS, FAULT_PROFILES, UNCHANGED, Arrivals, RunOptions, Scenario
 from loadtest.scenarios import (
     AddressChurnUser,
     CancelStormUser,
@@ -55,6 +55,7 @@ def add_options(parser: LocustArgumentParser) -> None:
         master_bind_host=settings.bind_address,
         web_port=settings.port("locust"),
         spawn_rate=100,
+        expect_workers_max_wait=EXPECT_WORKERS_SECONDS,
     )
     # Not through a group of arguments: what is added to one does not get into the form.
     add = parser.add_argument

@@ -24,6 +24,9 @@ FAULT_PROFILES = ("none", "assignment", "lossy", "slow", "outage")
 USERS_PER_RATE = 10
 """Closed loops need users: by default as many as keep the rate up when an order takes 10 s."""
 
+EXPECT_WORKERS_SECONDS = 300
+"""How long a master waits for its workers to connect, unless it is told otherwise."""
+
 DRAIN_MARGIN_SECONDS = 5.0
 """How much longer than the limit a drain takes at least: the last order may be accepted some time after it
 was sent, and only then does its time begin."""

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from loadtest.judgement import Evidence, Verdict, decide
 from loadtest.options import RunOptions
 from loadtest.percentiles import per_second
 from loadtest.recording import Tally
+from loadtest.summaries import orders_csv
 from loadtest.surroundings import Faults, check_api, check_role, commit, machine
 from loadtest.verdict import allowed_share
 from loadtest.watching import PROBE_SECONDS, BooksSoFar, Outages
@@ -27,6 +30,17 @@ from orchestrator.errors import OrderSystemError, ServiceAway, UsageError
 from orchestrator.settings import Settings
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def books_must_answer() -> Iterator[None]:
+    """Refuses a run whose database is away, before anything is stored."""
+    try:
+        yield
+    except ServiceAway:
+        raise UsageError(
+            "no database answers where runs are stored; is the stack up, and DATABASE_URL right?"
+        ) from None
 
 
 class Run:
@@ -83,7 +97,7 @@ class Run:
         check_role(self._api, self.options)
         books = self._settings.books_url
         set_since = None if self.options.faults is None else self._faults.in_force()["since"]
-        try:
+        with books_must_answer():
             if runs.is_used(books, self.options.run_id):
                 raise UsageError(f"run id {self.options.run_id} was used before; choose another")
             if self.options.compare is not None:
@@ -97,18 +111,17 @@ class Run:
                     f"run {other} has set the fault profile and is not over; wait for its end or, if it has "
                     "died, set the profile yourself: python -m orchestrator faults set none"
                 )
-        except ServiceAway:
-            raise UsageError(
-                "no database answers where runs are stored; is the stack up, and DATABASE_URL right?"
-            ) from None
         self._chaos.prepare()
 
     def begin(self) -> None:
         """Stores that the run begins, sets its faults, and has the first order sent.
 
-        Raises UsageError when the run id was taken in the meantime or nobody is there to send.
+        Raises UsageError when the run id was taken, or a part of the system went away, in the meantime.
         """
-        self._faults.begin(self.options)
+        try:
+            self._faults.begin(self.options)
+        except ServiceAway as error:
+            raise UsageError(f"the run did not begin: {error}") from None
         # Asked before the zero: it takes a process of its own.
         commit_hash = commit()
         self._started_at, self._began = datetime.now(UTC), time.monotonic()
@@ -123,7 +136,9 @@ class Run:
             commit_hash=commit_hash,
             machine=machine(),
         )
-        if not runs.open_run(self._settings.books_url, self._new):
+        with books_must_answer():
+            is_new = runs.open_run(self._settings.books_url, self._new)
+        if not is_new:
             raise UsageError(f"run id {self.options.run_id} was used before; choose another")
         self._crew.begin(self.options, self._api_url, self._api_key)
         if self._is_stopped:
@@ -147,11 +162,14 @@ class Run:
     def release(self) -> None:
         """Leaves the stack as it was, also when the run broke off. What cannot be put back is logged."""
         self.books_so_far.end()
+        if self._probing is not None:
+            self._probing.kill()
         self._chaos.finish()
         try:
             self._faults.put_back()
         except OrderSystemError as error:
             log.error("the fault profile was not put back: %s", error)
+        self._api.close()
 
     def finish(self) -> Verdict:
         """Drains, judges, stores and writes the reports. Blocks."""
@@ -215,9 +233,10 @@ class Run:
                 lambda: compare_with(self._settings.books_url, earlier, completion, verdict.limit, new),
                 "the runs were not compared",
             )
-        csv = afterwards.ask(
+        finished = afterwards.ask(
             lambda: self._api.text(f"/latency.csv?run_id={self.options.run_id}"), "orders.csv is missing"
         )
+        csv = None if finished is None else orders_csv(finished, self.tally.records, told)
         told["missing"] = afterwards.missing
         told["stored"] = True
         told["judged_in_seconds"] = round(time.monotonic() - drained, 3)
@@ -232,9 +251,13 @@ class Run:
         )
         stored = afterwards.ask(lambda: self._store(result), "the verdict was not stored in PostgreSQL")
         told["stored"] = stored is not None
-        reports.write(self.report_dir, verdict, csv, self._environment)
-        told["judged_in_seconds"] = round(time.monotonic() - drained, 3)
-        reports.write_verdict(self.report_dir, verdict)
+        try:
+            reports.write(self.report_dir, verdict, csv, self._environment)
+            told["judged_in_seconds"] = round(time.monotonic() - drained, 3)
+            reports.write_verdict(self.report_dir, verdict)
+        except OSError as error:
+            # The verdict is stored and shown: the run ends with its code.
+            told["missing"].append(f"the reports were not written: {error}")
 
     def _audit_ahead(self) -> None:
         """Has most orders audited while the last ones are drained: how a workflow ended is asked once, so the

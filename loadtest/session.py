@@ -72,6 +72,8 @@ def prepare(environment: Environment) -> None:
         # Nobody will send the form: the run is the one of the command line.
         with refusals():
             session.propose({**given, "users": given["num_users"]})
+            if isinstance(crew, RemoteCrew):
+                session.wait_for_workers(crew, given["expect_workers"], given["expect_workers_max_wait"])
 
 
 class Session:
@@ -104,11 +106,19 @@ class Session:
     def verdict(self) -> Verdict | None:
         return None if self.run is None else self.run.verdict
 
+    def propose_now(self, given: Mapping[str, Any], api_key: str | None) -> None:
+        """Like `propose`, for a run that starts at once: whoever sends its orders must be there by now."""
+        self._crew.check()
+        self.propose(given, api_key)
+
     def propose(self, given: Mapping[str, Any], api_key: str | None = None) -> None:
         """Checks a run that Locust is about to start, which will ask the API with `api_key`, or with that of
         the settings. Raises UsageError or ServiceAway with one sentence."""
         if self.is_active:
             raise UsageError("a run is under way; stop it first")
+        if self.run is not None:
+            # It may have been proposed, and never started.
+            self.run.release()
         self.trouble = None
         options = RunOptions.parse(given)
         run = Run(
@@ -119,12 +129,31 @@ class Session:
             self._crew,
             api_key,
         )
-        run.check()
+        try:
+            run.check()
+        except OrderSystemError:
+            run.release()
+            raise
         self.run = run
         # Before Locust makes its plan of users from them.
         self._environment.user_classes = [SCENARIOS[options.scenario]]
         if options.arrivals is Arrivals.CLOSED and self._environment.parsed_options is not None:
             self._environment.parsed_options.num_users = options.users
+
+    def wait_for_workers(self, crew: RemoteCrew, wanted: int, seconds: float) -> None:
+        """Before Locust waits for them, in silence and for ever. Raises UsageError when they do not come;
+        ends the process when somebody does not want to wait any longer."""
+        assert self.run is not None, "proposed"
+        assert self._environment.runner is not None, "the master"
+        try:
+            crew.wait_for_workers(wanted, seconds, terminal.complain)
+        except (UsageError, KeyboardInterrupt) as error:
+            self.run.release()
+            self._environment.runner.quit()
+            if isinstance(error, UsageError):
+                raise
+            terminal.complain("interrupted while workers were waited for: no order was sent")
+            sys.exit(ExitCode.INVALID_RUN)
 
     def _on_test_start(self, **_: Any) -> None:
         run = self.run

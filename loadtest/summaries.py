@@ -1,9 +1,14 @@
-"""A judged run as documents for others: JUnit XML and Markdown. Pure functions over the verdict."""
+"""A judged run as documents for others: JUnit XML, Markdown, and the CSV of its orders. Pure functions."""
 
+import csv
+import io
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from xml.etree import ElementTree
 
 from loadtest.percentiles import PERCENTILES
+from loadtest.recording import OrderRecord
 from loadtest.wording import TIMES, facts
 
 Json = dict[str, Any]
@@ -57,6 +62,40 @@ def markdown(told: Json) -> str:
     if broken:
         lines += ["", "## Broken invariants", "", *broken]
     return "\n".join(lines) + "\n"
+
+
+def orders_csv(finished: str, records: Iterable[OrderRecord], told: Json) -> str:
+    """The orders of a run, a row each: those that have finished as the API tells them, and after them, with
+    what the generator knows, those that were not accepted or have not finished."""
+    columns, *rows = csv.reader(io.StringIO(finished))
+    known = {row[0] for row in rows}
+    zero = datetime.fromisoformat(told["started_at"])
+    added = io.StringIO()
+    writer = csv.DictWriter(added, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    for record in records:
+        order_id = _text(f"{told['run_id']}-{record.number}")
+        if order_id not in known:
+            writer.writerow(
+                {
+                    "order_id": order_id,
+                    "run_id": _text(told["run_id"]),
+                    "scenario": told["scenario"],
+                    "requested_at": _time(zero, record.due),
+                    "accepted_at": "" if record.accepted is None else _time(zero, record.accepted),
+                    "within_limit": "false" if record.late else "",
+                }
+            )
+    return finished + added.getvalue()
+
+
+def _time(zero: datetime, seconds: float) -> str:
+    at = (zero + timedelta(seconds=seconds)).astimezone(UTC)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _text(name: str) -> str:
+    """A name that a spreadsheet would run as a formula gets an apostrophe in front, as the API's have."""
+    return f"'{name}" if name.startswith("-") else name
 
 
 def _cell(text: str) -> str:

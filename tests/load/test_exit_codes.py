@@ -60,12 +60,24 @@ def test_0_passed_and_everything_that_is_left_behind(load_test: LoadTest) -> Non
 
 
 def test_1_crashed(load_test: LoadTest) -> None:
-    (load_test.home / "reports").write_text("a file where a directory should be")
-    with fake_api(Behaviour(completion_ms=100)) as api:
+    with fake_api(Behaviour(completion_ms=100, audit_is_nonsense=True)) as api:
         found = load_test.run(api, *QUICK)
 
     assert found.code == 1
     assert "this should not have happened" in found.output
+
+
+def test_reports_that_cannot_be_written_change_no_verdict(load_test: LoadTest) -> None:
+    (load_test.home / "reports").write_text("a file where a directory should be")
+    with fake_api(Behaviour(completion_ms=100)) as api:
+        found = load_test.run(api, *QUICK)
+
+    assert found.code == 5, found.output
+    assert "the reports were not written" in unwrapped(found.output)
+    stored = load_test.stored()
+    assert stored is not None
+    assert stored.verdict is not None
+    assert stored.verdict["exit_code"] == 5
 
 
 def test_shed_orders_are_late_unless_they_may_be_shed(load_test: LoadTest) -> None:
@@ -248,12 +260,51 @@ def test_a_worker_asks_the_api_that_it_was_started_for(load_test: LoadTest) -> N
         assert other.truth()["orders"] == {}
 
 
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_a_master_waits_for_its_workers_and_not_for_ever(load_test: LoadTest, is_interrupted: bool) -> None:
+    words = ("--master", "--expect-workers=2", "--expect-workers-max-wait=3")
+    with (
+        fake_api() as api,
+        load_test.started(api, *QUICK, *words, f"--master-port={load_test.port_base + 9}") as process,
+    ):
+        line = wait_for_line(process, containing="waiting for")
+        if is_interrupted:
+            interrupt(process)
+        found = load_test.finished(process)
+
+    assert line == "waiting for 2 workers, 3 s at most; 0 there\n"
+    sentence = (
+        "interrupted while workers were waited for" if is_interrupted else "0 of 2 workers came within 3 s"
+    )
+    assert found.output.startswith(sentence)
+    assert len(found.output.splitlines()) == 1
+    assert found.code == (6 if is_interrupted else 2)
+    assert load_test.stored() is None
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("run", "--processes=x"), "Invalid value for '--processes': "),
+        (("compare", "one", "other"), "no database answers where runs are stored"),
+    ],
+)
+def test_2_in_one_sentence(load_test: LoadTest, words: tuple[str, ...], sentence: str) -> None:
+    load_test.environment["DATABASE_URL"] = f"postgresql://postgres@/nothing?host={load_test.home}"
+    process = load_test.start(*words)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert output.startswith(sentence)
+    assert len(output.splitlines()) == 1
+
+
 def test_3_limit_breached(load_test: LoadTest) -> None:
     with fake_api(Behaviour(completion_ms=100, slow_every=10, slow_ms=2_400)) as api:
         found = load_test.run(api, *QUICK, "--slo-seconds=2")
 
     assert found.code == 3
     assert (found.limit["late"], found.limit["orders"]) == (6, 60)
+    assert len((found.directory / "orders.csv").read_text().splitlines()) == 1 + 60
     junit = ElementTree.parse(found.directory / "junit.xml").getroot()
     assert [case.attrib["name"] for case in junit if len(case)] == ["limit is met"]
 

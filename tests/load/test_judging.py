@@ -18,7 +18,7 @@ from loadtest.judgement import Evidence, ExitCode, decide
 from loadtest.options import RunOptions
 from loadtest.percentiles import per_second, percentile, spread
 from loadtest.recording import Ending, OrderRecord, Report, Tally
-from loadtest.summaries import junit, markdown
+from loadtest.summaries import junit, markdown, orders_csv
 from loadtest.verdict import LimitVerdict, judge, upper_bound
 from loadtest.wording import comparison_in_words, facts
 
@@ -241,6 +241,25 @@ def test_the_summary_names_broken_promises_and_violations() -> None:
     assert "- order b: its cancel was accepted, and it completed" in listed
     alone = decide(evidence(plain(400), report=promised)).told
     assert "- order b: its cancel" in markdown(alone)
+
+
+def test_the_csv_has_a_row_for_each_order() -> None:
+    nothing = dict.fromkeys(("accept_ms", "accepted", "completion_ms", "end_to_end_ms", "outcome"))
+    records = [
+        record(0),
+        record(1, 2.0, late=True, **nothing | {"accepted": 2.5}, ending=Ending.UNFINISHED.value),
+        record(2, 3.0, late=True, **nothing, ending=Ending.NOT_ACCEPTED.value),
+        record(3, 4.0, **nothing, ending=Ending.SHED.value),
+    ]
+    columns = "order_id,run_id,scenario,outcome,requested_at,accepted_at,completion_ms,within_limit"
+    finished = f"{columns}\n'-r-0,'-r,mixed,completed,T,T,1000,true\n"
+    told = {"run_id": "-r", "scenario": "mixed", "started_at": "2026-03-01T11:59:58.000+00:00"}
+    assert orders_csv(finished, records, told).splitlines()[1:] == [
+        "'-r-0,'-r,mixed,completed,T,T,1000,true",
+        "'-r-1,'-r,mixed,,2026-03-01T12:00:00.000Z,2026-03-01T12:00:00.500Z,,false",
+        "'-r-2,'-r,mixed,,2026-03-01T12:00:01.000Z,,,false",
+        "'-r-3,'-r,mixed,,2026-03-01T12:00:02.000Z,,,",
+    ]
 
 
 def test_orders_that_were_sent_late_make_the_offered_rate_smaller() -> None:

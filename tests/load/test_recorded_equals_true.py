@@ -123,6 +123,8 @@ def test_an_order_past_the_limit_is_late_at_once(load_test: LoadTest) -> None:
     assert found.code == 3
     assert found.limit["endings"] == {"unfinished": 120}
     assert found.limit["late"] == 120, "the drain is never shorter than the limit"
+    rows = (found.directory / "orders.csv").read_text().splitlines()
+    assert len(rows) == 1 + 120, "also of orders that have not finished"
 
 
 def test_an_order_that_is_younger_than_the_limit_is_waited_for(load_test: LoadTest) -> None:

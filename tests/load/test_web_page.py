@@ -173,6 +173,19 @@ def test_it_tests_the_api_that_it_was_started_for_and_no_other(load_test: LoadTe
             wait_for(lambda: stopped(url))
 
 
+def test_a_master_without_workers_refuses_the_form(load_test: LoadTest) -> None:
+    port = load_test.port_base + 9
+    words = ("--master", f"--master-bind-port={port}")
+    with (
+        fake_api() as api,
+        locust_page(load_test, api, *words) as url,
+        urllib.request.urlopen(f"{url}/swarm", b"user_count=1&spawn_rate=1") as answer,
+    ):
+        told = json.load(answer)
+    assert told["message"] == "no worker has connected yet; start one and try again"
+    assert not told["success"]
+
+
 def judged(url: str, run_id: str) -> bool:
     told = verdict(url)["verdict"]
     return told is not None and told["run_id"] == run_id
