@@ -161,7 +161,7 @@ async def test_clocks_that_differ_from_this_machine_s(live_stack: Stack) -> None
 async def test_orders_that_pile_up_since_their_worker_asks_for_no_more(
     live_stack: Stack, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(findings, "BACKLOG_AGE_SECONDS", 0.5)
+    monkeypatch.setattr(findings, "BACKLOG_AGE_SECONDS", 0.01)
     queue = "piled-up-tq"
     settings = elsewhere(
         tmp_path,

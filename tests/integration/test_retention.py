@@ -267,9 +267,11 @@ async def test_a_filled_open_partition_is_ended_while_orders_are_written(url):
                 await clerk.carry_to(State.COMPLETED)
 
         writing = asyncio.create_task(write())
-        assert await steps_until_made(clerk.pool) == (3, 1)
-        stop.set()
-        await writing
+        try:
+            assert await steps_until_made(clerk.pool) == (3, 1)
+        finally:
+            stop.set()
+            await writing
         ended, ahead = execute(
             url, "select name, from_at from event_partitions() where from_at >= now()::date"
         )
