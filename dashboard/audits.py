@@ -8,7 +8,10 @@ from time import monotonic
 import streamlit as st
 
 from dashboard.api_client import Json, OrderApi
-from orchestrator.errors import OrderSystemError
+from orchestrator.errors import OrderSystemError, ServiceAway
+
+AT_SIGHT_SECONDS = 10.0
+"""An audit that took at most so long is made again, unasked, for whoever comes to see changed books."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class AuditDesk:
         self._lock = threading.Lock()
         self._states: dict[str | None, AuditState] = {}
         self._began: dict[str | None, float] = {}
+        self._seen: dict[str | None, object] = {}
 
     def look(self, run_id: str | None) -> AuditState:
         with self._lock:
@@ -47,16 +51,30 @@ class AuditDesk:
             self._began[run_id] = monotonic()
         threading.Thread(target=self._carry_out, args=(api, run_id), name="audit", daemon=True).start()
 
+    def begin_at_sight(self, api: OrderApi, run_id: str | None, books: object) -> None:
+        """Begins an audit unless these books have been audited, by whomever; `books` changes with them. One
+        that takes long, or went wrong, is not begun again until somebody asks for it."""
+        with self._lock:
+            state = self._states.get(run_id)
+            have_changed = self._seen.setdefault(run_id, books) != books
+            self._seen[run_id] = books
+            is_due = state is None or (
+                have_changed and state.report is not None and state.seconds <= AT_SIGHT_SECONDS
+            )
+        if is_due:
+            self.begin(api, run_id)
+
     def _carry_out(self, api: OrderApi, run_id: str | None) -> None:
         report: Json | None = None
-        error: OrderSystemError | None = None
+        error: OrderSystemError | None = ServiceAway("The audit ended without a report; try again.")
         try:
-            report = api.audit(run_id)
+            report, error = api.audit(run_id), None
         except OrderSystemError as problem:
             error = problem
-        with self._lock:
-            taken = monotonic() - self._began[run_id]
-            self._states[run_id] = AuditState(False, taken, report, error, datetime.now(UTC))
+        finally:
+            with self._lock:
+                taken = monotonic() - self._began[run_id]
+                self._states[run_id] = AuditState(False, taken, report, error, datetime.now(UTC))
 
 
 @st.cache_resource

@@ -9,6 +9,9 @@ from db.charts import Selection
 from orchestrator.errors import RequestMalformed
 from orchestrator.vocabulary import ORDER_ID_PATTERN, TERMINAL_STATES, State
 
+NAMES = ("run", "since", "until", "outcome", "faults")
+YEARS = range(2000, 2100)
+
 _PROFILE = re.compile(r"^[a-z]{1,32}$")
 
 
@@ -17,7 +20,7 @@ def selection_of(query: Mapping[str, str]) -> Selection:
 
     Raises RequestMalformed for what cannot be read: more orders than were asked for would look like those.
     """
-    given = {name: query.get(name, "") for name in ("run", "since", "until", "outcome", "faults")}
+    given = {name: query.get(name, "") for name in NAMES}
     run_id, outcome, faults = given["run"], given["outcome"], given["faults"]
     if run_id and not re.fullmatch(ORDER_ID_PATTERN, run_id):
         raise RequestMalformed("a run's id is 1 to 64 letters, digits, '-' or '_'")
@@ -27,7 +30,9 @@ def selection_of(query: Mapping[str, str]) -> Selection:
         raise RequestMalformed("there is no such fault profile")
     for name in ("since", "until"):
         if given[name] and moment(given[name]) is None:
-            raise RequestMalformed(f"'{name}' is no time like 2026-01-31T12:00")
+            raise RequestMalformed(
+                f"'{name}' is no time like 2026-01-31T12:00, from {YEARS[0]} to {YEARS[-1]}"
+            )
     return Selection(
         run_id=run_id or None,
         since=moment(given["since"]),
@@ -55,12 +60,14 @@ def link(path: str, chosen: Selection) -> str:
 
 
 def moment(text: str) -> datetime | None:
-    """A time like 2026-01-31T12:00, in UTC unless it says otherwise; None when it is none."""
+    """A time like 2026-01-31T12:00, in UTC unless it says otherwise; None when it is none, or far from any
+    order."""
     try:
         found = datetime.fromisoformat(text)
-        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+        found = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
+    return found if found.year in YEARS else None
 
 
 def text_of(when: datetime | None) -> str | None:

@@ -7,6 +7,9 @@ from dashboard.figures.race import short
 from db.pool import Row
 
 PARTS = ("receive", "validate", "review", "charge", "prepare", "dispatch", "compensate", "waiting")
+PATTERNS = {"review": ".", "prepare": "\\", "compensate": "x", "waiting": "/"}
+"""For parts whose colour somebody takes for that of their neighbour."""
+
 LANE_HEIGHT = 26
 
 
@@ -23,7 +26,7 @@ def split(rows: list[Row], palette: Palette, limit_ms: int) -> go.Figure:
             y=lanes,
             orientation="h",
             name=part,
-            marker={"color": palette.of_part(part), "pattern": {"shape": "/" if part == "waiting" else ""}},
+            marker={"color": palette.of_part(part), "pattern": {"shape": PATTERNS.get(part, "")}},
             customdata=[f"{row['order_id']} ({row['outcome']}, {row['completion_ms']:,} ms)" for row in rows],
             hovertemplate="%{customdata}<br>" + part + " %{x:.3f} s<extra></extra>",
         )

@@ -5,12 +5,15 @@ from functools import partial
 import streamlit as st
 
 from dashboard import chart_readings, plain_text, sources
+from dashboard import live_readings as readings
 from dashboard.audits import audit_desk
 from dashboard.figures.invariants import InvariantState, as_file, states_of
 from dashboard.layout import failures_told, head, nothing_yet, refreshing, sentence
 from db.audit import INVARIANTS
 
 SHOWN_VIOLATIONS = 20
+NOTHING = ""
+_SEEN = "audit-seen"
 
 is_live = head("Audit", live=True)
 
@@ -34,6 +37,13 @@ def begin(run_id: str | None) -> None:
     audit_desk().begin(sources.api(), run_id)
 
 
+def begin_at_sight(run_id: str | None) -> None:
+    """Begins one for a viewer who has just come, or has just chosen this run."""
+    if st.session_state.get(_SEEN, NOTHING) != run_id:
+        st.session_state[_SEEN] = run_id
+        audit_desk().begin_at_sight(sources.api(), run_id, readings.last_finished_at())
+
+
 def report(run_id: str | None) -> None:
     """The state of an audit: under way, failed, or its finding."""
     state = audit_desk().look(run_id)
@@ -47,7 +57,7 @@ def report(run_id: str | None) -> None:
     if state.report is None:
         nothing_yet(
             "Not audited yet",
-            "Audit now holds our books, the provider's ledger and Temporal's closed workflows against "
+            "An audit holds our books, the provider's ledger and Temporal's closed workflows against "
             "each other. Over a long history that takes minutes; over a single run, seconds.",
         )
         for number, text in INVARIANTS.items():
@@ -95,4 +105,6 @@ def _invariant(invariant: InvariantState) -> None:
 
 
 with failures_told("audit"):
-    refreshing(partial(report, choose()), is_live, every=1.0)
+    chosen = choose()
+    begin_at_sight(chosen)
+    refreshing(partial(report, chosen), is_live, every=1.0)

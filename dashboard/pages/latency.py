@@ -8,9 +8,10 @@ from dashboard import chart_figures as charts
 from dashboard import chart_readings as readings
 from dashboard import export, filters, sources
 from dashboard.figures.targets import seconds
-from dashboard.layout import CHART_CONFIG, failures_told, head, nothing_yet
+from dashboard.layout import CHART_CONFIG, failures_told, head, nothing_yet, sentence
 from dashboard.verdicts import limit_sentence
 from db.charts import EXACT_ORDERS, Plan, Selection, Summary
+from orchestrator.errors import RequestMalformed
 from orchestrator.vocabulary import TERMINAL_STATES
 
 TARGET = 0.99
@@ -24,6 +25,20 @@ def choose_time(length: timedelta | None) -> None:
     now = datetime.now(UTC).replace(tzinfo=None, second=0, microsecond=0)
     st.session_state["since"] = None if length is None else now - length
     st.session_state["until"] = None if length is None else now + timedelta(minutes=1)
+
+
+def address_is_read() -> bool:
+    """Says what of the address cannot be read: a filter that does not know a value leaves it out, and would
+    show more orders than the link meant."""
+    try:
+        profile = filters.selection_of(st.query_params).fault_profile
+        if profile not in (None, *readings.fault_profiles()):
+            raise RequestMalformed("no such fault profile was ever in force")
+    except RequestMalformed as error:
+        st.error(sentence(error), icon=":material/link_off:")
+        st.button("Show all orders", on_click=st.query_params.clear)
+        return False
+    return True
 
 
 def chosen() -> Selection:
@@ -43,6 +58,8 @@ def chosen() -> Selection:
             st.datetime_input(
                 f"Accepted {name} (UTC)",
                 value=None,
+                min_value=datetime(filters.YEARS[0], 1, 1),  # noqa: DTZ001  a field has no zone
+                max_value=datetime(filters.YEARS[-1], 12, 31, 23, 59),  # noqa: DTZ001
                 key=name,
                 step=60,
                 bind="query-params",
@@ -72,7 +89,7 @@ def chosen() -> Selection:
     return filters.selection_of(
         {
             name: value.isoformat() if isinstance(value, datetime) else value
-            for name in ("run", "since", "until", "outcome", "faults")
+            for name in filters.NAMES
             if (value := st.session_state.get(name))
         }
     )
@@ -126,21 +143,26 @@ def figures(how: Plan, summary: Summary) -> None:
     _chart("split", charts.slowest(how, theme, limit_ms), "Parts of the time of the slowest orders")
 
 
+def show(selection: Selection) -> None:
+    """A selection, or what to do where nothing is selected."""
+    plan = readings.plan(selection)
+    summary = readings.summary(plan) if plan else None
+    if plan is None or summary is None or summary.orders == 0:
+        nothing_yet("No finished order here", "Widen the filters, or start orders on the page Orders.")
+        return
+    st.link_button(
+        f"CSV of these {summary.orders:,} orders",
+        filters.link(export.PATH, selection),
+        icon=":material/download:",
+    )
+    figures(plan, summary)
+
+
 def _chart(key: str, figure: object, alt: str) -> None:
     st.plotly_chart(figure, key=key, config=CHART_CONFIG, alt=alt)
 
 
 head("Latency", live=False)
 with failures_told("latency"):
-    selection = chosen()
-    plan = readings.plan(selection)
-    summary = readings.summary(plan) if plan else None
-    if plan is None or summary is None or summary.orders == 0:
-        nothing_yet("No finished order here", "Widen the filters, or start orders on the page Orders.")
-    else:
-        st.link_button(
-            f"CSV of these {summary.orders:,} orders",
-            filters.link(export.PATH, selection),
-            icon=":material/download:",
-        )
-        figures(plan, summary)
+    if address_is_read():
+        show(chosen())

@@ -428,7 +428,8 @@ def test_every_mark_stands_out_from_its_page(colours, background):
     assert contrast(colours.text, background) >= 7.0
 
 
-# Linear RGB as a deuteranope and a protanope see it: G. M. Machado et al., IEEE TVCG 15 (2009) 1291-1298.
+# Linear RGB as deuteranopes, protanopes and tritanopes see it: G. M. Machado et al., IEEE TVCG 15 (2009)
+# 1291-1298.
 BLINDNESS = {
     "deuteranopia": (
         (0.367322, 0.860646, -0.227968),
@@ -440,18 +441,37 @@ BLINDNESS = {
         (0.114503, 0.786281, 0.099216),
         (-0.003882, -0.048116, 1.051998),
     ),
+    "tritanopia": (
+        (1.255528, -0.076749, -0.178779),
+        (-0.078411, 0.930809, 0.147602),
+        (0.004733, 0.691367, 0.303900),
+    ),
 }
+
+
+def seen(colour: str, blindness) -> list[float]:
+    rgb = [(int(colour[n : n + 2], 16) / 255) ** 2.2 for n in (1, 3, 5)]
+    return [sum(k * c for k, c in zip(row, rgb, strict=True)) for row in blindness]
 
 
 @pytest.mark.parametrize("blindness", BLINDNESS.values(), ids=list(BLINDNESS))
 @pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
 def test_outcomes_are_told_apart_by_the_colour_blind(colours, blindness):
-    def seen(colour: str) -> list[float]:
-        rgb = [(int(colour[n : n + 2], 16) / 255) ** 2.2 for n in (1, 3, 5)]
-        return [sum(k * c for k, c in zip(row, rgb, strict=True)) for row in blindness]
-
     for one, other in combinations((colours.good, colours.warn, colours.bad), 2):
-        assert math.dist(seen(one), seen(other)) > 0.08, (one, other)
+        assert math.dist(seen(one, blindness), seen(other, blindness)) > 0.08, (one, other)
+
+
+@pytest.mark.parametrize("blindness", BLINDNESS.values(), ids=list(BLINDNESS))
+@pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
+def test_parts_are_told_apart_by_the_colour_blind(colours, blindness):
+    row = dict.fromkeys((f"{part}_ms" for part in split.PARTS), 1)
+    row |= {"order_id": "a", "outcome": "completed", "completion_ms": len(split.PARTS)}
+    traces = split.split([row], colours, LIMIT_MS).data
+    assert [trace.name for trace in traces] == list(split.PARTS)
+    for one, other in combinations(traces, 2):
+        if one.marker.pattern.shape == other.marker.pattern.shape:
+            places = [seen(trace.marker.color, blindness) for trace in (one, other)]
+            assert math.dist(*places) > 0.15, (one.name, other.name)
 
 
 @pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from dashboard import layout, sources
+from dashboard.audits import AuditDesk
 from dashboard.load_runner import LoadRunner
 from db import charts, lookups
 from db.charts import Selection
@@ -40,6 +41,12 @@ def quiet():
     logging.getLogger("streamlit").setLevel(logging.ERROR)
 
 
+@pytest.fixture(autouse=True)
+def unaudited(monkeypatch):
+    """Audits that a page begins by itself have tests of their own; no API would answer them here."""
+    monkeypatch.setattr(AuditDesk, "begin_at_sight", lambda *_: None)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_empty_page_says_what_to_do_next(page: Pages, books_url, name):
     test = page.run(name, books_url)
@@ -57,7 +64,7 @@ def test_a_page_with_orders_shows_them(page: Pages, seeded_url, name):
         assert EMPTY[name] not in said(test)
 
 
-# The form of a load test asks nobody, and the audit asks only when it is told to.
+# The form of a load test asks nobody.
 @pytest.mark.parametrize("name", NAMES)
 def test_a_database_that_is_away_is_one_sentence_with_a_retry(page: Pages, name):
     test = page.run(name, NOWHERE)
@@ -122,6 +129,28 @@ def test_an_order_that_nobody_knows_is_not_an_error(page: Pages, seeded_url):
     assert not test.exception
     assert "The books do not know this order" in said(test)
     assert "no\\<b\\>body\\<\\/b\\>" in said(test)
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ({"outcome": "nonsense"}, "There is no such outcome."),
+        ({"since": "yesterday"}, "'since' is no time like 2026-01-31T12:00, from 2000 to 2099."),
+        ({"until": "9999-12-31T23:59"}, "'until' is no time like 2026-01-31T12:00, from 2000 to 2099."),
+        ({"faults": "neverseen"}, "No such fault profile was ever in force."),
+    ],
+)
+def test_a_link_that_cannot_be_read_is_a_sentence_and_shows_nothing_else(
+    page: Pages, seeded_url, query, told
+):
+    test = page.run("latency", seeded_url, **query)
+    assert not test.exception
+    assert [plain(error.value) for error in test.error] == [told]
+    assert not test.metric
+    assert not test.selectbox
+    next(button for button in test.button if button.label == "Show all orders").click().run()
+    assert not test.error
+    assert metrics_of(test)["Orders"] == f"{SEEDED:,}"
 
 
 @pytest.mark.parametrize("name", ["orders", "latency", "load_tests", "audit"])

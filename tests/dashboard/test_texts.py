@@ -99,6 +99,8 @@ def test_an_unreadable_address_is_a_sentence_and_never_all_orders(query):
         {"faults": "no-profile"},
         {"since": "yesterday"},
         {"until": "0001-01-01T00:00+12:00"},
+        {"until": "9999-12-31T23:59:59"},
+        {"since": "1999-12-31T23:59"},
     ],
 )
 def test_what_cannot_be_read_is_said(query):
