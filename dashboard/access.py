@@ -5,11 +5,7 @@ viewer it asks with this key; it has none of its own. The key is checked at the 
 while a page is open: the page of a revoked one is closed within seconds.
 """
 
-import secrets
-from collections import OrderedDict
-from collections.abc import Mapping
 from html import escape
-from http.cookies import CookieError, SimpleCookie
 from time import monotonic
 from urllib.parse import parse_qs
 
@@ -24,16 +20,14 @@ from orchestrator import exposure
 from orchestrator.callers import Callers
 from orchestrator.errors import ServiceAway
 from orchestrator.keys import Role
+from orchestrator.sessions import MAX_FORM_BYTES, Sessions, cookies_of
 from orchestrator.settings import Settings
 
-COOKIE = "orders_session"
 LOGIN = "/login"
 OPEN_PATHS = ("/_stcore/health",)
 ASK_SECONDS = 1.0
 LOOK_AGAIN_SECONDS = 2.0
 RETRY_SECONDS = 5
-MAX_SESSIONS = 1_000
-MAX_FORM_BYTES = 4_096
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -43,25 +37,7 @@ _HEADERS = {
 }
 
 
-class Viewers:
-    """The keys of those who have given one, by their cookie; in memory only."""
-
-    def __init__(self) -> None:
-        self._keys: OrderedDict[str, str] = OrderedDict()
-
-    def welcome(self, key: str) -> str:
-        """Returns the cookie's value."""
-        session = secrets.token_urlsafe(32)
-        self._keys[session] = key
-        while len(self._keys) > MAX_SESSIONS:
-            self._keys.popitem(last=False)
-        return session
-
-    def key_of(self, cookies: Mapping[str, str]) -> str | None:
-        return self._keys.get(cookies.get(COOKIE, ""))
-
-
-viewers = Viewers()
+viewers = Sessions("orders_session")
 """Of this process: the door and the pages, which Streamlit runs apart from it, both look here."""
 
 
@@ -102,7 +78,7 @@ class Door:
         if scope["path"] == LOGIN:
             await (await self._login(scope, receive))(scope, receive, send)
             return
-        key = viewers.key_of(_cookies(scope))
+        key = viewers.key_of(cookies_of(scope))
         try:
             role = await run_in_threadpool(self._callers.role_of, key)
         except ServiceAway as error:
@@ -137,7 +113,11 @@ class Door:
             return _login_page(401, "This key is not valid.")
         answer = RedirectResponse("/", 303)
         answer.set_cookie(
-            COOKIE, viewers.welcome(key), httponly=True, samesite="strict", secure=scope["scheme"] == "https"
+            viewers.cookie,
+            viewers.welcome(key),
+            httponly=True,
+            samesite="strict",
+            secure=scope["scheme"] == "https",
         )
         return answer
 
@@ -163,14 +143,6 @@ class Door:
             await send(message)
 
         return send_if_valid
-
-
-def _cookies(scope: Scope) -> dict[str, str]:
-    try:
-        parsed = SimpleCookie(Headers(scope=scope).get("cookie", ""))
-    except CookieError:
-        return {}
-    return {name: morsel.value for name, morsel in parsed.items()}
 
 
 def _with_headers(send: Send) -> Send:

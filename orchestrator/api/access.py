@@ -21,6 +21,7 @@ from db.pool import Books
 from orchestrator import exposure
 from orchestrator.api.patience import within
 from orchestrator.api.problems import problem
+from orchestrator.api.ui_login import LOGIN
 from orchestrator.errors import BooksAway
 from orchestrator.keys import Role, find
 from orchestrator.settings import Settings
@@ -32,7 +33,7 @@ FIRST_LOOK_SECONDS = 1.2
 
 log = structlog.get_logger()
 
-_OPEN_PATHS = ("/health",)
+_OPEN_PATHS = ("/health", LOGIN)
 _READING = ("GET", "HEAD", "OPTIONS")
 _CHAOS_PATHS = ("/faults",)
 
@@ -94,11 +95,11 @@ class Access:
         if scope["type"] != "http" or scope["path"] in _OPEN_PATHS:
             await self._app(scope, receive, send)
             return
-        ring: KeyRing = scope["app"].state.context.keys
+        context = scope["app"].state.context
         headers = Headers(scope=scope)
-        token = bearer_token(headers)
+        token = bearer_token(headers) or context.ui_keys.key_of(scope)
         try:
-            name, role = await ring.caller(token)
+            name, role = await context.keys.caller(token)
         except BooksAway as error:
             await problem(503, str(error))(scope, receive, send)
             return

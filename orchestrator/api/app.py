@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from temporalio.service import RetryConfig
 
 from db.pool import Books
-from orchestrator.api import codec, operations, orders, problems
+from orchestrator.api import codec, operations, orders, problems, ui_login
 from orchestrator.api.access import Access, KeyRing
 from orchestrator.api.admission import Admission
 from orchestrator.api.body_limit import BodyLimit
@@ -19,6 +19,7 @@ from orchestrator.api.lifecycle import Lifecycle
 from orchestrator.api.metrics import Metrics, RequestMetrics
 from orchestrator.api.report_places import CONNECTIONS, ReportPlaces
 from orchestrator.api.security_headers import SecurityHeaders
+from orchestrator.api.ui_login import UiKeys
 from orchestrator.api.waiting import OutcomeWatch
 from orchestrator.client import connect
 from orchestrator.settings import Settings
@@ -62,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
                 watch=watch,
                 admission=admission,
                 keys=keys,
+                ui_keys=UiKeys(settings.temporal_ui_origins),
                 health=Health(settings, books, client),
                 metrics=Metrics(books, admission),
             )
@@ -85,6 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(orders.router)
     app.include_router(operations.router)
     app.include_router(codec.router)
+    app.include_router(ui_login.router)
     # The last one added sees a request first. A browser asks without its key whether it may ask at all.
     app.add_middleware(BodyLimit, larger={codec.PREFIX: codec.MAX_BODY_BYTES})
     app.add_middleware(Access)

@@ -20,9 +20,10 @@ from temporalio.converter import PayloadCodec
 
 from orchestrator.api.context import Context, Ctx
 from orchestrator.api.problems import problem, responses
+from orchestrator.api.ui_login import CODEC, LOGIN
 from orchestrator.errors import PayloadUnreadable, RequestMalformed
 
-PREFIX = "/codec"
+PREFIX = CODEC
 MAX_BODY_BYTES = 1024 * 1024
 """An order of the largest size that the API takes has grown by a half here; several may come at once."""
 
@@ -114,7 +115,7 @@ class OnlyForTheUi:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
+        if scope["type"] != "http" or not scope["path"].startswith(PREFIX) or scope["path"] == LOGIN:
             await self._app(scope, receive, send)
             return
         origin = Headers(scope=scope).get("origin")

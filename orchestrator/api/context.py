@@ -13,6 +13,7 @@ from orchestrator.api.health import Health
 from orchestrator.api.lifecycle import Lifecycle
 from orchestrator.api.metrics import Metrics
 from orchestrator.api.report_places import ReportPlaces
+from orchestrator.api.ui_login import UiKeys
 from orchestrator.api.waiting import OutcomeWatch
 from orchestrator.settings import Settings
 
@@ -31,6 +32,7 @@ class Context:
     watch: OutcomeWatch
     admission: Admission
     keys: KeyRing
+    ui_keys: UiKeys
     health: Health
     metrics: Metrics
 

@@ -128,7 +128,7 @@ async def test_an_open_page_is_closed_when_its_key_is_revoked(known):
     shut = door()
     assert await through_web_socket(shut, "", known, after=0) == ["websocket.close"]
     session = access.viewers.welcome("good-key")
-    seen = await through_web_socket(shut, f"{access.COOKIE}={session}", known, after=5)
+    seen = await through_web_socket(shut, f"{access.viewers.cookie}={session}", known, after=5)
     assert seen[0] == "websocket.accept"
     assert seen[-1] == "websocket.close"
     assert len(seen) < 12, "at the next look"

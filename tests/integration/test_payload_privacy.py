@@ -17,10 +17,12 @@ import pytest_asyncio
 from google.protobuf.json_format import MessageToDict
 from temporalio.client import Client, WorkflowHandle
 
+from db import keys as stored_keys
 from db.orders import OrderBooks
 from db.pool import Books
 from orchestrator.client import connect
 from orchestrator.errors import OutsideFailed
+from orchestrator.keys import hashed, new_key
 from orchestrator.outside.faults import ProfiledFaults, named_profile
 from orchestrator.outside.simulators import SimulatedCarrier, simulated_outside
 from orchestrator.settings import Settings
@@ -366,3 +368,63 @@ def test_a_payload_that_is_larger_than_an_order_may_be_is_decrypted(api: httpx.C
     assert api.post("/codec/decode", json=sealed).json() == {"payloads": [large]}
     too_large = PLAIN | {"data": "A" * 1024 * 1024}
     assert api.post("/codec/decode", json={"payloads": [too_large]}).status_code == 413
+
+
+# --- With keys: the last tests, since the API stays closed then ---------------------------------------
+
+
+@pytest.fixture(scope="module")
+def keys_by_role(books_url: str, api: httpx.Client) -> dict[str, str]:
+    made = {role: new_key() for role in ("viewer", "operator")}
+    for role, text in made.items():
+        assert stored_keys.add(books_url, hashed(text), role, role)
+    eventually(lambda: api.get("/whoami").status_code == 401)
+    return made
+
+
+async def test_the_command_line_brings_a_key_once_there_are_keys(
+    servers: Settings, shop: Shop, keys_by_role: dict[str, str]
+) -> None:
+    handle = await placed(shop, "closed")
+    await handle.result()
+    words = ("show", "-w", handle.id, "--output", "json", "--codec-endpoint", f"{servers.api_url}/codec")
+    shown = await temporal(servers, *words, "--codec-auth", f"Bearer {keys_by_role['operator']}")
+    assert "77 zanzibar street" in readable(json.loads(shown))
+    for auth in ((), ("--codec-auth", f"Bearer {keys_by_role['viewer']}")):
+        # It asks again and again, and never tells what it is answered.
+        with pytest.raises(AssertionError, match="Error: "):
+            await temporal(servers, *words, *auth, "--command-timeout", "1s")
+
+
+def test_a_key_given_once_counts_for_the_pages_of_temporals_ui(
+    servers: Settings, api: httpx.Client, keys_by_role: dict[str, str]
+) -> None:
+    assert "<form" in api.get("/codec/login").text
+    for text, status in ((new_key(), 401), ("", 401), ("\u00e9", 401), (keys_by_role["viewer"], 403)):
+        refused = api.post("/codec/login", data={"key": text})
+        assert (refused.status_code, "set-cookie" in refused.headers) == (status, False)
+    elsewhere = api.post(
+        "/codec/login", data={"key": keys_by_role["operator"]}, headers={"Sec-Fetch-Site": "cross-site"}
+    )
+    assert (elsewhere.status_code, "set-cookie" in elsewhere.headers) == (403, False)
+
+    given = api.post("/codec/login", data={"key": keys_by_role["operator"]})
+    assert given.status_code == 200
+    told = given.headers["set-cookie"]
+    assert all(word in told for word in ("HttpOnly", "Path=/codec", "SameSite=strict"))
+    assert keys_by_role["operator"] not in told + given.text
+    cookie = {"Cookie": told.split(";")[0]}
+    api.cookies.clear()
+
+    def decoded(**headers: str) -> int:
+        return api.post("/codec/decode", json={"payloads": [PLAIN]}, headers=headers).status_code
+
+    for origin in servers.temporal_ui_origins:
+        assert decoded(**cookie, Origin=origin) == 200
+        assert decoded(Origin=origin) == 401
+    assert decoded(**cookie) == 401, "no page asks"
+    assert decoded(**cookie, Origin=servers.api_url) == 403
+    ui = {"Origin": servers.temporal_ui_origins[0]}
+    assert api.get("/orders", headers=cookie | ui).status_code == 401, "the codec alone"
+    assert stored_keys.revoke(servers.books_url, "operator")
+    eventually(lambda: decoded(**cookie, **ui) == 401)
