@@ -1,7 +1,8 @@
 """The highest rate at which the limit is met: probes by steps upwards, then by bisection.
 
-Each probe is a whole run with its own verdict. One that clearly fails is cut short: as soon as so many orders
-are late that not even on-time answers for all the rest could keep the target, more of them prove nothing.
+Each probe is a whole run with its own verdict. One that cannot prove the target any more is cut short. It has
+not breached the limit by that: unless more orders were late than its whole plan may have, it is made again
+with a longer plan, and if that does not decide either, the rate stays undecided.
 """
 
 import json
@@ -9,17 +10,31 @@ import math
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from loadtest.api_client import ApiClient
 from loadtest.judgement import ExitCode
-from loadtest.verdict import LimitVerdict, judge
-from orchestrator.errors import OrderSystemError, UsageError
+from loadtest.verdict import LimitVerdict, allowed_share, judge
+from orchestrator.errors import OrderSystemError, ServiceAway, UsageError
 
 STEP_FACTOR = 1.5
+
+LATE_AT_FIRST = 1
+LATE_AGAIN = 4
+"""How many late orders a probe's plan leaves room for: a rate that keeps the target five times over has more
+than one of them in a quarter of the probes, and more than four in one of thirty."""
+
+RECOVERY_SECONDS = 15.0
+"""After an invalid probe: a machine that was too busy to keep a schedule gets rid of its orders first."""
+
+HEALTHY_SECONDS = 120.0
+HEALTH_RETRY_SECONDS = 1.0
 
 _JUDGED = (
     ExitCode.PASSED,
@@ -43,9 +58,17 @@ class Search:
     seconds: float
     target: float
 
-    def probe_seconds(self, rate: float) -> int:
-        """Whole seconds, long enough for the target to be provable with one order late."""
-        return math.ceil(max(self.seconds, orders_to_prove(self.target, late=1) / rate))
+    def probe_seconds(self, rate: float, late: int) -> int:
+        """Whole seconds, long enough for the target to be provable with so many orders late."""
+        return math.ceil(max(self.seconds, orders_to_prove(self.target, late) / rate))
+
+
+class Finding(StrEnum):
+    """What a probe says of its rate."""
+
+    HELD = "held"
+    BREACHED = "breached"
+    UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True)
@@ -54,7 +77,7 @@ class Probe:
 
     rate: float
     run_id: str
-    passed: bool
+    finding: Finding
     verdict: str
     orders: int
     late: int
@@ -64,6 +87,10 @@ class Probe:
     p99_ms: float | None
     exit_code: int = 0
     was_interrupted: bool = False
+
+    @property
+    def was_invalid(self) -> bool:
+        return self.exit_code == ExitCode.INVALID_RUN and not self.was_interrupted
 
     @property
     def ends_the_search(self) -> str | None:
@@ -81,48 +108,89 @@ class _SearchEnds(Exception):
     """A probe has shown that no further one is worth making."""
 
 
-def search(plan: Search, probe: Callable[[float], Probe], tell: Callable[[Probe], None]) -> list[Probe]:
+def search(
+    plan: Search,
+    probe: Callable[[float, int], Probe],
+    tell: Callable[[Probe], None],
+    recover: Callable[[], None],
+) -> list[Probe]:
     """Probes rates until the answer is clear, and returns the probes in the order they were made.
 
-    Upwards by steps of a half until a rate fails (or `most` passes), then the middle (by ratio) between the
-    best that passed and the least that failed. Ends at once after a probe that `ends_the_search`.
+    Upwards by steps of a half until a rate is not held (or `most` is), then the middle (by ratio) between the
+    best that was held and the least that was not. `probe` is told the rate and for how many late orders to
+    leave room. What is undecided is tried once more with more room, and what was invalid after `recover`.
+    Ends at once after a probe that `ends_the_search`.
     """
     probes: list[Probe] = []
 
-    def passes(rate: float) -> bool:
-        found = probe(rate)
+    def try_once(rate: float, late: int) -> Probe:
+        found = probe(rate, late)
         probes.append(found)
         tell(found)
+        return found
+
+    def holds(rate: float) -> bool:
+        found = try_once(rate, LATE_AT_FIRST)
+        if found.was_invalid:
+            recover()
+            found = try_once(rate, LATE_AT_FIRST)
+        if found.ends_the_search is None and found.finding is Finding.UNDECIDED:
+            found = try_once(rate, LATE_AGAIN)
         if found.ends_the_search is not None:
             raise _SearchEnds
-        return found.passed
+        return found.finding is Finding.HELD
 
     with suppress(_SearchEnds):
-        _narrow(plan, passes)
+        _narrow(plan, holds)
     return probes
 
 
-def _narrow(plan: Search, passes: Callable[[float], bool]) -> None:
-    if not passes(plan.least):
+def _narrow(plan: Search, holds: Callable[[float], bool]) -> None:
+    if not holds(plan.least):
         return
     held, failed = plan.least, math.inf
     while held < plan.most and failed == math.inf:
         rate = min(held * STEP_FACTOR, plan.most)
-        if passes(rate):
+        if holds(rate):
             held = rate
         else:
             failed = rate
     while failed != math.inf and failed / held > 1 + plan.precision:
         middle = math.sqrt(held * failed)
-        if passes(middle):
+        if holds(middle):
             held = middle
         else:
             failed = middle
 
 
 def capacity_of(probes: list[Probe]) -> float | None:
-    """The highest rate that passed, orders a second; None when none did."""
-    return max((probe.rate for probe in probes if probe.passed), default=None)
+    """The highest rate that was held, orders a second; None when none was."""
+    return max((probe.rate for probe in probes if probe.finding is Finding.HELD), default=None)
+
+
+def in_words(probes: list[Probe], least: float) -> str:
+    """What the search has shown: which rate was held, which was not, and what lies undecided between them."""
+    held = capacity_of(probes)
+    breached = min((probe.rate for probe in probes if probe.finding is Finding.BREACHED), default=None)
+    decided = {probe.rate for probe in probes if probe.finding is not Finding.UNDECIDED}
+    undecided = sorted(
+        {
+            probe.rate
+            for probe in probes
+            if probe.rate not in decided and probe.rate > (held or 0) and probe.rate < (breached or math.inf)
+        }
+    )
+    if held is not None:
+        text = f"{held:.3g} orders/s"
+    elif undecided:
+        text = "unknown"
+    else:
+        text = f"below {least:g} orders/s"
+    if breached is not None and held is not None:
+        text += f", breached at {breached:.3g}"
+    if undecided:
+        text += f", undecided at {', '.join(f'{rate:.3g}' for rate in undecided)}"
+    return text
 
 
 def orders_to_prove(target: float, late: int) -> int:
@@ -165,7 +233,7 @@ def run_probe(words: list[str], reports: Path, run_id: str, rate: float) -> Prob
     return Probe(
         rate=rate,
         run_id=run_id,
-        passed=told["exit_code"] == 0,
+        finding=finding_of(told),
         verdict=told["verdict"],
         orders=limit["orders"],
         late=limit["late"],
@@ -176,6 +244,35 @@ def run_probe(words: list[str], reports: Path, run_id: str, rate: float) -> Prob
         exit_code=told["exit_code"],
         was_interrupted=was_interrupted,
     )
+
+
+def finding_of(told: Json) -> Finding:
+    """What a verdict says of the rate. A run that was cut short while its share was missed may have had bad
+    luck: only more late orders than its whole plan may have are a breach."""
+    if told["exit_code"] == ExitCode.PASSED:
+        return Finding.HELD
+    limit, run = told["limit"], told["run"]
+    planned = max(run["planned"], limit["orders"])
+    if told["exit_code"] == ExitCode.LIMIT_BREACHED and (
+        run["stopped_after_seconds"] is None or limit["late"] > allowed_share(limit["target"]) * planned
+    ):
+        return Finding.BREACHED
+    return Finding.UNDECIDED
+
+
+def wait_until_healthy(api_url: str) -> None:
+    """Returns when the system is healthy, as it may not be just after too much load; or, since the probe says
+    it better, when it has not been for too long."""
+    give_up = time.monotonic() + HEALTHY_SECONDS
+    api = ApiClient(api_url, max_connections=1)
+    try:
+        while time.monotonic() < give_up:
+            with suppress(ServiceAway):
+                if api.get("/health", "health").is_ok:
+                    return
+            time.sleep(HEALTH_RETRY_SECONDS)
+    finally:
+        api.close()
 
 
 def _output_of(process: "subprocess.Popen[str]") -> tuple[str, bool]:

@@ -5,13 +5,24 @@ import json
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from db import runs
-from loadtest.capacity import Probe, Search, capacity_of, run_probe, search
+from loadtest.capacity import (
+    RECOVERY_SECONDS,
+    Finding,
+    Probe,
+    Search,
+    capacity_of,
+    in_words,
+    run_probe,
+    search,
+    wait_until_healthy,
+)
 from loadtest.capacity import write as write_capacity
 from loadtest.compare import compare as compare_times
 from loadtest.compare import differences
@@ -159,8 +170,8 @@ def capacity(
 ) -> None:
     """Search for the highest rate at which the limit is met.
 
-    0 found, 2 wrong usage, 3 not even the least rate is held, 4 a probe broke an invariant, 5 interrupted,
-    6 a probe was invalid.
+    0 found, 2 wrong usage, 3 not even the least rate is held, 4 a probe broke an invariant, 5 ended before
+    the answer was clear, 6 a probe was invalid twice.
     """
     if not 0 < least <= most:
         raise UsageError("least must be more than 0 and not more than most")
@@ -180,46 +191,52 @@ def capacity(
         raise UsageError(f"search id {name} was used before; choose another")
     plan = Search(least, most, precision, seconds, slo_target)
     numbers = itertools.count(1)
+    probes: list[Probe] = []
+    api_url = host or Settings.load().api_url
 
-    def probe(rate: float) -> Probe:
+    def probe(rate: float, late: int) -> Probe:
+        if probes:
+            wait_until_healthy(api_url)
         words = [f"--{key}={value}" for key, value in common.items() if value != ""]
-        words += [f"--duration={plan.probe_seconds(rate)}s", "--stop-when-hopeless"]
+        words += [f"--duration={plan.probe_seconds(rate, late)}s", "--stop-when-hopeless"]
         return run_probe(words, reports, f"{name}-{next(numbers)}", rate)
 
     typer.echo(f"search {name}: {scenario}, {faults} faults, {slo_target:g} within {slo_seconds:g} s")
-    probes: list[Probe] = []
 
     def tell(made: Probe) -> None:
         probes.append(made)
         _tell_probe(made)
 
-    was_interrupted = False
+    broken_off: str | None = None
     try:
-        search(plan, probe, tell)
+        search(plan, probe, tell, lambda: time.sleep(RECOVERY_SECONDS))
     except KeyboardInterrupt:
-        was_interrupted = True
+        broken_off = "interrupted"
+    except OrderSystemError as error:
+        # What the others have shown is known all the same.
+        if not probes:
+            raise
+        broken_off = f"the next probe was not judged: {error}"
     if not probes:
         typer.echo("ended     interrupted before the first probe could be judged")
         raise typer.Exit(ExitCode.NOT_PROVEN)
-    found = capacity_of(probes)
-    typer.echo(
-        f"capacity  {'below ' + format(least, 'g') if found is None else format(found, '.3g')} orders/s"
-    )
+    typer.echo(f"capacity  {in_words(probes, least)}")
     for file in write_capacity(probes, plan, slo_seconds, reports / name):
         typer.echo(f"wrote     {file}")
     last = probes[-1]
-    if was_interrupted or last.ends_the_search is not None:
-        typer.echo(f"ended     {last.ends_the_search or 'interrupted'}")
-        was_interrupted |= last.was_interrupted
-        raise typer.Exit(ExitCode.NOT_PROVEN if was_interrupted else last.exit_code)
-    if found is None:
-        raise typer.Exit(ExitCode.LIMIT_BREACHED)
+    if ended := broken_off or last.ends_the_search:
+        typer.echo(f"ended     {ended}")
+        early = broken_off is not None or last.was_interrupted
+        raise typer.Exit(ExitCode.NOT_PROVEN if early else last.exit_code)
+    if capacity_of(probes) is None:
+        was_breached = last.finding is Finding.BREACHED
+        raise typer.Exit(ExitCode.LIMIT_BREACHED if was_breached else ExitCode.NOT_PROVEN)
 
 
 def _tell_probe(probe: Probe) -> None:
     p99 = "-" if probe.p99_ms is None else f"{probe.p99_ms / 1000:.2f} s"
     typer.echo(
-        f"{probe.rate:7.2f}/s  {probe.verdict:<16} {probe.late} late of {probe.orders} "
+        f"{probe.rate:7.2f}/s  {probe.finding:<9}  {probe.verdict:<16} {probe.late} late of {probe.orders} "
         f"(at most {probe.late_bound:.2%})  p99 {p99}"
     )
 

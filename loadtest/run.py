@@ -24,7 +24,7 @@ from loadtest.percentiles import per_second
 from loadtest.recording import Tally
 from loadtest.summaries import orders_csv
 from loadtest.surroundings import Faults, check_api, check_role, commit, machine
-from loadtest.verdict import allowed_share
+from loadtest.verdict import LimitVerdict, judge
 from loadtest.watching import PROBE_SECONDS, BooksSoFar, Outages
 from orchestrator.errors import OrderSystemError, ServiceAway, UsageError
 from orchestrator.settings import Settings
@@ -269,10 +269,10 @@ class Run:
     def _watch_hope(self) -> None:
         # A closed loop sends about as many as its rate would, at most.
         planned = self.options.orders_at_rate if self.planned is None else self.planned
-        allowed = planned * allowed_share(self.options.slo_target)
         while not self.is_drained:
-            if self.tally.late_so_far > allowed:
-                # More orders prove nothing: even if all of them are on time, the target is missed.
+            late = min(self.tally.late_so_far, planned)
+            if late and judge(planned, late, self.options.slo_target).verdict is not LimitVerdict.MET:
+                # More orders prove nothing: even if all of them are on time, the target is not met.
                 self.stop()
                 return
             gevent.sleep(PROBE_SECONDS)

@@ -3,6 +3,7 @@
 import itertools
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -12,8 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.arrivals import OpenLoop, due_times, planned_orders, share_of
-from loadtest.capacity import Probe, Search, capacity_of, orders_to_prove, search, write
+from loadtest.capacity import (
+    LATE_AGAIN,
+    Finding,
+    Probe,
+    Search,
+    capacity_of,
+    finding_of,
+    in_words,
+    orders_to_prove,
+    search,
+    write,
+)
 from loadtest.disturbances import Disturbance, parse_chaos
+from loadtest.judgement import ExitCode
 from loadtest.lifetimes import Lifetimes
 from loadtest.options import RunOptions, Stage, parse_duration, parse_stages
 from loadtest.verdict import LimitVerdict, judge
@@ -139,22 +152,32 @@ def test_how_many_orders_prove_a_target() -> None:
         assert judge(needed - 1, late, 0.99).verdict is not LimitVerdict.MET
 
 
-@given(st.floats(2, 100), st.sampled_from([0.9, 0.95, 0.99]))
-def test_a_probe_is_long_enough_for_one_late_order(rate: float, target: float) -> None:
+@given(st.floats(2, 100), st.sampled_from([0.9, 0.95, 0.99]), st.sampled_from([1, 4]))
+def test_a_probe_is_long_enough_for_some_late_orders(rate: float, target: float, late: int) -> None:
     plan = Search(least=2, most=100, precision=0.1, seconds=1, target=target)
-    planned = options(rate=rate, duration=f"{plan.probe_seconds(rate)}s").orders_at_rate
-    assert judge(planned, 1, target).verdict is LimitVerdict.MET
+    planned = options(rate=rate, duration=f"{plan.probe_seconds(rate, late)}s").orders_at_rate
+    assert judge(planned, late, target).verdict is LimitVerdict.MET
+
+
+def _found(rate: float, finding: Finding, code: ExitCode = ExitCode.PASSED) -> Probe:
+    late = 50 if finding is Finding.BREACHED else 0
+    return Probe(
+        rate, "p", finding, "v", 1_000, late, late / 1_000, 0.1, 2_000.0, 4_000.0 + rate, exit_code=int(code)
+    )
 
 
 def _probe(capacity: float, rate: float) -> Probe:
-    late = 0 if rate <= capacity else 50
-    return Probe(rate, "p", rate <= capacity, "v", 1_000, late, late / 1_000, 0.1, 2_000.0, 4_000.0 + rate)
+    return _found(rate, Finding.HELD if rate <= capacity else Finding.BREACHED)
+
+
+def searched(plan: Search, probe: Callable[[float, int], Probe]) -> list[Probe]:
+    return search(plan, probe, lambda _: None, lambda: None)
 
 
 @given(st.floats(2, 99))
 def test_the_search_finds_the_capacity(capacity: float) -> None:
     plan = Search(least=2, most=100, precision=0.1, seconds=30, target=0.99)
-    probes = search(plan, lambda rate: _probe(capacity, rate), lambda _: None)
+    probes = searched(plan, lambda rate, _: _probe(capacity, rate))
     found = capacity_of(probes)
     assert found is not None
     assert found <= capacity <= found * 1.1 + 1e-9
@@ -163,11 +186,67 @@ def test_the_search_finds_the_capacity(capacity: float) -> None:
 
 def test_the_search_ends_when_the_answer_is_clear() -> None:
     plan = Search(least=2, most=10, precision=0.1, seconds=30, target=0.99)
-    nothing_holds = search(plan, lambda rate: _probe(0, rate), lambda _: None)
+    nothing_holds = searched(plan, lambda rate, _: _probe(0, rate))
     assert [probe.rate for probe in nothing_holds] == [2]
     assert capacity_of(nothing_holds) is None
-    everything_holds = search(plan, lambda rate: _probe(1_000, rate), lambda _: None)
+    everything_holds = searched(plan, lambda rate, _: _probe(1_000, rate))
     assert everything_holds[-1].rate == 10
+    assert in_words(everything_holds, 2) == "10 orders/s"
+    assert in_words(nothing_holds, 2) == "below 2 orders/s"
+
+
+def test_a_probe_that_decides_nothing_is_made_again_and_longer() -> None:
+    plan = Search(least=8, most=18, precision=0.1, seconds=30, target=0.99)
+
+    def probe(rate: float, late: int) -> Probe:
+        """Up to 10/s is held when there is time to see it, and up to 15/s nobody can tell."""
+        decides = rate > 15 or (rate <= 10 and late == LATE_AGAIN)
+        return _probe(10, rate) if decides else _found(rate, Finding.UNDECIDED, ExitCode.NOT_PROVEN)
+
+    probes = searched(plan, probe)
+    assert [probe.rate for probe in probes[:4]] == [8, 8, 12, 12]
+    assert in_words(probes, 8) == "9.8 orders/s, undecided at 10.3, 10.8, 12"
+
+
+def test_a_search_says_which_rate_was_breached() -> None:
+    plan = Search(least=8, most=100, precision=0.1, seconds=30, target=0.99)
+    assert in_words(searched(plan, lambda rate, _: _probe(10, rate)), 8) == "9.8 orders/s, breached at 10.3"
+    nothing = searched(plan, lambda rate, _: _found(rate, Finding.UNDECIDED, ExitCode.NOT_PROVEN))
+    assert in_words(nothing, 8) == "unknown, undecided at 8"
+
+
+def test_an_invalid_probe_is_made_again_when_the_machine_has_recovered() -> None:
+    plan = Search(least=2, most=2, precision=0.1, seconds=30, target=0.99)
+    invalid, held = _found(2, Finding.UNDECIDED, ExitCode.INVALID_RUN), _probe(9, 2)
+    made, recovered = [invalid, held], []
+    assert search(plan, lambda *_: made.pop(0), lambda _: None, lambda: recovered.append(1)) == [
+        invalid,
+        held,
+    ]
+    assert len(recovered) == 1
+    again = searched(plan, lambda *_: invalid)
+    assert again == [invalid, invalid]
+    assert again[-1].ends_the_search == "the run at 2/s was invalid and says nothing, see run p"
+
+
+@pytest.mark.parametrize(
+    ("code", "late", "stopped_after", "finding"),
+    [
+        (ExitCode.PASSED, 1, None, Finding.HELD),
+        (ExitCode.NOT_PROVEN, 2, 20.0, Finding.UNDECIDED),
+        (ExitCode.LIMIT_BREACHED, 3, 20.0, Finding.UNDECIDED),  # of 200 a breach, of 473 perhaps none
+        (ExitCode.LIMIT_BREACHED, 5, 20.0, Finding.BREACHED),
+        (ExitCode.LIMIT_BREACHED, 3, None, Finding.BREACHED),
+        (ExitCode.INVALID_RUN, 0, None, Finding.UNDECIDED),
+    ],
+)
+def test_what_a_verdict_says_of_a_rate(
+    code: ExitCode, late: int, stopped_after: float | None, finding: Finding
+) -> None:
+    limit = {"orders": 200, "late": late, "target": 0.99}
+    told = {"exit_code": int(code), "limit": limit}
+    told["run"] = {"planned": 473, "stopped_after_seconds": stopped_after}
+    assert finding_of(told) is finding
 
 
 @pytest.mark.parametrize("mean", [2.5, 8.0])
@@ -191,7 +270,7 @@ def test_moments_of_a_life_are_drawn_from_what_orders_live(mean: float) -> None:
 
 def test_the_capacity_is_drawn(tmp_path: Path) -> None:
     plan = Search(least=2, most=20, precision=0.2, seconds=30, target=0.99)
-    probes = search(plan, lambda rate: _probe(9, rate), lambda _: None)
+    probes = searched(plan, lambda rate, _: _probe(9, rate))
     files = {file.name: file for file in write(probes, plan, 15.0, tmp_path / "c")}
     assert files["capacity.png"].read_bytes().startswith(b"\x89PNG")
     page = files["capacity.html"].read_text()
