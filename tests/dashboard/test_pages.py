@@ -270,6 +270,28 @@ def test_the_latency_page_shows_exactly_what_the_books_say(page: Pages, seeded_u
     assert shown["Longest"] == f"{summary.times_ms[1.0] / 1000:,.3f} s"
 
 
+def test_the_tiles_of_now_equal_plain_sql(page: Pages, postgres):
+    with postgres.fresh_database() as url:
+        seed(url, 200, days=1, progress=lambda _: None)
+        seed_now(url, finished=150, running=7)
+        shown = metrics_of(page.run("now", url, window="1 h"))
+        with psycopg.connect(url) as connection:
+            truth = connection.execute(
+                "select count(*) filter (where finished_at is null),"
+                " count(*) filter (where state = 'completed' and lately),"
+                " count(*) filter (where state = 'cancelled' and lately),"
+                " percentile_disc(0.95) within group (order by completion_ms) filter (where lately),"
+                " max(completion_ms) filter (where lately)"
+                " from (select *, finished_at >= now() - interval '1 hour' as lately from orders) o"
+            ).fetchone()
+        page.forget()
+    in_flight, completed, cancelled, p95_ms, longest_ms = truth
+    assert (in_flight, completed + cancelled > 100) == (7, True)
+    assert shown["In flight"] == f"{in_flight:,}"
+    assert (shown["Completed"], shown["Cancelled"]) == (f"{completed:,}", f"{cancelled:,}")
+    assert (shown["p95"], shown["Longest"]) == (f"{p95_ms / 1000:,.3f} s", f"{longest_ms / 1000:,.3f} s")
+
+
 def test_a_link_reproduces_the_latency_page(page: Pages, seeded_url, seeded: Reader):
     run_id = charts.run_names(seeded)[0]["run_id"]
     of_run = metrics_of(page.run("latency", seeded_url, run=run_id))

@@ -1,0 +1,53 @@
+"""An API that knows a key for each role, and writes down with which key it was asked for what."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from orchestrator.keys import Role
+
+KEYS = {f"key-of-a-{role.word}": role for role in Role}
+
+
+class KeyedApi:
+    """`asked` are pairs of a path and the key that came with it."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str | None]] = []
+
+    def answer(self, path: str, key: str | None) -> tuple[int, object]:
+        self.asked.append((path, key))
+        role = KEYS.get(key or "")
+        if role is None:
+            return 401, {"detail": "this needs a key"}
+        healthy = {"database_connected": True, "temporal_connected": True, "workers_healthy": True}
+        return 200, {"role": role.word} if path == "/whoami" else healthy
+
+
+@contextmanager
+def keyed_api(port: int) -> Iterator[KeyedApi]:
+    api = KeyedApi()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            given = self.headers.get("Authorization")
+            status, told = api.answer(self.path, None if given is None else given.removeprefix("Bearer "))
+            body = b"" if self.path == "/metrics" else json.dumps(told).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield api
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
