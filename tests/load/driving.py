@@ -142,9 +142,9 @@ class LoadTest:
             for each in (process, *workers):
                 end(each)
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, program: tuple[str, ...] = ("-m", "loadtest")) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "loadtest", *words],
+            [sys.executable, *program, *words],
             cwd=ROOT,
             env=self.environment,
             stdout=subprocess.PIPE,
