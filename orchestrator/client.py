@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
-from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
+from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure, WorkflowNotReadyFailure
 from temporalio.client import Client, Interceptor
 from temporalio.envconfig import ClientConfig, ClientConnectConfig
 from temporalio.runtime import Runtime
@@ -101,6 +101,12 @@ def temporal_errors() -> Iterator[None]:
         if "connect" in str(error).lower() or "transport" in str(error).lower():
             raise TemporalAway from error
         raise
+
+
+def is_not_ready(error: RPCError) -> bool:
+    """Whether a running workflow was not asked at all, because its task has just failed and is to be done
+    again: then it can be asked again in a moment."""
+    return any(detail.Is(WorkflowNotReadyFailure.DESCRIPTOR) for detail in error.grpc_status.details)
 
 
 def _knows_no_namespace(error: RPCError) -> bool:

@@ -1,7 +1,7 @@
 """Starting orders, and passing people's requests on to them: what the API asks of Temporal."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ from db.orders import fingerprint
 from db.pool import Books
 from orchestrator.api.admission import Admission
 from orchestrator.api.patience import books_answer, temporal_answers, while_alive, within
-from orchestrator.client import temporal_errors
+from orchestrator.client import is_not_ready, temporal_errors
 from orchestrator.errors import (
     BooksAway,
     OrderConflict,
@@ -52,6 +52,7 @@ LAST_RESORT = timedelta(hours=1)
 this is far behind the deadline that the workflow keeps by itself."""
 
 CALL_TIMEOUT = timedelta(seconds=1)
+NOT_READY_PAUSE_SECONDS = 0.1
 ANSWER_TIMEOUT = timedelta(seconds=10)
 """A request waits for a worker, which may take long; whether Temporal is there at all is known sooner."""
 
@@ -182,14 +183,25 @@ class Lifecycle:
 
     async def _answer(self, order_id: str, request: Request) -> Answer:
         handle = self._client.get_workflow_handle(order_workflow_id(order_id))
-        asking: Coroutine[Any, Any, Answer] = handle.execute_update(
-            _UPDATES[type(request)], request, result_type=Answer, rpc_timeout=ANSWER_TIMEOUT
-        )
+
+        async def ask() -> Answer:
+            while True:
+                try:
+                    answer: Answer = await handle.execute_update(
+                        _UPDATES[type(request)], request, result_type=Answer, rpc_timeout=ANSWER_TIMEOUT
+                    )
+                except RPCError as error:
+                    if not is_not_ready(error):
+                        raise
+                    await asyncio.sleep(NOT_READY_PAUSE_SECONDS)
+                else:
+                    return answer
+
         seconds = ANSWER_TIMEOUT.total_seconds()
         try:
             with temporal_errors():
                 return await while_alive(
-                    asking, temporal_answers(self._client), books_answer(self._books), seconds=seconds
+                    ask(), temporal_answers(self._client), books_answer(self._books), seconds=seconds
                 )
         except BooksAway as error:
             raise BooksAway("the database does not answer; the request may still be carried out") from error

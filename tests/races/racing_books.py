@@ -25,6 +25,7 @@ from temporalio.workflow import ActivityHandle
 
 from db.orders import BegunAttempt, EndedAttempt, OrderBooks, Standing
 from db.pool import Books
+from orchestrator.client import is_not_ready
 from orchestrator.errors import BooksAway
 from orchestrator.vocabulary import (
     COMPENSATIONS,
@@ -115,6 +116,16 @@ class Race:
         return await self._ask(order_id, cell.request, uuid4().hex)
 
     async def _ask(self, order_id: str, request: Request, update_id: str) -> Answered:
+        while True:
+            try:
+                return await self._asked(order_id, request, update_id)
+            except RPCError as error:
+                # Nobody was asked: the workflow task that is lost here has just failed.
+                if not is_not_ready(error):
+                    raise
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+    async def _asked(self, order_id: str, request: Request, update_id: str) -> Answered:
         handle = self._handle(order_id)
         try:
             answer: Answer
