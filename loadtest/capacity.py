@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.api_client import ApiClient
-from loadtest.judgement import ExitCode
+from loadtest.exit_codes import ExitCode
 from loadtest.verdict import LimitVerdict, allowed_share, judge
 from orchestrator.errors import OrderSystemError, ServiceAway, UsageError
 

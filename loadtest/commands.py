@@ -7,26 +7,11 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from db import runs
-from loadtest.capacity import (
-    RECOVERY_SECONDS,
-    Finding,
-    Probe,
-    Search,
-    capacity_of,
-    in_words,
-    run_probe,
-    search,
-    wait_until_healthy,
-)
-from loadtest.capacity import write as write_capacity
-from loadtest.compare import compare as compare_times
-from loadtest.compare import differences
-from loadtest.judgement import ExitCode
+from loadtest.exit_codes import ExitCode
 from loadtest.options import (
     EXPECT_WORKERS_SECONDS,
     Arrivals,
@@ -35,9 +20,14 @@ from loadtest.options import (
     new_run_id,
     parse_duration,
 )
-from loadtest.wording import comparison_in_words
 from orchestrator.errors import BooksAway, OrderSystemError, UsageError
-from orchestrator.settings import Settings
+
+if TYPE_CHECKING:
+    from db.runs import StoredRun
+    from loadtest.capacity import Probe
+
+# What only one command needs is loaded by that command: `run` is loaded before each run of Locust, and would
+# take as long again to start.
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 
@@ -173,6 +163,9 @@ def capacity(
     0 found, 2 wrong usage, 3 not even the least rate is held, 4 a probe broke an invariant, 5 ended before
     the answer was clear, 6 a probe was invalid twice.
     """
+    from loadtest import capacity as searching
+    from orchestrator.settings import Settings
+
     if not 0 < least <= most:
         raise UsageError("least must be more than 0 and not more than most")
     if not 0 < precision < 1:
@@ -189,27 +182,27 @@ def capacity(
     reports = Settings.load().home / "reports"
     if any((reports / used).exists() for used in (name, f"{name}-1")):
         raise UsageError(f"search id {name} was used before; choose another")
-    plan = Search(least, most, precision, seconds, slo_target)
+    plan = searching.Search(least, most, precision, seconds, slo_target)
     numbers = itertools.count(1)
     probes: list[Probe] = []
     api_url = host or Settings.load().api_url
 
-    def probe(rate: float, late: int) -> Probe:
+    def probe(rate: float, late: int) -> "Probe":
         if probes:
-            wait_until_healthy(api_url)
+            searching.wait_until_healthy(api_url)
         words = [f"--{key}={value}" for key, value in common.items() if value != ""]
         words += [f"--duration={plan.probe_seconds(rate, late)}s", "--stop-when-hopeless"]
-        return run_probe(words, reports, f"{name}-{next(numbers)}", rate)
+        return searching.run_probe(words, reports, f"{name}-{next(numbers)}", rate)
 
     typer.echo(f"search {name}: {scenario}, {faults} faults, {slo_target:g} within {slo_seconds:g} s")
 
-    def tell(made: Probe) -> None:
+    def tell(made: "Probe") -> None:
         probes.append(made)
         _tell_probe(made)
 
     broken_off: str | None = None
     try:
-        search(plan, probe, tell, lambda: time.sleep(RECOVERY_SECONDS))
+        searching.search(plan, probe, tell, lambda: time.sleep(searching.RECOVERY_SECONDS))
     except KeyboardInterrupt:
         broken_off = "interrupted"
     except OrderSystemError as error:
@@ -220,20 +213,20 @@ def capacity(
     if not probes:
         typer.echo("ended     interrupted before the first probe could be judged")
         raise typer.Exit(ExitCode.NOT_PROVEN)
-    typer.echo(f"capacity  {in_words(probes, least)}")
-    for file in write_capacity(probes, plan, slo_seconds, reports / name):
+    typer.echo(f"capacity  {searching.in_words(probes, least)}")
+    for file in searching.write(probes, plan, slo_seconds, reports / name):
         typer.echo(f"wrote     {file}")
     last = probes[-1]
     if ended := broken_off or last.ends_the_search:
         typer.echo(f"ended     {ended}")
         early = broken_off is not None or last.was_interrupted
         raise typer.Exit(ExitCode.NOT_PROVEN if early else last.exit_code)
-    if capacity_of(probes) is None:
-        was_breached = last.finding is Finding.BREACHED
+    if searching.capacity_of(probes) is None:
+        was_breached = last.finding is searching.Finding.BREACHED
         raise typer.Exit(ExitCode.LIMIT_BREACHED if was_breached else ExitCode.NOT_PROVEN)
 
 
-def _tell_probe(probe: Probe) -> None:
+def _tell_probe(probe: "Probe") -> None:
     p99 = "-" if probe.p99_ms is None else f"{probe.p99_ms / 1000:.2f} s"
     typer.echo(
         f"{probe.rate:7.2f}/s  {probe.finding:<9}  {probe.verdict:<16} {probe.late} late of {probe.orders} "
@@ -248,6 +241,11 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Set two stored runs beside each other: better, worse, or no difference shown."""
+    from loadtest.compare import compare as compare_times
+    from loadtest.compare import differences
+    from loadtest.wording import comparison_in_words
+    from orchestrator.settings import Settings
+
     books = Settings.load().books_url
     now, then = (_stored(books, each) for each in (run_id, earlier))
     found = {"with": earlier, "differences": differences(now, then)} | compare_times(
@@ -259,7 +257,9 @@ def compare(
     typer.echo(json.dumps(found, indent=2) if as_json else comparison_in_words(found).replace("; ", "\n"))
 
 
-def _stored(books: str, run_id: str) -> runs.StoredRun:
+def _stored(books: str, run_id: str) -> "StoredRun":
+    from db import runs
+
     try:
         found = runs.find(books, run_id)
     except BooksAway:

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import IntEnum
 from typing import Any
 
 from loadtest.arrivals import planned_orders
+from loadtest.exit_codes import ExitCode
 from loadtest.options import Arrivals, RunOptions
 from loadtest.percentiles import spread
 from loadtest.recording import Ending, OrderRecord, Tally
@@ -21,20 +21,6 @@ MIN_HELD_SHARE = 0.95
 """A run that offered less than this share of its plan has tested a smaller load."""
 
 Json = dict[str, Any]
-
-
-class ExitCode(IntEnum):
-    PASSED = 0
-    CRASHED = 1
-    WRONG_USAGE = 2
-    LIMIT_BREACHED = 3
-    INVARIANT_BROKEN = 4
-    NOT_PROVEN = 5
-    INVALID_RUN = 6
-
-    @property
-    def words(self) -> str:
-        return self.name.lower().replace("_", " ")
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from typing import Any
 import httpx
 
 from loadtest.drive import SAMPLE_ADDRESS, DriveReport, drive, outcomes
+from loadtest.exit_codes import ExitCode
 from loadtest.footprint import Footprint, can_be_measured
-from loadtest.judgement import ExitCode
 from loadtest.percentiles import spread
 from loadtest.soak import complain, say, stack_of_its_own
 from loadtest.surroundings import commit, machine

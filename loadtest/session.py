@@ -17,7 +17,8 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from loadtest import locust_statistics, terminal
 from loadtest.crew import Crew, LocalCrew, RemoteCrew, WorkerSide
-from loadtest.judgement import ExitCode, Verdict
+from loadtest.exit_codes import ExitCode
+from loadtest.judgement import Verdict
 from loadtest.options import Arrivals, RunOptions
 from loadtest.run import Run
 from loadtest.scenarios import SCENARIOS

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from loadtest.exit_codes import ExitCode
 from loadtest.footprint import Disk, Footprint, Trend, can_be_measured
-from loadtest.judgement import ExitCode
 from loadtest.surroundings import ROOT, commit, machine
 from orchestrator.errors import OrderSystemError, UsageError
 from orchestrator.settings import Settings

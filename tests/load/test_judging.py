@@ -14,7 +14,8 @@ from loadtest import compare as comparing
 from loadtest import effects
 from loadtest.arrivals import due_times
 from loadtest.compare import compare, differences, late_share_interval
-from loadtest.judgement import Evidence, ExitCode, decide
+from loadtest.exit_codes import ExitCode
+from loadtest.judgement import Evidence, decide
 from loadtest.options import RunOptions
 from loadtest.percentiles import per_second, percentile, spread
 from loadtest.recording import Ending, OrderRecord, Report, Tally

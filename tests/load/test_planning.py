@@ -26,7 +26,7 @@ from loadtest.capacity import (
     write,
 )
 from loadtest.disturbances import Disturbance, parse_chaos
-from loadtest.judgement import ExitCode
+from loadtest.exit_codes import ExitCode
 from loadtest.lifetimes import Lifetimes
 from loadtest.options import RunOptions, Stage, parse_duration, parse_stages
 from loadtest.verdict import LimitVerdict, judge

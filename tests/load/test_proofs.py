@@ -10,8 +10,8 @@ import pytest
 
 from loadtest import overload, soak
 from loadtest.drive import DriveReport
+from loadtest.exit_codes import ExitCode
 from loadtest.footprint import Footprint, Sample
-from loadtest.judgement import ExitCode
 from loadtest.overload import Aftermath, Fresh
 from orchestrator.errors import StackError
 from orchestrator.settings import Settings
