@@ -22,6 +22,9 @@ CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 LIMIT_SECONDS = 3.0
 """Held answers end with the outcome: short lives leave time for more of them."""
 
+LONGEST_SECONDS = 1800.0
+"""All of it takes six minutes on two cores; what takes so much longer has found something that hangs."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -62,7 +65,8 @@ def _until_closed(found: Target) -> None:
 
 
 def fuzz(found: Target, *words: str) -> subprocess.CompletedProcess[str]:
-    """Runs Schemathesis; its configuration names the checks. Further words are its own options."""
+    """Runs Schemathesis; its configuration names the checks. Further words are its own options. Raises
+    TimeoutExpired after LONGEST_SECONDS."""
     return subprocess.run(
         [
             str(Path(sys.executable).with_name("schemathesis")),
@@ -76,6 +80,7 @@ def fuzz(found: Target, *words: str) -> subprocess.CompletedProcess[str]:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
+        timeout=LONGEST_SECONDS,
         # Its own database of examples is kept where it runs.
         cwd=tempfile.gettempdir(),
     )

@@ -9,5 +9,5 @@ from tests.fuzz.fuzzing import fuzz, target
 @pytest.mark.alone
 def test_nothing_that_anybody_sends_makes_an_error_or_an_undocumented_answer() -> None:
     with target() as found:
-        done = fuzz(found, "--max-examples", "5", "--seed", "1", "--phases", "examples,coverage,fuzzing")
+        done = fuzz(found, "--max-examples", "5", "--seed", "1")
     assert done.returncode == 0, done.stdout
