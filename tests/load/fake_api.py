@@ -28,6 +28,9 @@ class Behaviour:
     slow_every: int = 0
     slow_ms: float = 15_400.0
     never_every: int = 0
+    review_seconds: float = 6.0
+    """An order for manual review is cancelled when nobody has approved it within so long."""
+
     stall_at_seconds: float = 0.0
     """From the first start: for `stall_seconds` nothing is answered."""
 
@@ -70,6 +73,8 @@ class Order:
     outcome: str | None = None
     finished_at: float | None = None
     waiting: list[Callable[[], None]] = field(default_factory=list)
+    is_in_review: bool = False
+    accepted_requests: Counter[str] = field(default_factory=Counter)
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -112,6 +117,7 @@ class FakeApi:
                     "completion_ms": order.completion_ms,
                     "starts": order.starts,
                     "outcome": order.outcome,
+                    "requests": order.accepted_requests,
                 }
                 for order_id, order in self.orders.items()
             },
@@ -182,11 +188,19 @@ class Connection(asyncio.Protocol):
             self.answer(200, {"accepted": True})
         elif order.outcome is not None:
             self.answer(409, {"detail": f"too late: the order is {order.outcome}"})
-        elif action[-1] in ("cancel", "reject"):
-            self.api.finish(order, "cancelled")
-            self.answer(200, {"accepted": True})
         else:
+            self.carry_out(action[-1], order)
             self.answer(200, {"accepted": True})
+
+    def carry_out(self, request: str, order: Order) -> None:
+        order.accepted_requests[request] += 1
+        if request in ("cancel", "reject"):
+            self.api.finish(order, "cancelled")
+        elif request == "approve" and order.is_in_review and order.completion_ms is not None:
+            order.is_in_review = False
+            waited_ms = (time.perf_counter() - order.accepted_at) * 1000
+            self.api.loop.call_later(order.completion_ms / 1000, self.api.finish, order, "completed")
+            order.completion_ms += waited_ms
 
     def start(self, order_id: str, body: bytes) -> None:
         api, behaviour = self.api, self.api.behaviour
@@ -217,12 +231,19 @@ class Connection(asyncio.Protocol):
         if _is_nth(number, behaviour.never_every):
             takes = None
         order = api.orders[order_id] = Order(number, body, now, now, takes)
-        if takes is not None:
+        if json.loads(body).get("review") == "manual":
+            order.is_in_review = True
+            api.loop.call_later(behaviour.review_seconds, self.expire, order)
+        elif takes is not None:
             api.loop.call_later(takes / 1000, api.finish, order, "completed")
         if _is_nth(number, behaviour.lose_answer_every):
             self.drop()
         else:
             self.answer(200, {"order_id": order_id, "status": "started"})
+
+    def expire(self, order: Order) -> None:
+        if order.is_in_review:
+            self.api.finish(order, "cancelled")
 
     def status(self, order_id: str, order: Order, wait: float) -> None:
         def tell() -> None:

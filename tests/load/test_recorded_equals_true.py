@@ -4,6 +4,8 @@ import time
 
 import pytest
 
+from loadtest.arrivals import due_times
+from loadtest.options import RunOptions
 from tests.load.driving import MODES, LoadTest, fake_api, interrupt, wait_for_line
 from tests.load.fake_api import Behaviour
 
@@ -148,6 +150,31 @@ def test_each_request_is_told_apart(load_test: LoadTest) -> None:
     rows = found.locust_rows
     assert int(rows["cancel, too late"]["Failure Count"]) == 0
     assert {"accept", "completion", "end to end"} <= rows.keys()
+
+
+def test_poisson_arrivals_of_changing_addresses_beside_a_review_desk(load_test: LoadTest) -> None:
+    common = ("--rate=20", "--duration=2s", "--slo-target=0.5")
+    with fake_api(Behaviour(completion_ms=1_500)) as api:
+        churn_words = ("--scenario=address-churn", "--arrivals=poisson", "--seed=3", *common)
+        with load_test.started(api, *churn_words, run_id="churn") as process:
+            desk = load_test.run(api, "--scenario=review-desk", *common, run_id="desk")
+            churn = load_test.finished(process, "churn")
+        truth = api.truth()["orders"]
+
+    assert (churn.code, desk.code) == (0, 0), churn.output + desk.output
+    changed = [order["requests"] for order_id, order in truth.items() if order_id.startswith("churn-")]
+    planned = RunOptions.parse({"rate": 20, "duration": "2s", "arrivals": "poisson", "seed": 3})
+    assert churn.run["offered"] == churn.run["planned"] == len(list(due_times(planned))) == len(changed)
+    requests = churn.told["requests"]
+    assert requests["address: accepted"] == sum(each["update-address"] for each in changed if each)
+    assert len(changed) <= requests["address: accepted"] + requests["address: too late"] <= 3 * len(changed)
+    assert max(each.get("update-address", 0) for each in changed) > 1
+
+    requests, outcomes = desk.told["requests"], desk.told["outcomes"]
+    assert outcomes["completed"] == requests["approve: accepted"] > requests["reject: accepted"] > 0
+    forgotten = 40 - requests["approve: accepted"] - requests["reject: accepted"]
+    assert outcomes["cancelled"] == requests["reject: accepted"] + forgotten
+    assert forgotten > 0
 
 
 def test_a_closed_loop_waits_for_its_orders(load_test: LoadTest) -> None:
