@@ -102,6 +102,8 @@ def framed(figure: go.Figure, palette: Palette, *, height: int) -> go.Figure:
         font={"color": palette.text, "size": 13},
         legend={"orientation": "h", "y": 1.02, "x": 0, "yanchor": "bottom", "title": None},
         hoverlabel={"font": {"size": 13}},
+        # Otherwise a dark slab over the light page.
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": palette.muted, "activecolor": palette.text},
         transition={"duration": 0},
     )
     figure.update_xaxes(gridcolor=palette.grid, zeroline=False, automargin=True, linecolor=palette.grid)

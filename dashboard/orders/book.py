@@ -13,6 +13,7 @@ from db.pool import Row
 from orchestrator.vocabulary import TERMINAL_STATES, State
 
 PAGE_ROWS = 50
+FEW_ROWS = 10
 TABLE_HEIGHT = 560
 _TABLE = "orders-table"
 _DRAWN = "orders-drawn"
@@ -90,7 +91,8 @@ def _table(rows: list[Row]) -> None:
     st.session_state[_DRAWN] = [row["order_id"] for row in rows]
     st.dataframe(
         tables.orders(rows),
-        height=TABLE_HEIGHT,
+        # A table that is higher than its rows ends in empty ones.
+        height=TABLE_HEIGHT if len(rows) > FEW_ROWS else "auto",
         hide_index=True,
         key=_TABLE,
         on_select=_open_chosen,

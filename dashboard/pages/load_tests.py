@@ -13,7 +13,6 @@ from dashboard.load_tests.comparison import EndedRun, side_by_side
 from db.pool import Row
 from loadtest.wording import facts
 
-TABLE_HEIGHT = 320
 SHELF_ROWS = 100
 _SHOWN = "shelf-rows"
 _UNDER_WAY = "runs-under-way"
@@ -71,7 +70,6 @@ def _show_older() -> None:
 def _shelf(rows: list[Row]) -> None:
     st.dataframe(
         runs.shelf(rows),
-        height=TABLE_HEIGHT,
         hide_index=True,
         key="shelf",
         column_config={
