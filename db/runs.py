@@ -20,6 +20,9 @@ from db.pool import Row, books_errors
 
 _SQL = queries.load("runs.sql")
 
+SILENT_SECONDS = 120.0
+"""A run that lives starts an order more often than this, and needs less to judge itself after its drain."""
+
 CONNECT_SECONDS = 3
 
 
@@ -83,9 +86,10 @@ def is_used(url: str, run_id: str) -> bool:
 
 def that_set_faults(url: str, since: str) -> str | None:
     """The run under way that set the fault profile which has been in force since then, as the API tells it;
-    None when somebody else set it, or the run is over."""
+    None when somebody else set it, or the run is over, or was broken off."""
+    parameters = {"since": since, "silent_seconds": SILENT_SECONDS}
     with _connection(url) as connection:
-        row = connection.execute(_SQL["run_that_set_faults"], {"since": since}).fetchone()
+        row = connection.execute(_SQL["run_that_set_faults"], parameters).fetchone()
     return None if row is None else str(row["run_id"])
 
 

@@ -8,13 +8,11 @@ from dashboard import sources
 from dashboard.load_runner import LoadRunner, meant
 from db import run_shelf
 from db.pool import Row
+from db.runs import SILENT_SECONDS
 from orchestrator.errors import NotAllowed, UsageError
 from orchestrator.keys import Role
 
 WRONG_USAGE = 2
-SILENT_SECONDS = 120.0
-"""A run that lives starts an order more often than this, and needs less to judge itself after its drain."""
-
 _WATCHED = "watched-run"
 WANTED = "wanted-run"
 """Session state: the run whose verdict the viewer has asked for, before it is chosen."""

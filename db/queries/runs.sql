@@ -5,8 +5,11 @@ select exists (select from runs where run_id = %(run_id)s)
     or exists (select from orders where run_id = %(run_id)s) as used;
 
 -- name: run_that_set_faults
-select run_id from runs
-where ended_at is null and options ->> 'faults_since' = %(since)s;
+-- One that has started no order for longer than its drain and its verdict may take was broken off.
+select run_id from runs r
+where ended_at is null and options ->> 'faults_since' = %(since)s
+    and greatest(started_at, (select max(accepted_at) from orders where run_id = r.run_id))
+        > now() - interval '1 second' * ((options ->> 'drain_seconds')::float8 + %(silent_seconds)s);
 
 -- name: open_run
 insert into runs (
