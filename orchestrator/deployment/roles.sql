@@ -8,6 +8,8 @@
 \set QUIET on
 \getenv migrator_password ORDERS_MIGRATOR_PASSWORD
 \getenv writer_password ORDERS_WRITER_PASSWORD
+\getenv api_password ORDERS_API_PASSWORD
+\getenv loadtest_password ORDERS_LOADTEST_PASSWORD
 \getenv reader_password ORDERS_READER_PASSWORD
 \getenv temporal_password TEMPORAL_DB_PASSWORD
 
@@ -18,7 +20,9 @@ set log_min_duration_statement = -1;
 set password_encryption = 'scram-sha-256';
 
 select format('create role %I', name)
-from unnest(array['orders_migrator', 'orders_writer', 'orders_reader', 'temporal']) name
+from unnest(array[
+    'orders_migrator', 'orders_writer', 'orders_api', 'orders_loadtest', 'orders_reader', 'temporal'
+]) name
 where not exists (select from pg_roles where rolname = name)
 \gexec
 
@@ -26,11 +30,24 @@ where not exists (select from pg_roles where rolname = name)
 alter role orders_migrator with login nosuperuser nocreatedb nocreaterole noreplication nobypassrls
     password :'migrator_password';
 
--- API, workers and load tests. What it may do to which table is granted by the migrations.
+-- Workers. What they and the next ones may do to which table is granted by the migrations.
 alter role orders_writer with login nosuperuser nocreatedb nocreaterole noreplication nobypassrls
     password :'writer_password';
 alter role orders_writer set statement_timeout = '60s';
 alter role orders_writer set idle_in_transaction_session_timeout = '5min';
+
+-- API: what a worker may, and to know the hashes of keys.
+alter role orders_api with login nosuperuser nocreatedb nocreaterole noreplication nobypassrls
+    password :'api_password';
+alter role orders_api set statement_timeout = '60s';
+alter role orders_api set idle_in_transaction_session_timeout = '5min';
+grant orders_writer to orders_api;
+
+-- Load tests: the records of runs.
+alter role orders_loadtest with login nosuperuser nocreatedb nocreaterole noreplication nobypassrls
+    password :'loadtest_password';
+alter role orders_loadtest set statement_timeout = '60s';
+alter role orders_loadtest set idle_in_transaction_session_timeout = '5min';
 
 -- Dashboard.
 alter role orders_reader with login nosuperuser nocreatedb nocreaterole noreplication nobypassrls
@@ -51,4 +68,4 @@ where not exists (select from pg_database where datname = name)
 
 -- Everybody may connect to every database unless told otherwise.
 revoke all on database postgres, orders, temporal, temporal_visibility from public;
-grant connect on database orders to orders_writer, orders_reader;
+grant connect on database orders to orders_writer, orders_api, orders_loadtest, orders_reader;

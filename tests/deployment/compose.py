@@ -20,6 +20,8 @@ SECRETS = {
         "POSTGRES_PASSWORD",
         "ORDERS_MIGRATOR_PASSWORD",
         "ORDERS_WRITER_PASSWORD",
+        "ORDERS_API_PASSWORD",
+        "ORDERS_LOADTEST_PASSWORD",
         "ORDERS_READER_PASSWORD",
         "TEMPORAL_DB_PASSWORD",
     )
@@ -70,12 +72,15 @@ def text() -> str:
     return COMPOSE_FILE.read_text()
 
 
-def services(given: dict[str, str] | None = None) -> dict[str, Service]:
-    """Every service, by name. `given` are the variables of whoever starts them."""
+def services(given: dict[str, str] | None = None, profile: str | None = None) -> dict[str, Service]:
+    """Every service that is started by itself, or those of one profile, by name. `given` are the variables of
+    whoever starts them."""
     environment = SECRETS | (given or {})
     definitions = yaml.safe_load(text())["services"]
     found = {}
     for name, definition in definitions.items():
+        if definition.get("profiles", [None]) != [profile]:
+            continue
         definition = _filled_in(definition, environment)
         variables = {
             variable: environment.get(variable) if value is None else str(value)

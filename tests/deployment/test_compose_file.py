@@ -19,9 +19,12 @@ from orchestrator.stack.tools import packaged_program
 from tests.deployment import compose
 from tests.deployment.compose import SECRETS, Service
 
+MERGE = "tag:yaml.org,2002:merge"
 DEPLOYMENT_PAGE = PROJECT_ROOT / "docs" / "deployment.md"
 
 SERVICES = compose.services()
+NEXT = {"NEXT_BUILD_ID": "2", "NEXT_IMAGE": "orders:2"}
+NEXT_VERSION = compose.services(NEXT, profile="next-version")
 OURS = [service for service in SERVICES.values() if service.is_ours]
 LASTING = [service for service in SERVICES.values() if not service.is_job]
 
@@ -36,9 +39,37 @@ SDK_VARIABLES = {
     "TEMPORAL_TLS_CLIENT_CERT_PATH",
     "TEMPORAL_TLS_CLIENT_KEY_PATH",
 }
+# What OpenTelemetry reads by itself, beside the one that switches it on.
+OTEL_VARIABLES = {
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+    "OTEL_RESOURCE_ATTRIBUTES",
+}
+NOT_FOR_CONTAINERS = {
+    "ORDERS_HOME": "the image's",
+    "DATABASE_URL": "each service's own user",
+    "DATABASE_READER_URL": "the dashboard's own user",
+    "BIND_ADDRESS": "a container's networks say who reaches it",
+    "API_URL": "the service's name",
+    "AUTH": "required, always",
+    "LIVENESS_FILE": "the health check's",
+    "WORKER_METRICS_PORT": "what Prometheus is told",
+    "PORT_BASE": "ports are published one by one",
+    "TEMPORAL_PORT": "not published",
+    "TEMPORAL_METRICS_PORT": "not published",
+    "TEMPORAL_HTTP_PORT": "not published",
+    "TEMPORAL_PROFILE": "a file outside of the container",
+    "TEMPORAL_CONFIG_FILE": "a file outside of the container",
+    "ORDER_WORKERS": "--scale",
+    "SHIPPING_WORKERS": "--scale",
+    "EVENTS_KEEP_DAYS": "the workers do not own the tables: docs/deployment.md",
+}
 USERS_OF = {
     "orders_migrator": {"migrate", "api-key", "load-test-key"},
-    "orders_writer": {"order-worker", "shipping-worker", "api", "locust-master"},
+    "orders_writer": {"order-worker", "shipping-worker"},
+    "orders_api": {"api"},
+    "orders_loadtest": {"locust-master"},
     "orders_reader": {"dashboard"},
 }
 
@@ -71,11 +102,11 @@ class TestParser:
         )
 
     def test_it_is_accepted_and_means_what_we_read(self, tmp_path: Path) -> None:
-        done = self.config(tmp_path, SECRETS)
+        done = self.config(tmp_path, SECRETS | NEXT)
         assert (done.returncode, done.stderr) == (0, "")
         understood = yaml.safe_load(done.stdout)["services"]
-        assert understood.keys() == SERVICES.keys()
-        for name, service in SERVICES.items():
+        assert understood.keys() == SERVICES.keys() | NEXT_VERSION.keys()
+        for name, service in (SERVICES | NEXT_VERSION).items():
             variables = understood[name].get("environment", {})
             assert {
                 key: value for key, value in variables.items() if value is not None
@@ -83,11 +114,40 @@ class TestParser:
             # What it prints can be read by it again, so a dollar stays doubled.
             command = [word.replace("$$", "$") for word in understood[name].get("command", [])]
             assert command == service.command
+            for key in ("restart", "image", "profiles"):
+                assert understood[name].get(key) == service.definition.get(key)
 
     def test_nothing_starts_without_its_passwords(self, tmp_path: Path) -> None:
         done = self.config(tmp_path, {name: value for name, value in SECRETS.items() if "READER" not in name})
         assert done.returncode != 0
         assert "set a password for orders_reader" in done.stderr
+
+
+def test_nothing_hangs_on_the_order_of_what_is_merged() -> None:
+    """The first of two has the last word for some parsers, and the last for others."""
+
+    def keys(node: yaml.MappingNode) -> list[str]:
+        found = [key.value for key, _ in node.value if key.tag != MERGE]
+        for key, value in node.value:
+            if key.tag == MERGE:
+                merged = value.value if isinstance(value, yaml.SequenceNode) else [value]
+                from_others = [name for each in merged for name in set(keys(each)) - set(found)]
+                assert len(from_others) == len(set(from_others)), (node.start_mark, sorted(from_others))
+                found += from_others
+        return found
+
+    def look(node: yaml.Node) -> None:
+        if isinstance(node, yaml.MappingNode):
+            keys(node)
+            for _, value in node.value:
+                look(value)
+        elif isinstance(node, yaml.SequenceNode):
+            for value in node.value:
+                look(value)
+
+    whole = yaml.compose(compose.text())
+    assert whole is not None
+    look(whole)
 
 
 def test_the_dockerfile_is_clean() -> None:
@@ -113,7 +173,7 @@ def test_the_command_is_one_of_ours(service: Service) -> None:
 
 @each_of_ours
 def test_every_variable_is_a_setting(service: Service) -> None:
-    known = set(SDK_VARIABLES)
+    known = SDK_VARIABLES | OTEL_VARIABLES
     for name, field in Settings.model_fields.items():
         alias = field.validation_alias
         known |= (
@@ -123,6 +183,42 @@ def test_every_variable_is_a_setting(service: Service) -> None:
     # And each has a value that is one.
     given = {name.lower(): value for name, value in service.environment.items()}
     Settings(_env_file=None, **given)  # type: ignore[call-arg,arg-type]
+
+
+def test_every_setting_is_passed_on_or_has_a_reason_not_to_be() -> None:
+    listed = set(re.findall(r"^#([A-Z_]+)=", (PROJECT_ROOT / ".env.example").read_text(), re.MULTILINE))
+    passed_on = set(re.findall(r"\$\{(\w+)", compose.text()))
+    for service in yaml.safe_load(compose.text())["services"].values():
+        passed_on |= {name for name, value in service.get("environment", {}).items() if value is None}
+    assert listed - passed_on == NOT_FOR_CONTAINERS.keys()
+    # And whoever starts the file finds in the example what it asks for.
+    assert passed_on - OTEL_VARIABLES <= listed
+
+
+def test_the_next_version_s_workers_are_the_workers_with_another_version() -> None:
+    assert NEXT_VERSION.keys() == {"order-worker-next", "shipping-worker-next"}
+    for name, service in NEXT_VERSION.items():
+        now = SERVICES[name.removesuffix("-next")]
+        assert service.definition | {"profiles": None, "image": None, "environment": None} == (
+            now.definition | {"profiles": None, "image": None, "environment": None}
+        )
+        assert service.definition["image"] == "orders:2"
+        assert service.environment == now.environment | {"WORKER_BUILD_ID": "2"}
+
+
+def test_the_commands_of_a_rolling_change_are_about_services_that_there_are() -> None:
+    section = DEPLOYMENT_PAGE.read_text().partition("## A new version")[2].partition("\n## ")[0]
+    started = [
+        words
+        for line in section.splitlines()
+        if line.startswith(("docker compose", "NEXT_BUILD_ID")) and "-worker" in line
+        for words in [line.split("docker compose ")[1].split()]
+    ]
+    assert len(started) >= 5
+    for words in started:
+        named = {word for word in words if "-worker" in word}
+        assert named <= SERVICES.keys() | NEXT_VERSION.keys(), words
+        assert ("next-version" in words) == bool(named & NEXT_VERSION.keys()), words
 
 
 @each_lasting

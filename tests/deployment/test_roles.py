@@ -13,6 +13,8 @@ from tests.servers import PostgresServer
 PASSWORDS = {
     "orders_migrator": "ORDERS_MIGRATOR_PASSWORD",
     "orders_writer": "ORDERS_WRITER_PASSWORD",
+    "orders_api": "ORDERS_API_PASSWORD",
+    "orders_loadtest": "ORDERS_LOADTEST_PASSWORD",
     "orders_reader": "ORDERS_READER_PASSWORD",
     "temporal": "TEMPORAL_DB_PASSWORD",
 }
@@ -32,8 +34,13 @@ WRITER = {
     "provider.packages": CHANGE,
     "provider.parcels": CHANGE,
     "public.step_attempts": CHANGE | {"DELETE"},
+    "public.api_keys": set(),
 }
-"""Beyond reading. A new table is only read until its migration says otherwise, and this table with it."""
+"""Where it is not reading alone. A new table is only read until its migration says otherwise, and this table
+with it."""
+
+API = WRITER | {"public.api_keys": {"SELECT"}}
+LOADTEST = {"public.runs": CHANGE, "public.disturbances": APPEND, "public.api_keys": set()}
 
 GRANTS = """
 select n.nspname || '.' || c.relname, array(
@@ -118,6 +125,8 @@ def test_nobody_has_rights_over_the_server(connect: Connect, postgres: PostgresS
         ("orders_writer", "temporal"),
         ("orders_writer", "temporal_visibility"),
         ("orders_reader", "temporal"),
+        ("orders_api", "temporal"),
+        ("orders_loadtest", "postgres"),
         ("orders_writer", "postgres"),
     ],
 )
@@ -137,12 +146,34 @@ def test_temporal_owns_its_databases(connect: Connect) -> None:
         )
 
 
-def test_the_writer_may_do_what_the_table_above_says_and_read_the_rest(connect: Connect) -> None:
-    rights = granted(connect("orders_migrator"), "orders_writer")
+@pytest.mark.parametrize(
+    ("user", "table"), [("orders_writer", WRITER), ("orders_api", API), ("orders_loadtest", LOADTEST)]
+)
+def test_who_writes_may_do_what_the_tables_above_say_and_read_the_rest(
+    connect: Connect, user: str, table: dict[str, set[str]]
+) -> None:
+    rights = granted(connect("orders_migrator"), user)
     for name, allowed in rights.items():
         # A partition is only read: what is written to it goes through its table.
-        assert allowed == WRITER.get(name, {"SELECT"}), name
-    assert WRITER.keys() <= rights.keys()
+        assert allowed == table.get(name, {"SELECT"}), name
+    assert table.keys() <= rights.keys()
+
+
+def test_the_hashes_of_keys_are_the_api_s_alone(connect: Connect) -> None:
+    connect("orders_api").execute("select key_hash from api_keys")
+    for user in ("orders_writer", "orders_loadtest", "orders_reader"):
+        session = connect(user)
+        refused(session, "select key_hash from api_keys")
+        assert session.execute("select api_key_exists()").fetchone() is not None
+
+
+def test_load_tests_leave_orders_alone(connect: Connect) -> None:
+    session = connect("orders_loadtest")
+    refused(session, "update orders set run_id = null")
+    refused(session, "insert into fault_changes (profile, seed, rates) values ('none', 1, '{}')")
+    refused(session, "delete from runs")
+    refused(session, "set role orders_writer")
+    refused(session, "select ensure_event_partitions()")
 
 
 def test_the_writer_cannot_change_what_has_happened(connect: Connect, postgres: PostgresServer) -> None:
@@ -192,8 +223,9 @@ def test_the_writer_makes_partitions_with_the_owners_rights(
     refused(connect("orders_reader"), "select ensure_event_partitions()")
 
 
-def test_the_writer_gives_up_after_a_minute(connect: Connect) -> None:
-    assert connect("orders_writer").execute("show statement_timeout").fetchone() == ("1min",)
+@pytest.mark.parametrize("user", ["orders_writer", "orders_api", "orders_loadtest"])
+def test_who_writes_gives_up_after_a_minute(connect: Connect, user: str) -> None:
+    assert connect(user).execute("show statement_timeout").fetchone() == ("1min",)
 
 
 def test_the_reader_reads_everything_and_writes_nothing(connect: Connect) -> None:
