@@ -26,12 +26,22 @@ def split(rows: list[Row], palette: Palette, limit_ms: int) -> go.Figure:
             y=lanes,
             orientation="h",
             name=part,
-            marker={"color": palette.of_part(part), "pattern": {"shape": PATTERNS.get(part, "")}},
+            marker={
+                "color": palette.of_part(part),
+                "pattern": {
+                    "shape": PATTERNS.get(part, ""),
+                    "fillmode": "overlay",
+                    "fgcolor": palette.on_mark,
+                    "fgopacity": 0.35,
+                    "size": 7,
+                    "solidity": 0.2,
+                },
+            },
             customdata=[f"{row['order_id']} ({row['outcome']}, {row['completion_ms']:,} ms)" for row in rows],
             hovertemplate="%{customdata}<br>" + part + " %{x:.3f} s<extra></extra>",
         )
     framed(figure, palette, height=120 + LANE_HEIGHT * max(len(rows), 3))
-    figure.update_layout(barmode="stack")
+    figure.update_layout(barmode="stack", legend={"traceorder": "normal"})
     figure.update_xaxes(title="seconds since acceptance")
     figure.update_yaxes(
         tickvals=lanes,

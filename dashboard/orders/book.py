@@ -94,10 +94,13 @@ def _table(rows: list[Row]) -> None:
         # A table that is higher than its rows ends in empty ones.
         height=TABLE_HEIGHT if len(rows) > FEW_ROWS else "auto",
         hide_index=True,
+        placeholder="",
         key=_TABLE,
         on_select=_open_chosen,
         selection_mode="single-row",
         column_config={
+            # As wide as the longest, also where the first rows have none.
+            "reason": st.column_config.TextColumn(width=150),
             "accepted": st.column_config.DatetimeColumn("accepted (UTC)", format="YYYY-MM-DD HH:mm:ss.SSS"),
             "completion s": st.column_config.ProgressColumn(
                 "completion",

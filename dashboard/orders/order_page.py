@@ -198,7 +198,7 @@ def _books(file: OrderFile) -> None:
     with content:
         st.json({"address": file.order["address"], "items": file.order["items"]})
     with events:
-        st.dataframe(tables.events(file), hide_index=True, key="events")
+        st.dataframe(tables.events(file), hide_index=True, placeholder="", key="events")
         st.caption(
             f"Read at {file.order['read_at'].astimezone(UTC):%H:%M:%S} UTC, {len(file.events)} events."
         )

@@ -71,6 +71,7 @@ def _shelf(rows: list[Row]) -> None:
     st.dataframe(
         runs.shelf(rows),
         hide_index=True,
+        placeholder="",
         key="shelf",
         column_config={
             "started": st.column_config.DatetimeColumn("started (UTC)", format="YYYY-MM-DD HH:mm:ss"),
