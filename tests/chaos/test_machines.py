@@ -82,7 +82,7 @@ ORDERS = 105
 
 
 @pytest.mark.chaos
-@pytest.mark.alone
+@pytest.mark.proof
 def test_an_order_worker_that_is_cut_off_for_5_s_breaks_no_promise(
     record_property: Callable[[str, object], None],
 ) -> None:

@@ -6,7 +6,7 @@ from tests.fuzz.fuzzing import fuzz, target
 
 
 @pytest.mark.stack
-@pytest.mark.alone
+@pytest.mark.proof
 def test_nothing_that_anybody_sends_makes_an_error_or_an_undocumented_answer() -> None:
     with target() as found:
         done = fuzz(found, "--max-examples", "5", "--seed", "1")

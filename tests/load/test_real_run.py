@@ -15,7 +15,7 @@ from orchestrator.stack import Stack
 from tests.load.driving import ROOT
 from tests.ports import free_port_base
 
-pytestmark = [pytest.mark.stack, pytest.mark.alone, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.stack, pytest.mark.proof, pytest.mark.timeout(400)]
 
 
 @pytest.fixture
