@@ -6,7 +6,7 @@ import pytest
 
 from loadtest.arrivals import due_times
 from loadtest.options import RunOptions
-from tests.load.driving import MODES, LoadTest, fake_api, interrupt, wait_for_line
+from tests.load.driving import MODES, LoadTest, fake_api, interrupt, wait_for, wait_for_line
 from tests.load.fake_api import Behaviour
 
 every_mode = pytest.mark.parametrize("mode", MODES)
@@ -83,7 +83,7 @@ def test_ctrl_c_drains_then_judges(load_test: LoadTest, mode: str) -> None:
     with fake_api(Behaviour(completion_ms=3_000)) as api:
         words = ("--scenario=start-only", "--rate=20", "--duration=60s")
         with load_test.started(api, *words, mode=mode) as process:
-            wait_for_line(process, containing="sent")
+            wait_for(lambda: len(api.truth()["orders"]) >= 60)
             interrupt(process)
             found = load_test.finished(process)
         truth = api.truth()["orders"]
