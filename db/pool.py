@@ -25,6 +25,9 @@ ACQUIRE_TIMEOUT_SECONDS = 1.0
 MAX_WAITING = 200
 """Callers that may queue for a connection before the next is turned away."""
 
+IDLE_SECONDS = 60.0
+"""How long a connection that a burst has opened outlives it: each costs the server some MB."""
+
 CLOSE_SECONDS = 2.0
 
 SILENT_SECONDS = 4
@@ -75,6 +78,7 @@ class Books:
             open=False,
             timeout=ACQUIRE_TIMEOUT_SECONDS,
             max_waiting=MAX_WAITING,
+            max_idle=IDLE_SECONDS,
             # A pool that has given up for good would need a restart; this one keeps trying, quickly.
             reconnect_timeout=1.0,
             configure=_end_in_silence_too,

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -166,6 +167,8 @@ def capacity(
     from loadtest import capacity as searching
     from orchestrator.settings import Settings
 
+    # Also where a shell started it in the background, with SIGINT ignored: the probes hear it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not 0 < least <= most:
         raise UsageError("least must be more than 0 and not more than most")
     if not 0 < precision < 1:

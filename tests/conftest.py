@@ -29,14 +29,14 @@ LONGEST_FIRST = ("races", "deployment", "integration", "mutants")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For tests side by side: those of a file stay together, since they share its servers, and so do files
     that share a running stack. A load test has all but its database for itself and mostly waits, so each goes
-    wherever there is room; they are spread among the tests that compute, but for the end."""
+    wherever there is room; they are spread among the tests that compute, in the first half of these."""
     live = sorted({item.path for item in items if "live_stack" in getattr(item, "fixturenames", ())})
     lives = {path: f"live-{number % LIVE_STACKS}" for number, path in enumerate(live)}
     loads = [item for item in items if "load_test" in getattr(item, "fixturenames", ())]
     groups = {item: lives.get(item.path, item.path.stem) for item in items if item not in loads}
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
-    begins = {item: 0.8 * number / len(loads) for number, item in enumerate(loads)}
+    begins = {item: 0.5 * number / len(loads) for number, item in enumerate(loads)}
     in_order = list(dict.fromkeys(groups[item] for item in sorted(groups, key=_rank)))
     begins |= {item: in_order.index(group) / len(in_order) for item, group in groups.items()}
     items.sort(key=begins.__getitem__)

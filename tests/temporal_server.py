@@ -17,6 +17,7 @@ from orchestrator.client import connect
 from orchestrator.errors import TemporalAway
 from orchestrator.settings import Settings
 from orchestrator.stack import temporal
+from orchestrator.stack.layout import Layout
 from tests.ports import free_port_base
 
 STARTUP_SECONDS = 30.0
@@ -29,12 +30,15 @@ def temporal_server() -> Iterator[Settings]:
     home = Path(tempfile.mkdtemp(prefix="orders-temporal-")).resolve()
     try:
         settings = Settings(orders_home=home, port_base=free_port_base(), temporal_address=None)
+        layout = Layout.of(settings)
+        layout.logs.mkdir()
+        temporal.prepare(settings, layout)
         with (home / "temporal.log").open("wb") as log:
             process = subprocess.Popen(
                 temporal.server_command(settings),
                 stdout=log,
                 stderr=log,
-                cwd=home,
+                cwd=layout.temporal_data,
                 env={**os.environ, **temporal.ENVIRONMENT},
             )
         try:

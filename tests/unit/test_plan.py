@@ -1,6 +1,7 @@
 """What the stack plans for a number of workers, and what a start as root changes around it."""
 
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,21 +34,22 @@ def test_a_small_stack_has_as_many_connections_as_ever() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="who is not root runs the server itself, and opens nothing")
 def test_what_root_opens_for_the_server_s_user_is_told_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def initialise(data: Path) -> list[Path]:
         data.mkdir(parents=True, exist_ok=True)
         return []
 
     monkeypatch.setattr(postgres, "_initialise", initialise)
-    closed = tmp_path / "closed"
-    layout = Layout.of(Settings(orders_home=closed / "home", database_url=None))
-    layout.sockets.mkdir(parents=True)
-    closed.chmod(0o700)
-    changed = postgres.prepare(layout)
-    assert [sentence for sentence in changed if sentence.startswith(f"{closed} may be passed through")]
-    assert closed.stat().st_mode & 0o777 == 0o711
-    assert postgres.prepare(layout) == []
+    # Not below pytest's own directory: sockets of a home with a long name are kept elsewhere.
+    with tempfile.TemporaryDirectory(prefix="orders-closed-") as directory:
+        closed = Path(directory)
+        layout = Layout.of(Settings(orders_home=closed / "home", database_url=None))
+        layout.sockets.mkdir(parents=True)
+        changed = postgres.prepare(layout)
+        assert [sentence for sentence in changed if sentence.startswith(f"{closed} may be passed through")]
+        assert closed.stat().st_mode & 0o777 == 0o711
+        assert postgres.prepare(layout) == []
 
 
 def test_what_a_start_changes_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
