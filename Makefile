@@ -16,7 +16,7 @@ help:
 	@echo "make up        the whole stack, until Ctrl-C"
 	@echo "make demo      the whole stack and 60 sample orders; ARGS=--exit stops after the verdict"
 	@echo "make test      every test but the proofs and those in a browser"
-	@echo "make proofs    short proofs under load: a minute of orders, a cut network, fuzzing"
+	@echo "make proofs    short proofs under load: a minute of orders, races under faults, a cut network, fuzzing"
 	@echo "make browser   the dashboard's tests in a headless Chromium; screenshots in var/screenshots"
 	@echo "make lint      format, lint and types"
 	@echo "make bench     the performance table"
@@ -62,7 +62,7 @@ demo: setup
 test: setup
 	@$(BIN)/python -m pytest -n 5 --dist loadgroup --no-loadscope-reorder -m "not alone and not proof" $(ARGS); \
 	first=$$?; [ $$first = 0 ] || [ $$first = 5 ] || exit $$first; \
-	$(BIN)/python -m pytest -m "alone and not proof" $(ARGS); \
+	$(BIN)/python -m pytest -m "alone and not proof" $(or $(ARGS),tests/chaos); \
 	second=$$?; [ $$second = 0 ] || [ $$first$$second = 05 ] || exit $$second
 
 proofs: setup

@@ -58,7 +58,7 @@ _SET_UP_REPORT: LiteralString = (
 
 
 class Books:
-    """A pool of connections to the books. Each statement commits by itself unless in `transaction`.
+    """A pool of connections to the books. Each statement commits by itself.
 
     Raises BooksAway when PostgreSQL does not answer; other database errors are bugs and pass through.
     """

@@ -6,7 +6,7 @@ import pytest
 
 from tests.chaos.crashes import Site, named, run_crash, site_of_its_own, table_row
 
-ORDERS = 72
+ORDERS = 56
 RATE = 8.0
 
 

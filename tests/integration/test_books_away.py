@@ -1,6 +1,7 @@
 """The books come back for those who asked while they were away."""
 
 import asyncio
+from contextlib import aclosing
 from pathlib import Path
 from time import monotonic
 
@@ -39,10 +40,15 @@ async def test_callers_in_vain_do_not_keep_the_next_from_a_connection(
 
 async def test_connections_that_ended_while_idle_cost_nobody_a_statement(postgres: PostgresServer) -> None:
     async with Books(postgres.url("orders"), max_size=4, application_name="idle") as books:
-        slow = "select pg_sleep(0.2), pg_backend_pid() as pid"
-        before = await asyncio.gather(*(books.fetch_one(slow) for _ in range(4)))
-        pids = {row["pid"] for row in before if row is not None}
-        assert len(pids) == 4
+        all_are_there = asyncio.Barrier(4)
+
+        async def pid_of_its_own() -> int:
+            async with aclosing(books.stream("select pg_backend_pid() as pid")) as rows:
+                row = await anext(rows)
+                await all_are_there.wait()
+            return int(row["pid"])
+
+        pids = await asyncio.gather(*(pid_of_its_own() for _ in range(4)))
         with psycopg.connect(postgres.url("postgres"), autocommit=True) as administrator:
             for pid in pids:
                 administrator.execute("select pg_terminate_backend(%s, 5000)", (pid,))

@@ -41,10 +41,9 @@ async def test_every_request_at_every_boundary(
     record_property: Callable[[str, object], None],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    assert len(CELLS) + len(CELLS_UNDER_FAULTS) >= 1_000
+    assert len(CELLS) >= 1_000
     score = Score()
     contradictions = await run_cells(client, pool, "none", CELLS, score)
-    contradictions += await run_cells(client, pool, "assignment", CELLS_UNDER_FAULTS, score)
     for _ in range(MORE_ROUNDS):
         if missed := [cell for cell in CELLS if not score.hits[cell]]:
             contradictions += await run_cells(client, pool, "none", missed, score)
@@ -53,6 +52,19 @@ async def test_every_request_at_every_boundary(
     (tmp_path_factory.mktemp("races") / "grid.md").write_text(table)
     assert contradictions == []
     assert [cell for cell in CELLS if not score.hits[cell]] == []
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore:Cannot find activity to cancel")
+@pytest.mark.usefixtures("only_errors_are_logged")
+async def test_requests_that_are_answered_at_a_boundary_under_the_assignment_faults(
+    client: Client, pool: Books, record_property: Callable[[str, object], None]
+) -> None:
+    score = Score()
+    assert await run_cells(client, pool, "assignment", CELLS_UNDER_FAULTS, score) == []
+    record_property("races", score.table())
+    assert sum(score.hits.values()) > len(CELLS_UNDER_FAULTS) // 2, "some boundaries are not come to"
 
 
 async def run_cells(
