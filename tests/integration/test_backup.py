@@ -76,6 +76,7 @@ def homes() -> Iterator[Callable[[], Path]]:
 
 
 @pytest.mark.stack
+@pytest.mark.proof
 @pytest.mark.timeout(360)
 async def test_every_order_of_a_backup_reaches_its_outcome(homes, monkeypatch):
     settings, file = settings_in(homes()), homes() / "orders.backup"

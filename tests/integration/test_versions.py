@@ -115,6 +115,7 @@ async def version_of(client: Client, workflow_id: str) -> tuple[VersioningBehavi
     return VersioningBehavior(info.behavior), info.deployment_version.build_id
 
 
+@pytest.mark.proof
 async def test_orders_finish_on_the_version_they_began_on_and_none_is_late(house: House) -> None:
     with house.workers(None) as unversioned:
         before = await house.place(6, "before")

@@ -94,10 +94,15 @@ def test_a_late_schedule_is_not_re_based() -> None:
 
 def test_an_open_loop_can_be_stopped() -> None:
     sent: list[int] = []
-    loop = OpenLoop(iter([(n, n * 0.05) for n in range(100)]), lambda number, due: sent.append(number))
-    gevent.spawn_later(0.12, loop.stop)
+
+    def send(number: int, _due: float) -> None:
+        sent.append(number)
+        if len(sent) == 3:
+            loop.stop()
+
+    loop = OpenLoop(iter([(n, n * 0.05) for n in range(100)]), send)
     loop.run(time.perf_counter())
-    assert len(sent) == 3
+    assert sent == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
