@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-import gevent
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
