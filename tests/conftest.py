@@ -20,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 LIVE_STACKS = 2
 """How many whole stacks tests side by side may have for themselves; each takes as much as many tests."""
 
-LONGEST_FIRST = ("races", "deployment", "integration", "mutants")
+LONGEST_FIRST = ("races", "deployment", "integration", "mutants", "workflows", "dashboard")
 """Folders of which one group may take a minute: begun last, it would run on when all others are done."""
 
 

@@ -18,7 +18,10 @@ def site() -> Iterator[Site]:
 
 @pytest.mark.chaos
 @pytest.mark.alone
-@pytest.mark.parametrize("name", ["order-worker", "shipping-worker", "asked-to-end", "api"])
+@pytest.mark.parametrize(
+    "name",
+    ["order-worker", "shipping-worker", "api", pytest.param("asked-to-end", marks=pytest.mark.proof)],
+)
 async def test_a_process_that_ends_breaks_no_promise(
     site: Site, name: str, record_property: Callable[[str, object], None]
 ) -> None:
