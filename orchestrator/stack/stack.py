@@ -40,7 +40,7 @@ HEALTH_POLL_SECONDS = 0.1
 """Each round costs the parts some work, while they need the machine to start."""
 
 HOPELESS_RESTARTS = 5
-"""A component that died this often while the stack comes up will not come up."""
+"""A component that died this often while it was waited for will not come up."""
 
 Report = Callable[[str], None]
 """Takes one sentence on how far a start or stop has come."""
@@ -238,6 +238,8 @@ class Stack:
     ) -> None:
         began = time.monotonic()
         waiting = list(awaited)
+        # Only deaths while somebody waits are hopeless; in a long life each is killed now and then.
+        restarts = {component.name: self._restarts(component.name) for component in waiting}
         while waiting:
             processes = self._control.processes()
             for component in list(waiting):
@@ -245,8 +247,8 @@ class Stack:
                 if process.runs and component.healthy(probes, process):
                     waiting.remove(component)
                     report(f"{component.name} is healthy ({time.monotonic() - began:.1f} s)")
-                elif self._restarts(component.name) >= HOPELESS_RESTARTS:
-                    raise self._unhealthy(component, f"died {HOPELESS_RESTARTS + 1} times")
+                elif self._restarts(component.name) - restarts[component.name] >= HOPELESS_RESTARTS:
+                    raise self._unhealthy(component, f"died {HOPELESS_RESTARTS} times and more")
             if waiting and time.monotonic() - began > healthy_seconds:
                 raise self._unhealthy(waiting[0], f"was not healthy within {healthy_seconds:.0f} s")
             if waiting:

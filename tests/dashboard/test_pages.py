@@ -38,7 +38,9 @@ def plain(markdown: str) -> str:
 
 @pytest.fixture(autouse=True)
 def quiet():
-    logging.getLogger("streamlit").setLevel(logging.ERROR)
+    """Neither the missing browser nor the database that is away on purpose is news."""
+    for name in ("streamlit", "psycopg.pool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @pytest.fixture(autouse=True)

@@ -218,6 +218,15 @@ def test_a_stopped_component_stays_away_until_it_is_started(stack: Stack) -> Non
     assert all(component.healthy for component in stack.components())
 
 
+def test_a_component_that_died_often_in_a_long_life_is_started_all_the_same(stack: Stack) -> None:
+    stack.stop("api")
+    starts = Layout.of(stack.settings).starts("api")
+    with starts.open("a") as noted:
+        noted.write(f"{os.getpid()} {time.time()}\n" * 10)
+    stack.start("api")
+    assert next(component for component in stack.components() if component.name == "api").restarts > 10
+
+
 def test_the_books_are_migrated_and_durable(stack: Stack) -> None:
     assert execute(stack, "select count(*) from orders") == [(0,)]
     assert execute(stack, "select current_setting('fsync'), current_setting('synchronous_commit')") == [
