@@ -6,9 +6,12 @@ stay exact, percentiles are interpolated within a bucket 4.4 % wide. Raises Book
 answer.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
+from math import ceil
 
 from db import queries
 from db.pool import Row
@@ -262,16 +265,23 @@ def latency_csv(reader: Reader, chosen: Selection) -> Iterator[bytes]:
 
 
 def _exact_summary(reader: Reader, how: Plan) -> Summary:
-    points = [n / ECDF_POINTS for n in range(1, ECDF_POINTS + 1)]
-    row = reader.fetch_one(_SQL["exact_summary"], how.chosen.parameters() | {"shares": [*SHARES, *points]})
+    row = reader.fetch_one(_SQL["exact_summary"], how.chosen.parameters())
     assert row is not None, "an aggregate gives a row"
-    times = row["times_ms"] or []
+    upto = list(accumulate(row["orders_of"]))
+    total = upto[-1] if upto else 0
+
+    def time_of(share: float) -> int:
+        # The time of an order that there was, as percentile_disc has it.
+        return int(row["times_ms"][bisect_left(upto, ceil(share * total))])
+
     return Summary(
-        orders=row["orders"],
+        orders=total,
         late=row["late"],
         outcomes={state: row[state.value] for state in TERMINAL_STATES},
-        times_ms=dict(zip(SHARES, times, strict=False)),
-        ecdf=list(zip(times[len(SHARES) :], points, strict=True)) if times else [],
+        times_ms={share: time_of(share) for share in SHARES} if total else {},
+        ecdf=[(time_of(n / ECDF_POINTS), n / ECDF_POINTS) for n in range(1, ECDF_POINTS + 1)]
+        if total
+        else [],
     )
 
 

@@ -13,19 +13,30 @@ select min(accepted_at) as since, max(accepted_at) as until from orders
 where run_id = %(run_id)s and finished_at is not null;
 
 -- name: exact_summary
-select count(*) as orders,
-    count(*) filter (where not within_limit) as late,
-    count(*) filter (where state = 'completed') as completed,
-    count(*) filter (where state = 'cancelled') as cancelled,
-    count(*) filter (where state = 'failed') as failed,
-    percentile_disc(%(shares)s::float8[]) within group (order by completion_ms) as times_ms
-from orders
-where finished_at is not null
-    and (%(run_id)s::text is null or run_id = %(run_id)s::text)
-    and (%(since)s::timestamptz is null or accepted_at >= %(since)s::timestamptz)
-    and (%(until)s::timestamptz is null or accepted_at < %(until)s::timestamptz)
-    and (%(outcome)s::order_state is null or state = %(outcome)s::order_state)
-    and (%(fault_profile)s::text is null or fault_profile = %(fault_profile)s::text);
+-- How many took exactly how long, the quickest first: sorting a hundred thousand times would take longer than
+-- the rest.
+with times as (
+    select completion_ms, count(*) as orders,
+        count(*) filter (where not within_limit) as late,
+        count(*) filter (where state = 'completed') as completed,
+        count(*) filter (where state = 'cancelled') as cancelled,
+        count(*) filter (where state = 'failed') as failed
+    from orders
+    where finished_at is not null
+        and (%(run_id)s::text is null or run_id = %(run_id)s::text)
+        and (%(since)s::timestamptz is null or accepted_at >= %(since)s::timestamptz)
+        and (%(until)s::timestamptz is null or accepted_at < %(until)s::timestamptz)
+        and (%(outcome)s::order_state is null or state = %(outcome)s::order_state)
+        and (%(fault_profile)s::text is null or fault_profile = %(fault_profile)s::text)
+    group by completion_ms
+)
+select coalesce(sum(late), 0)::bigint as late,
+    coalesce(sum(completed), 0)::bigint as completed,
+    coalesce(sum(cancelled), 0)::bigint as cancelled,
+    coalesce(sum(failed), 0)::bigint as failed,
+    coalesce(array_agg(completion_ms order by completion_ms), '{}') as times_ms,
+    coalesce(array_agg(orders order by completion_ms), '{}') as orders_of
+from times;
 
 -- name: exact_buckets
 select latency_bucket(completion_ms) as upto_ms, state as outcome, count(*) as orders

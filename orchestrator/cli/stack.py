@@ -44,19 +44,19 @@ def up(
         if detach:
             _start(stack, bound=False)
             return
-        was_broken_off = False
         try:
             if not _start(stack, bound=True):
                 return
             say("Ctrl-C stops it.")
             _watch(stack)
         except KeyboardInterrupt:
-            was_broken_off = not stack.is_up()
             say("Stopping.")
+            if not stack.is_up():
+                # What was started is stopped already; another `up` that has waited may begin right now.
+                say("The stack is down; its data stays.")
+                raise typer.Exit(ExitCode.CRASHED) from None
         stack.down(report=_say_step)
         say("The stack is down; its data stays.")
-    if was_broken_off:
-        raise typer.Exit(ExitCode.CRASHED)
 
 
 def migrate() -> None:

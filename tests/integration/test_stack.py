@@ -340,6 +340,25 @@ def test_a_start_that_is_broken_off_leaves_nothing(shared: Stack, module: str) -
     assert processes_in(shared.settings.home) == []
 
 
+def test_a_start_that_is_broken_off_leaves_alone_the_one_that_waited_for_it(shared: Stack) -> None:
+    shared.down()
+    with _orchestrator(shared, "up") as first:
+        eventually(lambda: any("postgres" in process for process in processes_in(shared.settings.home)))
+        first.send_signal(signal.SIGSTOP)
+        with _orchestrator(shared, "up") as second:
+            assert second.stdout is not None
+            assert "waiting for it" in second.stdout.readline()
+            first.send_signal(signal.SIGTERM)
+            first.send_signal(signal.SIGCONT)
+            first.communicate(timeout=60)
+            assert first.returncode == 1
+            eventually(lambda: shared.is_up() or second.poll() is not None)
+            assert second.poll() is None
+            second.send_signal(signal.SIGINT)
+            said = second.communicate(timeout=60)[0]
+            assert second.returncode == 0, said
+
+
 def test_a_component_that_dies_at_once_is_named_with_its_last_words(home: Path) -> None:
     settings = settings_in(home)
     dying = (sys.executable, "-c", "raise SystemExit('no such thing as an API')")
