@@ -530,7 +530,12 @@ def test_a_busy_hour_made_again_leaves_no_count_behind(postgres):
         kept = rows(url, ROLLUP)
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("select rebuild_latency_rollup()")
-        assert kept == rows(url, ROLLUP)
+        anew = rows(url, ROLLUP)
+        # The longest of what is gone may stay, where orders of another day share its bucket.
+        assert all(
+            row.pop("longest_ms") >= true.pop("longest_ms") for row, true in zip(kept, anew, strict=True)
+        )
+        assert kept == anew
         assert all(not name.startswith(("seed-lately", "seed-flying")) for name in some_ids(url, 50))
 
 
