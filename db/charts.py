@@ -29,6 +29,9 @@ SLICES = 120
 """At most so many slices of time in a chart."""
 
 SLICE_SECONDS = (1, 2, 5, 10, 30, 60, 300, 900, 3_600, 10_800, 43_200, 86_400, 604_800)
+ROLLUP_SLICE_SECONDS = (60, 300, 900, 3_600, 10_800, 86_400, 604_800)
+"""Without half days: two months of them would be read hour by hour."""
+
 GRAINS = (86_400, 3_600, 60)
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
@@ -83,7 +86,7 @@ class Plan:
     def slice_seconds(self) -> int:
         """The width of one slice of time, so that there are at most SLICES of them."""
         length = (self.until - self.since).total_seconds()
-        allowed = SLICE_SECONDS if self.is_exact else [each for each in SLICE_SECONDS if each >= 60]
+        allowed = SLICE_SECONDS if self.is_exact else ROLLUP_SLICE_SECONDS
         return next((each for each in allowed if each * SLICES >= length), SLICE_SECONDS[-1])
 
 

@@ -137,11 +137,11 @@ with judged as not materialized (
         count(*) filter (where l.kind = 'charge') as charges
     from judged join provider.ledger l using (order_id) where l.kind <> 'void' group by l.order_id
 ), away as (
-    select order_id, jsonb_build_object('parcel', shipment_key, 'dispatched_at', dispatched_at) as thing
-    from provider.parcels where dispatched_at is not null and recalled_at is null
+    select p.order_id, jsonb_build_object('parcel', p.shipment_key, 'dispatched_at', p.dispatched_at) as thing
+    from judged join provider.parcels p using (order_id) where p.dispatched_at is not null and p.recalled_at is null
     union all
-    select order_id, jsonb_build_object('package', package_key, 'packed_at', packed_at)
-    from provider.packages where packed_at is not null and recalled_at is null
+    select p.order_id, jsonb_build_object('package', p.package_key, 'packed_at', p.packed_at)
+    from judged join provider.packages p using (order_id) where p.packed_at is not null and p.recalled_at is null
 )
 select o.order_id,
     case
@@ -158,42 +158,42 @@ where m.net_cents <> 0 or m.charges <> m.refunds or m.refunds > 1 or a.thing is 
 limit %(limit)s;
 
 -- name: invariant_5
--- No charge without an order; our payments are the provider's, row for row.
-with judged as (
+-- No charge without an order; our payments are the provider's, row for row. A charge without an order belongs to
+-- the run that its order's id begins with.
+with judged as not materialized (
     select * from orders where state >= 'completed' and (%(run_id)s::text is null or run_id = %(run_id)s)
 ), theirs as (
-    select payment_id, order_id,
-        coalesce(sum(amount_cents) filter (where kind = 'charge'), 0) as charged_cents,
-        count(*) filter (where kind = 'charge') as charges,
-        count(*) filter (where kind = 'refund') as refunds
-    from provider.ledger where kind <> 'void' group by payment_id, order_id
+    select l.payment_id, l.order_id,
+        coalesce(sum(l.amount_cents) filter (where l.kind = 'charge'), 0) as charged_cents,
+        count(*) filter (where l.kind = 'charge') as charges,
+        count(*) filter (where l.kind = 'refund') as refunds
+    from judged join provider.ledger l using (order_id) where l.kind <> 'void' group by l.payment_id, l.order_id
 ), ours as (
-    select p.*, o.order_id is not null as is_judged
-    from payments p join judged o using (order_id)
-)
-select coalesce(ours.order_id, theirs.order_id) as order_id,
-    case
-        when ours.order_id is null and known.order_id is null then 'charged without an order'
-        when ours.order_id is null then 'a charge that our payments do not know'
-        else format('our payment is %%s, the provider has %%s charges and %%s refunds',
-            ours.status, coalesce(theirs.charges, 0), coalesce(theirs.refunds, 0))
-    end as finding,
-    jsonb_build_object('payment', to_jsonb(ours), 'ledger', (
-        select jsonb_agg(jsonb_build_object('entry_id', entry_id, 'kind', kind, 'amount_cents', amount_cents) order by entry_id)
-        from provider.ledger w where w.payment_id = theirs.payment_id and w.order_id = theirs.order_id and w.kind <> 'void'
-    )) as witness
-from theirs
-full join ours on ours.payment_id = theirs.payment_id and ours.order_id = theirs.order_id
-left join orders known on known.order_id = theirs.order_id
-where (known.order_id is null or known.state >= 'completed')
-    and (%(run_id)s::text is null or known.run_id = %(run_id)s or ours.order_id is not null
-        or known.order_id is null and starts_with(theirs.order_id, %(run_id)s || '-'))
-    and case
+    select p.* from judged join payments p using (order_id)
+), found as (
+    select coalesce(ours.order_id, theirs.order_id) as order_id, theirs.payment_id,
+        case when ours.order_id is null then 'a charge that our payments do not know'
+            else format('our payment is %%s, the provider has %%s charges and %%s refunds',
+                ours.status, coalesce(theirs.charges, 0), coalesce(theirs.refunds, 0))
+        end as finding, to_jsonb(ours) as payment
+    from theirs full join ours on ours.payment_id = theirs.payment_id and ours.order_id = theirs.order_id
+    where case
         when ours.order_id is null then true
         when ours.status = 'charged' then coalesce(theirs.charges, 0) <> 1 or theirs.refunds <> 0 or theirs.charged_cents <> ours.amount_cents
         when ours.status = 'refunded' then coalesce(theirs.charges, 0) <> 1 or theirs.refunds <> 1 or theirs.charged_cents <> ours.amount_cents
         else coalesce(theirs.charges, 0) <> 0 or coalesce(theirs.refunds, 0) <> 0
     end
+    union all
+    select distinct l.order_id, l.payment_id, 'charged without an order', null::jsonb
+    from provider.ledger l
+    where l.kind <> 'void' and not exists (select from orders o where o.order_id = l.order_id)
+        and (%(run_id)s::text is null or l.order_id ^@ (%(run_id)s || '-'))
+)
+select f.order_id, f.finding, jsonb_build_object('payment', f.payment, 'ledger', (
+    select jsonb_agg(jsonb_build_object('entry_id', entry_id, 'kind', kind, 'amount_cents', amount_cents) order by entry_id)
+    from provider.ledger w where w.payment_id = f.payment_id and w.order_id = f.order_id and w.kind <> 'void'
+)) as witness
+from found f
 limit %(limit)s;
 
 -- name: invariant_6
@@ -246,11 +246,12 @@ limit %(limit)s;
 
 -- name: invariant_8
 -- The provider holds exactly the money of the completed orders.
-with judged as (
+with judged as not materialized (
     select * from orders where state >= 'completed' and (%(run_id)s::text is null or run_id = %(run_id)s)
 ), held as (
-    select order_id, sum(case kind when 'charge' then amount_cents when 'refund' then -amount_cents else 0 end) as cents
-    from provider.ledger group by order_id
+    select l.order_id,
+        sum(case l.kind when 'charge' then l.amount_cents when 'refund' then -l.amount_cents else 0 end) as cents
+    from judged join provider.ledger l using (order_id) group by l.order_id
 )
 select o.order_id, format('the provider holds %%s cents, the order is worth %%s', coalesce(h.cents, 0),
         case o.state when 'completed' then o.amount_cents else 0 end) as finding,

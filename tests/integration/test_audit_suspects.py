@@ -1,10 +1,15 @@
 """How the audit reads a long history: by a first look that names suspects, and with a plan of its own."""
 
 import random
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
 
 from db import audit
-from db.audit import EVENT_INVARIANTS, LEGAL_MOVES, audit_books
+from db.audit import EVENT_INVARIANTS, INVARIANTS, LEGAL_MOVES, audit_books
 from db.pool import Books
 from orchestrator.vocabulary import State
 from tests.orders import Clerk
@@ -91,3 +96,24 @@ async def test_a_report_has_memory_of_its_own_and_a_plan_for_its_parameters(pool
     assert usual != [{"memory": "64MB", "plan": "force_custom_plan"}]
     assert await pool.fetch_all(settings, work_mem_mb=64) == [{"memory": "64MB", "plan": "force_custom_plan"}]
     assert await pool.fetch_all(settings) == usual
+
+
+@pytest.mark.parametrize("name", ["suspects", *(f"invariant_{number}" for number in INVARIANTS)])
+def test_of_one_run_only_its_own_rows_are_read(books_url: str, name: str) -> None:
+    """However much is stored: every table is entered by an index, with a condition."""
+    asked = {"run_id": "mine", "limit": 100, "legal_moves": LEGAL_MOVES, "suspects": ["mine-1"]}
+    with psycopg.connect(books_url) as connection, psycopg.ClientCursor(connection) as cursor:
+        # In books as small as these all would be read at once.
+        connection.execute("set local enable_seqscan = off")
+        plan = cursor.execute("explain (format json) " + audit._SQL[name], asked).fetchall()[0][0]
+    looks = [
+        node for node in nodes(plan[0]["Plan"]) if "Index Name" in node or "Seq Scan" in node["Node Type"]
+    ]
+    assert looks
+    assert [node for node in looks if "Index Cond" not in node] == []
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
