@@ -10,6 +10,7 @@ from starlette.routing import Route
 from streamlit.runtime.pages_manager import PagesManager
 
 from dashboard import access, addresses, appearance, export
+from dashboard.preload import preload
 from orchestrator import exposure
 from orchestrator.errors import UsageError
 from orchestrator.settings import Settings
@@ -32,6 +33,7 @@ def main() -> int:
         routes=[*addresses.routes(), Route(export.PATH, export.serve(settings), methods=["GET"])],
         middleware=[Middleware(access.Door, settings=settings)],
     )
+    preload()
     app.run(
         config={
             "server.address": settings.bind_address,

@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from dashboard.bench import pages, queries, server
 from dashboard.bench.measures import Row
+from dashboard.preload import preload
 from db.reader import ROLE, Reader
 from db.seed import seed, seed_now, some_ids
 from orchestrator.errors import OrderSystemError, StackError
@@ -67,6 +68,8 @@ def _measures(settings: Settings, url: str) -> Iterator[Row]:
     watched = (lambda: _postgres_cpu_seconds(settings)) if settings.uses_embedded_postgres else None
     ids = some_ids(url, LOOKED_AT)
     reader = Reader(reader_url)
+    # As in the dashboard: no reading waits until all that was ever imported has been gone through once more.
+    preload()
     try:
         yield from queries.rows(reader, ids, _note)
         with server.serving(settings, url, reader_url, settings.home) as served:
