@@ -26,9 +26,7 @@ def show(order_id: str) -> None:
         st.rerun()
     file = lookups.order_file(sources.reader(), order_id)
     if file is None:
-        head(f"Order {plain_text.markdown(order_id)}", live=False)
-        nothing_yet("The books do not know this order", "Look again in a moment if it was started just now.")
-        st.button("Look again", icon=":material/refresh:")
+        _await(order_id)
         return
     runs = file.order["finished_at"] is None
     is_live = head(f"Order {plain_text.markdown(order_id)}", live=runs)
@@ -57,6 +55,20 @@ def show(order_id: str) -> None:
             st.rerun()
 
     refreshing(body, is_live, every=1.0, answers_of=order_id)
+
+
+def _await(order_id: str) -> None:
+    """In place of an order that the books do not know: one that was just started is there in a moment."""
+    is_live = head(f"Order {plain_text.markdown(order_id)}", live=True)
+
+    def nobody() -> None:
+        if lookups.order_file(sources.reader(), order_id) is not None:
+            st.rerun()
+        nothing_yet(
+            "The books do not know this order", "If it was started just now, it will be here in a moment."
+        )
+
+    refreshing(nobody, is_live, every=1.0)
 
 
 def may_be_cancelled(order: Row) -> bool:

@@ -1,5 +1,6 @@
 """Each page as its viewer meets it: empty, with orders, with the API away, and with the database away."""
 
+import itertools
 import json
 import logging
 from datetime import timedelta
@@ -14,7 +15,7 @@ from db import charts, lookups
 from db.charts import Selection
 from db.lookups import Search
 from db.reader import Reader
-from db.seed import seed, seed_now
+from db.seed import seed, seed_now, some_ids
 from orchestrator.errors import UsageError
 from orchestrator.settings import Settings
 from tests.dashboard.conftest import NAMES, SEEDED, Pages, said
@@ -131,6 +132,16 @@ def test_an_order_that_nobody_knows_is_not_an_error(page: Pages, seeded_url):
     assert not test.exception
     assert "The books do not know this order" in said(test)
     assert "no\\<b\\>body\\<\\/b\\>" in said(test)
+
+
+def test_an_order_that_was_just_started_is_shown_once_the_books_know_it(page: Pages, seeded_url, monkeypatch):
+    (order_id,) = some_ids(seeded_url, 1)
+    real, looks = lookups.order_file, itertools.count()
+    monkeypatch.setattr(lookups, "order_file", lambda *asked: real(*asked) if next(looks) else None)
+    test = page.run("orders", seeded_url, order=order_id)
+    assert not test.exception
+    assert "The books do not know this order" not in said(test)
+    assert any(metric.label == "State" for metric in test.metric)
 
 
 @pytest.mark.parametrize(
