@@ -31,7 +31,7 @@ TARGET_SHARE = 0.37
 AT_FIRST = 56
 """Orders that are let in before anything is known: what 14 a second need under the `assignment` faults."""
 
-UNTROUBLED = 100
+UNTROUBLED = 90
 """Orders that are let in whatever the rate, once so many were taken up at once and none has to wait: room
 for those that pile up while killed workers are replaced."""
 
@@ -45,7 +45,7 @@ WAITING_SHARE = 0.1
 """The system falls behind when the middle one of the finished orders has spent more of the limit than this
 in nobody's hands."""
 
-STEP = 0.01
+STEP = 0.02
 """The share by which the room shrinks at each look then: slowly, so that a killed worker, whose orders wait
 for some seconds, is not taken for too much work."""
 

@@ -71,7 +71,7 @@ def test_room_shrinks_slowly_to_what_the_rate_sustains_while_orders_wait() -> No
     for look in range(400):
         found.see(look * LOOK_SECONDS, finished_rate=6, waiting_ms=4_000, taken_up_at_once=3)
         sizes.append(found.allowed)
-    assert sizes[16] > UNTROUBLED * 0.8, "for 4 s, as after the death of a worker, hardly at all"
+    assert sizes[16] > UNTROUBLED * 0.7, "for 4 s, as after the death of a worker, by little"
     assert sizes[-1] == int(6 * LIMIT_SECONDS * 0.37)
 
 
