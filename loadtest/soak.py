@@ -30,7 +30,7 @@ MINUTES = 30.0
 RATE = 6.0
 FAULTS = "assignment"
 TARGET = 0.999
-FLAT_WITHIN = 0.05
+MAY_GROW_BY = 0.05
 """How far the last third's mean memory may be above the second's."""
 
 MIN_MINUTES = 15.0
@@ -132,7 +132,7 @@ def problems(verdict: Json, trends: Mapping[str, Trend], lost: set[str]) -> list
         f"the memory of {name} grows: {trend.second:.1f} MiB in the second third, "
         f"{trend.third:.1f} MiB in the last ({trend.change:+.1%})"
         for name, trend in trends.items()
-        if trend.change > FLAT_WITHIN
+        if trend.change > MAY_GROW_BY
     ]
     return found
 

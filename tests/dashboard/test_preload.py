@@ -5,7 +5,6 @@ import sys
 
 LOOK = """
 import gc, sys
-from pathlib import Path
 from dashboard import preload
 preload.preload()
 needed = ("plotly.graph_objects", "pandas", "dashboard.figures.timeline")

@@ -91,10 +91,14 @@ async def test_nobody_who_breaks_an_invariant_about_events_escapes_the_first_loo
 
 
 async def test_a_report_has_memory_of_its_own_and_a_plan_for_its_parameters(pool: Books) -> None:
-    settings = "select current_setting('work_mem') as memory, current_setting('plan_cache_mode') as plan"
+    settings = (
+        "select current_setting('work_mem') as memory, current_setting('plan_cache_mode') as plan,"
+        " current_setting('random_page_cost') as page"
+    )
+    report = {"memory": "64MB", "plan": "force_custom_plan", "page": "1.1"}
     usual = await pool.fetch_all(settings)
-    assert usual != [{"memory": "64MB", "plan": "force_custom_plan"}]
-    assert await pool.fetch_all(settings, work_mem_mb=64) == [{"memory": "64MB", "plan": "force_custom_plan"}]
+    assert usual != [report]
+    assert await pool.fetch_all(settings, work_mem_mb=64) == [report]
     assert await pool.fetch_all(settings) == usual
 
 
