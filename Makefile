@@ -56,7 +56,7 @@ down: setup
 	@$(BIN)/python -m orchestrator down
 
 demo: setup
-	@$(BIN)/python -m orchestrator.demo $(ARGS)
+	@$(BIN)/python -m loadtest.demo $(ARGS)
 
 # Most tests wait for something: several at once. Those that hold the system to its limit come afterwards, one
 # by one. (5: none of those that were asked for is among them, which is wrong only of both.)
@@ -82,7 +82,7 @@ format: setup
 	@$(BIN)/ruff check --fix .
 
 bench: setup
-	@$(BIN)/python -m orchestrator.bench $(ARGS)
+	@$(BIN)/python -m loadtest.bench $(ARGS)
 	@$(BIN)/python -m dashboard.bench
 
 loadbench: setup
@@ -102,10 +102,10 @@ machines: setup
 	@$(BIN)/python -m tests.chaos.machines $(ARGS)
 
 overload: setup
-	@$(BIN)/python -m loadtest.overload $(ARGS)
+	@$(BIN)/python -m loadtest.proofs.overload $(ARGS)
 
 soak: setup
-	@$(BIN)/python -m loadtest.soak $(ARGS)
+	@$(BIN)/python -m loadtest.proofs.soak $(ARGS)
 
 fuzz: setup
 	@$(BIN)/python -m tests.fuzz $(ARGS)

@@ -9,17 +9,17 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from streamlit.runtime.pages_manager import PagesManager
 
-from dashboard import access, addresses, appearance, export
+from dashboard import auth, export, links, theme
 from dashboard.preload import preload
-from orchestrator import exposure
 from orchestrator.errors import UsageError
+from orchestrator.security import bind_policy
 from orchestrator.settings import Settings
 
 
 def main() -> int:
     try:
         settings = Settings.load()
-        exposure.refuse_without_keys(settings, "the dashboard")
+        bind_policy.refuse_without_keys(settings, "the dashboard")
     except UsageError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
@@ -27,11 +27,11 @@ def main() -> int:
     # first; st.navigation says the same, but only once it has run.
     PagesManager.uses_pages_directory = False
     # Streamlit leaves the choice of the protocol to uvicorn: the one with bounds, as the API's.
-    uvicorn.config.HTTP_PROTOCOLS["auto"] = "orchestrator.api.connections:BoundedProtocol"
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = "orchestrator.api.http_limits:BoundedProtocol"
     app = st.App(
         Path(__file__).with_name("app.py"),
-        routes=[*addresses.routes(), Route(export.PATH, export.serve(settings), methods=["GET"])],
-        middleware=[Middleware(access.Door, settings=settings)],
+        routes=[*links.routes(), Route(export.PATH, export.serve(settings), methods=["GET"])],
+        middleware=[Middleware(auth.AuthMiddleware, settings=settings)],
     )
     preload()
     app.run(
@@ -47,7 +47,7 @@ def main() -> int:
             "client.toolbarMode": "viewer",
             # A table's own download writes a user's text as it is, which a spreadsheet may run as a formula.
             "client.disableDataExport": True,
-            **appearance.CONFIGURATION,
+            **theme.CONFIGURATION,
         }
     )
     return 0

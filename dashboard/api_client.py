@@ -13,11 +13,11 @@ from orchestrator.errors import (
     OrderUnknown,
     Overloaded,
     RequestMalformed,
-    RequestRefused,
-    ServiceAway,
+    RequestRejected,
+    ServiceUnavailable,
     TooLate,
 )
-from orchestrator.keys import Role
+from orchestrator.security.key_hashing import Role
 
 Json = dict[str, Any]
 
@@ -33,7 +33,7 @@ SILENCE_SECONDS = 5.0
 """How long an API that has let a glance wait in vain is not glanced at again."""
 
 
-class ApiAway(ServiceAway):
+class ApiUnavailable(ServiceUnavailable):
     """The API does not answer; is the stack up? Try again shortly."""
 
 
@@ -45,7 +45,7 @@ class _Silence:
 
 
 class OrderApi:
-    """Raises a RequestRefused with the API's own sentence, or ServiceAway when a part does not answer.
+    """Raises a RequestRejected with the API's own sentence, or ServiceUnavailable when a part does not answer.
 
     Safe to share between threads.
     """
@@ -124,15 +124,15 @@ class OrderApi:
         return content
 
     def _glance(self, path: str) -> httpx.Response:
-        """Asks for what nobody waits for long. Raises ServiceAway, at once while the API is silent."""
+        """Asks for what nobody waits for long. Raises ServiceUnavailable, at once while the API is silent."""
         if monotonic() < self._silence.until:
-            raise ServiceAway(_SILENT)
+            raise ServiceUnavailable(_SILENT)
         try:
             return self._send("GET", path, timeout=GLANCE_SECONDS)
-        except ApiAway:
+        except ApiUnavailable:
             # Nobody is there, which takes no time to find out.
             raise
-        except ServiceAway:
+        except ServiceUnavailable:
             self._silence.until = monotonic() + SILENCE_SECONDS
             raise
 
@@ -141,19 +141,19 @@ class OrderApi:
             headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
             return self._http.request(method, path, headers=headers, **options)
         except httpx.ConnectError as error:
-            raise ApiAway from error
+            raise ApiUnavailable from error
         except httpx.TransportError as error:
-            raise ServiceAway(_SILENT) from error
+            raise ServiceUnavailable(_SILENT) from error
 
 
-def _refusal(answer: httpx.Response) -> RequestRefused | ServiceAway:
+def _refusal(answer: httpx.Response) -> RequestRejected | ServiceUnavailable:
     """The problem document as one of our errors, with its sentence."""
     try:
         sentence = str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):
         sentence = f"The API answered {answer.status_code}."
     if answer.is_server_error:
-        return ServiceAway(sentence)
+        return ServiceUnavailable(sentence)
     if answer.status_code == httpx.codes.NOT_FOUND:
         return OrderUnknown(sentence)
     if answer.status_code == httpx.codes.CONFLICT:

@@ -10,9 +10,9 @@ st.set_page_config(page_title="Orders", page_icon=Path(__file__).with_name("icon
 
 st.navigation(
     [
-        st.Page(PAGES / "now.py", title="Now", icon=":material/speed:", default=True),
+        st.Page(PAGES / "overview.py", title="Overview", icon=":material/speed:", default=True),
         st.Page(PAGES / "orders.py", title="Orders", icon=":material/list_alt:"),
-        st.Page(PAGES / "review_desk.py", title="Review desk", icon=":material/how_to_reg:"),
+        st.Page(PAGES / "reviews.py", title="Reviews", icon=":material/how_to_reg:"),
         st.Page(PAGES / "latency.py", title="Latency", icon=":material/timer:"),
         st.Page(PAGES / "load_tests.py", title="Load tests", icon=":material/fitness_center:"),
         st.Page(PAGES / "audit.py", title="Audit", icon=":material/fact_check:"),

@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from dashboard import filters
-from db import charts
-from db.reader import Reader
+from db.read_models import latency
+from db.read_only_database import ReadOnlyDatabase
 from orchestrator.errors import OrderSystemError, RequestMalformed
 from orchestrator.settings import Settings
 
@@ -17,7 +17,7 @@ PATH = "/export/latency.csv"
 
 def serve(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
     """The route's endpoint. Takes the same query as the latency page, so a link is enough."""
-    reader = Reader.of(settings)
+    reader = ReadOnlyDatabase.of(settings)
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -31,8 +31,8 @@ def serve(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
     return endpoint
 
 
-def _begin(reader: Reader, chosen: charts.Selection) -> Response:
-    pieces = charts.latency_csv(reader, chosen)
+def _begin(reader: ReadOnlyDatabase, chosen: latency.Selection) -> Response:
+    pieces = latency.latency_csv(reader, chosen)
     # The first piece is read before the answer begins: what goes wrong is still a status.
     first = next(pieces)
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
-from db.charts import Selection
+from db.domain import ORDER_ID_PATTERN, TERMINAL_STATES, State
+from db.read_models.latency import Selection
 from orchestrator.errors import RequestMalformed
-from orchestrator.vocabulary import ORDER_ID_PATTERN, TERMINAL_STATES, State
 
 NAMES = ("run", "since", "until", "outcome", "faults")
 YEARS = range(2000, 2100)

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from dashboard import plain_text, sources
-from dashboard.figures.palette import Palette, palette_of
-from orchestrator.errors import OrderSystemError, RequestRefused
+from dashboard import plain_text
+from dashboard.charts.palette import Palette, palette_of
+from dashboard.data import clients
+from orchestrator.errors import OrderSystemError, RequestRejected
 
 ANSWER_STAYS = timedelta(seconds=8)
 """How long an answer is shown, unless the next one takes its place."""
@@ -70,7 +71,7 @@ def refreshing(
     body: Callable[[], None],
     is_live: bool,
     *,
-    every: float = sources.TICK_SECONDS,
+    every: float = clients.TICK_SECONDS,
     answers_of: str | None = None,
 ) -> None:
     """Shows `body`, and again at every tick while the page is live. The rest of the page stays. With
@@ -113,18 +114,18 @@ def answered(place: str, request: Callable[[], object], accepted: str) -> None:
     is_accepted, text, icon = True, accepted, ":material/check_circle:"
     try:
         request()
-    except RequestRefused as error:
+    except RequestRejected as error:
         is_accepted, text, icon = False, sentence(error), ":material/block:"
     except OrderSystemError as error:
         is_accepted, text, icon = False, sentence(error), ":material/cloud_off:"
-    st.session_state[_LAST_ANSWER] = Answer(place, is_accepted, text, icon, sources.now())
+    st.session_state[_LAST_ANSWER] = Answer(place, is_accepted, text, icon, clients.now())
 
 
 def _tell_answer(place: str) -> None:
     # Not as a toast: the browser is sent a toast once, and never shows it when the next run, of a tick or of
     # the whole page, follows before it is drawn.
     answer: Answer | None = st.session_state.get(_LAST_ANSWER)
-    if answer is None or answer.place != place or sources.now() - answer.at >= ANSWER_STAYS:
+    if answer is None or answer.place != place or clients.now() - answer.at >= ANSWER_STAYS:
         return
     # A key of its own, so that the browser counts the time of each answer anew.
     with st.container(key=f"answer-{answer.at:%H%M%S%f}"):

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from db import queries
-from db.pool import Books, Row
-from orchestrator.vocabulary import State
+from db.database import Database, Row
+from db.domain import State
 
 _SQL = queries.load("audit.sql")
 
@@ -45,7 +45,7 @@ class Violation:
 
 
 @dataclass(frozen=True)
-class BooksAudit:
+class DatabaseAudit:
     """`judged` orders have their outcome; `open_orders` do not, and are not judged, `overdue` of them past
     their deadline. That was so at `looked_at`, by PostgreSQL's clock; `last_finished_at` is when the last of
     the judged had its outcome.
@@ -68,9 +68,9 @@ class BooksAudit:
     violations: list[Violation] = field(default_factory=list)
 
 
-async def audit_books(books: Books, run_id: str | None = None) -> BooksAudit:
-    """Checks everything that PostgreSQL alone can show, for one run or for all. Raises BooksAway."""
-    scope = await books.fetch_one(_SQL["scope"], {"run_id": run_id})
+async def audit_database(database: Database, run_id: str | None = None) -> DatabaseAudit:
+    """Checks everything that PostgreSQL alone can show, for one run or for all. Raises DatabaseUnavailable."""
+    scope = await database.fetch_one(_SQL["scope"], {"run_id": run_id})
     assert scope is not None, "an aggregate gives a row"
     # Two at a time: enough to use two cores, and not all of the pool.
     gate = asyncio.Semaphore(2)
@@ -83,7 +83,7 @@ async def audit_books(books: Books, run_id: str | None = None) -> BooksAudit:
             "suspects": suspects,
         }
         async with gate:
-            return await books.fetch_all(_SQL[name], parameters, work_mem_mb=WORK_MEM_MB)
+            return await database.fetch_all(_SQL[name], parameters, work_mem_mb=WORK_MEM_MB)
 
     async def check(number: int, suspects: list[str] | None = None) -> list[Violation]:
         rows = await ask("invariant_" + str(number), suspects)
@@ -95,7 +95,7 @@ async def audit_books(books: Books, run_id: str | None = None) -> BooksAudit:
 
     others = [check(number) for number in INVARIANTS if number not in EVENT_INVARIANTS]
     found = await asyncio.gather(check_events(), *others)
-    return BooksAudit(
+    return DatabaseAudit(
         judged=scope["judged"],
         late=scope["late"],
         open_orders=scope["open_orders"],
@@ -110,7 +110,7 @@ async def audit_books(books: Books, run_id: str | None = None) -> BooksAudit:
     )
 
 
-async def known_orders(books: Books, order_ids: list[str]) -> dict[str, Row]:
+async def known_orders(database: Database, order_ids: list[str]) -> dict[str, Row]:
     """State, reason, workflow run and end of those of `order_ids` that the books know."""
-    rows = await books.fetch_all(_SQL["known_orders"], {"order_ids": order_ids})
+    rows = await database.fetch_all(_SQL["known_orders"], {"order_ids": order_ids})
     return {row["order_id"]: row for row in rows}

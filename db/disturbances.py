@@ -6,8 +6,8 @@ from datetime import datetime
 import psycopg
 
 from db import queries
-from db.pool import books_errors
-from orchestrator.errors import BooksAway
+from db.database import translate_errors
+from orchestrator.errors import DatabaseUnavailable
 
 _SQL = queries.load("disturbances.sql")
 
@@ -16,22 +16,28 @@ RETRY_SECONDS = 0.25
 
 
 def record(
-    url: str, *, at: datetime, action: str, component: str, run_id: str | None = None, patience_seconds: float
+    url: str,
+    *,
+    at: datetime,
+    action: str,
+    component: str,
+    run_id: str | None = None,
+    time_budget_seconds: float,
 ) -> None:
     """Keeps one disturbance. It may have hit PostgreSQL itself, so it is tried for so long.
 
-    Raises BooksAway when PostgreSQL does not answer even then.
+    Raises DatabaseUnavailable when PostgreSQL does not answer even then.
     """
-    give_up = time.monotonic() + patience_seconds
+    give_up = time.monotonic() + time_budget_seconds
     while True:
         try:
             with (
-                books_errors(),
+                translate_errors(),
                 psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_SECONDS) as connection,
             ):
                 parameters = {"at": at, "component": component, "action": action, "run_id": run_id}
                 connection.execute(_SQL["record"], parameters)
-        except BooksAway:
+        except DatabaseUnavailable:
             if time.monotonic() > give_up:
                 raise
             time.sleep(RETRY_SECONDS)

@@ -9,22 +9,11 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from db import queries
-from db.pool import Books, Row
-from orchestrator.vocabulary import (
-    AbortRequest,
-    Address,
-    AddressRequest,
-    Answer,
-    ApproveRequest,
-    AttemptOutcome,
-    Item,
-    OrderRequest,
-    Reason,
-    State,
-    Step,
-)
+from db.database import Database, Row
+from db.domain import Address, AttemptOutcome, Item, Reason, State, Step
+from orchestrator.messages import AbortRequest, AddressRequest, ApproveRequest, OrderRequest, RequestResult
 
-_SQL = queries.load("books.sql")
+_SQL = queries.load("orders.sql")
 
 DUE_STATE: dict[Step, State] = {
     Step.RECEIVE: State.RECEIVED,
@@ -59,7 +48,7 @@ _NEXT_STEP: dict[Step, Step] = {
 
 
 @dataclass(frozen=True)
-class BegunAttempt:
+class StartedAttempt:
     """An attempt that the books have opened, with what the call needs to know, read at that moment."""
 
     number: int
@@ -74,7 +63,7 @@ class BegunAttempt:
 
 
 @dataclass(frozen=True)
-class EndedAttempt:
+class AttemptResult:
     """How an attempt ended; `duration_ms` is the time of the call alone."""
 
     number: int
@@ -84,7 +73,7 @@ class EndedAttempt:
 
 
 @dataclass(frozen=True)
-class Standing:
+class OrderSnapshot:
     """Where an order stands. `charge_tried` and `shipping_tried`: a call of that kind was ever begun."""
 
     state: State
@@ -95,7 +84,7 @@ class Standing:
     owns_payment: bool
     charge_tried: bool
     shipping_tried: bool
-    accepted_requests: frozenset[str]
+    applied_request_ids: frozenset[str]
 
     @property
     def to_undo(self) -> list[Step]:
@@ -106,7 +95,7 @@ class Standing:
         return [step for step, was_tried in tried.items() if was_tried]
 
 
-class Superseded(Exception):
+class StaleAttempt(Exception):
     """Another worker has taken this step over."""
 
 
@@ -124,14 +113,14 @@ def fingerprint(order: OrderRequest) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
-class OrderBooks:
+class OrderRepository:
     """One worker's pen: every event it writes carries its name."""
 
-    def __init__(self, books: Books, worker: str) -> None:
-        self._books = books
+    def __init__(self, database: Database, worker: str) -> None:
+        self._database = database
         self._worker = worker
 
-    async def open_order(
+    async def insert_order(
         self, order: OrderRequest, workflow_run_id: str, accepted_at: datetime, deadline_at: datetime
     ) -> bool:
         """Takes an order into the books, once.
@@ -154,22 +143,22 @@ class OrderBooks:
             "deadline_at": deadline_at,
             "worker": self._worker,
         }
-        if await self._books.execute(_SQL["open_order"], parameters):
+        if await self._database.execute(_SQL["insert_order"], parameters):
             return True
-        owner = await self._books.fetch_one(_SQL["order_owner"], {"order_id": order.order_id})
+        owner = await self._database.fetch_one(_SQL["order_owner"], {"order_id": order.order_id})
         return owner is not None and owner["workflow_run_id"] == workflow_run_id
 
-    async def next_attempt(
-        self, order_id: str, step: Step, ended: EndedAttempt | None = None
-    ) -> BegunAttempt | None:
+    async def start_next_attempt(
+        self, order_id: str, step: Step, ended: AttemptResult | None = None
+    ) -> StartedAttempt | None:
         """Begins the next attempt of a step and closes the one before it.
 
-        Returns None, having written nothing, when the step is not due (any more). Raises Superseded when
+        Returns None, having written nothing, when the step is not due (any more). Raises StaleAttempt when
         `ended` is not the latest attempt.
         """
         due_state = DUE_STATE.get(step)
-        row = await self._books.fetch_one(
-            _SQL["next_attempt"],
+        row = await self._database.fetch_one(
+            _SQL["start_next_attempt"],
             {
                 "order_id": order_id,
                 "step": step.value,
@@ -184,8 +173,8 @@ class OrderBooks:
         if row is None:
             return None
         if row["attempt"] is None:
-            raise Superseded
-        return BegunAttempt(
+            raise StaleAttempt
+        return StartedAttempt(
             number=row["attempt"],
             order_id=order_id,
             payment_id=row["payment_id"],
@@ -196,8 +185,8 @@ class OrderBooks:
             owns_payment=row["owns_payment"],
         )
 
-    async def end_attempt(self, order_id: str, step: Step, ended: EndedAttempt) -> None:
-        await self._books.execute(
+    async def end_attempt(self, order_id: str, step: Step, ended: AttemptResult) -> None:
+        await self._database.execute(
             _SQL["end_attempt"],
             {
                 "order_id": order_id,
@@ -210,7 +199,7 @@ class OrderBooks:
         )
 
     async def complete_step(
-        self, order_id: str, step: Step, ended: EndedAttempt, label_version: int | None = None
+        self, order_id: str, step: Step, ended: AttemptResult, label_version: int | None = None
     ) -> bool:
         """Records that a step worked. Returns whether it took effect (see the statement)."""
         parameters: Row = {
@@ -222,20 +211,20 @@ class OrderBooks:
             "detail": Jsonb(ended.detail),
         }
         if step not in DUE_STATE:
-            return await self._books.fetch_one(_SQL["complete_compensation"], parameters) is not None
+            return await self._database.fetch_one(_SQL["complete_compensation"], parameters) is not None
         parameters |= {
             "due_state": DUE_STATE[step].value,
             "new_state": STATE_AFTER[step].value,
             "next_step": _NEXT_STEP[step].value,
             "label_version": label_version,
         }
-        return await self._books.fetch_one(_SQL["complete_step"], parameters) is not None
+        return await self._database.fetch_one(_SQL["complete_step"], parameters) is not None
 
-    async def abort(self, request: AbortRequest) -> Answer:
+    async def abort(self, request: AbortRequest) -> RequestResult:
         """Turns an order back, unless it has been already or it is past the point where it could be."""
         detail = {"reason": request.reason.value, "by": request.by, "message": request.message}
         before = State.APPROVED if request.reason in _REVIEW_REASONS else State.DISPATCHED
-        row = await self._books.fetch_one(
+        row = await self._database.fetch_one(
             _SQL["abort_order"],
             {
                 "order_id": request.order_id,
@@ -252,12 +241,14 @@ class OrderBooks:
             # Read afterwards: the statement itself does not see an attempt that it had to wait for.
             standing = await self.standing(request.order_id)
             to_undo = standing.to_undo if standing is not None else []
-            return Answer(True, "the order is being cancelled", State(row["state"]), request.reason, to_undo)
+            return RequestResult(
+                True, "the order is being cancelled", State(row["state"]), request.reason, to_undo
+            )
         return await self._answer_again(request.order_id, request.request_id, request.signal, detail)
 
-    async def approve(self, request: ApproveRequest) -> Answer:
+    async def approve(self, request: ApproveRequest) -> RequestResult:
         detail = {"reviewer": request.reviewer}
-        row = await self._books.fetch_one(
+        row = await self._database.fetch_one(
             _SQL["approve_order"],
             {
                 "order_id": request.order_id,
@@ -269,13 +260,13 @@ class OrderBooks:
             },
         )
         if row is not None:
-            return Answer(True, "the order is approved", State.APPROVED)
+            return RequestResult(True, "the order is approved", State.APPROVED)
         return await self._answer_again(request.order_id, request.request_id, request.signal, detail)
 
-    async def change_address(self, request: AddressRequest) -> Answer:
+    async def change_address(self, request: AddressRequest) -> RequestResult:
         signal = "update_address"
         detail = {"by": request.updated_by, "new_address": asdict(request.new_address)}
-        row = await self._books.fetch_one(
+        row = await self._database.fetch_one(
             _SQL["change_address"],
             {
                 "order_id": request.order_id,
@@ -286,14 +277,14 @@ class OrderBooks:
             },
         )
         if row is not None:
-            return Answer(True, "the address is changed", State(row["state"]))
+            return RequestResult(True, "the address is changed", State(row["state"]))
         return await self._answer_again(request.order_id, request.request_id, signal, detail)
 
     async def note_signal(
         self, order_id: str, signal: str, *, accepted: bool, request_id: str | None = None, **detail: object
     ) -> None:
         """Writes down a request; one that is accepted and has a `request_id` only once."""
-        await self._books.execute(
+        await self._database.execute(
             _SQL["note_signal"],
             {
                 "order_id": order_id,
@@ -303,11 +294,11 @@ class OrderBooks:
             },
         )
 
-    async def standing(self, order_id: str) -> Standing | None:
-        row = await self._books.fetch_one(_SQL["standing"], {"order_id": order_id})
+    async def standing(self, order_id: str) -> OrderSnapshot | None:
+        row = await self._database.fetch_one(_SQL["standing"], {"order_id": order_id})
         if row is None:
             return None
-        return Standing(
+        return OrderSnapshot(
             state=State(row["state"]),
             abort_reason=Reason(row["abort_reason"]) if row["abort_reason"] else None,
             address_version=row["address_version"],
@@ -316,17 +307,17 @@ class OrderBooks:
             owns_payment=bool(row["owns_payment"]),
             charge_tried=row["charge_tried"],
             shipping_tried=row["shipping_tried"],
-            accepted_requests=frozenset(row["accepted_requests"]),
+            applied_request_ids=frozenset(row["applied_request_ids"]),
         )
 
-    async def finish(self, order_id: str, outcome: State) -> Standing:
+    async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
         """Writes the outcome where the order is ready for it, and returns how the books stand then.
 
         Raises LookupError for an order that is not in the books.
         """
         parameters = {"order_id": order_id, "outcome": outcome.value, "worker": self._worker}
         for _ in range(FINISH_TRIES):
-            if await self._books.execute(_SQL["finish_order"], parameters):
+            if await self._database.execute(_SQL["finish_order"], parameters):
                 break
             # Not ready, or another statement came in between.
         standing = await self.standing(order_id)
@@ -336,23 +327,25 @@ class OrderBooks:
 
     async def _answer_again(
         self, order_id: str, request_id: str | None, signal: str | None, detail: Row
-    ) -> Answer:
+    ) -> RequestResult:
         """The answer to a request that took no effect now: because it did before, or came too late."""
         standing = await self.standing(order_id)
         if standing is None:
             raise LookupError(order_id)
-        if request_id is not None and request_id in standing.accepted_requests:
-            return Answer(True, "accepted", standing.state, standing.abort_reason, standing.to_undo)
+        if request_id is not None and request_id in standing.applied_request_ids:
+            return RequestResult(True, "accepted", standing.state, standing.abort_reason, standing.to_undo)
         if signal is not None:
             await self.note_signal(order_id, signal, accepted=False, **detail)
-        return Answer(False, _why_too_late(standing), standing.state, standing.abort_reason, standing.to_undo)
+        return RequestResult(
+            False, _why_too_late(standing), standing.state, standing.abort_reason, standing.to_undo
+        )
 
 
 def _signal_detail(signal: str | None, *, accepted: bool, **detail: Any) -> Row:
     return {"signal": signal, "accepted": accepted, **detail} if signal else detail
 
 
-def _why_too_late(standing: Standing) -> str:
+def _why_too_late(standing: OrderSnapshot) -> str:
     if standing.state.is_terminal:
         return f"too late: the order is {standing.state}"
     if standing.abort_reason is not None:

@@ -2,7 +2,7 @@
 
 Synchronous, because the load generator is built on greenlets, with which psycopg's waiting cooperates.
 Every function opens a connection of its own, since the database may be restarted during a run, and raises
-BooksAway when PostgreSQL does not answer.
+DatabaseUnavailable when PostgreSQL does not answer.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from db import queries
-from db.pool import Row, books_errors
+from db.database import Row, translate_errors
 
 _SQL = queries.load("runs.sql")
 
@@ -126,7 +126,7 @@ def find(url: str, run_id: str) -> StoredRun | None:
 @contextmanager
 def _connection(url: str) -> Iterator[psycopg.Connection[dict[str, Any]]]:
     with (
-        books_errors(),
+        translate_errors(),
         psycopg.connect(
             url,
             autocommit=True,

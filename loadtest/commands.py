@@ -21,11 +21,11 @@ from loadtest.options import (
     new_run_id,
     parse_duration,
 )
-from orchestrator.errors import BooksAway, OrderSystemError, UsageError
+from orchestrator.errors import DatabaseUnavailable, OrderSystemError, UsageError
 
 if TYPE_CHECKING:
     from db.runs import StoredRun
-    from loadtest.capacity import Probe
+    from loadtest.proofs.capacity import Probe
 
 # What only one command needs is loaded by that command: `run` is loaded before each run of Locust, and would
 # take as long again to start.
@@ -164,7 +164,7 @@ def capacity(
     0 found, 2 wrong usage, 3 not even the least rate is held, 4 a probe broke an invariant, 5 ended before
     the answer was clear, 6 a probe was invalid twice.
     """
-    from loadtest import capacity as searching
+    from loadtest.proofs import capacity as searching
     from orchestrator.settings import Settings
 
     # Also where a shell started it in the background, with SIGINT ignored: the probes hear it too.
@@ -244,28 +244,28 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Set two stored runs beside each other: better, worse, or no difference shown."""
-    from loadtest.compare import compare as compare_times
-    from loadtest.compare import differences
-    from loadtest.wording import comparison_in_words
+    from loadtest.verdict.comparison import compare as compare_times
+    from loadtest.verdict.comparison import differences
+    from loadtest.verdict.verdict_text import comparison_text
     from orchestrator.settings import Settings
 
-    books = Settings.load().books_url
-    now, then = (_stored(books, each) for each in (run_id, earlier))
+    database = Settings.load().order_database_url
+    now, then = (_stored(database, each) for each in (run_id, earlier))
     found = {"with": earlier, "differences": differences(now, then)} | compare_times(
         now.completion_ms or [],
         (now.late_orders or 0, now.counted_orders or 0),
         then.completion_ms or [],
         (then.late_orders or 0, then.counted_orders or 0),
     )
-    typer.echo(json.dumps(found, indent=2) if as_json else comparison_in_words(found).replace("; ", "\n"))
+    typer.echo(json.dumps(found, indent=2) if as_json else comparison_text(found).replace("; ", "\n"))
 
 
-def _stored(books: str, run_id: str) -> "StoredRun":
+def _stored(database: str, run_id: str) -> "StoredRun":
     from db import runs
 
     try:
-        found = runs.find(books, run_id)
-    except BooksAway:
+        found = runs.find(database, run_id)
+    except DatabaseUnavailable:
         raise UsageError("no database answers where runs are stored; is DATABASE_URL right?") from None
     if found is None or not found.completion_ms:
         raise UsageError(f"there is no run {run_id} with finished orders")

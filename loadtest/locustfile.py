@@ -23,7 +23,7 @@ from locust import events
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 
-from loadtest import session
+from loadtest import run_controller
 from loadtest.options import EXPECT_WORKERS_SECONDS, FAULT_PROFILES, UNCHANGED, Arrivals, RunOptions, Scenario
 from loadtest.scenarios import (
     AddressChurnUser,
@@ -47,7 +47,7 @@ __all__ = [
 
 def add_options(parser: LocustArgumentParser) -> None:
     """Our options, and Locust's defaults as this system wants them."""
-    with session.refusals():
+    with run_controller.refusals():
         settings = Settings.load()
     parser.set_defaults(
         host=settings.api_url,
@@ -121,7 +121,7 @@ def _known(option: str) -> Callable[[str], str]:
     """Refuses a value as `python -m loadtest run` does."""
 
     def check(value: str) -> str:
-        with session.refusals():
+        with run_controller.refusals():
             RunOptions.parse({option: value})
         return value
 
@@ -129,7 +129,7 @@ def _known(option: str) -> Callable[[str], str]:
 
 
 def prepare(environment: Environment, **_: Any) -> None:
-    session.prepare(environment)
+    run_controller.prepare(environment)
 
 
 events.init_command_line_parser.add_listener(add_options)

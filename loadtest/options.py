@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self, TypeVar
 
-from loadtest.disturbances import Disturbance, parse_chaos
+from loadtest.chaos.disturbance import Disturbance, parse_chaos
 from orchestrator.errors import UsageError
 
 MAX_RUN_ID_LENGTH = 54
@@ -96,7 +96,7 @@ class RunOptions:
         return sum(stage.seconds for stage in self.stages)
 
     @property
-    def patience_seconds(self) -> float:
+    def time_budget_seconds(self) -> float:
         """How long orders in flight are waited for after the last one was sent: never so short that the
         drain's end decides about an order instead of its limit."""
         return max(self.drain_seconds, self.slo_seconds + DRAIN_MARGIN_SECONDS)

@@ -11,33 +11,34 @@ import gevent
 from locust.env import Environment
 
 from db import runs
-from loadtest import effects, reports
-from loadtest.afterwards import Afterwards, complete_audit
-from loadtest.api_client import ApiClient, Json
-from loadtest.arrivals import planned_orders
-from loadtest.chaos import ChaosMonkey
-from loadtest.compare import compare_with
-from loadtest.crew import GRACE_SECONDS, Crew, wait_until_drained
-from loadtest.judgement import Evidence, Verdict, decide
+from loadtest.chaos import disturbance_impact
+from loadtest.chaos.runner import DisturbanceRunner
+from loadtest.generator.api_client import ApiClient, Json
+from loadtest.generator.arrivals import planned_orders
+from loadtest.generator.generators import GRACE_SECONDS, LoadGenerators, wait_until_drained
+from loadtest.generator.recording import Tally
+from loadtest.monitors import PROBE_SECONDS, InterimAudit, Outages
 from loadtest.options import RunOptions
-from loadtest.percentiles import per_second
-from loadtest.recording import Tally
-from loadtest.summaries import orders_csv
-from loadtest.surroundings import Faults, check_api, check_role, commit, machine
-from loadtest.verdict import LimitVerdict, judge
-from loadtest.watching import PROBE_SECONDS, BooksSoFar, Outages
-from orchestrator.errors import OrderSystemError, ServiceAway, UsageError
+from loadtest.post_run import Afterwards, complete_audit
+from loadtest.preflight import Faults, check_api, check_role, commit, machine
+from loadtest.reports import files
+from loadtest.reports.documents import orders_csv
+from loadtest.verdict.comparison import compare_with
+from loadtest.verdict.percentiles import per_second
+from loadtest.verdict.run_verdict import Evidence, Verdict, decide
+from loadtest.verdict.slo import LimitVerdict, judge
+from orchestrator.errors import OrderSystemError, ServiceUnavailable, UsageError
 from orchestrator.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def books_must_answer() -> Iterator[None]:
+def require_database() -> Iterator[None]:
     """Refuses a run whose database is away, before anything is stored."""
     try:
         yield
-    except ServiceAway:
+    except ServiceUnavailable:
         raise UsageError(
             "no database answers where runs are stored; is the stack up, and DATABASE_URL right?"
         ) from None
@@ -52,7 +53,7 @@ class Run:
         settings: Settings,
         api_url: str,
         options: RunOptions,
-        crew: Crew,
+        generators: LoadGenerators,
         api_key: str | None = None,
     ) -> None:
         """Asks the API with `api_key`, or with the key of the settings."""
@@ -62,14 +63,14 @@ class Run:
         self._environment = environment
         self._settings = settings
         self._api_url = api_url
-        self._crew = crew
+        self._generators = generators
         self._api_key = api_key if api_key is not None else settings.api_key_text
         self._api = ApiClient(api_url, api_key=self._api_key)
         self._faults = Faults(self._api)
-        self._chaos = ChaosMonkey(options, api_url)
+        self._chaos = DisturbanceRunner(options, api_url)
         self._outages = Outages(self._api)
-        self.books_so_far = BooksSoFar(
-            api_url, self._api_key, options.run_id, lambda: crew.tally.broken_promises
+        self.interim_audit = InterimAudit(
+            api_url, self._api_key, options.run_id, lambda: generators.tally.broken_promises
         )
         self._probing: gevent.Greenlet[..., None] | None = None
         self._started_at = datetime.now(UTC)
@@ -80,7 +81,7 @@ class Run:
 
     @property
     def tally(self) -> Tally:
-        return self._crew.tally
+        return self._generators.tally
 
     @property
     def seconds(self) -> float:
@@ -89,22 +90,22 @@ class Run:
 
     @property
     def is_drained(self) -> bool:
-        return self._crew.is_drained
+        return self._generators.is_drained
 
     def check(self) -> None:
         """Refuses a run that cannot work, before anything is stored. Raises UsageError with one sentence."""
         check_api(self._api, self._api_url)
         check_role(self._api, self.options)
-        books = self._settings.books_url
+        database = self._settings.order_database_url
         set_since = None if self.options.faults is None else self._faults.in_force()["since"]
-        with books_must_answer():
-            if runs.is_used(books, self.options.run_id):
+        with require_database():
+            if runs.is_used(database, self.options.run_id):
                 raise UsageError(f"run id {self.options.run_id} was used before; choose another")
             if self.options.compare is not None:
-                earlier = runs.find(books, self.options.compare)
+                earlier = runs.find(database, self.options.compare)
                 if earlier is None or earlier.completion_ms is None:
                     raise UsageError(f"there is no finished run {self.options.compare} to compare with")
-            other = None if set_since is None else runs.that_set_faults(books, set_since)
+            other = None if set_since is None else runs.that_set_faults(database, set_since)
             if other is not None:
                 # Two runs cannot both have the faults they were asked to have.
                 raise UsageError(
@@ -120,7 +121,7 @@ class Run:
         """
         try:
             self._faults.begin(self.options)
-        except ServiceAway as error:
+        except ServiceUnavailable as error:
             raise UsageError(f"the run did not begin: {error}") from None
         # Asked before the zero: it takes a process of its own.
         commit_hash = commit()
@@ -136,15 +137,15 @@ class Run:
             commit_hash=commit_hash,
             machine=machine(),
         )
-        with books_must_answer():
-            is_new = runs.open_run(self._settings.books_url, self._new)
+        with require_database():
+            is_new = runs.open_run(self._settings.order_database_url, self._new)
         if not is_new:
             raise UsageError(f"run id {self.options.run_id} was used before; choose another")
-        self._crew.begin(self.options, self._api_url, self._api_key)
+        self._generators.begin(self.options, self._api_url, self._api_key)
         if self._is_stopped:
             # Somebody stopped the run when nobody was there yet to be told.
             self._stopped_after = 0.0
-            self._crew.stop()
+            self._generators.stop()
             return
         self._chaos.begin()
         self._probing = gevent.spawn(self._outages.watch)
@@ -156,12 +157,12 @@ class Run:
         self._is_stopped = True
         if self._stopped_after is None and self.seconds < self.options.seconds:
             self._stopped_after = self.seconds
-        self._crew.stop()
+        self._generators.stop()
         self._chaos.end()
 
     def release(self) -> None:
         """Leaves the stack as it was, also when the run broke off. What cannot be put back is logged."""
-        self.books_so_far.end()
+        self.interim_audit.end()
         if self._probing is not None:
             self._probing.kill()
         self._chaos.finish()
@@ -175,14 +176,16 @@ class Run:
         """Drains, judges, stores and writes the reports. Blocks."""
         left = max(self.options.seconds - self.seconds, 0.0) if self._stopped_after is None else 0.0
         ahead = gevent.spawn(self._audit_ahead)
-        is_drained = wait_until_drained(self._crew, left + self.options.patience_seconds + GRACE_SECONDS)
+        is_drained = wait_until_drained(
+            self._generators, left + self.options.time_budget_seconds + GRACE_SECONDS
+        )
         drained = time.monotonic()
         disturbances = self._chaos.finish()
         if self._probing is not None:
             self._probing.kill()
             self._outages.settle()
         ahead.kill()
-        self.books_so_far.end()
+        self.interim_audit.end()
         ended_at = datetime.now(UTC)
         afterwards = Afterwards()
         afterwards.ask(self._faults.put_back, "the fault profile was not put back")
@@ -191,7 +194,7 @@ class Run:
             "the books were not audited",
         )
         latency = afterwards.ask(self._latency, "the steps of the orders are not known")
-        tally = self._crew.tally
+        tally = self._generators.tally
         evidence = Evidence(
             options=self.options,
             tally=tally,
@@ -199,12 +202,12 @@ class Run:
             latency=latency,
             started_at=self._started_at,
             ended_at=ended_at,
-            processes=self._crew.size,
-            lost_workers=self._crew.lost,
+            processes=self._generators.size,
+            lost_workers=self._generators.lost,
             stopped_after=self._stopped_after,
             is_drained=is_drained,
             outages=self._outages.told(),
-            disturbances=effects.of(disturbances, tally.records, self.options.slo_seconds),
+            disturbances=disturbance_impact.of(disturbances, tally.records, self.options.slo_seconds),
             context={
                 "faults": {"profile": self._faults.profile, "seed": self._faults.seed},
                 "commit": commit(),
@@ -230,7 +233,9 @@ class Run:
         earlier, new = self.options.compare, self._new
         if earlier is not None and new is not None:
             told["comparison"] = afterwards.ask(
-                lambda: compare_with(self._settings.books_url, earlier, completion, verdict.limit, new),
+                lambda: compare_with(
+                    self._settings.order_database_url, earlier, completion, verdict.limit, new
+                ),
                 "the runs were not compared",
             )
         finished = afterwards.ask(
@@ -252,9 +257,9 @@ class Run:
         stored = afterwards.ask(lambda: self._store(result), "the verdict was not stored in PostgreSQL")
         told["stored"] = stored is not None
         try:
-            reports.write(self.report_dir, verdict, csv, self._environment)
+            files.write(self.report_dir, verdict, csv, self._environment)
             told["judged_in_seconds"] = round(time.monotonic() - drained, 3)
-            reports.write_verdict(self.report_dir, verdict)
+            files.write_verdict(self.report_dir, verdict)
         except OSError as error:
             # The verdict is stored and shown: the run ends with its code.
             told["missing"].append(f"the reports were not written: {error}")
@@ -262,9 +267,9 @@ class Run:
     def _audit_ahead(self) -> None:
         """Has most orders audited while the last ones are drained: how a workflow ended is asked once, so the
         audit of the verdict then has only these to ask about."""
-        while not self._crew.tally.is_exhausted:
+        while not self._generators.tally.is_exhausted:
             gevent.sleep(PROBE_SECONDS)
-        self.books_so_far.look()
+        self.interim_audit.look()
 
     def _watch_hope(self) -> None:
         # A closed loop sends about as many as its rate would, at most.
@@ -278,11 +283,11 @@ class Run:
             gevent.sleep(PROBE_SECONDS)
 
     def _store(self, result: runs.RunResult) -> bool:
-        runs.close_run(self._settings.books_url, self.options.run_id, result)
+        runs.close_run(self._settings.order_database_url, self.options.run_id, result)
         return True
 
     def _latency(self) -> Json:
         answer = self._api.get(f"/latency?run_id={self.options.run_id}", "latency")
         if not answer.is_ok:
-            raise ServiceAway(f"the latency summary answered {answer.status}")
+            raise ServiceUnavailable(f"the latency summary answered {answer.status}")
         return answer.body

@@ -11,8 +11,8 @@ import gevent
 from locust import User, task
 from locust.env import Environment
 
-from loadtest.generator import Generator
-from loadtest.life import OrderLife
+from loadtest.generator.order_journey import OrderJourney
+from loadtest.generator.order_sender import Generator
 from loadtest.options import Arrivals, Scenario
 
 CANCEL_SHARE = 0.10
@@ -43,7 +43,7 @@ class OrderUser(User):
         super().__init__(environment)
         self._last_began = 0.0
 
-    def live(self, order: OrderLife) -> None:
+    def live(self, order: OrderJourney) -> None:
         """What is done with an order besides waiting for its outcome."""
         order.start()
 
@@ -73,7 +73,7 @@ class MixedUser(OrderUser):
     Proves that the limit and the books hold while everything that people do happens at once.
     """
 
-    def live(self, order: OrderLife) -> None:
+    def live(self, order: OrderJourney) -> None:
         kind = order.random.random()
         if kind < CANCEL_SHARE:
             cancel_at_some_moment(order)
@@ -103,7 +103,7 @@ class CancelStormUser(OrderUser):
     is refunded and recalled), and that refunds stay within the limit too.
     """
 
-    def live(self, order: OrderLife) -> None:
+    def live(self, order: OrderJourney) -> None:
         cancel_at_some_moment(order)
 
 
@@ -113,7 +113,7 @@ class AddressChurnUser(OrderUser):
     Proves that the label carries the last accepted address, and that changes do not hold orders up.
     """
 
-    def live(self, order: OrderLife) -> None:
+    def live(self, order: OrderJourney) -> None:
         if not order.start():
             return
         for _ in range(order.random.randint(1, ADDRESS_CHANGES)):
@@ -128,7 +128,7 @@ class ReviewDeskUser(OrderUser):
     turned back in time. A slow reviewer costs an order its time, so this scenario is hard on the limit.
     """
 
-    def live(self, order: OrderLife) -> None:
+    def live(self, order: OrderJourney) -> None:
         review(order, approve_share=0.7, forget_share=0.1)
 
 
@@ -140,7 +140,7 @@ class ResubmitUser(OrderUser):
     same id is refused.
     """
 
-    def live(self, order: OrderLife) -> None:
+    def live(self, order: OrderJourney) -> None:
         send_again(order)
 
 
@@ -154,19 +154,19 @@ SCENARIOS: dict[Scenario, type[OrderUser]] = {
 }
 
 
-def cancel_at_some_moment(order: OrderLife) -> None:
+def cancel_at_some_moment(order: OrderJourney) -> None:
     if order.start():
         order.wait_then(order.some_moment())
         order.cancel()
 
 
-def change_address_at_some_moment(order: OrderLife) -> None:
+def change_address_at_some_moment(order: OrderJourney) -> None:
     if order.start():
         order.wait_then(order.some_moment())
         order.change_address()
 
 
-def review(order: OrderLife, *, approve_share: float, forget_share: float = 0.0) -> None:
+def review(order: OrderJourney, *, approve_share: float, forget_share: float = 0.0) -> None:
     if not order.start(review="manual"):
         return
     decision = order.random.random()
@@ -179,7 +179,7 @@ def review(order: OrderLife, *, approve_share: float, forget_share: float = 0.0)
         order.reject()
 
 
-def send_again(order: OrderLife) -> None:
+def send_again(order: OrderJourney) -> None:
     is_doubled = order.random.random() < DOUBLED_SHARE
     if order.start_doubled() if is_doubled else order.start():
         order.start_again_the_same()

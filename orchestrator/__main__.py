@@ -1,7 +1,7 @@
 """`python -m orchestrator COMMAND`."""
 
 from orchestrator.cli import main
-from orchestrator.process import end_at_once
+from orchestrator.processes import end_at_once
 
 if __name__ == "__main__":
     try:

@@ -11,18 +11,14 @@ from typing import Any
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
-from db.audit import INVARIANTS, BooksAudit, Violation, audit_books, known_orders
-from db.pool import Books, Row
-from orchestrator.client import temporal_errors
+from db.audit import INVARIANTS, DatabaseAudit, Violation, audit_database, known_orders
+from db.database import Database, Row
+from db.domain import State
 from orchestrator.errors import PayloadUnreadable, RunUnknown
-from orchestrator.order_workflows import NEVER_ORDERS, acceptance_of, is_running
-from orchestrator.vocabulary import (
-    ORDER_WORKFLOW_PREFIX,
-    OrderResult,
-    State,
-    order_workflow_id,
-    reconcile_workflow_id,
-)
+from orchestrator.messages import OrderResult
+from orchestrator.temporal_client import temporal_errors
+from orchestrator.workflow_ids import ORDER_WORKFLOW_PREFIX, order_workflow_id, reconcile_workflow_id
+from orchestrator.workflow_lookup import NEVER_ORDERS, acceptance_of, is_running
 
 PAGE_SIZE = 200
 LISTED_AT_ONCE = 1_000
@@ -69,7 +65,7 @@ class AuditReport:
 
     `overdue` of the open orders are past their deadline. `uncompared` of the judged orders had no closed
     workflow in Temporal's list. `without_events` of them are older than the events kept, see
-    `db.audit.BooksAudit`.
+    `db.audit.DatabaseAudit`.
     """
 
     run_id: str | None
@@ -110,7 +106,7 @@ class AuditReport:
 
 
 async def audit(
-    books: Books,
+    database: Database,
     client: Client,
     run_id: str | None = None,
     *,
@@ -120,34 +116,36 @@ async def audit(
     """Audits one run, or everything.
 
     `acknowledged` are order ids whose start somebody saw accepted, if known. Raises RunUnknown when neither
-    the books nor Temporal know anything of the run, and ServiceAway when one of them does not answer.
+    the books nor Temporal know anything of the run, and ServiceUnavailable when one of them does not answer.
     """
-    books_audit = await audit_books(books, run_id)
-    lost = await _lost_starts(books, acknowledged)
-    temporal = await _against_temporal(books, client, run_id, books_audit, progress)
-    is_known = any((lost, temporal.checked, temporal.running, books_audit.since, books_audit.run_started_at))
+    database_audit = await audit_database(database, run_id)
+    lost = await _lost_starts(database, acknowledged)
+    temporal = await _against_temporal(database, client, run_id, database_audit, progress)
+    is_known = any(
+        (lost, temporal.checked, temporal.running, database_audit.since, database_audit.run_started_at)
+    )
     if run_id is not None and not is_known:
         raise RunUnknown(f"there is no run {run_id}: neither the books nor Temporal know an order of it")
     return AuditReport(
         run_id=run_id,
-        judged=books_audit.judged,
-        late=books_audit.late,
-        open_orders=list(dict.fromkeys([*books_audit.open_orders, *temporal.being_closed])),
+        judged=database_audit.judged,
+        late=database_audit.late,
+        open_orders=list(dict.fromkeys([*database_audit.open_orders, *temporal.being_closed])),
         workflows_checked=temporal.checked,
         violations=sorted(
-            [*books_audit.violations, *lost, *temporal.violations],
+            [*database_audit.violations, *lost, *temporal.violations],
             key=lambda each: (each.invariant, each.order_id),
         ),
-        overdue=books_audit.overdue,
-        uncompared=max(books_audit.judged - temporal.compared, 0),
-        without_events=books_audit.without_events,
-        events_since=books_audit.events_since,
+        overdue=database_audit.overdue,
+        uncompared=max(database_audit.judged - temporal.compared, 0),
+        without_events=database_audit.without_events,
+        events_since=database_audit.events_since,
     )
 
 
-async def _lost_starts(books: Books, acknowledged: Iterable[str]) -> list[Violation]:
+async def _lost_starts(database: Database, acknowledged: Iterable[str]) -> list[Violation]:
     order_ids = list(acknowledged)
-    known = await known_orders(books, order_ids) if order_ids else {}
+    known = await known_orders(database, order_ids) if order_ids else {}
     return [
         Violation(1, order_id, "a start was acknowledged, and there is no order", {"order_id": order_id})
         for order_id in order_ids
@@ -172,41 +170,41 @@ class _TemporalAudit:
 
 
 async def _against_temporal(
-    books: Books, client: Client, run_id: str | None, audited: BooksAudit, progress: Progress | None
+    database: Database, client: Client, run_id: str | None, audited: DatabaseAudit, progress: Progress | None
 ) -> _TemporalAudit:
     told = _TemporalAudit()
-    give_up_at = time.monotonic() + LISTING_SECONDS
+    not_after = time.monotonic() + LISTING_SECONDS
     while True:
-        await _compare_closed(told, books, client, run_id, audited, progress)
+        await _compare_closed(told, database, client, run_id, audited, progress)
         is_listed = told.compared >= audited.judged or not _finished_lately(audited)
-        if run_id is None or is_listed or time.monotonic() >= give_up_at:
+        if run_id is None or is_listed or time.monotonic() >= not_after:
             break
         await asyncio.sleep(LIST_AGAIN_SECONDS)
-    await _compare_running(told, books, client, run_id, audited)
+    await _compare_running(told, database, client, run_id, audited)
     return told
 
 
-def _finished_lately(audited: BooksAudit) -> bool:
+def _finished_lately(audited: DatabaseAudit) -> bool:
     last = audited.last_finished_at
     return last is not None and audited.looked_at - last < LISTED_BY_NOW
 
 
 async def _compare_closed(
     told: _TemporalAudit,
-    books: Books,
+    database: Database,
     client: Client,
     run_id: str | None,
-    audited: BooksAudit,
+    audited: DatabaseAudit,
     progress: Progress | None,
 ) -> None:
     query = closed_workflows(run_id, audited.since, audited.run_started_at)
     async for listed in _pages(client, query, run_id):
         page = [execution for execution in listed if execution.run_id not in told.seen]
         order_ids = [execution.id.removeprefix(ORDER_WORKFLOW_PREFIX) for execution in page]
-        known = await known_orders(books, order_ids)
+        known = await known_orders(database, order_ids)
         found = await asyncio.gather(
             *(
-                _compare(books, client, execution, order_id, known.get(order_id))
+                _compare(database, client, execution, order_id, known.get(order_id))
                 for execution, order_id in zip(page, order_ids, strict=True)
             )
         )
@@ -224,7 +222,7 @@ async def _compare_closed(
             progress(told.checked)
 
 
-def _is_judged_by(execution: WorkflowExecution, known: Row | None, audited: BooksAudit) -> bool:
+def _is_judged_by(execution: WorkflowExecution, known: Row | None, audited: DatabaseAudit) -> bool:
     """Whether the workflow is the own one of an order that had its outcome when the books were looked at."""
     if known is None or known["workflow_run_id"] != execution.run_id or known["finished_at"] is None:
         return False
@@ -233,14 +231,14 @@ def _is_judged_by(execution: WorkflowExecution, known: Row | None, audited: Book
 
 
 async def _compare_running(
-    told: _TemporalAudit, books: Books, client: Client, run_id: str | None, audited: BooksAudit
+    told: _TemporalAudit, database: Database, client: Client, run_id: str | None, audited: DatabaseAudit
 ) -> None:
     """Finds orders that have had their outcome for long while their workflow still runs."""
     query = running_workflows(run_id, audited.since, audited.run_started_at)
     async for page in _pages(client, query, run_id):
         told.running += len(page)
         order_ids = [execution.id.removeprefix(ORDER_WORKFLOW_PREFIX) for execution in page]
-        known = await known_orders(books, order_ids)
+        known = await known_orders(database, order_ids)
         for execution, order_id in zip(page, order_ids, strict=True):
             order = known.get(order_id)
             if order is None or not _should_have_closed(execution, order, audited):
@@ -250,7 +248,7 @@ async def _compare_running(
                 told.violations.append(_still_running(execution, order))
 
 
-def _should_have_closed(execution: WorkflowExecution, order: Row, audited: BooksAudit) -> bool:
+def _should_have_closed(execution: WorkflowExecution, order: Row, audited: DatabaseAudit) -> bool:
     is_own_and_finished = order["workflow_run_id"] == execution.run_id and order["finished_at"] is not None
     return is_own_and_finished and audited.looked_at - order["finished_at"] > CLOSING_TIME
 
@@ -320,7 +318,7 @@ class _BeingClosed:
 
 
 async def _compare(
-    books: Books, client: Client, execution: WorkflowExecution, order_id: str, known: Row | None
+    database: Database, client: Client, execution: WorkflowExecution, order_id: str, known: Row | None
 ) -> Violation | _BeingClosed | None:
     """What is wrong between a closed workflow and the books, if anything."""
     result, error_type = await _ending(client, execution)
@@ -336,7 +334,7 @@ async def _compare(
         if _has_just_been_ended(execution) or await _is_in_good_hands(client, order_id):
             return _BeingClosed(order_id)
         # Those hands may have let go of it since the books were asked.
-        known = (await known_orders(books, [order_id])).get(order_id)
+        known = (await known_orders(database, [order_id])).get(order_id)
     status = execution.status.name.lower() if execution.status else "unknown"
     witness: Row = {"workflow": execution.id, "run": execution.run_id, "status": status}
     if known is None:

@@ -4,12 +4,12 @@ OrderSystemError
  ├─ UsageError              the command or its settings are wrong        (exit code 2)
  │   ├─ SettingsError
  │   └─ StackError          the embedded stack cannot start, and the mend
- ├─ ServiceAway             a part we need does not answer just now       (HTTP 503)
- │   ├─ BooksAway           PostgreSQL
- │   │   └─ ReadingTooLong  it answers, but not this in the time a screen has
- │   └─ TemporalAway        Temporal
+ ├─ ServiceUnavailable             a part we need does not answer just now       (HTTP 503)
+ │   ├─ DatabaseUnavailable           PostgreSQL
+ │   │   └─ StatementTimeout  it answers, but not this in the time a screen has
+ │   └─ TemporalUnavailable        Temporal
  ├─ PayloadUnreadable       Temporal holds what no key of ours decrypts
- ├─ RequestRefused          the request cannot be carried out
+ ├─ RequestRejected          the request cannot be carried out
  │   ├─ RequestMalformed    HTTP 422
  │   ├─ NotAllowed          HTTP 401, 403
  │   ├─ OrderUnknown        HTTP 404
@@ -17,19 +17,25 @@ OrderSystemError
  │   ├─ OrderConflict       HTTP 409
  │   ├─ TooLate             HTTP 409
  │   └─ Overloaded          HTTP 429
- └─ OutsideError            a call to the outside world did not succeed
-     ├─ OutsideFailed       it answered with an error; another attempt may succeed
-     └─ OutsideDeclined     it said no; another attempt gets the same answer
+ └─ GatewayError            a call to the outside world did not succeed
+     ├─ GatewayError       it answered with an error; another attempt may succeed
+     └─ GatewayDeclined     it said no; another attempt gets the same answer
 
 The docstring of a class is its default message.
 """
 
-
-class OrderSystemError(Exception):
-    """The order system could not do this."""
-
-    def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (self.__doc__ or "").strip())
+from db.errors import (
+    DatabaseUnavailable as DatabaseUnavailable,
+)
+from db.errors import (
+    OrderSystemError as OrderSystemError,
+)
+from db.errors import (
+    ServiceUnavailable as ServiceUnavailable,
+)
+from db.errors import (
+    StatementTimeout as StatementTimeout,
+)
 
 
 class UsageError(OrderSystemError):
@@ -44,19 +50,7 @@ class StackError(UsageError):
     """The stack cannot be started."""
 
 
-class ServiceAway(OrderSystemError):
-    """A service does not answer; try again shortly."""
-
-
-class BooksAway(ServiceAway):
-    """The database does not answer; try again shortly."""
-
-
-class ReadingTooLong(BooksAway):
-    """The database took too long for this; choose less, or try again."""
-
-
-class TemporalAway(ServiceAway):
+class TemporalUnavailable(ServiceUnavailable):
     """Temporal does not answer; try again shortly."""
 
 
@@ -64,35 +58,35 @@ class PayloadUnreadable(OrderSystemError):
     """A payload of Temporal cannot be decrypted with the keys that are here."""
 
 
-class RequestRefused(OrderSystemError):
+class RequestRejected(OrderSystemError):
     """The request cannot be carried out."""
 
 
-class RequestMalformed(RequestRefused):
+class RequestMalformed(RequestRejected):
     """The request is not well formed."""
 
 
-class NotAllowed(RequestRefused):
+class NotAllowed(RequestRejected):
     """This needs an API key, or one with another role."""
 
 
-class OrderUnknown(RequestRefused):
+class OrderUnknown(RequestRejected):
     """There is no such order."""
 
 
-class RunUnknown(RequestRefused):
+class RunUnknown(RequestRejected):
     """There is no such run."""
 
 
-class OrderConflict(RequestRefused):
+class OrderConflict(RequestRejected):
     """An order with this id and other content exists."""
 
 
-class TooLate(RequestRefused):
+class TooLate(RequestRejected):
     """The order is past the point where this was possible."""
 
 
-class Overloaded(RequestRefused):
+class Overloaded(RequestRejected):
     """There is too much to do just now; try again shortly."""
 
     def __init__(self, message: str | None = None, retry_after_seconds: int = 1) -> None:
@@ -100,13 +94,9 @@ class Overloaded(RequestRefused):
         self.retry_after_seconds = retry_after_seconds
 
 
-class OutsideError(OrderSystemError):
+class GatewayError(OrderSystemError):
     """A call to the outside world did not succeed."""
 
 
-class OutsideFailed(OutsideError):
-    """The call failed; another attempt may succeed."""
-
-
-class OutsideDeclined(OutsideError):
+class GatewayDeclined(GatewayError):
     """The call was declined; another attempt gets the same answer."""

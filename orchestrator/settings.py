@@ -23,7 +23,7 @@ from pydantic_settings import (
 )
 
 from orchestrator.errors import SettingsError
-from orchestrator.payload_keys import PayloadKeys
+from orchestrator.security.payload_keys import PayloadKeys
 
 Port = int
 
@@ -313,7 +313,7 @@ class Settings(BaseSettings):
         return self.home / "metrics"
 
     @property
-    def books_url(self) -> str:
+    def order_database_url(self) -> str:
         """The libpq URL of the database that holds the books."""
         if self.database_url is not None:
             return self.database_url

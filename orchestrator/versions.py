@@ -16,9 +16,9 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from orchestrator.client import temporal_errors
 from orchestrator.errors import UsageError
 from orchestrator.settings import Settings
+from orchestrator.temporal_client import temporal_errors
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Version:
 
 
 class Versions:
-    """The versions of one deployment. Raises TemporalAway when Temporal does not answer."""
+    """The versions of one deployment. Raises TemporalUnavailable when Temporal does not answer."""
 
     def __init__(self, settings: Settings, client: Client) -> None:
         self._client = client

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from orchestrator.stack.layout import PROJECT_ROOT
+from orchestrator.embedded.layout import PROJECT_ROOT
 
 
 @dataclass(frozen=True)

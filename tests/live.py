@@ -69,8 +69,8 @@ def body(**content: Any) -> Json:
 
 def eventually(look: Callable[[], Any], seconds: float = 20.0) -> Any:
     """The first truthy thing that `look` sees."""
-    give_up_at = time.monotonic() + seconds
+    not_after = time.monotonic() + seconds
     while not (seen := look()):
-        assert time.monotonic() < give_up_at, "this did not happen in time"
+        assert time.monotonic() < not_after, "this did not happen in time"
         time.sleep(0.05)
     return seen

@@ -5,20 +5,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from db.orders import EndedAttempt, OrderBooks
-from db.pool import Books, Row
-from orchestrator.vocabulary import (
-    AbortRequest,
-    Address,
-    AddressRequest,
-    Answer,
-    ApproveRequest,
-    AttemptOutcome,
-    OrderRequest,
-    Reason,
-    State,
-    Step,
-)
+from db.database import Database, Row
+from db.domain import Address, AttemptOutcome, Reason, State, Step
+from db.orders import AttemptResult, OrderRepository
+from orchestrator.messages import AbortRequest, AddressRequest, ApproveRequest, OrderRequest, RequestResult
 
 ADDRESS = Address("1 Main Street", "Springfield", "IL", "62701")
 OTHER_ADDRESS = Address("2 Side Street", "Shelbyville", "IL", "62565")
@@ -50,26 +40,26 @@ def new_order(**changes: Any) -> OrderRequest:
 class Clerk:
     """Carries orders along, one statement of the books after the other."""
 
-    def __init__(self, books: OrderBooks, pool: Books) -> None:
-        self.books = books
+    def __init__(self, repository: OrderRepository, pool: Database) -> None:
+        self.repository = repository
         self.pool = pool
 
     async def open(self, order: OrderRequest | None = None, *, accepted_at: datetime | None = None) -> str:
         order = order or new_order()
         accepted_at = accepted_at or datetime.now(UTC)
         deadline_at = accepted_at + timedelta(seconds=order.limit_seconds)
-        assert await self.books.open_order(order, f"run-{order.order_id}", accepted_at, deadline_at)
+        assert await self.repository.insert_order(order, f"run-{order.order_id}", accepted_at, deadline_at)
         return order.order_id
 
     async def step(self, order_id: str, step: Step, duration_ms: float = 0.5, **detail: Any) -> bool:
         """One attempt that works; returns whether the books took it."""
-        attempt = await self.books.next_attempt(order_id, step)
+        attempt = await self.repository.start_next_attempt(order_id, step)
         if attempt is None:
             return False
         if step is Step.DISPATCH:
             detail = {"tracking": "TRK-1", **detail}
         version = attempt.address_version if step is Step.DISPATCH else None
-        return await self.books.complete_step(
+        return await self.repository.complete_step(
             order_id, step, ok(attempt.number, duration_ms, **detail), version
         )
 
@@ -79,7 +69,7 @@ class Clerk:
         if state in (State.CANCELLED, State.FAILED):
             reason = Reason.CUSTOMER_CANCELLED if state is State.CANCELLED else Reason.DEADLINE
             await self.abort(order_id, reason)
-            await self.books.finish(order_id, state)
+            await self.repository.finish(order_id, state)
             return order_id
         if state.is_past(State.RECEIVED):
             assert await self.step(order_id, Step.RECEIVE)
@@ -89,25 +79,25 @@ class Clerk:
             assert await self.step(order_id, step)
             if reached is State.IN_REVIEW and state.is_past(State.IN_REVIEW):
                 assert (
-                    await self.books.approve(ApproveRequest(order_id, "reviewer", request_id="approval"))
+                    await self.repository.approve(ApproveRequest(order_id, "reviewer", request_id="approval"))
                 ).accepted
         if state is State.COMPLETED:
-            await self.books.finish(order_id, state)
+            await self.repository.finish(order_id, state)
         return order_id
 
     async def abort(
         self, order_id: str, reason: Reason = Reason.CUSTOMER_CANCELLED, request_id: str | None = None
-    ) -> Answer:
+    ) -> RequestResult:
         request_id = request_id or uuid4().hex
         signal = "cancel_order" if reason is Reason.CUSTOMER_CANCELLED else None
-        return await self.books.abort(
+        return await self.repository.abort(
             AbortRequest(order_id, reason, "somebody", "why", signal=signal, request_id=request_id)
         )
 
     async def change_address(
         self, order_id: str, address: Address = OTHER_ADDRESS, request_id: str | None = None
-    ) -> Answer:
-        return await self.books.change_address(
+    ) -> RequestResult:
+        return await self.repository.change_address(
             AddressRequest(order_id, address, "somebody", request_id=request_id or uuid4().hex)
         )
 
@@ -146,11 +136,11 @@ class Clerk:
         return await self.pool.fetch_one("select * from shipments where order_id = %(id)s", {"id": order_id})
 
 
-def ok(number: int, duration_ms: float = 0.5, **detail: Any) -> EndedAttempt:
-    return EndedAttempt(number, AttemptOutcome.OK, duration_ms, detail)
+def ok(number: int, duration_ms: float = 0.5, **detail: Any) -> AttemptResult:
+    return AttemptResult(number, AttemptOutcome.OK, duration_ms, detail)
 
 
 def failed(
     number: int, outcome: AttemptOutcome = AttemptOutcome.ERROR, duration_ms: float = 0.5
-) -> EndedAttempt:
-    return EndedAttempt(number, outcome, duration_ms, {"error": "it did not work"})
+) -> AttemptResult:
+    return AttemptResult(number, outcome, duration_ms, {"error": "it did not work"})

@@ -14,11 +14,11 @@ from uuid import uuid4
 
 import psycopg
 
+from orchestrator.embedded import postgres
+from orchestrator.embedded.layout import Layout
+from orchestrator.embedded.migrations import MIGRATIONS, migrate
+from orchestrator.embedded.packaged_programs import packaged_program
 from orchestrator.settings import Settings
-from orchestrator.stack import postgres
-from orchestrator.stack.layout import Layout
-from orchestrator.stack.migrations import MIGRATIONS, migrate
-from orchestrator.stack.tools import packaged_program
 
 STARTUP_SECONDS = 20.0
 TEMPLATE = "orders"
@@ -103,12 +103,12 @@ def empty_postgres_server(*options: str, port: int = 5432) -> Iterator[tuple[Pos
 
 
 def _wait_until_it_answers(server: PostgresServer, log: Path) -> None:
-    give_up_at = monotonic() + STARTUP_SECONDS
+    not_after = monotonic() + STARTUP_SECONDS
     while True:
         try:
             psycopg.connect(server.url("postgres"), connect_timeout=2).close()
         except psycopg.OperationalError:
-            if server.process.poll() is not None or monotonic() > give_up_at:
+            if server.process.poll() is not None or monotonic() > not_after:
                 raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text()}") from None
             sleep(0.02)
         else:

@@ -11,18 +11,19 @@ from uuid import uuid4
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDReusePolicy
 
-from db.orders import OrderBooks
-from db.pool import Books, Row
-from orchestrator.outside.faults import ProfiledFaults
-from orchestrator.outside.protocols import Outside
-from orchestrator.outside.simulators import simulated_outside
-from orchestrator.vocabulary import OrderRequest, OrderResult, order_workflow_id
-from orchestrator.worker import Desks, order_worker, shipping_worker
+from db.database import Database, Row
+from db.orders import OrderRepository
+from orchestrator.gateways.fault_injection import ProfileFaultInjector
+from orchestrator.gateways.protocols import Gateways
+from orchestrator.gateways.simulated import simulated_gateways
+from orchestrator.messages import OrderRequest, OrderResult
+from orchestrator.worker.main import ActivitySet, order_worker, shipping_worker
+from orchestrator.workflow_ids import order_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
-from orchestrator.workflows.steps import WORKFLOW_TASK_TIMEOUT
+from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 from tests.orders import ADDRESS
 
-DeskMaker = Callable[[OrderBooks, ProfiledFaults, Outside], Desks]
+ActivitySetFactory = Callable[[OrderRepository, ProfileFaultInjector, Gateways], ActivitySet]
 VISIBLE_SECONDS = 10.0
 LOOK_AGAIN_SECONDS = 0.02
 
@@ -33,7 +34,7 @@ class Shop:
 
     run_id: str
     client: Client
-    pool: Books
+    pool: Database
     order_queue: str
     shipping_queue: str
 
@@ -85,17 +86,17 @@ class Shop:
 @asynccontextmanager
 async def open_shop(
     client: Client,
-    pool: Books,
-    faults: ProfiledFaults,
+    pool: Database,
+    faults: ProfileFaultInjector,
     *,
     name: str = "shop",
-    books: Callable[[Books, str], OrderBooks] = OrderBooks,
-    desks: DeskMaker = Desks.open,
+    repository: Callable[[Database, str], OrderRepository] = OrderRepository,
+    activities: ActivitySetFactory = ActivitySet.open,
 ) -> AsyncIterator[Shop]:
     """Runs an order worker and a shipping worker on queues of their own until the block ends."""
     run_id = f"{name}-{uuid4().hex[:8]}"
     shop = Shop(run_id, client, pool, f"{run_id}-orders", f"{run_id}-shipping")
-    staffed = desks(books(pool, run_id), faults, simulated_outside(pool))
+    staffed = activities(repository(pool, run_id), faults, simulated_gateways(pool))
     async with (
         order_worker(client, shop.order_queue, staffed),
         shipping_worker(client, shop.shipping_queue, staffed),

@@ -13,11 +13,11 @@ from time import monotonic, sleep
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.service import RPCError
 
-from orchestrator.client import connect
-from orchestrator.errors import TemporalAway
+from orchestrator.embedded import temporal
+from orchestrator.embedded.layout import Layout
+from orchestrator.errors import TemporalUnavailable
 from orchestrator.settings import Settings
-from orchestrator.stack import temporal
-from orchestrator.stack.layout import Layout
+from orchestrator.temporal_client import connect
 from tests.ports import free_port_base
 
 STARTUP_SECONDS = 30.0
@@ -56,14 +56,14 @@ def temporal_server() -> Iterator[Settings]:
 
 
 def _wait_until_it_answers(settings: Settings, process: subprocess.Popen[bytes], log: Path) -> None:
-    give_up_at = monotonic() + STARTUP_SECONDS
-    while not asyncio.run(temporal_answers(settings)):
-        if process.poll() is not None or monotonic() > give_up_at:
+    not_after = monotonic() + STARTUP_SECONDS
+    while not asyncio.run(temporal_timeout(settings)):
+        if process.poll() is not None or monotonic() > not_after:
             raise RuntimeError(f"Temporal did not start:\n{log.read_text()}")
         sleep(0.05)
 
 
-async def temporal_answers(settings: Settings) -> bool:
+async def temporal_timeout(settings: Settings) -> bool:
     """Whether the server is there, and its namespace can be used."""
     try:
         client = await connect(settings)
@@ -72,6 +72,6 @@ async def temporal_answers(settings: Settings) -> bool:
         )
         # The server knows the namespace a moment before its task queues do.
         await client.count_workflows()
-    except (TemporalAway, RPCError):
+    except (TemporalUnavailable, RPCError):
         return False
     return True

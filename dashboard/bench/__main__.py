@@ -16,13 +16,13 @@ from psycopg.conninfo import make_conninfo
 from dashboard.bench import pages, queries, server
 from dashboard.bench.measures import Row
 from dashboard.preload import preload
-from db.reader import ROLE, Reader
-from db.seed import seed, seed_now, some_ids
+from db.read_only_database import ROLE, ReadOnlyDatabase
+from loadtest.bench.seed import seed, seed_now, some_ids
+from orchestrator.embedded import Stack, postgres
+from orchestrator.embedded.layout import Layout
+from orchestrator.embedded.migrations import migrate
 from orchestrator.errors import OrderSystemError, StackError
 from orchestrator.settings import Settings
-from orchestrator.stack import Stack, postgres
-from orchestrator.stack.layout import Layout
-from orchestrator.stack.migrations import migrate
 
 ORDERS = 1_000_000
 FINISHED_LATELY = 20_000
@@ -67,7 +67,7 @@ def _measures(settings: Settings, url: str) -> Iterator[Row]:
     reader_url = make_conninfo(url, user=ROLE) if settings.uses_embedded_postgres else url
     watched = (lambda: _postgres_cpu_seconds(settings)) if settings.uses_embedded_postgres else None
     ids = some_ids(url, LOOKED_AT)
-    reader = Reader(reader_url)
+    reader = ReadOnlyDatabase(reader_url)
     # As in the dashboard: no reading waits until all that was ever imported has been gone through once more.
     preload()
     try:
@@ -85,8 +85,8 @@ def _measures(settings: Settings, url: str) -> Iterator[Row]:
 def _database(settings: Settings, orders: int) -> str:
     """The URL of the seeded database. Raises StackError when the migrations cannot be applied."""
     name = f"orders_bench_{orders}"
-    url = _url_of_another(settings.books_url, name)
-    with psycopg.connect(settings.books_url, autocommit=True) as connection:
+    url = _url_of_another(settings.order_database_url, name)
+    with psycopg.connect(settings.order_database_url, autocommit=True) as connection:
         there = connection.execute("select 1 from pg_database where datname = %s", (name,)).fetchone()
         if there is None:
             connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
@@ -101,9 +101,9 @@ def _database(settings: Settings, orders: int) -> str:
     return url
 
 
-def _url_of_another(books_url: str, database: str) -> str:
+def _url_of_another(order_database_url: str, database: str) -> str:
     """The same server's URL of another database."""
-    head, _, rest = books_url.partition("://")
+    head, _, rest = order_database_url.partition("://")
     place, slash, tail = rest.partition("/")
     _, question, query = tail.partition("?")
     return f"{head}://{place}{slash}{database}{question}{query}"

@@ -15,12 +15,12 @@ from dashboard import export, filters
 from dashboard.bench.measures import Row, at_most
 from dashboard.bench.server import Server
 from dashboard.bench.viewer import Viewer
-from dashboard.chart_readings import KEPT_SECONDS
-from dashboard.orders.book import place_of
-from dashboard.sources import SHARED_SECONDS
-from db import charts, lookups
-from db.charts import Selection
-from db.reader import Reader
+from dashboard.data.chart_data import KEPT_SECONDS
+from dashboard.data.clients import SHARED_SECONDS
+from dashboard.sections.orders_table import place_of
+from db.read_models import latency, order_search
+from db.read_models.latency import Selection
+from db.read_only_database import ReadOnlyDatabase
 from orchestrator.errors import StackError
 
 ROUNDS = 3
@@ -39,25 +39,25 @@ View = tuple[str, dict[str, str]]
 Note = Callable[[str], None]
 
 
-def some_views(reader: Reader, ids: list[str], chance: random.Random) -> dict[str, View]:
+def some_views(reader: ReadOnlyDatabase, ids: list[str], chance: random.Random) -> dict[str, View]:
     """Every page, and what one may choose on it; each time with another order, run or span of time."""
-    runs = [str(row["run_id"]) for row in charts.run_names(reader)]
+    runs = [str(row["run_id"]) for row in latency.run_names(reader)]
     one, other = chance.sample(runs, 2)
-    everything = charts.plan(reader, Selection())
-    file = lookups.order_file(reader, chance.choice(ids))
+    everything = latency.plan(reader, Selection())
+    file = order_search.order_details(reader, chance.choice(ids))
     assert everything is not None, "the seeding makes orders"
     assert file is not None, "the orders are in the books"
     since = everything.since + (everything.until - everything.since) * chance.random() / 2
     week = filters.query_of(Selection(since=since, until=since + timedelta(days=7)))
     day = file.order["order_id"].rpartition("-")[0]
     return {
-        "now": ("", {}),
+        "overview": ("", {}),
         "now, an hour": ("", {"window": "1 h"}),
         "orders": ("orders", {}),
         "orders, failed and older": ("orders", {"state": "failed", "before": place_of(file.order)}),
         "orders, of a day": ("orders", {"q": day}),
         "an order": ("orders", {"order": file.order["order_id"]}),
-        "review desk": ("review_desk", {}),
+        "reviews": ("reviews", {}),
         "latency": ("latency", {}),
         "latency, a week": ("latency", week),
         "latency, a run": ("latency", {"run": one}),
@@ -69,7 +69,7 @@ def some_views(reader: Reader, ids: list[str], chance: random.Random) -> dict[st
     }
 
 
-def runs_and_refreshes(server: Server, reader: Reader, ids: list[str], note: Note) -> Iterator[Row]:
+def runs_and_refreshes(server: Server, reader: ReadOnlyDatabase, ids: list[str], note: Note) -> Iterator[Row]:
     """Each view opened anew when nothing of it is kept any more; then what a tick of all its live parts
     costs, or where it has none, showing it again at once."""
     chance = random.Random(5)
@@ -95,11 +95,11 @@ def runs_and_refreshes(server: Server, reader: Reader, ids: list[str], note: Not
         yield at_most(f"page {name}: refresh", agains[name], AGAIN_MS, "ms")
 
 
-def exported(server: Server, reader: Reader) -> Row:
+def exported(server: Server, reader: ReadOnlyDatabase) -> Row:
     """Downloads about EXPORTED rows as a browser does."""
-    whole = charts.plan(reader, Selection())
+    whole = latency.plan(reader, Selection())
     assert whole is not None, "the seeding makes orders"
-    share = min(EXPORTED / max(charts.summary(reader, whole).orders, 1), 1.0)
+    share = min(EXPORTED / max(latency.summary(reader, whole).orders, 1), 1.0)
     chosen = Selection(since=whole.since, until=whole.since + (whole.until - whole.since) * share)
     before, began, size, lines = server.memory_mb(), time.perf_counter(), 0, -1
     with httpx.stream(
@@ -120,7 +120,7 @@ def exported(server: Server, reader: Reader) -> Row:
     )
 
 
-def first_paints(server: Server, reader: Reader, ids: list[str], note: Note) -> Iterator[Row]:
+def first_paints(server: Server, reader: ReadOnlyDatabase, ids: list[str], note: Note) -> Iterator[Row]:
     """From the address to a drawn page, in a headless Chromium that has been here before."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     try:
@@ -163,7 +163,7 @@ def ten_viewers(
     views: list[View] = [
         *(("", {"window": window}) for window in ("1 min", "5 min", "15 min", "1 h")),
         ("", {}),
-        ("review_desk", {}),
+        ("reviews", {}),
         ("load_tests", {}),
         *(("orders", {"order": order_id}) for order_id in ("seed-flying-1", "seed-flying-2")),
         ("orders", {"order": ids[0]}),

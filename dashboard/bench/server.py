@@ -35,12 +35,12 @@ class Server:
 
 
 @contextmanager
-def serving(settings: Settings, books_url: str, reader_url: str, logs: Path) -> Iterator[Server]:
+def serving(settings: Settings, order_database_url: str, reader_url: str, logs: Path) -> Iterator[Server]:
     """A dashboard and an API that use these books; Temporal is that of the settings. Raises StackError when
     one of them does not answer."""
     api_port, dashboard_port = _free_ports(2)
     environment = {name: value for name, value in os.environ.items() if name != "API_KEY"} | {
-        "DATABASE_URL": books_url,
+        "DATABASE_URL": order_database_url,
         "DATABASE_READER_URL": reader_url,
         "TEMPORAL_ADDRESS": settings.temporal_target,
         "BIND_ADDRESS": LOOPBACK,
@@ -64,8 +64,8 @@ def serving(settings: Settings, books_url: str, reader_url: str, logs: Path) -> 
 
 
 def _await_answer(url: str, process: subprocess.Popen[bytes]) -> None:
-    give_up_at = time.monotonic() + START_SECONDS
-    while time.monotonic() < give_up_at and process.poll() is None:
+    not_after = time.monotonic() + START_SECONDS
+    while time.monotonic() < not_after and process.poll() is None:
         try:
             if httpx.get(url, timeout=1.0, trust_env=False).status_code == httpx.codes.OK:
                 return

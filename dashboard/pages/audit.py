@@ -4,11 +4,12 @@ from functools import partial
 
 import streamlit as st
 
-from dashboard import chart_readings, plain_text, sources
-from dashboard import live_readings as readings
-from dashboard.audits import audit_desk
-from dashboard.figures.invariants import InvariantState, as_file, states_of
+from dashboard import plain_text
+from dashboard.data import chart_data, clients
+from dashboard.data import live_data as readings
+from dashboard.data.audit_jobs import audit_jobs
 from dashboard.layout import failures_told, head, nothing_yet, refreshing, sentence
+from dashboard.view_models.invariants import InvariantState, as_file, states_of
 from db.audit import INVARIANTS
 
 SHOWN_VIOLATIONS = 20
@@ -20,7 +21,7 @@ is_live = head("Audit", live=True)
 
 def choose() -> str | None:
     """The run to audit, or None for everything."""
-    runs = [row["run_id"] for row in chart_readings.run_names()]
+    runs = [row["run_id"] for row in chart_data.run_names()]
     return st.selectbox(
         "Audit",
         runs,
@@ -34,19 +35,19 @@ def choose() -> str | None:
 
 def begin(run_id: str | None) -> None:
     """Begins an audit as this viewer."""
-    audit_desk().begin(sources.api(), run_id)
+    audit_jobs().begin(clients.api(), run_id)
 
 
 def begin_at_sight(run_id: str | None) -> None:
     """Begins one for a viewer who has just come, or has just chosen this run."""
     if st.session_state.get(_SEEN, NOTHING) != run_id:
         st.session_state[_SEEN] = run_id
-        audit_desk().begin_at_sight(sources.api(), run_id, readings.last_finished_at())
+        audit_jobs().begin_at_sight(clients.api(), run_id, readings.last_finished_at())
 
 
 def report(run_id: str | None) -> None:
     """The state of an audit: under way, failed, or its finding."""
-    state = audit_desk().look(run_id)
+    state = audit_jobs().look(run_id)
     if state.is_under_way:
         st.info(f"Auditing for {state.seconds:.0f} s", icon=":material/hourglass_top:")
     else:

@@ -4,20 +4,21 @@ from datetime import UTC, datetime, timedelta
 
 import streamlit as st
 
-from dashboard import chart_figures as charts
-from dashboard import chart_readings as readings
-from dashboard import export, filters, sources
-from dashboard.figures.targets import seconds
+from dashboard import export, filters
+from dashboard.data import cached_charts as charts
+from dashboard.data import chart_data as readings
+from dashboard.data import clients
 from dashboard.layout import CHART_CONFIG, failures_told, head, nothing_yet, sentence
-from dashboard.verdicts import limit_sentence
-from db.charts import EXACT_ORDERS, Plan, Selection, Summary
+from dashboard.view_models.slo_sentence import limit_sentence
+from dashboard.view_models.slo_status import seconds
+from db.domain import TERMINAL_STATES
+from db.read_models.latency import EXACT_ORDERS, Plan, Selection, Summary
 from orchestrator.errors import RequestMalformed
-from orchestrator.vocabulary import TERMINAL_STATES
 
 TARGET = 0.99
 PRESETS = {"Last hour": timedelta(hours=1), "Last day": timedelta(days=1), "Everything": None}
 
-limit_ms = round(sources.settings().order_deadline_seconds * 1000)
+limit_ms = round(clients.settings().order_deadline_seconds * 1000)
 
 
 def choose_time(length: timedelta | None) -> None:

@@ -4,27 +4,29 @@ from functools import partial
 
 import streamlit as st
 
-from dashboard import live_readings as readings
-from dashboard import plain_text, sources
-from dashboard.figures import distribution, runs
+from dashboard import plain_text
+from dashboard.charts import distribution
+from dashboard.data import clients
+from dashboard.data import live_data as readings
 from dashboard.layout import CHART_CONFIG, answered, failures_told, head, nothing_yet, palette, refreshing
-from dashboard.load_tests import running, start_form
-from dashboard.load_tests.comparison import EndedRun, side_by_side
-from db.pool import Row
-from loadtest.wording import facts
+from dashboard.sections import running_load_tests, start_load_test
+from dashboard.sections.run_comparison import EndedRun, side_by_side
+from dashboard.view_models import runs
+from db.database import Row
+from loadtest.verdict.verdict_text import facts
 
 SHELF_ROWS = 100
 _SHOWN = "shelf-rows"
 _UNDER_WAY = "runs-under-way"
 
 is_live = head("Load tests", live=True)
-limit_ms = round(sources.settings().order_deadline_seconds * 1000)
-locust_page = sources.settings().near_url("locust")
+limit_ms = round(clients.settings().order_deadline_seconds * 1000)
+locust_page = clients.settings().near_url("locust")
 
 
 def choose(rows: list[Row]) -> tuple[str | None, str | None]:
     """The run to look at, and the one to put beside it: one of the newest, or any that is typed or linked."""
-    running.choose_wanted()
+    running_load_tests.choose_wanted()
     names = [row["run_id"] for row in rows]
 
     def choice(label: str, key: str, placeholder: str) -> str | None:
@@ -104,7 +106,7 @@ def _one_run(run_id: str) -> None:
         with st.container(horizontal=True):
             st.link_button("Its latency", f"latency?run={run_id}", icon=":material/timer:")
             st.link_button("Its audit", f"audit?run={run_id}", icon=":material/fact_check:")
-            for file in running.runner().reports(run_id):
+            for file in running_load_tests.runner().reports(run_id):
                 st.download_button(
                     file.name,
                     data=file.read_bytes,
@@ -140,22 +142,22 @@ def _side_by_side(one: str, other: str) -> None:
 
 def under_way() -> None:
     """The runs under way, whoever started them: how far each is, how it stands, and how to stop it."""
-    living = running.runner().running()
+    living = running_load_tests.runner().running()
     for row in readings.runs_under_way():
         is_stoppable = row["run_id"] in living
         if is_stoppable:
             living.remove(row["run_id"])
-        if is_stoppable or running.seems_alive(row, sources.now()):
+        if is_stoppable or running_load_tests.seems_alive(row, clients.now()):
             _progress(row, is_stoppable=is_stoppable)
     for run_id in living:
         st.info(f"{plain_text.markdown(run_id)} is starting.", icon=":material/hourglass_top:")
-    running.tell_of_endings()
+    running_load_tests.tell_of_endings()
 
 
 def _progress(row: Row, *, is_stoppable: bool) -> None:
     run_id = row["run_id"]
     seconds = sum(stage["seconds"] for stage in row["options"]["stages"])
-    elapsed = (sources.now() - row["started_at"]).total_seconds()
+    elapsed = (clients.now() - row["started_at"]).total_seconds()
     with st.container(border=True):
         st.markdown(f"**{plain_text.markdown(run_id)}**, {plain_text.markdown(row['scenario'])}")
         phase = f"{elapsed:.0f} s of {seconds:.0f} s" if elapsed < seconds else "draining, then the verdict"
@@ -177,11 +179,11 @@ def _progress(row: Row, *, is_stoppable: bool) -> None:
 
 
 def _stop(run_id: str) -> None:
-    answered(_UNDER_WAY, lambda: running.stop(run_id), "It drains, then it is judged.")
+    answered(_UNDER_WAY, lambda: running_load_tests.stop(run_id), "It drains, then it is judged.")
 
 
 with failures_told("load-tests-form"):
-    start_form.show()
+    start_load_test.show()
 refreshing(under_way, is_live, answers_of=_UNDER_WAY)
 with failures_told("load-tests-runs"):
     st.subheader("Stored runs", anchor=False)

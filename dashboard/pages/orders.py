@@ -3,13 +3,13 @@
 import streamlit as st
 
 from dashboard.layout import failures_told, head
-from dashboard.orders import book, order_page, start_form
+from dashboard.sections import order_view, orders_table, start_order
 
 chosen = st.query_params.get("order")
 with failures_told("orders"):
     if chosen:
-        order_page.show(chosen)
+        order_view.show(chosen)
     else:
         head("Orders", live=False)
-        start_form.show()
-        book.show()
+        start_order.show()
+        orders_table.show()

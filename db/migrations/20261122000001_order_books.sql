@@ -26,11 +26,11 @@ create table orders (
     review text not null check (review in ('auto', 'manual')),
     reviewer text,
     -- Ids of accepted requests, so that a repeated one gets the same answer.
-    accepted_requests text[] not null default '{}',
+    applied_request_ids text[] not null default '{}',
     requested_at timestamptz not null,
     accepted_at timestamptz not null,
     deadline_at timestamptz not null,
-    -- Also the clock of the order's events: strictly increasing, see db/queries/books.sql.
+    -- Also the clock of the order's events: strictly increasing, see db/queries/orders.sql.
     updated_at timestamptz not null,
     finished_at timestamptz,
     end_to_end_ms int,
@@ -59,7 +59,7 @@ create index orders_open on orders (deadline_at) where state < 'completed';
 create index orders_accepted on orders (accepted_at, order_id);
 create index orders_run on orders (run_id, accepted_at, order_id) where run_id is not null;
 
-create function refuse_illegal_state() returns trigger language plpgsql as $$
+create function reject_illegal_transition() returns trigger language plpgsql as $$
 begin
     raise exception 'order % may not go from % to %', old.order_id, old.state, new.state
         using errcode = 'check_violation';
@@ -68,7 +68,7 @@ $$;
 
 create trigger orders_never_step_back before update on orders for each row
 when (new.state < old.state or old.state >= 'completed')
-execute function refuse_illegal_state();
+execute function reject_illegal_transition();
 
 -- The attempt of each step that is under way (started_at set) or was the last one (started_at null).
 -- Rows leave with the outcome of the order.
@@ -167,6 +167,6 @@ select ensure_event_partitions();
 drop table events;
 drop function ensure_event_partitions;
 drop table runs, shipments, payments, step_attempts, orders;
-drop function refuse_illegal_state;
+drop function reject_illegal_transition;
 drop type attempt_outcome;
 drop type order_state;

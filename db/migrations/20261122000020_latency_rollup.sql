@@ -65,7 +65,7 @@ create index latency_rollup_run on latency_rollup (run_id, grain_seconds, at) wh
 comment on table latency_rollup is
     'Finished orders, counted by completion time. A bucket reaches up to upto_ms; completion_ms and attempts are sums.';
 
-create function note_fault_profile() returns trigger language plpgsql as $$
+create function set_fault_profile() returns trigger language plpgsql as $$
 begin
     if new.fault_profile is null then
         new.fault_profile := coalesce(
@@ -75,7 +75,7 @@ begin
 end
 $$;
 
-create function fold_into_rollup() returns trigger language plpgsql as $$
+create function update_latency_rollup() returns trigger language plpgsql as $$
 begin
     -- Always the finest grain first: two transactions that meet then never wait for each other in a circle.
     insert into latency_rollup as r
@@ -127,16 +127,16 @@ select rebuild_latency_rollup();
 -- Named by the column that they are about: the other statements on an order then cost nothing here.
 create trigger orders_note_fault_profile before update of finished_at on orders for each row
 when (new.finished_at is not null and old.finished_at is null)
-execute function note_fault_profile();
+execute function set_fault_profile();
 create trigger orders_note_fault_profile_at_once before insert on orders for each row
 when (new.finished_at is not null)
-execute function note_fault_profile();
+execute function set_fault_profile();
 create trigger orders_fold_outcome after update of finished_at on orders for each row
 when (new.finished_at is not null and old.finished_at is null)
-execute function fold_into_rollup();
+execute function update_latency_rollup();
 create trigger orders_fold_outcome_at_once after insert on orders for each row
 when (new.finished_at is not null)
-execute function fold_into_rollup();
+execute function update_latency_rollup();
 
 -- Only finished orders are in these, so each costs one entry an order, with its outcome.
 -- The time is part of the key, so that the slowest of a span are found without a look at the others.
@@ -158,7 +158,7 @@ drop trigger orders_fold_outcome_at_once on orders;
 drop trigger orders_fold_outcome on orders;
 drop trigger orders_note_fault_profile_at_once on orders;
 drop trigger orders_note_fault_profile on orders;
-drop function rebuild_latency_rollup, fold_into_rollup, note_fault_profile;
+drop function rebuild_latency_rollup, update_latency_rollup, set_fault_profile;
 drop table latency_rollup;
 drop function rollup_start, latency_bucket, latency_edges;
 drop index fault_changes_at;

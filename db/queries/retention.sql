@@ -1,4 +1,4 @@
--- Events leave by whole partitions. The statements that change the table itself are in db/retention.py.
+-- Events leave by whole partitions. The statements that change the table itself are in db/maintenance/retention.py.
 
 -- name: ensure_partitions
 select ensure_event_partitions() as made;

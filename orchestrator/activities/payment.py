@@ -4,20 +4,20 @@ from typing import Any
 
 from temporalio import activity
 
-from db.orders import BegunAttempt
-from orchestrator.activities.attempts import Attempts
-from orchestrator.outside.protocols import PaymentProvider
-from orchestrator.vocabulary import Activity, StepRequest, StepResult
+from db.orders import StartedAttempt
+from orchestrator.activities.step_runner import StepRunner
+from orchestrator.gateways.protocols import PaymentProvider
+from orchestrator.messages import Activity, StepRequest, StepResult
 
 
-class Cashier:
-    def __init__(self, attempts: Attempts, payments: PaymentProvider) -> None:
+class PaymentActivities:
+    def __init__(self, attempts: StepRunner, payments: PaymentProvider) -> None:
         self._attempts = attempts
         self._payments = payments
 
     @activity.defn(name=Activity.CHARGE)
     async def charge(self, request: StepRequest) -> StepResult:
-        async def charge(attempt: BegunAttempt) -> dict[str, Any]:
+        async def charge(attempt: StartedAttempt) -> dict[str, Any]:
             await self._payments.charge(attempt.payment_id, attempt.order_id, attempt.amount_cents)
             return {"payment_id": attempt.payment_id, "amount_cents": attempt.amount_cents}
 
@@ -27,7 +27,7 @@ class Cashier:
     async def refund(self, request: StepRequest) -> StepResult:
         """Pays back what was charged, and makes sure that a charge still in the air is declined."""
 
-        async def refund(attempt: BegunAttempt) -> dict[str, Any]:
+        async def refund(attempt: StartedAttempt) -> dict[str, Any]:
             if not attempt.owns_payment:
                 # It was never charged, and to call the payment off would hit the order it belongs to.
                 return {"payment_id": attempt.payment_id}

@@ -4,23 +4,23 @@ from typing import Any
 
 from temporalio import activity
 
-from db.orders import BegunAttempt
-from orchestrator.activities.attempts import Attempts
-from orchestrator.outside.protocols import Outside
-from orchestrator.vocabulary import Activity, StepRequest, StepResult
+from db.orders import StartedAttempt
+from orchestrator.activities.step_runner import StepRunner
+from orchestrator.gateways.protocols import Gateways
+from orchestrator.messages import Activity, StepRequest, StepResult
 
 
-class ShippingDesk:
+class ShippingActivities:
     """Packages and parcels are keyed by the order, so a second shipment of it is the same parcel."""
 
-    def __init__(self, attempts: Attempts, outside: Outside) -> None:
+    def __init__(self, attempts: StepRunner, gateways: Gateways) -> None:
         self._attempts = attempts
-        self._outside = outside
+        self._gateways = gateways
 
     @activity.defn(name=Activity.PREPARE)
     async def prepare(self, request: StepRequest) -> StepResult:
-        async def pack(attempt: BegunAttempt) -> dict[str, Any]:
-            await self._outside.warehouse.pack(attempt.order_id, attempt.order_id, attempt.items)
+        async def pack(attempt: StartedAttempt) -> dict[str, Any]:
+            await self._gateways.warehouse.pack(attempt.order_id, attempt.order_id, attempt.items)
             return {}
 
         return await self._attempts.run(request, pack)
@@ -33,8 +33,8 @@ class ShippingDesk:
         replaces the label.
         """
 
-        async def hand_over(attempt: BegunAttempt) -> dict[str, Any]:
-            tracking = await self._outside.carrier.dispatch(
+        async def hand_over(attempt: StartedAttempt) -> dict[str, Any]:
+            tracking = await self._gateways.carrier.dispatch(
                 attempt.order_id, attempt.order_id, attempt.address, attempt.address_version
             )
             return {"tracking": tracking, "address_version": attempt.address_version}
@@ -47,9 +47,9 @@ class ShippingDesk:
     async def recall(self, request: StepRequest) -> StepResult:
         """Calls the parcel off at the carrier and returns the package to the shelf."""
 
-        async def take_back(attempt: BegunAttempt) -> dict[str, Any]:
-            await self._outside.carrier.call_off(attempt.order_id, attempt.order_id)
-            await self._outside.warehouse.unpack(attempt.order_id, attempt.order_id)
+        async def take_back(attempt: StartedAttempt) -> dict[str, Any]:
+            await self._gateways.carrier.cancel_shipment(attempt.order_id, attempt.order_id)
+            await self._gateways.warehouse.unpack(attempt.order_id, attempt.order_id)
             return {}
 
         return await self._attempts.run(request, take_back)

@@ -15,10 +15,10 @@ from time import monotonic
 
 import structlog
 
-from db import readings
-from db.pool import Books
-from orchestrator.api.patience import within
-from orchestrator.errors import BooksAway, Overloaded
+from db.database import Database
+from db.read_models import order_details
+from orchestrator.api.timeouts import within
+from orchestrator.errors import DatabaseUnavailable, Overloaded
 from orchestrator.settings import Settings
 
 LOOK_SECONDS = 0.25
@@ -104,7 +104,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Standing:
+class OrderSnapshot:
     """What the door goes by: orders in flight, as many as may be, and how many were turned away so far."""
 
     in_flight: int
@@ -119,11 +119,11 @@ class Admission:
     this process has let in and the books do not have yet are counted here.
     """
 
-    def __init__(self, settings: Settings, books: Books) -> None:
-        self._books = books
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._database = database
         self._bucket = TokenBucket(settings.start_rate, settings.start_burst)
         self._pace = Pace(settings.order_deadline_seconds, settings.max_in_flight)
-        self._in_books = 0
+        self._stored = 0
         self._asked: dict[str, float] = {}
         """Orders let in that the books do not have yet, and since when."""
 
@@ -132,8 +132,8 @@ class Admission:
         self._someone_starts = asyncio.Event()
 
     @property
-    def standing(self) -> Standing:
-        return Standing(self._in_books + len(self._asked), self._pace.allowed, self._shed)
+    def standing(self) -> OrderSnapshot:
+        return OrderSnapshot(self._stored + len(self._asked), self._pace.allowed, self._shed)
 
     def admit(self, order_id: str) -> None:
         """Lets an order in that the books do not know. Raises Overloaded when it must come again later.
@@ -144,7 +144,7 @@ class Admission:
         self._someone_starts.set()
         if order_id in self._asked:
             return
-        if self._in_books + len(self._asked) >= self._pace.allowed:
+        if self._stored + len(self._asked) >= self._pace.allowed:
             self._shed += 1
             raise Overloaded("too many orders are under way; try again shortly", RETRY_AFTER_SECONDS)
         if wait_seconds := self._bucket.take(now):
@@ -164,12 +164,12 @@ class Admission:
     async def run(self) -> None:
         """Looks at the books, forever, while there are orders."""
         while True:
-            if not self._asked and not self._in_books:
+            if not self._asked and not self._stored:
                 self._someone_starts.clear()
                 await self._someone_starts.wait()
             try:
                 await self._look()
-            except BooksAway:
+            except DatabaseUnavailable:
                 # Starts are answered 503 then; what was known stays the best guess.
                 log.warning("orders in flight are not known just now")
             except Exception:
@@ -179,9 +179,9 @@ class Admission:
 
     async def _look(self) -> None:
         asked = list(self._asked)
-        pressure = await within(readings.pressure(self._books, asked, RATE_WINDOW_SECONDS))
+        pressure = await within(order_details.pressure(self._database, asked, RATE_WINDOW_SECONDS))
         now = monotonic()
-        self._in_books = pressure.in_flight
+        self._stored = pressure.in_flight
         quick = 0
         for order_id in asked:
             seconds = now - self._asked.get(order_id, now)

@@ -8,22 +8,23 @@ from contextlib import asynccontextmanager, suppress
 from fastapi import FastAPI
 from temporalio.service import RetryConfig
 
-from db.pool import Books
-from orchestrator.api import codec, operations, orders, problems, ui_login
-from orchestrator.api.access import Access, KeyRing
+from db.database import Database
+from orchestrator.api import problem_details
 from orchestrator.api.admission import Admission
-from orchestrator.api.body_limit import BodyLimit
+from orchestrator.api.auth import Access, KeyRing
 from orchestrator.api.context import Context
 from orchestrator.api.health import Health
-from orchestrator.api.lifecycle import Lifecycle
 from orchestrator.api.metrics import Metrics, RequestMetrics
-from orchestrator.api.report_places import CONNECTIONS, ReportPlaces
-from orchestrator.api.security_headers import SecurityHeaders
-from orchestrator.api.ui_login import UiKeys
-from orchestrator.api.waiting import OutcomeWatch
-from orchestrator.client import connect
+from orchestrator.api.middleware.body_limit import BodyLimit
+from orchestrator.api.middleware.security_headers import SecurityHeaders
+from orchestrator.api.order_service import Lifecycle
+from orchestrator.api.outcome_notifier import OutcomeNotifier
+from orchestrator.api.report_limiter import CONNECTIONS, ReportLimiter
+from orchestrator.api.routes import operations, orders, payload_codec, temporal_ui_login
+from orchestrator.api.routes.temporal_ui_login import UiKeys
+from orchestrator.observability.tracing import UNTRACED_REQUESTS, Tracing
 from orchestrator.settings import Settings
-from orchestrator.tracing import UNTRACED_REQUESTS, Tracing
+from orchestrator.temporal_client import connect
 
 _DESCRIPTION = """Orders from start to outcome within their limit. Every error is a problem document
 (`application/problem+json`, RFC 9457)."""
@@ -47,25 +48,27 @@ def create_app(settings: Settings) -> FastAPI:
             interceptors=[tracing.interceptor] if tracing else [],
         )
         async with (
-            Books(settings.books_url, application_name="api") as books,
-            Books(settings.books_url, max_size=CONNECTIONS, application_name="api-reports") as reports,
+            Database(settings.order_database_url, application_name="api") as database,
+            Database(
+                settings.order_database_url, max_size=CONNECTIONS, application_name="api-reports"
+            ) as reports,
         ):
-            watch = OutcomeWatch(books)
-            admission = Admission(settings, books)
-            keys = KeyRing(settings, books)
+            watch = OutcomeNotifier(database)
+            admission = Admission(settings, database)
+            keys = KeyRing(settings, database)
             app.state.context = Context(
                 settings=settings,
-                books=books,
+                database=database,
                 reports=reports,
-                places=ReportPlaces(),
+                places=ReportLimiter(),
                 client=client,
-                lifecycle=Lifecycle(settings, books, client, admission),
+                lifecycle=Lifecycle(settings, database, client, admission),
                 watch=watch,
                 admission=admission,
                 keys=keys,
                 ui_keys=UiKeys(settings.temporal_ui_origins),
-                health=Health(settings, books, client),
-                metrics=Metrics(books, admission),
+                health=Health(settings, database, client),
+                metrics=Metrics(database, admission),
             )
             background = [asyncio.create_task(each.run()) for each in (watch, admission, keys)]
             yield
@@ -86,14 +89,14 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.include_router(orders.router)
     app.include_router(operations.router)
-    app.include_router(codec.router)
-    app.include_router(ui_login.router)
+    app.include_router(payload_codec.router)
+    app.include_router(temporal_ui_login.router)
     # The last one added sees a request first. A browser asks without its key whether it may ask at all.
-    app.add_middleware(BodyLimit, larger={codec.PREFIX: codec.MAX_BODY_BYTES})
+    app.add_middleware(BodyLimit, larger={payload_codec.PREFIX: payload_codec.MAX_BODY_BYTES})
     app.add_middleware(Access)
-    app.add_middleware(codec.OnlyForTheUi, origins=settings.temporal_ui_origins)
+    app.add_middleware(payload_codec.OnlyForTheUi, origins=settings.temporal_ui_origins)
     app.add_middleware(RequestMetrics)
     app.add_middleware(SecurityHeaders)
-    problems.register(app)
-    problems.document(app)
+    problem_details.register(app)
+    problem_details.document(app)
     return app

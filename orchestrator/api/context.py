@@ -6,15 +6,15 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 from temporalio.client import Client
 
-from db.pool import Books
-from orchestrator.api.access import KeyRing
+from db.database import Database
 from orchestrator.api.admission import Admission
+from orchestrator.api.auth import KeyRing
 from orchestrator.api.health import Health
-from orchestrator.api.lifecycle import Lifecycle
 from orchestrator.api.metrics import Metrics
-from orchestrator.api.report_places import ReportPlaces
-from orchestrator.api.ui_login import UiKeys
-from orchestrator.api.waiting import OutcomeWatch
+from orchestrator.api.order_service import Lifecycle
+from orchestrator.api.outcome_notifier import OutcomeNotifier
+from orchestrator.api.report_limiter import ReportLimiter
+from orchestrator.api.routes.temporal_ui_login import UiKeys
 from orchestrator.settings import Settings
 
 
@@ -24,12 +24,12 @@ class Context:
     uses it holds one of `places`."""
 
     settings: Settings
-    books: Books
-    reports: Books
-    places: ReportPlaces
+    database: Database
+    reports: Database
+    places: ReportLimiter
     client: Client
     lifecycle: Lifecycle
-    watch: OutcomeWatch
+    watch: OutcomeNotifier
     admission: Admission
     keys: KeyRing
     ui_keys: UiKeys

@@ -17,10 +17,10 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from db import readings
-from db.pool import Books
-from orchestrator.api.patience import within
-from orchestrator.errors import ServiceAway
+from db.database import Database
+from db.read_models import order_details
+from orchestrator.api.timeouts import within
+from orchestrator.errors import ServiceUnavailable
 from orchestrator.settings import Settings
 
 CHECK_TIMEOUT = timedelta(seconds=1)
@@ -53,8 +53,8 @@ class HealthReport:
 class Health:
     """Checks PostgreSQL, Temporal and the workers side by side; one answer serves for a second."""
 
-    def __init__(self, settings: Settings, books: Books, client: Client) -> None:
-        self._books = books
+    def __init__(self, settings: Settings, database: Database, client: Client) -> None:
+        self._database = database
         self._client = client
         self._queues = (settings.order_task_queue, settings.shipping_task_queue)
         self._checking = asyncio.Lock()
@@ -71,7 +71,9 @@ class Health:
 
     async def _check(self) -> HealthReport:
         database, temporal, served = await asyncio.gather(
-            _holds(within(readings.ping(self._books))), _holds(self._find_namespace()), self._queues_served()
+            _holds(within(order_details.ping(self._database))),
+            _holds(self._find_namespace()),
+            self._queues_served(),
         )
         known = {queue: temporal and live for queue, live in served.items()}
         return HealthReport(datetime.now(UTC), temporal, database, known)
@@ -145,7 +147,7 @@ def is_fresh(heartbeat: WorkerHeartbeat) -> bool:
 async def _holds(check: Awaitable[object]) -> bool:
     try:
         await check
-    except (ServiceAway, RPCError, RuntimeError):
+    except (ServiceUnavailable, RPCError, RuntimeError):
         return False
     return True
 

@@ -15,12 +15,12 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from db import readings
-from db.pool import Books
+from db.database import Database
+from db.domain import TERMINAL_STATES
+from db.read_models import order_details
 from orchestrator.api.admission import Admission
-from orchestrator.api.patience import books_answer, while_alive
-from orchestrator.errors import BooksAway
-from orchestrator.vocabulary import TERMINAL_STATES
+from orchestrator.api.timeouts import database_timeout, while_alive
+from orchestrator.errors import DatabaseUnavailable
 
 CACHE_SECONDS = 5.0
 """How old the order counts of a scrape may be."""
@@ -37,8 +37,8 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class Metrics:
-    def __init__(self, books: Books, admission: Admission) -> None:
-        self._books = books
+    def __init__(self, database: Database, admission: Admission) -> None:
+        self._database = database
         self._reading = asyncio.Lock()
         self._registry = CollectorRegistry()
         self._registry.register(_DoorCollector(admission))
@@ -64,14 +64,14 @@ class Metrics:
         async with self._reading:
             if monotonic() - self._read_at > CACHE_SECONDS:
                 try:
-                    self._orders.known = await while_alive(self._counted(), books_answer(self._books))
+                    self._orders.known = await while_alive(self._counted(), database_timeout(self._database))
                     self._read_at = monotonic()
-                except BooksAway:
+                except DatabaseUnavailable:
                     self._orders.known = None
         return generate_latest(self._registry)
 
-    async def _counted(self) -> tuple[readings.Counters, readings.OpenOrders]:
-        return await readings.counters(self._books), await readings.open_orders(self._books)
+    async def _counted(self) -> tuple[order_details.Counters, order_details.OpenOrders]:
+        return await order_details.counters(self._database), await order_details.open_orders(self._database)
 
 
 class _DoorCollector(Collector):
@@ -101,11 +101,11 @@ class _QueueCollector(Collector):
 
 class _OrderCollector(Collector):
     def __init__(self) -> None:
-        self.known: tuple[readings.Counters, readings.OpenOrders] | None = None
+        self.known: tuple[order_details.Counters, order_details.OpenOrders] | None = None
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily(
-            "books_connected", "Whether the order counts below are there.", self.known is not None
+            "database_connected", "Whether the order counts below are there.", self.known is not None
         )
         if self.known is not None:
             known, open_orders = self.known
@@ -113,7 +113,7 @@ class _OrderCollector(Collector):
             yield from _since_the_beginning(known)
 
 
-def _in_flight(orders: readings.OpenOrders) -> Iterable[Metric]:
+def _in_flight(orders: order_details.OpenOrders) -> Iterable[Metric]:
     yield GaugeMetricFamily("orders_in_flight", "Orders without an outcome yet.", orders.orders)
     yield GaugeMetricFamily("orders_overdue", "Orders in flight past their deadline.", orders.overdue)
     yield GaugeMetricFamily(
@@ -131,14 +131,14 @@ def _in_flight(orders: readings.OpenOrders) -> Iterable[Metric]:
     )
 
 
-def _since_the_beginning(known: readings.Counters) -> Iterable[Metric]:
+def _since_the_beginning(known: order_details.Counters) -> Iterable[Metric]:
     finished = CounterMetricFamily("orders_finished", "Orders by outcome.", labels=["outcome"])
     for outcome in TERMINAL_STATES:
         finished.add_metric([outcome.value], known.finished.get(outcome, 0))
     yield finished
     yield CounterMetricFamily("orders_late", "Orders whose outcome came after their deadline.", known.late)
     attempts = CounterMetricFamily(
-        "order_attempts", "Outside calls of finished orders; error is every failure but a timeout.",
+        "order_attempts", "Gateways calls of finished orders; error is every failure but a timeout.",
         labels=["outcome"],
     )  # fmt: skip
     for kind in ("ok", "error", "timeout"):

@@ -18,7 +18,7 @@ from pydantic import (
     StringConstraints,
 )
 
-from orchestrator.vocabulary import (
+from db.domain import (
     MAX_ORDER_LINES,
     MAX_QUANTITY,
     MAX_TEXT_LENGTH,

@@ -11,10 +11,11 @@ import structlog
 import uvicorn
 import uvloop
 
-from orchestrator import exposure, logs
 from orchestrator.api.app import create_app
-from orchestrator.api.connections import MAX_CONNECTIONS, BoundedProtocol
+from orchestrator.api.http_limits import MAX_CONNECTIONS, BoundedProtocol
 from orchestrator.errors import UsageError
+from orchestrator.observability import logs
+from orchestrator.security import bind_policy
 from orchestrator.settings import Settings
 
 SHUTDOWN_SECONDS = 1
@@ -46,7 +47,7 @@ def run(settings: Settings) -> None:
     """Serves until SIGINT or SIGTERM, then ends within 2 s. Raises UsageError when the port is taken, or the
     address needs keys and there are none."""
     logs.configure(settings, "api")
-    exposure.refuse_without_keys(settings, "the API")
+    bind_policy.refuse_without_keys(settings, "the API")
     _make_room_for_connections()
     listener = _listen(settings.bind_address, settings.port("api"))
     config = uvicorn.Config(

@@ -5,8 +5,9 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from db.faults import FaultChange
-from db.readings import (
+from db.domain import State, Step
+from db.fault_profiles import FaultChange
+from db.read_models.order_details import (
     Event,
     LatencyFilter,
     LatencySummary,
@@ -17,8 +18,8 @@ from db.readings import (
 )
 from orchestrator.api.models import CURSOR_PATTERN
 from orchestrator.errors import RequestMalformed
-from orchestrator.outside.faults import named_profile
-from orchestrator.vocabulary import State, Step, order_workflow_id
+from orchestrator.gateways.fault_injection import named_profile
+from orchestrator.workflow_ids import order_workflow_id
 
 Json = dict[str, Any]
 

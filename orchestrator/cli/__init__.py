@@ -8,14 +8,14 @@ import sys
 
 import typer
 
-from orchestrator.cli import housekeeping as housekeeping
 from orchestrator.cli import keys as keys
+from orchestrator.cli import maintenance as housekeeping
 from orchestrator.cli import operations as operations
 from orchestrator.cli import orders as orders
 from orchestrator.cli import stack as stack
 from orchestrator.cli import versions as versions
 from orchestrator.cli.exit_codes import ExitCode
-from orchestrator.cli.screen import complain
+from orchestrator.cli.output import complain
 from orchestrator.errors import OrderSystemError, UsageError
 
 app = typer.Typer(

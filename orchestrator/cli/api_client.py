@@ -13,8 +13,8 @@ from orchestrator.errors import (
     OrderSystemError,
     OrderUnknown,
     Overloaded,
-    RequestRefused,
-    ServiceAway,
+    RequestRejected,
+    ServiceUnavailable,
     UsageError,
 )
 from orchestrator.settings import Settings
@@ -30,13 +30,13 @@ ApiUrl = Annotated[
 ]
 
 
-class ApiAway(ServiceAway):
+class ApiUnavailable(ServiceUnavailable):
     """The API does not answer."""
 
 
 class ApiClient:
-    """Raises a RequestRefused or ServiceAway with the problem's own sentence, UsageError for a malformed
-    request, and ApiAway when there is no API."""
+    """Raises a RequestRejected or ServiceUnavailable with the problem's own sentence, UsageError for a malformed
+    request, and ApiUnavailable when there is no API."""
 
     def __init__(self, api_url: str | None) -> None:
         settings = Settings.load()
@@ -94,9 +94,9 @@ class ApiClient:
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise UsageError(f"{self._url} is not the address of an API") from error
         except httpx.ConnectError as error:
-            raise ApiAway(f"no API at {self._url}: start the stack with `make up`") from error
+            raise ApiUnavailable(f"no API at {self._url}: start the stack with `make up`") from error
         except httpx.TransportError as error:
-            raise ApiAway(
+            raise ApiUnavailable(
                 f"the API at {self._url} does not answer: {error or type(error).__name__}"
             ) from error
 
@@ -110,6 +110,6 @@ def refusal(answer: httpx.Response) -> OrderSystemError:
         return OrderSystemError(f"{answer.url} answered {answer.status_code}, and no problem document")
     kinds: dict[int, type[OrderSystemError]] = {
         401: NotAllowed, 403: NotAllowed, 404: OrderUnknown, 409: OrderConflict, 413: UsageError,
-        422: UsageError, 429: Overloaded, 503: ServiceAway,
+        422: UsageError, 429: Overloaded, 503: ServiceUnavailable,
     }  # fmt: skip
-    return kinds.get(answer.status_code, RequestRefused)(detail)
+    return kinds.get(answer.status_code, RequestRejected)(detail)

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from db import keys as stored
-from orchestrator.cli.screen import AsJson, print_json, say, screen
+from db import api_keys as stored
+from orchestrator.cli.output import AsJson, print_json, say, screen
 from orchestrator.errors import UsageError
-from orchestrator.keys import Role, hashed, is_strong, new_key
+from orchestrator.security.key_hashing import Role, hashed, is_strong, new_key
 from orchestrator.settings import Settings
 
 keys = typer.Typer(
@@ -49,7 +49,7 @@ def add(
         _take(settings, name, role)
         return
     key = new_key()
-    if not stored.add(settings.books_url, hashed(key), name, role):
+    if not stored.add(settings.order_database_url, hashed(key), name, role):
         raise UsageError(f"there is a key {name} already; revoke it first, or take another name")
     if as_json:
         print_json({"name": name, "role": role, "key": key})
@@ -64,9 +64,9 @@ def _take(settings: Settings, name: str, role: str) -> None:
         raise UsageError(
             "API_KEY must be a key as `keys add` makes them: ord_ and 43 letters, digits, - or _"
         )
-    known = {each.key_hash: each for each in stored.every_now(settings.books_url)}
+    known = {each.key_hash: each for each in stored.every_now(settings.order_database_url)}
     if hashed(key) not in known:
-        if not stored.add(settings.books_url, hashed(key), name, role):
+        if not stored.add(settings.order_database_url, hashed(key), name, role):
             raise UsageError(f"there is another key {name} already; revoke it first, or take another name")
         say(f"The key of {name} ({role}) is stored.")
         return
@@ -80,7 +80,7 @@ def _take(settings: Settings, name: str, role: str) -> None:
 @keys.command("list")
 def list_keys(as_json: AsJson = False) -> None:
     """Show every key that there ever was, without the keys themselves."""
-    found = stored.listed(Settings.load().books_url)
+    found = stored.listed(Settings.load().order_database_url)
     if as_json:
         print_json(
             {
@@ -109,6 +109,6 @@ def list_keys(as_json: AsJson = False) -> None:
 @keys.command()
 def revoke(name: Annotated[str, typer.Argument(help="A name that `keys list` shows.")]) -> None:
     """Make a key worthless, within seconds."""
-    if not stored.revoke(Settings.load().books_url, name):
+    if not stored.revoke(Settings.load().order_database_url, name):
         raise UsageError(f"there is no working key {name}")
     say(f"The key of {name} is revoked.")

@@ -10,8 +10,8 @@ import typer
 
 from orchestrator.cli.api_client import ApiClient, ApiUrl, Json
 from orchestrator.cli.exit_codes import ExitCode
-from orchestrator.cli.screen import AsJson, audit_report, print_json, say, screen
-from orchestrator.errors import OrderSystemError, ServiceAway, UsageError
+from orchestrator.cli.output import AsJson, audit_report, print_json, say, screen
+from orchestrator.errors import OrderSystemError, ServiceUnavailable, UsageError
 
 faults = typer.Typer(help="Show or change what the simulated outside world does wrong.")
 
@@ -58,7 +58,7 @@ def _audited(client: ApiClient, run: str | None) -> Json:
             if "problem" in told:
                 problem: Json = told["problem"]
                 # A run that nobody knows is a mistyped one.
-                raise (UsageError if problem["status"] == 404 else ServiceAway)(problem["detail"])
+                raise (UsageError if problem["status"] == 404 else ServiceUnavailable)(problem["detail"])
             progress.update(f"{told['workflows_checked']} workflows compared")
     raise OrderSystemError("the API broke off the audit")
 
@@ -150,13 +150,13 @@ def worker(
     name: Annotated[str | None, typer.Option("--name", help="Its name in logs and events.")] = None,
 ) -> None:
     """Run a worker process until SIGINT or SIGTERM."""
-    from orchestrator.process import run_worker
+    from orchestrator.processes import run_worker
 
     run_worker(kind.value, name)
 
 
 def api() -> None:
     """Run the REST API until SIGINT or SIGTERM."""
-    from orchestrator.process import run_api
+    from orchestrator.processes import run_api
 
     run_api()

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 import typer
 from rich.live import Live
 
+from db.domain import ORDER_ID_PATTERN, ReviewMode, State
 from orchestrator.cli.api_client import ApiClient, ApiUrl, Json
 from orchestrator.cli.exit_codes import ExitCode
-from orchestrator.cli.screen import (
+from orchestrator.cli.output import (
     AsJson,
     complain,
     event_table,
@@ -23,9 +24,8 @@ from orchestrator.cli.screen import (
     say,
     screen,
 )
-from orchestrator.errors import OrderConflict, ServiceAway, UsageError
+from orchestrator.errors import OrderConflict, ServiceUnavailable, UsageError
 from orchestrator.settings import Settings
-from orchestrator.vocabulary import ORDER_ID_PATTERN, ReviewMode, State
 
 SAMPLE_ADDRESS = {"street": "1 Main Street", "city": "Springfield", "state": "IL", "zip": "62701"}
 
@@ -259,12 +259,12 @@ def _watch(api: ApiClient, order_id: str) -> Iterator[Json]:
 
     The API may be away meanwhile: that is what the order is tested against.
     """
-    patience = Settings.load().order_deadline_seconds + GRACE_SECONDS
-    give_up_at = time.monotonic() + patience
-    while time.monotonic() < give_up_at:
+    time_budget = Settings.load().order_deadline_seconds + GRACE_SECONDS
+    not_after = time.monotonic() + time_budget
+    while time.monotonic() < not_after:
         try:
             answer = api.get(f"/orders/{order_id}/status")
-        except ServiceAway:
+        except ServiceUnavailable:
             time.sleep(WATCH_SECONDS)
             continue
         yield answer

@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.exit_codes import ExitCode
-from orchestrator.cli.screen import AsJson, complain, print_json, say, screen
-from orchestrator.errors import BooksAway, StackError, UsageError
+from orchestrator.cli.output import AsJson, complain, print_json, say, screen
+from orchestrator.errors import DatabaseUnavailable, StackError, UsageError
 from orchestrator.settings import Settings
 
 # Workers and API start through this command line too, and would pay for the import; hence _stack().
 if TYPE_CHECKING:
-    from orchestrator.stack import ComponentStatus, Stack
+    from orchestrator.embedded import ComponentStatus, Stack
 
 WATCH_SECONDS = 0.5
 KEEP_SECONDS = 5.0
@@ -61,7 +61,7 @@ def up(
 
 def migrate() -> None:
     """Bring the database of DATABASE_URL to the newest migration; the user of that URL owns the tables."""
-    from orchestrator.stack import migrate as apply_migrations
+    from orchestrator.embedded import migrate as apply_migrations
 
     settings = Settings.load()
     if settings.uses_embedded_postgres:
@@ -111,9 +111,13 @@ def _keep(settings: Settings, at: datetime, number: signal.Signals, component: s
     action = number.name.removeprefix("SIG").lower()
     try:
         disturbances.record(
-            settings.books_url, at=at, action=action, component=component, patience_seconds=KEEP_SECONDS
+            settings.order_database_url,
+            at=at,
+            action=action,
+            component=component,
+            time_budget_seconds=KEEP_SECONDS,
         )
-    except BooksAway as error:
+    except DatabaseUnavailable as error:
         complain(f"The charts will not show it: {error}")
 
 
@@ -138,7 +142,7 @@ def ended_by_signal() -> Iterator[None]:
 
 
 def _stack(settings: Settings) -> "Stack":
-    from orchestrator.stack import Stack
+    from orchestrator.embedded import Stack
 
     return Stack(settings)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 from rich.table import Table
 
-from orchestrator.cli.screen import AsJson, print_json, say, screen
+from orchestrator.cli.output import AsJson, print_json, say, screen
 from orchestrator.errors import UsageError
 from orchestrator.settings import Settings
 
@@ -66,7 +66,7 @@ def _asked(question: Callable[["Versions"], Awaitable[T]]) -> T:
     """Raises UsageError for what Temporal refuses."""
     from temporalio.service import RPCError
 
-    from orchestrator.client import connect
+    from orchestrator.temporal_client import connect
     from orchestrator.versions import Versions
 
     async def ask() -> T:

@@ -18,14 +18,11 @@ from temporalio.exceptions import ApplicationError, FailureError
 from temporalio.workflow import ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
-    from orchestrator.budget import Budget
-    from orchestrator.vocabulary import (
-        COMPENSATIONS,
+    from db.domain import COMPENSATIONS, Reason, ReviewMode, State, Step
+    from orchestrator.deadlines import OrderDeadlines
+    from orchestrator.messages import (
         INVALID_ORDER,
         Activity,
-        AdvanceRequest,
-        AdvanceResult,
-        Answer,
         ApproveRequest,
         DispatchFailed,
         FinishRequest,
@@ -33,20 +30,18 @@ with workflow.unsafe.imports_passed_through():
         OrderRequest,
         OrderResult,
         OrderStatus,
-        Reason,
-        ReviewMode,
+        RequestResult,
         ShippingRequest,
-        State,
-        Step,
+        StepBatchRequest,
+        StepBatchResult,
         StepRequest,
         StepResult,
         StepStatus,
-        order_workflow_id,
-        shipping_workflow_id,
     )
-    from orchestrator.workflows.people import HearsPeople
+    from orchestrator.workflow_ids import order_workflow_id, shipping_workflow_id
+    from orchestrator.workflows.request_handlers import OrderRequestHandlers
     from orchestrator.workflows.shipping import ShippingWorkflow
-    from orchestrator.workflows.steps import (
+    from orchestrator.workflows.step_execution import (
         WORKFLOW_TASK_TIMEOUT,
         advance,
         carry_out,
@@ -77,7 +72,7 @@ class OrderAborted(Exception):
 
 
 @workflow.defn
-class OrderWorkflow(HearsPeople):
+class OrderWorkflow(OrderRequestHandlers):
     @workflow.init
     def __init__(self, order: OrderRequest) -> None:
         super().__init__(order)
@@ -87,7 +82,7 @@ class OrderWorkflow(HearsPeople):
         accepted_at = started.replace(microsecond=started.microsecond // 1000 * 1000)
         # An error here would not refuse the order but repeat the workflow task for ever: see `run`.
         limit_seconds = order.limit_seconds if order.has_usable_limit else 0.0
-        self._budget = Budget(accepted_at, timedelta(seconds=limit_seconds))
+        self._budget = OrderDeadlines(accepted_at, timedelta(seconds=limit_seconds))
         self._current_step: Step | None = Step.RECEIVE
         self._completed_steps: list[Step] = []
         self._results_in_hand: dict[Step, list[StepResult]] = {}
@@ -114,7 +109,7 @@ class OrderWorkflow(HearsPeople):
             result = await asyncio.shield(life)
         except asyncio.CancelledError:
             # An operator cancelled the workflow. The order must still be undone and closed.
-            await self._until_in_books()
+            await self._wait_until_stored()
             await self._ask_to_abort(Reason.TERMINATED, by="temporal")
             result = await life
         deadline.cancel()
@@ -156,7 +151,7 @@ class OrderWorkflow(HearsPeople):
             # An earlier run of the same order id has it in the books.
             self._is_duplicate = True
             raise
-        self._is_in_books = True
+        self._is_stored = True
 
     async def _receive(self) -> None:
         result = await self._unless_aborted(self._try(Activity.RECEIVE, Step.RECEIVE))
@@ -191,7 +186,7 @@ class OrderWorkflow(HearsPeople):
         go = await self._in_one_go((Step.CHARGE,), approval=approval)
         answer = go.approval if go is not None else None
         if answer is None:
-            answer = await write_on(Activity.APPROVE, approval, Answer)
+            answer = await write_on(Activity.APPROVE, approval, RequestResult)
         self._learn_from(answer)
 
     async def _charge(self) -> None:
@@ -212,11 +207,11 @@ class OrderWorkflow(HearsPeople):
                 return
             if result.status is StepStatus.ABORTED:
                 raise OrderAborted
-            give_up_at = self._budget.give_up_at(Step.PREPARE)
-            if workflow.now() + SHIP_AGAIN_PAUSE < give_up_at:
+            not_after = self._budget.not_after(Step.PREPARE)
+            if workflow.now() + SHIP_AGAIN_PAUSE < not_after:
                 await self._pause_unless_aborted(SHIP_AGAIN_PAUSE)
             # Asked after the pause, which may have been a longer one.
-            if workflow.now() + SHIP_AGAIN_PAUSE >= give_up_at:
+            if workflow.now() + SHIP_AGAIN_PAUSE >= not_after:
                 await self._give_up_shipping(result)
 
     async def _give_up_shipping(self, last: StepResult) -> NoReturn:
@@ -234,8 +229,8 @@ class OrderWorkflow(HearsPeople):
                     order_id=self._order.order_id,
                     n=n,
                     order_workflow_id=workflow.info().workflow_id,
-                    give_up_preparing_at=self._budget.give_up_at(Step.PREPARE),
-                    give_up_dispatching_at=self._budget.give_up_at(Step.DISPATCH),
+                    prepare_not_after=self._budget.not_after(Step.PREPARE),
+                    dispatch_not_after=self._budget.not_after(Step.DISPATCH),
                     run_id=self._order.run_id,
                 ),
                 id=shipping_workflow_id(self._order.order_id, n),
@@ -282,10 +277,10 @@ class OrderWorkflow(HearsPeople):
         *,
         open_request: OpenRequest | None = None,
         approval: ApproveRequest | None = None,
-    ) -> AdvanceResult | None:
+    ) -> StepBatchResult | None:
         """Does what follows each other without a wait. `_try` then has the results of the steps in hand."""
         go = await advance(
-            AdvanceRequest(
+            StepBatchRequest(
                 self._order.order_id,
                 PATIENCE.total_seconds(),
                 open_request,
@@ -304,8 +299,8 @@ class OrderWorkflow(HearsPeople):
         return await carry_out(activity, request, PATIENCE)
 
     def _request(self, step: Step) -> StepRequest:
-        give_up_at = None if step in COMPENSATIONS else self._budget.give_up_at(step)
-        return StepRequest(self._order.order_id, step, give_up_at, run_id=self._order.run_id)
+        not_after = None if step in COMPENSATIONS else self._budget.not_after(step)
+        return StepRequest(self._order.order_id, step, not_after, run_id=self._order.run_id)
 
     async def _unless_aborted(self, work: Awaitable[T]) -> T:
         """Waits for a step, but not for long once the order is aborted: a dead worker must not hold it."""
@@ -342,14 +337,14 @@ class OrderWorkflow(HearsPeople):
     async def _turn_back_at_the_deadline(self) -> None:
         """The limit, inside the workflow: with time kept back to undo what was done."""
         await workflow.sleep(max(self._budget.abort_at - workflow.now(), timedelta(0)))
-        await self._until_in_books()
+        await self._wait_until_stored()
         answer = await self._ask_to_abort(Reason.DEADLINE)
         if answer.accepted:
             workflow.logger.warning("order turned back at its deadline")
 
     def _review_time(self, is_auto: bool) -> float:
         """Seconds until the simulated reviewer approves, or until a person's time is up."""
-        seconds_left = max((self._budget.give_up_at(Step.REVIEW) - workflow.now()).total_seconds(), 0.0)
+        seconds_left = max((self._budget.not_after(Step.REVIEW) - workflow.now()).total_seconds(), 0.0)
         return min(self._order.auto_review_seconds, seconds_left) if is_auto else seconds_left
 
     async def _is_decided_within(self, seconds: float) -> bool:

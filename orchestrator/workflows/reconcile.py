@@ -10,19 +10,17 @@ from datetime import timedelta
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from orchestrator.vocabulary import (
+    from db.domain import Reason, State, Step
+    from orchestrator.messages import (
         AbortRequest,
         Activity,
-        Answer,
         FinishRequest,
         OrderResult,
-        Reason,
         ReconcileRequest,
-        State,
-        Step,
+        RequestResult,
         StepRequest,
     )
-    from orchestrator.workflows.steps import carry_out, write
+    from orchestrator.workflows.step_execution import carry_out, write
 
 RECONCILER = "reconciler"
 PATIENCE = timedelta(seconds=1)
@@ -46,7 +44,7 @@ class ReconcileWorkflow:
                 request_id=str(workflow.uuid4()),
                 run_id=request.run_id,
             ),
-            Answer,
+            RequestResult,
         )
         if answer.abort_reason is None:
             # The carrier had the parcel before the workflow ended: the order was fulfilled.

@@ -5,17 +5,17 @@ from datetime import timedelta
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from orchestrator.vocabulary import (
+    from db.domain import Step
+    from orchestrator.messages import (
         Activity,
-        AdvanceRequest,
         DispatchFailed,
         ShippingRequest,
-        Step,
+        StepBatchRequest,
         StepRequest,
         StepResult,
         StepStatus,
     )
-    from orchestrator.workflows.steps import advance, finished
+    from orchestrator.workflows.step_execution import advance, finished
 
 PATIENCE = timedelta(seconds=2)
 """Nobody signals a shipment: it may keep its workflow task for almost as long as the task lasts."""
@@ -27,13 +27,13 @@ class ShippingWorkflow:
     async def run(self, shipment: ShippingRequest) -> StepResult:
         """Returns the result of the last step that was tried."""
         prepare = StepRequest(
-            shipment.order_id, Step.PREPARE, shipment.give_up_preparing_at, run_id=shipment.run_id
+            shipment.order_id, Step.PREPARE, shipment.prepare_not_after, run_id=shipment.run_id
         )
         dispatch = StepRequest(
-            shipment.order_id, Step.DISPATCH, shipment.give_up_dispatching_at, run_id=shipment.run_id
+            shipment.order_id, Step.DISPATCH, shipment.dispatch_not_after, run_id=shipment.run_id
         )
         go = await advance(
-            AdvanceRequest(shipment.order_id, PATIENCE.total_seconds(), steps=[prepare, dispatch])
+            StepBatchRequest(shipment.order_id, PATIENCE.total_seconds(), steps=[prepare, dispatch])
         )
         results = go.steps if go else []
         result = await finished(Activity.PREPARE, prepare, results[:1])

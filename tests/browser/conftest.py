@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from orchestrator.embedded import Stack
 from orchestrator.settings import Settings
-from orchestrator.stack import Stack
 from tests.live import LiveApi
 from tests.ports import free_port_base
 
@@ -53,8 +53,8 @@ def live(whole_stack: Stack) -> Iterator[LiveApi]:
 
 
 @pytest.fixture(scope="module")
-def books_url(whole_stack: Stack) -> str:
-    return whole_stack.settings.books_url
+def order_database_url(whole_stack: Stack) -> str:
+    return whole_stack.settings.order_database_url
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 NASTY = "<img src=x onerror=alert(1)> ![x](http://evil.invalid/x.png) **bold** $x$"
 PAGES = {
-    "now": "/",
+    "overview": "/",
     "orders": "/orders",
-    "review_desk": "/review_desk",
+    "reviews": "/reviews",
     "latency": "/latency",
     "load_tests": "/load_tests",
     "audit": "/audit",
@@ -72,7 +72,7 @@ def test_an_order_is_cancelled_and_the_buttons_go(open_page: Open, live: LiveApi
     assert page.locator("img[src='x']").count() == 0
 
 
-def test_an_address_is_changed(open_page: Open, live: LiveApi, books_url: str):
+def test_an_address_is_changed(open_page: Open, live: LiveApi, order_database_url: str):
     order_id = live.start(review="manual")
     page = open_page(f"/orders?order={order_id}")
     page.get_by_role("button", name="Change address").click()
@@ -80,20 +80,22 @@ def test_an_address_is_changed(open_page: Open, live: LiveApi, books_url: str):
     page.get_by_role("button", name="Change the address").click()
     expect(page.get_by_text("Accepted: the address is changed.")).to_be_visible(timeout=10_000)
     (row,) = rows(
-        books_url, "select address ->> 'street' as street from orders where order_id = %(id)s", id=order_id
+        order_database_url,
+        "select address ->> 'street' as street from orders where order_id = %(id)s",
+        id=order_id,
     )
     assert row["street"] == "99 New Road"
     live.signal(order_id, "cancel", reason="done", cancelled_by="test")
 
 
 def test_an_order_is_approved_at_the_review_desk_in_one_click(open_page: Open, live: LiveApi):
-    page = open_page("/review_desk")
+    page = open_page("/reviews")
     settled(page)
     order_id = live.start(review="manual")
     card = page.locator(f".st-key-card-{order_id}")
     card.wait_for(timeout=10_000)
     expect(card.get_by_text("s left")).to_be_visible()
-    photograph(page, "review_desk-waiting-light")
+    photograph(page, "reviews-waiting-light")
     card.get_by_role("button", name="Approve").click()
     expect(page.get_by_text("Accepted: the order is approved.")).to_be_visible(timeout=10_000)
     assert live.finished(order_id)["status"] == "completed"
@@ -152,7 +154,9 @@ def test_a_filter_stands_in_the_address_and_the_link_shows_the_same(open_page: O
         assert re.search(r"\d{4}", told[0])
 
 
-def test_the_csv_holds_what_the_database_does_row_by_row(open_page: Open, a_run: str, books_url: str):
+def test_the_csv_holds_what_the_database_does_row_by_row(
+    open_page: Open, a_run: str, order_database_url: str
+):
     page = open_page(f"/latency?run={a_run}")
     settled(page)
     href = page.get_by_role("link", name="CSV of these 8 orders").get_attribute("href")
@@ -161,7 +165,9 @@ def test_the_csv_holds_what_the_database_does_row_by_row(open_page: Open, a_run:
     with Path(download.value.path()).open(newline="", encoding="utf-8") as file:
         found = list(csv.DictReader(file))
     truth = rows(
-        books_url, "select * from orders where run_id = %(run)s order by accepted_at, order_id", run=a_run
+        order_database_url,
+        "select * from orders where run_id = %(run)s order by accepted_at, order_id",
+        run=a_run,
     )
     assert len(found) == len(truth) == 8
     for cells, row in zip(found, truth, strict=True):
@@ -239,10 +245,10 @@ AXIS = "plot => plot._fullLayout.xaxis.range.map(end => Math.round(end * 1000))"
 
 
 @pytest.fixture
-def two_runs(books_url: str) -> tuple[str, str]:
+def two_runs(order_database_url: str) -> tuple[str, str]:
     """Two stored runs, as if they had been judged."""
     names = ("zoomed-1", "zoomed-2")
-    with psycopg.connect(books_url) as connection:
+    with psycopg.connect(order_database_url) as connection:
         for n, name in enumerate(names):
             connection.execute(
                 "insert into runs (run_id, scenario, ended_at, completion_ms, late_orders, counted_orders)"
@@ -327,7 +333,7 @@ CHOSEN = {
 @pytest.mark.parametrize("name", [*PAGES, *CHOSEN])
 @pytest.mark.usefixtures("a_run", "two_runs")
 def test_every_page_is_drawn_in_every_look(open_page: Open, live: LiveApi, name: str, look: str):
-    if name in ("now", "review_desk"):
+    if name in ("overview", "reviews"):
         for n in range(3):
             live.start(f"photo-{name}-{look}-{n}", review="manual")
     page = open_page((PAGES | CHOSEN)[name], look)

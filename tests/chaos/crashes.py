@@ -25,14 +25,14 @@ import httpx
 import psutil
 from temporalio.service import RPCError, RPCStatusCode
 
-from db.pool import Books, Row
-from loadtest.drive import DriveReport, drive, outcomes
+from db.database import Database, Row
+from loadtest.proofs.async_load import DriveReport, drive, outcomes
 from orchestrator.audit import AuditReport, audit
-from orchestrator.client import connect
+from orchestrator.embedded import Stack
+from orchestrator.embedded.process_wait import wait_until_ended
 from orchestrator.settings import Settings
-from orchestrator.stack import Stack
-from orchestrator.stack.processes import wait_until_ended
-from orchestrator.vocabulary import order_workflow_id
+from orchestrator.temporal_client import connect
+from orchestrator.workflow_ids import order_workflow_id
 from tests.ports import free_port_base
 
 ORDERS = 150
@@ -302,7 +302,7 @@ async def run_crash(site: Site, crash: Crash, *, orders: int = ORDERS, rate: flo
     seen_broken = await crash.strike(site)
     recovery_seconds = time.monotonic() - began
     report = await driving
-    finished = await outcomes(site.settings.api_url, report.acknowledged, patience_seconds=DRAIN_SECONDS)
+    finished = await outcomes(site.settings.api_url, report.acknowledged, time_budget_seconds=DRAIN_SECONDS)
     lost = [order_id for order_id in report.acknowledged if order_id not in finished]
     audited, times, late = await audit_run(site, run_id, report, crashed_at)
     return Aftermath(
@@ -346,15 +346,15 @@ async def audit_run(
     """The audit, once Temporal's list shows every workflow of the run as closed; the books' times; and
     the late orders with their stories."""
     client = await connect(site.settings)
-    give_up_at = time.monotonic() + VISIBLE_SECONDS
-    async with Books(site.settings.books_url, application_name="chaos") as books:
+    not_after = time.monotonic() + VISIBLE_SECONDS
+    async with Database(site.settings.order_database_url, application_name="chaos") as database:
         while True:
-            audited = await audit(books, client, run_id, acknowledged=report.acknowledged)
-            if audited.workflows_checked >= report.offered or time.monotonic() > give_up_at:
+            audited = await audit(database, client, run_id, acknowledged=report.acknowledged)
+            if audited.workflows_checked >= report.offered or time.monotonic() > not_after:
                 break
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
-        times = await books.fetch_one(TIMES, {"run_id": run_id, "crashed_at": crashed_at})
-        late = await books.fetch_all(LATE, {"run_id": run_id})
+        times = await database.fetch_one(TIMES, {"run_id": run_id, "crashed_at": crashed_at})
+        late = await database.fetch_all(LATE, {"run_id": run_id})
     assert times is not None
     return audited, times, late
 

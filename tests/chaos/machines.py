@@ -27,12 +27,12 @@ from urllib.parse import quote
 
 import psycopg
 
-from db.pool import Books
+from db.database import Database
+from orchestrator.embedded import Stack, postgres, temporal
+from orchestrator.embedded.health_checks import Probes
+from orchestrator.embedded.layout import PROJECT_ROOT, Layout, stack_environment
+from orchestrator.embedded.migrations import migrate
 from orchestrator.settings import Settings
-from orchestrator.stack import Stack, postgres, temporal
-from orchestrator.stack.health import Probes
-from orchestrator.stack.layout import PROJECT_ROOT, Layout, stack_environment
-from orchestrator.stack.migrations import migrate
 from tests.chaos.crashes import HEADING, ORDERS, Crash, Site, Strike, run_crash, table_row
 from tests.chaos.network import SUBNET, Network, what_is_missing
 
@@ -113,7 +113,7 @@ class Machines:
         (self._home / "logs").mkdir()
         self._start_postgres()
         self._start_temporal()
-        self._until(lambda probes: probes.postgres_answers() and probes.temporal_answers(), "the servers")
+        self._until(lambda probes: probes.postgres_answers() and probes.temporal_timeout(), "the servers")
         migrate(self.settings)
         environment = stack_environment(self.settings)
         began_at = datetime.now(UTC)
@@ -158,10 +158,10 @@ class Machines:
 
     async def _until_it_writes(self, worker: str, since: datetime) -> None:
         """Until the books hold something that this worker has written since then."""
-        async with Books(self.settings.books_url, application_name="chaos") as books:
-            give_up_at = time.monotonic() + BACK_SECONDS
-            while not await books.fetch_all(WRITTEN, {"worker": worker, "since": since}):
-                if time.monotonic() > give_up_at:
+        async with Database(self.settings.order_database_url, application_name="chaos") as database:
+            not_after = time.monotonic() + BACK_SECONDS
+            while not await database.fetch_all(WRITTEN, {"worker": worker, "since": since}):
+                if time.monotonic() > not_after:
                     raise RuntimeError(f"{worker} has written nothing since its network is back")
                 await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
@@ -190,7 +190,7 @@ class Machines:
             )
         )
         administrator = f"postgresql://postgres@/postgres?host={layout.sockets}"
-        give_up_at = time.monotonic() + STARTUP_SECONDS
+        not_after = time.monotonic() + STARTUP_SECONDS
         while True:
             try:
                 with psycopg.connect(administrator, autocommit=True) as connection:
@@ -198,7 +198,7 @@ class Machines:
                     connection.execute("create database orders owner orders")
                 return
             except psycopg.OperationalError as error:
-                if time.monotonic() > give_up_at:
+                if time.monotonic() > not_after:
                     raise RuntimeError(f"PostgreSQL did not start: {error}") from error
                 time.sleep(LOOK_AGAIN_SECONDS)
 
@@ -224,17 +224,17 @@ class Machines:
         return self._home / "logs" / f"{name}.log"
 
     def _until(self, is_so: Callable[[Probes], bool], what: str) -> None:
-        give_up_at = time.monotonic() + STARTUP_SECONDS
+        not_after = time.monotonic() + STARTUP_SECONDS
         with Probes(self.settings) as probes:
             while not is_so(probes):
                 ended = [process for process, _ in self._processes if process.poll() is not None]
-                if ended or time.monotonic() > give_up_at:
+                if ended or time.monotonic() > not_after:
                     logs = "\n".join(file.read_text()[-2000:] for file in (self._home / "logs").iterdir())
                     raise RuntimeError(f"{what} did not become well:\n{logs}")
                 time.sleep(LOOK_AGAIN_SECONDS)
 
 
-_PROCESS = (sys.executable, "-m", "orchestrator.process")
+_PROCESS = (sys.executable, "-m", "orchestrator.processes")
 
 WRITTEN = "select 1 from events where worker = %(worker)s and at > %(since)s limit 1"
 

@@ -132,9 +132,9 @@ class Network:
         self._keepers.append(keeper)
         network = f"/proc/{keeper.pid}/ns/net"
         ours = os.readlink("/proc/self/ns/net")
-        give_up_at = time.monotonic() + APPEARS_SECONDS
+        not_after = time.monotonic() + APPEARS_SECONDS
         while os.readlink(network) == ours:
-            if keeper.poll() is not None or time.monotonic() > give_up_at:
+            if keeper.poll() is not None or time.monotonic() > not_after:
                 raise RuntimeError("no network namespace could be made")
             time.sleep(0.005)
         return network

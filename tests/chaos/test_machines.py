@@ -13,8 +13,8 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from orchestrator.stack.layout import PROJECT_ROOT
-from orchestrator.stack.processes import wait_until_ended
+from orchestrator.embedded.layout import PROJECT_ROOT
+from orchestrator.embedded.process_wait import wait_until_ended
 
 IN_A_NETWORK = ("unshare", "--net", sys.executable)
 

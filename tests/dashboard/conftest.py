@@ -8,14 +8,14 @@ import streamlit as st
 from psycopg.conninfo import make_conninfo
 from streamlit.testing.v1 import AppTest
 
-from dashboard import sources
-from db.reader import ROLE, Reader
-from db.seed import seed
+from dashboard.data import clients
+from db.read_only_database import ROLE, ReadOnlyDatabase
+from loadtest.bench.seed import seed
 from tests.ports import free_port_base
 from tests.servers import PostgresServer, postgres_server
 
-PAGES = Path(sources.__file__).parent / "pages"
-NAMES = ("now", "orders", "review_desk", "latency", "load_tests", "audit")
+PAGES = Path(clients.__file__).parents[1] / "pages"
+NAMES = ("overview", "orders", "reviews", "latency", "load_tests", "audit")
 SEEDED = 3_000
 DAYS = 2
 
@@ -34,21 +34,21 @@ def seeded_url(postgres: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def books_url(postgres: PostgresServer) -> Iterator[str]:
+def order_database_url(postgres: PostgresServer) -> Iterator[str]:
     """Empty books."""
     with postgres.fresh_database() as url:
         yield url
 
 
 @pytest.fixture(scope="session")
-def seeded(seeded_url: str) -> Iterator[Reader]:
+def seeded(seeded_url: str) -> Iterator[ReadOnlyDatabase]:
     reader = reader_of(seeded_url)
     yield reader
     reader.close()
 
 
-def reader_of(url: str) -> Reader:
-    return Reader(make_conninfo(url, user=ROLE))
+def reader_of(url: str) -> ReadOnlyDatabase:
+    return ReadOnlyDatabase(make_conninfo(url, user=ROLE))
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ class Pages:
 
     def forget(self) -> None:
         """Closes what the pages share, so that the next one reads from elsewhere."""
-        sources.reader.clear()
+        clients.reader.clear()
         st.cache_resource.clear()
         st.cache_data.clear()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from orchestrator.keys import Role
+from orchestrator.security.key_hashing import Role
 
 KEYS = {f"key-of-a-{role.word}": role for role in Role}
 

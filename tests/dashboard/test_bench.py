@@ -9,8 +9,8 @@ from dashboard.bench import __main__ as bench
 from dashboard.bench import pages, queries
 from dashboard.bench.measures import Row, at_most
 from dashboard.bench.queries import LIMIT_MS
-from db.reader import Reader
-from db.seed import some_ids
+from db.read_only_database import ReadOnlyDatabase
+from loadtest.bench.seed import some_ids
 
 
 def test_a_measure_is_judged_by_its_percentile():
@@ -35,7 +35,9 @@ def test_a_missed_target_is_an_exit_code(monkeypatch, capsys, is_kept, code):
     assert ("missed its target: speed" in told.err) == (code == 3)
 
 
-def test_every_query_and_view_is_drawn_from_the_whole_history(seeded: Reader, seeded_url: str, monkeypatch):
+def test_every_query_and_view_is_drawn_from_the_whole_history(
+    seeded: ReadOnlyDatabase, seeded_url: str, monkeypatch
+):
     monkeypatch.setattr(queries, "ROUNDS", 2)
     ids = some_ids(seeded_url, 200)
     assert len({order_id.rpartition("-")[0] for order_id in ids}) == 2, "of both days"
@@ -46,5 +48,5 @@ def test_every_query_and_view_is_drawn_from_the_whole_history(seeded: Reader, se
         assert part in shown
     views = pages.some_views(seeded, ids, random.Random(1))
     assert {page for page, _ in views.values()} == {
-        "", "orders", "review_desk", "latency", "load_tests", "audit",
+        "", "orders", "reviews", "latency", "load_tests", "audit",
     }  # fmt: skip

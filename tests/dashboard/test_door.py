@@ -6,10 +6,10 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from dashboard import access
-from orchestrator import callers
-from orchestrator.errors import ServiceAway
-from orchestrator.keys import Role
+from dashboard import auth
+from orchestrator.errors import ServiceUnavailable
+from orchestrator.security import role_cache
+from orchestrator.security.key_hashing import Role
 from orchestrator.settings import Settings
 
 SECRET = "what only viewers may see"
@@ -26,11 +26,11 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": SECRET.encode()})
 
 
-def door(**others: str) -> access.Door:
-    return access.Door(application, Settings(_env_file=None, **others))
+def door(**others: str) -> auth.AuthMiddleware:
+    return auth.AuthMiddleware(application, Settings(_env_file=None, **others))
 
 
-def browser(through: access.Door) -> httpx.AsyncClient:
+def browser(through: auth.AuthMiddleware) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(through), base_url="http://dashboard")
 
 
@@ -38,9 +38,9 @@ def browser(through: access.Door) -> httpx.AsyncClient:
 def known(monkeypatch):
     """The keys that the API knows; None stands for everybody."""
     found: dict[str | None, Role] = dict(KEYS)
-    monkeypatch.setattr(access, "ask_api", lambda _settings, key: found.get(key))
-    monkeypatch.setattr(callers, "FRESH_SECONDS", 0.0)
-    monkeypatch.setattr(access, "LOOK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(auth, "ask_api", lambda _settings, key: found.get(key))
+    monkeypatch.setattr(role_cache, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(auth, "LOOK_AGAIN_SECONDS", 0.0)
     return found
 
 
@@ -75,9 +75,9 @@ async def test_without_keys_the_door_stands_open_on_this_machine_alone(known):
 
 async def test_nobody_is_let_in_while_nobody_can_be_known(monkeypatch):
     def away(_settings, _key):
-        raise ServiceAway("the API does not answer")
+        raise ServiceUnavailable("the API does not answer")
 
-    monkeypatch.setattr(access, "ask_api", away)
+    monkeypatch.setattr(auth, "ask_api", away)
     async with browser(door()) as client:
         shut = await client.get("/")
         assert (shut.status_code, SECRET in shut.text) == (503, False)
@@ -99,7 +99,7 @@ async def test_what_is_no_key_opens_nothing(known, form):
         assert (await client.post("/login", content=b"key=" + b"a" * 10_000)).status_code == 413
 
 
-async def through_web_socket(shut: access.Door, cookie: str, known: dict, *, after: int) -> list[str]:
+async def through_web_socket(shut: auth.AuthMiddleware, cookie: str, known: dict, *, after: int) -> list[str]:
     """The types of what a web socket is sent; the keys are forgotten after so many."""
     seen: list[str] = []
     done = asyncio.Event()
@@ -127,8 +127,8 @@ async def through_web_socket(shut: access.Door, cookie: str, known: dict, *, aft
 async def test_an_open_page_is_closed_when_its_key_is_revoked(known):
     shut = door()
     assert await through_web_socket(shut, "", known, after=0) == ["websocket.close"]
-    session = access.viewers.welcome("good-key")
-    seen = await through_web_socket(shut, f"{access.viewers.cookie}={session}", known, after=5)
+    session = auth.viewers.welcome("good-key")
+    seen = await through_web_socket(shut, f"{auth.viewers.cookie}={session}", known, after=5)
     assert seen[0] == "websocket.accept"
     assert seen[-1] == "websocket.close"
     assert len(seen) < 12, "at the next look"

@@ -6,16 +6,17 @@ from itertools import combinations
 
 import pytest
 
-from dashboard.api_meter import ApiSpeed
-from dashboard.figures import distribution, over_time, pace, palette, race, reviews, split, targets, timeline
-from dashboard.figures.axes import bands, log_seconds
-from dashboard.figures.disturbed import DisturbedTime, disturbed_times
-from dashboard.figures.palette import DARK, LIGHT, palette_of
-from dashboard.workers import WorkerUse
-from db.charts import Bucket, Cell, Disturbance, FaultSpan, Plan, Selection, Slice
-from db.live import InFlight, Lately
-from db.lookups import OrderFile
-from orchestrator.vocabulary import State
+from dashboard.charts import distribution, in_flight, over_time, palette, throughput, time_breakdown, timeline
+from dashboard.charts.axes import bands, log_seconds
+from dashboard.charts.palette import DARK, LIGHT, palette_of
+from dashboard.data.api_metrics import ApiSpeed
+from dashboard.data.worker_usage import WorkerUse
+from dashboard.view_models import reviews, slo_status
+from dashboard.view_models.disturbance_spans import DisturbedTime, disturbed_times
+from db.domain import State
+from db.read_models.latency import Bucket, Cell, Disturbance, FaultSpan, Plan, Selection, Slice
+from db.read_models.live_orders import InFlight, RecentOutcomes
+from db.read_models.order_search import OrderDetails
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 LIMIT_MS = 15_000
@@ -34,7 +35,7 @@ def racing(order_id: str, elapsed_ms: int, **more: object) -> dict:
 
 
 def test_race_gives_each_order_a_lane_with_its_seconds():
-    figure = race.race([racing("a", 12_500), racing("b", 4_000, attempt=3)], LIGHT, 15.0)
+    figure = in_flight.race([racing("a", 12_500), racing("b", 4_000, attempt=3)], LIGHT, 15.0)
     (bars,) = figure.data
     assert list(bars.x) == [12.5, 4.0]
     assert list(bars.y) == [0, 1]
@@ -43,35 +44,35 @@ def test_race_gives_each_order_a_lane_with_its_seconds():
 
 
 def test_race_marks_danger_by_colour_and_by_pattern():
-    figure = race.race([racing("a", 12_500), racing("b", 9_000), racing("c", 100)], LIGHT, 15.0)
+    figure = in_flight.race([racing("a", 12_500), racing("b", 9_000), racing("c", 100)], LIGHT, 15.0)
     (bars,) = figure.data
     assert list(bars.marker.color) == [LIGHT.bad, LIGHT.warn, LIGHT.calm]
     assert list(bars.marker.pattern.shape) == ["/", "", ""]
 
 
 def test_race_says_when_an_order_is_being_undone():
-    figure = race.race([racing("a", 100, abort_reason="deadline", current_step="refund")], LIGHT, 15.0)
+    figure = in_flight.race([racing("a", 100, abort_reason="deadline", current_step="refund")], LIGHT, 15.0)
     assert list(figure.data[0].text) == ["undoing, refund"]
 
 
 def test_race_is_as_high_without_orders_as_with_more_than_it_shows():
-    empty = race.race([], LIGHT, 15.0)
-    full = race.race([racing(str(n), n) for n in range(40)], LIGHT, 15.0)
+    empty = in_flight.race([], LIGHT, 15.0)
+    full = in_flight.race([racing(str(n), n) for n in range(40)], LIGHT, 15.0)
     assert empty.layout.height == full.layout.height
     assert list(empty.layout.yaxis.range) == list(full.layout.yaxis.range)
-    assert len(full.data[0].y) == race.LANES
+    assert len(full.data[0].y) == in_flight.LANES
 
 
 def test_race_keeps_an_order_beyond_the_limit_in_sight():
-    figure = race.race([racing("a", 60_000)], LIGHT, 15.0)
+    figure = in_flight.race([racing("a", 60_000)], LIGHT, 15.0)
     assert figure.layout.xaxis.range[1] > 60
     assert [shape.x0 for shape in figure.layout.shapes] == [15.0]
 
 
 def test_long_ids_keep_their_end():
-    assert race.short("x" * 30 + "-17").endswith("-17")
-    assert len(race.short("x" * 40)) == 22
-    assert race.short("short") == "short"
+    assert in_flight.short("x" * 30 + "-17").endswith("-17")
+    assert len(in_flight.short("x" * 40)) == 22
+    assert in_flight.short("short") == "short"
 
 
 # --- Pace and lights --------------------------------------------------------------------------------
@@ -79,15 +80,15 @@ def test_long_ids_keep_their_end():
 
 def test_pace_draws_both_counts_of_each_second():
     rows = [{"at": after(n), "started": n, "finished": 2 * n} for n in range(3)]
-    figure = pace.pace(rows, LIGHT)
+    figure = throughput.pace(rows, LIGHT)
     assert [list(line.y) for line in figure.data] == [[0, 1, 2], [0, 2, 4]]
-    assert pace.per_second(rows, "started", 2) == 1.5
-    assert pace.per_second([], "started") == 0.0
+    assert throughput.per_second(rows, "started", 2) == 1.5
+    assert throughput.per_second([], "started") == 0.0
 
 
-def lately(**more: object) -> Lately:
+def lately(**more: object) -> RecentOutcomes:
     known = {"finished": 0, "late": 0, "outcomes": {}, "p50_ms": None, "p95_ms": None, "p99_ms": None}
-    return Lately(**(known | {"max_ms": None} | more))
+    return RecentOutcomes(**(known | {"max_ms": None} | more))
 
 
 @pytest.mark.parametrize(
@@ -99,55 +100,55 @@ def lately(**more: object) -> Lately:
     ],
 )
 def test_completion_counts_open_orders_past_the_limit_as_late(late, overdue, kept, figure):
-    light = targets.completion_light(
+    light = slo_status.completion_light(
         lately(finished=10, late=late, max_ms=14_999), InFlight(5, overdue, 0), 15.0
     )
     assert (light.is_kept, light.figure) == (kept, figure)
 
 
 def test_lights_without_anything_to_judge_by_are_neither_on_nor_off():
-    assert targets.completion_light(lately(), InFlight(0, 0, 0), 15.0).is_kept is None
-    assert targets.api_light(ApiSpeed(0, 0, None)).is_kept is None
-    assert targets.query_light([], False).is_kept is None
-    assert targets.cpu_light([]).is_kept is None
-    assert targets.memory_light([]).is_kept is None
+    assert slo_status.completion_light(lately(), InFlight(0, 0, 0), 15.0).is_kept is None
+    assert slo_status.api_light(ApiSpeed(0, 0, None)).is_kept is None
+    assert slo_status.query_light([], False).is_kept is None
+    assert slo_status.cpu_light([]).is_kept is None
+    assert slo_status.memory_light([]).is_kept is None
 
 
 def test_api_light_is_off_when_the_api_is_away_or_slow():
-    assert targets.api_light(None).is_kept is False
-    assert targets.api_light(ApiSpeed(100, 5, 2_500.0)).is_kept is False
-    assert targets.api_light(ApiSpeed(100, 0, 1_000.0)).is_kept is True
-    assert targets.api_light(ApiSpeed(100, 100, math.inf)).figure == "99 % over 60 s, 100 of 100 over 1 s"
+    assert slo_status.api_light(None).is_kept is False
+    assert slo_status.api_light(ApiSpeed(100, 5, 2_500.0)).is_kept is False
+    assert slo_status.api_light(ApiSpeed(100, 0, 1_000.0)).is_kept is True
+    assert slo_status.api_light(ApiSpeed(100, 100, math.inf)).figure == "99 % over 60 s, 100 of 100 over 1 s"
 
 
 def test_query_light_judges_the_95th_percentile():
-    assert targets.query_light([1.0] * 95 + [500.0] * 5, False).is_kept is True
-    assert targets.query_light([1.0] * 94 + [500.0] * 6, False).is_kept is False
+    assert slo_status.query_light([1.0] * 95 + [500.0] * 5, False).is_kept is True
+    assert slo_status.query_light([1.0] * 94 + [500.0] * 6, False).is_kept is False
 
 
 def test_query_light_is_off_while_queries_fail():
-    light = targets.query_light([1.0] * 400 + [2_003.0], True)
+    light = slo_status.query_light([1.0] * 400 + [2_003.0], True)
     assert (light.is_kept, light.figure) == (False, "the last one failed after 2,003 ms")
 
 
 def test_worker_lights_name_the_busiest_and_the_largest():
     workers = [WorkerUse("one", 0.2, 3 * 1024**3), WorkerUse("two", 0.81, 1024**2)]
-    assert targets.cpu_light(workers).figure == "81 % of a core, two"
-    assert targets.cpu_light(workers).is_kept is False
-    assert targets.memory_light(workers).figure == "3,072 MB, one"
-    assert targets.memory_light(workers).is_kept is False
+    assert slo_status.cpu_light(workers).figure == "81 % of a core, two"
+    assert slo_status.cpu_light(workers).is_kept is False
+    assert slo_status.memory_light(workers).figure == "3,072 MB, one"
+    assert slo_status.memory_light(workers).is_kept is False
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.5, 2), (0.51, 3), (1.0, 4), (0.01, 1)])
 def test_percentile_is_the_smallest_value_that_enough_do_not_exceed(share, value):
-    assert targets.percentile([4, 2, 1, 3], share) == value
+    assert slo_status.percentile([4, 2, 1, 3], share) == value
 
 
 @pytest.mark.parametrize(
     ("ms", "text"), [(15_450, "15.450 s"), (0, "0.000 s"), (None, "–"), (3_600_001, "3,600.001 s")]
 )
 def test_seconds_keep_every_millisecond(ms, text):
-    assert targets.seconds(ms) == text
+    assert slo_status.seconds(ms) == text
 
 
 # --- Reviews ----------------------------------------------------------------------------------------
@@ -185,12 +186,12 @@ def told(kind: str, at: float, state: str, **detail: object) -> dict:
     }  # fmt: skip
 
 
-def order_file(*events: dict, under_way: list[dict] | None = None, **order: object) -> OrderFile:
+def order_details(*events: dict, under_way: list[dict] | None = None, **order: object) -> OrderDetails:
     known = {
         "order_id": "o", "accepted_at": NOON, "deadline_at": after(15), "finished_at": after(4),
         "read_at": after(9), "aborted_at": None,
     }  # fmt: skip
-    return OrderFile(known | order, list(events), under_way or [])
+    return OrderDetails(known | order, list(events), under_way or [])
 
 
 WHOLE = (
@@ -207,7 +208,7 @@ WHOLE = (
 
 
 def test_timeline_has_a_bar_for_each_attempt_and_for_the_review():
-    bars = [bar for bar in timeline.bars(order_file(*WHOLE)) if bar.kind != timeline.WAITING]
+    bars = [bar for bar in timeline.bars(order_details(*WHOLE)) if bar.kind != timeline.WAITING]
     seen = [(bar.lane, bar.kind, round(bar.start_seconds, 6), round(bar.end_seconds, 6)) for bar in bars]
     assert seen == [
         ("receive", "error", 0.1, 0.2),
@@ -219,7 +220,7 @@ def test_timeline_has_a_bar_for_each_attempt_and_for_the_review():
 
 
 def test_timeline_shows_every_moment_in_which_nobody_worked():
-    waits = [bar for bar in timeline.bars(order_file(*WHOLE)) if bar.kind == timeline.WAITING]
+    waits = [bar for bar in timeline.bars(order_details(*WHOLE)) if bar.kind == timeline.WAITING]
     assert [(round(bar.start_seconds, 6), round(bar.end_seconds, 6)) for bar in waits] == [
         (0.0, 0.1),
         (0.2, 0.3),
@@ -230,7 +231,7 @@ def test_timeline_shows_every_moment_in_which_nobody_worked():
 
 
 def test_timeline_bars_and_waits_cover_the_order_without_a_gap():
-    bars = timeline.bars(order_file(*WHOLE))
+    bars = timeline.bars(order_details(*WHOLE))
     assert sum(bar.end_seconds - bar.start_seconds for bar in bars) == pytest.approx(4.0)
 
 
@@ -238,39 +239,39 @@ def test_timeline_lets_an_attempt_under_way_reach_until_now():
     running = [{"step": "charge", "attempt": 2, "started_at": after(5), "worker": "w2"}]
     (bar,) = [
         bar
-        for bar in timeline.bars(order_file(under_way=running, finished_at=None))
+        for bar in timeline.bars(order_details(under_way=running, finished_at=None))
         if bar.kind == timeline.UNDER_WAY
     ]
     assert (bar.start_seconds, bar.end_seconds, bar.attempt) == (5.0, 9.0, 2)
 
 
 def test_a_review_that_was_never_decided_ends_with_the_abort():
-    file = order_file(told("state", 1.0, "in_review"), aborted_at=after(3.0))
+    file = order_details(told("state", 1.0, "in_review"), aborted_at=after(3.0))
     (bar,) = [bar for bar in timeline.bars(file) if bar.kind == timeline.REVIEW]
     assert (bar.start_seconds, bar.end_seconds) == (1.0, 3.0)
 
 
 def test_timeline_marks_requests_and_tells_the_late_ones_apart():
-    marks = timeline.marks(order_file(*WHOLE))
+    marks = timeline.marks(order_details(*WHOLE))
     assert [(mark.at_seconds, mark.name, mark.is_accepted) for mark in marks] == [
         (2.9, "update address", True),
         (3.6, "cancel order", False),
     ]
-    figure = timeline.timeline(order_file(*WHOLE), LIGHT)
+    figure = timeline.timeline(order_details(*WHOLE), LIGHT)
     requests = figure.data[-1]
     assert list(requests.text) == ["update address", "cancel order, too late"]
     assert list(requests.marker.symbol) == ["diamond", "x"]
 
 
 def test_timeline_draws_the_limit_and_tells_attempts_apart_without_colour():
-    figure = timeline.timeline(order_file(*WHOLE), DARK)
+    figure = timeline.timeline(order_details(*WHOLE), DARK)
     assert [shape.x0 for shape in figure.layout.shapes] == [15.0]
     patterns = {trace.name: trace.marker.pattern.shape for trace in figure.data if trace.type == "bar"}
     assert len({patterns["ok"], patterns["error"], patterns["timeout"]}) == 3
 
 
 def test_timeline_never_reads_a_users_text_as_markup():
-    figure = timeline.timeline(order_file(*WHOLE), LIGHT)
+    figure = timeline.timeline(order_details(*WHOLE), LIGHT)
     hovers = [text for trace in figure.data for text in trace.customdata]
     assert any("&lt;b&gt;luck" in text for text in hovers)
     assert any("&lt;i&gt;x" in text for text in hovers)
@@ -400,10 +401,10 @@ def test_what_was_stopped_is_away_until_it_was_brought_back():
 
 
 def test_split_stacks_parts_that_sum_to_the_whole():
-    row = {f"{part}_ms": n for n, part in enumerate(split.PARTS, start=1)}
+    row = {f"{part}_ms": n for n, part in enumerate(time_breakdown.PARTS, start=1)}
     row |= {"order_id": "a", "outcome": "completed", "completion_ms": sum(row.values())}
-    assert sum(split.parts_of(row).values()) == row["completion_ms"] == 36
-    figure = split.split([row], LIGHT, LIMIT_MS)
+    assert sum(time_breakdown.parts_of(row).values()) == row["completion_ms"] == 36
+    figure = time_breakdown.split([row], LIGHT, LIMIT_MS)
     assert sum(trace.x[0] for trace in figure.data) == pytest.approx(0.036)
 
 
@@ -464,10 +465,10 @@ def test_outcomes_are_told_apart_by_the_colour_blind(colours, blindness):
 @pytest.mark.parametrize("blindness", BLINDNESS.values(), ids=list(BLINDNESS))
 @pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
 def test_parts_are_told_apart_by_the_colour_blind(colours, blindness):
-    row = dict.fromkeys((f"{part}_ms" for part in split.PARTS), 1)
-    row |= {"order_id": "a", "outcome": "completed", "completion_ms": len(split.PARTS)}
-    traces = split.split([row], colours, LIMIT_MS).data
-    assert [trace.name for trace in traces] == list(split.PARTS)
+    row = dict.fromkeys((f"{part}_ms" for part in time_breakdown.PARTS), 1)
+    row |= {"order_id": "a", "outcome": "completed", "completion_ms": len(time_breakdown.PARTS)}
+    traces = time_breakdown.split([row], colours, LIMIT_MS).data
+    assert [trace.name for trace in traces] == list(time_breakdown.PARTS)
     for one, other in combinations(traces, 2):
         if one.marker.pattern.shape == other.marker.pattern.shape:
             places = [seen(trace.marker.color, blindness) for trace in (one, other)]
@@ -482,14 +483,14 @@ def test_text_on_a_bar_is_readable(colours):
 
 def test_figures_that_are_drawn_at_every_tick_have_no_zoom_to_lose():
     for figure in (
-        race.race([], LIGHT, 15.0),
-        pace.pace([], LIGHT),
-        timeline.timeline(order_file(finished_at=None), LIGHT),
+        in_flight.race([], LIGHT, 15.0),
+        throughput.pace([], LIGHT),
+        timeline.timeline(order_details(finished_at=None), LIGHT),
     ):
         assert figure.layout.dragmode is False
         assert figure.layout.xaxis.fixedrange
         assert figure.layout.yaxis.fixedrange
-    assert timeline.timeline(order_file(), LIGHT).layout.xaxis.fixedrange is None
+    assert timeline.timeline(order_details(), LIGHT).layout.xaxis.fixedrange is None
 
 
 def test_the_palette_follows_the_theme():

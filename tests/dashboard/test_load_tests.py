@@ -9,10 +9,11 @@ import pytest
 import streamlit as st
 from psycopg.rows import dict_row
 
-from dashboard.load_tests import running
-from db import queries, run_shelf, runs
+from dashboard.sections import running_load_tests
+from db import queries, runs
+from db.read_models import stored_runs
 from db.runs import NewRun
-from db.seed import seed
+from loadtest.bench.seed import seed
 from loadtest.options import RunOptions
 from tests.dashboard.conftest import Pages, reader_of, said
 from tests.servers import PostgresServer
@@ -71,7 +72,7 @@ def test_a_run_of_another_machine_is_shown_with_the_way_to_stop_it(page: Pages, 
 
 def test_no_run_is_started_beside_one_under_way(page: Pages, url: str, monkeypatch):
     begin(url, "from-elsewhere")
-    monkeypatch.setattr(running, "must_be", lambda _role: None)
+    monkeypatch.setattr(running_load_tests, "must_be", lambda _role: None)
     test = pressed(page.run("load_tests", url), "Start")
     assert not test.exception
     assert [error.value for error in test.error] == [
@@ -90,7 +91,7 @@ def test_a_run_that_gives_no_sign_is_broken_off(began, last_order, alive):
         "last_accepted_at": None if last_order is None else now - timedelta(seconds=last_order),
         "options": {"drain_seconds": 30.0},
     }
-    assert running.seems_alive(row, now) is alive
+    assert running_load_tests.seems_alive(row, now) is alive
 
 
 def test_every_stored_run_can_be_chosen_and_the_shelf_shows_more(page: Pages, url: str):
@@ -114,7 +115,7 @@ def test_the_first_run_of_all_stands_in_the_address_when_its_verdict_is_shown(pa
     begin(url, "first")
     st.cache_data.clear()
     # As "Show its verdict" leaves it.
-    test.session_state[running.WANTED] = "first"
+    test.session_state[running_load_tests.WANTED] = "first"
     test.run()
     assert not test.exception
     assert test.query_params["run"] == "first"
@@ -122,14 +123,14 @@ def test_the_first_run_of_all_stands_in_the_address_when_its_verdict_is_shown(pa
 
 def test_two_runs_are_read_and_compared_once(page: Pages, seeded_url: str, seeded, monkeypatch):
     asked: list[str] = []
-    times = run_shelf.times
+    times = stored_runs.times
 
     def counted(reader, run_id):
         asked.append(run_id)
         return times(reader, run_id)
 
-    one, other = (row["run_id"] for row in run_shelf.shelf(seeded, 2))
-    monkeypatch.setattr(run_shelf, "times", counted)
+    one, other = (row["run_id"] for row in stored_runs.shelf(seeded, 2))
+    monkeypatch.setattr(stored_runs, "times", counted)
     test = page.run("load_tests", seeded_url, run=one, beside=other)
     assert "Side by side" in said(test.run())
     assert asked == [one, other]
@@ -153,14 +154,14 @@ def test_runs_under_way_are_counted_without_a_look_at_what_is_finished(url: str)
         )
         connection.execute("vacuum (analyze) orders")
         reader = reader_of(url)
-        found = run_shelf.under_way(reader)
+        found = stored_runs.under_way(reader)
         reader.close()
         assert found
         assert sum(row["in_flight"] for row in found) > 0
         for row in found:
             truth = connection.execute(PLAINLY_COUNTED, (row["run_id"],)).fetchone()
             assert {name: row[name] for name in truth} == truth
-        statement = queries.load("run_shelf.sql")["under_way"]
+        statement = queries.load("stored_runs.sql")["under_way"]
         plan = connection.execute("explain (analyze, format json) " + statement).fetchone()
     seen = sum(rows_of_orders(plan["QUERY PLAN"][0]["Plan"]))
     assert seen <= 40 + len(found), "those in flight, and the newest of each run"

@@ -8,14 +8,15 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from dashboard import layout, sources
-from dashboard.audits import AuditDesk
-from dashboard.load_runner import LoadRunner
-from db import charts, lookups
-from db.charts import Selection
-from db.lookups import Search
-from db.reader import Reader
-from db.seed import seed, seed_now, some_ids
+from dashboard import layout
+from dashboard.data import clients
+from dashboard.data.audit_jobs import AuditJobs
+from dashboard.data.load_test_processes import LoadRunner
+from db.read_models import latency, order_search
+from db.read_models.latency import Selection
+from db.read_models.order_search import Search
+from db.read_only_database import ReadOnlyDatabase
+from loadtest.bench.seed import seed, seed_now, some_ids
 from orchestrator.errors import UsageError
 from orchestrator.settings import Settings
 from tests.dashboard.conftest import NAMES, SEEDED, Pages, said
@@ -24,9 +25,9 @@ AWAY = "The API does not answer\\; is the stack up\\? Try again shortly\\."
 NOWHERE = "postgresql://orders_reader@/orders?host=/nowhere&sslmode=disable"
 
 EMPTY = {
-    "now": "No order yet",
+    "overview": "No order yet",
     "orders": "No such order",
-    "review_desk": "Nobody waits for a review",
+    "reviews": "Nobody waits for a review",
     "latency": "No finished order here",
     "load_tests": "No load test yet",
     "audit": "Not audited yet",
@@ -47,12 +48,12 @@ def quiet():
 @pytest.fixture(autouse=True)
 def unaudited(monkeypatch):
     """Audits that a page begins by itself have tests of their own; no API would answer them here."""
-    monkeypatch.setattr(AuditDesk, "begin_at_sight", lambda *_: None)
+    monkeypatch.setattr(AuditJobs, "begin_at_sight", lambda *_: None)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_empty_page_says_what_to_do_next(page: Pages, books_url, name):
-    test = page.run(name, books_url)
+def test_an_empty_page_says_what_to_do_next(page: Pages, order_database_url, name):
+    test = page.run(name, order_database_url)
     assert not test.exception
     assert not test.error
     assert EMPTY[name] in said(test)
@@ -63,7 +64,7 @@ def test_a_page_with_orders_shows_them(page: Pages, seeded_url, name):
     test = page.run(name, seeded_url)
     assert not test.exception
     assert not test.error
-    if name not in ("now", "audit", "review_desk"):
+    if name not in ("overview", "audit", "reviews"):
         assert EMPTY[name] not in said(test)
 
 
@@ -94,14 +95,14 @@ def test_a_page_comes_back_with_the_database(page: Pages, seeded_url, monkeypatc
 
 
 def test_now_shows_the_parts_as_unknown_while_the_api_is_away(page: Pages, seeded_url):
-    test = page.run("now", seeded_url)
+    test = page.run("overview", seeded_url)
     text = said(test)
     assert "does not answer" in text
     assert "unknown while the API is away" in text
 
 
 def test_a_switch_of_faults_that_cannot_reach_the_api_is_told(page: Pages, seeded_url):
-    test = page.run("now", seeded_url)
+    test = page.run("overview", seeded_url)
     test.selectbox(key="fault-profile").set_value("outage")
     next(button for button in test.button if button.label == "Put in force").click()
     test.run()
@@ -136,8 +137,8 @@ def test_an_order_that_nobody_knows_is_not_an_error(page: Pages, seeded_url):
 
 def test_an_order_that_was_just_started_is_shown_once_the_books_know_it(page: Pages, seeded_url, monkeypatch):
     (order_id,) = some_ids(seeded_url, 1)
-    real, looks = lookups.order_file, itertools.count()
-    monkeypatch.setattr(lookups, "order_file", lambda *asked: real(*asked) if next(looks) else None)
+    real, looks = order_search.order_details, itertools.count()
+    monkeypatch.setattr(order_search, "order_record", lambda *asked: real(*asked) if next(looks) else None)
     test = page.run("orders", seeded_url, order=order_id)
     assert not test.exception
     assert "The books do not know this order" not in said(test)
@@ -190,7 +191,7 @@ def test_a_decision_while_the_api_is_away_is_one_sentence_and_can_be_taken_again
                 "update orders set review = 'manual', abort_reason = null,"
                 " deadline_at = now() + interval '1 hour'"
             )
-        test = page.run("review_desk", url)
+        test = page.run("reviews", url)
         for _ in range(2):
             next(each for each in test.button if each.label == button).click()
             test.run()
@@ -199,15 +200,17 @@ def test_a_decision_while_the_api_is_away_is_one_sentence_and_can_be_taken_again
         page.forget()
 
 
-def test_an_answer_outlives_the_next_run_and_goes_after_its_time(page: Pages, books_url, monkeypatch):
-    test = page.run("now", books_url)
+def test_an_answer_outlives_the_next_run_and_goes_after_its_time(
+    page: Pages, order_database_url, monkeypatch
+):
+    test = page.run("overview", order_database_url)
     next(button for button in test.button if button.label == "Put in force").click()
     test.run()
     for _ in range(2):
         assert [error.value for error in test.error] == [AWAY]
         test.run()
-    later = sources.now() + layout.ANSWER_STAYS
-    monkeypatch.setattr(sources, "now", lambda: later)
+    later = clients.now() + layout.ANSWER_STAYS
+    monkeypatch.setattr(clients, "now", lambda: later)
     test.run()
     assert not test.error
 
@@ -220,7 +223,7 @@ def test_an_order_links_to_the_ui_of_an_external_temporal(
 ):
     monkeypatch.setenv("TEMPORAL_ADDRESS", "temporal.invalid:7233")
     monkeypatch.setenv("TEMPORAL_UI_ORIGIN", setting)
-    order = lookups.search(seeded, Search(), 1)[0]["order_id"]
+    order = order_search.search(seeded, Search(), 1)[0]["order_id"]
     links = page.run("orders", seeded_url, order=order).get("link_button")
     assert [link.proto.url.partition("/history")[0].rpartition("/")[0] for link in links] == (
         [f"{origin}/namespaces/default/workflows/order-{order}"] if origin else []
@@ -243,9 +246,9 @@ def test_a_click_opens_the_order_that_was_clicked_though_another_comes_in(page: 
     assert clicked in plain(test.title[0].value)
 
 
-def test_the_order_page_shows_its_figures(page: Pages, seeded_url, seeded: Reader):
-    how = charts.plan(seeded, Selection())
-    row = charts.slowest(seeded, how, charts.buckets(seeded, how), 1)[0]
+def test_the_order_page_shows_its_figures(page: Pages, seeded_url, seeded: ReadOnlyDatabase):
+    how = latency.plan(seeded, Selection())
+    row = latency.slowest(seeded, how, latency.buckets(seeded, how), 1)[0]
     test = page.run("orders", seeded_url, order=row["order_id"])
     figures = {metric.label: metric.value for metric in test.metric}
     assert figures["State"] == row["outcome"]
@@ -274,8 +277,8 @@ def metrics_of(test) -> dict[str, str]:
     return {metric.label: metric.value for metric in test.metric}
 
 
-def test_the_latency_page_shows_exactly_what_the_books_say(page: Pages, seeded_url, seeded: Reader):
-    summary = charts.summary(seeded, charts.plan(seeded, Selection()))
+def test_the_latency_page_shows_exactly_what_the_books_say(page: Pages, seeded_url, seeded: ReadOnlyDatabase):
+    summary = latency.summary(seeded, latency.plan(seeded, Selection()))
     shown = metrics_of(page.run("latency", seeded_url))
     assert shown["Orders"] == f"{SEEDED:,}"
     assert shown["Late"] == f"{summary.late:,}"
@@ -287,7 +290,7 @@ def test_the_tiles_of_now_equal_plain_sql(page: Pages, postgres):
     with postgres.fresh_database() as url:
         seed(url, 200, days=1, progress=lambda _: None)
         seed_now(url, finished=150, running=7)
-        shown = metrics_of(page.run("now", url, window="1 h"))
+        shown = metrics_of(page.run("overview", url, window="1 h"))
         with psycopg.connect(url) as connection:
             truth = connection.execute(
                 "select count(*) filter (where finished_at is null),"
@@ -305,22 +308,22 @@ def test_the_tiles_of_now_equal_plain_sql(page: Pages, postgres):
     assert (shown["p95"], shown["Longest"]) == (f"{p95_ms / 1000:,.3f} s", f"{longest_ms / 1000:,.3f} s")
 
 
-def test_a_link_reproduces_the_latency_page(page: Pages, seeded_url, seeded: Reader):
-    run_id = charts.run_names(seeded)[0]["run_id"]
+def test_a_link_reproduces_the_latency_page(page: Pages, seeded_url, seeded: ReadOnlyDatabase):
+    run_id = latency.run_names(seeded)[0]["run_id"]
     of_run = metrics_of(page.run("latency", seeded_url, run=run_id))
-    truth = charts.summary(seeded, charts.plan(seeded, Selection(run_id=run_id)))
+    truth = latency.summary(seeded, latency.plan(seeded, Selection(run_id=run_id)))
     assert of_run["Orders"] == f"{truth.orders:,}"
     failed = metrics_of(page.run("latency", seeded_url, outcome="failed", faults="none"))
     assert int(failed["Orders"].replace(",", "")) < SEEDED / 10
-    how = charts.plan(seeded, Selection())
+    how = latency.plan(seeded, Selection())
     since = (how.since + timedelta(hours=30)).strftime("%Y-%m-%dT%H:%M")
     later = metrics_of(page.run("latency", seeded_url, since=since))
-    truth = charts.summary(seeded, charts.plan(seeded, Selection(since=how.since + timedelta(hours=30))))
+    truth = latency.summary(seeded, latency.plan(seeded, Selection(since=how.since + timedelta(hours=30))))
     assert later["Orders"] == f"{truth.orders:,}"
 
 
-def test_two_runs_are_compared(page: Pages, seeded_url, seeded: Reader):
-    one, other = (row["run_id"] for row in charts.run_names(seeded)[:2])
+def test_two_runs_are_compared(page: Pages, seeded_url, seeded: ReadOnlyDatabase):
+    one, other = (row["run_id"] for row in latency.run_names(seeded)[:2])
     test = page.run("load_tests", seeded_url, run=one, beside=other)
     assert not test.exception
     assert "Side by side" in said(test)

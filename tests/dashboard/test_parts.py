@@ -13,16 +13,17 @@ import streamlit as st
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from dashboard import audits, export
-from dashboard.api_client import GLANCE_SECONDS, SILENCE_SECONDS, ApiAway, OrderApi
-from dashboard.audits import AuditDesk, AuditState
-from dashboard.figures.invariants import as_file
-from dashboard.workers import WorkerMeter
-from db import charts
-from db.charts import Selection
-from orchestrator.errors import OrderConflict, OrderUnknown, RequestMalformed, ServiceAway, TooLate
+from dashboard import export
+from dashboard.api_client import GLANCE_SECONDS, SILENCE_SECONDS, ApiUnavailable, OrderApi
+from dashboard.data import audit_jobs
+from dashboard.data.audit_jobs import AuditJobs, AuditState
+from dashboard.data.worker_usage import WorkerMeter
+from dashboard.view_models.invariants import as_file
+from db.domain import State
+from db.read_models import latency
+from db.read_models.latency import Selection
+from orchestrator.errors import OrderConflict, OrderUnknown, RequestMalformed, ServiceUnavailable, TooLate
 from orchestrator.settings import Settings
-from orchestrator.vocabulary import State
 from tests.dashboard.conftest import Pages, said
 from tests.ports import free_port_base
 
@@ -49,12 +50,12 @@ async def exported(url: str, **query: str) -> httpx.Response:
 
 
 async def test_the_export_streams_what_the_address_selects(seeded, seeded_url):
-    run_id = charts.run_names(seeded)[0]["run_id"]
+    run_id = latency.run_names(seeded)[0]["run_id"]
     answer = await exported(seeded_url, run=run_id, outcome="completed")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/csv")
     assert f"latency-{run_id}.csv" in answer.headers["content-disposition"]
-    truth = charts.summary(seeded, charts.plan(seeded, Selection(run_id=run_id))).outcomes[State.COMPLETED]
+    truth = latency.summary(seeded, latency.plan(seeded, Selection(run_id=run_id))).outcomes[State.COMPLETED]
     assert answer.text.count("\n") == truth + 1
 
 
@@ -84,27 +85,27 @@ class FakeApi(OrderApi):
         return self._report
 
 
-def ended(desk: AuditDesk, run_id: str | None = None) -> AuditState:
-    give_up_at = time.monotonic() + 5
+def ended(desk: AuditJobs, run_id: str | None = None) -> AuditState:
+    not_after = time.monotonic() + 5
     while (state := desk.look(run_id)).is_under_way or state == AuditState():
-        assert time.monotonic() < give_up_at
+        assert time.monotonic() < not_after
         time.sleep(0.01)
     return state
 
 
 def test_an_audit_ends_with_its_report_or_its_problem():
-    desk, api = AuditDesk(), FakeApi(BROKEN)
+    desk, api = AuditJobs(), FakeApi(BROKEN)
     assert desk.look(None) == AuditState()
     desk.begin(api, None)
     assert ended(desk).report == BROKEN
-    desk, api = AuditDesk(), FakeApi(ServiceAway("away"))
+    desk, api = AuditJobs(), FakeApi(ServiceUnavailable("away"))
     desk.begin(api, None)
     assert str(ended(desk).error) == "away"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_audit_that_breaks_off_ends_all_the_same():
-    desk = AuditDesk()
+    desk = AuditJobs()
     desk.begin(FakeApi(ValueError("no JSON")), None)
     assert str(ended(desk).error) == "The audit ended without a report; try again."
     for thread in threading.enumerate():
@@ -113,26 +114,26 @@ def test_an_audit_that_breaks_off_ends_all_the_same():
 
 
 def test_an_audit_is_begun_at_sight_once_for_the_same_books():
-    desk, asked = AuditDesk(), []
+    desk, asked = AuditJobs(), []
 
     class Counting(FakeApi):
         def audit(self, run_id):
             asked.append(run_id)
             return super().audit(run_id)
 
-    for books in ("first", "first", "second", "second"):
-        desk.begin_at_sight(Counting(BROKEN), None, books)
+    for repository in ("first", "first", "second", "second"):
+        desk.begin_at_sight(Counting(BROKEN), None, repository)
         ended(desk)
     assert len(asked) == 2
-    desk.begin_at_sight(Counting(ServiceAway("away")), "a-run", "second")
+    desk.begin_at_sight(Counting(ServiceUnavailable("away")), "a-run", "second")
     ended(desk, "a-run")
     desk.begin_at_sight(Counting(BROKEN), "a-run", "third")
     assert len(asked) == 3, "one that went wrong is tried again when somebody asks"
 
 
 def test_the_audit_page_begins_an_audit_for_whoever_comes(page: Pages, seeded_url, monkeypatch):
-    desk = AuditDesk()
-    monkeypatch.setattr(audits, "audit_desk", lambda: desk)
+    desk = AuditJobs()
+    monkeypatch.setattr(audit_jobs, "audit_jobs", lambda: desk)
     monkeypatch.setattr(OrderApi, "audit", lambda *_: BROKEN)
     test = page.run("audit", seeded_url)
     ended(desk)
@@ -143,10 +144,10 @@ def test_the_audit_page_begins_an_audit_for_whoever_comes(page: Pages, seeded_ur
 def test_the_audit_page_shows_some_violations_and_hands_out_all(page: Pages, seeded_url, monkeypatch):
     one = BROKEN["violations"][0]
     many = BROKEN | {"violations": [one | {"order_id": f"o-{n}"} for n in range(57)]}
-    desk = AuditDesk()
+    desk = AuditJobs()
     desk.begin(FakeApi(many), None)
     ended(desk)
-    monkeypatch.setattr(audits, "audit_desk", lambda: desk)
+    monkeypatch.setattr(audit_jobs, "audit_jobs", lambda: desk)
     test = page.run("audit", seeded_url)
     assert not test.exception
     assert len(test.expander) == 20
@@ -174,8 +175,8 @@ def test_the_audit_page_can_be_held_still(page: Pages, seeded_url, monkeypatch):
 def test_an_audit_begun_while_the_api_is_away_is_one_sentence_and_can_be_tried_again(
     page: Pages, seeded_url, monkeypatch
 ):
-    desk = AuditDesk()
-    monkeypatch.setattr(audits, "audit_desk", lambda: desk)
+    desk = AuditJobs()
+    monkeypatch.setattr(audit_jobs, "audit_jobs", lambda: desk)
     test = page.run("audit", seeded_url)
     for _ in range(2):
         ended(desk)
@@ -189,10 +190,10 @@ def test_an_audit_begun_while_the_api_is_away_is_one_sentence_and_can_be_tried_a
 
 
 def test_the_audit_page_shows_the_witness_and_reads_nothing_as_markup(page: Pages, seeded_url, monkeypatch):
-    desk, api = AuditDesk(), FakeApi(BROKEN)
+    desk, api = AuditJobs(), FakeApi(BROKEN)
     desk.begin(api, None)
     ended(desk)
-    monkeypatch.setattr(audits, "audit_desk", lambda: desk)
+    monkeypatch.setattr(audit_jobs, "audit_jobs", lambda: desk)
     test = page.run("audit", seeded_url)
     assert not test.exception
     text = said(test)
@@ -204,10 +205,10 @@ def test_the_audit_page_shows_the_witness_and_reads_nothing_as_markup(page: Page
 
 
 def test_an_audit_that_failed_says_so_in_one_sentence(page: Pages, seeded_url, monkeypatch):
-    desk, api = AuditDesk(), FakeApi(ServiceAway("Temporal does not answer"))
+    desk, api = AuditJobs(), FakeApi(ServiceUnavailable("Temporal does not answer"))
     desk.begin(api, None)
     ended(desk)
-    monkeypatch.setattr(audits, "audit_desk", lambda: desk)
+    monkeypatch.setattr(audit_jobs, "audit_jobs", lambda: desk)
     test = page.run("audit", seeded_url)
     assert [error.value for error in test.error] == ["Temporal does not answer\\."]
     assert any(button.label == "Audit again" for button in test.button)
@@ -220,8 +221,8 @@ def test_workers_of_our_stack_are_found_and_others_are_not(tmp_path):
     theirs = subprocess.Popen([*command, "order-worker-8"], env={**env, "ORDERS_STACK_HOME": "/elsewhere"})
     try:
         meter = WorkerMeter(tmp_path)
-        give_up_at = time.monotonic() + 5
-        while not (found := meter.read()) and time.monotonic() < give_up_at:
+        not_after = time.monotonic() + 5
+        while not (found := meter.read()) and time.monotonic() < not_after:
             meter = WorkerMeter(tmp_path)
         assert [use.name for use in found] == ["order-worker-7"]
         assert found[0].memory_bytes > 1_000_000
@@ -242,7 +243,13 @@ def answering(status: int, body: object) -> OrderApi:
 
 @pytest.mark.parametrize(
     ("status", "error"),
-    [(404, OrderUnknown), (409, TooLate), (422, RequestMalformed), (503, ServiceAway), (500, ServiceAway)],
+    [
+        (404, OrderUnknown),
+        (409, TooLate),
+        (422, RequestMalformed),
+        (503, ServiceUnavailable),
+        (500, ServiceUnavailable),
+    ],
 )
 def test_a_problem_becomes_our_error_with_its_sentence(status, error):
     with pytest.raises(error, match="this is why"):
@@ -255,7 +262,7 @@ def test_a_start_that_meets_another_order_is_a_conflict_and_not_too_late():
 
 
 def test_an_answer_that_is_no_problem_document_is_still_one_sentence():
-    with pytest.raises(ServiceAway, match=r"The API answered 500\."):
+    with pytest.raises(ServiceUnavailable, match=r"The API answered 500\."):
         answering(500, ["nothing"]).approve("o", "me")
 
 
@@ -264,7 +271,7 @@ def test_health_is_read_also_when_it_is_bad():
 
 
 def test_no_api_at_all_is_said_as_such():
-    with pytest.raises(ApiAway):
+    with pytest.raises(ApiUnavailable):
         OrderApi(f"http://127.0.0.1:{free_port_base()}").metrics()
 
 
@@ -278,14 +285,14 @@ def test_an_api_that_hangs_holds_nobody_up_for_long(monkeypatch):
     api = OrderApi("http://api")
     api._http = httpx.Client(base_url="http://api", transport=httpx.MockTransport(hang))
     for look in (api.health, api.metrics, api.with_key("somebody's").role, api.health):
-        with pytest.raises(ServiceAway):
+        with pytest.raises(ServiceUnavailable):
             look()
     assert waits == [GLANCE_SECONDS], "whoever looks next does not wait for the same silence"
     # What a viewer asks for is asked all the same.
-    with pytest.raises(ServiceAway):
+    with pytest.raises(ServiceUnavailable):
         api.approve("o", "me")
     assert len(waits) == 2
     monkeypatch.setattr("dashboard.api_client.monotonic", lambda: time.monotonic() + SILENCE_SECONDS)
-    with pytest.raises(ServiceAway):
+    with pytest.raises(ServiceUnavailable):
         api.health()
     assert len(waits) == 3

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 from streamlit.runtime.context import ContextProxy
 
-from dashboard import access
-from dashboard.load_tests import running
-from db.seed import seed, seed_now
+from dashboard import auth
+from dashboard.sections import running_load_tests
+from loadtest.bench.seed import seed, seed_now
 from loadtest.options import RunOptions
-from loadtest.surroundings import check_role
+from loadtest.preflight import check_role
 from orchestrator.errors import NotAllowed, UsageError
-from orchestrator.keys import Role
+from orchestrator.security.key_hashing import Role
 from tests.dashboard.conftest import Pages
 from tests.dashboard.keyed_api import KeyedApi, keyed_api
 
@@ -44,7 +44,7 @@ def busy_url(postgres) -> Iterator[str]:
 def come_in(monkeypatch: pytest.MonkeyPatch, role: Role) -> str:
     """Has the pages see the cookie of somebody with such a key; returns the key."""
     key = f"key-of-a-{role.word}"
-    cookies = {access.viewers.cookie: access.viewers.welcome(key)}
+    cookies = {auth.viewers.cookie: auth.viewers.welcome(key)}
     monkeypatch.setattr(ContextProxy, "cookies", property(lambda _: cookies))
     return key
 
@@ -52,7 +52,7 @@ def come_in(monkeypatch: pytest.MonkeyPatch, role: Role) -> str:
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.CHAOS])
 def test_a_page_asks_the_api_with_its_viewers_own_key(page: Pages, api, busy_url, monkeypatch, role):
     key = come_in(monkeypatch, role)
-    test = page.run("now", busy_url)
+    test = page.run("overview", busy_url)
     assert not test.exception
     assert {path for path, _ in api.asked} == {"/health", "/metrics"}
     assert {asked_with for _, asked_with in api.asked} == {key}
@@ -64,7 +64,7 @@ def test_requests_are_offered_to_those_who_may_make_them(
 ):
     come_in(monkeypatch, role)
     order = page.run("orders", busy_url, order="seed-flying-3")
-    desk = page.run("review_desk", busy_url)
+    desk = page.run("reviews", busy_url)
     for test, requests in ((order, REQUESTS), (desk, {"Approve", "Reject"})):
         assert not test.exception
         labels = {button.label for button in test.button}
@@ -73,7 +73,9 @@ def test_requests_are_offered_to_those_who_may_make_them(
 
 def test_a_viewer_starts_and_stops_no_load_test(page: Pages, api, busy_url, monkeypatch):
     key = come_in(monkeypatch, Role.VIEWER)
-    monkeypatch.setattr(running, "runner", lambda: SimpleNamespace(running=list, start=pytest.fail))
+    monkeypatch.setattr(
+        running_load_tests, "runner", lambda: SimpleNamespace(running=list, start=pytest.fail)
+    )
     test = page.run("load_tests", busy_url)
     next(button for button in test.button if button.label == "Start").click().run()
     (error,) = test.error
@@ -84,9 +86,9 @@ def test_a_viewer_starts_and_stops_no_load_test(page: Pages, api, busy_url, monk
 def test_faults_in_a_run_need_the_key_for_them(page: Pages, api, busy_url, monkeypatch):
     monkeypatch.setenv("DATABASE_URL", busy_url)
     come_in(monkeypatch, Role.OPERATOR)
-    running.must_be(Role.OPERATOR)
+    running_load_tests.must_be(Role.OPERATOR)
     with pytest.raises(NotAllowed, match="role chaos; yours is operator"):
-        running.must_be(Role.CHAOS)
+        running_load_tests.must_be(Role.CHAOS)
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,18 @@ from hypothesis import strategies as some
 from markdown_it import MarkdownIt
 
 from dashboard import filters, plain_text
-from dashboard.api_meter import ApiMeter, ApiSpeed, cumulated, queues_served, speed_between
-from dashboard.figures.health import parts_of
-from dashboard.figures.invariants import states_of
-from dashboard.orders.book import place_of, search_of
-from dashboard.orders.order_page import attempts_of, may_be_approved, may_be_cancelled, may_be_rejected
-from dashboard.orders.start_form import items_of, numbered, problems_of
-from dashboard.verdicts import limit_sentence
+from dashboard.data.api_metrics import ApiMeter, ApiSpeed, cumulated, queues_served, speed_between
+from dashboard.sections.order_view import attempts_of, may_be_approved, may_be_cancelled, may_be_rejected
+from dashboard.sections.orders_table import place_of, search_of
+from dashboard.sections.start_order import items_of, numbered, problems_of
+from dashboard.view_models.component_health import parts_of
+from dashboard.view_models.invariants import states_of
+from dashboard.view_models.slo_sentence import limit_sentence
 from db.audit import MAX_VIOLATIONS
-from db.charts import Selection
-from db.lookups import OrderFile
+from db.domain import Address, Item, State
+from db.read_models.latency import Selection
+from db.read_models.order_search import OrderDetails
 from orchestrator.errors import RequestMalformed
-from orchestrator.vocabulary import Address, Item, State
 
 pd = pytest.importorskip("pandas")
 
@@ -198,7 +198,7 @@ def test_as_many_violations_as_the_audit_looks_for_may_not_be_all():
     ],
 )
 def test_buttons_are_there_only_while_they_can_succeed(state, abort_reason, cancel, review):
-    file = OrderFile({"state": state, "abort_reason": abort_reason}, [], [])
+    file = OrderDetails({"state": state, "abort_reason": abort_reason}, [], [])
     assert may_be_cancelled(file.order) == cancel
     assert may_be_approved(file) == may_be_rejected(file.order) == review
 
@@ -207,16 +207,16 @@ def test_an_order_that_is_approved_before_its_review_can_only_be_rejected():
     approval = {"kind": "signal", "detail": {"signal": "approve_order", "accepted": True, "reviewer": "ann"}}
     late = {"kind": "signal", "detail": {"signal": "update_address", "accepted": True}}
     order = {"state": "received", "abort_reason": None}
-    assert not may_be_approved(OrderFile(order, [late, approval], []))
-    assert may_be_approved(OrderFile(order, [late], []))
+    assert not may_be_approved(OrderDetails(order, [late, approval], []))
+    assert may_be_approved(OrderDetails(order, [late], []))
     assert may_be_rejected(order)
 
 
 def test_attempts_are_counted_from_the_events_while_an_order_runs():
     ended = [{"kind": "attempt", "outcome": outcome} for outcome in ("ok", "error", "timeout")]
     running = {"attempts": None, "failed_attempts": None}
-    assert attempts_of(OrderFile(running, [*ended, {"kind": "state"}], [{"step": "charge"}])) == (4, 2)
-    assert attempts_of(OrderFile({"attempts": 9, "failed_attempts": 3}, ended, [])) == (9, 3)
+    assert attempts_of(OrderDetails(running, [*ended, {"kind": "state"}], [{"step": "charge"}])) == (4, 2)
+    assert attempts_of(OrderDetails({"attempts": 9, "failed_attempts": 3}, ended, [])) == (9, 3)
 
 
 def test_the_form_says_what_is_wrong():

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.stack.layout import PROJECT_ROOT
+from orchestrator.embedded.layout import PROJECT_ROOT
 
 COMPOSE_FILE = PROJECT_ROOT / "docker-compose.yml"
 DOCKERFILE = PROJECT_ROOT / "orchestrator" / "deployment" / "Dockerfile"

@@ -11,9 +11,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.stack import postgres
-from orchestrator.stack.layout import PROJECT_ROOT
-from orchestrator.stack.tools import packaged_program
+from orchestrator.embedded import postgres
+from orchestrator.embedded.layout import PROJECT_ROOT
+from orchestrator.embedded.packaged_programs import packaged_program
 from tests.deployment import compose
 from tests.deployment.compose import Service
 from tests.live import eventually

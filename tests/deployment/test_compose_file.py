@@ -13,9 +13,9 @@ import yaml
 from pydantic import AliasChoices
 
 from orchestrator.api.app import create_app
+from orchestrator.embedded.layout import PROJECT_ROOT
+from orchestrator.embedded.packaged_programs import packaged_program
 from orchestrator.settings import Settings
-from orchestrator.stack.layout import PROJECT_ROOT
-from orchestrator.stack.tools import packaged_program
 from tests.deployment import compose
 from tests.deployment.compose import SECRETS, Service
 
@@ -228,7 +228,7 @@ def test_it_has_a_health_check(service: Service) -> None:
     assert {"interval", "timeout", "retries", "start_period"} <= check.keys()
     if not service.is_ours:
         return
-    assert service.health_check[:3] == ["python", "-m", "orchestrator.liveness"]
+    assert service.health_check[:3] == ["python", "-m", "orchestrator.worker.liveness_file"]
     target = service.health_check[3]
     if target.startswith("/"):
         assert target == service.environment["LIVENESS_FILE"]
@@ -519,8 +519,8 @@ missing = set(sys.argv[1].split())
 for name, packages in importlib.metadata.packages_distributions().items():
     if set(packages) <= missing:
         sys.modules[name] = None
-import orchestrator.cli, orchestrator.stack.migrations, orchestrator.worker, orchestrator.api.server
-import dashboard.__main__, loadtest.commands, loadtest.locustfile, orchestrator.liveness
+import orchestrator.cli, orchestrator.embedded.migrations, orchestrator.worker.main, orchestrator.api.server
+import dashboard.__main__, loadtest.commands, loadtest.locustfile, orchestrator.worker.liveness_file
 """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program, " ".join(missing)],

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import httpx
 
-from db import keys
-from orchestrator.keys import hashed, new_key
+from db import api_keys
+from orchestrator.embedded import Stack
+from orchestrator.security.key_hashing import hashed, new_key
 from orchestrator.settings import Settings
-from orchestrator.stack import Stack
 from tests.ports import free_port_base
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
@@ -50,7 +50,7 @@ def target() -> Iterator[Target]:
     try:
         stack.up(bound=True)
         key = new_key()
-        assert keys.add(stack.settings.books_url, hashed(key), "fuzz", "chaos")
+        assert api_keys.add(stack.settings.order_database_url, hashed(key), "fuzz", "chaos")
         found = Target(stack.settings.api_url, key)
         _until_closed(found)
         yield found

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from db.orders import OrderBooks
-from db.pool import Books
+from db.database import Database
+from db.orders import OrderRepository
+from orchestrator.embedded import Stack
 from orchestrator.settings import Settings
-from orchestrator.stack import Stack
 from tests.live import LiveApi
 from tests.ports import free_port_base
 from tests.servers import PostgresServer, postgres_server
@@ -24,20 +24,20 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="module")
-def books_url(postgres: PostgresServer) -> Iterator[str]:
+def order_database_url(postgres: PostgresServer) -> Iterator[str]:
     with postgres.fresh_database() as url:
         yield url
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def pool(books_url: str) -> AsyncIterator[Books]:
-    async with Books(books_url, max_size=16, application_name="tests") as books:
-        yield books
+async def pool(order_database_url: str) -> AsyncIterator[Database]:
+    async with Database(order_database_url, max_size=16, application_name="tests") as repository:
+        yield repository
 
 
 @pytest.fixture(scope="module")
-def books(pool: Books) -> OrderBooks:
-    return OrderBooks(pool, "worker-1")
+def repository(pool: Database) -> OrderRepository:
+    return OrderRepository(pool, "worker-1")
 
 
 @pytest.fixture(scope="session")

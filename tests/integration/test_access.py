@@ -15,11 +15,11 @@ import psycopg
 import pytest
 import pytest_asyncio
 
-from db import keys as stored
-from db.reader import ROLE
+from db import api_keys as stored
+from db.read_only_database import ROLE
 from orchestrator.api.app import create_app
-from orchestrator.api.connections import MAX_HEAD_BYTES
-from orchestrator.keys import Role, hashed, new_key
+from orchestrator.api.http_limits import MAX_HEAD_BYTES
+from orchestrator.security.key_hashing import Role, hashed, new_key
 from orchestrator.settings import Settings
 from tests.live import body, eventually
 from tests.ports import free_port_base
@@ -105,9 +105,9 @@ class serving:
 
 async def until_closed(api: httpx.AsyncClient) -> None:
     """Keys are read, and one that was just made is known, within seconds."""
-    give_up_at = time.monotonic() + 5
+    not_after = time.monotonic() + 5
     while (await api.get("/whoami")).status_code != 401:
-        assert time.monotonic() < give_up_at
+        assert time.monotonic() < not_after
         await asyncio.sleep(0.05)
 
 
@@ -270,10 +270,10 @@ def test_the_reading_role_sees_no_hashes_and_yet_knows_whether_there_are_keys(ur
 
 
 PARTS = {
-    "the API": ("-m", "orchestrator.process", "api"),
+    "the API": ("-m", "orchestrator.processes", "api"),
     "the dashboard": ("-m", "dashboard"),
     "the load tests' page": ("-m", "locust", "-f", "loadtest/locustfile.py"),
-    "the worker's metrics": ("-m", "orchestrator.process", "worker", "order"),
+    "the worker's metrics": ("-m", "orchestrator.processes", "worker", "order"),
 }
 
 

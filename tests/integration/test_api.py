@@ -588,7 +588,7 @@ def test_metrics_count_orders_and_requests_by_route(live: LiveApi) -> None:
     live.finished(live.start())
     answer = live.http.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
-    assert "books_connected 1.0" in answer.text
+    assert "database_connected 1.0" in answer.text
     assert 'orders_finished_total{outcome="completed"}' in answer.text
     assert 'order_attempts_total{outcome="ok"}' in answer.text
     assert 'route="/orders/{order_id}/start",status="200"' in answer.text

@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from orchestrator.embedded import Stack
+from orchestrator.embedded.layout import stack_environment
 from orchestrator.settings import Settings
-from orchestrator.stack import Stack
-from orchestrator.stack.layout import stack_environment
 from tests.live import LiveApi, body, eventually, new_id
 from tests.orders import OTHER_ADDRESS
 from tests.ports import free_port_base
@@ -124,8 +124,8 @@ def test_without_postgres(live: LiveApi, live_stack: Stack, finished_order: str)
         assert (health.status_code, health.elapsed.total_seconds() < 2) == (503, True)
         assert health.json()["temporal_connected"]
         assert not health.json()["database_connected"]
-        assert "books_connected 0.0" in eventually(
-            lambda: "books_connected 0.0" in (text := live.http.get("/metrics").text) and text
+        assert "database_connected 0.0" in eventually(
+            lambda: "database_connected 0.0" in (text := live.http.get("/metrics").text) and text
         )
     assert_serves(live)
     # The cancellation had reached the order, unless its review expired first.

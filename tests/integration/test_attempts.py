@@ -8,28 +8,30 @@ import pytest
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from db.orders import OrderBooks, Superseded
-from db.pool import Books
-from orchestrator.activities import attempts as attempts_module
-from orchestrator.activities.attempts import LONGEST_PAUSE, Attempts
-from orchestrator.activities.order_desk import OrderDesk
-from orchestrator.activities.payment import Cashier
-from orchestrator.activities.shipping import ShippingDesk
-from orchestrator.budget import ATTEMPT_TIMEOUT
-from orchestrator.errors import BooksAway, OutsideDeclined, OutsideFailed
-from orchestrator.outside.faults import FaultProfile, NoFaults, ProfiledFaults, Rates, named_profile
-from orchestrator.outside.protocols import PaymentRecord
-from orchestrator.outside.simulators import simulated_outside
-from orchestrator.vocabulary import (
-    COMPENSATIONS,
+from db.database import Database
+from db.domain import COMPENSATIONS, Address, Reason, State, Step
+from db.orders import OrderRepository, StaleAttempt
+from orchestrator.activities import step_runner as attempts_module
+from orchestrator.activities.order import OrderActivities
+from orchestrator.activities.payment import PaymentActivities
+from orchestrator.activities.shipping import ShippingActivities
+from orchestrator.activities.step_runner import LONGEST_PAUSE, StepRunner
+from orchestrator.deadlines import ATTEMPT_TIMEOUT
+from orchestrator.errors import DatabaseUnavailable, GatewayDeclined, GatewayError
+from orchestrator.gateways.fault_injection import (
+    FaultProfile,
+    NoFaults,
+    ProfileFaultInjector,
+    Rates,
+    named_profile,
+)
+from orchestrator.gateways.protocols import PaymentRecord
+from orchestrator.gateways.simulated import simulated_gateways
+from orchestrator.messages import (
     AbortRequest,
-    Address,
     ApproveRequest,
     FinishRequest,
     OpenRequest,
-    Reason,
-    State,
-    Step,
     StepRequest,
     StepStatus,
 )
@@ -40,11 +42,11 @@ LATER = timedelta(seconds=60)
 
 
 @pytest.fixture(scope="module")
-def clerk(books, pool):
-    return Clerk(books, pool)
+def clerk(repository, pool):
+    return Clerk(repository, pool)
 
 
-class Outside:
+class Gateways:
     """Answers in turn what a script says: None works, an exception is raised, a number is slept."""
 
     def __init__(self, *script) -> None:
@@ -62,19 +64,19 @@ class Outside:
 
 
 def request(
-    order_id: str, step: Step = Step.RECEIVE, *, within: timedelta | None = LATER, patience=None
+    order_id: str, step: Step = Step.RECEIVE, *, within: timedelta | None = LATER, time_budget=None
 ) -> StepRequest:
-    give_up_at = None if within is None else datetime.now(UTC) + within
-    return StepRequest(order_id, step, give_up_at, patience)
+    not_after = None if within is None else datetime.now(UTC) + within
+    return StepRequest(order_id, step, not_after, time_budget)
 
 
-async def run(books, step_request, call, **options):
+async def run(repository, step_request, call, **options):
     """Runs the loop as an activity; returns its result and what it said in heartbeats."""
     environment, heartbeats = ActivityEnvironment(), []
     environment.on_heartbeat = lambda *details: heartbeats.append(details)
 
     async def activity():
-        return await Attempts(books, NoFaults()).run(step_request, call, **options)
+        return await StepRunner(repository, NoFaults()).run(step_request, call, **options)
 
     return await environment.run(activity), heartbeats
 
@@ -83,17 +85,17 @@ async def run(books, step_request, call, **options):
 
 
 async def test_a_call_that_works_is_made_once_and_its_answer_is_kept(clerk):
-    order_id, outside = await clerk.open(), Outside()
-    result, _ = await run(clerk.books, request(order_id), outside)
-    assert (result.status, result.attempts, len(outside.calls)) == (StepStatus.DONE, 1, 1)
+    order_id, gateways = await clerk.open(), Gateways()
+    result, _ = await run(clerk.repository, request(order_id), gateways)
+    assert (result.status, result.attempts, len(gateways.calls)) == (StepStatus.DONE, 1, 1)
     (event,) = await clerk.events(order_id, "attempt")
     assert (event["outcome"], event["detail"]) == ("ok", {"call": 1})
 
 
 async def test_every_attempt_ends_up_in_the_books_with_its_outcome_and_duration(clerk):
     order_id = await clerk.open()
-    outside = Outside(OutsideFailed("no"), 300.0, OutsideFailed("no again"))
-    result, heartbeats = await run(clerk.books, request(order_id), outside)
+    gateways = Gateways(GatewayError("no"), 300.0, GatewayError("no again"))
+    result, heartbeats = await run(clerk.repository, request(order_id), gateways)
     assert (result.status, result.attempts) == (StepStatus.DONE, 4)
     assert await clerk.attempts(order_id) == [
         ("receive", 1, "error"),
@@ -114,21 +116,21 @@ async def test_every_attempt_ends_up_in_the_books_with_its_outcome_and_duration(
 
 
 async def test_a_declined_call_is_not_repeated(clerk):
-    order_id, outside = await clerk.open(), Outside(OutsideFailed("no"), OutsideDeclined("never"))
-    result, _ = await run(clerk.books, request(order_id), outside)
+    order_id, gateways = await clerk.open(), Gateways(GatewayError("no"), GatewayDeclined("never"))
+    result, _ = await run(clerk.repository, request(order_id), gateways)
     assert (result.status, result.attempts, result.message) == (StepStatus.DECLINED, 2, "never")
     assert (await clerk.attempts(order_id))[-1] == ("receive", 2, "declined")
     assert await clerk.open_attempts(order_id) == 1
-    assert (await clerk.books.next_attempt(order_id, Step.RECEIVE)).number == 3
+    assert (await clerk.repository.start_next_attempt(order_id, Step.RECEIVE)).number == 3
 
 
 @pytest.mark.parametrize("step", COMPENSATIONS)
 async def test_a_declined_compensation_is_repeated_until_it_works(clerk, step):
     order_id = await clerk.carry_to(State.PREPARED)
     await clerk.abort(order_id)
-    outside = Outside(OutsideDeclined("not today"), OutsideDeclined("nor tomorrow"))
+    gateways = Gateways(GatewayDeclined("not today"), GatewayDeclined("nor tomorrow"))
     began = perf_counter()
-    result, _ = await run(clerk.books, request(order_id, step, within=None), outside)
+    result, _ = await run(clerk.repository, request(order_id, step, within=None), gateways)
     assert (result.status, result.attempts) == (StepStatus.DONE, 3)
     assert perf_counter() - began >= 2 * LONGEST_PAUSE.total_seconds(), "a no is not asked for again at once"
     outcomes = [outcome for of_step, _, outcome in await clerk.attempts(order_id) if of_step == step]
@@ -136,22 +138,22 @@ async def test_a_declined_compensation_is_repeated_until_it_works(clerk, step):
 
 
 async def test_quick_errors_are_spaced_out_and_timeouts_are_not(clerk):
-    order_id, outside = await clerk.open(), Outside(*[OutsideFailed("no")] * 4)
+    order_id, gateways = await clerk.open(), Gateways(*[GatewayError("no")] * 4)
     began = perf_counter()
-    await run(clerk.books, request(order_id), outside)
+    await run(clerk.repository, request(order_id), gateways)
     # 20 + 40 + 80 + 160 ms of pauses.
     assert perf_counter() - began >= 0.3
-    order_id, outside = await clerk.open(), Outside(300.0, 300.0)
+    order_id, gateways = await clerk.open(), Gateways(300.0, 300.0)
     began = perf_counter()
-    await run(clerk.books, request(order_id), outside)
+    await run(clerk.repository, request(order_id), gateways)
     assert perf_counter() - began < 2 * ATTEMPT_TIMEOUT.total_seconds() + 0.2
 
 
 async def test_an_unforeseen_error_leaves_the_attempt_open_and_the_next_run_calls_it_lost(clerk):
     order_id = await clerk.open()
     with pytest.raises(ZeroDivisionError):
-        await run(clerk.books, request(order_id), Outside(ZeroDivisionError("bug")))
-    result, _ = await run(clerk.books, request(order_id), Outside())
+        await run(clerk.repository, request(order_id), Gateways(ZeroDivisionError("bug")))
+    result, _ = await run(clerk.repository, request(order_id), Gateways())
     assert (result.status, result.attempts) == (StepStatus.DONE, 2)
     assert await clerk.attempts(order_id) == [("receive", 1, "lost"), ("receive", 2, "ok")]
 
@@ -160,62 +162,62 @@ async def test_an_unforeseen_error_leaves_the_attempt_open_and_the_next_run_call
 
 
 async def test_no_attempt_starts_past_the_moment_to_give_up(clerk):
-    order_id, outside = await clerk.open(), Outside()
-    result, _ = await run(clerk.books, request(order_id, within=timedelta(0)), outside)
-    assert (result.status, outside.calls) == (StepStatus.OUT_OF_TIME, [])
+    order_id, gateways = await clerk.open(), Gateways()
+    result, _ = await run(clerk.repository, request(order_id, within=timedelta(0)), gateways)
+    assert (result.status, gateways.calls) == (StepStatus.OUT_OF_TIME, [])
     assert await clerk.attempts(order_id) == []
 
 
 async def test_attempts_are_repeated_until_the_moment_to_give_up_and_the_last_one_is_closed(clerk):
-    order_id, outside = await clerk.open(), Outside(*[OutsideFailed("no")] * 1000)
+    order_id, gateways = await clerk.open(), Gateways(*[GatewayError("no")] * 1000)
     step_request = request(order_id, within=SOON)
-    result, _ = await run(clerk.books, step_request, outside)
+    result, _ = await run(clerk.repository, step_request, gateways)
     assert result.status is StepStatus.OUT_OF_TIME
-    assert result.attempts == len(outside.calls) >= 2
+    assert result.attempts == len(gateways.calls) >= 2
     events = await clerk.events(order_id, "attempt")
     assert [event["outcome"] for event in events] == ["error"] * result.attempts
-    assert all(event["started_at"] <= step_request.give_up_at for event in events)
+    assert all(event["started_at"] <= step_request.not_after for event in events)
 
 
 async def test_a_step_that_is_not_done_when_its_patience_is_over_is_handed_back_unfinished(clerk):
-    order_id, outside = await clerk.open(), Outside(*[OutsideFailed("no")] * 1000)
-    result, _ = await run(clerk.books, request(order_id, patience=0.2), outside)
+    order_id, gateways = await clerk.open(), Gateways(*[GatewayError("no")] * 1000)
+    result, _ = await run(clerk.repository, request(order_id, time_budget=0.2), gateways)
     assert result.status is StepStatus.UNFINISHED
     assert [outcome for _, _, outcome in await clerk.attempts(order_id)] == ["error"] * result.attempts
     # The next run goes on where this one stopped, without a lost attempt in between.
-    following, _ = await run(clerk.books, request(order_id), Outside())
+    following, _ = await run(clerk.repository, request(order_id), Gateways())
     assert (following.status, following.attempts) == (StepStatus.DONE, result.attempts + 1)
 
 
 async def test_without_any_patience_there_is_still_one_attempt(clerk):
-    order_id, outside = await clerk.open(), Outside(OutsideFailed("no"))
-    result, _ = await run(clerk.books, request(order_id, patience=0.0), outside)
-    assert (result.status, len(outside.calls)) == (StepStatus.UNFINISHED, 1)
+    order_id, gateways = await clerk.open(), Gateways(GatewayError("no"))
+    result, _ = await run(clerk.repository, request(order_id, time_budget=0.0), gateways)
+    assert (result.status, len(gateways.calls)) == (StepStatus.UNFINISHED, 1)
 
 
 async def test_a_compensation_never_gives_up(clerk):
     order_id = await clerk.carry_to(State.CHARGED)
     await clerk.abort(order_id)
-    outside = Outside(*[OutsideFailed("no")] * 6)
-    result, _ = await run(clerk.books, request(order_id, Step.REFUND, within=None), outside)
+    gateways = Gateways(*[GatewayError("no")] * 6)
+    result, _ = await run(clerk.repository, request(order_id, Step.REFUND, within=None), gateways)
     assert (result.status, result.attempts) == (StepStatus.DONE, 7)
 
 
 @pytest.mark.parametrize("step", [Step.REFUND, Step.RECALL])
 async def test_a_compensation_that_is_not_due_has_nothing_to_undo(clerk, step):
-    order_id, outside = await clerk.carry_to(State.DISPATCHED), Outside()
-    result, _ = await run(clerk.books, request(order_id, step, within=None), outside)
-    assert (result.status, outside.calls) == (StepStatus.DONE, [])
+    order_id, gateways = await clerk.carry_to(State.DISPATCHED), Gateways()
+    result, _ = await run(clerk.repository, request(order_id, step, within=None), gateways)
+    assert (result.status, gateways.calls) == (StepStatus.DONE, [])
 
 
 async def test_an_order_that_is_turned_back_gets_no_further_attempt(clerk):
     order_id = await clerk.open()
 
-    async def outside(attempt):
+    async def gateways(attempt):
         await clerk.abort(order_id)
-        raise OutsideFailed("no")
+        raise GatewayError("no")
 
-    result, _ = await run(clerk.books, request(order_id), outside)
+    result, _ = await run(clerk.repository, request(order_id), gateways)
     assert (result.status, result.attempts) == (StepStatus.ABORTED, 1)
     assert await clerk.attempts(order_id) == [("receive", 1, "error")]
     assert await clerk.open_attempts(order_id) == 1
@@ -224,44 +226,44 @@ async def test_an_order_that_is_turned_back_gets_no_further_attempt(clerk):
 async def test_what_worked_although_the_order_was_turned_back_meanwhile_is_told_and_undone_by_others(clerk):
     order_id = await clerk.carry_to(State.APPROVED)
 
-    async def outside(attempt):
+    async def gateways(attempt):
         await clerk.abort(order_id)
         return {}
 
-    result, _ = await run(clerk.books, request(order_id, Step.CHARGE), outside)
+    result, _ = await run(clerk.repository, request(order_id, Step.CHARGE), gateways)
     assert result.status is StepStatus.ABORTED
     assert (await clerk.row(order_id))["state"] == "approved"
     assert await clerk.attempts(order_id, Step.CHARGE) == [("charge", 1, "ok")]
 
 
 async def test_a_step_that_was_done_before_is_not_done_again(clerk):
-    order_id, outside = await clerk.carry_to(State.CHARGED), Outside()
+    order_id, gateways = await clerk.carry_to(State.CHARGED), Gateways()
     events = await clerk.events(order_id)
-    result, _ = await run(clerk.books, request(order_id, Step.CHARGE), outside)
-    assert (result.status, outside.calls) == (StepStatus.DONE, [])
+    result, _ = await run(clerk.repository, request(order_id, Step.CHARGE), gateways)
+    assert (result.status, gateways.calls) == (StepStatus.DONE, [])
     assert await clerk.events(order_id) == events
 
 
 async def test_a_step_that_was_done_before_is_done_even_past_the_moment_to_give_up(clerk):
     order_id = await clerk.carry_to(State.PREPARED)
-    result, _ = await run(clerk.books, request(order_id, Step.CHARGE, within=timedelta(0)), Outside())
+    result, _ = await run(clerk.repository, request(order_id, Step.CHARGE, within=timedelta(0)), Gateways())
     assert result.status is StepStatus.DONE
 
 
 async def test_an_unknown_order_is_an_error(clerk):
     with pytest.raises(LookupError):
-        await run(clerk.books, request("nobody"), Outside())
+        await run(clerk.repository, request("nobody"), Gateways())
 
 
 async def test_a_worker_whose_step_was_taken_over_stops(clerk):
     order_id = await clerk.open()
 
-    async def outside(attempt):
-        await clerk.books.next_attempt(order_id, Step.RECEIVE)
-        raise OutsideFailed("no")
+    async def gateways(attempt):
+        await clerk.repository.start_next_attempt(order_id, Step.RECEIVE)
+        raise GatewayError("no")
 
-    with pytest.raises(Superseded):
-        await run(clerk.books, request(order_id), outside)
+    with pytest.raises(StaleAttempt):
+        await run(clerk.repository, request(order_id), gateways)
     assert await clerk.attempts(order_id) == [("receive", 1, "lost")]
 
 
@@ -269,7 +271,7 @@ async def test_the_same_step_in_two_activities_at_once_is_done_once(clerk):
     order_id = await clerk.carry_to(State.APPROVED)
     results = await asyncio.gather(
         *(
-            run(clerk.books, request(order_id, Step.CHARGE), Outside(OutsideFailed("no"), 0.02))
+            run(clerk.repository, request(order_id, Step.CHARGE), Gateways(GatewayError("no"), 0.02))
             for _ in range(4)
         ),
         return_exceptions=True,
@@ -277,7 +279,7 @@ async def test_the_same_step_in_two_activities_at_once_is_done_once(clerk):
     done = [result for result in results if not isinstance(result, BaseException)]
     assert done
     assert {result.status for result, _ in done} == {StepStatus.DONE}
-    assert all(isinstance(result, (tuple, Superseded)) for result in results)
+    assert all(isinstance(result, (tuple, StaleAttempt)) for result in results)
     assert (await clerk.row(order_id))["state"] == "charged"
     moves = [event for event in await clerk.events(order_id) if event["state"] == "charged"]
     assert len(moves) == 1
@@ -286,45 +288,45 @@ async def test_the_same_step_in_two_activities_at_once_is_done_once(clerk):
 # --- The worker is ending -----------------------------------------------------------------------------
 
 
-async def ended(books, step_request, call):
+async def ended(repository, step_request, call):
     """As `run`, on a worker that is told to end before the activity begins."""
     environment = ActivityEnvironment()
     environment.worker_shutdown()
 
     async def activity():
-        return await Attempts(books, NoFaults()).run(step_request, call)
+        return await StepRunner(repository, NoFaults()).run(step_request, call)
 
     return await environment.run(activity)
 
 
 async def test_a_worker_that_is_ending_begins_no_attempt_and_says_so_where_the_workflow_waits(clerk):
-    order_id, outside = await clerk.open(), Outside()
-    result = await ended(clerk.books, request(order_id, patience=2.0), outside)
-    assert (result.status, outside.calls) == (StepStatus.UNFINISHED, [])
+    order_id, gateways = await clerk.open(), Gateways()
+    result = await ended(clerk.repository, request(order_id, time_budget=2.0), gateways)
+    assert (result.status, gateways.calls) == (StepStatus.UNFINISHED, [])
     assert await clerk.attempts(order_id) == []
 
 
 @pytest.mark.parametrize("step", [Step.CHARGE, Step.REFUND])
 async def test_a_worker_that_is_ending_hands_a_regular_activity_over_at_once(clerk, step):
-    order_id, outside = await clerk.carry_to(State.APPROVED), Outside()
+    order_id, gateways = await clerk.carry_to(State.APPROVED), Gateways()
     if step is Step.REFUND:
         await clerk.abort(order_id)
     with pytest.raises(ApplicationError) as handed_over:
-        await ended(clerk.books, request(order_id, step), outside)
+        await ended(clerk.repository, request(order_id, step), gateways)
     assert not handed_over.value.non_retryable
     assert handed_over.value.next_retry_delay <= timedelta(milliseconds=10)
-    assert outside.calls == []
+    assert gateways.calls == []
 
 
 async def test_the_attempt_under_way_is_closed_before_a_step_is_handed_over(clerk):
     order_id, environment = await clerk.open(), ActivityEnvironment()
 
-    async def outside(attempt):
+    async def gateways(attempt):
         environment.worker_shutdown()
-        raise OutsideFailed("no")
+        raise GatewayError("no")
 
     async def activity():
-        return await Attempts(clerk.books, NoFaults()).run(request(order_id), outside)
+        return await StepRunner(clerk.repository, NoFaults()).run(request(order_id), gateways)
 
     with pytest.raises(ApplicationError):
         await environment.run(activity)
@@ -334,8 +336,12 @@ async def test_the_attempt_under_way_is_closed_before_a_step_is_handed_over(cler
 async def test_what_was_done_or_turned_back_is_told_even_by_a_worker_that_is_ending(clerk):
     charged, aborted = await clerk.carry_to(State.CHARGED), await clerk.carry_to(State.APPROVED)
     await clerk.abort(aborted)
-    assert (await ended(clerk.books, request(charged, Step.CHARGE), Outside())).status is StepStatus.DONE
-    assert (await ended(clerk.books, request(aborted, Step.CHARGE), Outside())).status is StepStatus.ABORTED
+    assert (
+        await ended(clerk.repository, request(charged, Step.CHARGE), Gateways())
+    ).status is StepStatus.DONE
+    assert (
+        await ended(clerk.repository, request(aborted, Step.CHARGE), Gateways())
+    ).status is StepStatus.ABORTED
 
 
 # --- The books away -----------------------------------------------------------------------------------
@@ -344,11 +350,13 @@ async def test_what_was_done_or_turned_back_is_told_even_by_a_worker_that_is_end
 class Flaky:
     """The books, which do not answer the calls of one kind a number of times: before or after the write."""
 
-    def __init__(self, books: OrderBooks, method: str, times: int, *, after_the_write: bool = False) -> None:
-        self._books, self._method, self._times, self._after = books, method, times, after_the_write
+    def __init__(
+        self, repository: OrderRepository, method: str, times: int, *, after_the_write: bool = False
+    ) -> None:
+        self._repository, self._method, self._times, self._after = repository, method, times, after_the_write
 
     def __getattr__(self, name):
-        real = getattr(self._books, name)
+        real = getattr(self._repository, name)
         if name != self._method:
             return real
 
@@ -358,7 +366,7 @@ class Flaky:
             self._times -= 1
             if self._after:
                 await real(*arguments, **options)
-            raise BooksAway
+            raise DatabaseUnavailable
 
         return flaky
 
@@ -372,10 +380,10 @@ def quick(monkeypatch):
 async def test_a_short_absence_of_the_books_after_the_call_is_waited_out_without_another_call(
     clerk, quick, times
 ):
-    order_id, outside = await clerk.carry_to(State.APPROVED), Outside()
-    books = Flaky(clerk.books, "complete_step", times)
-    result, _ = await run(books, request(order_id, Step.CHARGE), outside)
-    assert (result.status, len(outside.calls)) == (StepStatus.DONE, 1)
+    order_id, gateways = await clerk.carry_to(State.APPROVED), Gateways()
+    repository = Flaky(clerk.repository, "complete_step", times)
+    result, _ = await run(repository, request(order_id, Step.CHARGE), gateways)
+    assert (result.status, len(gateways.calls)) == (StepStatus.DONE, 1)
     assert await clerk.attempts(order_id, Step.CHARGE) == [("charge", 1, "ok")]
 
 
@@ -384,56 +392,56 @@ async def test_a_short_absence_of_the_books_after_the_call_is_waited_out_without
     [(Step.RECEIVE, State.RECEIVED), (Step.CHARGE, State.APPROVED), (Step.REFUND, State.CHARGED)],
 )
 async def test_a_write_whose_answer_was_lost_is_not_written_twice(clerk, quick, step, state):
-    order_id, outside = await clerk.carry_to(state), Outside()
+    order_id, gateways = await clerk.carry_to(state), Gateways()
     if step is Step.REFUND:
         await clerk.abort(order_id)
-    books = Flaky(clerk.books, "complete_step", 1, after_the_write=True)
+    repository = Flaky(clerk.repository, "complete_step", 1, after_the_write=True)
     result, _ = await run(
-        books, request(order_id, step, within=None if step is Step.REFUND else LATER), outside
+        repository, request(order_id, step, within=None if step is Step.REFUND else LATER), gateways
     )
     assert result.status is StepStatus.DONE
     assert (await clerk.attempts(order_id, step)).count((step.value, 1, "ok")) == 1
-    assert (await clerk.books.standing(order_id)) is not None
+    assert (await clerk.repository.standing(order_id)) is not None
 
 
 async def test_a_longer_absence_hands_the_step_to_the_next_run_which_calls_the_attempt_lost(clerk, quick):
-    order_id, outside = await clerk.carry_to(State.APPROVED), Outside()
-    with pytest.raises(BooksAway):
-        await run(Flaky(clerk.books, "complete_step", 99), request(order_id, Step.CHARGE), outside)
-    result, _ = await run(clerk.books, request(order_id, Step.CHARGE), outside)
-    assert (result.status, result.attempts, len(outside.calls)) == (StepStatus.DONE, 2, 2)
+    order_id, gateways = await clerk.carry_to(State.APPROVED), Gateways()
+    with pytest.raises(DatabaseUnavailable):
+        await run(Flaky(clerk.repository, "complete_step", 99), request(order_id, Step.CHARGE), gateways)
+    result, _ = await run(clerk.repository, request(order_id, Step.CHARGE), gateways)
+    assert (result.status, result.attempts, len(gateways.calls)) == (StepStatus.DONE, 2, 2)
     assert await clerk.attempts(order_id, Step.CHARGE) == [("charge", 1, "lost"), ("charge", 2, "ok")]
 
 
-@pytest.mark.parametrize("method", ["next_attempt", "standing"])
+@pytest.mark.parametrize("method", ["start_next_attempt", "standing"])
 async def test_without_the_books_nothing_is_tried(clerk, method):
-    order_id, outside = await clerk.open(), Outside()
-    within = LATER if method == "next_attempt" else timedelta(0)
-    with pytest.raises(BooksAway):
-        await run(Flaky(clerk.books, method, 1), request(order_id, within=within), outside)
-    assert outside.calls == []
+    order_id, gateways = await clerk.open(), Gateways()
+    within = LATER if method == "start_next_attempt" else timedelta(0)
+    with pytest.raises(DatabaseUnavailable):
+        await run(Flaky(clerk.repository, method, 1), request(order_id, within=within), gateways)
+    assert gateways.calls == []
 
 
 async def test_books_that_are_not_there_are_away_within_two_seconds(tmp_path):
     began = perf_counter()
-    async with Books(f"postgresql://postgres@/orders?host={tmp_path}") as nowhere:
-        with pytest.raises(BooksAway):
-            await OrderBooks(nowhere, "worker").standing("order")
+    async with Database(f"postgresql://postgres@/orders?host={tmp_path}") as nowhere:
+        with pytest.raises(DatabaseUnavailable):
+            await OrderRepository(nowhere, "worker").standing("order")
     assert perf_counter() - began < 2
 
 
 # --- The desks: each activity with its party ------------------------------------------------------------
 
 
-class Desks:
+class ActivitySet:
     """The real activities on the real books, with a fault profile."""
 
-    def __init__(self, pool: Books, books: OrderBooks, profile: FaultProfile) -> None:
-        self.outside = simulated_outside(pool)
-        attempts = Attempts(books, ProfiledFaults(profile))
-        self.orders = OrderDesk(books, attempts, self.outside)
-        self.cashier = Cashier(attempts, self.outside.payments)
-        self.shipping = ShippingDesk(attempts, self.outside)
+    def __init__(self, pool: Database, repository: OrderRepository, profile: FaultProfile) -> None:
+        self.gateways = simulated_gateways(pool)
+        attempts = StepRunner(repository, ProfileFaultInjector(profile))
+        self.orders = OrderActivities(repository, attempts, self.gateways)
+        self.cashier = PaymentActivities(attempts, self.gateways.payments)
+        self.shipping = ShippingActivities(attempts, self.gateways)
         self.activities = {
             Step.RECEIVE: self.orders.receive,
             Step.VALIDATE: self.orders.validate,
@@ -452,8 +460,8 @@ class Desks:
 
 
 @pytest.fixture(scope="module")
-def faultless(pool, books):
-    return Desks(pool, books, named_profile("none"))
+def faultless(pool, repository):
+    return ActivitySet(pool, repository, named_profile("none"))
 
 
 PATH = {
@@ -465,24 +473,24 @@ PATH = {
 }
 
 
-async def carry_out(clerk, desks, order) -> None:
+async def carry_out(clerk, activities, order) -> None:
     await clerk.open(order)
     for step, state in PATH.items():
-        assert (await desks.do(order.order_id, step)).status is StepStatus.DONE
+        assert (await activities.do(order.order_id, step)).status is StepStatus.DONE
         assert (await clerk.row(order.order_id))["state"] == state
         if step is Step.VALIDATE:
-            await clerk.books.approve(ApproveRequest(order.order_id, "reviewer", request_id="a1"))
+            await clerk.repository.approve(ApproveRequest(order.order_id, "reviewer", request_id="a1"))
 
 
 @pytest.mark.parametrize("profile", ["none", "assignment", "lossy"])
 async def test_an_order_is_carried_out_and_charged_and_dispatched_once_under_every_fault(
-    clerk, pool, books, profile
+    clerk, pool, repository, profile
 ):
     order = new_order()
-    desks = Desks(pool, books, named_profile(profile, seed=4))
-    await carry_out(clerk, desks, order)
-    await desks.orders.finish(FinishRequest(order.order_id, State.COMPLETED))
-    assert await desks.outside.payments.look_up(order.payment_id) == PaymentRecord(4200, 0)
+    activities = ActivitySet(pool, repository, named_profile(profile, seed=4))
+    await carry_out(clerk, activities, order)
+    await activities.orders.finish(FinishRequest(order.order_id, State.COMPLETED))
+    assert await activities.gateways.payments.look_up(order.payment_id) == PaymentRecord(4200, 0)
     parcels = await pool.fetch_all(
         "select * from provider.parcels where order_id = %(id)s", {"id": order.order_id}
     )
@@ -494,23 +502,25 @@ async def test_an_order_is_carried_out_and_charged_and_dispatched_once_under_eve
 
 
 @pytest.mark.parametrize("profile", ["none", "assignment", "lossy"])
-async def test_what_was_done_is_undone_under_every_fault(clerk, pool, books, profile):
+async def test_what_was_done_is_undone_under_every_fault(clerk, pool, repository, profile):
     order = new_order()
     await clerk.carry_to(State.PREPARED, order)
-    desks = Desks(pool, books, named_profile(profile, seed=8))
-    await desks.outside.payments.charge(order.payment_id, order.order_id, 4200)
-    await desks.outside.warehouse.pack(order.order_id, order.order_id, order.items)
+    activities = ActivitySet(pool, repository, named_profile(profile, seed=8))
+    await activities.gateways.payments.charge(order.payment_id, order.order_id, 4200)
+    await activities.gateways.warehouse.pack(order.order_id, order.order_id, order.items)
     await clerk.abort(order.order_id)
-    results = await asyncio.gather(*(desks.do(order.order_id, step) for step in (Step.REFUND, Step.RECALL)))
+    results = await asyncio.gather(
+        *(activities.do(order.order_id, step) for step in (Step.REFUND, Step.RECALL))
+    )
     assert {result.status for result in results} == {StepStatus.DONE}
-    await desks.orders.finish(FinishRequest(order.order_id, State.CANCELLED))
-    assert await desks.outside.payments.look_up(order.payment_id) == PaymentRecord(4200, 4200)
+    await activities.orders.finish(FinishRequest(order.order_id, State.CANCELLED))
+    assert await activities.gateways.payments.look_up(order.payment_id) == PaymentRecord(4200, 4200)
     assert (await clerk.row(order.order_id))["state"] == "cancelled"
 
 
 async def test_an_address_changed_during_the_dispatch_gets_a_new_label(clerk, pool, faultless, monkeypatch):
     order_id = await clerk.carry_to(State.PREPARED)
-    real_dispatch, labels = faultless.outside.carrier.dispatch, []
+    real_dispatch, labels = faultless.gateways.carrier.dispatch, []
 
     async def dispatch(key, order, address, version):
         if not labels:
@@ -518,7 +528,7 @@ async def test_an_address_changed_during_the_dispatch_gets_a_new_label(clerk, po
         labels.append((address, version))
         return await real_dispatch(key, order, address, version)
 
-    monkeypatch.setattr(faultless.outside.carrier, "dispatch", dispatch)
+    monkeypatch.setattr(faultless.gateways.carrier, "dispatch", dispatch)
     assert (await faultless.do(order_id, Step.DISPATCH)).status is StepStatus.DONE
     assert [version for _, version in labels] == [1, 2]
     row = await pool.fetch_one("select * from provider.parcels where order_id = %(id)s", {"id": order_id})
@@ -546,8 +556,8 @@ async def test_the_refund_of_an_order_that_named_the_payment_of_another_leaves_t
         await clerk.open(order)
     await clerk.abort(second.order_id, Reason.TERMINATED)
     assert (await faultless.do(second.order_id, Step.REFUND)).status is StepStatus.DONE
-    await faultless.outside.payments.charge(first.payment_id, first.order_id, 4200)
-    assert await faultless.outside.payments.look_up(first.payment_id) == PaymentRecord(4200, 0)
+    await faultless.gateways.payments.charge(first.payment_id, first.order_id, 4200)
+    assert await faultless.gateways.payments.look_up(first.payment_id) == PaymentRecord(4200, 0)
 
 
 async def test_an_address_without_delivery_is_declined(clerk, faultless):
@@ -555,9 +565,9 @@ async def test_an_address_without_delivery_is_declined(clerk, faultless):
     assert (await faultless.do(order_id, Step.VALIDATE)).status is StepStatus.DECLINED
 
 
-async def test_an_outside_that_declines_is_heard_at_once(clerk, pool, books):
-    desks = Desks(pool, books, FaultProfile("custom", 1, Rates(decline=1.0), {}))
-    result = await desks.do(await clerk.open(), Step.RECEIVE)
+async def test_an_outside_that_declines_is_heard_at_once(clerk, pool, repository):
+    activities = ActivitySet(pool, repository, FaultProfile("custom", 1, Rates(decline=1.0), {}))
+    result = await activities.do(await clerk.open(), Step.RECEIVE)
     assert (result.status, result.attempts) == (StepStatus.DECLINED, 1)
 
 
@@ -579,7 +589,7 @@ async def test_an_outcome_the_books_are_not_ready_for_is_an_error_and_one_writte
     for outcome in (State.COMPLETED, State.CANCELLED):
         with pytest.raises(RuntimeError, match=f"cannot be {outcome}"):
             await faultless.orders.finish(FinishRequest(order_id, outcome))
-    await clerk.books.abort(AbortRequest(order_id, Reason.DEADLINE, "system"))
+    await clerk.repository.abort(AbortRequest(order_id, Reason.DEADLINE, "system"))
     await clerk.step(order_id, Step.REFUND, undone="refunded")
     first = await faultless.orders.finish(FinishRequest(order_id, State.FAILED))
     again = await faultless.orders.finish(FinishRequest(order_id, State.COMPLETED))
@@ -589,8 +599,8 @@ async def test_an_outcome_the_books_are_not_ready_for_is_an_error_and_one_writte
 
 async def test_a_failed_attempt_is_numbered_on_by_the_activity_of_the_next_worker(clerk, pool):
     order_id = await clerk.open()
-    attempt = await OrderBooks(pool, "worker-a").next_attempt(order_id, Step.RECEIVE)
-    await OrderBooks(pool, "worker-a").end_attempt(order_id, Step.RECEIVE, failed(attempt.number))
-    result, _ = await run(OrderBooks(pool, "worker-b"), request(order_id), Outside())
+    attempt = await OrderRepository(pool, "worker-a").start_next_attempt(order_id, Step.RECEIVE)
+    await OrderRepository(pool, "worker-a").end_attempt(order_id, Step.RECEIVE, failed(attempt.number))
+    result, _ = await run(OrderRepository(pool, "worker-b"), request(order_id), Gateways())
     assert result.attempts == 2
     assert [event["worker"] for event in await clerk.events(order_id, "attempt")] == ["worker-a", "worker-b"]

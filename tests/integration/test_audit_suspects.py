@@ -9,9 +9,9 @@ import psycopg
 import pytest
 
 from db import audit
-from db.audit import EVENT_INVARIANTS, INVARIANTS, LEGAL_MOVES, audit_books
-from db.pool import Books
-from orchestrator.vocabulary import State
+from db.audit import EVENT_INVARIANTS, INVARIANTS, LEGAL_MOVES, audit_database
+from db.database import Database
+from db.domain import State
 from tests.orders import Clerk
 
 PATH = list(State)[:7]
@@ -49,9 +49,9 @@ def life(luck: random.Random) -> tuple[State, list[tuple[str, State, bool]]]:
 
 
 async def test_nobody_who_breaks_an_invariant_about_events_escapes_the_first_look(
-    pool: Books, books, monkeypatch
+    pool: Database, repository, monkeypatch
 ) -> None:
-    clerk = Clerk(books, pool)
+    clerk = Clerk(repository, pool)
     luck = random.Random(7)
     order_ids = []
     for _ in range(ORDERS):
@@ -74,7 +74,7 @@ async def test_nobody_who_breaks_an_invariant_about_events_escapes_the_first_loo
                 },
             )
     monkeypatch.setattr(audit, "MAX_VIOLATIONS", ORDERS * 20)
-    told = await audit_books(pool)
+    told = await audit_database(pool)
     by_audit = {(each.invariant, each.order_id) for each in told.violations}
     everybody = {"run_id": None, "limit": ORDERS * 20, "legal_moves": LEGAL_MOVES, "suspects": order_ids}
     by_walking = {
@@ -90,7 +90,7 @@ async def test_nobody_who_breaks_an_invariant_about_events_escapes_the_first_loo
     assert ORDERS * 0.3 < len(guilty) <= len(suspects) < ORDERS * 0.9
 
 
-async def test_a_report_has_memory_of_its_own_and_a_plan_for_its_parameters(pool: Books) -> None:
+async def test_a_report_has_memory_of_its_own_and_a_plan_for_its_parameters(pool: Database) -> None:
     settings = (
         "select current_setting('work_mem') as memory, current_setting('plan_cache_mode') as plan,"
         " current_setting('random_page_cost') as page"
@@ -103,10 +103,10 @@ async def test_a_report_has_memory_of_its_own_and_a_plan_for_its_parameters(pool
 
 
 @pytest.mark.parametrize("name", ["suspects", *(f"invariant_{number}" for number in INVARIANTS)])
-def test_of_one_run_only_its_own_rows_are_read(books_url: str, name: str) -> None:
+def test_of_one_run_only_its_own_rows_are_read(order_database_url: str, name: str) -> None:
     """However much is stored: every table is entered by an index, with a condition."""
     asked = {"run_id": "mine", "limit": 100, "legal_moves": LEGAL_MOVES, "suspects": ["mine-1"]}
-    with psycopg.connect(books_url) as connection, psycopg.ClientCursor(connection) as cursor:
+    with psycopg.connect(order_database_url) as connection, psycopg.ClientCursor(connection) as cursor:
         # In books as small as these all would be read at once.
         connection.execute("set local enable_seqscan = off")
         plan = cursor.execute("explain (format json) " + audit._SQL[name], asked).fetchall()[0][0]

@@ -14,11 +14,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from loadtest.drive import drive, outcomes
+from loadtest.proofs.async_load import drive, outcomes
+from orchestrator.embedded import Stack, Stage, components, postgres
+from orchestrator.embedded.layout import Layout, stack_environment
 from orchestrator.errors import StackError
+from orchestrator.operations import backup, backup_archive
 from orchestrator.settings import Settings
-from orchestrator.stack import Stack, Stage, archive, backup, plan, postgres
-from orchestrator.stack.layout import Layout, stack_environment
 from tests.chaos.crashes import set_faults
 from tests.command_line import CommandLine
 from tests.live import eventually
@@ -50,11 +51,11 @@ def settings_in(home: Path) -> Settings:
 
 
 def without_screens(settings: Settings) -> Stack:
-    return Stack(settings, [each for each in plan.components(settings) if each.stage < Stage.SCREENS])
+    return Stack(settings, [each for each in components.components(settings) if each.stage < Stage.SCREENS])
 
 
 def count(settings: Settings, condition: str) -> int:
-    with psycopg.connect(settings.books_url, autocommit=True) as connection:
+    with psycopg.connect(settings.order_database_url, autocommit=True) as connection:
         row = connection.execute(f"select count(*) from orders where {condition}".encode()).fetchone()
         assert row is not None
         return int(row[0])
@@ -109,7 +110,7 @@ async def test_every_order_of_a_backup_reaches_its_outcome(homes, monkeypatch):
     report = await driving
     assert report.failures == {}
     # The running stack goes on as if nothing had been copied.
-    assert len(await outcomes(settings.api_url, report.acknowledged, patience_seconds=60)) == ORDERS
+    assert len(await outcomes(settings.api_url, report.acknowledged, time_budget_seconds=60)) == ORDERS
     stack.down()
     shutil.rmtree(settings.home)
 
@@ -118,7 +119,7 @@ async def test_every_order_of_a_backup_reaches_its_outcome(homes, monkeypatch):
     backup.restore(without_screens(again), file, force=False, report=silent)
     stack = without_screens(again)
     stack.up(bound=True)
-    finished = await outcomes(again.api_url, before, patience_seconds=60)
+    finished = await outcomes(again.api_url, before, time_budget_seconds=60)
     assert sorted(finished) == sorted(before)
     await asyncio.to_thread(eventually, lambda: count(again, "state < 'completed'") == 0, 60)
     # The copies were of orders in flight: some of these reached their outcome only now.
@@ -129,7 +130,7 @@ async def test_every_order_of_a_backup_reaches_its_outcome(homes, monkeypatch):
     assert code == 0, said
     # And the restored system works.
     more = await drive(again.api_url, run_id="new", rate=RATE, count=6)
-    assert len(await outcomes(again.api_url, more.acknowledged, patience_seconds=60)) == 6
+    assert len(await outcomes(again.api_url, more.acknowledged, time_budget_seconds=60)) == 6
     with pytest.raises(StackError, match="A stack runs"):
         backup.restore(stack, file, force=True, report=silent)
 
@@ -209,13 +210,13 @@ def test_a_file_that_goes_while_it_is_counted_is_not_counted(tmp_path, monkeypat
 
 def rewritten(file: Path, target: Path, **changes: str) -> Path:
     """The same backup with another manifest."""
-    manifest = archive.checked(file)
+    manifest = backup_archive.checked(file)
     parts = target.parent / "parts"
     parts.mkdir()
     for part in manifest.parts:
-        with archive.part_of(file, part.name) as content:
+        with backup_archive.part_of(file, part.name) as content:
             (parts / part.name).write_bytes(content.read())
-    archive.write(target, dataclasses.replace(manifest, **changes), parts)
+    backup_archive.write(target, dataclasses.replace(manifest, **changes), parts)
     return target
 
 

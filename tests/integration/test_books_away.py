@@ -8,17 +8,17 @@ from time import monotonic
 import psycopg
 import pytest
 
-from db.pool import MAX_WAITING, Books
-from orchestrator.errors import BooksAway
+from db.database import MAX_WAITING, Database
+from orchestrator.errors import DatabaseUnavailable
 from tests.servers import PostgresServer
 
 BACK_SECONDS = 10.0
 
 
-async def ask(books: Books) -> bool:
+async def ask(repository: Database) -> bool:
     try:
-        return await books.fetch_one("select 1 as answer") == {"answer": 1}
-    except BooksAway:
+        return await repository.fetch_one("select 1 as answer") == {"answer": 1}
+    except DatabaseUnavailable:
         return False
 
 
@@ -28,22 +28,22 @@ async def test_callers_in_vain_do_not_keep_the_next_from_a_connection(
 ) -> None:
     # Nobody listens there, until the link leads to the server.
     link = tmp_path / "run"
-    async with Books(f"postgresql://postgres@/postgres?host={link}&sslmode=disable") as books:
+    async with Database(f"postgresql://postgres@/postgres?host={link}&sslmode=disable") as repository:
         for _ in range(2):
-            assert not any(await asyncio.gather(*(ask(books) for _ in range(callers))))
+            assert not any(await asyncio.gather(*(ask(repository) for _ in range(callers))))
         link.symlink_to(postgres.socket_dir)
-        give_up_at = monotonic() + BACK_SECONDS
-        while not await ask(books):
-            assert monotonic() < give_up_at, "the books are back, and nobody notices"
+        not_after = monotonic() + BACK_SECONDS
+        while not await ask(repository):
+            assert monotonic() < not_after, "the books are back, and nobody notices"
             await asyncio.sleep(0.05)
 
 
 async def test_connections_that_ended_while_idle_cost_nobody_a_statement(postgres: PostgresServer) -> None:
-    async with Books(postgres.url("orders"), max_size=4, application_name="idle") as books:
+    async with Database(postgres.url("orders"), max_size=4, application_name="idle") as repository:
         all_are_there = asyncio.Barrier(4)
 
         async def pid_of_its_own() -> int:
-            async with aclosing(books.stream("select pg_backend_pid() as pid")) as rows:
+            async with aclosing(repository.stream("select pg_backend_pid() as pid")) as rows:
                 row = await anext(rows)
                 await all_are_there.wait()
             return int(row["pid"])
@@ -52,4 +52,4 @@ async def test_connections_that_ended_while_idle_cost_nobody_a_statement(postgre
         with psycopg.connect(postgres.url("postgres"), autocommit=True) as administrator:
             for pid in pids:
                 administrator.execute("select pg_terminate_backend(%s, 5000)", (pid,))
-        assert all(await asyncio.gather(*(ask(books) for _ in range(4))))
+        assert all(await asyncio.gather(*(ask(repository) for _ in range(4))))

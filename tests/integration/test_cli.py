@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from orchestrator import cli
+from orchestrator.embedded import Stack
+from orchestrator.embedded.layout import stack_environment
 from orchestrator.settings import STACK_MARKER
-from orchestrator.stack import Stack
-from orchestrator.stack.layout import stack_environment
 from tests.live import LiveApi, eventually, new_id
 from tests.orders import OTHER_ADDRESS
 

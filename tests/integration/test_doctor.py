@@ -22,13 +22,13 @@ from psycopg.conninfo import make_conninfo
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import PollWorkflowTaskQueueRequest
 
-from db.orders import OrderBooks
-from db.pool import Books
-from orchestrator.client import connect
-from orchestrator.doctor import diagnose, findings, take
+from db.database import Database
+from db.orders import OrderRepository
+from orchestrator.embedded import Stack
+from orchestrator.embedded.layout import Layout
+from orchestrator.operations.doctor import diagnose, findings, take
 from orchestrator.settings import Settings
-from orchestrator.stack import Stack
-from orchestrator.stack.layout import Layout
+from orchestrator.temporal_client import connect
 from tests.command_line import CommandLine
 from tests.live import eventually
 from tests.orders import Clerk
@@ -108,7 +108,7 @@ async def test_a_queue_without_workers(live_stack: Stack) -> None:
 
 @pytest.mark.stack
 async def test_a_session_that_waits_for_a_lock(live_stack: Stack) -> None:
-    url = live_stack.settings.books_url
+    url = live_stack.settings.order_database_url
 
     def wait_for_it() -> None:
         with psycopg.connect(url, application_name="waiter") as waiter:
@@ -165,7 +165,7 @@ async def test_orders_that_pile_up_since_their_worker_asks_for_no_more(
     queue = "piled-up-tq"
     settings = elsewhere(
         tmp_path,
-        live_stack.settings.books_url,
+        live_stack.settings.order_database_url,
         temporal_address=live_stack.settings.temporal_target,
         order_task_queue=queue,
     )
@@ -238,7 +238,7 @@ async def test_another_user_s_sessions_are_counted_and_said_to_be_hidden(postgre
         assert reading.why_away is None
         assert reading.connections >= 2
         assert 1 <= reading.hidden_connections < reading.connections
-        environment = {"ORDERS_HOME": str(tmp_path), "DATABASE_URL": settings.books_url}
+        environment = {"ORDERS_HOME": str(tmp_path), "DATABASE_URL": settings.order_database_url}
         environment |= {"TEMPORAL_ADDRESS": NO_TEMPORAL, "API_URL": NO_API}
         _, said = await CommandLine({**os.environ, **environment}).run("doctor")
         assert "of them are other users'" in said
@@ -348,8 +348,8 @@ async def test_a_database_without_partitions_for_the_days_to_come(postgres, tmp_
 async def test_orders_that_come_into_the_books_long_after_their_acceptance(postgres, tmp_path) -> None:
     """As they do when Temporal's clock is behind the database's."""
     with postgres.fresh_database() as url:
-        async with Books(url) as pool:
-            clerk = Clerk(OrderBooks(pool, "worker-1"), pool)
+        async with Database(url) as pool:
+            clerk = Clerk(OrderRepository(pool, "worker-1"), pool)
             await clerk.open(accepted_at=datetime.now(UTC) - timedelta(seconds=8))
         found = await looked(elsewhere(tmp_path, url))
     assert set(found) == AWAY | {"clock-acceptance"}

@@ -5,7 +5,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from orchestrator.vocabulary import AttemptOutcome, State
+from db.domain import AttemptOutcome, State
 from tests.servers import dbmate, start_dbmate
 
 SCHEMA = """
@@ -87,8 +87,8 @@ def test_two_processes_may_apply_them_at_the_same_time(empty_database):
     assert len(versions) == len(set(versions)) >= 2
 
 
-def test_the_states_stand_in_the_order_of_the_path(books_url):
-    with psycopg.connect(books_url) as connection:
+def test_the_states_stand_in_the_order_of_the_path(order_database_url):
+    with psycopg.connect(order_database_url) as connection:
         for name, words in (("order_state", State), ("attempt_outcome", AttemptOutcome)):
             row = connection.execute(f"select enum_range(null::{name})::text[]").fetchone()
             assert row is not None
@@ -98,8 +98,8 @@ def test_the_states_stand_in_the_order_of_the_path(books_url):
 PARTITIONS = "select name, from_at, to_at from event_partitions()"
 
 
-def test_events_have_a_partition_for_each_day_and_an_open_one_without_a_gap(books_url):
-    with psycopg.connect(books_url) as connection:
+def test_events_have_a_partition_for_each_day_and_an_open_one_without_a_gap(order_database_url):
+    with psycopg.connect(order_database_url) as connection:
         rows = connection.execute(PARTITIONS).fetchall()
         today = connection.execute("select date_trunc('day', now(), 'UTC')").fetchone()[0]
     # Yesterday is there for a clock that is set back.
@@ -110,15 +110,15 @@ def test_events_have_a_partition_for_each_day_and_an_open_one_without_a_gap(book
     assert [row[2] for row in rows] == [*(row[1] for row in rows[1:]), None]
 
 
-def test_partitions_are_made_once_and_further_ahead_when_asked(books_url):
-    with psycopg.connect(books_url) as connection:
+def test_partitions_are_made_once_and_further_ahead_when_asked(order_database_url):
+    with psycopg.connect(order_database_url) as connection:
         assert connection.execute("select ensure_event_partitions()").fetchone() == (0,)
         assert connection.execute("select ensure_event_partitions(10)").fetchone() == (3,)
         connection.rollback()
 
 
-def test_an_event_beyond_every_day_stays_in_its_partition_which_gets_an_end(books_url):
-    with psycopg.connect(books_url) as connection:
+def test_an_event_beyond_every_day_stays_in_its_partition_which_gets_an_end(order_database_url):
+    with psycopg.connect(order_database_url) as connection:
         connection.execute(
             "insert into events (order_id, at, kind, state)"
             " values ('early', now() + interval '49 days', 'accepted', 'received')"
@@ -134,8 +134,8 @@ def test_an_event_beyond_every_day_stays_in_its_partition_which_gets_an_end(book
         connection.rollback()
 
 
-def test_a_long_absence_becomes_one_partition(books_url):
-    with psycopg.connect(books_url) as connection:
+def test_a_long_absence_becomes_one_partition(order_database_url):
+    with psycopg.connect(order_database_url) as connection:
         connection.execute("drop table events_ahead")
         for row in connection.execute(PARTITIONS).fetchall():
             connection.execute(f"drop table {row[0]}")
@@ -154,8 +154,8 @@ def test_a_long_absence_becomes_one_partition(books_url):
         connection.rollback()
 
 
-def test_partitions_are_not_waited_for_while_the_table_is_read(books_url):
-    with psycopg.connect(books_url) as reader, psycopg.connect(books_url) as connection:
+def test_partitions_are_not_waited_for_while_the_table_is_read(order_database_url):
+    with psycopg.connect(order_database_url) as reader, psycopg.connect(order_database_url) as connection:
         reader.execute("select count(*) from events")
         with pytest.raises(psycopg.errors.LockNotAvailable):
             connection.execute("select ensure_event_partitions(20)")

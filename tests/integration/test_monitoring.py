@@ -12,10 +12,10 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from orchestrator.embedded import Stack
+from orchestrator.embedded.layout import PROJECT_ROOT
 from orchestrator.settings import Settings
-from orchestrator.stack import Stack
-from orchestrator.stack.layout import PROJECT_ROOT
-from orchestrator.workflows.steps import WORKFLOW_TASK_TIMEOUT
+from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 from tests.live import LiveApi, eventually
 
 MONITORING = PROJECT_ROOT / "orchestrator" / "monitoring"

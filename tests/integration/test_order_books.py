@@ -10,18 +10,9 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from db.orders import DUE_STATE, STATE_AFTER, OrderBooks, Superseded, fingerprint
-from orchestrator.vocabulary import (
-    SAMPLE_ITEMS,
-    AbortRequest,
-    ApproveRequest,
-    AttemptOutcome,
-    Item,
-    Reason,
-    ReviewMode,
-    State,
-    Step,
-)
+from db.domain import SAMPLE_ITEMS, AttemptOutcome, Item, Reason, ReviewMode, State, Step
+from db.orders import DUE_STATE, STATE_AFTER, OrderRepository, StaleAttempt, fingerprint
+from orchestrator.messages import AbortRequest, ApproveRequest
 from tests.orders import ADDRESS, OTHER_ADDRESS, RESTING_STATES, Clerk, failed, new_order, ok
 
 PARTS = ("receive_ms", "validate_ms", "review_ms", "charge_ms", "prepare_ms", "dispatch_ms", "compensate_ms")
@@ -30,8 +21,8 @@ UNDOING = {Step.REFUND: {"undone": "refunded"}, Step.RECALL: {}}
 
 
 @pytest.fixture(scope="module")
-def clerk(books, pool):
-    return Clerk(books, pool)
+def clerk(repository, pool):
+    return Clerk(repository, pool)
 
 
 async def undo(clerk: Clerk, order_id: str) -> None:
@@ -51,7 +42,7 @@ async def test_an_order_is_opened_once_however_often_its_run_says_so(clerk):
     order = new_order(run_id="run-7", items=[Item("A", 2, 150), Item("B", 1, 1)])
     now = datetime.now(UTC)
     for _ in range(3):
-        assert await clerk.books.open_order(order, "workflow-run", now, now + timedelta(seconds=15))
+        assert await clerk.repository.insert_order(order, "workflow-run", now, now + timedelta(seconds=15))
     row = await clerk.row(order.order_id)
     assert (row["state"], row["amount_cents"], row["run_id"], row["fingerprint"]) == (
         "received",
@@ -68,14 +59,17 @@ async def test_an_order_of_an_earlier_workflow_run_is_not_ours(clerk):
     order = new_order()
     await clerk.open(order)
     now = datetime.now(UTC)
-    assert not await clerk.books.open_order(order, "another-run", now, now)
+    assert not await clerk.repository.insert_order(order, "another-run", now, now)
     assert len(await clerk.events(order.order_id)) == 1
 
 
 async def test_ten_at_once_open_one_order(clerk):
     order, now = new_order(), datetime.now(UTC)
     taken = await asyncio.gather(
-        *(clerk.books.open_order(order, f"run-{n}", now, now + timedelta(seconds=15)) for n in range(10))
+        *(
+            clerk.repository.insert_order(order, f"run-{n}", now, now + timedelta(seconds=15))
+            for n in range(10)
+        )
     )
     assert sorted(taken) == [False] * 9 + [True]
     assert len(await clerk.events(order.order_id)) == 1
@@ -86,8 +80,8 @@ async def test_a_payment_id_belongs_to_the_first_order_that_names_it(clerk):
     second = new_order(payment_id=first.payment_id)
     for order in (first, second):
         await clerk.open(order)
-    assert (await clerk.books.standing(first.order_id)).owns_payment
-    assert not (await clerk.books.standing(second.order_id)).owns_payment
+    assert (await clerk.repository.standing(first.order_id)).owns_payment
+    assert not (await clerk.repository.standing(second.order_id)).owns_payment
 
 
 async def test_the_moments_are_kept_in_whole_milliseconds_and_no_order_is_due_after_its_acceptance(clerk):
@@ -100,12 +94,12 @@ async def test_the_moments_are_kept_in_whole_milliseconds_and_no_order_is_due_af
 
 
 async def test_an_unknown_order_has_no_standing(clerk):
-    assert await clerk.books.standing("nobody") is None
+    assert await clerk.repository.standing("nobody") is None
     with pytest.raises(LookupError):
-        await clerk.books.finish("nobody", State.COMPLETED)
+        await clerk.repository.finish("nobody", State.COMPLETED)
     with pytest.raises(LookupError):
         await clerk.abort("nobody")
-    assert await clerk.books.next_attempt("nobody", Step.RECEIVE) is None
+    assert await clerk.repository.start_next_attempt("nobody", Step.RECEIVE) is None
 
 
 @pytest.mark.parametrize(
@@ -131,13 +125,13 @@ def test_the_fingerprint_does_not_depend_on_when_and_by_which_test_an_order_was_
     assert fingerprint(later) == fingerprint(order)
 
 
-# --- Attempts ---------------------------------------------------------------------------------------
+# --- StepRunner ---------------------------------------------------------------------------------------
 
 
 async def test_an_attempt_is_told_what_its_call_needs(clerk):
     order = new_order(items=[Item("A", 2, 150)])
     await clerk.open(order)
-    attempt = await clerk.books.next_attempt(order.order_id, Step.RECEIVE)
+    attempt = await clerk.repository.start_next_attempt(order.order_id, Step.RECEIVE)
     assert (attempt.number, attempt.order_id, attempt.payment_id) == (1, order.order_id, order.payment_id)
     assert (attempt.amount_cents, attempt.items) == (300, [Item("A", 2, 150)])
     assert (attempt.address, attempt.address_version) == (ADDRESS, 1)
@@ -148,10 +142,10 @@ async def test_the_next_attempt_closes_the_one_before_and_numbers_on(clerk):
     order_id = await clerk.open()
     ended = None
     for number, outcome in enumerate([*AttemptOutcome][1:4], start=1):
-        attempt = await clerk.books.next_attempt(order_id, Step.RECEIVE, ended)
+        attempt = await clerk.repository.start_next_attempt(order_id, Step.RECEIVE, ended)
         assert attempt.number == number
         ended = failed(number, outcome, duration_ms=12.5)
-    assert (await clerk.books.next_attempt(order_id, Step.RECEIVE, ended)).number == 4
+    assert (await clerk.repository.start_next_attempt(order_id, Step.RECEIVE, ended)).number == 4
     assert await clerk.attempts(order_id) == [
         ("receive", 1, "error"),
         ("receive", 2, "timeout"),
@@ -163,8 +157,8 @@ async def test_the_next_attempt_closes_the_one_before_and_numbers_on(clerk):
 
 async def test_an_attempt_whose_worker_never_came_back_is_closed_as_lost_under_its_name(clerk, pool):
     order_id = await clerk.open()
-    await OrderBooks(pool, "dead-worker").next_attempt(order_id, Step.RECEIVE)
-    assert (await clerk.books.next_attempt(order_id, Step.RECEIVE)).number == 2
+    await OrderRepository(pool, "dead-worker").start_next_attempt(order_id, Step.RECEIVE)
+    assert (await clerk.repository.start_next_attempt(order_id, Step.RECEIVE)).number == 2
     assert await clerk.attempts(order_id) == [("receive", 1, "lost")]
     (event,) = await clerk.events(order_id, "attempt")
     assert event["worker"] == "dead-worker"
@@ -175,20 +169,20 @@ async def test_an_attempt_whose_worker_never_came_back_is_closed_as_lost_under_i
 
 async def test_a_worker_whose_step_was_taken_over_is_superseded(clerk):
     order_id = await clerk.open()
-    await clerk.books.next_attempt(order_id, Step.RECEIVE)
-    await clerk.books.next_attempt(order_id, Step.RECEIVE)
-    with pytest.raises(Superseded):
-        await clerk.books.next_attempt(order_id, Step.RECEIVE, failed(1))
-    assert (await clerk.books.next_attempt(order_id, Step.RECEIVE, failed(2))).number == 3
+    await clerk.repository.start_next_attempt(order_id, Step.RECEIVE)
+    await clerk.repository.start_next_attempt(order_id, Step.RECEIVE)
+    with pytest.raises(StaleAttempt):
+        await clerk.repository.start_next_attempt(order_id, Step.RECEIVE, failed(1))
+    assert (await clerk.repository.start_next_attempt(order_id, Step.RECEIVE, failed(2))).number == 3
     assert await clerk.attempts(order_id) == [("receive", 1, "lost"), ("receive", 2, "error")]
 
 
 async def test_a_closed_attempt_is_not_closed_again_and_the_next_numbers_on(clerk):
     order_id = await clerk.open()
-    await clerk.books.next_attempt(order_id, Step.RECEIVE)
+    await clerk.repository.start_next_attempt(order_id, Step.RECEIVE)
     for _ in range(2):
-        await clerk.books.end_attempt(order_id, Step.RECEIVE, failed(1))
-    assert (await clerk.books.next_attempt(order_id, Step.RECEIVE)).number == 2
+        await clerk.repository.end_attempt(order_id, Step.RECEIVE, failed(1))
+    assert (await clerk.repository.start_next_attempt(order_id, Step.RECEIVE)).number == 2
     assert await clerk.attempts(order_id) == [("receive", 1, "error")]
 
 
@@ -198,32 +192,32 @@ async def test_a_forward_step_is_only_begun_in_the_state_in_which_it_is_due(cler
     before, events = await clerk.row(order_id), await clerk.events(order_id)
     for step, due_state in DUE_STATE.items():
         if due_state is not state:
-            assert await clerk.books.next_attempt(order_id, step) is None
+            assert await clerk.repository.start_next_attempt(order_id, step) is None
     assert await clerk.row(order_id) == before
     assert await clerk.events(order_id) == events
     for step, due_state in DUE_STATE.items():
         if due_state is state:
-            assert await clerk.books.next_attempt(order_id, step) is not None
+            assert await clerk.repository.start_next_attempt(order_id, step) is not None
 
 
 @pytest.mark.parametrize("state", RESTING_STATES[:-1])
 async def test_once_turned_back_only_compensations_are_begun(clerk, state):
     order_id = await clerk.carry_to(state)
     for step in UNDOING:
-        assert await clerk.books.next_attempt(order_id, step) is None
+        assert await clerk.repository.start_next_attempt(order_id, step) is None
     assert (await clerk.abort(order_id)).accepted
     for step in DUE_STATE:
-        assert await clerk.books.next_attempt(order_id, step) is None
+        assert await clerk.repository.start_next_attempt(order_id, step) is None
     for step in UNDOING:
-        assert (await clerk.books.next_attempt(order_id, step)).number == 1
+        assert (await clerk.repository.start_next_attempt(order_id, step)).number == 1
 
 
 @pytest.mark.parametrize("state", [State.DISPATCHED, *TERMINAL])
 async def test_nothing_is_undone_after_dispatch_nor_after_the_outcome(clerk, state):
     order_id = await clerk.carry_to(state)
     for step in UNDOING:
-        assert await clerk.books.next_attempt(order_id, step) is None
-        assert not await clerk.books.complete_step(order_id, step, ok(1))
+        assert await clerk.repository.start_next_attempt(order_id, step) is None
+        assert not await clerk.repository.complete_step(order_id, step, ok(1))
 
 
 # --- Steps that worked ------------------------------------------------------------------------------
@@ -232,13 +226,13 @@ async def test_nothing_is_undone_after_dispatch_nor_after_the_outcome(clerk, sta
 @pytest.mark.parametrize("step", DUE_STATE)
 async def test_a_step_that_worked_is_recorded_once_however_often_it_is_said(clerk, step):
     order_id = await clerk.carry_to(DUE_STATE[step])
-    attempt = await clerk.books.next_attempt(order_id, step)
+    attempt = await clerk.repository.start_next_attempt(order_id, step)
     version = 1 if step is Step.DISPATCH else None
     ended = ok(attempt.number, 3.0, tracking="TRK-1")
-    assert await clerk.books.complete_step(order_id, step, ended, version)
+    assert await clerk.repository.complete_step(order_id, step, ended, version)
     for _ in range(2):
-        await clerk.books.complete_step(order_id, step, ended, version)
-        await clerk.books.end_attempt(order_id, step, ended)
+        await clerk.repository.complete_step(order_id, step, ended, version)
+        await clerk.repository.end_attempt(order_id, step, ended)
     assert await clerk.attempts(order_id, step) == [(step.value, attempt.number, "ok")]
 
 
@@ -246,12 +240,12 @@ async def test_a_step_that_worked_is_recorded_once_however_often_it_is_said(cler
 async def test_a_compensation_that_worked_is_recorded_once_however_often_it_is_said(clerk, step):
     order_id = await clerk.carry_to(State.PREPARED)
     await clerk.abort(order_id)
-    attempt = await clerk.books.next_attempt(order_id, step)
+    attempt = await clerk.repository.start_next_attempt(order_id, step)
     ended = ok(attempt.number, 3.0, **UNDOING[step])
-    assert await clerk.books.complete_step(order_id, step, ended)
+    assert await clerk.repository.complete_step(order_id, step, ended)
     for _ in range(2):
-        await clerk.books.complete_step(order_id, step, ended)
-        await clerk.books.end_attempt(order_id, step, ended)
+        await clerk.repository.complete_step(order_id, step, ended)
+        await clerk.repository.end_attempt(order_id, step, ended)
     assert await clerk.attempts(order_id, step) == [(step.value, 1, "ok")]
 
 
@@ -275,13 +269,13 @@ async def test_an_order_passes_validated_on_its_way_into_review(clerk):
 @pytest.mark.parametrize("step", DUE_STATE)
 async def test_a_step_that_worked_after_the_order_was_turned_back_takes_no_effect(clerk, step):
     order_id = await clerk.carry_to(DUE_STATE[step])
-    attempt = await clerk.books.next_attempt(order_id, step)
+    attempt = await clerk.repository.start_next_attempt(order_id, step)
     await clerk.abort(order_id)
     before = await clerk.row(order_id)
-    assert not await clerk.books.complete_step(order_id, step, ok(attempt.number), None)
+    assert not await clerk.repository.complete_step(order_id, step, ok(attempt.number), None)
     assert await clerk.row(order_id) == before
     # Its attempt is still told, because the outside may have done its part.
-    await clerk.books.end_attempt(order_id, step, ok(attempt.number))
+    await clerk.repository.end_attempt(order_id, step, ok(attempt.number))
     assert await clerk.attempts(order_id, step) == [(step.value, 1, "ok")]
 
 
@@ -310,7 +304,7 @@ async def test_what_was_charged_is_refunded_and_what_was_packed_is_recalled(cler
 
 async def test_a_charge_whose_answer_never_came_is_known_from_its_refund(clerk):
     order_id = await clerk.carry_to(State.APPROVED)
-    await clerk.books.next_attempt(order_id, Step.CHARGE)
+    await clerk.repository.start_next_attempt(order_id, Step.CHARGE)
     await clerk.abort(order_id)
     assert await clerk.step(order_id, Step.REFUND, undone="refunded")
     payment = await clerk.payment(order_id)
@@ -319,7 +313,7 @@ async def test_a_charge_whose_answer_never_came_is_known_from_its_refund(clerk):
 
 async def test_a_charge_that_never_was_is_voided(clerk):
     order_id = await clerk.carry_to(State.APPROVED)
-    await clerk.books.next_attempt(order_id, Step.CHARGE)
+    await clerk.repository.start_next_attempt(order_id, Step.CHARGE)
     await clerk.abort(order_id)
     assert await clerk.step(order_id, Step.REFUND, undone="voided")
     payment = await clerk.payment(order_id)
@@ -328,13 +322,13 @@ async def test_a_charge_that_never_was_is_voided(clerk):
 
 async def test_the_standing_says_what_was_ever_tried(clerk):
     order_id = await clerk.carry_to(State.APPROVED)
-    standing = await clerk.books.standing(order_id)
+    standing = await clerk.repository.standing(order_id)
     assert (standing.charge_tried, standing.shipping_tried) == (False, False)
     await clerk.step(order_id, Step.CHARGE)
-    standing = await clerk.books.standing(order_id)
+    standing = await clerk.repository.standing(order_id)
     assert (standing.charge_tried, standing.shipping_tried) == (True, False)
-    await clerk.books.next_attempt(order_id, Step.PREPARE)
-    assert (await clerk.books.standing(order_id)).shipping_tried
+    await clerk.repository.start_next_attempt(order_id, Step.PREPARE)
+    assert (await clerk.repository.standing(order_id)).shipping_tried
 
 
 # --- Decisions --------------------------------------------------------------------------------------
@@ -392,8 +386,8 @@ async def test_a_repeated_request_gets_the_answer_of_the_first(clerk):
 
 async def test_a_request_without_an_id_is_not_taken_for_an_earlier_one_without(clerk):
     order_id = await clerk.carry_to(State.CHARGED)
-    first = await clerk.books.abort(AbortRequest(order_id, Reason.DEADLINE, "system"))
-    second = await clerk.books.abort(AbortRequest(order_id, Reason.TERMINATED, "system"))
+    first = await clerk.repository.abort(AbortRequest(order_id, Reason.DEADLINE, "system"))
+    second = await clerk.repository.abort(AbortRequest(order_id, Reason.TERMINATED, "system"))
     assert (first.accepted, second.accepted) == (True, False)
     assert second.abort_reason is Reason.DEADLINE
 
@@ -401,7 +395,9 @@ async def test_a_request_without_an_id_is_not_taken_for_an_earlier_one_without(c
 @pytest.mark.parametrize("state", [*RESTING_STATES, *TERMINAL])
 async def test_an_order_is_approved_in_review_and_nowhere_else(clerk, state):
     order_id = await clerk.carry_to(state)
-    answer = await clerk.books.approve(ApproveRequest(order_id, "eve", "approve_order", "another approval"))
+    answer = await clerk.repository.approve(
+        ApproveRequest(order_id, "eve", "approve_order", "another approval")
+    )
     assert answer.accepted == (state is State.IN_REVIEW)
     if answer.accepted:
         row = await clerk.row(order_id)
@@ -413,16 +409,18 @@ async def test_an_order_is_approved_in_review_and_nowhere_else(clerk, state):
 async def test_an_approval_is_not_given_once_the_order_is_turned_back(clerk):
     order_id = await clerk.carry_to(State.IN_REVIEW)
     await clerk.abort(order_id, Reason.REVIEW_REJECTED)
-    answer = await clerk.books.approve(ApproveRequest(order_id, "eve", None, "r1"))
+    answer = await clerk.repository.approve(ApproveRequest(order_id, "eve", None, "r1"))
     assert (answer.accepted, answer.abort_reason) == (False, Reason.REVIEW_REJECTED)
 
 
 async def test_a_repeated_approval_gets_the_answer_of_the_first_and_a_second_reviewer_is_too_late(clerk):
     order_id = await clerk.carry_to(State.IN_REVIEW)
     for _ in range(2):
-        answer = await clerk.books.approve(ApproveRequest(order_id, "eve", "approve_order", "r1"))
+        answer = await clerk.repository.approve(ApproveRequest(order_id, "eve", "approve_order", "r1"))
         assert (answer.accepted, answer.state) == (True, State.APPROVED)
-    assert not (await clerk.books.approve(ApproveRequest(order_id, "bob", "approve_order", "r2"))).accepted
+    assert not (
+        await clerk.repository.approve(ApproveRequest(order_id, "bob", "approve_order", "r2"))
+    ).accepted
     assert [event["detail"]["accepted"] for event in await clerk.events(order_id, "signal")] == [True, False]
 
 
@@ -430,7 +428,7 @@ async def test_of_an_approval_and_a_rejection_at_once_exactly_one_wins(clerk):
     for number in range(20):
         order_id = await clerk.carry_to(State.IN_REVIEW)
         approval, rejection = await asyncio.gather(
-            clerk.books.approve(ApproveRequest(order_id, "eve", "approve_order", f"a{number}")),
+            clerk.repository.approve(ApproveRequest(order_id, "eve", "approve_order", f"a{number}")),
             clerk.abort(order_id, Reason.REVIEW_REJECTED),
         )
         row = await clerk.row(order_id)
@@ -467,12 +465,12 @@ async def test_a_repeated_address_change_counts_once_even_after_a_later_one(cler
 
 async def test_a_label_with_an_older_address_does_not_count_as_dispatched(clerk):
     order_id = await clerk.carry_to(State.PREPARED)
-    attempt = await clerk.books.next_attempt(order_id, Step.DISPATCH)
+    attempt = await clerk.repository.start_next_attempt(order_id, Step.DISPATCH)
     assert (await clerk.change_address(order_id)).accepted
-    assert not await clerk.books.complete_step(order_id, Step.DISPATCH, ok(1), attempt.address_version)
-    again = await clerk.books.next_attempt(order_id, Step.DISPATCH, ok(1))
+    assert not await clerk.repository.complete_step(order_id, Step.DISPATCH, ok(1), attempt.address_version)
+    again = await clerk.repository.start_next_attempt(order_id, Step.DISPATCH, ok(1))
     assert (again.number, again.address_version, again.address) == (2, 2, OTHER_ADDRESS)
-    assert await clerk.books.complete_step(order_id, Step.DISPATCH, ok(2), again.address_version)
+    assert await clerk.repository.complete_step(order_id, Step.DISPATCH, ok(2), again.address_version)
     shipment = await clerk.shipment(order_id)
     assert (shipment["label_version"], shipment["label_address"]["street"]) == (2, OTHER_ADDRESS.street)
 
@@ -481,10 +479,10 @@ async def test_a_label_with_an_older_address_does_not_count_as_dispatched(clerk)
 async def test_of_a_dispatch_and_a_request_at_once_exactly_one_wins(clerk, late_request):
     for _ in range(20):
         order_id = await clerk.carry_to(State.PREPARED)
-        await clerk.books.next_attempt(order_id, Step.DISPATCH)
+        await clerk.repository.start_next_attempt(order_id, Step.DISPATCH)
         request = clerk.abort(order_id) if late_request == "cancel" else clerk.change_address(order_id)
         answer, dispatched = await asyncio.gather(
-            request, clerk.books.complete_step(order_id, Step.DISPATCH, ok(1, tracking="T"), 1)
+            request, clerk.repository.complete_step(order_id, Step.DISPATCH, ok(1, tracking="T"), 1)
         )
         assert answer.accepted != dispatched
 
@@ -509,16 +507,18 @@ async def test_no_statement_writes_anything_after_the_outcome(clerk, state):
     order_id = await clerk.carry_to(state)
     row, events = await clerk.row(order_id), await clerk.events(order_id)
     for step in (*DUE_STATE, *UNDOING):
-        assert await clerk.books.next_attempt(order_id, step) is None
-        assert await clerk.books.next_attempt(order_id, step, failed(1)) is None
-        await clerk.books.end_attempt(order_id, step, failed(1))
-        assert not await clerk.books.complete_step(order_id, step, ok(1), 1)
+        assert await clerk.repository.start_next_attempt(order_id, step) is None
+        assert await clerk.repository.start_next_attempt(order_id, step, failed(1)) is None
+        await clerk.repository.end_attempt(order_id, step, failed(1))
+        assert not await clerk.repository.complete_step(order_id, step, ok(1), 1)
     assert not (await clerk.abort(order_id)).accepted
     assert not (await clerk.change_address(order_id)).accepted
-    assert not (await clerk.books.approve(ApproveRequest(order_id, "eve", "approve_order", "new"))).accepted
-    await clerk.books.note_signal(order_id, "approve_order", accepted=True)
+    assert not (
+        await clerk.repository.approve(ApproveRequest(order_id, "eve", "approve_order", "new"))
+    ).accepted
+    await clerk.repository.note_signal(order_id, "approve_order", accepted=True)
     for outcome in TERMINAL:
-        assert (await clerk.books.finish(order_id, outcome)).state is state
+        assert (await clerk.repository.finish(order_id, outcome)).state is state
     assert await clerk.row(order_id) == row
     assert await clerk.events(order_id) == events
 
@@ -546,11 +546,11 @@ async def test_the_events_stay_ordered_when_the_clock_steps_back(clerk, pool):
     )
     assert await clerk.step(order_id, Step.PREPARE)
     assert (await clerk.change_address(order_id)).accepted
-    await clerk.books.next_attempt(order_id, Step.DISPATCH)
+    await clerk.repository.start_next_attempt(order_id, Step.DISPATCH)
     await clerk.abort(order_id)
-    await clerk.books.note_signal(order_id, "approve_order", accepted=False)
+    await clerk.repository.note_signal(order_id, "approve_order", accepted=False)
     await undo(clerk, order_id)
-    assert (await clerk.books.finish(order_id, State.CANCELLED)).state is State.CANCELLED
+    assert (await clerk.repository.finish(order_id, State.CANCELLED)).state is State.CANCELLED
     events = await clerk.events(order_id)
     assert strictly_increasing(events)
     assert events[-1]["kind"] == "outcome"
@@ -561,7 +561,7 @@ async def test_an_order_accepted_by_a_clock_ahead_of_ours_keeps_its_events_after
     order_id = await clerk.open(accepted_at=ahead)
     await clerk.step(order_id, Step.RECEIVE)
     await clerk.abort(order_id)
-    await clerk.books.finish(order_id, State.CANCELLED)
+    await clerk.repository.finish(order_id, State.CANCELLED)
     events, row = await clerk.events(order_id), await clerk.row(order_id)
     assert strictly_increasing(events)
     assert all(event["at"] >= ahead for event in events)
@@ -578,7 +578,7 @@ async def test_only_a_dispatched_order_completes_and_only_an_order_turned_back_e
     clerk, state, outcome
 ):
     order_id = await clerk.carry_to(state)
-    standing = await clerk.books.finish(order_id, outcome)
+    standing = await clerk.repository.finish(order_id, outcome)
     may_end = state is State.DISPATCHED and outcome is State.COMPLETED
     assert standing.state is (outcome if may_end else state)
     assert (standing.completion_ms is not None) == may_end
@@ -587,23 +587,23 @@ async def test_only_a_dispatched_order_completes_and_only_an_order_turned_back_e
 async def test_an_order_that_is_still_charged_gets_no_outcome_before_its_refund(clerk):
     order_id = await clerk.carry_to(State.CHARGED)
     await clerk.abort(order_id)
-    assert (await clerk.books.finish(order_id, State.CANCELLED)).state is State.CHARGED
+    assert (await clerk.repository.finish(order_id, State.CANCELLED)).state is State.CHARGED
     assert await clerk.step(order_id, Step.REFUND, undone="refunded")
-    assert (await clerk.books.finish(order_id, State.CANCELLED)).state is State.CANCELLED
+    assert (await clerk.repository.finish(order_id, State.CANCELLED)).state is State.CANCELLED
 
 
 async def test_an_order_that_is_still_packed_gets_no_outcome_before_its_recall(clerk):
     order_id = await clerk.carry_to(State.PREPARED)
     await clerk.abort(order_id)
     assert await clerk.step(order_id, Step.REFUND, undone="refunded")
-    assert (await clerk.books.finish(order_id, State.CANCELLED)).state is State.PREPARED
+    assert (await clerk.repository.finish(order_id, State.CANCELLED)).state is State.PREPARED
     assert await clerk.step(order_id, Step.RECALL)
-    assert (await clerk.books.finish(order_id, State.CANCELLED)).state is State.CANCELLED
+    assert (await clerk.repository.finish(order_id, State.CANCELLED)).state is State.CANCELLED
 
 
 async def test_an_outcome_is_written_once_by_many_at_once(clerk):
     order_id = await clerk.carry_to(State.DISPATCHED)
-    standings = await asyncio.gather(*(clerk.books.finish(order_id, State.COMPLETED) for _ in range(10)))
+    standings = await asyncio.gather(*(clerk.repository.finish(order_id, State.COMPLETED) for _ in range(10)))
     assert {standing.state for standing in standings} == {State.COMPLETED}
     assert len({standing.completion_ms for standing in standings}) == 1
     assert len(await clerk.events(order_id, "outcome")) == 1
@@ -611,11 +611,11 @@ async def test_an_outcome_is_written_once_by_many_at_once(clerk):
 
 async def test_attempts_still_open_at_the_outcome_are_closed_as_lost(clerk, pool):
     order_id = await clerk.carry_to(State.PREPARED)
-    await OrderBooks(pool, "dead-worker").next_attempt(order_id, Step.DISPATCH)
+    await OrderRepository(pool, "dead-worker").start_next_attempt(order_id, Step.DISPATCH)
     await clerk.abort(order_id)
-    await OrderBooks(pool, "dead-worker-2").next_attempt(order_id, Step.RECALL)
+    await OrderRepository(pool, "dead-worker-2").start_next_attempt(order_id, Step.RECALL)
     await undo(clerk, order_id)
-    await clerk.books.finish(order_id, State.CANCELLED)
+    await clerk.repository.finish(order_id, State.CANCELLED)
     assert sorted(attempt for attempt in await clerk.attempts(order_id) if attempt[2] == "lost") == [
         ("dispatch", 1, "lost"),
         ("recall", 1, "lost"),
@@ -624,25 +624,25 @@ async def test_attempts_still_open_at_the_outcome_are_closed_as_lost(clerk, pool
     assert strictly_increasing(await clerk.events(order_id))
 
 
-@pytest.mark.parametrize("other", ["end_attempt", "next_attempt", "complete_step"])
+@pytest.mark.parametrize("other", ["end_attempt", "start_next_attempt", "complete_step"])
 async def test_an_outcome_that_waited_for_another_statement_counts_what_that_one_wrote(
-    clerk, pool, books_url, other
+    clerk, pool, order_database_url, other
 ):
     order_id = await clerk.carry_to(State.APPROVED)
-    await clerk.books.next_attempt(order_id, Step.CHARGE)
+    await clerk.repository.start_next_attempt(order_id, Step.CHARGE)
     await clerk.abort(order_id)
     assert await clerk.step(order_id, Step.REFUND, undone="voided")
-    await clerk.books.next_attempt(order_id, Step.RECALL)
-    async with await psycopg.AsyncConnection.connect(books_url) as connection:
+    await clerk.repository.start_next_attempt(order_id, Step.RECALL)
+    async with await psycopg.AsyncConnection.connect(order_database_url) as connection:
         # The other statement has been executed, and not yet committed, when the outcome is written.
-        slow_books = OrderBooks(_OneConnection(connection), "slow-worker")
+        slow_books = OrderRepository(_OneConnection(connection), "slow-worker")
         if other == "end_attempt":
             await slow_books.end_attempt(order_id, Step.CHARGE, failed(1, AttemptOutcome.TIMEOUT, 0.2))
-        elif other == "next_attempt":
-            await slow_books.next_attempt(order_id, Step.REFUND)
+        elif other == "start_next_attempt":
+            await slow_books.start_next_attempt(order_id, Step.REFUND)
         else:
             await slow_books.complete_step(order_id, Step.RECALL, ok(1, 0.1))
-        finishing = asyncio.create_task(clerk.books.finish(order_id, State.CANCELLED))
+        finishing = asyncio.create_task(clerk.repository.finish(order_id, State.CANCELLED))
         await _until_somebody_waits_for_a_lock(pool)
         await connection.commit()
     assert (await finishing).state is State.CANCELLED
@@ -687,10 +687,10 @@ async def test_the_time_of_a_completed_order_is_exactly_the_sum_of_its_parts(cle
     order_id = await clerk.open(accepted_at=accepted_at)
     await clerk.step(order_id, Step.RECEIVE, 0.7)
     await clerk.step(order_id, Step.VALIDATE, 0.6)
-    await clerk.books.approve(ApproveRequest(order_id, "eve", request_id="r"))
+    await clerk.repository.approve(ApproveRequest(order_id, "eve", request_id="r"))
     for step in (Step.CHARGE, Step.PREPARE, Step.DISPATCH):
         await clerk.step(order_id, step, 0.4)
-    await clerk.books.finish(order_id, State.COMPLETED)
+    await clerk.repository.finish(order_id, State.COMPLETED)
     row = await clerk.row(order_id)
     assert row["completion_ms"] == sum(row[part] for part in PARTS) + row["waiting_ms"]
     assert row["finished_at"] - row["accepted_at"] == timedelta(milliseconds=row["completion_ms"])
@@ -815,13 +815,13 @@ async def _rewritten(
                 "ms": lasted,
             },
         )
-    assert (await clerk.books.finish(order_id, State.CANCELLED)).state is State.CANCELLED
+    assert (await clerk.repository.finish(order_id, State.CANCELLED)).state is State.CANCELLED
     return order_id
 
 
 async def test_the_review_lasts_from_its_beginning_to_the_approval_or_the_turning_back(clerk):
     for decide in (
-        lambda order_id: clerk.books.approve(ApproveRequest(order_id, "eve", request_id="r")),
+        lambda order_id: clerk.repository.approve(ApproveRequest(order_id, "eve", request_id="r")),
         lambda order_id: clerk.abort(order_id, Reason.REVIEW_REJECTED),
     ):
         order_id = await clerk.carry_to(State.IN_REVIEW)
@@ -829,7 +829,7 @@ async def test_the_review_lasts_from_its_beginning_to_the_approval_or_the_turnin
         await decide(order_id)
         decided = (await clerk.row(order_id))["updated_at"]
         await clerk.abort(order_id)
-        await clerk.books.finish(order_id, State.CANCELLED)
+        await clerk.repository.finish(order_id, State.CANCELLED)
         lasted_ms = (decided - began).total_seconds() * 1000
         assert abs((await clerk.row(order_id))["review_ms"] - lasted_ms) <= 1
 
@@ -848,7 +848,7 @@ async def test_an_order_that_was_due_long_ago_still_gets_its_outcome(clerk, due_
 async def test_an_order_finished_after_its_deadline_is_late(clerk):
     order_id = await clerk.open(accepted_at=datetime.now(UTC) - timedelta(seconds=20))
     await clerk.abort(order_id, Reason.DEADLINE)
-    await clerk.books.finish(order_id, State.FAILED)
+    await clerk.repository.finish(order_id, State.FAILED)
     row = await clerk.row(order_id)
     assert not row["within_limit"]
     assert row["completion_ms"] >= 20_000
@@ -862,33 +862,33 @@ async def test_hammered_from_all_sides_one_order_keeps_every_rule(clerk, pool, s
     dice = random.Random(seed)
     order_id = await clerk.carry_to(dice.choice(RESTING_STATES[:-1]))
     approvals_before = 1 if (await clerk.row(order_id))["reviewer"] else 0
-    pens = [OrderBooks(pool, f"worker-{number}") for number in range(4)]
+    pens = [OrderRepository(pool, f"worker-{number}") for number in range(4)]
 
     async def work(step: Step) -> None:
         pen = dice.choice(pens)
         try:
-            attempt = await pen.next_attempt(order_id, step)
+            attempt = await pen.start_next_attempt(order_id, step)
             if attempt is None:
                 return
             if dice.random() < 0.3:
-                attempt = await pen.next_attempt(order_id, step, failed(attempt.number))
+                attempt = await pen.start_next_attempt(order_id, step, failed(attempt.number))
                 if attempt is None:
                     return
             version = attempt.address_version if step is Step.DISPATCH else None
             await pen.complete_step(
                 order_id, step, ok(attempt.number, 0.1, tracking="T", undone="refunded"), version
             )
-        except Superseded:
+        except StaleAttempt:
             return
 
     approvals = [
-        clerk.books.approve(ApproveRequest(order_id, f"r{number}", "approve_order", f"approve-{number}"))
+        clerk.repository.approve(ApproveRequest(order_id, f"r{number}", "approve_order", f"approve-{number}"))
         for number in range(4)
     ]
     aborts = [clerk.abort(order_id, dice.choice([*Reason])) for _ in range(2)]
     addresses = [clerk.change_address(order_id) for _ in range(4)]
     steps = [work(step) for step in (*DUE_STATE, *UNDOING) for _ in range(5)]
-    finishes = [clerk.books.finish(order_id, outcome) for outcome in TERMINAL]
+    finishes = [clerk.repository.finish(order_id, outcome) for outcome in TERMINAL]
     everything = [*approvals, *aborts, *addresses, *steps, *finishes]
     positions = list(range(len(everything)))
     dice.shuffle(positions)

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.stack import Stack
-from orchestrator.stack.layout import Layout
+from orchestrator.embedded import Stack
+from orchestrator.embedded.layout import Layout
 from tests.live import LiveApi, eventually, new_id
 from tests.orders import OTHER_ADDRESS
 
 LINE = (
-    "import structlog; from orchestrator import logs; from orchestrator.settings import Settings;"
+    "import structlog; from orchestrator.observability import logs; from orchestrator.settings import Settings;"
     "logs.configure(Settings(), 'order-worker-1');"
     "structlog.get_logger().info('order accepted', order_id='o-1', run_id='r-1')"
 )

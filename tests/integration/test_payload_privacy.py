@@ -17,29 +17,21 @@ import pytest_asyncio
 from google.protobuf.json_format import MessageToDict
 from temporalio.client import Client, WorkflowHandle
 
-from db import keys as stored_keys
-from db.orders import OrderBooks
-from db.pool import Books
-from orchestrator.client import connect
-from orchestrator.errors import OutsideFailed
-from orchestrator.keys import hashed, new_key
-from orchestrator.outside.faults import ProfiledFaults, named_profile
-from orchestrator.outside.simulators import SimulatedCarrier, simulated_outside
+from db import api_keys as stored_keys
+from db.database import Database
+from db.domain import Address, Reason, ReviewMode, State
+from db.orders import OrderRepository
+from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
+from orchestrator.embedded.packaged_programs import packaged_program
+from orchestrator.errors import GatewayError
+from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
+from orchestrator.gateways.simulated import SimulatedCarrier, simulated_gateways
+from orchestrator.messages import ApproveOrder, OrderResult, RequestResult, UpdateAddress
+from orchestrator.security.key_hashing import hashed, new_key
 from orchestrator.settings import Settings
-from orchestrator.stack.layout import PROJECT_ROOT, stack_environment
-from orchestrator.stack.tools import packaged_program
-from orchestrator.vocabulary import (
-    Address,
-    Answer,
-    ApproveOrder,
-    OrderResult,
-    Reason,
-    ReviewMode,
-    State,
-    UpdateAddress,
-    shipping_workflow_id,
-)
-from orchestrator.worker import Desks, order_worker, shipping_worker
+from orchestrator.temporal_client import connect
+from orchestrator.worker.main import ActivitySet, order_worker, shipping_worker
+from orchestrator.workflow_ids import shipping_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from tests.live import eventually
 from tests.shop import Shop
@@ -58,9 +50,9 @@ def key(name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def servers(books_url: str) -> Iterator[Settings]:
+def servers(order_database_url: str) -> Iterator[Settings]:
     with temporal_server() as settings:
-        yield settings.model_copy(update={"database_url": books_url, "payload_keys": key("first")})
+        yield settings.model_copy(update={"database_url": order_database_url, "payload_keys": key("first")})
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -75,22 +67,24 @@ async def plain_client(servers: Settings) -> Client:
 
 @asynccontextmanager
 async def staffed(
-    client: Client, pool: Books, name: str, carrier: SimulatedCarrier | None = None
+    client: Client, pool: Database, name: str, carrier: SimulatedCarrier | None = None
 ) -> AsyncIterator[Shop]:
     """Workers on the queues of this name; orders of the shop have it before theirs."""
-    outside = simulated_outside(pool)
-    outside = replace(outside, carrier=carrier or outside.carrier)
-    desks = Desks.open(OrderBooks(pool, name), ProfiledFaults(named_profile("none")), outside)
+    gateways = simulated_gateways(pool)
+    gateways = replace(gateways, carrier=carrier or gateways.carrier)
+    activities = ActivitySet.open(
+        OrderRepository(pool, name), ProfileFaultInjector(named_profile("none")), gateways
+    )
     shop = Shop(name, client, pool, f"{name}-orders", f"{name}-shipping")
     async with (
-        order_worker(client, shop.order_queue, desks),
-        shipping_worker(client, shop.shipping_queue, desks),
+        order_worker(client, shop.order_queue, activities),
+        shipping_worker(client, shop.shipping_queue, activities),
     ):
         yield shop
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def shop(client: Client, pool: Books) -> AsyncIterator[Shop]:
+async def shop(client: Client, pool: Database) -> AsyncIterator[Shop]:
     async with staffed(client, pool, "private") as shop:
         yield shop
 
@@ -99,7 +93,7 @@ async def shop(client: Client, pool: Books) -> AsyncIterator[Shop]:
 def api(servers: Settings) -> Iterator[httpx.Client]:
     """A real API process with the key."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.process", "api"],
+        [sys.executable, "-m", "orchestrator.processes", "api"],
         cwd=PROJECT_ROOT,
         env=stack_environment(servers),
         stdout=subprocess.DEVNULL,
@@ -162,7 +156,7 @@ async def placed(shop: Shop, name: str, **changes: Any) -> Handle:
 async def test_an_address_is_nowhere_in_what_temporal_holds(shop: Shop, client: Client) -> None:
     handle = await placed(shop, "whole", review=ReviewMode.MANUAL)
     moved = UpdateAddress(MOVED, "the customer of Zanzibar")
-    assert (await handle.execute_update("update_address", moved, result_type=Answer)).accepted
+    assert (await handle.execute_update("update_address", moved, result_type=RequestResult)).accepted
     await handle.signal("ApproveOrder", ApproveOrder("Zanzibar reviewer"))
     assert (await handle.result()).outcome is State.COMPLETED
     found = await assert_private(client, handle.id)
@@ -179,7 +173,7 @@ async def test_an_address_is_nowhere_in_what_temporal_holds(shop: Shop, client: 
     assert MOVED.street in str(row["address"])
 
 
-async def test_without_keys_the_same_address_would_be_found(plain_client: Client, pool: Books) -> None:
+async def test_without_keys_the_same_address_would_be_found(plain_client: Client, pool: Database) -> None:
     async with staffed(plain_client, pool, "open") as shop:
         handle = await placed(shop, "open")
         await handle.result()
@@ -190,18 +184,18 @@ class TalkativeCarrier(SimulatedCarrier):
     """Speaks of the address in its errors: first one that fails the local activity, then many that are
     told in heartbeats, then those that fail the regular one."""
 
-    def __init__(self, books: Books) -> None:
-        super().__init__(books)
+    def __init__(self, repository: Database) -> None:
+        super().__init__(repository)
         self._calls = 0
 
     async def check_address(self, address: Address) -> None:
         self._calls += 1
         if self._calls == 1 or self._calls > 12:
             raise ValueError(f"{address.street} is no street")
-        raise OutsideFailed(f"{address.street} cannot be found")
+        raise GatewayError(f"{address.street} cannot be found")
 
 
-async def test_heartbeats_and_failures_are_private_too(client: Client, pool: Books) -> None:
+async def test_heartbeats_and_failures_are_private_too(client: Client, pool: Database) -> None:
     async with staffed(client, pool, "failing", TalkativeCarrier(pool)) as shop:
         handle = await placed(shop, "failing", limit_seconds=12.0)
         async with asyncio.timeout(15):
@@ -220,20 +214,22 @@ async def test_heartbeats_and_failures_are_private_too(client: Client, pool: Boo
 
 
 async def test_orders_that_began_unencrypted_finish_encrypted(
-    plain_client: Client, client: Client, pool: Books
+    plain_client: Client, client: Client, pool: Database
 ) -> None:
     async with staffed(plain_client, pool, "switch") as shop:
         handle = await placed(shop, "order", review=ReviewMode.MANUAL)
         await handle.execute_update("update_address", UpdateAddress(MOVED, "somebody"))
     async with staffed(client, pool, "switch"):
         same = client.get_workflow_handle_for(OrderWorkflow.run, handle.id)
-        approved = await same.execute_update("approve_order", ApproveOrder("somebody"), result_type=Answer)
+        approved = await same.execute_update(
+            "approve_order", ApproveOrder("somebody"), result_type=RequestResult
+        )
         assert approved.accepted
         assert (await same.result()).outcome is State.COMPLETED
 
 
 async def test_an_order_waits_for_a_worker_that_has_its_key(
-    plain_client: Client, client: Client, pool: Books
+    plain_client: Client, client: Client, pool: Database
 ) -> None:
     async with staffed(plain_client, pool, "waiting") as shop:
         handle = await Shop(shop.run_id, client, pool, shop.order_queue, shop.shipping_queue).place(
@@ -374,10 +370,10 @@ def test_a_payload_that_is_larger_than_an_order_may_be_is_decrypted(api: httpx.C
 
 
 @pytest.fixture(scope="module")
-def keys_by_role(books_url: str, api: httpx.Client) -> dict[str, str]:
+def keys_by_role(order_database_url: str, api: httpx.Client) -> dict[str, str]:
     made = {role: new_key() for role in ("viewer", "operator")}
     for role, text in made.items():
-        assert stored_keys.add(books_url, hashed(text), role, role)
+        assert stored_keys.add(order_database_url, hashed(text), role, role)
     eventually(lambda: api.get("/whoami").status_code == 401)
     return made
 
@@ -426,5 +422,5 @@ def test_a_key_given_once_counts_for_the_pages_of_temporals_ui(
     assert decoded(**cookie, Origin=servers.api_url) == 403
     ui = {"Origin": servers.temporal_ui_origins[0]}
     assert api.get("/orders", headers=cookie | ui).status_code == 401, "the codec alone"
-    assert stored_keys.revoke(servers.books_url, "operator")
+    assert stored_keys.revoke(servers.order_database_url, "operator")
     eventually(lambda: decoded(**cookie, **ui) == 401)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from orchestrator.stack.layout import PROJECT_ROOT
+from orchestrator.embedded.layout import PROJECT_ROOT
 from tests.ports import free_port_base
 
 STOP_SECONDS = 3.0
@@ -28,7 +28,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 def test_a_worker_that_waits_for_temporal_ends_when_it_is_asked_to_however_often() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.process", "worker", "all"],
+        [sys.executable, "-m", "orchestrator.processes", "worker", "all"],
         cwd=PROJECT_ROOT,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -50,8 +50,8 @@ def test_a_worker_that_waits_for_temporal_ends_when_it_is_asked_to_however_often
 @pytest.mark.parametrize(
     "words",
     [
-        ("orchestrator.process", "worker", "all"),
-        ("orchestrator.process", "api"),
+        ("orchestrator.processes", "worker", "all"),
+        ("orchestrator.processes", "api"),
         ("orchestrator", "worker", "all"),
     ],
 )
@@ -72,7 +72,7 @@ def test_a_wrong_key_ends_a_process_with_one_sentence_and_code_2(words: tuple[st
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("DATABASE_URL", ("orchestrator.process", "api")),
+        ("DATABASE_URL", ("orchestrator.processes", "api")),
         ("DATABASE_URL", ("orchestrator", "keys", "list")),
         ("DATABASE_URL", ("loadtest", "run")),
         ("DATABASE_READER_URL", ("dashboard",)),

@@ -16,16 +16,17 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHistory
 from temporalio.converter import DataConverter, DefaultPayloadConverter
 from temporalio.service import RPCError, RPCStatusCode
 
-from db.pool import Books
-from orchestrator import reconciler as reconciler_module
+from db.database import Database
 from orchestrator.api.admission import Admission
-from orchestrator.api.lifecycle import Lifecycle
-from orchestrator.client import connect
-from orchestrator.errors import BooksAway, PayloadUnreadable, TemporalAway
-from orchestrator.reconciler import FIRST_LOOK_BEHIND, LOOK_OVERLAP, Reconciler
+from orchestrator.api.order_service import Lifecycle
+from orchestrator.embedded import Stack
+from orchestrator.errors import DatabaseUnavailable, PayloadUnreadable, TemporalUnavailable
+from orchestrator.messages import CancelOrder
 from orchestrator.settings import Settings
-from orchestrator.stack import Stack
-from orchestrator.vocabulary import CancelOrder, order_workflow_id
+from orchestrator.temporal_client import connect
+from orchestrator.worker import reconciler as reconciler_module
+from orchestrator.worker.reconciler import FIRST_LOOK_BEHIND, LOOK_OVERLAP, Reconciler
+from orchestrator.workflow_ids import order_workflow_id
 from tests.integration.test_api_outages import stopped
 from tests.live import LiveApi, eventually
 from tests.orders import Clerk, new_order
@@ -128,8 +129,8 @@ class Temporal:
 
 
 @pytest.fixture(scope="module")
-def clerk(books, pool):
-    return Clerk(books, pool)
+def clerk(repository, pool):
+    return Clerk(repository, pool)
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ def temporal() -> Temporal:
 
 
 @pytest.fixture
-def reconciler(pool: Books, temporal: Temporal, monkeypatch: pytest.MonkeyPatch) -> Reconciler:
+def reconciler(pool: Database, temporal: Temporal, monkeypatch: pytest.MonkeyPatch) -> Reconciler:
     monkeypatch.setattr(reconciler_module, "QUIET_SECONDS", 0.0)
     monkeypatch.setattr(reconciler_module, "STALE_PAGE", 3)
     return Reconciler(pool, temporal, "order-tq")  # type: ignore[arg-type]
@@ -171,12 +172,12 @@ async def test_each_look_searches_from_where_the_last_one_succeeded(
     assert before - LOOK_OVERLAP <= second <= datetime.now(UTC) - LOOK_OVERLAP
 
     async def away(*_: object) -> None:
-        raise BooksAway
+        raise DatabaseUnavailable
 
     with monkeypatch.context() as patched:
-        patched.setattr(reconciler_module.audit_books, "known_orders", away)
+        patched.setattr(reconciler_module.audit_database, "known_orders", away)
         for _ in range(2):
-            with pytest.raises(BooksAway):
+            with pytest.raises(DatabaseUnavailable):
                 await reconciler.look()
     await reconciler.look()
     *_, third, fourth, fifth = temporal.searched_since
@@ -192,7 +193,7 @@ async def test_an_order_that_could_not_be_handed_over_is_tried_again(
     monkeypatch.setattr(Reconciler, "_as_accepted", as_accepted)
     temporal.unopened = [SimpleNamespace(id="order-never-opened", run_id="run")]
     temporal.start_error = RPCError("gone", RPCStatusCode.UNAVAILABLE, b"")
-    with pytest.raises(TemporalAway):
+    with pytest.raises(TemporalUnavailable):
         await reconciler.look()
     temporal.start_error = None
     assert await reconciler.look() == 1
@@ -286,7 +287,7 @@ async def test_a_look_that_fails_is_counted_and_followed_by_others(
 
 @pytest.mark.stack
 async def test_an_unknown_namespace_is_a_server_that_is_away_and_no_lost_workflow(
-    live: LiveApi, live_stack: Stack, clerk: Clerk, monkeypatch: pytest.MonkeyPatch, pool: Books
+    live: LiveApi, live_stack: Stack, clerk: Clerk, monkeypatch: pytest.MonkeyPatch, pool: Database
 ) -> None:
     settings = live_stack.settings.model_copy(update={"given_temporal_namespace": "not-yet"})
     client: Client = await connect(settings)
@@ -296,10 +297,10 @@ async def test_an_unknown_namespace_is_a_server_that_is_away_and_no_lost_workflo
     await pool.execute(
         "update orders set workflow_run_id = %(run)s where state < 'completed'", {"run": str(uuid4())}
     )
-    with pytest.raises(TemporalAway):
+    with pytest.raises(TemporalUnavailable):
         await Reconciler(pool, client, "order-tq").look()
     lifecycle = Lifecycle(settings, pool, client, Admission(settings, pool))
-    with pytest.raises(TemporalAway):
+    with pytest.raises(TemporalUnavailable):
         await lifecycle.acceptance("somebody")
-    with pytest.raises(TemporalAway):
+    with pytest.raises(TemporalUnavailable):
         await lifecycle.ask("somebody", CancelOrder("r", "c"))

@@ -11,11 +11,11 @@ import pytest_asyncio
 from fastapi import FastAPI
 from starlette.types import Message
 
-from db import readings
-from orchestrator.api import models, report_places
+from db.read_models import order_details
+from orchestrator.api import models, report_limiter
 from orchestrator.api.app import create_app
-from orchestrator.api.csv_export import COLUMNS, ROWS_AT_A_TIME
-from orchestrator.api.report_places import Report
+from orchestrator.api.latency_csv import COLUMNS, ROWS_AT_A_TIME
+from orchestrator.api.report_limiter import Report
 from orchestrator.settings import Settings
 
 ROWS = "select {} from generate_series(1, 5 * %(at_a_time)s)".format(
@@ -28,12 +28,14 @@ HOST = "127.0.0.1"
 
 
 @pytest_asyncio.fixture
-async def app(books_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FastAPI]:
-    monkeypatch.setattr(report_places, "PATIENCE_SECONDS", 0.1)
+async def app(order_database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FastAPI]:
+    monkeypatch.setattr(report_limiter, "PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr(
-        readings, "latency_rows", lambda books, _: books.stream(ROWS, {"at_a_time": ROWS_AT_A_TIME})
+        order_details,
+        "latency_rows",
+        lambda repository, _: repository.stream(ROWS, {"at_a_time": ROWS_AT_A_TIME}),
     )
-    app = create_app(Settings(database_url=books_url, temporal_address=NOBODY_LISTENS))
+    app = create_app(Settings(database_url=order_database_url, temporal_address=NOBODY_LISTENS))
     async with app.router.lifespan_context(app):
         yield app
 
@@ -82,7 +84,7 @@ async def test_downloads_that_nobody_reads_take_nobody_elses_place(
     async with download_that_is_not_read(app), download_that_is_not_read(app):
         assert is_told_to_come_again(await api.get("/latency.csv"))
         assert (await api.get("/latency")).status_code == 200
-        assert "books_connected 1.0" in (await api.get("/metrics")).text
+        assert "database_connected 1.0" in (await api.get("/metrics")).text
         # It has its connections, and only Temporal is not there.
         assert "Temporal" in (await api.get("/audit")).json()["detail"]
     assert (await api.get("/latency.csv")).status_code == 200, "the places are free again"
@@ -98,7 +100,7 @@ async def test_one_audit_at_a_time(app: FastAPI, api: httpx.AsyncClient) -> None
 async def test_a_report_waits_a_moment_for_its_turn(
     app: FastAPI, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report_places, "PATIENCE_SECONDS", 20.0)
+    monkeypatch.setattr(report_limiter, "PATIENCE_SECONDS", 20.0)
     async with app.state.context.places.of(Report.SUMMARY):
         asked = asyncio.create_task(api.get("/latency"))
         done, _ = await asyncio.wait({asked}, timeout=0.2)

@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from db.audit import audit_books
-from db.orders import OrderBooks
-from db.pool import Books
-from db.retention import DROP_TRIES, RetentionRefused, drop_expired, ensure_partitions
-from orchestrator.housekeeper import Housekeeper
+from db.audit import audit_database
+from db.database import Database
+from db.domain import State
+from db.maintenance.retention import DROP_TRIES, RetentionRejected, drop_expired, ensure_partitions
+from db.orders import OrderRepository
 from orchestrator.settings import Settings
-from orchestrator.vocabulary import State
+from orchestrator.worker.event_maintenance import EventMaintenance
 from tests.command_line import CommandLine
 from tests.orders import Clerk, new_order
 
@@ -46,8 +46,8 @@ def url(postgres):
 
 @asynccontextmanager
 async def shop(url):
-    async with Books(url, max_size=8) as pool:
-        yield Clerk(OrderBooks(pool, "worker-1"), pool)
+    async with Database(url, max_size=8) as pool:
+        yield Clerk(OrderRepository(pool, "worker-1"), pool)
 
 
 def execute(url, statement):
@@ -62,7 +62,7 @@ def partitions(url):
 
 async def told_wrongly(pool):
     """What is wrong with the events; these orders have no outside, and so no charge at any provider."""
-    found = (await audit_books(pool)).violations
+    found = (await audit_database(pool)).violations
     return [violation for violation in found if violation.invariant in (1, 2, 6, 7, 9)]
 
 
@@ -104,7 +104,7 @@ async def test_old_events_go_and_the_books_stay(url):
         assert (await drop_expired(url, KEEP)).expired == []
 
         # The audit says what it could not judge, and finds nothing wrong with what is gone.
-        audit = await audit_books(clerk.pool)
+        audit = await audit_database(clerk.pool)
         assert (audit.judged, audit.without_events) == (2, 1)
         assert await told_wrongly(clerk.pool) == []
         assert audit.events_since == report.dropped[0].to_at
@@ -116,7 +116,7 @@ async def test_the_audit_still_misses_events_that_were_not_dropped(url):
         young = await clerk.carry_to(State.COMPLETED)
         await drop_expired(url, KEEP)
         execute(url, f"delete from events where order_id = '{young}'")
-        found = {(v.invariant, v.order_id) for v in (await audit_books(clerk.pool)).violations}
+        found = {(v.invariant, v.order_id) for v in (await audit_database(clerk.pool)).violations}
         assert {(1, young), (2, young)} <= found
 
 
@@ -166,7 +166,7 @@ async def test_no_writer_waits_while_partitions_are_made_and_dropped(url):
 
 
 async def test_a_reader_of_an_old_day_holds_up_only_the_dropping(url, monkeypatch):
-    monkeypatch.setattr("db.retention.DETACH_PATIENCE_MS", 300)
+    monkeypatch.setattr("db.maintenance.retention.DETACH_PATIENCE_MS", 300)
     impatient = psycopg.conninfo.make_conninfo(url, options="-c lock_timeout=200ms")
     async with shop(impatient) as clerk:
         name = age(url, await clerk.carry_to(State.COMPLETED), 100)
@@ -205,7 +205,7 @@ async def test_a_detached_partition_that_was_left_is_dropped_by_the_next_look(ur
 async def test_a_detached_partition_that_somebody_holds_is_tried_again_and_then_left(
     url, detached, monkeypatch
 ):
-    monkeypatch.setattr("db.retention.DROP_PATIENCE_MS", 100)
+    monkeypatch.setattr("db.maintenance.retention.DROP_PATIENCE_MS", 100)
     with psycopg.connect(url) as holder:
         holder.execute(f"lock table {detached} in access share mode")
         began = time.monotonic()
@@ -229,7 +229,7 @@ async def test_who_is_not_the_owner_is_refused_and_may_make_partitions(postgres,
         execute(url, "grant select, insert on all tables in schema public to impostor")
         execute(url, "grant execute on function ensure_event_partitions(int) to impostor")
         theirs = psycopg.conninfo.make_conninfo(url, user="impostor")
-        with pytest.raises(RetentionRefused):
+        with pytest.raises(RetentionRejected):
             await drop_expired(theirs, KEEP)
         execute(theirs, "select ensure_event_partitions(9)")
     finally:
@@ -317,7 +317,7 @@ async def test_the_housekeeper_does_both(url):
         name = age(url, await clerk.carry_to(State.COMPLETED), 100)
         as_if_nobody_had_made_days(url, datetime.now(UTC).date() + timedelta(days=1))
         settings = Settings(database_url=url, events_keep_days=90)
-        assert await Housekeeper(settings, clerk.pool).look()
+        assert await EventMaintenance(settings, clerk.pool).look()
         assert name not in partitions(url)
         ahead = execute(
             url, "select from_at - now() > interval '7 days' from event_partitions() where to_at is null"
@@ -329,7 +329,7 @@ async def test_the_housekeeper_does_both(url):
 async def test_the_housekeeper_keeps_everything_unless_told(url):
     async with shop(url) as clerk:
         name = age(url, await clerk.carry_to(State.COMPLETED), 1000)
-        assert await Housekeeper(Settings(database_url=url), clerk.pool).look()
+        assert await EventMaintenance(Settings(database_url=url), clerk.pool).look()
         assert name in partitions(url)
 
 
@@ -351,5 +351,5 @@ async def test_the_command(url):
 
 async def test_the_housekeeper_bears_a_database_without_the_migrations(postgres):
     with postgres.fresh_database(template="template0") as url:
-        async with Books(url) as pool:
-            assert not await Housekeeper(Settings(database_url=url), pool).look()
+        async with Database(url) as pool:
+            assert not await EventMaintenance(Settings(database_url=url), pool).look()

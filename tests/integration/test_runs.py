@@ -19,9 +19,11 @@ def begin(url: str, run_id: str, *, ago: timedelta) -> None:
 
 
 @pytest.mark.parametrize("margin", [-10.0, 10.0])
-async def test_a_run_that_was_broken_off_holds_the_faults_no_longer(books_url, books, pool, margin):
+async def test_a_run_that_was_broken_off_holds_the_faults_no_longer(
+    order_database_url, repository, pool, margin
+):
     run_id = f"silent-{margin:.0f}"
-    begin(books_url, run_id, ago=timedelta(seconds=SILENT_SECONDS + DRAIN_SECONDS + margin))
-    assert runs.that_set_faults(books_url, run_id) == (run_id if margin < 0 else None)
-    await Clerk(books, pool).open(new_order(run_id=run_id))
-    assert runs.that_set_faults(books_url, run_id) == run_id, "it has just started an order"
+    begin(order_database_url, run_id, ago=timedelta(seconds=SILENT_SECONDS + DRAIN_SECONDS + margin))
+    assert runs.that_set_faults(order_database_url, run_id) == (run_id if margin < 0 else None)
+    await Clerk(repository, pool).open(new_order(run_id=run_id))
+    assert runs.that_set_faults(order_database_url, run_id) == run_id, "it has just started an order"

@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from orchestrator.api import models
 from orchestrator.api.app import create_app
-from orchestrator.stack import Stack
+from orchestrator.embedded import Stack
 from tests.live import LiveApi, body, eventually, new_id
 
 pytestmark = pytest.mark.stack

@@ -5,19 +5,19 @@ from collections import Counter
 
 import pytest
 
-from db.pool import Books
-from orchestrator.errors import OutsideDeclined, OutsideFailed
-from orchestrator.outside.protocols import PaymentRecord, Undone
-from orchestrator.outside.simulators import simulated_outside
-from orchestrator.vocabulary import Address, Item
+from db.database import Database
+from db.domain import Address, Item
+from orchestrator.errors import GatewayDeclined, GatewayError
+from orchestrator.gateways.protocols import PaymentRecord, RefundOutcome
+from orchestrator.gateways.simulated import simulated_gateways
 from tests.orders import ADDRESS, OTHER_ADDRESS, new_order
 
 ITEMS = [Item("A", 1, 100)]
 
 
 @pytest.fixture(scope="module")
-def outside(pool):
-    return simulated_outside(pool)
+def gateways(pool):
+    return simulated_gateways(pool)
 
 
 @pytest.fixture
@@ -25,25 +25,25 @@ def key() -> str:
     return new_order().order_id
 
 
-async def ledger(pool: Books, payment_id: str) -> Counter[str]:
+async def ledger(pool: Database, payment_id: str) -> Counter[str]:
     rows = await pool.fetch_all(
         "select kind from provider.ledger where payment_id = %(id)s", {"id": payment_id}
     )
     return Counter(row["kind"] for row in rows)
 
 
-async def parcel(pool: Books, key: str):
+async def parcel(pool: Database, key: str):
     return await pool.fetch_one("select * from provider.parcels where shipment_key = %(key)s", {"key": key})
 
 
-async def package(pool: Books, key: str):
+async def package(pool: Database, key: str):
     return await pool.fetch_one("select * from provider.packages where package_key = %(key)s", {"key": key})
 
 
 async def declined(call) -> bool:
     try:
         await call
-    except OutsideDeclined:
+    except GatewayDeclined:
         return True
     return False
 
@@ -51,113 +51,115 @@ async def declined(call) -> bool:
 # --- Payments ---------------------------------------------------------------------------------------
 
 
-async def test_a_payment_id_is_charged_once(outside, pool, key):
+async def test_a_payment_id_is_charged_once(gateways, pool, key):
     for _ in range(3):
-        await outside.payments.charge(key, "order", 500)
+        await gateways.payments.charge(key, "order", 500)
     assert await ledger(pool, key) == {"charge": 1}
-    assert await outside.payments.look_up(key) == PaymentRecord(500, 0)
+    assert await gateways.payments.look_up(key) == PaymentRecord(500, 0)
 
 
-async def test_a_payment_id_is_charged_once_by_many_at_once(outside, pool, key):
-    await asyncio.gather(*(outside.payments.charge(key, "order", 500) for _ in range(12)))
+async def test_a_payment_id_is_charged_once_by_many_at_once(gateways, pool, key):
+    await asyncio.gather(*(gateways.payments.charge(key, "order", 500) for _ in range(12)))
     assert await ledger(pool, key) == {"charge": 1}
 
 
 @pytest.mark.parametrize(("order_id", "cents"), [("another order", 500), ("order", 501)])
-async def test_a_payment_id_that_was_used_for_something_else_is_declined(outside, pool, key, order_id, cents):
-    await outside.payments.charge(key, "order", 500)
-    with pytest.raises(OutsideDeclined):
-        await outside.payments.charge(key, order_id, cents)
-    assert await outside.payments.look_up(key) == PaymentRecord(500, 0)
+async def test_a_payment_id_that_was_used_for_something_else_is_declined(
+    gateways, pool, key, order_id, cents
+):
+    await gateways.payments.charge(key, "order", 500)
+    with pytest.raises(GatewayDeclined):
+        await gateways.payments.charge(key, order_id, cents)
+    assert await gateways.payments.look_up(key) == PaymentRecord(500, 0)
 
 
-async def test_a_charge_is_refunded_once_in_full(outside, pool, key):
-    await outside.payments.charge(key, "order", 500)
+async def test_a_charge_is_refunded_once_in_full(gateways, pool, key):
+    await gateways.payments.charge(key, "order", 500)
     for _ in range(3):
-        assert await outside.payments.refund(key, "order") is Undone.REFUNDED
-    assert await outside.payments.look_up(key) == PaymentRecord(500, 500)
+        assert await gateways.payments.refund(key, "order") is RefundOutcome.REFUNDED
+    assert await gateways.payments.look_up(key) == PaymentRecord(500, 500)
     assert await ledger(pool, key) == {"charge": 1, "refund": 1}
 
 
-async def test_a_charge_is_refunded_once_by_many_at_once(outside, pool, key):
-    await outside.payments.charge(key, "order", 500)
-    undone = await asyncio.gather(*(outside.payments.refund(key, "order") for _ in range(12)))
-    assert set(undone) == {Undone.REFUNDED}
+async def test_a_charge_is_refunded_once_by_many_at_once(gateways, pool, key):
+    await gateways.payments.charge(key, "order", 500)
+    undone = await asyncio.gather(*(gateways.payments.refund(key, "order") for _ in range(12)))
+    assert set(undone) == {RefundOutcome.REFUNDED}
     assert await ledger(pool, key) == {"charge": 1, "refund": 1}
 
 
-async def test_a_refund_before_the_charge_calls_it_off_and_the_late_charge_is_declined(outside, pool, key):
+async def test_a_refund_before_the_charge_calls_it_off_and_the_late_charge_is_declined(gateways, pool, key):
     for _ in range(2):
-        assert await outside.payments.refund(key, "order") is Undone.VOIDED
-    with pytest.raises(OutsideDeclined, match="called off"):
-        await outside.payments.charge(key, "order", 500)
-    assert await outside.payments.look_up(key) == PaymentRecord(0, 0)
+        assert await gateways.payments.refund(key, "order") is RefundOutcome.VOIDED
+    with pytest.raises(GatewayDeclined, match="called off"):
+        await gateways.payments.charge(key, "order", 500)
+    assert await gateways.payments.look_up(key) == PaymentRecord(0, 0)
     assert await ledger(pool, key) == {"void": 1}
 
 
-async def test_a_charge_after_its_refund_is_not_made_again(outside, pool, key):
-    await outside.payments.charge(key, "order", 500)
-    await outside.payments.refund(key, "order")
-    await outside.payments.charge(key, "order", 500)
-    assert await outside.payments.look_up(key) == PaymentRecord(500, 500)
+async def test_a_charge_after_its_refund_is_not_made_again(gateways, pool, key):
+    await gateways.payments.charge(key, "order", 500)
+    await gateways.payments.refund(key, "order")
+    await gateways.payments.charge(key, "order", 500)
+    assert await gateways.payments.look_up(key) == PaymentRecord(500, 500)
 
 
-async def test_a_charge_and_its_refund_at_once_leave_nothing_charged(outside, pool):
+async def test_a_charge_and_its_refund_at_once_leave_nothing_charged(gateways, pool):
     for _ in range(20):
         key = new_order().order_id
         was_declined, undone = await asyncio.gather(
-            declined(outside.payments.charge(key, "order", 500)), outside.payments.refund(key, "order")
+            declined(gateways.payments.charge(key, "order", 500)), gateways.payments.refund(key, "order")
         )
-        record = await outside.payments.look_up(key)
+        record = await gateways.payments.look_up(key)
         assert record.charged_cents == record.refunded_cents
-        assert was_declined == (undone is Undone.VOIDED)
+        assert was_declined == (undone is RefundOutcome.VOIDED)
 
 
-async def test_a_refund_for_another_order_leaves_the_charge_alone(outside, pool, key):
-    await outside.payments.charge(key, "order", 500)
-    await outside.payments.refund(key, "another order")
-    assert await outside.payments.look_up(key) == PaymentRecord(500, 0)
+async def test_a_refund_for_another_order_leaves_the_charge_alone(gateways, pool, key):
+    await gateways.payments.charge(key, "order", 500)
+    await gateways.payments.refund(key, "another order")
+    assert await gateways.payments.look_up(key) == PaymentRecord(500, 0)
 
 
-async def test_an_unknown_payment_is_looked_up_as_nothing(outside):
-    assert await outside.payments.look_up("nobody paid") == PaymentRecord(0, 0)
+async def test_an_unknown_payment_is_looked_up_as_nothing(gateways):
+    assert await gateways.payments.look_up("nobody paid") == PaymentRecord(0, 0)
 
 
 # --- Warehouse --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sku", ["OUT-OF-STOCK", "out-of-stock-7"])
-async def test_an_article_out_of_stock_is_declined_by_name(outside, sku):
-    with pytest.raises(OutsideDeclined, match=sku):
-        await outside.warehouse.check_stock([*ITEMS, Item(sku, 1, 1)])
-    await outside.warehouse.check_stock(ITEMS)
+async def test_an_article_out_of_stock_is_declined_by_name(gateways, sku):
+    with pytest.raises(GatewayDeclined, match=sku):
+        await gateways.warehouse.check_stock([*ITEMS, Item(sku, 1, 1)])
+    await gateways.warehouse.check_stock(ITEMS)
 
 
-async def test_a_package_is_packed_once_and_returned_once(outside, pool, key):
+async def test_a_package_is_packed_once_and_returned_once(gateways, pool, key):
     for _ in range(2):
-        await outside.warehouse.pack(key, "order", ITEMS)
+        await gateways.warehouse.pack(key, "order", ITEMS)
     packed = await package(pool, key)
     for _ in range(2):
-        await outside.warehouse.unpack(key, "order")
+        await gateways.warehouse.unpack(key, "order")
     returned = await package(pool, key)
     assert (packed["recalled_at"], returned["packed_at"]) == (None, packed["packed_at"])
     assert returned["recalled_at"] >= returned["packed_at"]
     assert returned["items"] == [{"sku": "A", "quantity": 1, "unit_price_cents": 100}]
 
 
-async def test_a_package_that_was_called_off_is_never_packed(outside, pool, key):
-    await outside.warehouse.unpack(key, "order")
-    with pytest.raises(OutsideDeclined, match="called off"):
-        await outside.warehouse.pack(key, "order", ITEMS)
+async def test_a_package_that_was_called_off_is_never_packed(gateways, pool, key):
+    await gateways.warehouse.unpack(key, "order")
+    with pytest.raises(GatewayDeclined, match="called off"):
+        await gateways.warehouse.pack(key, "order", ITEMS)
     row = await package(pool, key)
     assert (row["packed_at"], row["recalled_at"] is None) == (None, False)
 
 
-async def test_a_package_packed_and_returned_at_once_is_never_left_packed(outside, pool):
+async def test_a_package_packed_and_returned_at_once_is_never_left_packed(gateways, pool):
     for _ in range(20):
         key = new_order().order_id
         was_declined, _ = await asyncio.gather(
-            declined(outside.warehouse.pack(key, "order", ITEMS)), outside.warehouse.unpack(key, "order")
+            declined(gateways.warehouse.pack(key, "order", ITEMS)), gateways.warehouse.unpack(key, "order")
         )
         row = await package(pool, key)
         assert row["recalled_at"] is not None
@@ -167,72 +169,74 @@ async def test_a_package_packed_and_returned_at_once_is_never_left_packed(outsid
 # --- Carrier ----------------------------------------------------------------------------------------
 
 
-async def test_the_carrier_does_not_deliver_to_zip_codes_of_five_zeros(outside):
-    with pytest.raises(OutsideDeclined, match="no delivery to 00000"):
-        await outside.carrier.check_address(Address("1 Nowhere", "Void", "XX", "00000"))
+async def test_the_carrier_does_not_deliver_to_zip_codes_of_five_zeros(gateways):
+    with pytest.raises(GatewayDeclined, match="no delivery to 00000"):
+        await gateways.carrier.check_address(Address("1 Nowhere", "Void", "XX", "00000"))
 
 
-async def test_a_parcel_is_not_taken_to_where_nobody_delivers(outside, pool):
+async def test_a_parcel_is_not_taken_to_where_nobody_delivers(gateways, pool):
     key = new_order().order_id
     assert await declined(
-        outside.carrier.dispatch(key, "order", Address("1 Nowhere", "Void", "XX", "00000"), 1)
+        gateways.carrier.dispatch(key, "order", Address("1 Nowhere", "Void", "XX", "00000"), 1)
     )
     assert await parcel(pool, key) is None
-    await outside.carrier.check_address(ADDRESS)
+    await gateways.carrier.check_address(ADDRESS)
 
 
-async def test_a_parcel_is_handed_over_once_and_keeps_its_tracking_number(outside, pool, key):
-    numbers = {await outside.carrier.dispatch(key, "order", ADDRESS, 1) for _ in range(3)}
+async def test_a_parcel_is_handed_over_once_and_keeps_its_tracking_number(gateways, pool, key):
+    numbers = {await gateways.carrier.dispatch(key, "order", ADDRESS, 1) for _ in range(3)}
     assert len(numbers) == 1
     row = await parcel(pool, key)
     assert (row["tracking"], row["label_version"], row["recalled_at"]) == (*numbers, 1, None)
 
 
-async def test_two_parcels_have_two_tracking_numbers(outside):
-    one, other = [await outside.carrier.dispatch(new_order().order_id, "order", ADDRESS, 1) for _ in range(2)]
+async def test_two_parcels_have_two_tracking_numbers(gateways):
+    one, other = [
+        await gateways.carrier.dispatch(new_order().order_id, "order", ADDRESS, 1) for _ in range(2)
+    ]
     assert one != other
 
 
-async def test_a_newer_label_replaces_the_older_and_an_older_one_changes_nothing(outside, pool, key):
-    first = await outside.carrier.dispatch(key, "order", ADDRESS, 1)
-    second = await outside.carrier.dispatch(key, "order", OTHER_ADDRESS, 2)
-    late = await outside.carrier.dispatch(key, "order", ADDRESS, 1)
+async def test_a_newer_label_replaces_the_older_and_an_older_one_changes_nothing(gateways, pool, key):
+    first = await gateways.carrier.dispatch(key, "order", ADDRESS, 1)
+    second = await gateways.carrier.dispatch(key, "order", OTHER_ADDRESS, 2)
+    late = await gateways.carrier.dispatch(key, "order", ADDRESS, 1)
     row = await parcel(pool, key)
     assert first == second == late
     assert (row["label_version"], row["label_address"]["street"]) == (2, OTHER_ADDRESS.street)
 
 
-async def test_labels_printed_at_once_leave_the_newest(outside, pool, key):
+async def test_labels_printed_at_once_leave_the_newest(gateways, pool, key):
     addresses = {version: Address(f"{version} Street", "Town", "CA", "90001") for version in range(1, 9)}
     await asyncio.gather(
-        *(outside.carrier.dispatch(key, "order", address, version) for version, address in addresses.items())
+        *(gateways.carrier.dispatch(key, "order", address, version) for version, address in addresses.items())
     )
     row = await parcel(pool, key)
     assert (row["label_version"], row["label_address"]["street"]) == (8, "8 Street")
 
 
-async def test_a_parcel_is_taken_back_and_not_handed_over_again(outside, pool, key):
-    await outside.carrier.dispatch(key, "order", ADDRESS, 1)
+async def test_a_parcel_is_taken_back_and_not_handed_over_again(gateways, pool, key):
+    await gateways.carrier.dispatch(key, "order", ADDRESS, 1)
     for _ in range(2):
-        await outside.carrier.call_off(key, "order")
-    assert await declined(outside.carrier.dispatch(key, "order", OTHER_ADDRESS, 2))
+        await gateways.carrier.cancel_shipment(key, "order")
+    assert await declined(gateways.carrier.dispatch(key, "order", OTHER_ADDRESS, 2))
     row = await parcel(pool, key)
     assert (row["dispatched_at"] is None, row["recalled_at"] is None) == (False, False)
     assert row["label_version"] == 1
 
 
-async def test_a_parcel_that_was_called_off_is_never_handed_over(outside, pool, key):
-    await outside.carrier.call_off(key, "order")
-    assert await declined(outside.carrier.dispatch(key, "order", ADDRESS, 1))
+async def test_a_parcel_that_was_called_off_is_never_handed_over(gateways, pool, key):
+    await gateways.carrier.cancel_shipment(key, "order")
+    assert await declined(gateways.carrier.dispatch(key, "order", ADDRESS, 1))
     assert (await parcel(pool, key))["dispatched_at"] is None
 
 
-async def test_a_parcel_handed_over_and_called_off_at_once_is_never_left_out(outside, pool):
+async def test_a_parcel_handed_over_and_called_off_at_once_is_never_left_out(gateways, pool):
     for _ in range(20):
         key = new_order().order_id
         was_declined, _ = await asyncio.gather(
-            declined(outside.carrier.dispatch(key, "order", ADDRESS, 1)),
-            outside.carrier.call_off(key, "order"),
+            declined(gateways.carrier.dispatch(key, "order", ADDRESS, 1)),
+            gateways.carrier.cancel_shipment(key, "order"),
         )
         row = await parcel(pool, key)
         assert row["recalled_at"] is not None
@@ -243,16 +247,16 @@ async def test_a_parcel_handed_over_and_called_off_at_once_is_never_left_out(out
 
 
 async def test_a_provider_that_does_not_answer_is_a_failed_call_not_a_declined_one(tmp_path):
-    async with Books(f"postgresql://postgres@/orders?host={tmp_path}") as nowhere:
-        outside = simulated_outside(nowhere)
+    async with Database(f"postgresql://postgres@/orders?host={tmp_path}") as nowhere:
+        gateways = simulated_gateways(nowhere)
         calls = [
-            outside.payments.charge("p", "o", 1),
-            outside.payments.refund("p", "o"),
-            outside.payments.look_up("p"),
-            outside.warehouse.pack("p", "o", ITEMS),
-            outside.warehouse.unpack("p", "o"),
-            outside.carrier.dispatch("p", "o", ADDRESS, 1),
-            outside.carrier.call_off("p", "o"),
+            gateways.payments.charge("p", "o", 1),
+            gateways.payments.refund("p", "o"),
+            gateways.payments.look_up("p"),
+            gateways.warehouse.pack("p", "o", ITEMS),
+            gateways.warehouse.unpack("p", "o"),
+            gateways.carrier.dispatch("p", "o", ADDRESS, 1),
+            gateways.carrier.cancel_shipment("p", "o"),
         ]
         results = await asyncio.gather(*calls, return_exceptions=True)
-    assert [type(result) for result in results] == [OutsideFailed] * len(calls)
+    assert [type(result) for result in results] == [GatewayError] * len(calls)

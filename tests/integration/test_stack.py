@@ -19,10 +19,10 @@ import psycopg
 import pytest
 
 from orchestrator import cli
+from orchestrator.embedded import Stack, Stage, components, postgres
+from orchestrator.embedded.layout import PROJECT_ROOT, Layout, stack_environment
 from orchestrator.errors import StackError
 from orchestrator.settings import STACK_MARKER, Settings
-from orchestrator.stack import Stack, Stage, plan, postgres
-from orchestrator.stack.layout import PROJECT_ROOT, Layout, stack_environment
 from tests.ports import free_port_base
 
 # Twice the usual: on a busy machine a whole start takes a minute.
@@ -47,7 +47,8 @@ def settings_in(home: Path) -> Settings:
 def without_screens(settings: Settings) -> Stack:
     """The stack that most tests need; half the start's work is spared."""
     return Stack(
-        settings, [component for component in plan.components(settings) if component.stage < Stage.SCREENS]
+        settings,
+        [component for component in components.components(settings) if component.stage < Stage.SCREENS],
     )
 
 
@@ -109,9 +110,9 @@ def command(shared: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 
 def eventually(condition: Callable[[], object], seconds: float = 120.0) -> None:
-    give_up_at = time.monotonic() + seconds
+    not_after = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < give_up_at, "this did not happen in time"
+        assert time.monotonic() < not_after, "this did not happen in time"
         time.sleep(0.05)
 
 
@@ -139,7 +140,7 @@ def refusal(stack: Stack) -> str:
 
 
 def execute(stack: Stack, statement: str) -> list[tuple[object, ...]]:
-    with psycopg.connect(stack.settings.books_url, autocommit=True) as connection:
+    with psycopg.connect(stack.settings.order_database_url, autocommit=True) as connection:
         cursor = connection.execute(statement.encode())
         return cursor.fetchall() if cursor.description else []
 
@@ -182,8 +183,10 @@ def test_what_is_killed_comes_back(stack: Stack, command: Command, name: str) ->
     after = {component.name: component for component in stack.components()}
     assert after[name].pid != before[name].pid
     assert after[name].restarts == before[name].restarts + 1
-    with psycopg.connect(stack.settings.books_url) as books:
-        kept = books.execute("select at from disturbances where component = %s and action = 'kill'", [name])
+    with psycopg.connect(stack.settings.order_database_url) as repository:
+        kept = repository.execute(
+            "select at from disturbances where component = %s and action = 'kill'", [name]
+        )
         assert kept.rowcount == 1
     others = [other for other in NAMES if other != name]
     assert {other: after[other].pid for other in others} == {other: before[other].pid for other in others}
@@ -282,7 +285,7 @@ def test_external_servers_are_used_and_not_started(stack: Stack, home: Path) -> 
     execute(stack, "create database external")
     settings = settings_in(home).model_copy(
         update={
-            "database_url": stack.settings.books_url.replace("/orders?", "/external?"),
+            "database_url": stack.settings.order_database_url.replace("/orders?", "/external?"),
             "temporal_address": stack.settings.temporal_target,
             "order_task_queue": "other-order-tq",
             "shipping_task_queue": "other-shipping-tq",
@@ -293,7 +296,7 @@ def test_external_servers_are_used_and_not_started(stack: Stack, home: Path) -> 
         other.up(bound=True)
         assert [component.name for component in other.components()] == NAMES[2:]
         assert all(component.healthy for component in other.components())
-        with psycopg.connect(settings.books_url) as connection:
+        with psycopg.connect(settings.order_database_url) as connection:
             assert connection.execute("select count(*) from orders").fetchone() == (0,)
     finally:
         other.down()
@@ -327,7 +330,7 @@ def test_ctrl_c_ends_up_and_everything_with_it(shared: Stack) -> None:
     assert processes_in(shared.settings.home) == []
 
 
-@pytest.mark.parametrize("module", ["orchestrator", "orchestrator.demo"])
+@pytest.mark.parametrize("module", ["orchestrator", "loadtest.demo"])
 def test_a_start_that_is_broken_off_leaves_nothing(shared: Stack, module: str) -> None:
     shared.down()
     arguments = ["up"] if module == "orchestrator" else []
@@ -362,11 +365,11 @@ def test_a_start_that_is_broken_off_leaves_alone_the_one_that_waited_for_it(shar
 def test_a_component_that_dies_at_once_is_named_with_its_last_words(home: Path) -> None:
     settings = settings_in(home)
     dying = (sys.executable, "-c", "raise SystemExit('no such thing as an API')")
-    components = [
+    with_dying_api = [
         dataclasses.replace(component, command=dying) if component.name == "api" else component
-        for component in plan.components(settings)
+        for component in components.components(settings)
     ]
-    message = refusal(Stack(settings, components))
+    message = refusal(Stack(settings, with_dying_api))
     assert message.startswith("api ")
     assert "no such thing as an API" in message
     assert str(Layout.of(settings).log("api")) in message
@@ -385,10 +388,10 @@ def test_a_taken_port_is_named_with_its_owner_and_the_setting(home: Path) -> Non
 def test_a_temporal_elsewhere_that_does_not_answer_is_named(
     home: Path, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.stack.stack.EXTERNAL_TEMPORAL_SECONDS", 0.5)
+    monkeypatch.setattr("orchestrator.embedded.stack.EXTERNAL_TEMPORAL_SECONDS", 0.5)
     execute(stack, "create database nobody")
-    books_url = stack.settings.books_url.replace("/orders?", "/nobody?")
-    nowhere = {"database_url": books_url, "temporal_address": "127.0.0.1:1"}
+    order_database_url = stack.settings.order_database_url.replace("/orders?", "/nobody?")
+    nowhere = {"database_url": order_database_url, "temporal_address": "127.0.0.1:1"}
     message = refusal(Stack(settings_in(home).model_copy(update=nowhere)))
     assert "127.0.0.1:1" in message
     assert "TEMPORAL_ADDRESS" in message

@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 
+from orchestrator.embedded import Stack
+from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
 from orchestrator.settings import STACK_MARKER, Settings
-from orchestrator.stack import Stack
-from orchestrator.stack.layout import PROJECT_ROOT, stack_environment
 from tests.collector import Collector, Span, collector
 from tests.live import LiveApi, eventually
 from tests.ports import free_port_base
@@ -28,7 +28,7 @@ def process(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[by
     environment = stack_environment(settings) | {"OTEL_BSP_SCHEDULE_DELAY": "600000"}
     del environment[STACK_MARKER]
     with subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.process", *arguments],
+        [sys.executable, "-m", "orchestrator.processes", *arguments],
         cwd=PROJECT_ROOT,
         env=environment,
         stdout=subprocess.DEVNULL,
@@ -57,7 +57,7 @@ def traced(live_stack: Stack) -> Iterator[Collector]:
     with collector() as kept, ExitStack() as processes:
         settings = live_stack.settings.model_copy(
             update={
-                "database_url": live_stack.settings.books_url,
+                "database_url": live_stack.settings.order_database_url,
                 "temporal_address": live_stack.settings.temporal_target,
                 "order_task_queue": "traced-orders",
                 "shipping_task_queue": "traced-shipping",
@@ -129,8 +129,8 @@ def test_an_attempt_is_found_below_its_activity_and_workflow(
         path.append(parent)
     expected = [
         f"attempt:{step}",
-        "RunActivity:AdvanceOrder",
-        "StartActivity:AdvanceOrder",
+        "RunActivity:RunStepBatch",
+        "StartActivity:RunStepBatch",
         "StartWorkflow:OrderWorkflow",
         "POST /orders/{order_id}/start",
     ]
@@ -148,7 +148,7 @@ def test_a_collector_that_is_away_keeps_nobody(live_stack: Stack) -> None:
     nobody = f"http://127.0.0.1:{free_port_base()}"
     settings = live_stack.settings.model_copy(
         update={
-            "database_url": live_stack.settings.books_url,
+            "database_url": live_stack.settings.order_database_url,
             "temporal_address": live_stack.settings.temporal_target,
             "port_base": free_port_base(),
             "otel_exporter_otlp_endpoint": nobody,
@@ -164,7 +164,7 @@ def test_a_collector_that_is_away_keeps_nobody(live_stack: Stack) -> None:
 def test_without_a_collector_opentelemetry_is_not_imported() -> None:
     # FastAPI brings the bare interface along.
     code = (
-        "import sys; from orchestrator.settings import Settings; import orchestrator.worker;"
+        "import sys; from orchestrator.settings import Settings; import orchestrator.worker.main;"
         "print([name for name in sys.modules if name.startswith('opentelemetry')]);"
         "from orchestrator.api.app import create_app; create_app(Settings(_env_file=None));"
         "heavy = ('opentelemetry.sdk', 'opentelemetry.exporter', 'temporalio.contrib');"

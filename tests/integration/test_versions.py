@@ -15,18 +15,19 @@ import pytest_asyncio
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import VersioningBehavior
 
-from db import faults
-from db.pool import Books
+from db import fault_profiles
+from db.database import Database
 from orchestrator.api.health import Health
 from orchestrator.audit import audit
-from orchestrator.client import connect
-from orchestrator.doctor import diagnose, take
-from orchestrator.outside.faults import named_profile
+from orchestrator.embedded.health_checks import Probes
+from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
+from orchestrator.gateways.fault_injection import named_profile
+from orchestrator.messages import OrderResult
+from orchestrator.operations.doctor import diagnose, take
 from orchestrator.settings import Settings
-from orchestrator.stack.health import Probes
-from orchestrator.stack.layout import PROJECT_ROOT, stack_environment
+from orchestrator.temporal_client import connect
 from orchestrator.versions import Version, Versions
-from orchestrator.vocabulary import OrderResult, shipping_workflow_id
+from orchestrator.workflow_ids import shipping_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from tests.shop import Shop
 from tests.temporal_server import temporal_server
@@ -41,7 +42,7 @@ Handle = WorkflowHandle[OrderWorkflow, OrderResult]
 class House:
     """Servers, and the processes that a test starts on them."""
 
-    def __init__(self, settings: Settings, client: Client, pool: Books, logs: Path) -> None:
+    def __init__(self, settings: Settings, client: Client, pool: Database, logs: Path) -> None:
         self.settings = settings
         self.client = client
         self.pool = pool
@@ -56,7 +57,7 @@ class House:
         name = f"{kind}-{build_id}"
         with (self._logs / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "orchestrator.process", "worker", kind, "--name", name],
+                [sys.executable, "-m", "orchestrator.processes", "worker", kind, "--name", name],
                 cwd=PROJECT_ROOT,
                 env=stack_environment(settings),
                 stdout=log,
@@ -96,16 +97,16 @@ async def until(look: Callable[[], Awaitable[Any]]) -> None:
 
 
 @pytest.fixture(scope="module")
-def servers(books_url: str) -> Iterator[Settings]:
+def servers(order_database_url: str) -> Iterator[Settings]:
     with temporal_server() as settings:
-        yield settings.model_copy(update={"database_url": books_url})
+        yield settings.model_copy(update={"database_url": order_database_url})
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def house(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
-    async with Books(servers.books_url, application_name="tests") as pool:
+    async with Database(servers.order_database_url, application_name="tests") as pool:
         profile = named_profile("assignment", 1)
-        await faults.record(pool, profile.name, profile.seed, profile.to_json())
+        await fault_profiles.record(pool, profile.name, profile.seed, profile.to_json())
         yield House(servers, await connect(servers), pool, tmp_path_factory.mktemp("workers"))
 
 

@@ -94,13 +94,13 @@ class Finished:
 class LoadTest:
     """Starts runs with one ORDERS_HOME and one database."""
 
-    def __init__(self, home: Path, books_url: str, port_base: int) -> None:
+    def __init__(self, home: Path, order_database_url: str, port_base: int) -> None:
         self.home = home
-        self.books_url = books_url
+        self.order_database_url = order_database_url
         self.port_base = port_base
         self.environment = os.environ | {
             "ORDERS_HOME": str(home),
-            "DATABASE_URL": books_url,
+            "DATABASE_URL": order_database_url,
             "PORT_BASE": str(port_base),
             "PYTHONUNBUFFERED": "1",
         }
@@ -155,7 +155,7 @@ class LoadTest:
         )
 
     def stored(self, run_id: str = RUN_ID) -> runs.StoredRun | None:
-        return runs.find(self.books_url, run_id)
+        return runs.find(self.order_database_url, run_id)
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:

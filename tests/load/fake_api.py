@@ -74,7 +74,7 @@ class Order:
     finished_at: float | None = None
     waiting: list[Callable[[], None]] = field(default_factory=list)
     is_in_review: bool = False
-    accepted_requests: Counter[str] = field(default_factory=Counter)
+    applied_request_ids: Counter[str] = field(default_factory=Counter)
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -117,7 +117,7 @@ class FakeApi:
                     "completion_ms": order.completion_ms,
                     "starts": order.starts,
                     "outcome": order.outcome,
-                    "requests": order.accepted_requests,
+                    "requests": order.applied_request_ids,
                 }
                 for order_id, order in self.orders.items()
             },
@@ -193,7 +193,7 @@ class Connection(asyncio.Protocol):
             self.answer(200, {"accepted": True})
 
     def carry_out(self, request: str, order: Order) -> None:
-        order.accepted_requests[request] += 1
+        order.applied_request_ids[request] += 1
         if request in ("cancel", "reject"):
             self.api.finish(order, "cancelled")
         elif request == "approve" and order.is_in_review and order.completion_ms is not None:

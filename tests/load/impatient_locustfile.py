@@ -1,6 +1,6 @@
 """The load tests as they are, but for how long they wait for an API that does not come back."""
 
-from loadtest import afterwards
+from loadtest import post_run
 from loadtest.locustfile import *  # noqa: F403
 
-afterwards.PATIENCE_SECONDS = 3.0
+post_run.PATIENCE_SECONDS = 3.0

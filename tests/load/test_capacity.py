@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from db import runs
-from loadtest.capacity import Finding, run_probe
+from loadtest.proofs.capacity import Finding, run_probe
 from orchestrator.errors import UsageError
 from tests.load.driving import FakeApiProcess, LoadTest, fake_api, interrupt, wait_for
 from tests.load.fake_api import Behaviour
@@ -82,7 +82,7 @@ def test_what_a_search_has_found_is_kept_when_a_probe_is_refused(load_test: Load
         # The next probe waits until all is well again; then its name has been used by somebody else.
         asked = api.truth()["operations"]["health"]
         wait_for(lambda: api.truth()["operations"]["health"] > asked + 1)
-        runs.open_run(load_test.books_url, a_run("search-2"))
+        runs.open_run(load_test.order_database_url, a_run("search-2"))
         api.put("behave", vars(Behaviour(completion_ms=100)))
         output, _ = process.communicate(timeout=60)
 

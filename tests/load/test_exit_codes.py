@@ -438,7 +438,7 @@ def test_two_runs_are_compared(load_test: LoadTest) -> None:
 
 
 def test_books_that_are_away_at_the_end_are_waited_for(load_test: LoadTest, postgres: PostgresServer) -> None:
-    database = load_test.books_url.split("/@", 1)[-1].split("?")[0].rpartition("/")[2]
+    database = load_test.order_database_url.split("/@", 1)[-1].split("?")[0].rpartition("/")[2]
 
     def accept_connections(yes: bool) -> None:
         with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:

@@ -8,10 +8,10 @@ from typing import Any
 import gevent
 import pytest
 
-from loadtest import generator
-from loadtest.generator import Generator
+from loadtest.generator import order_sender
+from loadtest.generator.order_sender import Generator
+from loadtest.generator.recording import Tally
 from loadtest.options import RunOptions
-from loadtest.recording import Tally
 from tests.load.driving import FakeApiProcess, fake_api
 from tests.load.fake_api import Behaviour
 
@@ -57,7 +57,7 @@ def test_an_outage_that_is_longer_than_the_limit_makes_orders_late_and_loses_non
 def test_orders_for_which_there_is_no_connection_are_skipped_and_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(generator, "max_open", lambda: 5)
+    monkeypatch.setattr(order_sender, "max_open", lambda: 5)
     with fake_api(Behaviour(completion_ms=1_500)) as api:
         tally, running = generate(api, rate=20, duration="1s")
         running.join(timeout=20)

@@ -10,18 +10,18 @@ from xml.etree import ElementTree
 import pytest
 
 from db.runs import StoredRun
-from loadtest import compare as comparing
-from loadtest import effects
-from loadtest.arrivals import due_times
-from loadtest.compare import compare, differences, late_share_interval
+from loadtest.chaos import disturbance_impact
 from loadtest.exit_codes import ExitCode
-from loadtest.judgement import Evidence, decide
+from loadtest.generator.arrivals import due_times
+from loadtest.generator.recording import Ending, OrderRecord, Report, Tally
 from loadtest.options import RunOptions
-from loadtest.percentiles import per_second, percentile, spread
-from loadtest.recording import Ending, OrderRecord, Report, Tally
-from loadtest.summaries import junit, markdown, orders_csv
-from loadtest.verdict import LimitVerdict, judge, upper_bound
-from loadtest.wording import comparison_in_words, facts
+from loadtest.reports.documents import junit, markdown, orders_csv
+from loadtest.verdict import comparison as comparing
+from loadtest.verdict.comparison import compare, differences, late_share_interval
+from loadtest.verdict.percentiles import per_second, percentile, spread
+from loadtest.verdict.run_verdict import Evidence, decide
+from loadtest.verdict.slo import LimitVerdict, judge, upper_bound
+from loadtest.verdict.verdict_text import comparison_text, facts
 
 AUDIT = {"clean": True, "judged": 10_000, "open": 0, "late": 0, "workflows_checked": 10_000,
          "uncompared": 0, "violations": []}  # fmt: skip
@@ -308,7 +308,7 @@ def _five_a_second(seconds: int, slow: range, slow_ms: float) -> list[OrderRecor
 
 def test_how_long_a_disturbance_is_felt() -> None:
     records = _five_a_second(60, slow=range(20, 26), slow_ms=4_000.0)
-    found = effects.of([_disturbance(20.0)], records, 15.0)[0]
+    found = disturbance_impact.of([_disturbance(20.0)], records, 15.0)[0]
     assert found["made_late"] == 0
     assert found["former_level_ms"] == pytest.approx(1_003, abs=3)
     # The last slow order is due at 25.8 s; half of ten in a row are quick from the 25th second on.
@@ -316,7 +316,7 @@ def test_how_long_a_disturbance_is_felt() -> None:
 
 
 def test_a_disturbance_that_nobody_felt() -> None:
-    found = effects.of([_disturbance(20.0)], _five_a_second(60, range(0), 0.0), 15.0)[0]
+    found = disturbance_impact.of([_disturbance(20.0)], _five_a_second(60, range(0), 0.0), 15.0)[0]
     assert found["recovery_seconds"] == 0.0
 
 
@@ -332,20 +332,20 @@ def _noisy(random: Random, seconds: int = 120, felt: range = range(0)) -> list[O
 def test_times_that_vary_by_chance_are_no_effect() -> None:
     random = Random(7)
     disturbances = [_disturbance(40.0), _disturbance(70.0), _disturbance(100.0)]
-    found = [each for _ in range(60) for each in effects.of(disturbances, _noisy(random), 15.0)]
+    found = [each for _ in range(60) for each in disturbance_impact.of(disturbances, _noisy(random), 15.0)]
     assert sum(each["recovery_seconds"] != 0 for each in found) <= 5, "of 180"
 
 
 def test_an_effect_is_seen_through_the_noise() -> None:
     random = Random(8)
     for _ in range(20):
-        (found,) = effects.of([_disturbance(40.0)], _noisy(random, felt=range(41, 49)), 15.0)
+        (found,) = disturbance_impact.of([_disturbance(40.0)], _noisy(random, felt=range(41, 49)), 15.0)
         assert found["recovery_seconds"] == pytest.approx(8.0, abs=3.0)
 
 
 def test_a_rise_long_after_a_disturbance_is_none_of_it() -> None:
     records = _five_a_second(80, slow=range(60, 66), slow_ms=4_000.0)
-    assert effects.of([_disturbance(20.0)], records, 15.0)[0]["recovery_seconds"] == 0.0
+    assert disturbance_impact.of([_disturbance(20.0)], records, 15.0)[0]["recovery_seconds"] == 0.0
 
 
 def test_orders_that_were_turned_away_are_laid_to_what_was_done_before() -> None:
@@ -355,12 +355,12 @@ def test_orders_that_were_turned_away_are_laid_to_what_was_done_before() -> None
         for n in range(500, 507)
     ]
     records = _five_a_second(60, range(0), 0.0) + shed
-    first, second = effects.of([_disturbance(20.0), _disturbance(30.0)], records, 15.0)
+    first, second = disturbance_impact.of([_disturbance(20.0), _disturbance(30.0)], records, 15.0)
     assert (first["made_late"], second["made_late"]) == (7, 0)
 
 
 def test_a_level_that_does_not_come_back() -> None:
-    found = effects.of([_disturbance(20.0)], _five_a_second(60, range(20, 60), 4_000.0), 15.0)[0]
+    found = disturbance_impact.of([_disturbance(20.0)], _five_a_second(60, range(20, 60), 4_000.0), 15.0)[0]
     assert found["recovery_seconds"] is None
 
 
@@ -368,7 +368,7 @@ def test_orders_that_never_finish_do_not_look_like_quick_ones() -> None:
     before = _five_a_second(20, range(0), 0.0)
     nothing = dict.fromkeys(("completion_ms", "end_to_end_ms", "outcome"))
     stuck = [record(n, n / 5, late=True, ending=Ending.UNFINISHED.value, **nothing) for n in range(100, 200)]
-    found = effects.of([_disturbance(20.0)], before + stuck, 15.0)[0]
+    found = disturbance_impact.of([_disturbance(20.0)], before + stuck, 15.0)[0]
     assert (found["made_late"], found["too_few_after"]) == (100, False)
     assert found["recovery_seconds"] is None
     assert "was not back at its former level" in _words(found)
@@ -376,7 +376,7 @@ def test_orders_that_never_finish_do_not_look_like_quick_ones() -> None:
 
 def test_too_few_orders_after_it_to_know() -> None:
     records = _five_a_second(22, range(0), 0.0)
-    found = effects.of([_disturbance(21.5)], records, 15.0)[0]
+    found = disturbance_impact.of([_disturbance(21.5)], records, 15.0)[0]
     assert found["former_level_ms"] is not None
     assert found["recovery_seconds"] is None
     assert _words(found) == (
@@ -391,12 +391,12 @@ def _words(disturbance: dict[str, Any]) -> str:
 
 def test_each_late_order_is_laid_to_one_disturbance() -> None:
     records = _five_a_second(60, slow=range(20, 22), slow_ms=16_000.0)
-    first, second = effects.of([_disturbance(20.0), _disturbance(50.0)], records, 15.0)
+    first, second = disturbance_impact.of([_disturbance(20.0), _disturbance(50.0)], records, 15.0)
     assert (first["made_late"], second["made_late"]) == (10, 0)
 
 
 def test_too_few_orders_before_it_to_know() -> None:
-    found = effects.of([_disturbance(1.0)], _five_a_second(10, range(0), 0.0), 15.0)[0]
+    found = disturbance_impact.of([_disturbance(1.0)], _five_a_second(10, range(0), 0.0), 15.0)[0]
     assert found["former_level_ms"] is None
     assert found["recovery_seconds"] is None
 
@@ -440,7 +440,7 @@ def test_a_comparison_names_what_was_not_the_same(other: dict[str, Any], words: 
     told = differences(stored(), stored(**other))
     assert told == words
     found = {"with": "x", "differences": told} | compare([1.0], (0, 1), [2.0], (0, 1))
-    assert ("not the same test" in comparison_in_words(found)) is bool(words)
+    assert ("not the same test" in comparison_text(found)) is bool(words)
 
 
 def test_intervals_hold_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -471,7 +471,7 @@ def test_no_late_orders_are_no_certainty() -> None:
 
 def test_wording_tells_everything() -> None:
     told = decide(evidence(plain(400, late=1))).told | {"report_dir": "x"}
-    told["disturbances"] = effects.of([replace_problem(_disturbance(3.0))], plain(400), 15.0)
+    told["disturbances"] = disturbance_impact.of([replace_problem(_disturbance(3.0))], plain(400), 15.0)
     words = facts(told)
     assert words["limit"].startswith("not proven: 1 late of 400 (15 s)")
     assert words["3.0s kill order-worker-1"] == "not carried out: it does not run just now"

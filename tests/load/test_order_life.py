@@ -9,10 +9,10 @@ from typing import Any
 import gevent
 import pytest
 
-from loadtest import life as life_module
-from loadtest.api_client import Answer, ApiClient, Json
-from loadtest.life import OrderLife
-from loadtest.recording import Ending, Recorder
+from loadtest.generator import order_journey as life_module
+from loadtest.generator.api_client import Answer, ApiClient, Json
+from loadtest.generator.order_journey import OrderJourney
+from loadtest.generator.recording import Ending, Recorder
 
 RUNNING = Answer(200, {"status": "running"})
 STARTED = Answer(200, {"status": "started"})
@@ -39,13 +39,13 @@ class ToldApi(ApiClient):
         return answer() if callable(answer) else answer
 
 
-def order(slo_seconds: float = 15.0, **answers: Told) -> tuple[OrderLife, Recorder]:
+def order(slo_seconds: float = 15.0, **answers: Told) -> tuple[OrderJourney, Recorder]:
     """An order whose start is acknowledged, unless `start` is another answer."""
     began = time.perf_counter()
     recorder = Recorder(UNHEARD, slo_seconds, began)
     record = recorder.sent(0, began)
     api = ToldApi({"start": STARTED} | answers)
-    life = OrderLife(api, recorder, "r", record, 1, slo_seconds)
+    life = OrderJourney(api, recorder, "r", record, 1, slo_seconds)
     life.start()
     return life, recorder
 
@@ -96,7 +96,7 @@ def test_an_order_of_which_nobody_can_say_anything_stays_open(
 ) -> None:
     monkeypatch.setattr(life_module, "LATE_RETRY_SECONDS", 0.01)
     api: dict[str, Told] = {"start": [AWAY], "status": [AWAY, AWAY, AWAY, status]}
-    seen: list[tuple[OrderLife, Recorder]] = []
+    seen: list[tuple[OrderJourney, Recorder]] = []
     living = gevent.spawn(lambda: seen.append(order(0.0, **api)))
     living.join(timeout=0.5)
     assert living.ready() is (ending is not None)
@@ -136,8 +136,8 @@ def test_a_promise_about_a_second_start_is_broken_by_a_wrong_success_or_conflict
     answer: Answer, same: str | None, other: str | None
 ) -> None:
     for send, name, how in (
-        (OrderLife.start_again_the_same, "start again, same", same),
-        (OrderLife.start_again_otherwise, "start again, other", other),
+        (OrderJourney.start_again_the_same, "start again, same", same),
+        (OrderJourney.start_again_otherwise, "start again, other", other),
     ):
         life, recorder = order()
         life._api = ToldApi({"start": answer})

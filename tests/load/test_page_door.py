@@ -4,10 +4,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from flask_cors import CORS
 
-from loadtest import page_door
-from orchestrator.callers import Ask, Callers
-from orchestrator.errors import ServiceAway
-from orchestrator.keys import Role
+from loadtest.web import auth
+from orchestrator.errors import ServiceUnavailable
+from orchestrator.security.key_hashing import Role
+from orchestrator.security.role_cache import Ask, RoleCache
 
 KEYS = {"viewer-key": Role.VIEWER, "operator-key": Role.OPERATOR, "chaos-key": Role.CHAOS}
 
@@ -16,8 +16,8 @@ def page(ask: Ask, *, must_have_key: bool = False) -> FlaskClient:
     app = Flask("page")
     # As Locust's own page has it.
     CORS(app)
-    page_door.hang(app, Callers(ask, must_have_key=must_have_key))
-    app.add_url_rule("/", view_func=lambda: f"as {page_door.caller_key()}", methods=["GET", "POST"])
+    auth.hang(app, RoleCache(ask, must_have_key=must_have_key))
+    app.add_url_rule("/", view_func=lambda: f"as {auth.caller_key()}", methods=["GET", "POST"])
     return app.test_client()
 
 
@@ -67,6 +67,6 @@ def test_another_site_cannot_start_a_run_with_the_browser_s_credentials() -> Non
 
 def test_nobody_is_let_in_while_nobody_can_be_known() -> None:
     def away(_key: str | None) -> Role | None:
-        raise ServiceAway
+        raise ServiceUnavailable
 
     assert page(away).get("/", auth=("x", "operator-key")).status_code == 503

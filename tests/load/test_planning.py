@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.arrivals import OpenLoop, due_times, planned_orders, share_of
-from loadtest.capacity import (
+from loadtest.chaos.disturbance import Disturbance, parse_chaos
+from loadtest.exit_codes import ExitCode
+from loadtest.generator.arrivals import OpenLoop, due_times, planned_orders, share_of
+from loadtest.options import RunOptions, Stage, parse_duration, parse_stages
+from loadtest.proofs.capacity import (
     LATE_AGAIN,
     Finding,
     Probe,
@@ -24,11 +27,8 @@ from loadtest.capacity import (
     search,
     write,
 )
-from loadtest.disturbances import Disturbance, parse_chaos
-from loadtest.exit_codes import ExitCode
-from loadtest.lifetimes import Lifetimes
-from loadtest.options import RunOptions, Stage, parse_duration, parse_stages
-from loadtest.verdict import LimitVerdict, judge
+from loadtest.verdict.slo import LimitVerdict, judge
+from loadtest.verdict.survival import SurvivalCurve
 from orchestrator.errors import UsageError
 
 
@@ -256,7 +256,7 @@ def test_what_a_verdict_says_of_a_rate(
 @pytest.mark.parametrize("mean", [2.5, 8.0])
 def test_moments_of_a_life_are_drawn_from_what_orders_live(mean: float) -> None:
     random = Random(1)
-    lifetimes = Lifetimes()
+    lifetimes = SurvivalCurve()
     assert lifetimes.span_seconds() == 5.0, "until it is known"
     spans = []
     for _ in range(1_000):

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from loadtest import overload, soak
-from loadtest.drive import DriveReport
 from loadtest.exit_codes import ExitCode
-from loadtest.footprint import Footprint, Sample
-from loadtest.overload import Aftermath, Fresh
+from loadtest.proofs import overload, soak
+from loadtest.proofs.async_load import DriveReport
+from loadtest.proofs.overload import Aftermath, Fresh
+from loadtest.proofs.resource_usage import Footprint, Sample
+from orchestrator.embedded import ComponentStatus, Stack, components
 from orchestrator.errors import StackError
 from orchestrator.settings import Settings
-from orchestrator.stack import ComponentStatus, Stack, plan
 
 MIB = 2**20
 
@@ -116,7 +116,7 @@ def test_a_look_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(_pid: int) -> dict[str, int]:
         raise PermissionError("smaps_rollup")
 
-    monkeypatch.setattr("loadtest.footprint._proportional_set", refused)
+    monkeypatch.setattr("loadtest.proofs.resource_usage._proportional_set", refused)
     with Footprint([component("api")]) as seen:
         pass
     assert any("smaps_rollup" in each for each in seen.gaps())
@@ -179,12 +179,12 @@ def test_a_component_above_its_memory_limit_is_a_breach() -> None:
 
 
 def test_every_component_has_a_memory_limit() -> None:
-    for planned in plan.components(Settings(database_url=None, temporal_address=None)):
+    for planned in components.components(Settings(database_url=None, temporal_address=None)):
         assert overload.memory_limit_mib(planned.name) > 0
 
 
 def test_external_servers_are_refused() -> None:
-    command = [sys.executable, "-m", "loadtest.overload"]
+    command = [sys.executable, "-m", "loadtest.proofs.overload"]
     environment = os.environ | {"DATABASE_URL": "postgresql://somewhere/orders"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == ExitCode.WRONG_USAGE

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.embedded import Stack
 from orchestrator.settings import Settings
-from orchestrator.stack import Stack
 from tests.load.driving import ROOT
 from tests.ports import free_port_base
 
@@ -53,10 +53,10 @@ def test_a_minute_of_mixed_orders_under_the_assignment_faults(stack: Stack) -> N
     assert told["disturbances"][0]["problem"] is None
     # The books know the same times, and whose orders they are.
     with urllib.request.urlopen(f"{stack.settings.api_url}/latency?run_id=real") as answer:
-        books = json.load(answer)
-    assert books["count"] == 300
-    assert books["late"] == told["limit"]["late"]
-    assert books["completion_ms"]["p99"] == told["times"]["completion_ms"]["p99"]
+        database = json.load(answer)
+    assert database["count"] == 300
+    assert database["late"] == told["limit"]["late"]
+    assert database["completion_ms"]["p99"] == told["times"]["completion_ms"]["p99"]
     header, *rows = (home / "reports" / "real" / "orders.csv").read_text().splitlines()
     assert header.startswith("order_id,run_id,scenario,outcome,reason,requested_at,accepted_at,finished_at")
     assert len(rows) == 300

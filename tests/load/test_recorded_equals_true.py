@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from loadtest.arrivals import due_times
+from loadtest.generator.arrivals import due_times
 from loadtest.options import RunOptions
 from tests.load.driving import MODES, LoadTest, fake_api, interrupt, wait_for, wait_for_line
 from tests.load.fake_api import Behaviour

@@ -10,14 +10,14 @@ import gevent
 import pytest
 from typer.testing import CliRunner
 
-from loadtest import afterwards, commands, watching
-from loadtest.afterwards import Afterwards
-from loadtest.api_client import Answer, ApiClient, NoAnswer
-from loadtest.chaos import ChaosMonkey, with_components
-from loadtest.disturbances import Disturbance, parse_chaos
+from loadtest import commands, monitors, post_run
+from loadtest.chaos.disturbance import Disturbance, parse_chaos
+from loadtest.chaos.runner import DisturbanceRunner, with_components
+from loadtest.generator.api_client import Answer, ApiClient, NoAnswer
+from loadtest.monitors import InterimAudit, Outages
 from loadtest.options import RunOptions
-from loadtest.watching import BooksSoFar, Outages
-from orchestrator.errors import ServiceAway, UsageError
+from loadtest.post_run import Afterwards
+from orchestrator.errors import ServiceUnavailable, UsageError
 
 
 class HangingApi(ApiClient):
@@ -33,7 +33,7 @@ class HangingApi(ApiClient):
 
 @pytest.mark.parametrize("is_answered", [True, False])
 def test_an_outage_lasts_as_long_as_its_question(is_answered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(monitors, "PROBE_SECONDS", 0.2)
     outages = Outages(HangingApi(2.1 if is_answered else 60.0))
     watch = gevent.spawn(outages.watch)
     watch.join(timeout=2.4)  # the second question is just asked, or the first one still open
@@ -43,12 +43,12 @@ def test_an_outage_lasts_as_long_as_its_question(is_answered: bool, monkeypatch:
 
 
 def test_all_questions_after_a_run_share_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(afterwards, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(post_run, "PATIENCE_SECONDS", 1.0)
     questions: list[str] = []
 
     def ask(what: str) -> None:
         questions.append(what)
-        raise ServiceAway("nobody there")
+        raise ServiceUnavailable("nobody there")
 
     began = time.monotonic()
     asking = Afterwards()
@@ -61,16 +61,16 @@ def test_all_questions_after_a_run_share_their_time(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_audit_waits_until_temporal_lists_every_workflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(afterwards, "RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(afterwards, "LISTED_SECONDS", 0.2)
+    monkeypatch.setattr(post_run, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(post_run, "LISTED_SECONDS", 0.2)
     left = [3, 1, 0, 7]
-    monkeypatch.setattr(afterwards, "audit", lambda *_: {"uncompared": left.pop(0)})
-    assert afterwards.complete_audit("http://nowhere", None, "r") == {"uncompared": 0}
-    monkeypatch.setattr(afterwards, "audit", lambda *_: {"uncompared": 2})
-    assert afterwards.complete_audit("http://nowhere", None, "r") == {"uncompared": 2}, "as it is"
+    monkeypatch.setattr(post_run, "audit", lambda *_: {"uncompared": left.pop(0)})
+    assert post_run.complete_audit("http://nowhere", None, "r") == {"uncompared": 0}
+    monkeypatch.setattr(post_run, "audit", lambda *_: {"uncompared": 2})
+    assert post_run.complete_audit("http://nowhere", None, "r") == {"uncompared": 2}, "as it is"
 
 
-class FakeMonkey(ChaosMonkey):
+class FakeMonkey(DisturbanceRunner):
     """Carries out nothing, and remembers what."""
 
     def __init__(self, plan: list[tuple[float, str, str]]) -> None:
@@ -139,12 +139,12 @@ def test_chaos_hits_the_stack_that_is_tested_or_none(monkeypatch: pytest.MonkeyP
     a_stack(monkeypatch, "http://127.0.0.1:8000", "http://10.0.0.7:8000")
     options = RunOptions.parse({"run_id": "r", "chaos": "1s kill order-worker"})
     for tested in ("http://localhost:8000/", "http://10.0.0.7:8000"):
-        monkey = ChaosMonkey(options, tested)
+        monkey = DisturbanceRunner(options, tested)
         monkey.prepare()
         monkey.finish()
     for other in ("http://127.0.0.1:9000", "http://elsewhere:8000"):
         with pytest.raises(UsageError, match=r"with its API at http://127\.0\.0\.1:8000"):
-            ChaosMonkey(options, other).prepare()
+            DisturbanceRunner(options, other).prepare()
 
 
 def test_the_books_so_far_are_audited_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,20 +155,20 @@ def test_the_books_so_far_are_audited_in_the_background(monkeypatch: pytest.Monk
         gevent.sleep(0.05)
         return {"judged": 7, "workflows_checked": 7, "uncompared": 0, "violations": []}
 
-    monkeypatch.setattr(watching, "audit", audit)
-    monkeypatch.setattr(watching, "AUDIT_EVERY_SECONDS", 0.5)
-    books = BooksSoFar("http://nowhere", None, "r", list)
+    monkeypatch.setattr(monitors, "audit", audit)
+    monkeypatch.setattr(monitors, "AUDIT_EVERY_SECONDS", 0.5)
+    database = InterimAudit("http://nowhere", None, "r", list)
     for _ in range(20):
-        assert books.look() == "not audited yet"
-    while (found := books.look()) == "not audited yet":
+        assert database.look() == "not audited yet"
+    while (found := database.look()) == "not audited yet":
         gevent.sleep(0.01)
     assert found.startswith("so far (")
     assert found.endswith("clean: nine invariants over 7 orders, 7 workflows compared")
     assert audits == ["r"], "none while one is under way, and the next one later"
     while len(audits) < 2:
-        books.look()
+        database.look()
         gevent.sleep(0.01)
-    books.end()
+    database.end()
 
 
 def test_a_made_up_run_id_is_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from orchestrator.embedded import Stack, components
 from orchestrator.settings import Settings
-from orchestrator.stack import Stack, plan
 from tests.load.driving import ROOT, FakeApiProcess, LoadTest, fake_api, wait_for
 from tests.load.fake_api import Behaviour
 
@@ -216,10 +216,10 @@ def locust_in_a_stack(load_test: LoadTest, api: FakeApiProcess) -> Iterator[tupl
     settings = Settings(
         orders_home=load_test.home,
         port_base=load_test.port_base,
-        database_url=load_test.books_url,
+        database_url=load_test.order_database_url,
         temporal_address="127.0.0.1:1",
     )
-    (locust,) = (each for each in plan.components(settings) if each.name == "locust")
+    (locust,) = (each for each in components.components(settings) if each.name == "locust")
     stack = Stack(settings, [replace(locust, environment={"API_URL": api.url})])
     stack.up()
     try:

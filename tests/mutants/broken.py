@@ -10,31 +10,34 @@ from enum import StrEnum
 
 from temporalio import activity
 
-from db.orders import OrderBooks, Standing
-from db.pool import Books
-from orchestrator.activities.attempts import Attempts
-from orchestrator.activities.order_desk import OrderDesk
-from orchestrator.outside.faults import ProfiledFaults
-from orchestrator.outside.protocols import Carrier, Outside, PaymentProvider, PaymentRecord, Undone, Warehouse
-from orchestrator.vocabulary import (
-    SAMPLE_ITEMS,
+from db.database import Database
+from db.domain import SAMPLE_ITEMS, Address, Item, Reason, State
+from db.orders import OrderRepository, OrderSnapshot
+from orchestrator.activities.order import OrderActivities
+from orchestrator.activities.step_runner import StepRunner
+from orchestrator.gateways.fault_injection import ProfileFaultInjector
+from orchestrator.gateways.protocols import (
+    Carrier,
+    Gateways,
+    PaymentProvider,
+    PaymentRecord,
+    RefundOutcome,
+    Warehouse,
+)
+from orchestrator.messages import (
     AbortRequest,
     Activity,
-    Address,
     AddressRequest,
-    Answer,
     FinishRequest,
-    Item,
     OrderRequest,
     OrderResult,
-    Reason,
-    State,
+    RequestResult,
     StepRequest,
     StepResult,
 )
-from orchestrator.worker import Desks
+from orchestrator.worker.main import ActivitySet
 from tests.orders import ADDRESS
-from tests.shop import DeskMaker
+from tests.shop import ActivitySetFactory
 
 HEALTHY = "healthy"
 VICTIM = "victim"
@@ -70,8 +73,8 @@ class Mutant:
     name: str
     breaks: set[int]
     scenario: Scenario = Scenario.PLAIN
-    books: Callable[[Books, str], OrderBooks] = OrderBooks
-    desks: DeskMaker = Desks.open
+    repository: Callable[[Database, str], OrderRepository] = OrderRepository
+    activities: ActivitySetFactory = ActivitySet.open
     leaves_running: bool = False
     """Whether the victim's workflow never closes."""
 
@@ -91,7 +94,7 @@ class PassedOnPayments:
     async def charge(self, payment_id: str, order_id: str, amount_cents: int) -> None:
         await self._provider.charge(payment_id, order_id, amount_cents)
 
-    async def refund(self, payment_id: str, order_id: str) -> Undone:
+    async def refund(self, payment_id: str, order_id: str) -> RefundOutcome:
         return await self._provider.refund(payment_id, order_id)
 
     async def look_up(self, payment_id: str) -> PaymentRecord:
@@ -131,9 +134,9 @@ class ChargesSomebodyElse(PassedOnPayments):
 
 
 class ForgetsRefunds(PassedOnPayments):
-    async def refund(self, payment_id: str, order_id: str) -> Undone:
+    async def refund(self, payment_id: str, order_id: str) -> RefundOutcome:
         if is_victim(order_id):
-            return Undone.REFUNDED
+            return RefundOutcome.REFUNDED
         return await super().refund(payment_id, order_id)
 
 
@@ -167,8 +170,8 @@ class PassedOnCarrier:
     async def dispatch(self, shipment_key: str, order_id: str, address: Address, label_version: int) -> str:
         return await self._carrier.dispatch(shipment_key, order_id, address, label_version)
 
-    async def call_off(self, shipment_key: str, order_id: str) -> None:
-        await self._carrier.call_off(shipment_key, order_id)
+    async def cancel_shipment(self, shipment_key: str, order_id: str) -> None:
+        await self._carrier.cancel_shipment(shipment_key, order_id)
 
 
 class PrintsOldLabels(PassedOnCarrier):
@@ -184,67 +187,69 @@ def with_outside(
     payments: Callable[[PaymentProvider], PaymentProvider] | None = None,
     warehouse: Callable[[Warehouse], Warehouse] | None = None,
     carrier: Callable[[Carrier], Carrier] | None = None,
-) -> DeskMaker:
+) -> ActivitySetFactory:
     """The product's own desks, dealing with broken parties."""
 
-    def open_desks(books: OrderBooks, faults: ProfiledFaults, outside: Outside) -> Desks:
-        broken = Outside(
-            payments=payments(outside.payments) if payments else outside.payments,
-            warehouse=warehouse(outside.warehouse) if warehouse else outside.warehouse,
-            carrier=carrier(outside.carrier) if carrier else outside.carrier,
+    def open_activities(
+        repository: OrderRepository, faults: ProfileFaultInjector, gateways: Gateways
+    ) -> ActivitySet:
+        broken = Gateways(
+            payments=payments(gateways.payments) if payments else gateways.payments,
+            warehouse=warehouse(gateways.warehouse) if warehouse else gateways.warehouse,
+            carrier=carrier(gateways.carrier) if carrier else gateways.carrier,
         )
-        return Desks.open(books, faults, broken)
+        return ActivitySet.open(repository, faults, broken)
 
-    return open_desks
-
-
-# --- Books that are kept wrongly --------------------------------------------------------------------
+    return open_activities
 
 
-class OpenBooks(OrderBooks):
+# --- Database that are kept wrongly --------------------------------------------------------------------
+
+
+class OpenDatabase(OrderRepository):
     """The books with their pool within a mutant's reach."""
 
-    def __init__(self, books: Books, worker: str) -> None:
-        super().__init__(books, worker)
-        self.pool = books
+    def __init__(self, repository: Database, worker: str) -> None:
+        super().__init__(repository, worker)
+        self.pool = repository
 
 
-class DropsOrders(OpenBooks):
+class DropsOrders(OpenDatabase):
     """The order's row disappears although its start was acknowledged."""
 
-    async def finish(self, order_id: str, outcome: State) -> Standing:
+    async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
         standing = await super().finish(order_id, outcome)
         if is_victim(order_id):
             await self.pool.execute("delete from orders where order_id = %(id)s", {"id": order_id})
         return standing
 
 
-class DropsEveryOrder(OpenBooks):
+class DropsEveryOrder(OpenDatabase):
     """The rows of all orders disappear, so that the books know nothing of the run."""
 
-    async def finish(self, order_id: str, outcome: State) -> Standing:
+    async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
         standing = await super().finish(order_id, outcome)
         await self.pool.execute("delete from orders where order_id = %(id)s", {"id": order_id})
         return standing
 
 
-class OpensTwice(OpenBooks):
+class OpensTwice(OpenDatabase):
     """A second run of the same order is let in."""
 
-    async def open_order(
+    async def insert_order(
         self, order: OrderRequest, workflow_run_id: str, accepted_at: datetime, deadline_at: datetime
     ) -> bool:
-        is_ours = await super().open_order(order, workflow_run_id, accepted_at, deadline_at)
+        is_ours = await super().insert_order(order, workflow_run_id, accepted_at, deadline_at)
         return is_ours or is_victim(order.order_id)
 
 
-class AcceptsTwice(OpenBooks):
+class AcceptsTwice(OpenDatabase):
     """The acceptance is written down twice."""
 
-    async def open_order(
+    async def insert_order(
         self, order: OrderRequest, workflow_run_id: str, accepted_at: datetime, deadline_at: datetime
     ) -> bool:
-        is_ours = await super().open_order(order, workflow_run_id, accepted_at, deadline_at)
+        is_ours = await super().insert_order(order, workflow_run_id, accepted_at, deadline_at)
         if is_victim(order.order_id):
             await self.pool.execute(
                 "insert into events (order_id, at, kind, state)"
@@ -254,20 +259,20 @@ class AcceptsTwice(OpenBooks):
         return is_ours
 
 
-class WritesTwoOutcomes(OpenBooks):
+class WritesTwoOutcomes(OpenDatabase):
     """The outcome is written down twice, and not the same."""
 
-    async def finish(self, order_id: str, outcome: State) -> Standing:
+    async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
         standing = await super().finish(order_id, outcome)
         if is_victim(order_id):
             await add_event(self.pool, order_id, "outcome", State.FAILED)
         return standing
 
 
-class WritesLongAgo(OpenBooks):
+class WritesLongAgo(OpenDatabase):
     """The victim's outcome came a minute ago: a workflow is given some seconds to close."""
 
-    async def finish(self, order_id: str, outcome: State) -> Standing:
+    async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
         standing = await super().finish(order_id, outcome)
         if is_victim(order_id):
             # The books' own trigger would refuse it.
@@ -279,48 +284,48 @@ class WritesLongAgo(OpenBooks):
         return standing
 
 
-class WritesAfterTheOutcome(OpenBooks):
-    async def finish(self, order_id: str, outcome: State) -> Standing:
+class WritesAfterTheOutcome(OpenDatabase):
+    async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
         standing = await super().finish(order_id, outcome)
         if is_victim(order_id):
             await add_event(self.pool, order_id, "signal", standing.state)
         return standing
 
 
-class SkipsAState(OpenBooks):
+class SkipsAState(OpenDatabase):
     """The events jump: the order is told to be prepared before it was reviewed."""
 
-    async def open_order(
+    async def insert_order(
         self, order: OrderRequest, workflow_run_id: str, accepted_at: datetime, deadline_at: datetime
     ) -> bool:
-        is_ours = await super().open_order(order, workflow_run_id, accepted_at, deadline_at)
+        is_ours = await super().insert_order(order, workflow_run_id, accepted_at, deadline_at)
         if is_victim(order.order_id):
             await add_event(self.pool, order.order_id, "state", State.PREPARED)
         return is_ours
 
 
-class IgnoresCancellations(OpenBooks):
+class IgnoresCancellations(OpenDatabase):
     """The customer is told that the order is cancelled; nothing turns it back."""
 
-    async def abort(self, request: AbortRequest) -> Answer:
+    async def abort(self, request: AbortRequest) -> RequestResult:
         if not is_victim(request.order_id) or request.signal is None:
             return await super().abort(request)
         await self.note_signal(request.order_id, request.signal, accepted=True, reason=request.reason.value)
-        return Answer(True, "the order is being cancelled", State.IN_REVIEW)
+        return RequestResult(True, "the order is being cancelled", State.IN_REVIEW)
 
 
-class ForgetsAddresses(OpenBooks):
+class ForgetsAddresses(OpenDatabase):
     """The customer is told that the address is changed; the books keep the old one."""
 
-    async def change_address(self, request: AddressRequest) -> Answer:
+    async def change_address(self, request: AddressRequest) -> RequestResult:
         if not is_victim(request.order_id):
             return await super().change_address(request)
         new_address = vars(request.new_address)
         await self.note_signal(request.order_id, "update_address", accepted=True, new_address=new_address)
-        return Answer(True, "the address is changed", State.IN_REVIEW)
+        return RequestResult(True, "the address is changed", State.IN_REVIEW)
 
 
-async def add_event(pool: Books, order_id: str, kind: str, state: State) -> None:
+async def add_event(pool: Database, order_id: str, kind: str, state: State) -> None:
     """Writes an event just after the order's last one, as no statement of the product does."""
     await pool.execute(
         "insert into events (order_id, at, kind, state, detail)"
@@ -330,17 +335,17 @@ async def add_event(pool: Books, order_id: str, kind: str, state: State) -> None
     )
 
 
-# --- Desks that act wrongly -------------------------------------------------------------------------
+# --- ActivitySet that act wrongly -------------------------------------------------------------------------
 
 
-class ReportsAnotherOutcome(OrderDesk):
+class ReportsAnotherOutcome(OrderActivities):
     @activity.defn(name=Activity.FINISH)
     async def finish(self, request: FinishRequest) -> OrderResult:
         result = await super().finish(request)
         return replace(result, outcome=State.FAILED) if is_victim(request.order_id) else result
 
 
-class ReportsAnotherReason(OrderDesk):
+class ReportsAnotherReason(OrderActivities):
     @activity.defn(name=Activity.FINISH)
     async def finish(self, request: FinishRequest) -> OrderResult:
         result = await super().finish(request)
@@ -348,7 +353,7 @@ class ReportsAnotherReason(OrderDesk):
         return replace(result, reason=Reason.CUSTOMER_CANCELLED) if is_wrong else result
 
 
-class ReportsWithoutWriting(OrderDesk):
+class ReportsWithoutWriting(OrderActivities):
     """The workflow closes with an outcome that the books never hear of."""
 
     @activity.defn(name=Activity.FINISH)
@@ -358,7 +363,7 @@ class ReportsWithoutWriting(OrderDesk):
         return await super().finish(request)
 
 
-class WritesWithoutAnswering(OrderDesk):
+class WritesWithoutAnswering(OrderActivities):
     """The outcome is in the books, and the workflow never hears of it, so that it runs on."""
 
     @activity.defn(name=Activity.FINISH)
@@ -369,84 +374,98 @@ class WritesWithoutAnswering(OrderDesk):
         return result
 
 
-class ChargesWhenValidating(OrderDesk):
+class ChargesWhenValidating(OrderActivities):
     """The money is taken before the review."""
 
     @activity.defn(name=Activity.VALIDATE)
     async def validate(self, request: StepRequest) -> StepResult:
         result = await super().validate(request)
         if is_victim(request.order_id):
-            await charge_in_full(self._outside, request.order_id)
+            await charge_in_full(self._gateways, request.order_id)
         return result
 
 
-class ChargesTheRejected(OrderDesk):
+class ChargesTheRejected(OrderActivities):
     """The money is taken although the reviewer said no."""
 
     @activity.defn(name=Activity.ABORT)
-    async def abort(self, request: AbortRequest) -> Answer:
+    async def abort(self, request: AbortRequest) -> RequestResult:
         answer = await super().abort(request)
         if is_victim(request.order_id):
-            await charge_in_full(self._outside, request.order_id)
+            await charge_in_full(self._gateways, request.order_id)
         return answer
 
 
-async def charge_in_full(outside: Outside, order_id: str) -> None:
+async def charge_in_full(gateways: Gateways, order_id: str) -> None:
     amount_cents = sum(item.price_cents for item in SAMPLE_ITEMS)
-    await outside.payments.charge(f"pay-{order_id}", order_id, amount_cents)
+    await gateways.payments.charge(f"pay-{order_id}", order_id, amount_cents)
 
 
-def with_order_desk(broken: type[OrderDesk]) -> DeskMaker:
-    def open_desks(books: OrderBooks, faults: ProfiledFaults, outside: Outside) -> Desks:
-        desks = Desks.open(books, faults, outside)
-        return replace(desks, orders=broken(books, Attempts(books, faults), outside))
+def with_order_desk(broken: type[OrderActivities]) -> ActivitySetFactory:
+    def open_activities(
+        repository: OrderRepository, faults: ProfileFaultInjector, gateways: Gateways
+    ) -> ActivitySet:
+        activities = ActivitySet.open(repository, faults, gateways)
+        return replace(activities, orders=broken(repository, StepRunner(repository, faults), gateways))
 
-    return open_desks
+    return open_activities
 
 
 MUTANTS = (
-    Mutant("drops an order", {1}, books=DropsOrders),
+    Mutant("drops an order", {1}, repository=DropsOrders),
     # Rejected, because then not even the provider's ledger knows of them.
     Mutant(
         "drops every order of the run",
         {1},
         Scenario.REJECTED,
-        books=DropsEveryOrder,
+        repository=DropsEveryOrder,
         blamed=(HEALTHY, VICTIM),
     ),
-    Mutant("carries an order out twice", {1}, Scenario.STARTED_AGAIN, books=OpensTwice),
-    Mutant("accepts an order twice", {1}, books=AcceptsTwice),
-    Mutant("reports another outcome", {2}, desks=with_order_desk(ReportsAnotherOutcome)),
-    Mutant("reports another reason", {2}, Scenario.REJECTED, desks=with_order_desk(ReportsAnotherReason)),
-    Mutant("reports an outcome it never wrote", {2}, desks=with_order_desk(ReportsWithoutWriting)),
-    Mutant("writes two outcomes", {2}, books=WritesTwoOutcomes),
+    Mutant("carries an order out twice", {1}, Scenario.STARTED_AGAIN, repository=OpensTwice),
+    Mutant("accepts an order twice", {1}, repository=AcceptsTwice),
+    Mutant("reports another outcome", {2}, activities=with_order_desk(ReportsAnotherOutcome)),
+    Mutant(
+        "reports another reason", {2}, Scenario.REJECTED, activities=with_order_desk(ReportsAnotherReason)
+    ),
+    Mutant("reports an outcome it never wrote", {2}, activities=with_order_desk(ReportsWithoutWriting)),
+    Mutant("writes two outcomes", {2}, repository=WritesTwoOutcomes),
     Mutant(
         "leaves the workflow running after the outcome",
         {2},
-        books=WritesLongAgo,
-        desks=with_order_desk(WritesWithoutAnswering),
+        repository=WritesLongAgo,
+        activities=with_order_desk(WritesWithoutAnswering),
         leaves_running=True,
     ),
-    Mutant("charges twice", {3}, desks=with_outside(payments=ChargesTwice)),
-    Mutant("charges the wrong amount", {3, 8}, desks=with_outside(payments=ChargesTooMuch)),
-    Mutant("forgets a refund", {4}, Scenario.UNDELIVERABLE, desks=with_outside(payments=ForgetsRefunds)),
-    Mutant("forgets a recall", {4}, Scenario.UNDELIVERABLE, desks=with_outside(warehouse=ForgetsToUnpack)),
-    Mutant("keeps payments off the ledger", {5}, desks=with_outside(payments=ChargesNobody)),
+    Mutant("charges twice", {3}, activities=with_outside(payments=ChargesTwice)),
+    Mutant("charges the wrong amount", {3, 8}, activities=with_outside(payments=ChargesTooMuch)),
+    Mutant("forgets a refund", {4}, Scenario.UNDELIVERABLE, activities=with_outside(payments=ForgetsRefunds)),
     Mutant(
-        "charges without an order", {5}, desks=with_outside(payments=ChargesSomebodyElse), blamed=(STRANGER,)
+        "forgets a recall", {4}, Scenario.UNDELIVERABLE, activities=with_outside(warehouse=ForgetsToUnpack)
+    ),
+    Mutant("keeps payments off the ledger", {5}, activities=with_outside(payments=ChargesNobody)),
+    Mutant(
+        "charges without an order",
+        {5},
+        activities=with_outside(payments=ChargesSomebodyElse),
+        blamed=(STRANGER,),
     ),
     Mutant(
-        "ships after an accepted cancellation", {6}, Scenario.CANCELLED_IN_REVIEW, books=IgnoresCancellations
+        "ships after an accepted cancellation",
+        {6},
+        Scenario.CANCELLED_IN_REVIEW,
+        repository=IgnoresCancellations,
     ),
-    Mutant("forgets an accepted address", {6}, Scenario.MOVED_IN_REVIEW, books=ForgetsAddresses),
+    Mutant("forgets an accepted address", {6}, Scenario.MOVED_IN_REVIEW, repository=ForgetsAddresses),
     Mutant(
         "prints the old address",
         {3, 6},
         Scenario.MOVED_IN_REVIEW,
-        desks=with_outside(carrier=PrintsOldLabels),
+        activities=with_outside(carrier=PrintsOldLabels),
     ),
-    Mutant("writes an event after the outcome", {7}, books=WritesAfterTheOutcome),
-    Mutant("skips a state", {7}, books=SkipsAState),
-    Mutant("charges before the approval", {9}, desks=with_order_desk(ChargesWhenValidating)),
-    Mutant("charges after a rejection", {9}, Scenario.REJECTED, desks=with_order_desk(ChargesTheRejected)),
+    Mutant("writes an event after the outcome", {7}, repository=WritesAfterTheOutcome),
+    Mutant("skips a state", {7}, repository=SkipsAState),
+    Mutant("charges before the approval", {9}, activities=with_order_desk(ChargesWhenValidating)),
+    Mutant(
+        "charges after a rejection", {9}, Scenario.REJECTED, activities=with_order_desk(ChargesTheRejected)
+    ),
 )

@@ -10,10 +10,10 @@ import pytest
 import pytest_asyncio
 from temporalio.client import Client
 
-from db.pool import Books
-from orchestrator.client import connect
+from db.database import Database
+from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
 from orchestrator.settings import Settings
-from orchestrator.stack.layout import PROJECT_ROOT, stack_environment
+from orchestrator.temporal_client import connect
 from tests.command_line import CommandLine
 from tests.servers import postgres_server
 from tests.temporal_server import temporal_server
@@ -29,9 +29,9 @@ def settings() -> Iterator[Settings]:
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
-async def pool(settings: Settings) -> AsyncIterator[Books]:
-    async with Books(settings.books_url, max_size=16, application_name="mutants") as books:
-        yield books
+async def pool(settings: Settings) -> AsyncIterator[Database]:
+    async with Database(settings.order_database_url, max_size=16, application_name="mutants") as repository:
+        yield repository
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
@@ -54,9 +54,9 @@ def command_line(settings: Settings) -> Iterator[CommandLine]:
             stderr=output,
         )
     try:
-        give_up_at = monotonic() + API_STARTUP_SECONDS
+        not_after = monotonic() + API_STARTUP_SECONDS
         while not _answers(own.api_url):
-            if process.poll() is not None or monotonic() > give_up_at:
+            if process.poll() is not None or monotonic() > not_after:
                 raise RuntimeError(f"the API did not start:\n{log.read_text()}")
             sleep(0.05)
         yield CommandLine(environment)

@@ -12,21 +12,16 @@ from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client
 
 from db import runs
-from db.pool import Books
+from db.database import Database
+from db.domain import ReviewMode, State
 from orchestrator import audit as audit_module
 from orchestrator.audit import CLOCKS_DIFFER, audit, closed_workflows, running_workflows
 from orchestrator.cli.exit_codes import ExitCode
 from orchestrator.errors import RunUnknown
-from orchestrator.outside.faults import ProfiledFaults, named_profile
+from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
+from orchestrator.messages import ApproveOrder, ReconcileRequest
 from orchestrator.settings import Settings
-from orchestrator.vocabulary import (
-    ApproveOrder,
-    ReconcileRequest,
-    ReviewMode,
-    State,
-    order_workflow_id,
-    reconcile_workflow_id,
-)
+from orchestrator.workflow_ids import order_workflow_id, reconcile_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from tests.command_line import CommandLine
 from tests.shop import LOOK_AGAIN_SECONDS, VISIBLE_SECONDS, Shop, open_shop
@@ -55,7 +50,7 @@ async def until_listed(client: Client, workflow_id: str) -> None:
 
 
 async def test_a_run_of_which_nobody_knows_anything_is_unknown_and_not_clean(
-    client: Client, pool: Books, command_line: CommandLine
+    client: Client, pool: Database, command_line: CommandLine
 ) -> None:
     with pytest.raises(RunUnknown, match="there is no run typo"):
         await audit(pool, client, "typo")
@@ -66,16 +61,16 @@ async def test_a_run_of_which_nobody_knows_anything_is_unknown_and_not_clean(
 
 
 async def test_a_run_that_was_recorded_is_known_without_an_order(
-    client: Client, pool: Books, settings: Settings
+    client: Client, pool: Database, settings: Settings
 ) -> None:
     run_id = f"recorded-{uuid4().hex[:8]}"
     run = runs.NewRun(run_id, "steady", {}, [], "none", 0, datetime.now(UTC), None, {})
-    assert runs.open_run(settings.books_url, run)
+    assert runs.open_run(settings.order_database_url, run)
     report = await audit(pool, client, run_id)
     assert (report.is_clean, report.judged, report.workflows_checked) == (True, 0, 0)
 
 
-async def test_a_run_is_known_while_no_worker_has_its_order(client: Client, pool: Books) -> None:
+async def test_a_run_is_known_while_no_worker_has_its_order(client: Client, pool: Database) -> None:
     run_id = f"waiting-{uuid4().hex[:8]}"
     handle = await client.start_workflow(
         "OrderWorkflow", id=order_workflow_id(run_id), task_queue=run_id, memo={"run_id": run_id}
@@ -86,7 +81,7 @@ async def test_a_run_is_known_while_no_worker_has_its_order(client: Client, pool
     await handle.terminate()
 
 
-def unattended_shop(name: str, client: Client, pool: Books) -> Shop:
+def unattended_shop(name: str, client: Client, pool: Database) -> Shop:
     """One without workers, so that what is placed stays where it is."""
     run_id = f"{name}-{uuid4().hex[:8]}"
     return Shop(run_id, client, pool, f"{run_id}-orders", f"{run_id}-shipping")
@@ -110,9 +105,9 @@ def test_the_search_reaches_back_to_where_the_run_may_have_begun() -> None:
 
 
 async def test_an_order_ended_by_an_operator_is_open_until_the_reconciler_had_its_time(
-    client: Client, pool: Books, monkeypatch: pytest.MonkeyPatch
+    client: Client, pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_shop(client, pool, ProfiledFaults(named_profile("none"))) as shop:
+    async with open_shop(client, pool, ProfileFaultInjector(named_profile("none"))) as shop:
         order = shop.order("ended", review=ReviewMode.MANUAL)
         handle = await shop.place(order)
         await until_in_review(shop, order.order_id)
@@ -126,7 +121,7 @@ async def test_an_order_ended_by_an_operator_is_open_until_the_reconciler_had_it
 
 
 async def test_an_order_ended_before_it_was_in_the_books_is_open_as_long(
-    client: Client, pool: Books, monkeypatch: pytest.MonkeyPatch
+    client: Client, pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop = unattended_shop("unopened", client, pool)
     order = shop.order("ended")
@@ -141,7 +136,7 @@ async def test_an_order_ended_before_it_was_in_the_books_is_open_as_long(
 
 
 async def test_an_order_is_open_for_as_long_as_the_reconciler_works_on_it(
-    client: Client, pool: Books, monkeypatch: pytest.MonkeyPatch
+    client: Client, pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit_module, "RECONCILER_TIME", timedelta(0))
     shop = unattended_shop("slow", client, pool)
@@ -163,7 +158,7 @@ async def test_an_order_is_open_for_as_long_as_the_reconciler_works_on_it(
 
 
 async def test_a_workflow_that_never_was_an_order_is_no_lost_one(
-    client: Client, pool: Books, monkeypatch: pytest.MonkeyPatch
+    client: Client, pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit_module, "RECONCILER_TIME", timedelta(0))
     shop = unattended_shop("never", client, pool)
@@ -185,10 +180,10 @@ async def test_a_workflow_that_never_was_an_order_is_no_lost_one(
 
 
 async def test_a_workflow_that_was_reset_is_no_second_one(
-    client: Client, pool: Books, monkeypatch: pytest.MonkeyPatch
+    client: Client, pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit_module, "RECONCILER_TIME", timedelta(0))
-    async with open_shop(client, pool, ProfiledFaults(named_profile("none"))) as shop:
+    async with open_shop(client, pool, ProfileFaultInjector(named_profile("none"))) as shop:
         order = shop.order("reset", review=ReviewMode.MANUAL)
         handle = await shop.place(order)
         await until_in_review(shop, order.order_id)
@@ -218,9 +213,9 @@ async def test_a_workflow_that_was_reset_is_no_second_one(
 
 
 async def test_orders_whose_workflow_is_not_in_the_list_are_waited_for_and_counted(
-    client: Client, pool: Books, monkeypatch: pytest.MonkeyPatch
+    client: Client, pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_shop(client, pool, ProfiledFaults(named_profile("none"))) as shop:
+    async with open_shop(client, pool, ProfileFaultInjector(named_profile("none"))) as shop:
         handle = await shop.place(shop.order("unlisted"))
         await handle.result()
     await shop.until_visible([handle])
@@ -254,9 +249,9 @@ async def test_orders_whose_workflow_is_not_in_the_list_are_waited_for_and_count
 
 
 async def test_open_orders_are_named_and_the_overdue_ones_counted(
-    client: Client, pool: Books, command_line: CommandLine
+    client: Client, pool: Database, command_line: CommandLine
 ) -> None:
-    async with open_shop(client, pool, ProfiledFaults(named_profile("none"))) as shop:
+    async with open_shop(client, pool, ProfileFaultInjector(named_profile("none"))) as shop:
         orders = [shop.order(f"n{n:02}", review=ReviewMode.MANUAL, limit_seconds=600.0) for n in range(22)]
         handles = [await shop.place(order) for order in orders]
         for order in orders:

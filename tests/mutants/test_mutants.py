@@ -13,22 +13,20 @@ from temporalio.common import WorkflowIDReusePolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from db.audit import INVARIANTS
-from db.pool import Books
+from db.database import Database
+from db.domain import ReviewMode, State, Step
 from orchestrator.audit import AuditReport, audit
 from orchestrator.cli.exit_codes import ExitCode
-from orchestrator.outside.faults import FaultProfile, ProfiledFaults, Rates, named_profile
-from orchestrator.vocabulary import (
-    ORDER_WORKFLOW_PREFIX,
-    Answer,
+from orchestrator.gateways.fault_injection import FaultProfile, ProfileFaultInjector, Rates, named_profile
+from orchestrator.messages import (
     ApproveOrder,
     CancelOrder,
     OrderResult,
     RejectOrder,
-    ReviewMode,
-    State,
-    Step,
+    RequestResult,
     UpdateAddress,
 )
+from orchestrator.workflow_ids import ORDER_WORKFLOW_PREFIX
 from orchestrator.workflows.order import OrderWorkflow
 from tests.command_line import CommandLine
 from tests.mutants.broken import HEALTHY, MUTANTS, VICTIM, Mutant, Scenario, is_victim
@@ -49,12 +47,14 @@ EXPECTED = {
 }
 
 
-async def run_and_audit(mutant: Mutant, client: Client, pool: Books) -> tuple[Shop, AuditReport]:
+async def run_and_audit(mutant: Mutant, client: Client, pool: Database) -> tuple[Shop, AuditReport]:
     """Carries two orders through the scenario in the mutant's shop, and audits what it left behind."""
-    faults = ProfiledFaults(named_profile("none"))
+    faults = ProfileFaultInjector(named_profile("none"))
     if mutant.scenario is Scenario.UNDELIVERABLE:
         faults.profile = FaultProfile("custom", 0, Rates(), {Step.DISPATCH: Rates(decline=1.0)})
-    async with open_shop(client, pool, faults, name="mutant", books=mutant.books, desks=mutant.desks) as shop:
+    async with open_shop(
+        client, pool, faults, name="mutant", repository=mutant.repository, activities=mutant.activities
+    ) as shop:
         orders = [shop.order(name) for name in (HEALTHY, VICTIM)]
         if mutant.scenario in REVIEWED_BY_A_PERSON:
             orders = [shop.order(name, review=ReviewMode.MANUAL) for name in (HEALTHY, VICTIM)]
@@ -101,7 +101,7 @@ async def act(scenario: Scenario, handle: Handle) -> None:
         assert answer.accepted
 
 
-async def approve(handle: Handle) -> Answer | None:
+async def approve(handle: Handle) -> RequestResult | None:
     """The answer, or None when the order has closed already."""
     try:
         return await handle.execute_update(OrderWorkflow.approve_order, ApproveOrder("anna"))
@@ -129,7 +129,7 @@ async def until_closed(handle: Handle) -> None:
 
 @pytest.mark.parametrize("mutant", UNBROKEN, ids=lambda mutant: str(mutant.scenario))
 async def test_the_unbroken_product_audits_clean(
-    mutant: Mutant, client: Client, pool: Books, command_line: CommandLine
+    mutant: Mutant, client: Client, pool: Database, command_line: CommandLine
 ) -> None:
     shop, report = await run_and_audit(mutant, client, pool)
     assert report.violations == []
@@ -144,7 +144,7 @@ async def test_the_unbroken_product_audits_clean(
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 async def test_the_audit_names_the_invariant_and_the_order(
-    mutant: Mutant, client: Client, pool: Books, command_line: CommandLine
+    mutant: Mutant, client: Client, pool: Database, command_line: CommandLine
 ) -> None:
     shop, report = await run_and_audit(mutant, client, pool)
     blamed = [f"{shop.run_id}-{name}" for name in mutant.blamed]

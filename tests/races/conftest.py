@@ -8,9 +8,9 @@ import pytest_asyncio
 import structlog
 from temporalio.client import Client
 
-from db.pool import Books
-from orchestrator.client import connect
+from db.database import Database
 from orchestrator.settings import Settings
+from orchestrator.temporal_client import connect
 from tests.servers import postgres_server
 from tests.temporal_server import temporal_server
 
@@ -23,9 +23,9 @@ def settings() -> Iterator[Settings]:
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
-async def pool(settings: Settings) -> AsyncIterator[Books]:
-    async with Books(settings.books_url, max_size=16, application_name="races") as books:
-        yield books
+async def pool(settings: Settings) -> AsyncIterator[Database]:
+    async with Database(settings.order_database_url, max_size=16, application_name="races") as repository:
+        yield repository
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from orchestrator.vocabulary import COMPENSATIONS, Step
+from db.domain import COMPENSATIONS, Step
 
 OPEN = "open"
 """Taking the order into the books: the boundary before the first step."""

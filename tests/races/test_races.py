@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 import pytest
 from temporalio.client import Client
 
-from db.pool import Books, Row
+from db.database import Database, Row
+from db.domain import COMPENSATIONS, Reason, State
 from orchestrator.audit import audit
-from orchestrator.outside.faults import ProfiledFaults, named_profile
-from orchestrator.vocabulary import COMPENSATIONS, Reason, State
+from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
 from tests.orders import ADDRESS, OTHER_ADDRESS
 from tests.races.grid import CELLS, IN_REVIEW, Answered, Cell, Manner, Request, Score
-from tests.races.racing_books import PERSON, LosesTasks, Race, racing_books
+from tests.races.racing_repository import PERSON, LosesTasks, Race, racing_repository
 from tests.shop import Shop, open_shop
 
 AT_ONCE = 40
@@ -37,7 +37,7 @@ CELLS_UNDER_FAULTS = tuple(cell for cell in CELLS if cell.manner is Manner.ANSWE
 @pytest.mark.usefixtures("only_errors_are_logged")
 async def test_every_request_at_every_boundary(
     client: Client,
-    pool: Books,
+    pool: Database,
     record_property: Callable[[str, object], None],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -59,7 +59,7 @@ async def test_every_request_at_every_boundary(
 @pytest.mark.filterwarnings("ignore:Cannot find activity to cancel")
 @pytest.mark.usefixtures("only_errors_are_logged")
 async def test_requests_that_are_answered_at_a_boundary_under_the_assignment_faults(
-    client: Client, pool: Books, record_property: Callable[[str, object], None]
+    client: Client, pool: Database, record_property: Callable[[str, object], None]
 ) -> None:
     score = Score()
     assert await run_cells(client, pool, "assignment", CELLS_UNDER_FAULTS, score) == []
@@ -68,14 +68,14 @@ async def test_requests_that_are_answered_at_a_boundary_under_the_assignment_fau
 
 
 async def run_cells(
-    client: Client, pool: Books, profile: str, cells: Iterable[Cell], score: Score
+    client: Client, pool: Database, profile: str, cells: Iterable[Cell], score: Score
 ) -> list[str]:
     """Runs one order a cell; returns every answer that the outcome contradicts. The audit must be clean."""
     race = Race(client)
-    faults = ProfiledFaults(named_profile(profile, seed=7))
+    faults = ProfileFaultInjector(named_profile(profile, seed=7))
     gate = asyncio.Semaphore(AT_ONCE)
     losing = Client(client.service_client, namespace=client.namespace, interceptors=[LosesTasks(race)])
-    async with open_shop(losing, pool, faults, name="race", books=racing_books(race)) as shop:
+    async with open_shop(losing, pool, faults, name="race", repository=racing_repository(race)) as shop:
 
         async def one(number: int, cell: Cell) -> list[str]:
             order_id = f"{shop.run_id}-{number}"
@@ -111,7 +111,7 @@ async def run_order(shop: Shop, race: Race, number: int, cell: Cell) -> Answered
         return Answered.NEVER
 
 
-async def problems(pool: Books, order_id: str, cell: Cell, answer: Answered) -> list[str]:
+async def problems(pool: Database, order_id: str, cell: Cell, answer: Answered) -> list[str]:
     """What in the books and at the provider contradicts the answer; empty when it holds."""
     if answer is Answered.NEVER:
         return ["nothing else happened"]

@@ -12,13 +12,14 @@ from unittest.mock import patch
 import structlog
 from temporalio.testing import ActivityEnvironment
 
-from db.orders import BegunAttempt, EndedAttempt
-from orchestrator.activities import attempts as attempts_module
-from orchestrator.activities.attempts import Attempts
-from orchestrator.budget import ATTEMPT_TIMEOUT
-from orchestrator.errors import OutsideDeclined, OutsideFailed
-from orchestrator.outside.faults import NoFaults
-from orchestrator.vocabulary import SAMPLE_ITEMS, State, Step, StepRequest, StepResult, StepStatus
+from db.domain import SAMPLE_ITEMS, State, Step
+from db.orders import AttemptResult, StartedAttempt
+from orchestrator.activities import step_runner as attempts_module
+from orchestrator.activities.step_runner import StepRunner
+from orchestrator.deadlines import ATTEMPT_TIMEOUT
+from orchestrator.errors import GatewayDeclined, GatewayError
+from orchestrator.gateways.fault_injection import NoFaults
+from orchestrator.messages import StepRequest, StepResult, StepStatus
 from tests.orders import ADDRESS
 
 T = TypeVar("T")
@@ -55,46 +56,48 @@ class Paper:
     def __init__(self, begins_at: datetime) -> None:
         self._begins_at = begins_at
         self.begun: dict[Step, list[datetime]] = {}
-        self._attempts = Attempts(self, NoFaults())  # type: ignore[arg-type]
+        self._attempts = StepRunner(self, NoFaults())  # type: ignore[arg-type]
 
     def now(self, _zone: object = None) -> datetime:
         return self._begins_at + timedelta(seconds=asyncio.get_running_loop().time())
 
     async def carry_out(
-        self, step: Step, script: Script, give_up_at: datetime | None, patience: timedelta
+        self, step: Step, script: Script, not_after: datetime | None, time_budget: timedelta
     ) -> StepResult:
         """Tries a step as the workflow has it tried: with patience at first, then until it has an end.
 
         When the script is over, the outside hangs for good.
         """
-        outside = iter(script)
+        gateways = iter(script)
 
-        async def call(_attempt: BegunAttempt) -> dict[str, Any]:
-            outcome, took = next(outside, HANGS)
+        async def call(_attempt: StartedAttempt) -> dict[str, Any]:
+            outcome, took = next(gateways, HANGS)
             await asyncio.sleep(300.0 if outcome == "timeout" else took.total_seconds())
             if outcome == "error":
-                raise OutsideFailed
+                raise GatewayError
             if outcome == "declined":
-                raise OutsideDeclined
+                raise GatewayDeclined
             return {}
 
-        async def tried(patience_seconds: float | None) -> StepResult:
-            request = StepRequest("on-paper", step, give_up_at, patience_seconds)
+        async def tried(time_budget_seconds: float | None) -> StepResult:
+            request = StepRequest("on-paper", step, not_after, time_budget_seconds)
             result: StepResult = await ActivityEnvironment().run(self._attempts.run, request, call)
             return result
 
-        result = await tried(patience.total_seconds())
+        result = await tried(time_budget.total_seconds())
         return await tried(None) if result.status is StepStatus.UNFINISHED else result
 
     # What the loop asks of the books.
 
-    async def next_attempt(self, order_id: str, step: Step, _ended: EndedAttempt | None) -> BegunAttempt:
+    async def start_next_attempt(
+        self, order_id: str, step: Step, _ended: AttemptResult | None
+    ) -> StartedAttempt:
         moments = self.begun.setdefault(step, [])
         moments.append(self.now())
         items = list(SAMPLE_ITEMS)
-        return BegunAttempt(len(moments), order_id, "payment", 4_200, ADDRESS, 1, items, owns_payment=True)
+        return StartedAttempt(len(moments), order_id, "payment", 4_200, ADDRESS, 1, items, owns_payment=True)
 
-    async def end_attempt(self, _order_id: str, _step: Step, _ended: EndedAttempt) -> None:
+    async def end_attempt(self, _order_id: str, _step: Step, _ended: AttemptResult) -> None:
         return None
 
     async def complete_step(self, *_: object) -> bool:

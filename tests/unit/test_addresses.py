@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.doctor.probes import _listens
+from orchestrator.embedded import Stack, components
+from orchestrator.embedded.component import ListeningPort
+from orchestrator.embedded.health_checks import Probes
+from orchestrator.embedded.preflight import check_ports
 from orchestrator.errors import StackError, UsageError
+from orchestrator.operations.doctor.probes import _listens
 from orchestrator.settings import Settings
-from orchestrator.stack import Stack, plan
-from orchestrator.stack.component import ListeningPort
-from orchestrator.stack.health import Probes
-from orchestrator.stack.preconditions import check_ports
 from tests.ports import free_port_base
 
 ELSEWHERE = "127.0.0.2"
@@ -76,7 +76,9 @@ def test_a_port_is_wanted_where_it_will_be_listened_on(port: int) -> None:
 
 def test_the_pages_and_the_api_listen_on_the_bound_address() -> None:
     settings = Settings(bind_address=ELSEWHERE, database_url=None, temporal_address=None)
-    listening = {port.setting: port.address for each in plan.components(settings) for port in each.ports}
+    listening = {
+        port.setting: port.address for each in components.components(settings) for port in each.ports
+    }
     assert {name for name, address in listening.items() if address == ELSEWHERE} == {
         "API_PORT",
         "DASHBOARD_PORT",
@@ -94,8 +96,8 @@ def test_a_stack_that_others_could_reach_says_what_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("write_configuration", "start_supervisor", "migrate"):
-        monkeypatch.setattr(f"orchestrator.stack.stack.{name}", lambda *_, **__: None)
-    monkeypatch.setattr("db.keys.exists", lambda _: False)
+        monkeypatch.setattr(f"orchestrator.embedded.stack.{name}", lambda *_, **__: None)
+    monkeypatch.setattr("db.api_keys.exists", lambda _: False)
     stack = Stack(Settings(orders_home=tmp_path, database_url=None, bind_address="0.0.0.0"), [])
     with pytest.raises(UsageError) as refused:
         stack.up()
@@ -103,5 +105,5 @@ def test_a_stack_that_others_could_reach_says_what_comes_first(
         "the stack does not start on 0.0.0.0 without API keys; start the stack on 127.0.0.1 and make one: "
         "python -m orchestrator keys add NAME --role chaos, then start it again"
     )
-    monkeypatch.setattr("db.keys.exists", lambda _: True)
+    monkeypatch.setattr("db.api_keys.exists", lambda _: True)
     assert stack.up()

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from db.pool import Books
+from db.database import Database
 from orchestrator.api.admission import (
     AT_FIRST,
     LEAST,
@@ -24,7 +24,7 @@ NO_FILE = {"_env_file": None}
 
 
 def admission(**settings: float) -> Admission:
-    return Admission(Settings(**NO_FILE, **settings), Books("postgresql://nobody@/nothing"))  # type: ignore[arg-type]
+    return Admission(Settings(**NO_FILE, **settings), Database("postgresql://nobody@/nothing"))  # type: ignore[arg-type]
 
 
 def pace(most: int = 1_000) -> Pace:

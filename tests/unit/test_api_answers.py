@@ -12,14 +12,20 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
 
-from db.readings import OrderSummary, PageKey
-from orchestrator.api import problems
-from orchestrator.api.csv_export import cell
+from db.domain import State
+from db.read_models.order_details import OrderSummary, PageKey
+from orchestrator.api import problem_details
+from orchestrator.api.latency_csv import cell
+from orchestrator.api.middleware.security_headers import HEADERS, SecurityHeaders
 from orchestrator.api.models import CURSOR_PATTERN, LatencyQuery
-from orchestrator.api.security_headers import HEADERS, SecurityHeaders
 from orchestrator.api.views import cursor, page_key, rfc3339
-from orchestrator.errors import BooksAway, OrderUnknown, PayloadUnreadable, RequestMalformed, TooLate
-from orchestrator.vocabulary import State
+from orchestrator.errors import (
+    DatabaseUnavailable,
+    OrderUnknown,
+    PayloadUnreadable,
+    RequestMalformed,
+    TooLate,
+)
 
 # Hypothesis adds the time zone itself.
 SECONDS_BEGIN = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
@@ -93,7 +99,7 @@ def test_times_are_utc_with_milliseconds() -> None:
         (OrderUnknown("no such order"), 404),
         (TooLate("too late"), 409),
         (RequestMalformed("wrong"), 422),
-        (BooksAway(), 503),
+        (DatabaseUnavailable(), 503),
         (PayloadUnreadable("key secret is not here"), 503),
         (RuntimeError("password=secret at /srv/app.py"), 500),
         (ExceptionGroup("several", [ValueError("secret")]), 500),
@@ -101,7 +107,7 @@ def test_times_are_utc_with_milliseconds() -> None:
 )
 async def test_every_error_becomes_a_problem_document(error: Exception, status: int) -> None:
     app = FastAPI()
-    problems.register(app)
+    problem_details.register(app)
 
     @app.get("/")
     async def fail() -> None:

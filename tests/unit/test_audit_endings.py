@@ -6,8 +6,9 @@ from uuid import uuid4
 import pytest
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 
+from db.domain import State
 from orchestrator import audit
-from orchestrator.vocabulary import OrderResult, State
+from orchestrator.messages import OrderResult
 
 
 class Asked:

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.activities.attempts import LONGEST_PAUSE
-from orchestrator.budget import ATTEMPT_TIMEOUT, COMPENSATION_NEED, FINISH_NEED, STEP_NEEDS, Budget
-from orchestrator.vocabulary import COMPENSATIONS, Step, StepResult, StepStatus
+from db.domain import COMPENSATIONS, Step
+from orchestrator.activities.step_runner import LONGEST_PAUSE
+from orchestrator.deadlines import ATTEMPT_TIMEOUT, COMPENSATION_NEED, FINISH_NEED, STEP_NEEDS, OrderDeadlines
+from orchestrator.messages import StepResult, StepStatus
 from orchestrator.workflows.order import PATIENCE
 from tests.unit.paper import HANGS, Paper, on_paper
 
@@ -54,8 +55,8 @@ reviews = st.timedeltas(min_value=timedelta(0), max_value=timedelta(hours=2))
 patiences = st.timedeltas(min_value=timedelta(0), max_value=timedelta(seconds=2))
 
 
-def budget(limit: timedelta) -> Budget:
-    return Budget(ACCEPTED_AT, limit)
+def budget(limit: timedelta) -> OrderDeadlines:
+    return OrderDeadlines(ACCEPTED_AT, limit)
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,17 @@ def script(luck: Luck) -> Iterator[tuple[str, timedelta]]:
     return iter([*failing, WORKS if ending is Ending.WORKS else ("declined", timedelta(0))])
 
 
-def live(plan: Budget, lucks: dict[Step, Luck], review: timedelta, patience: timedelta = PATIENCE) -> Life:
+def live(
+    plan: OrderDeadlines, lucks: dict[Step, Luck], review: timedelta, time_budget: timedelta = PATIENCE
+) -> Life:
     async def lived(paper: Paper) -> Life:
         done = []
         for step in FORWARD:
             if step is Step.REVIEW:
-                time_left = max(plan.give_up_at(step) - paper.now(), timedelta(0))
+                time_left = max(plan.not_after(step) - paper.now(), timedelta(0))
                 await asyncio.sleep(min(review, time_left).total_seconds())
             else:
-                result = await paper.carry_out(step, script(lucks[step]), plan.give_up_at(step), patience)
+                result = await paper.carry_out(step, script(lucks[step]), plan.not_after(step), time_budget)
                 if result.status is not StepStatus.DONE:
                     break
             done.append(step)
@@ -100,7 +103,7 @@ def live(plan: Budget, lucks: dict[Step, Luck], review: timedelta, patience: tim
 
 @given(limits)
 def test_each_step_gives_up_no_later_than_the_next(limit):
-    moments = [budget(limit).give_up_at(step) for step in FORWARD]
+    moments = [budget(limit).not_after(step) for step in FORWARD]
     assert moments == sorted(moments)
 
 
@@ -108,14 +111,14 @@ def test_each_step_gives_up_no_later_than_the_next(limit):
 def test_every_step_has_given_up_with_an_attempt_to_spare_before_the_order_is_turned_back(limit):
     plan = budget(limit)
     for step in FORWARD:
-        assert plan.give_up_at(step) + ATTEMPT_TIMEOUT <= plan.abort_at
+        assert plan.not_after(step) + ATTEMPT_TIMEOUT <= plan.abort_at
     assert plan.abort_at < plan.deadline_at == ACCEPTED_AT + limit
 
 
 @given(lifetimes, lucks, st.lists(failures, max_size=20), reviews, patiences)
-def test_no_charge_is_started_without_time_to_ship_and_to_undo_it(limit, lucks, failing, review, patience):
+def test_no_charge_is_started_without_time_to_ship_and_to_undo_it(limit, lucks, failing, review, time_budget):
     plan = budget(limit)
-    life = live(plan, lucks | {Step.CHARGE: (failing, Ending.FAILS)}, review, patience)
+    life = live(plan, lucks | {Step.CHARGE: (failing, Ending.FAILS)}, review, time_budget)
     shrunk = min(1.0, limit / AMPLE)
     for charged_at in life.charge_attempts:
         ends_at = charged_at + ATTEMPT_TIMEOUT
@@ -129,10 +132,10 @@ def test_no_charge_is_started_without_time_to_ship_and_to_undo_it(limit, lucks, 
 
 @given(lifetimes, lucks, reviews, patiences)
 def test_whatever_the_attempts_do_the_forward_path_ends_before_the_time_kept_back_to_undo(
-    limit, lucks, review, patience
+    limit, lucks, review, time_budget
 ):
     plan = budget(limit)
-    life = live(plan, lucks, review, patience)
+    life = live(plan, lucks, review, time_budget)
     if life.done:
         assert life.ended_at <= plan.abort_at + ROUNDING
     else:
@@ -145,7 +148,7 @@ def test_a_step_that_never_works_is_tried_for_as_long_as_it_may(limit, failing):
     plan = budget(limit)
     life = live(plan, {Step.RECEIVE: (failing, Ending.FAILS)}, timedelta(0))
     assert life.done == []
-    assert life.ended_at >= plan.give_up_at(Step.RECEIVE) - LONGEST_PAUSE
+    assert life.ended_at >= plan.not_after(Step.RECEIVE) - LONGEST_PAUSE
 
 
 @given(
@@ -154,14 +157,14 @@ def test_a_step_that_never_works_is_tried_for_as_long_as_it_may(limit, failing):
     patiences,
 )
 def test_an_order_turned_back_at_the_last_moment_is_undone_and_closed_by_its_deadline(
-    limit, refunding, recalling, patience
+    limit, refunding, recalling, time_budget
 ):
     plan = budget(limit)
 
     async def undone(paper: Paper) -> tuple[list[StepResult], datetime]:
         scripts = {Step.REFUND: refunding, Step.RECALL: recalling}
         results = await asyncio.gather(
-            *(paper.carry_out(step, [*script, WORKS], None, patience) for step, script in scripts.items())
+            *(paper.carry_out(step, [*script, WORKS], None, time_budget) for step, script in scripts.items())
         )
         return results, paper.now()
 
@@ -187,7 +190,7 @@ def test_an_ample_limit_shrinks_nothing_that_is_kept_back(limit):
     plan = budget(limit)
     assert plan.deadline_at - plan.abort_at == COMPENSATION_NEED + FINISH_NEED
     for step, following in itertools.pairwise(FORWARD):
-        assert plan.give_up_at(following) - plan.give_up_at(step) == STEP_NEEDS[following]
+        assert plan.not_after(following) - plan.not_after(step) == STEP_NEEDS[following]
 
 
 @given(limits, limits)
@@ -195,21 +198,19 @@ def test_a_longer_limit_never_gives_up_sooner(one, other):
     shorter, longer = sorted((one, other))
     for step in FORWARD:
         # Half a percent of slack for the rounding of scaled moments to microseconds.
-        assert budget(shorter).give_up_at(step) <= budget(longer).give_up_at(step) + timedelta(
-            microseconds=20
-        )
+        assert budget(shorter).not_after(step) <= budget(longer).not_after(step) + timedelta(microseconds=20)
 
 
 @given(limits, st.datetimes(timezones=st.just(UTC)))
 def test_the_plan_only_depends_on_the_time_since_acceptance(limit, accepted_at):
-    moved = Budget(accepted_at, limit)
+    moved = OrderDeadlines(accepted_at, limit)
     for step in FORWARD:
-        assert moved.give_up_at(step) - moved.accepted_at == budget(limit).give_up_at(step) - ACCEPTED_AT
+        assert moved.not_after(step) - moved.accepted_at == budget(limit).not_after(step) - ACCEPTED_AT
 
 
 def test_within_15_seconds_the_moments_are_those_of_the_documentation():
     plan = budget(timedelta(seconds=15))
-    seconds = {step: (plan.give_up_at(step) - ACCEPTED_AT).total_seconds() for step in FORWARD}
+    seconds = {step: (plan.not_after(step) - ACCEPTED_AT).total_seconds() for step in FORWARD}
     assert (plan.abort_at - ACCEPTED_AT).total_seconds() == 11.75
     assert seconds == {
         Step.RECEIVE: 8.15,
@@ -224,7 +225,7 @@ def test_within_15_seconds_the_moments_are_those_of_the_documentation():
 @pytest.mark.parametrize("step", COMPENSATIONS)
 def test_a_compensation_has_no_moment_at_which_it_gives_up(step):
     with pytest.raises(KeyError):
-        budget(timedelta(seconds=15)).give_up_at(step)
+        budget(timedelta(seconds=15)).not_after(step)
 
 
 @pytest.mark.parametrize("limit", [timedelta(0), timedelta(milliseconds=1), timedelta(seconds=1)])

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.client import connection
 from orchestrator.errors import SettingsError
 from orchestrator.settings import Settings
+from orchestrator.temporal_client import connection
 
 PROFILES = """
 [profile.default]

@@ -12,8 +12,8 @@ import pytest
 import uvicorn
 import uvloop
 
-from orchestrator.api import connections
-from orchestrator.api.connections import MAX_HEAD_BYTES, BoundedProtocol
+from orchestrator.api import http_limits
+from orchestrator.api.http_limits import MAX_HEAD_BYTES, BoundedProtocol
 
 QUICK_SECONDS = 0.3
 
@@ -69,8 +69,8 @@ def connect(port: int) -> Iterator[Connect]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", QUICK_SECONDS)
-    monkeypatch.setattr(connections, "BODY_SECONDS", QUICK_SECONDS)
+    monkeypatch.setattr(http_limits, "HEAD_SECONDS", QUICK_SECONDS)
+    monkeypatch.setattr(http_limits, "BODY_SECONDS", QUICK_SECONDS)
 
 
 def everything(client: socket.socket) -> str:
@@ -228,7 +228,7 @@ def test_what_is_no_request_is_a_problem_document(connect: Connect) -> None:
 def test_one_connection_too_many_is_told_to_come_again(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(http_limits, "MAX_CONNECTIONS", 2)
     first, second = connect(), connect()
     for client in (first, second):
         client.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")

@@ -48,4 +48,4 @@ def test_it_is_refused_in_one_sentence_that_quotes_nothing(
     ],
 )
 def test_others_are_taken_as_they_are(text: str) -> None:
-    assert Settings(database_url=text).books_url == text
+    assert Settings(database_url=text).order_database_url == text

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.doctor import diagnose, findings
-from orchestrator.doctor.readings import (
+from orchestrator.operations.doctor import diagnose, findings
+from orchestrator.operations.doctor.readings import (
     DatabaseReading,
     DiskReading,
     PortReading,

@@ -12,7 +12,7 @@ import typer
 
 from loadtest.commands import app as load_tests
 from orchestrator.cli import app as orders
-from orchestrator.stack.layout import PROJECT_ROOT
+from orchestrator.embedded.layout import PROJECT_ROOT
 
 DOCUMENTS = [PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").rglob("*.md"))]
 APPS = {"orchestrator": orders, "loadtest": load_tests}

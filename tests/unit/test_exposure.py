@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import pytest
 
-from db.keys import StoredKey
-from orchestrator import callers
-from orchestrator.api.access import needed_role
-from orchestrator.callers import Callers
-from orchestrator.errors import ServiceAway
-from orchestrator.exposure import is_addressed_to_this_machine, is_loopback
-from orchestrator.keys import PREFIX, Role, find, hashed, new_key
+from db.api_keys import StoredKey
+from orchestrator.api.auth import needed_role
+from orchestrator.errors import ServiceUnavailable
+from orchestrator.security import role_cache
+from orchestrator.security.bind_policy import is_addressed_to_this_machine, is_loopback
+from orchestrator.security.key_hashing import PREFIX, Role, find, hashed, new_key
+from orchestrator.security.role_cache import RoleCache
 
 
 @pytest.mark.parametrize(
@@ -107,14 +107,14 @@ class Api:
 
 
 def away(_key: str | None) -> Role | None:
-    raise ServiceAway
+    raise ServiceUnavailable
 
 
 def test_callers_are_asked_after_again_once_what_is_known_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000.0
-    monkeypatch.setattr(callers, "monotonic", lambda: now)
+    monkeypatch.setattr(role_cache, "monotonic", lambda: now)
     api = Api(lambda key: Role.VIEWER if key == "good" else None)
-    known = Callers(api, must_have_key=False)
+    known = RoleCache(api, must_have_key=False)
     assert [known.role_of("good"), known.role_of("good"), known.role_of(None)] == [
         Role.VIEWER,
         Role.VIEWER,
@@ -122,42 +122,42 @@ def test_callers_are_asked_after_again_once_what_is_known_is_old(monkeypatch: py
     ]
     assert api.asked == 2
     api.answer = lambda _key: None
-    now += callers.FRESH_SECONDS + 0.1
+    now += role_cache.FRESH_SECONDS + 0.1
     assert known.role_of("good") is None, "revoked"
 
 
 def test_nobody_new_is_let_in_while_the_api_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000.0
-    monkeypatch.setattr(callers, "monotonic", lambda: now)
+    monkeypatch.setattr(role_cache, "monotonic", lambda: now)
     api = Api(lambda _key: Role.VIEWER)
-    known = Callers(api, must_have_key=False)
+    known = RoleCache(api, must_have_key=False)
     assert known.role_of("good") is Role.VIEWER
     api.answer = away
-    now += callers.GRACE_SECONDS - 1
+    now += role_cache.GRACE_SECONDS - 1
     assert known.role_of("good") is Role.VIEWER, "it may just be started again"
     for key in ("other", None):
-        with pytest.raises(ServiceAway):
+        with pytest.raises(ServiceUnavailable):
             known.role_of(key)
     now += 2
-    with pytest.raises(ServiceAway):
+    with pytest.raises(ServiceUnavailable):
         known.role_of("good")
 
 
 def test_where_a_key_is_a_must_nobody_is_asked_about_no_key() -> None:
     api = Api(lambda _key: Role.CHAOS)
-    assert Callers(api, must_have_key=True).role_of(None) is None
+    assert RoleCache(api, must_have_key=True).role_of(None) is None
     assert api.asked == 0
 
 
 def test_an_api_that_does_not_answer_is_not_asked_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000.0
-    monkeypatch.setattr(callers, "monotonic", lambda: now)
+    monkeypatch.setattr(role_cache, "monotonic", lambda: now)
     api = Api(away)
-    known = Callers(api, must_have_key=False)
+    known = RoleCache(api, must_have_key=False)
     for key in (None, "a-key", None):
-        with pytest.raises(ServiceAway):
+        with pytest.raises(ServiceUnavailable):
             known.role_of(key)
     assert api.asked == 1
-    now += callers.AWAY_SECONDS + 0.1
+    now += role_cache.AWAY_SECONDS + 0.1
     api.answer = lambda _key: Role.VIEWER
     assert known.role_of(None) is Role.VIEWER

@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.errors import OutsideDeclined, OutsideFailed
-from orchestrator.outside import faults
-from orchestrator.outside.faults import (
+from db.domain import COMPENSATIONS, GATEWAY_STEPS, Step
+from orchestrator.errors import GatewayDeclined, GatewayError
+from orchestrator.gateways import fault_injection
+from orchestrator.gateways.fault_injection import (
     HANG_SECONDS,
     PROFILES,
     Call,
     FaultProfile,
     NoFaults,
-    ProfiledFaults,
+    ProfileFaultInjector,
     Rates,
     named_profile,
 )
-from orchestrator.vocabulary import COMPENSATIONS, OUTSIDE_STEPS, Step
 
 MANY = 4_000
 TOLERANCE = 0.03
@@ -41,7 +41,7 @@ class PaperTime:
 @pytest.fixture
 def time(monkeypatch):
     paper = PaperTime()
-    monkeypatch.setattr(faults.asyncio, "sleep", paper.sleep)
+    monkeypatch.setattr(fault_injection.asyncio, "sleep", paper.sleep)
     return paper
 
 
@@ -49,7 +49,7 @@ def calls(step: Step = Step.CHARGE, count: int = MANY) -> list[Call]:
     return [Call(f"order-{number // 4}", step, number % 4 + 1) for number in range(count)]
 
 
-async def fate(point: ProfiledFaults, call: Call, time: PaperTime) -> str:
+async def fate(point: ProfileFaultInjector, call: Call, time: PaperTime) -> str:
     """What became of one call: ok, slow, error, hang, decline, lost (failed after work), lost-hang."""
     time.slept.clear()
     did_work = False
@@ -60,11 +60,11 @@ async def fate(point: ProfiledFaults, call: Call, time: PaperTime) -> str:
         return "done"
 
     try:
-        assert await point.pass_through(call, work) == "done"
-    except OutsideDeclined:
+        assert await point.call(call, work) == "done"
+    except GatewayDeclined:
         assert not did_work
         return "decline"
-    except OutsideFailed:
+    except GatewayError:
         hung = time.slept == [HANG_SECONDS]
         if did_work:
             return "lost-hang" if hung else "lost"
@@ -74,7 +74,7 @@ async def fate(point: ProfiledFaults, call: Call, time: PaperTime) -> str:
 
 
 async def fates(profile: FaultProfile, time: PaperTime, step: Step = Step.CHARGE) -> list[str]:
-    point = ProfiledFaults(profile)
+    point = ProfileFaultInjector(profile)
     return [await fate(point, call, time) for call in calls(step)]
 
 
@@ -99,7 +99,7 @@ async def test_another_attempt_of_the_same_step_draws_anew(time):
     assert abs(fmean(following) - 0.5) < 2 * TOLERANCE
 
 
-@pytest.mark.parametrize("step", OUTSIDE_STEPS)
+@pytest.mark.parametrize("step", GATEWAY_STEPS)
 async def test_the_assignment_raises_in_33_and_hangs_in_34_of_100_calls_of_every_step(step, time):
     shares = Counter(await fates(named_profile("assignment", seed=3), time, step))
     assert abs(shares["error"] / MANY - 0.33) < TOLERANCE
@@ -125,7 +125,7 @@ async def test_a_lossy_outside_does_the_work_and_loses_half_of_the_answers(time)
 
 
 async def test_slow_answers_are_exponentially_distributed_around_their_mean(time):
-    point = ProfiledFaults(custom(slow=1.0, slow_mean_ms=200.0))
+    point = ProfileFaultInjector(custom(slow=1.0, slow_mean_ms=200.0))
     delays = []
     for call in calls():
         assert await fate(point, call, time) == "slow"
@@ -158,7 +158,7 @@ async def test_a_step_with_rates_of_its_own_uses_them(time):
 
 
 async def test_a_new_profile_is_in_force_with_the_next_call(time):
-    point = ProfiledFaults(named_profile("none"))
+    point = ProfileFaultInjector(named_profile("none"))
     call = Call("one", Step.CHARGE, 1)
     assert await fate(point, call, time) == "ok"
     point.profile = custom(error=1.0)
@@ -166,21 +166,21 @@ async def test_a_new_profile_is_in_force_with_the_next_call(time):
 
 
 async def test_a_hanging_call_can_be_cut_short_by_its_caller():
-    point = ProfiledFaults(custom(hang=1.0))
+    point = ProfileFaultInjector(custom(hang=1.0))
 
     async def work() -> None:
         raise AssertionError("a hanging call does no work")
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await point.pass_through(Call("one", Step.CHARGE, 1), work)
+            await point.call(Call("one", Step.CHARGE, 1), work)
 
 
 async def test_a_real_outside_adds_nothing():
     async def work() -> str:
         return "done"
 
-    assert await NoFaults().pass_through(Call("one", Step.CHARGE, 1), work) == "done"
+    assert await NoFaults().call(Call("one", Step.CHARGE, 1), work) == "done"
 
 
 shares = st.floats(0, 0.2)
@@ -195,7 +195,7 @@ any_rates = st.builds(
 )
 
 
-@given(any_rates, st.dictionaries(st.sampled_from(OUTSIDE_STEPS), any_rates), st.integers(0, 2**62))
+@given(any_rates, st.dictionaries(st.sampled_from(GATEWAY_STEPS), any_rates), st.integers(0, 2**62))
 def test_a_profile_survives_the_way_through_json(default, steps, seed):
     profile = FaultProfile("custom", seed, default, steps)
     on_paper = json.loads(json.dumps(profile.to_json()))

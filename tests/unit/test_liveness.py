@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import liveness
-from orchestrator.stack.layout import PROJECT_ROOT
+from orchestrator.embedded.layout import PROJECT_ROOT
+from orchestrator.worker import liveness_file
 
 
 @contextmanager
@@ -39,25 +39,25 @@ def answering(status: int) -> Iterator[str]:
 
 def test_a_port_is_well_when_it_answers_200() -> None:
     with answering(200) as url:
-        assert liveness.trouble(url) is None
+        assert liveness_file.trouble(url) is None
     with answering(503) as url:
-        assert "503" in str(liveness.trouble(url))
-    assert "refused" in str(liveness.trouble(url))
+        assert "503" in str(liveness_file.trouble(url))
+    assert "refused" in str(liveness_file.trouble(url))
 
 
 def test_a_file_is_well_while_it_is_fresh(tmp_path: Path) -> None:
     file = tmp_path / "alive"
-    assert "is not there" in str(liveness.trouble(str(file)))
-    liveness.touch(file)
-    assert liveness.trouble(str(file)) is None
-    long_ago = time.time() - liveness.FRESH_SECONDS - 5
+    assert "is not there" in str(liveness_file.trouble(str(file)))
+    liveness_file.touch(file)
+    assert liveness_file.trouble(str(file)) is None
+    long_ago = time.time() - liveness_file.FRESH_SECONDS - 5
     os.utime(file, (long_ago, long_ago))
-    assert "was last touched 15 s ago" in str(liveness.trouble(str(file)))
+    assert "was last touched 15 s ago" in str(liveness_file.trouble(str(file)))
 
 
 async def test_the_file_is_touched_by_the_event_loop(tmp_path: Path) -> None:
     file = tmp_path / "alive"
-    task = asyncio.create_task(liveness.show_alive(file))
+    task = asyncio.create_task(liveness_file.show_alive(file))
     await asyncio.sleep(0)
     assert file.exists()
     task.cancel()
@@ -69,7 +69,7 @@ def test_the_exit_code_tells(tmp_path: Path, fresh: bool) -> None:
     if fresh:
         file.touch()
     done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.liveness", str(file)],
+        [sys.executable, "-m", "orchestrator.worker.liveness_file", str(file)],
         cwd=PROJECT_ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, "is not there" in done.stderr) == ((0, False) if fresh else (1, True))

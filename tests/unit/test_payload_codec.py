@@ -8,11 +8,11 @@ from temporalio.api.common.v1 import Payload
 from temporalio.api.failure.v1 import Failure
 from temporalio.exceptions import ApplicationError
 
+from orchestrator.embedded import Stage, components
 from orchestrator.errors import PayloadUnreadable, SettingsError
-from orchestrator.payload_codec import EncryptingCodec, data_converter
-from orchestrator.payload_keys import PayloadKeys
+from orchestrator.security.payload_codec import EncryptingCodec, data_converter
+from orchestrator.security.payload_keys import PayloadKeys
 from orchestrator.settings import Settings
-from orchestrator.stack import Stage, plan
 
 SECRET = b'"1 Marker Street"'
 PLAIN = Payload(metadata={"encoding": b"json/plain"}, data=SECRET)
@@ -146,11 +146,11 @@ def test_the_keys_are_in_no_text_and_no_file_that_settings_are_written_to() -> N
 
 
 def test_only_workers_and_api_are_given_the_keys() -> None:
-    for component in plan.components(Settings(payload_keys=OLD)):
+    for component in components.components(Settings(payload_keys=OLD)):
         withheld = component.environment.get("PAYLOAD_KEYS") == ""
         assert withheld == (component.stage is not Stage.SERVICES), component.name
 
 
 def test_no_component_is_given_the_api_key_of_whoever_starts_the_stack() -> None:
-    for component in plan.components(Settings(api_key="ord_" + "k" * 43)):
+    for component in components.components(Settings(api_key="ord_" + "k" * 43)):
         assert component.environment["API_KEY"] == "", component.name

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from db.pool import POOL_SIZE
+from db.database import POOL_SIZE
+from orchestrator.embedded import Stack, components, postgres
+from orchestrator.embedded.layout import Layout
 from orchestrator.settings import Settings
-from orchestrator.stack import Stack, plan, postgres
-from orchestrator.stack.layout import Layout
 
 
 def connections(workers: int) -> int:
@@ -18,7 +18,7 @@ def connections(workers: int) -> int:
     settings = Settings(
         database_url=None, temporal_address=None, order_workers=workers, shipping_workers=workers
     )
-    (server,) = (each for each in plan.components(settings) if each.name == "postgres")
+    (server,) = (each for each in components.components(settings) if each.name == "postgres")
     (option,) = (word for word in server.command if word.startswith("max_connections="))
     return int(option.removeprefix("max_connections="))
 
@@ -54,10 +54,10 @@ def test_what_root_opens_for_the_server_s_user_is_told_once(
 
 def test_what_a_start_changes_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("write_configuration", "start_supervisor"):
-        monkeypatch.setattr(f"orchestrator.stack.stack.{name}", lambda *_, **__: None)
+        monkeypatch.setattr(f"orchestrator.embedded.stack.{name}", lambda *_, **__: None)
     monkeypatch.setattr(Stack, "_start_in_order", lambda *_: None)
     settings = Settings(orders_home=tmp_path, database_url=None, temporal_address=None)
-    opens = replace(plan.components(settings)[-1], prepare=lambda: ["a directory is opened"], ports=())
+    opens = replace(components.components(settings)[-1], prepare=lambda: ["a directory is opened"], ports=())
     said: list[str] = []
     Stack(settings, [opens]).up(report=said.append)
     assert said == ["a directory is opened"]

@@ -9,12 +9,13 @@ from temporalio.api.errordetails.v1 import WorkflowNotReadyFailure
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from db.pool import Books
-from orchestrator.api import lifecycle
+from db.database import Database
+from db.domain import State
+from orchestrator.api import order_service
 from orchestrator.api.admission import Admission
-from orchestrator.api.lifecycle import Lifecycle
+from orchestrator.api.order_service import Lifecycle
+from orchestrator.messages import CancelOrder, RequestResult
 from orchestrator.settings import Settings
-from orchestrator.vocabulary import Answer, CancelOrder, State
 
 
 def not_ready() -> RPCError:
@@ -28,13 +29,13 @@ def not_ready() -> RPCError:
 class Temporal:
     """Stands in for the client and the handle of its one workflow."""
 
-    def __init__(self, *answers: RPCError | Answer) -> None:
+    def __init__(self, *answers: RPCError | RequestResult) -> None:
         self._answers = list(answers)
 
     def get_workflow_handle(self, _workflow_id: str) -> "Temporal":
         return self
 
-    async def execute_update(self, _name: str, _request: object, **_options: Any) -> Answer:
+    async def execute_update(self, _name: str, _request: object, **_options: Any) -> RequestResult:
         answer = self._answers.pop(0)
         if isinstance(answer, RPCError):
             raise answer
@@ -42,8 +43,8 @@ class Temporal:
 
 
 async def test_an_order_that_is_not_ready_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "NOT_READY_PAUSE_SECONDS", 0.0)
-    accepted = Answer(True, "the order is being cancelled", State.RECEIVED)
-    temporal, books = Temporal(not_ready(), not_ready(), accepted), cast(Books, None)
-    asked = Lifecycle(Settings(), books, cast(Client, temporal), Admission(Settings(), books))
+    monkeypatch.setattr(order_service, "NOT_READY_PAUSE_SECONDS", 0.0)
+    accepted = RequestResult(True, "the order is being cancelled", State.RECEIVED)
+    temporal, database = Temporal(not_ready(), not_ready(), accepted), cast(Database, None)
+    asked = Lifecycle(Settings(), database, cast(Client, temporal), Admission(Settings(), database))
     assert await asked.ask("o", CancelOrder("not wanted", "anna")) == accepted

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
 from orchestrator.settings import STACK_MARKER, Settings
-from orchestrator.stack.layout import PROJECT_ROOT, stack_environment
 
 REAL = "postgresql://orders@db.example.com/orders"
 OTHER = "postgresql://orders@db.example.com/other"

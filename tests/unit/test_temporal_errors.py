@@ -7,8 +7,8 @@ from temporalio.api.common.v1 import GrpcStatus
 from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure, NotFoundFailure
 from temporalio.service import RPCError, RPCStatusCode
 
-from orchestrator.client import temporal_errors
-from orchestrator.errors import TemporalAway
+from orchestrator.errors import TemporalUnavailable
+from orchestrator.temporal_client import temporal_errors
 
 
 def error(status: RPCStatusCode, *details: Message) -> RPCError:
@@ -28,7 +28,7 @@ def error(status: RPCStatusCode, *details: Message) -> RPCError:
     ],
 )
 def test_a_server_that_cannot_answer_is_away(said: RPCError) -> None:
-    with pytest.raises(TemporalAway), temporal_errors():
+    with pytest.raises(TemporalUnavailable), temporal_errors():
         raise said
 
 

@@ -5,10 +5,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from db.orders import EndedAttempt
+from db.domain import AttemptOutcome, Step
+from db.orders import AttemptResult
+from orchestrator.messages import StepRequest
+from orchestrator.observability.tracing import Tracing
 from orchestrator.settings import Settings
-from orchestrator.tracing import Tracing
-from orchestrator.vocabulary import AttemptOutcome, Step, StepRequest
 
 
 @pytest.mark.parametrize("outcome", [AttemptOutcome.ERROR, AttemptOutcome.TIMEOUT, AttemptOutcome.DECLINED])
@@ -17,7 +18,7 @@ def test_an_attempt_that_failed_says_how_and_why(outcome: AttemptOutcome) -> Non
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(kept))
     request = StepRequest("o-1", Step.CHARGE, run_id="r-1")
-    Tracing(provider).attempt_ended(request, EndedAttempt(3, outcome, 250.5, {"error": "no answer"}))
+    Tracing(provider).attempt_ended(request, AttemptResult(3, outcome, 250.5, {"error": "no answer"}))
     (span,) = kept.get_finished_spans()
     assert span.name == "attempt:charge"
     assert span.attributes == {

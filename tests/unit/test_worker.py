@@ -10,24 +10,24 @@ from structlog.testing import capture_logs
 from temporalio.common import MetricMeter
 from temporalio.runtime import Runtime
 
-from db.faults import FaultChange
-from db.pool import Books
-from orchestrator import worker
-from orchestrator.errors import BooksAway
-from orchestrator.outside.faults import ProfiledFaults, named_profile
+from db.database import Database
+from db.fault_profiles import FaultChange
+from orchestrator.errors import DatabaseUnavailable
+from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
 from orchestrator.settings import Settings
+from orchestrator.worker import main
 
-BOOKS = cast(Books, None)
+BOOKS = cast(Database, None)
 NAMED = FaultChange("assignment", 7, named_profile("assignment").to_json(), datetime.now(UTC))
 
 
-class NoBooks:
+class NoDatabase:
     """Stands in for the pool: nothing is asked of it."""
 
     def __init__(self, *_: object, **__: object) -> None:
         """Connects to nothing."""
 
-    async def __aenter__(self) -> "NoBooks":
+    async def __aenter__(self) -> "NoDatabase":
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -37,7 +37,7 @@ class NoBooks:
 class Polling:
     """Stands in for a worker of the SDK, which polls until it is shut down."""
 
-    def __init__(self, faults: ProfiledFaults) -> None:
+    def __init__(self, faults: ProfileFaultInjector) -> None:
         self.faults = faults
         self.polled_under: str | None = None
         self._shut_down = asyncio.Event()
@@ -53,7 +53,7 @@ class Polling:
 @pytest.fixture
 def polling(monkeypatch: pytest.MonkeyPatch) -> Polling:
     """The one worker of a process that has neither Temporal nor PostgreSQL."""
-    faults = ProfiledFaults(named_profile("none"))
+    faults = ProfileFaultInjector(named_profile("none"))
     polling = Polling(faults)
 
     async def nothing(*_: object) -> None:
@@ -62,36 +62,36 @@ def polling(monkeypatch: pytest.MonkeyPatch) -> Polling:
     async def forever(*_: object) -> None:
         await asyncio.Event().wait()
 
-    async def current(_books: Books) -> FaultChange:
+    async def current(_database: Database) -> FaultChange:
         return NAMED
 
-    monkeypatch.setattr(worker, "Books", NoBooks)
-    monkeypatch.setattr(worker, "_connected", nothing)
-    monkeypatch.setattr(worker, "simulated_outside", lambda _books: None)
-    monkeypatch.setattr(worker.Desks, "open", lambda *_: None)
-    monkeypatch.setattr(worker, "ProfiledFaults", lambda _profile: faults)
-    monkeypatch.setattr(worker, "order_worker", lambda *_, **__: polling)
-    monkeypatch.setattr(worker.Housekeeper, "prepare", nothing)
-    monkeypatch.setattr(worker.Housekeeper, "run", forever)
-    monkeypatch.setattr(worker.Reconciler, "run", forever)
-    monkeypatch.setattr(worker.fault_books, "current", current)
+    monkeypatch.setattr(main, "Database", NoDatabase)
+    monkeypatch.setattr(main, "_connected", nothing)
+    monkeypatch.setattr(main, "simulated_gateways", lambda _database: None)
+    monkeypatch.setattr(main.ActivitySet, "open", lambda *_: None)
+    monkeypatch.setattr(main, "ProfileFaultInjector", lambda _profile: faults)
+    monkeypatch.setattr(main, "order_worker", lambda *_, **__: polling)
+    monkeypatch.setattr(main.EventMaintenance, "prepare", nothing)
+    monkeypatch.setattr(main.EventMaintenance, "run", forever)
+    monkeypatch.setattr(main.Reconciler, "run", forever)
+    monkeypatch.setattr(main.fault_profiles, "current", current)
     return polling
 
 
 async def serve(stopping: asyncio.Event) -> None:
     runtime = cast(Runtime, SimpleNamespace(metric_meter=MetricMeter.noop))
     async with asyncio.timeout(5):
-        await worker._serve(Settings(), "order", "worker", stopping, runtime, None)
+        await main._serve(Settings(), "order", "worker", stopping, runtime, None)
 
 
-@pytest.mark.parametrize("part", ["Reconciler", "Housekeeper"])
+@pytest.mark.parametrize("part", ["Reconciler", "EventMaintenance"])
 async def test_a_worker_whose_background_work_is_dead_ends_with_its_error(
     part: str, polling: Polling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def dies(_self: Any) -> None:
         raise LookupError("broken")
 
-    monkeypatch.setattr(getattr(worker, part), "run", dies)
+    monkeypatch.setattr(getattr(main, part), "run", dies)
     with capture_logs() as lines, pytest.raises(LookupError, match="broken"):
         await serve(asyncio.Event())
     assert ("error", part.lower()) in [(line["log_level"], line.get("work")) for line in lines]
@@ -105,30 +105,30 @@ async def test_a_worker_that_is_told_to_stop_ends_without_an_error(polling: Poll
 
 
 async def test_the_first_profile_is_waited_for_a_short_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "FAULTS_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(main, "FAULTS_POLL_SECONDS", 0.01)
     asked = 0
 
-    async def away_at_first(_books: Books) -> FaultChange:
+    async def away_at_first(_database: Database) -> FaultChange:
         nonlocal asked
         asked += 1
         if asked < 3:
-            raise BooksAway
+            raise DatabaseUnavailable
         return NAMED
 
-    monkeypatch.setattr(worker.fault_books, "current", away_at_first)
-    faults = ProfiledFaults(named_profile("none"))
-    await worker.know_faults(BOOKS, faults)
+    monkeypatch.setattr(main.fault_profiles, "current", away_at_first)
+    faults = ProfileFaultInjector(named_profile("none"))
+    await main.know_faults(BOOKS, faults)
     assert (faults.profile.name, faults.profile.seed, asked) == ("assignment", 7, 3)
 
 
 async def test_a_worker_starts_although_nobody_knows_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "FIRST_FAULTS_SECONDS", 0.05)
+    monkeypatch.setattr(main, "FIRST_FAULTS_SECONDS", 0.05)
 
-    async def silent(_books: Books) -> FaultChange:
+    async def silent(_database: Database) -> FaultChange:
         await asyncio.Event().wait()
         return NAMED
 
-    monkeypatch.setattr(worker.fault_books, "current", silent)
-    faults = ProfiledFaults(named_profile("none"))
-    await worker.know_faults(BOOKS, faults)
+    monkeypatch.setattr(main.fault_profiles, "current", silent)
+    faults = ProfileFaultInjector(named_profile("none"))
+    await main.know_faults(BOOKS, faults)
     assert faults.profile.name == "none"

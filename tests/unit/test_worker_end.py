@@ -6,8 +6,9 @@ from contextlib import nullcontext, suppress
 
 import pytest
 
-from orchestrator import tracing, worker
+from orchestrator.observability import tracing
 from orchestrator.settings import Settings
+from orchestrator.worker import main
 
 PROMISED_SECONDS = 3.0
 
@@ -23,10 +24,10 @@ class Spans:
 async def ended(monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Awaitable[None]]) -> Spans:
     """The spans of a worker that served so, and was cancelled once it could be."""
     spans = Spans()
-    monkeypatch.setattr(worker, "_serve", serve)
-    monkeypatch.setattr(worker, "measured_runtime", lambda *_: nullcontext())
-    monkeypatch.setattr(worker.Tracing, "of", lambda *_: spans)
-    serving = asyncio.create_task(worker._set_up_and_serve(Settings(), "order", "worker-1", asyncio.Event()))
+    monkeypatch.setattr(main, "_serve", serve)
+    monkeypatch.setattr(main, "measured_runtime", lambda *_: nullcontext())
+    monkeypatch.setattr(main.Tracing, "of", lambda *_: spans)
+    serving = asyncio.create_task(main._set_up_and_serve(Settings(), "order", "worker-1", asyncio.Event()))
     await asyncio.sleep(0)
     serving.cancel()
     with suppress(asyncio.CancelledError, RuntimeError):
@@ -54,5 +55,5 @@ async def test_the_last_spans_are_handed_over_unless_the_worker_is_late_already(
 
 
 def test_a_worker_that_hands_over_at_the_last_moment_and_then_its_spans_keeps_its_promise() -> None:
-    assert worker.STOP_SECONDS + tracing.CLOSE_SECONDS < PROMISED_SECONDS
-    assert worker.STOP_SECONDS + worker.CANCEL_SECONDS < PROMISED_SECONDS
+    assert main.STOP_SECONDS + tracing.CLOSE_SECONDS < PROMISED_SECONDS
+    assert main.STOP_SECONDS + main.CANCEL_SECONDS < PROMISED_SECONDS

@@ -9,12 +9,13 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from db.orders import EndedAttempt
+from db.domain import AttemptOutcome, Reason, State, Step
+from db.orders import AttemptResult
+from orchestrator.embedded import components
 from orchestrator.errors import UsageError
+from orchestrator.messages import OrderResult, StepRequest
 from orchestrator.settings import Settings
-from orchestrator.stack import plan
-from orchestrator.vocabulary import AttemptOutcome, OrderResult, Reason, State, Step, StepRequest
-from orchestrator.worker_metrics import WorkerMetrics, measured_runtime
+from orchestrator.worker.metrics import WorkerMetrics, measured_runtime
 from tests.ports import free_port_base
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -58,8 +59,8 @@ def test_a_worker_tells_its_attempts_and_the_budget_that_was_left(tmp_path: Path
         assert sample(untouched, "reconciler_failed_looks_total") == 0
 
         request = StepRequest("o-1", Step.CHARGE)
-        metrics.attempt_ended(request, EndedAttempt(1, AttemptOutcome.TIMEOUT, 250.0, {}))
-        metrics.attempt_ended(request, EndedAttempt(2, AttemptOutcome.OK, 2.0, {}))
+        metrics.attempt_ended(request, AttemptResult(1, AttemptOutcome.TIMEOUT, 250.0, {}))
+        metrics.attempt_ended(request, AttemptResult(2, AttemptOutcome.OK, 2.0, {}))
         metrics.order_finished(OrderResult("o-1", State.COMPLETED, None, 6_000), 15_000)
         metrics.order_finished(OrderResult("o-2", State.FAILED, Reason.DEADLINE, 15_001), 15_000)
         metrics.orders_reconciled(2)
@@ -101,7 +102,7 @@ def test_workers_of_a_stack_count_on_from_a_chosen_port(tmp_path: Path) -> None:
     settings = Settings(orders_home=tmp_path, worker_metrics_port=9400, order_workers=2, shipping_workers=1)
     ports = {
         component.name: component.environment["WORKER_METRICS_PORT"]
-        for component in plan.components(settings)
+        for component in components.components(settings)
         if "worker" in component.name
     }
     assert ports == {"order-worker-1": "9400", "order-worker-2": "9401", "shipping-worker-1": "9402"}

@@ -15,22 +15,16 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-from orchestrator.stack.tools import packaged_program
-from orchestrator.vocabulary import (
-    Activity,
-    OrderRequest,
-    OrderResult,
-    OrderStatus,
-    ReviewMode,
-    State,
-    order_workflow_id,
-)
+from db.domain import ReviewMode, State
+from orchestrator.embedded.packaged_programs import packaged_program
+from orchestrator.messages import Activity, OrderRequest, OrderResult, OrderStatus
+from orchestrator.workflow_ids import order_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.reconcile import ReconcileWorkflow
 from orchestrator.workflows.shipping import ShippingWorkflow
-from orchestrator.workflows.steps import WORKFLOW_TASK_TIMEOUT
+from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 from tests.orders import new_order
-from tests.workflows.fake_desks import FakeDesks, FakeOrder, Script
+from tests.workflows.fake_activities import FakeActivities, FakeOrder, Script
 
 ORDER_QUEUE = "order-tq"
 SHIPPING_QUEUE = "shipping-tq"
@@ -89,7 +83,7 @@ async def real_shop() -> AsyncIterator["Shop"]:
 
 @asynccontextmanager
 async def open_shop(client: Client) -> AsyncIterator["Shop"]:
-    desks = FakeDesks()
+    activities = FakeActivities()
     # The sandbox refuses what would not be deterministic; the product's workers do without it.
     runner = SandboxedWorkflowRunner()
     async with (
@@ -97,26 +91,26 @@ async def open_shop(client: Client) -> AsyncIterator["Shop"]:
             client,
             task_queue=ORDER_QUEUE,
             workflows=[OrderWorkflow, ReconcileWorkflow],
-            activities=desks.for_orders,
+            activities=activities.for_orders,
             workflow_runner=runner,
         ),
         Worker(
             client,
             task_queue=SHIPPING_QUEUE,
             workflows=[ShippingWorkflow],
-            activities=desks.for_shipping,
+            activities=activities.for_shipping,
             workflow_runner=runner,
         ),
     ):
-        yield Shop(client, desks)
+        yield Shop(client, activities)
 
 
 class Shop:
     """Where tests place orders."""
 
-    def __init__(self, client: Client, desks: FakeDesks) -> None:
+    def __init__(self, client: Client, activities: FakeActivities) -> None:
         self.client = client
-        self.desks = desks
+        self.activities = activities
 
     async def place(
         self,
@@ -128,9 +122,9 @@ class Shop:
         """Starts the workflow of a new order, whose review takes no time unless `changes` say otherwise."""
         order = replace(new_order(auto_review_seconds=0.0), **changes)
         for name, script in (scripts or {}).items():
-            self.desks.script(order.order_id, name, script)
+            self.activities.script(order.order_id, name, script)
         for name in hold:
-            self.desks.hold(order.order_id, name)
+            self.activities.hold(order.order_id, name)
         handle = await self.client.start_workflow(
             OrderWorkflow.run,
             order,
@@ -152,7 +146,7 @@ class Shop:
         else:
             placed = await self.place(hold=(HELD_IN[state],), **changes)
             await placed.until_held(HELD_IN[state])
-        assert placed.books.state is state
+        assert placed.orders.state is state
         return placed
 
 
@@ -168,50 +162,50 @@ class Placed:
         self.handle = handle
 
     @property
-    def books(self) -> FakeOrder:
-        return self.shop.desks.orders[self.id]
+    def orders(self) -> FakeOrder:
+        return self.shop.activities.orders[self.id]
 
     @property
     def calls(self) -> list[tuple[Activity, bool]]:
-        return self.shop.desks.calls[self.id]
+        return self.shop.activities.calls[self.id]
 
     def count(self, name: Activity) -> int:
-        return self.shop.desks.count(self.id)[name]
+        return self.shop.activities.count(self.id)[name]
 
     async def result(self) -> OrderResult:
         """The workflow's result, held against the books and what the outside holds."""
         async with asyncio.timeout(WAIT_SECONDS):
             result = await self.handle.result()
         assert result.order_id == self.id
-        assert (result.outcome, result.reason) == (self.books.state, self.books.abort_reason)
-        assert self.books.problems() == []
+        assert (result.outcome, result.reason) == (self.orders.state, self.orders.abort_reason)
+        assert self.orders.problems() == []
         return result
 
     async def status(self) -> OrderStatus:
         return await self.handle.query(OrderWorkflow.status)
 
     async def until_held(self, name: Activity) -> None:
-        gate = self.shop.desks.hold(self.id, name)
+        gate = self.shop.activities.hold(self.id, name)
         async with asyncio.timeout(WAIT_SECONDS):
             await gate.arrived.wait()
 
     async def until(self, condition: Any) -> None:
-        await self.shop.desks.until(
-            lambda: self.id in self.shop.desks.orders and condition(self.books), WAIT_SECONDS
+        await self.shop.activities.until(
+            lambda: self.id in self.shop.activities.orders and condition(self.orders), WAIT_SECONDS
         )
 
     async def until_in_review(self) -> None:
-        await self.until(lambda books: books.state is State.IN_REVIEW)
+        await self.until(lambda orders: orders.state is State.IN_REVIEW)
         async with asyncio.timeout(WAIT_SECONDS):
             while (await self.status()).current_step != "review":  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
     async def let_go(self, name: Activity) -> None:
-        await self.shop.desks.open_gate(self.id, name)
+        await self.shop.activities.open_gate(self.id, name)
 
     async def go_on(self, state: State) -> None:
         """Lets an order go on that was placed in a state."""
         if state in HELD_IN:
             await self.let_go(HELD_IN[state])
-        elif state is State.IN_REVIEW and self.books.state is state and self.books.abort_reason is None:
+        elif state is State.IN_REVIEW and self.orders.state is state and self.orders.abort_reason is None:
             await self.handle.signal("ApproveOrder", {"reviewer": "tester"})

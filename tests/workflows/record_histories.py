@@ -25,27 +25,24 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
-from db.orders import OrderBooks
-from db.pool import Books
-from orchestrator.outside.faults import Call, FaultProfile, ProfiledFaults, Rates, named_profile
-from orchestrator.outside.simulators import simulated_outside
-from orchestrator.stack.tools import packaged_program
-from orchestrator.vocabulary import (
-    OrderRequest,
-    OrderResult,
-    Reason,
-    ReconcileRequest,
-    ReviewMode,
-    State,
-    Step,
-    order_workflow_id,
-    reconcile_workflow_id,
-    shipping_workflow_id,
+from db.database import Database
+from db.domain import Reason, ReviewMode, State, Step
+from db.orders import OrderRepository
+from orchestrator.embedded.packaged_programs import packaged_program
+from orchestrator.gateways.fault_injection import (
+    Call,
+    FaultProfile,
+    ProfileFaultInjector,
+    Rates,
+    named_profile,
 )
-from orchestrator.worker import Desks, order_worker, shipping_worker
+from orchestrator.gateways.simulated import simulated_gateways
+from orchestrator.messages import OrderRequest, OrderResult, ReconcileRequest
+from orchestrator.worker.main import ActivitySet, order_worker, shipping_worker
+from orchestrator.workflow_ids import order_workflow_id, reconcile_workflow_id, shipping_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.reconcile import ReconcileWorkflow
-from orchestrator.workflows.steps import WORKFLOW_TASK_TIMEOUT
+from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 from tests.orders import ADDRESS, OTHER_ADDRESS
 from tests.servers import postgres_server
 
@@ -59,22 +56,22 @@ T = TypeVar("T")
 Handle = WorkflowHandle[OrderWorkflow, OrderResult]
 
 
-class FaultsByOrder(ProfiledFaults):
+class FaultsByOrder(ProfileFaultInjector):
     """The fault point of all workers here: each order has a profile of its own."""
 
     def __init__(self) -> None:
         super().__init__(named_profile("none"))
         self.profiles: dict[str, FaultProfile] = {}
 
-    async def pass_through(self, call: Call, work: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, call: Call, work: Callable[[], Awaitable[T]]) -> T:
         profile = self.profiles.get(call.order_id, self.profile)
-        return await ProfiledFaults(profile).pass_through(call, work)
+        return await ProfileFaultInjector(profile).call(call, work)
 
 
 @dataclass(frozen=True)
 class Recorder:
     client: Client
-    pool: Books
+    pool: Database
 
     async def until(self, order_id: str, state: State) -> None:
         async with asyncio.timeout(30):
@@ -160,7 +157,7 @@ def faulty_first(name: str, step: Step, fault: str, times: int) -> FaultProfile:
     call_is_faulty = [True] * times + [False]
     for seed in range(10_000):
         profile = FaultProfile("custom", seed, Rates(), {step: Rates(**{fault: 0.5})})
-        point = ProfiledFaults(profile)
+        point = ProfileFaultInjector(profile)
         calls = [Call(f"history-{name}", step, attempt) for attempt in range(1, times + 2)]
         if [point._draw(call, "fault") < 0.5 for call in calls] == call_is_faulty:
             return profile
@@ -335,7 +332,7 @@ async def main(names: list[str]) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with postgres_server() as postgres, postgres.fresh_database() as url:
         async with (
-            Books(url, application_name=IDENTITY) as pool,
+            Database(url, application_name=IDENTITY) as pool,
             await WorkflowEnvironment.start_local(
                 dev_server_existing_path=packaged_program("temporal"),
                 dev_server_log_level="error",
@@ -344,11 +341,11 @@ async def main(names: list[str]) -> None:
         ):
             faults = FaultsByOrder()
             faults.profiles = {scenario.order_id: scenario.faults for scenario in scenarios}
-            desks = Desks.open(OrderBooks(pool, IDENTITY), faults, simulated_outside(pool))
+            activities = ActivitySet.open(OrderRepository(pool, IDENTITY), faults, simulated_gateways(pool))
             recorder = Recorder(environment.client, pool)
             async with (
-                order_worker(environment.client, ORDER_QUEUE, desks),
-                shipping_worker(environment.client, SHIPPING_QUEUE, desks),
+                order_worker(environment.client, ORDER_QUEUE, activities),
+                shipping_worker(environment.client, SHIPPING_QUEUE, activities),
             ):
                 recorded = await asyncio.gather(*(record(scenario, recorder) for scenario in scenarios))
     HISTORIES.mkdir(exist_ok=True)

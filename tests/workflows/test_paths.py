@@ -7,31 +7,19 @@ import pytest
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
-from orchestrator.vocabulary import (
-    DUPLICATE_ORDER,
-    INVALID_ORDER,
-    Activity,
-    Address,
-    Item,
-    OrderResult,
-    Reason,
-    ReviewMode,
-    State,
-    Step,
-    StepStatus,
-    order_workflow_id,
-    shipping_workflow_id,
-)
+from db.domain import Address, Item, Reason, ReviewMode, State, Step
+from orchestrator.messages import DUPLICATE_ORDER, INVALID_ORDER, Activity, OrderResult, StepStatus
+from orchestrator.workflow_ids import order_workflow_id, shipping_workflow_id
 from orchestrator.workflows.order import SHIP_AGAIN_PAUSE, OrderWorkflow
 from tests.orders import new_order
 from tests.workflows.conftest import ORDER_QUEUE
-from tests.workflows.fake_desks import (
+from tests.workflows.fake_activities import (
     COMPLETION_MS,
     FORWARD_ACTIVITIES,
     STEP_ACTIVITIES,
     FakeOrder,
     LostAnswer,
-    OnlyBooks,
+    OnlyDatabase,
     OnlyOutside,
 )
 
@@ -48,7 +36,7 @@ REFUSED = [StepStatus.DECLINED] * 100
 async def test_an_order_goes_through_every_step_and_completes(shop):
     placed = await shop.place()
     assert await placed.result() == OrderResult(placed.id, State.COMPLETED, None, COMPLETION_MS)
-    assert placed.books.states == [state for state in State if state not in (State.CANCELLED, State.FAILED)]
+    assert placed.orders.states == [state for state in State if state not in (State.CANCELLED, State.FAILED)]
     assert [name for name, _ in placed.calls] == [
         Activity.OPEN,
         Activity.RECEIVE,
@@ -107,7 +95,7 @@ async def test_the_status_tells_every_step_on_the_way(shop):
 async def test_the_simulated_reviewer_approves_by_itself(shop):
     placed = await shop.place(auto_review_seconds=2.0)
     assert (await placed.result()).outcome is State.COMPLETED
-    assert placed.books.reviewer == "auto-review"
+    assert placed.orders.reviewer == "auto-review"
 
 
 async def test_the_simulated_reviewer_never_takes_longer_than_the_limit_allows(shop):
@@ -119,14 +107,14 @@ async def test_a_manual_review_waits_for_a_person(shop):
     placed = await shop.place_in(State.IN_REVIEW)
     await placed.handle.signal("ApproveOrder", {"reviewer": "eve"})
     assert (await placed.result()).outcome is State.COMPLETED
-    assert placed.books.reviewer == "eve"
+    assert placed.orders.reviewer == "eve"
 
 
 async def test_a_manual_review_that_nobody_gives_expires_uncharged(shop):
     placed = await shop.place(review=ReviewMode.MANUAL, limit_seconds=5.0)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.CANCELLED, Reason.REVIEW_EXPIRED)
-    assert placed.count(Activity.CHARGE) == placed.count(Activity.REFUND) == placed.books.charges == 0
+    assert placed.count(Activity.CHARGE) == placed.count(Activity.REFUND) == placed.orders.charges == 0
 
 
 @pytest.mark.parametrize("first", ["ApproveOrder", "RejectOrder"])
@@ -135,7 +123,7 @@ async def test_of_an_approval_and_a_rejection_the_first_one_counts(shop, first):
     signals = {"ApproveOrder": {"reviewer": "eve"}, "RejectOrder": {"reviewer": "bob", "reason": "no"}}
     second = next(name for name in signals if name != first)
     await placed.handle.signal(first, signals[first])
-    await placed.until(lambda books: len(books.requests) == 1)
+    await placed.until(lambda orders: len(orders.requests) == 1)
     await placed.handle.signal(second, signals[second])
     result = await placed.result()
     assert result.outcome is (State.COMPLETED if first == "ApproveOrder" else State.CANCELLED)
@@ -169,7 +157,7 @@ async def test_a_declined_step_fails_the_order(shop, name, reason):
     placed = await shop.place({name: [StepStatus.DECLINED]})
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, reason)
-    assert placed.books.abort.message == "scripted declined"
+    assert placed.orders.abort.message == "scripted declined"
     assert placed.count(Activity.REFUND) == (1 if name is Activity.CHARGE else 0)
     assert placed.count(Activity.RECALL) == 0
 
@@ -230,10 +218,10 @@ async def test_shipping_that_is_refused_until_time_is_over_is_refunded_and_recal
     assert [(line.step, line.attempts, line.reason) for line in told] == [
         (Step.PREPARE, n, "scripted declined") for n in range(1, placed.count(name) + 1)
     ]
-    assert (placed.books.charges, placed.books.refunds) == (1, 1)
-    assert placed.books.is_unpacked
+    assert (placed.orders.charges, placed.orders.refunds) == (1, 1)
+    assert placed.orders.is_unpacked
     # What the child told in its DispatchFailed signal.
-    assert placed.books.abort.message == "scripted declined"
+    assert placed.orders.abort.message == "scripted declined"
 
 
 @pytest.mark.parametrize("name", FORWARD_ACTIVITIES)
@@ -261,14 +249,14 @@ async def test_at_its_deadline_an_order_that_is_charged_is_refunded_and_recalled
     placed = await shop.place(hold=(name,), limit_seconds=SHORT)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
-    assert (placed.books.charges, placed.books.refunds) == (1, 1)
+    assert (placed.orders.charges, placed.orders.refunds) == (1, 1)
 
 
 async def test_without_any_shipping_worker_the_order_is_refunded_at_its_deadline(shop):
     placed = await shop.place(shipping_task_queue="nobody-works-here", limit_seconds=SHORT)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
-    assert (placed.books.charges, placed.books.refunds) == (1, 1)
+    assert (placed.orders.charges, placed.orders.refunds) == (1, 1)
 
 
 @pytest.mark.parametrize("name", [Activity.CHARGE, Activity.PREPARE, Activity.DISPATCH])
@@ -276,18 +264,20 @@ async def test_what_the_outside_did_without_our_knowing_is_undone(shop, name):
     placed = await shop.place({name: [OnlyOutside(StepStatus.OUT_OF_TIME)] * 9}, limit_seconds=0.5)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
-    assert placed.books.charges == placed.books.refunds == 1
+    assert placed.orders.charges == placed.orders.refunds == 1
 
 
 async def test_a_dispatch_that_only_the_books_heard_of_in_time_completes_the_order(shop):
     # The worker wrote the dispatch into the books, and died before it could tell the workflow.
-    placed = await shop.place({Activity.DISPATCH: [OnlyBooks(StepStatus.OUT_OF_TIME)] * 9}, limit_seconds=0.5)
+    placed = await shop.place(
+        {Activity.DISPATCH: [OnlyDatabase(StepStatus.OUT_OF_TIME)] * 9}, limit_seconds=0.5
+    )
     assert (await placed.result()).outcome is State.COMPLETED
 
 
 async def test_a_dispatch_that_only_the_books_heard_of_completes_the_order_when_it_is_shipped_again(shop):
     placed = await shop.place(
-        {Activity.DISPATCH: [OnlyBooks(StepStatus.OUT_OF_TIME)] * 2}, limit_seconds=600.0
+        {Activity.DISPATCH: [OnlyDatabase(StepStatus.OUT_OF_TIME)] * 2}, limit_seconds=600.0
     )
     assert (await placed.result()).outcome is State.COMPLETED
 
@@ -325,7 +315,7 @@ async def test_any_activity_may_run_twice(shop, name, failure):
     placed = await shop.place(scripts, limit_seconds=TIME_TO_SHIP_AGAIN)
     result = await placed.result()
     assert result.outcome is (State.FAILED if undone else State.COMPLETED)
-    assert placed.books.charges == 1
+    assert placed.orders.charges == 1
     assert [is_local for called, is_local in placed.calls if called is name] == [True, False]
 
 
@@ -371,7 +361,7 @@ async def test_an_order_that_cannot_be_carried_out_is_refused_and_not_in_the_boo
     with pytest.raises(WorkflowFailureError) as failure:
         await placed.handle.result()
     assert _cause(failure).type == INVALID_ORDER
-    assert placed.id not in shop.desks.orders
+    assert placed.id not in shop.activities.orders
     assert placed.calls == []
 
 
@@ -391,14 +381,14 @@ async def test_an_order_in_the_workflow_of_another_one_is_refused(shop):
     with pytest.raises(WorkflowFailureError) as failure:
         await handle.result()
     assert _cause(failure).type == INVALID_ORDER
-    assert order.order_id not in shop.desks.orders
+    assert order.order_id not in shop.activities.orders
 
 
 @pytest.mark.parametrize("signalled", [False, True], ids=["alone", "with-signals"])
 async def test_an_order_that_was_carried_out_before_is_refused_and_left_as_it_is(shop, signalled):
     order = new_order()
     before = FakeOrder(order.order_id, "an earlier run", order.initial_address, 4200, state=State.COMPLETED)
-    shop.desks.orders[order.order_id] = before
+    shop.activities.orders[order.order_id] = before
     placed = await shop.place(hold=(Activity.OPEN,), order_id=order.order_id)
     await placed.until_held(Activity.OPEN)
     if signalled:
@@ -408,5 +398,5 @@ async def test_an_order_that_was_carried_out_before_is_refused_and_left_as_it_is
     with pytest.raises(WorkflowFailureError) as failure:
         await placed.handle.result()
     assert _cause(failure).type == DUPLICATE_ORDER
-    assert set(shop.desks.count(order.order_id)) == {Activity.OPEN}
-    assert shop.desks.orders[order.order_id] is before
+    assert set(shop.activities.count(order.order_id)) == {Activity.OPEN}
+    assert shop.activities.orders[order.order_id] is before

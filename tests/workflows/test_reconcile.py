@@ -6,19 +6,13 @@ from datetime import timedelta
 import pytest
 from temporalio.client import WorkflowFailureError
 
-from orchestrator.vocabulary import (
-    Activity,
-    OpenRequest,
-    OrderResult,
-    Reason,
-    ReconcileRequest,
-    State,
-    reconcile_workflow_id,
-)
+from db.domain import Reason, State
+from orchestrator.messages import Activity, OpenRequest, OrderResult, ReconcileRequest
+from orchestrator.workflow_ids import reconcile_workflow_id
 from orchestrator.workflows.reconcile import ReconcileWorkflow
 from tests.orders import new_order
 from tests.workflows.conftest import ORDER_QUEUE, Placed, Shop
-from tests.workflows.fake_desks import LostAnswer
+from tests.workflows.fake_activities import LostAnswer
 
 STATES = [State.RECEIVED, State.IN_REVIEW, State.APPROVED, State.CHARGED, State.PREPARED, State.DISPATCHED]
 
@@ -47,25 +41,25 @@ async def terminated_in(shop: Shop, state: State) -> Placed:
 async def test_the_books_of_a_terminated_order_are_undone_and_closed(shop, state):
     placed = await terminated_in(shop, state)
     result = await reconcile(shop, ReconcileRequest(placed.id, "terminated"))
-    assert placed.books.problems() == []
+    assert placed.orders.problems() == []
     expected = (State.COMPLETED, None) if state is State.DISPATCHED else (State.FAILED, Reason.TERMINATED)
-    assert (result.outcome, result.reason) == expected == (placed.books.state, placed.books.abort_reason)
+    assert (result.outcome, result.reason) == expected == (placed.orders.state, placed.orders.abort_reason)
 
 
 @pytest.mark.parametrize("name", [Activity.ABORT, Activity.REFUND, Activity.RECALL, Activity.FINISH])
 async def test_each_of_its_activities_may_run_twice(shop, name):
     placed = await terminated_in(shop, State.PREPARED)
-    shop.desks.script(placed.id, name, [LostAnswer()])
+    shop.activities.script(placed.id, name, [LostAnswer()])
     result = await reconcile(shop, ReconcileRequest(placed.id, "terminated"))
     assert (result.outcome, result.reason) == (State.FAILED, Reason.TERMINATED)
-    assert placed.books.problems() == []
+    assert placed.orders.problems() == []
 
 
 async def test_an_order_that_has_its_outcome_keeps_it(shop):
     placed = await shop.place_in(State.COMPLETED)
     result = await reconcile(shop, ReconcileRequest(placed.id, "terminated"))
     assert (result.outcome, result.reason) == (State.COMPLETED, None)
-    assert placed.books.problems() == []
+    assert placed.orders.problems() == []
 
 
 async def test_an_order_that_was_already_being_cancelled_keeps_its_reason(shop):
@@ -77,7 +71,7 @@ async def test_an_order_that_was_already_being_cancelled_keeps_its_reason(shop):
     await placed.let_go(Activity.REFUND)
     result = await reconcile(shop, ReconcileRequest(placed.id, "terminated"))
     assert (result.outcome, result.reason) == (State.CANCELLED, Reason.CUSTOMER_CANCELLED)
-    assert placed.books.problems() == []
+    assert placed.orders.problems() == []
 
 
 async def test_an_order_that_never_got_into_the_books_is_entered_and_closed(shop):
@@ -85,7 +79,7 @@ async def test_an_order_that_never_got_into_the_books_is_entered_and_closed(shop
     unopened = OpenRequest(order, "run", order.requested_at, order.requested_at + timedelta(seconds=15))
     result = await reconcile(shop, ReconcileRequest(order.order_id, "terminated", unopened=unopened))
     assert (result.outcome, result.reason) == (State.FAILED, Reason.TERMINATED)
-    assert shop.desks.orders[order.order_id].problems() == []
+    assert shop.activities.orders[order.order_id].problems() == []
 
 
 async def test_two_reconciliations_at_once_lead_to_one_outcome(shop):
@@ -93,4 +87,4 @@ async def test_two_reconciliations_at_once_lead_to_one_outcome(shop):
     request = ReconcileRequest(placed.id, "terminated")
     one, other = await asyncio.gather(reconcile(shop, request), reconcile(shop, request, again="-again"))
     assert one == other
-    assert placed.books.problems() == []
+    assert placed.orders.problems() == []

@@ -19,7 +19,7 @@ from temporalio.worker import Interceptor, Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
-from orchestrator.vocabulary import Activity
+from orchestrator.messages import Activity
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.reconcile import ReconcileWorkflow
 from orchestrator.workflows.shipping import ShippingWorkflow
@@ -102,7 +102,7 @@ async def test_a_history_of_other_decisions_is_noticed():
         if marker:
             (payload,) = marker["details"]["data"]["payloads"]
             data = json.loads(base64.b64decode(payload["data"]))
-            if data["activity_type"] == Activity.ADVANCE:
+            if data["activity_type"] == Activity.RUN_STEP_BATCH:
                 data["activity_type"] = Activity.REFUND
                 payload["data"] = base64.b64encode(json.dumps(data).encode()).decode()
     with pytest.raises(NondeterminismError):

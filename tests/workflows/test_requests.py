@@ -8,19 +8,13 @@ from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from orchestrator.vocabulary import (
-    Activity,
-    Answer,
-    Reason,
-    ReviewMode,
-    State,
-    StepStatus,
-    shipping_workflow_id,
-)
+from db.domain import Reason, ReviewMode, State
+from orchestrator.messages import Activity, RequestResult, StepStatus
+from orchestrator.workflow_ids import shipping_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from tests.orders import OTHER_ADDRESS
 from tests.workflows.conftest import Placed
-from tests.workflows.fake_desks import LostAnswer
+from tests.workflows.fake_activities import LostAnswer
 
 NEW_ADDRESS = {
     "street": OTHER_ADDRESS.street,
@@ -71,9 +65,9 @@ async def check_outcome(placed: Placed, name: str, state: State) -> None:
     result = await placed.result()
     assert (result.outcome, result.reason) == outcome_after(name, state)
     changed = name == "update_address" and in_time(name, state)
-    assert placed.books.address == (OTHER_ADDRESS if changed else placed.order.initial_address)
+    assert placed.orders.address == (OTHER_ADDRESS if changed else placed.order.initial_address)
     approval = [("approve_order", True)] if (name, state) == ("update_address", State.IN_REVIEW) else []
-    assert placed.books.requests == [(name, in_time(name, state)), *approval]
+    assert placed.orders.requests == [(name, in_time(name, state)), *approval]
     # Nothing is undone that was never tried.
     assert (placed.count(Activity.REFUND) > 0) == (
         result.outcome is not State.COMPLETED and placed.count(Activity.CHARGE) > 0
@@ -88,7 +82,7 @@ async def check_outcome(placed: Placed, name: str, state: State) -> None:
 async def test_a_signal_is_honoured_in_time_and_noted_when_it_is_too_late(shop, name, state):
     placed = await shop.place_in(state)
     await placed.handle.signal(SIGNALS[name], REQUESTS[name])
-    await placed.until(lambda books: books.requests)
+    await placed.until(lambda orders: orders.requests)
     await placed.go_on(state)
     await check_outcome(placed, name, state)
 
@@ -97,7 +91,7 @@ async def test_a_signal_is_honoured_in_time_and_noted_when_it_is_too_late(shop, 
 @pytest.mark.parametrize("name", REQUESTS)
 async def test_an_update_is_answered_with_accepted_or_too_late(shop, name, state):
     placed = await shop.place_in(state)
-    answer = await placed.handle.execute_update(name, REQUESTS[name], result_type=Answer)
+    answer = await placed.handle.execute_update(name, REQUESTS[name], result_type=RequestResult)
     assert answer.accepted == in_time(name, state)
     assert answer.accepted or answer.message.startswith("too late")
     await placed.go_on(state)
@@ -114,7 +108,7 @@ async def test_a_signal_before_the_order_is_in_the_books_is_kept_for_later(shop,
         await placed.until_in_review()
         await placed.handle.signal("ApproveOrder", {"reviewer": "eve"})
         await placed.result()
-        assert placed.books.address == OTHER_ADDRESS
+        assert placed.orders.address == OTHER_ADDRESS
     else:
         await check_outcome(placed, name, State.RECEIVED)
 
@@ -123,7 +117,9 @@ async def test_a_signal_before_the_order_is_in_the_books_is_kept_for_later(shop,
 async def test_an_update_before_the_order_is_in_the_books_waits_for_its_answer(shop, name):
     placed = await shop.place(hold=(Activity.OPEN,), review=ReviewMode.MANUAL)
     await placed.until_held(Activity.OPEN)
-    update = asyncio.create_task(placed.handle.execute_update(name, REQUESTS[name], result_type=Answer))
+    update = asyncio.create_task(
+        placed.handle.execute_update(name, REQUESTS[name], result_type=RequestResult)
+    )
     await placed.let_go(Activity.OPEN)
     assert (await update).accepted
     if name == "update_address":
@@ -141,7 +137,7 @@ async def test_after_the_outcome_no_request_reaches_the_order(shop, name):
         await placed.handle.execute_update(name, REQUESTS[name])
     assert signal.value.status == update.value.status == RPCStatusCode.NOT_FOUND
     assert placed.calls == calls
-    assert placed.books.requests == []
+    assert placed.orders.requests == []
 
 
 # --- Several requests ---------------------------------------------------------------------------------
@@ -150,7 +146,9 @@ async def test_after_the_outcome_no_request_reaches_the_order(shop, name):
 async def test_two_cancels_are_answered_accepted_and_too_late(shop):
     placed = await shop.place_in(State.CHARGED)
     answers = [
-        await placed.handle.execute_update("cancel_order", REQUESTS["cancel_order"], result_type=Answer)
+        await placed.handle.execute_update(
+            "cancel_order", REQUESTS["cancel_order"], result_type=RequestResult
+        )
         for _ in range(2)
     ]
     assert [answer.accepted for answer in answers] == [True, False]
@@ -160,7 +158,7 @@ async def test_two_cancels_are_answered_accepted_and_too_late(shop):
 async def test_the_first_of_a_cancel_and_a_rejection_names_the_reason(shop):
     placed = await shop.place_in(State.RECEIVED)
     await placed.handle.signal("RejectOrder", REQUESTS["reject_order"])
-    await placed.until(lambda books: books.requests)
+    await placed.until(lambda orders: orders.requests)
     await placed.handle.signal("CancelOrder", REQUESTS["cancel_order"])
     assert (await placed.result()).reason is Reason.REVIEW_REJECTED
 
@@ -171,37 +169,39 @@ async def test_the_last_of_several_addresses_is_on_the_label(shop):
         answer = await placed.handle.execute_update(
             "update_address",
             {"new_address": NEW_ADDRESS | {"street": street}, "updated_by": "me"},
-            result_type=Answer,
+            result_type=RequestResult,
         )
         assert answer.accepted
     await placed.go_on(State.PREPARED)
     await placed.result()
-    assert placed.books.label.street == "3 Third"
-    assert placed.books.address_version == 4
+    assert placed.orders.label.street == "3 Third"
+    assert placed.orders.address_version == 4
 
 
 async def test_an_approval_before_the_review_counts_once_it_begins(shop):
     placed = await shop.place(hold=(Activity.RECEIVE,), review=ReviewMode.MANUAL)
     await placed.until_held(Activity.RECEIVE)
     answers = [
-        await placed.handle.execute_update("approve_order", {"reviewer": name}, result_type=Answer)
+        await placed.handle.execute_update("approve_order", {"reviewer": name}, result_type=RequestResult)
         for name in ("eve", "bob")
     ]
     assert [answer.accepted for answer in answers] == [True, False]
     await placed.let_go(Activity.RECEIVE)
     assert (await placed.result()).outcome is State.COMPLETED
-    assert placed.books.reviewer == "eve"
-    assert placed.books.requests == [("approve_order", True), ("approve_order", False)]
+    assert placed.orders.reviewer == "eve"
+    assert placed.orders.requests == [("approve_order", True), ("approve_order", False)]
 
 
 async def test_a_rejection_after_an_early_approval_still_counts_before_the_review(shop):
     placed = await shop.place(hold=(Activity.RECEIVE,), review=ReviewMode.MANUAL)
     await placed.until_held(Activity.RECEIVE)
     await placed.handle.execute_update("approve_order", REQUESTS["approve_order"])
-    answer = await placed.handle.execute_update("reject_order", REQUESTS["reject_order"], result_type=Answer)
+    answer = await placed.handle.execute_update(
+        "reject_order", REQUESTS["reject_order"], result_type=RequestResult
+    )
     assert answer.accepted
     assert (await placed.result()).reason is Reason.REVIEW_REJECTED
-    assert placed.books.charges == 0
+    assert placed.orders.charges == 0
 
 
 @pytest.mark.parametrize("name", ["cancel_order", "approve_order", "update_address"])
@@ -213,10 +213,10 @@ async def test_a_request_whose_activity_ran_twice_gets_one_answer(shop, name):
     }[name]
     placed = await shop.place({activity: [LostAnswer()]}, review=ReviewMode.MANUAL)
     await placed.until_in_review()
-    answer = await placed.handle.execute_update(name, REQUESTS[name], result_type=Answer)
+    answer = await placed.handle.execute_update(name, REQUESTS[name], result_type=RequestResult)
     assert answer.accepted
-    assert placed.books.requests == [(name, True)]
-    assert placed.books.address_version == (2 if name == "update_address" else 1)
+    assert placed.orders.requests == [(name, True)]
+    assert placed.orders.address_version == (2 if name == "update_address" else 1)
     await placed.go_on(State.IN_REVIEW)
     await placed.result()
 
@@ -257,8 +257,8 @@ async def test_a_malformed_signal_is_ignored(shop, signal, arguments):
     assert (await placed.status()).abort_reason is None
     await placed.go_on(State.RECEIVED)
     assert (await placed.result()).outcome is State.COMPLETED
-    assert placed.books.requests == []
-    assert placed.books.address == placed.order.initial_address
+    assert placed.orders.requests == []
+    assert placed.orders.address == placed.order.initial_address
 
 
 async def test_a_signal_with_more_than_it_needs_is_understood(shop):
@@ -290,7 +290,7 @@ async def test_a_malformed_update_is_refused_with_its_problems_and_leaves_no_tra
         await placed.handle.execute_update(name, request_)
     assert isinstance(refused.value.cause, ApplicationError)
     assert refused.value.cause.type == "InvalidRequest"
-    assert placed.books.requests == []
+    assert placed.orders.requests == []
     await placed.go_on(State.RECEIVED)
     assert (await placed.result()).outcome is State.COMPLETED
 
@@ -314,7 +314,7 @@ async def test_an_order_whose_workflow_an_operator_cancels_is_undone_and_closed_
     placed = await shop.place_in(state)
     await placed.handle.cancel()
     if state is State.DISPATCHED:
-        await placed.shop.desks.until(lambda: placed.count(Activity.ABORT) > 0)
+        await placed.shop.activities.until(lambda: placed.count(Activity.ABORT) > 0)
         await placed.go_on(state)
     result = await placed.result()
     if state is State.DISPATCHED:
@@ -335,7 +335,7 @@ async def test_an_operator_who_cancels_an_order_that_is_being_undone_does_not_st
     placed = await shop.place({Activity.CHARGE: [StepStatus.DECLINED]}, hold=(Activity.REFUND,))
     await placed.until_held(Activity.REFUND)
     await placed.handle.cancel()
-    await placed.shop.desks.until(lambda: placed.count(Activity.ABORT) > 1)
+    await placed.shop.activities.until(lambda: placed.count(Activity.ABORT) > 1)
     await placed.let_go(Activity.REFUND)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.PAYMENT_DECLINED)
@@ -348,7 +348,7 @@ async def test_an_operator_who_cancels_after_the_outcome_is_written_changes_noth
     await placed.handle.signal("UpdateAddress", REQUESTS["update_address"])
     await placed.until_held(Activity.CHANGE_ADDRESS)
     await placed.let_go(Activity.FINISH)
-    await placed.until(lambda books: books.state is State.COMPLETED)
+    await placed.until(lambda orders: orders.state is State.COMPLETED)
     async with asyncio.timeout(10):
         while (await placed.status()).outcome is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -378,9 +378,9 @@ async def test_shipments_that_are_ended_until_time_is_over_fail_the_order_and_un
     placed = await real_shop.place(hold=(Activity.DISPATCH,), limit_seconds=8.0)
     for n in itertools.count(1):
         await placed.until(
-            lambda books, n=n: placed.count(Activity.DISPATCH) >= 2 * n or books.abort_reason is not None
+            lambda orders, n=n: placed.count(Activity.DISPATCH) >= 2 * n or orders.abort_reason is not None
         )
-        if placed.books.abort_reason is not None:
+        if placed.orders.abort_reason is not None:
             break
         child = real_shop.client.get_workflow_handle(shipping_workflow_id(placed.id, n))
         await child.terminate("by an operator")

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from orchestrator.stack.tools import packaged_program
-from orchestrator.vocabulary import Activity, State
+from db.domain import State
+from orchestrator.embedded.packaged_programs import packaged_program
+from orchestrator.messages import Activity
 from tests.orders import OTHER_ADDRESS
 from tests.workflows.conftest import Placed
 from tests.workflows.test_requests import REQUESTS, SIGNALS, in_time, outcome_after
@@ -32,12 +33,12 @@ async def temporal(placed: Placed, *words: str) -> str:
 async def test_a_signal_from_the_command_line_is_understood(real_shop, name):
     placed = await real_shop.place_in(State.IN_REVIEW)
     await temporal(placed, "signal", "--name", SIGNALS[name], "--input", json.dumps(REQUESTS[name]))
-    await placed.until(lambda books: books.requests)
-    assert placed.books.requests == [(name, True)]
+    await placed.until(lambda orders: orders.requests)
+    assert placed.orders.requests == [(name, True)]
     await placed.go_on(State.IN_REVIEW)
     result = await placed.result()
     assert (result.outcome, result.reason) == outcome_after(name, State.IN_REVIEW)
-    assert name != "update_address" or placed.books.label == OTHER_ADDRESS
+    assert name != "update_address" or placed.orders.label == OTHER_ADDRESS
 
 
 @pytest.mark.parametrize("state", [State.CHARGED, State.DISPATCHED])

@@ -1,0 +1,68 @@
+"""How completion times are distributed: the histogram, and the share that took at most so long."""
+
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+
+from dashboard.charts.axes import log_seconds, log_ticks
+from dashboard.charts.palette import Palette, framed, limit_line
+from db.domain import TERMINAL_STATES
+from db.read_models.latency import Bucket, edge_below
+
+HEIGHT = 340
+
+Curve = Sequence[tuple[int, float]]
+"""(ms, share of orders that took at most that), rising."""
+
+
+def histogram(buckets: Sequence[Bucket], palette: Palette, limit_ms: int, longest_ms: int) -> go.Figure:
+    """Orders by completion time, stacked by outcome, in the buckets of the rollups (an edge at 15 s)."""
+    figure = go.Figure()
+    for outcome in TERMINAL_STATES:
+        own = [bucket for bucket in buckets if bucket.outcomes.get(outcome)]
+        if not own:
+            continue
+        edges = [
+            (max(edge_below(each.upto_ms), 1), min(each.upto_ms, max(longest_ms, 2) * 2)) for each in own
+        ]
+        spans = [(log_seconds(low), log_seconds(high)) for low, high in edges]
+        figure.add_bar(
+            x=[(low + high) / 2 for low, high in spans],
+            width=[high - low for low, high in spans],
+            y=[each.outcomes[outcome] for each in own],
+            name=outcome.value,
+            marker={"color": palette.of_outcome(outcome), "line": {"width": 0}},
+            customdata=[f"{low / 1000:.3f} s to {high / 1000:.3f} s" for low, high in edges],
+            hovertemplate="%{customdata}: %{y:,} " + outcome.value + "<extra></extra>",
+        )
+    framed(figure, palette, height=HEIGHT)
+    low_ms = edge_below(buckets[0].upto_ms) if buckets else 1000
+    figure.update_xaxes(title="completion time", **log_ticks(low_ms, max(longest_ms, limit_ms)))
+    figure.update_yaxes(title="orders")
+    figure.update_layout(barmode="stack", bargap=0)
+    limit_line(figure, palette, log_seconds(limit_ms), limit_ms / 1000)
+    return figure
+
+
+def ecdf(curves: Mapping[str, Curve], palette: Palette, limit_ms: int) -> go.Figure:
+    """One curve a name: which share of the orders took at most so long."""
+    figure = go.Figure()
+    styles = ((palette.calm, "solid"), (palette.warn, "dash"))
+    for (name, curve), (colour, dash) in zip(curves.items(), styles, strict=False):
+        figure.add_scatter(
+            x=[log_seconds(ms) for ms, _ in curve],
+            y=[100 * share for _, share in curve],
+            name=name,
+            mode="lines",
+            line={"color": colour, "width": 2.5, "dash": dash, "shape": "hv"},
+            customdata=[ms / 1000 for ms, _ in curve],
+            hovertemplate="%{y:.2f} % within %{customdata:.3f} s<extra></extra>",
+        )
+    framed(figure, palette, height=HEIGHT)
+    ends = [curve[0][0] for curve in curves.values() if curve] or [1000]
+    tops = [curve[-1][0] for curve in curves.values() if curve] or [1000]
+    figure.update_xaxes(title="completion time", **log_ticks(min(ends), max(*tops, limit_ms)))
+    figure.update_yaxes(title="share of orders, %", range=[0, 101])
+    figure.update_layout(showlegend=len(curves) > 1)
+    limit_line(figure, palette, log_seconds(limit_ms), limit_ms / 1000)
+    return figure

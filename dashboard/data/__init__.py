@@ -1,0 +1,1 @@
+"""Data of the dashboard: clients, cached reads and background jobs."""

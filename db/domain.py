@@ -1,0 +1,164 @@
+"""The domain: states, steps, reasons, addresses and items, as the order database stores them."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+ORDER_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+MAX_ORDER_LINES = 100
+MAX_QUANTITY = 1_000_000
+MAX_UNIT_PRICE_CENTS = 100_000_000
+MAX_TEXT_LENGTH = 200
+
+
+class Step(StrEnum):
+    """What is done for an order, in the order it is done; recall and refund undo."""
+
+    RECEIVE = "receive"
+    VALIDATE = "validate"
+    REVIEW = "review"
+    CHARGE = "charge"
+    PREPARE = "prepare"
+    DISPATCH = "dispatch"
+    RECALL = "recall"
+    REFUND = "refund"
+    FINISH = "finish"
+
+
+COMPENSATIONS = (Step.RECALL, Step.REFUND)
+GATEWAY_STEPS = (
+    Step.RECEIVE,
+    Step.VALIDATE,
+    Step.CHARGE,
+    Step.PREPARE,
+    Step.DISPATCH,
+    Step.RECALL,
+    Step.REFUND,
+)
+"""The steps that call the world outside, and so can fail, hang or lose an answer."""
+
+
+class State(StrEnum):
+    """Where an order stands. The order of the members is the order of the path."""
+
+    RECEIVED = "received"
+    VALIDATED = "validated"
+    IN_REVIEW = "in_review"
+    APPROVED = "approved"
+    CHARGED = "charged"
+    PREPARED = "prepared"
+    DISPATCHED = "dispatched"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in TERMINAL_STATES
+
+    def is_past(self, other: "State") -> bool:
+        """Whether this state lies further along the path than `other`."""
+        path = list(State)
+        return path.index(self) > path.index(other)
+
+    def may_become(self, later: "State") -> bool:
+        """Whether an order may go from this state directly to `later`."""
+        return later in _NEXT_STATES[self]
+
+
+TERMINAL_STATES = (State.COMPLETED, State.CANCELLED, State.FAILED)
+_ENDED_EARLY = (State.CANCELLED, State.FAILED)
+_NEXT_STATES: dict[State, tuple[State, ...]] = {
+    State.RECEIVED: (State.VALIDATED, *_ENDED_EARLY),
+    State.VALIDATED: (State.IN_REVIEW, *_ENDED_EARLY),
+    State.IN_REVIEW: (State.APPROVED, *_ENDED_EARLY),
+    State.APPROVED: (State.CHARGED, *_ENDED_EARLY),
+    State.CHARGED: (State.PREPARED, *_ENDED_EARLY),
+    State.PREPARED: (State.DISPATCHED, *_ENDED_EARLY),
+    # Once the carrier has the parcel, the order can only complete.
+    State.DISPATCHED: (State.COMPLETED,),
+    State.COMPLETED: (),
+    State.CANCELLED: (),
+    State.FAILED: (),
+}
+
+
+class Reason(StrEnum):
+    """Why an order ended other than by completing."""
+
+    CUSTOMER_CANCELLED = "customer_cancelled"
+    REVIEW_REJECTED = "review_rejected"
+    REVIEW_EXPIRED = "review_expired"
+    PAYMENT_DECLINED = "payment_declined"
+    VALIDATION_FAILED = "validation_failed"
+    DEADLINE = "deadline"
+    SHIPPING_FAILED = "shipping_failed"
+    TERMINATED = "terminated"
+    INTERNAL_ERROR = "internal_error"
+
+    @property
+    def outcome(self) -> State:
+        """The outcome of an order that was aborted for this reason."""
+        return State.CANCELLED if self in _CANCELLING_REASONS else State.FAILED
+
+
+_CANCELLING_REASONS = (Reason.CUSTOMER_CANCELLED, Reason.REVIEW_REJECTED, Reason.REVIEW_EXPIRED)
+
+
+class AttemptOutcome(StrEnum):
+    """How one call to the outside ended, as far as the caller can know."""
+
+    OK = "ok"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    DECLINED = "declined"
+    LOST = "lost"
+
+
+class ReviewMode(StrEnum):
+    AUTO = "auto"
+    MANUAL = "manual"
+
+
+@dataclass(frozen=True)
+class Address:
+    street: str
+    city: str
+    state: str
+    zip: str
+
+    def problems(self) -> list[str]:
+        """What is wrong with the address, in plain words; empty when it is complete."""
+        return text_problems(street=self.street, city=self.city, state=self.state, zip=self.zip)
+
+
+@dataclass(frozen=True)
+class Item:
+    sku: str
+    quantity: int
+    unit_price_cents: int
+
+    @property
+    def price_cents(self) -> int:
+        return self.quantity * self.unit_price_cents
+
+
+SAMPLE_ITEMS = (Item(sku="SAMPLE-1", quantity=1, unit_price_cents=4_200),)
+"""What an order without items contains."""
+
+
+def text_problem(name: str, value: str) -> str | None:
+    """Why a text field cannot be stored, or None when it can."""
+    if not value.strip():
+        return f"{name} is empty"
+    if len(value) > MAX_TEXT_LENGTH:
+        return f"{name} is longer than {MAX_TEXT_LENGTH} characters"
+    if any(ord(character) < 32 or ord(character) == 127 for character in value):
+        return f"{name} contains control characters"
+    if any(0xD800 <= ord(character) <= 0xDFFF for character in value):
+        return f"{name} is not valid Unicode text"
+    return None
+
+
+def text_problems(**fields: str) -> list[str]:
+    found = (text_problem(name, value) for name, value in fields.items())
+    return [problem for problem in found if problem is not None]

@@ -1,0 +1,38 @@
+"""The fault profile in force, and the changes that led to it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg.types.json import Jsonb
+
+from db import queries
+from db.database import Database, Row
+
+_SQL = queries.load("fault_profiles.sql")
+
+
+@dataclass(frozen=True)
+class FaultChange:
+    profile: str
+    seed: int
+    rates: Row
+    at: datetime
+
+
+async def current(database: Database) -> FaultChange | None:
+    """The newest change, or None when there never was one."""
+    row = await database.fetch_one(_SQL["current_faults"])
+    return FaultChange(**row) if row else None
+
+
+async def record(database: Database, profile: str, seed: int, rates: Row) -> FaultChange:
+    row = await database.fetch_one(
+        _SQL["set_faults"], {"profile": profile, "seed": seed, "rates": Jsonb(rates)}
+    )
+    assert row is not None, "insert ... returning gives a row"
+    return FaultChange(**row)
+
+
+async def history(database: Database, limit: int = 100) -> list[FaultChange]:
+    """Newest first."""
+    return [FaultChange(**row) for row in await database.fetch_all(_SQL["fault_history"], {"limit": limit})]

@@ -1,0 +1,1 @@
+"""Maintenance of the order database: retention, stale orders and diagnostics."""

@@ -1,0 +1,69 @@
+-- What is happening now: the pages that refresh every two seconds. Each statement reads through an index
+-- that holds only what it shows.
+
+-- name: in_flight
+select count(*) as orders,
+    count(*) filter (where deadline_at < now()) as overdue,
+    count(*) filter (where state = 'in_review' and review = 'manual' and abort_reason is null) as in_review
+from orders where state < 'completed';
+
+-- name: race
+-- The orders that run, the ones nearest to their deadline first, with the attempts under way.
+select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason, o.accepted_at, o.deadline_at,
+    least(extract(epoch from now() - o.accepted_at) * 1000, 2147483647)::int as elapsed_ms,
+    round(extract(epoch from o.deadline_at - o.accepted_at) * 1000)::int as limit_ms,
+    (select max(s.attempt) from step_attempts s where s.order_id = o.order_id and s.step = o.current_step) as attempt
+from orders o
+where o.state < 'completed'
+order by o.deadline_at
+limit %(limit)s;
+
+-- name: waiting_for_a_person
+select o.order_id, o.run_id, o.state, o.amount_cents, o.items, o.address, o.accepted_at, o.deadline_at,
+    now() as read_at
+from orders o
+where o.state in ('received', 'validated', 'in_review') and o.review = 'manual' and o.abort_reason is null
+    -- Approved before its review began, it waits for nobody.
+    and not exists (
+        select from events e
+        where e.order_id = o.order_id and e.at between o.accepted_at and o.updated_at and e.kind = 'signal'
+            and e.detail ->> 'signal' = 'approve_order' and (e.detail ->> 'accepted')::boolean
+    )
+order by o.deadline_at
+limit %(limit)s;
+
+-- name: pace
+-- Orders started and finished in each of the last whole seconds, oldest first.
+with seconds as (
+    select generate_series(date_trunc('second', now()) - make_interval(secs => %(seconds)s),
+        date_trunc('second', now()) - interval '1 second', interval '1 second') as at
+), started as (
+    select date_trunc('second', accepted_at) as at, count(*) as n from orders
+    where accepted_at >= date_trunc('second', now()) - make_interval(secs => %(seconds)s) group by 1
+), finished as (
+    select date_trunc('second', finished_at) as at, count(*) as n from orders
+    where finished_at is not null and finished_at >= date_trunc('second', now()) - make_interval(secs => %(seconds)s)
+    group by 1
+)
+select seconds.at, coalesce(started.n, 0) as started, coalesce(finished.n, 0) as finished
+from seconds left join started using (at) left join finished using (at)
+order by 1;
+
+-- name: recent_outcomes
+-- The orders that finished in the last seconds. percentile_disc: each is the time of an order that there was.
+select count(*) as finished,
+    count(*) filter (where not within_limit) as late,
+    count(*) filter (where state = 'completed') as completed,
+    count(*) filter (where state = 'cancelled') as cancelled,
+    count(*) filter (where state = 'failed') as failed,
+    percentile_disc(array[0.5, 0.95, 0.99, 1.0]) within group (order by completion_ms) as percentiles
+from orders
+where finished_at is not null and finished_at >= now() - make_interval(secs => %(seconds)s);
+
+-- name: last_finished_at
+select max(finished_at) as at from orders where finished_at is not null;
+
+-- name: server_load
+-- Totals since the server started: how long all its clients' transactions were at work, and how many.
+select active_time as active_ms, xact_commit + xact_rollback as transactions
+from pg_stat_database where datname = current_database();

@@ -1,0 +1,1 @@
+"""Read models: the queries behind the REST API and the dashboard."""

@@ -1,0 +1,86 @@
+"""Finding orders, and everything about one of them. Raises DatabaseUnavailable when PostgreSQL does not answer."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from db import queries
+from db.database import Row
+from db.domain import State
+from db.read_only_database import ReadOnlyDatabase
+
+_SQL = queries.load("order_search.sql")
+
+FEW = 5_000
+"""Fewer orders that begin with a prefix than this are looked through; the newest of more are found from the
+newest of all."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What to look for; None or False: whatever it is. `before` is the last order of the page before."""
+
+    prefix: str | None = None
+    run_id: str | None = None
+    state: State | None = None
+    only_open: bool = False
+    only_late: bool = False
+    review: str | None = None
+    before: tuple[datetime, str] | None = None
+
+
+@dataclass(frozen=True)
+class OrderDetails:
+    """One order with all that is known of it.
+
+    `order` has the columns of `orders`, `read_at`, and as JSON `payment`, `shipment`, and the outside's
+    own `ledger`, `packages` and `parcels`; `events` are oldest first; `under_way` are attempts without an
+    end: step, attempt, started_at, worker.
+    """
+
+    order: Row
+    events: list[Row]
+    under_way: list[Row]
+
+    @property
+    def has_all_events(self) -> bool:
+        """False for an old order of which events have been dropped (`db.maintenance.retention`)."""
+        return bool(self.events) and self.events[0]["kind"] == "accepted"
+
+
+def search(reader: ReadOnlyDatabase, wanted: Search, limit: int) -> list[Row]:
+    """Orders in brief, newest first."""
+    before_at, before_id = wanted.before or (None, None)
+    return reader.fetch_all(
+        _SQL["search_of_few" if _is_of_few(reader, wanted.prefix) else "search"],
+        {
+            "prefix": wanted.prefix,
+            "run_id": wanted.run_id,
+            "state": wanted.state.value if wanted.state else None,
+            "only_open": wanted.only_open,
+            "only_late": wanted.only_late,
+            "review": wanted.review,
+            "before_at": before_at,
+            "before_id": before_id,
+            "limit": limit,
+        },
+    )
+
+
+def _is_of_few(reader: ReadOnlyDatabase, prefix: str | None) -> bool:
+    if prefix is None:
+        return False
+    found = reader.fetch_one(_SQL["matches"], {"prefix": prefix, "enough": FEW})
+    return found is not None and found["orders"] < FEW
+
+
+def order_details(reader: ReadOnlyDatabase, order_id: str) -> OrderDetails | None:
+    """None when the books do not know the order."""
+    parameters = {"order_id": order_id}
+    order = reader.fetch_one(_SQL["order"], parameters)
+    if order is None:
+        return None
+    return OrderDetails(
+        order,
+        reader.fetch_all(_SQL["events"], parameters),
+        reader.fetch_all(_SQL["attempts_under_way"], parameters),
+    )

@@ -1,0 +1,1 @@
+"""Disturbances of the running stack and their impact."""

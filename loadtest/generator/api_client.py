@@ -1,0 +1,173 @@
+"""The REST API as the generator uses it: one pool of connections a process, wide enough for an open loop.
+
+Locust's own clients are not used: theirs allows ten requests at once unless told otherwise, and the layer
+below it repeats a GET as often as its pool is wide when a server drops connections. Here each call is one
+request on the wire, and is reported to Locust's statistics under a name of its own.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from geventhttpclient.connectionpool import ConnectionPool
+from geventhttpclient.header import Headers
+from geventhttpclient.response import HTTPParseError, HTTPSocketPoolResponse
+
+from orchestrator.errors import ServiceUnavailable, UsageError
+
+if TYPE_CHECKING:
+    from locust.event import Events
+
+Json = dict[str, Any]
+
+MAX_CONNECTIONS = 20_000
+CONNECT_SECONDS = 3.0
+ANSWER_SECONDS = 14.0
+"""Longer than the longest wait that is asked for."""
+
+BLOCK_SIZE = 16 * 1024
+
+_NO_NAMES: Mapping[int, str] = {}
+
+
+class NoAnswer(ServiceUnavailable):
+    """The API did not answer: connection refused or broken, or nothing within the time."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A status code and a JSON body (empty when it is none)."""
+
+    status: int
+    body: Json
+
+    @property
+    def is_ok(self) -> bool:
+        return self.status == 200
+
+
+class ApiClient:
+    """Calls of the REST API. Every method raises NoAnswer when none came."""
+
+    def __init__(
+        self,
+        url: str,
+        events: "Events | None" = None,
+        max_connections: int = MAX_CONNECTIONS,
+        answer_seconds: float = ANSWER_SECONDS,
+        *,
+        api_key: str | None = None,
+    ) -> None:
+        """Raises UsageError for an address that is no http URL, or a key that no header can carry."""
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname:
+            raise UsageError(f"{url} is not the http address of an API")
+        self._events = events
+        self._prefix = parts.path.rstrip("/")
+        host, port = parts.hostname, parts.port or 80
+        self._head = (
+            f" HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: loadtest\r\nAccept: application/json\r\n"
+        )
+        # Connecting by name would look it up for each new connection.
+        if api_key is not None:
+            if not api_key.isascii() or not api_key.isprintable():
+                raise UsageError("API_KEY is not an API key")
+            self._head += f"Authorization: Bearer {api_key}\r\n"
+        self._pool = ConnectionPool(
+            host, port, host, port,
+            size=max_connections, connection_timeout=CONNECT_SECONDS, network_timeout=answer_seconds,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def get(self, path: str, name: str) -> Answer:
+        return self.call("GET", path, None, name)
+
+    def post(
+        self,
+        path: str,
+        body: Json,
+        name: str,
+        *,
+        expected: tuple[int, ...] = (200,),
+        names: Mapping[int, str] = _NO_NAMES,
+    ) -> Answer:
+        return self.call("POST", path, body, name, expected=expected, names=names)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Json | None,
+        name: str,
+        *,
+        expected: tuple[int, ...] = (200,),
+        names: Mapping[int, str] = _NO_NAMES,
+    ) -> Answer:
+        """One request. An answer other than `expected` is an error in Locust's statistics, where it stands
+        under `name`, or under what `names` says of its status code."""
+        began = time.perf_counter()
+        try:
+            status, content = self._exchange(method, path, body)
+        except (OSError, HTTPParseError) as error:
+            # HTTPConnectionClosed is an HTTPParseError; a gevent timeout of the socket is an OSError.
+            self._report(method, name, began, 0, f"no answer: {type(error).__name__}")
+            raise NoAnswer(f"{method} {path}: {error!r}") from error
+        problem = None if status in expected else f"answered {status}"
+        self._report(method, names.get(status, name), began, len(content), problem)
+        return Answer(status, _as_json(content))
+
+    def text(self, path: str) -> str:
+        """The body of an answer that is no JSON. Raises ServiceUnavailable unless it is a 200."""
+        try:
+            status, content = self._exchange("GET", path, None)
+        except (OSError, HTTPParseError) as error:
+            raise NoAnswer(f"GET {path}: {error!r}") from error
+        if status != 200:
+            raise ServiceUnavailable(f"GET {path} answered {status}")
+        return content.decode()
+
+    def _exchange(self, method: str, path: str, body: Json | None) -> tuple[int, bytes]:
+        request = f"{method} {self._prefix}{path}{self._head}"
+        if body is None:
+            message = (request + "\r\n").encode()
+        else:
+            content = json.dumps(body, separators=(",", ":")).encode()
+            head = f"{request}Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+            message = head.encode() + content
+        socket = self._pool.get_socket()
+        try:
+            socket.sendall(message)
+        except BaseException:
+            self._pool.release_socket(socket)
+            raise
+        # From here on the response owns the socket, and gives it back also when it fails.
+        response = HTTPSocketPoolResponse(
+            socket, self._pool, block_size=BLOCK_SIZE, method=method, headers_type=Headers
+        )
+        content = bytes(response.read())
+        return int(response.get_code()), content
+
+    def _report(self, method: str, name: str, began: float, length: int, problem: str | None) -> None:
+        if self._events is None:
+            return
+        self._events.request.fire(
+            request_type=method,
+            name=name,
+            response_time=(time.perf_counter() - began) * 1000,
+            response_length=length,
+            exception=problem,
+            context={},
+        )
+
+
+def _as_json(content: bytes) -> Json:
+    try:
+        body = json.loads(content)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}

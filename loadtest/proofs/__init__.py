@@ -1,0 +1,1 @@
+"""Long proofs: capacity, overload, soak and resource usage."""

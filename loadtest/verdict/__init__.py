@@ -1,0 +1,1 @@
+"""The verdict on a run: SLO result, percentiles, comparison with a baseline."""

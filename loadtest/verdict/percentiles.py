@@ -1,0 +1,77 @@
+"""Exact percentiles, and the run second by second: pure functions over records."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from loadtest.generator.recording import Ending, OrderRecord
+
+PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
+
+Json = dict[str, Any]
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The smallest of the sorted values that at least `share` (0 to 1) of them do not exceed (nearest rank,
+    as PostgreSQL's percentile_disc). Raises ValueError without values."""
+    if not ordered:
+        raise ValueError("no values, no percentile")
+    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
+
+
+def spread(values: Iterable[float | None]) -> Json | None:
+    """Count, mean and percentiles of the values there are, rounded to a hundredth; None without any."""
+    ordered = sorted(value for value in values if value is not None)
+    if not ordered:
+        return None
+    told: Json = {"count": len(ordered), "mean": round(math.fsum(ordered) / len(ordered), 2)}
+    return told | {name: round(percentile(ordered, share), 2) for name, share in PERCENTILES.items()}
+
+
+def per_second(records: Iterable[OrderRecord]) -> list[Json]:
+    """One row for each second of the run, from its zero to the last outcome.
+
+    `offered` were due in it, `accepted` acknowledged, `finished` reached their outcome; `late` were due in it
+    and became late. `in_flight` is at the end of the second. Times in ms: `accept_p99`, `completion_p50`,
+    `completion_p99` and `end_to_end_p99` of the orders that were due in it; None without any.
+    """
+    due: dict[int, list[OrderRecord]] = defaultdict(list)
+    accepted: dict[int, int] = defaultdict(int)
+    ended: dict[int, int] = defaultdict(int)
+    finished: dict[int, int] = defaultdict(int)
+    last = -1
+    for record in records:
+        due[int(record.due)].append(record)
+        if record.accepted is not None:
+            accepted[int(record.accepted)] += 1
+        end = int(record.due + (record.end_to_end_ms or 0.0) / 1000)
+        ended[end] += 1
+        finished[end] += record.ending == Ending.OUTCOME
+        last = max(last, end)
+    rows = []
+    in_flight = 0
+    for second in range(last + 1):
+        orders = due[second]
+        in_flight += len(orders) - ended[second]
+        completion = spread(order.completion_ms for order in orders)
+        rows.append(
+            {
+                "second": second,
+                "offered": len(orders),
+                "accepted": accepted[second],
+                "finished": finished[second],
+                "late": sum(order.late for order in orders),
+                "in_flight": in_flight,
+                "lag_max": round(max((order.lag_ms for order in orders), default=0.0), 2),
+                "accept_p99": _of(spread(order.accept_ms for order in orders), "p99"),
+                "completion_p50": _of(completion, "p50"),
+                "completion_p99": _of(completion, "p99"),
+                "end_to_end_p99": _of(spread(order.end_to_end_ms for order in orders), "p99"),
+            }
+        )
+    return rows
+
+
+def _of(found: Json | None, name: str) -> float | None:
+    return None if found is None else float(found[name])

@@ -1,0 +1,1 @@
+"""Extensions of Locust's web UI."""

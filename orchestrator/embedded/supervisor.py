@@ -1,0 +1,285 @@
+"""supervisord: its configuration, its start, and the conversation with it over its unix socket."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import xmlrpc.client
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from orchestrator.embedded.component import Component, RunningProcess
+from orchestrator.embedded.layout import Layout
+from orchestrator.errors import StackError
+
+_LAUNCHER = Path(__file__).with_name("launcher.py")
+_PROGRAM = Path(__file__).with_name("supervisord.py")
+
+ANSWER_SECONDS = 10.0
+START_SECONDS = 15.0
+POLL_SECONDS = 0.05
+
+# Paths of this installation may hold anything: `%`, ` ;`, quotes. So this file names none: they come
+# through the environment or are relative to ORDERS_HOME, where supervisord runs.
+_CONFIG_HEAD = """\
+[unix_http_server]
+file=%(ENV_ORDERS_SUPERVISOR_SOCKET)s
+chmod=0700
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+
+[supervisord]
+nodaemon=true
+silent=true
+nocleanup=true
+pidfile=supervisor/supervisord.pid
+childlogdir=logs
+logfile=logs/supervisord.log
+logfile_maxbytes=10MB
+logfile_backups=2
+"""
+
+# startsecs=0: what dies is started again at once, however often, never given up and never made to wait
+# longer each time; the wish for a part does not end because another part was away for a while.
+_CONFIG_PROGRAM = """
+[program:{name}]
+command=%(ENV_ORDERS_LAUNCHER)s supervisor/{name}.json
+priority={priority}
+autostart=false
+autorestart=true
+startsecs=0
+startretries=1000000
+stopsignal={stop_signal}
+stopwaitsecs={stop_seconds}
+stopasgroup={stop_as_group}
+killasgroup=true
+redirect_stderr=true
+stdout_logfile=logs/{name}.log
+stdout_logfile_maxbytes=20MB
+stdout_logfile_backups=3
+"""
+
+
+class SupervisorUnavailable(StackError):
+    """The supervisor does not answer; the stack is not running."""
+
+
+class SupervisorRejected(StackError):
+    """The supervisor could not do this to the component."""
+
+
+def write_configuration(layout: Layout, components: Sequence[Component]) -> None:
+    """Writes supervisord's configuration and one launcher's spec for each component."""
+    sections = [_CONFIG_HEAD]
+    if os.geteuid() == 0:
+        # Only says that running as root is meant; the servers drop root in the launcher.
+        sections.append("user=root\n")
+    for component in components:
+        sections.append(
+            _CONFIG_PROGRAM.format(
+                name=component.name,
+                # Stopped from the highest to the lowest when supervisord itself is told to end.
+                priority=component.stage * 100,
+                stop_signal=component.stop_signal.name.removeprefix("SIG"),
+                stop_seconds=component.stop_seconds,
+                stop_as_group=str(component.stop_as_group).lower(),
+            )
+        )
+        account = component.account()
+        _write_spec(
+            layout.spec(component.name),
+            argv=component.command,
+            environment=component.environment,
+            directory=component.directory,
+            death_signal=component.death_signal,
+            starts=layout.starts(component.name),
+            uid=account.uid if account else None,
+            gid=account.gid if account else None,
+        )
+        layout.starts(component.name).write_text("")
+    layout.supervisor_config.write_text("".join(sections))
+
+
+def _write_spec(
+    path: Path,
+    *,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    directory: Path,
+    death_signal: int,
+    starts: Path | None = None,
+    uid: int | None = None,
+    gid: int | None = None,
+    is_supervisor: bool = False,
+) -> None:
+    spec = {
+        "argv": list(argv),
+        "environment": dict(environment),
+        "directory": str(directory),
+        "death_signal": int(death_signal),
+        "starts": None if starts is None else str(starts),
+        "uid": uid,
+        "gid": gid,
+        "is_supervisor": is_supervisor,
+        "parent_pid": os.getpid(),
+    }
+    path.write_text(json.dumps(spec, indent=2))
+
+
+def start_supervisor(layout: Layout, environment: Mapping[str, str], *, bound: bool) -> int:
+    """Starts supervisord, with no component yet, and returns its process id once it answers.
+
+    With `bound` it stops everything and ends when this process does (on Linux; call it from the main
+    thread, since the kernel watches the thread). Raises StackError when it does not come up.
+    """
+    _write_spec(
+        layout.spec("supervisord"),
+        # -P: this folder must not be searched for modules.
+        argv=[sys.executable, "-P", str(_PROGRAM), "-n", "-c", "supervisor/supervisord.conf"],
+        environment={
+            "ORDERS_SUPERVISOR_SOCKET": str(layout.supervisor_socket),
+            "ORDERS_LAUNCHER": " ".join(
+                _quoted(word) for word in (sys.executable, "-S", "-E", str(_LAUNCHER))
+            ),
+        },
+        directory=layout.home,
+        death_signal=signal.SIGTERM if bound else 0,
+        is_supervisor=True,
+    )
+    output_flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    pid = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-S", "-E", str(_LAUNCHER), str(layout.spec("supervisord"))],
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(layout.supervisor_output), output_flags, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        # A caller in the background of a shell ignores SIGINT; the stack must not inherit that.
+        setsigdef=[signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE],
+    )
+    try:
+        _wait_until_it_answers(layout, pid)
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        raise
+    return pid
+
+
+def _wait_until_it_answers(layout: Layout, pid: int) -> None:
+    control = SupervisorControl(layout)
+    not_after = time.monotonic() + START_SECONDS
+    while not control.answers():
+        if _has_ended(pid) or time.monotonic() > not_after:
+            raise StackError(
+                f"The process supervisor did not start; see {layout.supervisor_output} for its reason, "
+                "mend that and start again."
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _quoted(word: str) -> str:
+    return "'" + word.replace("'", "'\"'\"'") + "'"
+
+
+def _has_ended(child_pid: int) -> bool:
+    ended, _ = os.waitpid(child_pid, os.WNOHANG)
+    return ended != 0
+
+
+class SupervisorControl:
+    """Orders to a running supervisord. Every method raises SupervisorUnavailable when none answers."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._socket = str(layout.supervisor_socket)
+
+    def answers(self) -> bool:
+        """Whether a supervisord is there."""
+        try:
+            self._call("getState")
+        except SupervisorUnavailable:
+            return False
+        return True
+
+    def pid(self) -> int:
+        return int(self._call("getPID"))
+
+    def processes(self) -> dict[str, RunningProcess]:
+        """Every component by name."""
+        return {info["name"]: _running_process(info) for info in self._call("getAllProcessInfo")}
+
+    def begin_start(self, name: str) -> None:
+        """Starts a component without waiting for it; one that runs already is left alone."""
+        self._call("startProcess", name, False, tolerate=("ALREADY_STARTED",))
+
+    def begin_stop(self, name: str) -> None:
+        """Tells a component to stop without waiting for it."""
+        self._call("stopProcess", name, False, tolerate=("NOT_RUNNING",))
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Sends a signal. Raises SupervisorRejected when the component does not run just now."""
+        self._call("signalProcess", name, number.name.removeprefix("SIG"))
+
+    def shut_down(self) -> None:
+        """Ends supervisord, and what still runs under it."""
+        self._call("shutdown", tolerate=("SHUTDOWN_STATE",))
+
+    def _call(self, method: str, *arguments: object, tolerate: Sequence[str] = ()) -> Any:
+        try:
+            return self._answer(method, arguments)
+        except xmlrpc.client.Fault as fault:
+            reason = fault.faultString.split(":")[0]
+            if reason in tolerate:
+                return None
+            about = f" {arguments[0]}" if arguments else ""
+            raise SupervisorRejected(
+                f"The supervisor refused {method}{about}: {fault.faultString}."
+            ) from None
+        except (OSError, http.client.HTTPException):
+            raise SupervisorUnavailable from None
+
+    def _answer(self, method: str, arguments: Sequence[object]) -> Any:
+        request = xmlrpc.client.dumps(tuple(arguments), f"supervisor.{method}").encode()  # type: ignore[arg-type]
+        connection = _UnixConnection(self._socket)
+        try:
+            connection.request("POST", "/RPC2", request, {"Content-Type": "text/xml"})
+            response = connection.getresponse()
+            if response.status != http.HTTPStatus.OK:
+                raise http.client.HTTPException(response.reason)
+            answer, _ = xmlrpc.client.loads(response.read())
+            return answer[0]
+        finally:
+            connection.close()
+
+
+def _running_process(info: Mapping[str, Any]) -> RunningProcess:
+    return RunningProcess(
+        name=info["name"],
+        pid=info["pid"],
+        state=info["statename"],
+        started_at=datetime.fromtimestamp(info["start"], UTC),
+    )
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=ANSWER_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        try:
+            self.sock.connect(self._path)
+        except OSError:
+            self.sock.close()
+            raise

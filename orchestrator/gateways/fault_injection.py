@@ -1,0 +1,157 @@
+"""What the outside world does wrong: profiles of fault rates, drawn so that a run can be repeated.
+
+Every outside call goes through one fault point. Whether it fails is drawn from a hash of the seed, the
+order, the step and the attempt, so the same orders meet the same faults whatever the timing.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from math import log
+from typing import Any, Protocol, TypeVar
+
+from db.domain import COMPENSATIONS, GATEWAY_STEPS, Step
+from orchestrator.errors import GatewayDeclined, GatewayError
+
+T = TypeVar("T")
+
+HANG_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call to the outside, identified."""
+
+    order_id: str
+    step: Step
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The share of calls, 0 to 1, that meet each fault; what is left over works.
+
+    `slow` calls work after an exponentially distributed delay with mean `slow_mean_ms`;
+    `lost_answer` calls do their work, then fail or hang (half each), so the caller does not know.
+    """
+
+    error: float = 0.0
+    hang: float = 0.0
+    slow: float = 0.0
+    slow_mean_ms: float = 100.0
+    decline: float = 0.0
+    lost_answer: float = 0.0
+
+    def problems(self) -> list[str]:
+        shares = {name: share for name, share in asdict(self).items() if name != "slow_mean_ms"}
+        found = [f"{name} must be between 0 and 1" for name, share in shares.items() if not 0 <= share <= 1]
+        if sum(shares.values()) > 1 + 1e-9:
+            found.append("the rates of one step add up to more than 1")
+        if not 0 < self.slow_mean_ms <= 60_000:
+            found.append("slow_mean_ms must be above 0 and at most 60000")
+        return found
+
+
+@dataclass(frozen=True)
+class FaultProfile:
+    """Fault rates for every step, with their own for some. Compensations are never declined."""
+
+    name: str
+    seed: int
+    default: Rates
+    steps: Mapping[Step, Rates]
+
+    def rates(self, step: Step) -> Rates:
+        return self.steps.get(step, self.default)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "default": asdict(self.default),
+            "steps": {step.value: asdict(rates) for step, rates in self.steps.items()},
+        }
+
+    @classmethod
+    def from_json(cls, name: str, seed: int, rates: Mapping[str, Any]) -> "FaultProfile":
+        """Reads what `to_json` wrote, or what a user sent.
+
+        Raises ValueError with one sentence that says what is wrong.
+        """
+        try:
+            default = Rates(**rates.get("default", {}))
+            steps = {Step(step): Rates(**own) for step, own in rates.get("steps", {}).items()}
+            found = [problem for each in (default, *steps.values()) for problem in each.problems()]
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"unreadable fault rates: {error}") from None
+        for step in steps:
+            if step not in GATEWAY_STEPS:
+                raise ValueError(f"step {step} makes no outside call")
+        if found:
+            raise ValueError(found[0])
+        return cls(name, seed, default, steps)
+
+
+PROFILES: dict[str, Rates] = {
+    "none": Rates(),
+    "assignment": Rates(error=0.33, hang=0.34),
+    "lossy": Rates(lost_answer=0.5),
+    "slow": Rates(slow=1.0, slow_mean_ms=100.0),
+    "outage": Rates(error=0.5, hang=0.5),
+}
+"""The profiles with a name; any other is custom."""
+
+
+def named_profile(name: str, seed: int = 0) -> FaultProfile:
+    """Raises ValueError for a name that is not one of PROFILES."""
+    if name not in PROFILES:
+        raise ValueError(f"unknown fault profile {name!r}; known: {', '.join(PROFILES)}")
+    return FaultProfile(name, seed, PROFILES[name], {})
+
+
+class FaultInjector(Protocol):
+    async def call(self, call: Call, work: Callable[[], Awaitable[T]]) -> T:
+        """Does the work, unless something goes wrong before or after it."""
+
+
+class NoFaults:
+    """The fault point of a real outside world: it adds nothing."""
+
+    async def call(self, call: Call, work: Callable[[], Awaitable[T]]) -> T:  # noqa: ARG002
+        return await work()
+
+
+class ProfileFaultInjector:
+    """The fault point of the simulators. `profile` may be replaced at any time."""
+
+    def __init__(self, profile: FaultProfile) -> None:
+        self.profile = profile
+
+    async def call(self, call: Call, work: Callable[[], Awaitable[T]]) -> T:
+        rates = self.profile.rates(call.step)
+        share = self._draw(call, "fault")
+        if (share := share - rates.error) < 0:
+            raise GatewayError(f"{call.step} failed (simulated)")
+        if (share := share - rates.hang) < 0:
+            await asyncio.sleep(HANG_SECONDS)
+            raise GatewayError(f"{call.step} hung (simulated)")
+        if (share := share - rates.decline) < 0:
+            if call.step in COMPENSATIONS:
+                return await work()
+            raise GatewayDeclined(f"{call.step} declined (simulated)")
+        if (share := share - rates.slow) < 0:
+            await asyncio.sleep(self._delay_seconds(call, rates.slow_mean_ms))
+            return await work()
+        if share - rates.lost_answer < 0:
+            await work()
+            if self._draw(call, "lost") < 0.5:
+                await asyncio.sleep(HANG_SECONDS)
+            raise GatewayError(f"the answer to {call.step} was lost (simulated)")
+        return await work()
+
+    def _draw(self, call: Call, purpose: str) -> float:
+        """A number in [0, 1) that depends on the seed and the call alone."""
+        text = f"{self.profile.seed}/{purpose}/{call.order_id}/{call.step}/{call.attempt}"
+        return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) / 2**64
+
+    def _delay_seconds(self, call: Call, mean_ms: float) -> float:
+        return -log(1.0 - self._draw(call, "delay")) * mean_ms / 1000

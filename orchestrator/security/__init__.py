@@ -1,0 +1,1 @@
+"""API keys, sessions, bind policy and payload encryption."""
