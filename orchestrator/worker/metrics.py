@@ -1,6 +1,6 @@
 """What Prometheus is told by a worker: the SDK's own figures and ours, through the SDK's exporter.
 
-The names, units and meanings are listed in docs/monitoring.md.
+The names, units and meanings are listed in docs/reference/metrics.md.
 """
 
 import asyncio

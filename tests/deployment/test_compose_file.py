@@ -20,7 +20,7 @@ from tests.deployment import compose
 from tests.deployment.compose import SECRETS, Service
 
 MERGE = "tag:yaml.org,2002:merge"
-DEPLOYMENT_PAGE = PROJECT_ROOT / "docs" / "deployment.md"
+DEPLOYMENT_PAGE = PROJECT_ROOT / "docs" / "how-to" / "deploy-with-compose.md"
 
 SERVICES = compose.services()
 NEXT = {"NEXT_BUILD_ID": "2", "NEXT_IMAGE": "orders:2"}
@@ -63,7 +63,7 @@ NOT_FOR_CONTAINERS = {
     "TEMPORAL_CONFIG_FILE": "a file outside of the container",
     "ORDER_WORKERS": "--scale",
     "SHIPPING_WORKERS": "--scale",
-    "EVENTS_KEEP_DAYS": "the workers do not own the tables: docs/deployment.md",
+    "EVENTS_KEEP_DAYS": "the workers do not own the tables: docs/how-to/deploy-with-compose.md",
 }
 USERS_OF = {
     "orders_migrator": {"migrate", "api-key", "load-test-key"},

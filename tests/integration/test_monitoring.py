@@ -23,7 +23,8 @@ RULES = MONITORING / "prometheus" / "rules" / "orders.yml"
 RULE_TESTS = MONITORING / "prometheus" / "tests" / "orders_test.yml"
 SCRAPES = MONITORING / "prometheus" / "prometheus.yml"
 DASHBOARD = MONITORING / "grafana" / "dashboards" / "orders.json"
-GUIDE = PROJECT_ROOT / "docs" / "monitoring.md"
+METRICS_PAGE = PROJECT_ROOT / "docs" / "reference" / "metrics.md"
+ALERTS_PAGE = PROJECT_ROOT / "docs" / "how-to" / "respond-to-alerts.md"
 
 OF_PROMETHEUS = {"up"}
 _OPERATORS = {"and", "or", "unless", "bool", "inf", "nan"}
@@ -221,19 +222,21 @@ def test_every_alert_is_fired_and_kept_quiet_by_a_test_of_the_rules() -> None:
 
 
 def test_every_alert_says_what_it_means_and_what_to_do() -> None:
-    headings = {heading.lower() for heading in re.findall(r"^### (\w+)$", GUIDE.read_text(), re.MULTILINE)}
+    headings = {
+        heading.lower() for heading in re.findall(r"^## (\w+)$", ALERTS_PAGE.read_text(), re.MULTILINE)
+    }
     for alert in alerts():
         assert alert["annotations"]["summary"]
         assert alert["labels"]["severity"] in ("warning", "critical")
         page, _, heading = alert["annotations"]["runbook"].partition("#")
-        assert page == "docs/monitoring.md"
+        assert page == "docs/how-to/respond-to-alerts.md"
         assert heading == alert["alert"].lower()
         assert heading in headings
 
 
 @pytest.mark.stack
 def test_the_guide_lists_our_metrics_and_no_others(told: dict[str, set[str]]) -> None:
-    listed = set(re.findall(r"^\| `([a-z_]+)`", GUIDE.read_text(), re.MULTILINE))
+    listed = set(re.findall(r"^\| `([a-z_]+)`", METRICS_PAGE.read_text(), re.MULTILINE))
     told_of = {re.sub("_(bucket|sum|count|created)$", "", name) for name in told}
     assert listed <= told_of
     libraries_own = re.compile("temporal_|process_|python_")
