@@ -126,9 +126,9 @@ class Address:
     state: str
     zip: str
 
-    def problems(self) -> list[str]:
+    def validation_errors(self) -> list[str]:
         """What is wrong with the address, in plain words; empty when it is complete."""
-        return text_problems(street=self.street, city=self.city, state=self.state, zip=self.zip)
+        return text_errors(street=self.street, city=self.city, state=self.state, zip=self.zip)
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ SAMPLE_ITEMS = (Item(sku="SAMPLE-1", quantity=1, unit_price_cents=4_200),)
 """What an order without items contains."""
 
 
-def text_problem(name: str, value: str) -> str | None:
+def text_error(name: str, value: str) -> str | None:
     """Why a text field cannot be stored, or None when it can."""
     if not value.strip():
         return f"{name} is empty"
@@ -159,6 +159,6 @@ def text_problem(name: str, value: str) -> str | None:
     return None
 
 
-def text_problems(**fields: str) -> list[str]:
-    found = (text_problem(name, value) for name, value in fields.items())
+def text_errors(**fields: str) -> list[str]:
+    found = (text_error(name, value) for name, value in fields.items())
     return [problem for problem in found if problem is not None]

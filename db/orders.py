@@ -11,7 +11,13 @@ from psycopg.types.json import Jsonb
 from db import queries
 from db.database import Database, Row
 from db.domain import Address, AttemptOutcome, Item, Reason, State, Step
-from orchestrator.messages import AbortRequest, AddressRequest, ApproveRequest, OrderRequest, RequestResult
+from orchestrator.messages import (
+    AbortRequest,
+    ApproveRequest,
+    ChangeAddressRequest,
+    OrderRequest,
+    RequestResult,
+)
 
 _SQL = queries.load("orders.sql")
 
@@ -87,7 +93,7 @@ class OrderSnapshot:
     applied_request_ids: frozenset[str]
 
     @property
-    def to_undo(self) -> list[Step]:
+    def compensations(self) -> list[Step]:
         """What was tried of an aborted order; the books let nothing more be tried of it."""
         if self.abort_reason is None:
             return []
@@ -222,14 +228,14 @@ class OrderRepository:
 
     async def abort(self, request: AbortRequest) -> RequestResult:
         """Turns an order back, unless it has been already or it is past the point where it could be."""
-        detail = {"reason": request.reason.value, "by": request.by, "message": request.message}
+        detail = {"reason": request.reason.value, "by": request.requested_by, "message": request.message}
         before = State.APPROVED if request.reason in _REVIEW_REASONS else State.DISPATCHED
         row = await self._database.fetch_one(
             _SQL["abort_order"],
             {
                 "order_id": request.order_id,
                 "reason": request.reason.value,
-                "by": request.by,
+                "by": request.requested_by,
                 "before_state": before.value,
                 "request_id": request.request_id,
                 "kind": "signal" if request.signal else "abort",
@@ -240,9 +246,9 @@ class OrderRepository:
         if row is not None:
             # Read afterwards: the statement itself does not see an attempt that it had to wait for.
             standing = await self.standing(request.order_id)
-            to_undo = standing.to_undo if standing is not None else []
+            compensations = standing.compensations if standing is not None else []
             return RequestResult(
-                True, "the order is being cancelled", State(row["state"]), request.reason, to_undo
+                True, "the order is being cancelled", State(row["state"]), request.reason, compensations
             )
         return await self._answer_again(request.order_id, request.request_id, request.signal, detail)
 
@@ -263,7 +269,7 @@ class OrderRepository:
             return RequestResult(True, "the order is approved", State.APPROVED)
         return await self._answer_again(request.order_id, request.request_id, request.signal, detail)
 
-    async def change_address(self, request: AddressRequest) -> RequestResult:
+    async def change_address(self, request: ChangeAddressRequest) -> RequestResult:
         signal = "update_address"
         detail = {"by": request.updated_by, "new_address": asdict(request.new_address)}
         row = await self._database.fetch_one(
@@ -333,11 +339,13 @@ class OrderRepository:
         if standing is None:
             raise LookupError(order_id)
         if request_id is not None and request_id in standing.applied_request_ids:
-            return RequestResult(True, "accepted", standing.state, standing.abort_reason, standing.to_undo)
+            return RequestResult(
+                True, "accepted", standing.state, standing.abort_reason, standing.compensations
+            )
         if signal is not None:
             await self.note_signal(order_id, signal, accepted=False, **detail)
         return RequestResult(
-            False, _why_too_late(standing), standing.state, standing.abort_reason, standing.to_undo
+            False, _why_too_late(standing), standing.state, standing.abort_reason, standing.compensations
         )
 
 

@@ -15,10 +15,10 @@ from db.audit import INVARIANTS, DatabaseAudit, Violation, audit_database, known
 from db.database import Database, Row
 from db.domain import State
 from orchestrator.errors import PayloadUnreadable, RunUnknown
-from orchestrator.messages import OrderResult
+from orchestrator.messages import NOT_AN_ORDER, OrderResult
 from orchestrator.temporal_client import temporal_errors
 from orchestrator.workflow_ids import ORDER_WORKFLOW_PREFIX, order_workflow_id, reconcile_workflow_id
-from orchestrator.workflow_lookup import NEVER_ORDERS, acceptance_of, is_running
+from orchestrator.workflow_lookup import is_running, started_order
 
 PAGE_SIZE = 200
 LISTED_AT_ONCE = 1_000
@@ -322,7 +322,7 @@ async def _compare(
 ) -> Violation | _BeingClosed | None:
     """What is wrong between a closed workflow and the books, if anything."""
     result, error_type = await _ending(client, execution)
-    if error_type in NEVER_ORDERS:
+    if error_type in NOT_AN_ORDER:
         return None
     accepted_in = execution.run_id
     if known is None or known["workflow_run_id"] != execution.run_id:
@@ -362,11 +362,11 @@ def _is_closed_in(known: Row | None) -> bool:
 async def _first_run_id(client: Client, execution: WorkflowExecution) -> str | None:
     """The run in which the order of a closed workflow was accepted; None when it never was an order."""
     try:
-        acceptance = await acceptance_of(client, execution)
+        started = await started_order(client, execution)
     except PayloadUnreadable:
         # Whether it was one only the key tells: the workflow is judged as if it were.
         return execution.run_id
-    return None if acceptance is None else acceptance.first_run_id
+    return None if started is None else started.first_run_id
 
 
 async def _is_in_good_hands(client: Client, order_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""Messages of the workflows: arguments, results, signals and updates.
+"""Messages of the workflows: arguments, results, signals, updates and activity payloads.
 
 Plain dataclasses: Temporal's default JSON converter reads and writes them, so any Temporal tool can send a
 signal as a JSON object with the same field names.
@@ -21,17 +21,28 @@ from db.domain import (
     ReviewMode,
     State,
     Step,
-    text_problems,
+    text_errors,
 )
 
 MAX_LIMIT_SECONDS = 3_600.0
+
+# Types of the ApplicationErrors that workflows, activities and their callers tell apart.
+INVALID_ORDER = "InvalidOrder"
+DUPLICATE_ORDER = "DuplicateOrder"
+INVALID_REQUEST = "InvalidRequest"
+
+NOT_AN_ORDER = (DUPLICATE_ORDER, INVALID_ORDER)
+"""With one of these, an OrderWorkflow fails before it has created an order."""
+
+
+# --- Orders -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class OrderRequest:
     """The argument of `OrderWorkflow`: one order as the customer placed it.
 
-    `requested_at` is the moment the order was due, which an open-loop load test sets before it sends;
+    `requested_at` is the scheduled send time of an open-loop load test, else the time of the request;
     `limit_seconds` is the time from acceptance to the outcome.
     """
 
@@ -51,95 +62,47 @@ class OrderRequest:
         return sum(item.price_cents for item in self.items)
 
     @property
-    def has_usable_limit(self) -> bool:
+    def has_valid_limit(self) -> bool:
         return 0 < self.limit_seconds <= MAX_LIMIT_SECONDS
 
-    def problems(self) -> list[str]:
-        """What is wrong with the order's content, in plain words; empty when it can be carried out."""
-        found = self.initial_address.problems()
+    def validation_errors(self) -> list[str]:
+        """Return one message for each invalid field."""
+        errors = self.initial_address.validation_errors()
         if not re.fullmatch(ORDER_ID_PATTERN, self.order_id):
-            found.append("order_id must be 1 to 64 letters, digits, '-' or '_'")
-        found += text_problems(payment_id=self.payment_id, shipping_task_queue=self.shipping_task_queue)
+            errors.append("order_id must be 1 to 64 letters, digits, '-' or '_'")
+        errors += text_errors(payment_id=self.payment_id, shipping_task_queue=self.shipping_task_queue)
         if self.run_id is not None:
-            found += text_problems(run_id=self.run_id)
+            errors += text_errors(run_id=self.run_id)
         if self.requested_at.tzinfo is None:
-            found.append("requested_at has no time zone")
-        if not self.has_usable_limit:
-            found.append(f"limit_seconds must be above 0 and at most {MAX_LIMIT_SECONDS:.0f}")
+            errors.append("requested_at has no time zone")
+        if not self.has_valid_limit:
+            errors.append(f"limit_seconds must be above 0 and at most {MAX_LIMIT_SECONDS:.0f}")
         if not 0 <= self.auto_review_seconds <= MAX_LIMIT_SECONDS:
-            found.append(f"auto_review_seconds must be 0 to {MAX_LIMIT_SECONDS:.0f}")
+            errors.append(f"auto_review_seconds must be 0 to {MAX_LIMIT_SECONDS:.0f}")
         if not 1 <= len(self.items) <= MAX_ORDER_LINES:
-            found.append(f"an order has 1 to {MAX_ORDER_LINES} lines, this one has {len(self.items)}")
+            errors.append(f"an order must have 1 to {MAX_ORDER_LINES} lines, not {len(self.items)}")
         for number, item in enumerate(self.items, start=1):
-            found += [f"line {number}: {problem}" for problem in text_problems(sku=item.sku)]
+            errors += [f"line {number}: {error}" for error in text_errors(sku=item.sku)]
             if not 1 <= item.quantity <= MAX_QUANTITY:
-                found.append(f"line {number}: quantity must be 1 to {MAX_QUANTITY}")
+                errors.append(f"line {number}: quantity must be 1 to {MAX_QUANTITY}")
             if not 0 <= item.unit_price_cents <= MAX_UNIT_PRICE_CENTS:
-                found.append(f"line {number}: unit_price_cents must be 0 to {MAX_UNIT_PRICE_CENTS}")
-        return found
+                errors.append(f"line {number}: unit_price_cents must be 0 to {MAX_UNIT_PRICE_CENTS}")
+        return errors
 
 
 @dataclass(frozen=True)
-class CancelOrder:
-    reason: str
-    cancelled_by: str
+class OrderResult:
+    """The result of `OrderWorkflow`: the outcome that the order database holds."""
 
-    def problems(self) -> list[str]:
-        return text_problems(reason=self.reason, cancelled_by=self.cancelled_by)
-
-
-@dataclass(frozen=True)
-class UpdateAddress:
-    new_address: Address
-    updated_by: str
-
-    def problems(self) -> list[str]:
-        return self.new_address.problems() + text_problems(updated_by=self.updated_by)
-
-
-@dataclass(frozen=True)
-class ApproveOrder:
-    reviewer: str
-
-    def problems(self) -> list[str]:
-        return text_problems(reviewer=self.reviewer)
-
-
-@dataclass(frozen=True)
-class RejectOrder:
-    reviewer: str
-    reason: str
-
-    def problems(self) -> list[str]:
-        return text_problems(reviewer=self.reviewer, reason=self.reason)
-
-
-@dataclass(frozen=True)
-class DispatchFailed:
-    """The shipping child could not hand the parcel to the carrier."""
-
-    reason: str
-    attempts: int
-
-
-@dataclass(frozen=True)
-class RequestResult:
-    """What a request about a running order was answered: accepted, or too late and why.
-
-    `state` and `abort_reason` are how the books stood at that moment; `to_undo` is what had been tried of
-    an order that is turned back, and cannot be tried any more.
-    """
-
-    accepted: bool
-    message: str
-    state: State
-    abort_reason: Reason | None = None
-    to_undo: list[Step] = field(default_factory=list)
+    order_id: str
+    outcome: State
+    reason: Reason | None
+    completion_ms: int
 
 
 @dataclass(frozen=True)
 class OrderStatus:
-    """The answer of the `status` query."""
+    """The result of the `status` query."""
 
     order_id: str
     current_step: Step | None
@@ -149,8 +112,72 @@ class OrderStatus:
     deadline_at: datetime
 
 
+# --- Signals and updates --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CancelOrder:
+    reason: str
+    cancelled_by: str
+
+    def validation_errors(self) -> list[str]:
+        return text_errors(reason=self.reason, cancelled_by=self.cancelled_by)
+
+
+@dataclass(frozen=True)
+class UpdateAddress:
+    new_address: Address
+    updated_by: str
+
+    def validation_errors(self) -> list[str]:
+        return self.new_address.validation_errors() + text_errors(updated_by=self.updated_by)
+
+
+@dataclass(frozen=True)
+class ApproveOrder:
+    reviewer: str
+
+    def validation_errors(self) -> list[str]:
+        return text_errors(reviewer=self.reviewer)
+
+
+@dataclass(frozen=True)
+class RejectOrder:
+    reviewer: str
+    reason: str
+
+    def validation_errors(self) -> list[str]:
+        return text_errors(reviewer=self.reviewer, reason=self.reason)
+
+
+@dataclass(frozen=True)
+class DispatchFailed:
+    """Signal from `ShippingWorkflow`: the carrier or the warehouse declined, or the time was over."""
+
+    reason: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class RequestResult:
+    """The decision on a request: accepted, or too late with the cause in `message`.
+
+    `state`, `abort_reason` and `compensations` describe the order at that moment. `compensations` is empty
+    until the order is aborted, then it has the compensations of every step that was ever attempted.
+    """
+
+    accepted: bool
+    message: str
+    state: State
+    abort_reason: Reason | None = None
+    compensations: list[Step] = field(default_factory=list)
+
+
+# --- Activities -----------------------------------------------------------------------------------------
+
+
 class Activity(StrEnum):
-    """The names under which workflows know the activities, so that they need not import them."""
+    """Activity names, so that workflows need not import the activities."""
 
     RUN_STEP_BATCH = "RunStepBatch"
     OPEN = "OpenOrder"
@@ -168,8 +195,18 @@ class Activity(StrEnum):
     FINISH = "FinishOrder"
 
 
+@dataclass(frozen=True)
+class OpenRequest:
+    """Insert an order."""
+
+    order: OrderRequest
+    workflow_run_id: str
+    accepted_at: datetime
+    deadline_at: datetime
+
+
 class StepStatus(StrEnum):
-    """How a step ended, seen from the workflow."""
+    """How a step ended. UNFINISHED: its time budget was used up, and the step must be resumed."""
 
     DONE = "done"
     DECLINED = "declined"
@@ -180,10 +217,10 @@ class StepStatus(StrEnum):
 
 @dataclass(frozen=True)
 class StepRequest:
-    """One step of one order, to be carried out by an activity.
+    """Run one step of one order.
 
-    `not_after` is the moment after which no attempt may start (None: never give up);
-    `time_budget_seconds` is how long the activity itself may go on trying before it hands back UNFINISHED.
+    No attempt starts after `not_after` (None: no limit). After `time_budget_seconds` the activity returns
+    UNFINISHED (None: no limit).
     """
 
     order_id: str
@@ -201,70 +238,16 @@ class StepResult:
 
 
 @dataclass(frozen=True)
-class OpenRequest:
-    """Take an order into the books."""
-
-    order: OrderRequest
-    workflow_run_id: str
-    accepted_at: datetime
-    deadline_at: datetime
-
-
-@dataclass(frozen=True)
-class StepBatchRequest:
-    """What a worker is to do for an order in one go: one after the other, as long as each succeeds.
-
-    `time_budget_seconds` is for all of it together.
-    """
-
-    order_id: str
-    time_budget_seconds: float
-    open: "OpenRequest | None" = None
-    approve: "ApproveRequest | None" = None
-    steps: list[StepRequest] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class StepBatchResult:
-    """How far it came: the answer to the approval, and the results of the steps that were tried."""
-
-    approval: RequestResult | None = None
-    steps: list[StepResult] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class ReconcileRequest:
-    """Close an order whose workflow is gone; `unopened` when even its acceptance is not in the books."""
-
-    order_id: str
-    why: str
-    run_id: str | None = None
-    unopened: OpenRequest | None = None
-
-
-@dataclass(frozen=True)
-class ShippingRequest:
-    """The argument of `ShippingWorkflow`: shipment `n` of an order (1 for the first)."""
-
-    order_id: str
-    n: int
-    order_workflow_id: str
-    prepare_not_after: datetime
-    dispatch_not_after: datetime
-    run_id: str | None = None
-
-
-@dataclass(frozen=True)
 class AbortRequest:
-    """Turn an order back; the first reason that reaches the books decides the outcome.
+    """Abort an order. The first reason that is stored decides the outcome.
 
-    `signal` names the request of a person (None: the system's own decision). `request_id` makes a
-    repeated activity give the answer that the first one gave.
+    `signal` names the request that a person sent (None: the system decided). `request_id` is the idempotency
+    key: a repeated activity returns the result of its first execution.
     """
 
     order_id: str
     reason: Reason
-    by: str
+    requested_by: str
     message: str = ""
     signal: str | None = None
     request_id: str | None = None
@@ -273,7 +256,7 @@ class AbortRequest:
 
 @dataclass(frozen=True)
 class ApproveRequest:
-    """`signal` names the request of a person; None is the simulated reviewer."""
+    """Approve an order in review. `signal` is None for the simulated reviewer."""
 
     order_id: str
     reviewer: str
@@ -283,7 +266,7 @@ class ApproveRequest:
 
 
 @dataclass(frozen=True)
-class AddressRequest:
+class ChangeAddressRequest:
     order_id: str
     new_address: Address
     updated_by: str
@@ -292,8 +275,8 @@ class AddressRequest:
 
 
 @dataclass(frozen=True)
-class RecordRequestEventRequest:
-    """A person's request that only needs an entry in the books."""
+class RequestEvent:
+    """Record the decision on a request that the workflow made itself."""
 
     order_id: str
     signal: str
@@ -304,24 +287,59 @@ class RecordRequestEventRequest:
 
 
 @dataclass(frozen=True)
+class StepBatchRequest:
+    """Run several parts of an order in one activity: open or approve it, then the steps in order.
+
+    The batch stops at the first part that does not succeed. `time_budget_seconds` is for all parts together.
+    """
+
+    order_id: str
+    time_budget_seconds: float
+    open: OpenRequest | None = None
+    approve: ApproveRequest | None = None
+    steps: list[StepRequest] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StepBatchResult:
+    """The result of the approval, if there was one, and of the steps that were run."""
+
+    approval: RequestResult | None = None
+    steps: list[StepResult] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class FinishRequest:
-    """The outcome the workflow arrives at; the books have the last word."""
+    """Store the outcome, unless the order has one."""
 
     order_id: str
     outcome: State
     run_id: str | None = None
 
 
+# --- Other workflows ------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class OrderResult:
-    """What `OrderWorkflow` returns; a closed workflow must agree with the books."""
+class ShippingRequest:
+    """The argument of `ShippingWorkflow`: shipment `n` of an order, counted from 1."""
 
     order_id: str
-    outcome: State
-    reason: Reason | None
-    completion_ms: int
+    n: int
+    order_workflow_id: str
+    prepare_not_after: datetime
+    dispatch_not_after: datetime
+    run_id: str | None = None
 
 
-DUPLICATE_ORDER = "DuplicateOrder"
-INVALID_ORDER = "InvalidOrder"
-"""Types of the errors with which an OrderWorkflow fails that never became an order."""
+@dataclass(frozen=True)
+class ReconcileRequest:
+    """The argument of `ReconcileWorkflow`: finish an order whose workflow is closed, and say why it closed.
+
+    `open_request` is set when the order was never inserted.
+    """
+
+    order_id: str
+    cause: str
+    run_id: str | None = None
+    open_request: OpenRequest | None = None

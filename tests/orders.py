@@ -8,7 +8,13 @@ from uuid import uuid4
 from db.database import Database, Row
 from db.domain import Address, AttemptOutcome, Reason, State, Step
 from db.orders import AttemptResult, OrderRepository
-from orchestrator.messages import AbortRequest, AddressRequest, ApproveRequest, OrderRequest, RequestResult
+from orchestrator.messages import (
+    AbortRequest,
+    ApproveRequest,
+    ChangeAddressRequest,
+    OrderRequest,
+    RequestResult,
+)
 
 ADDRESS = Address("1 Main Street", "Springfield", "IL", "62701")
 OTHER_ADDRESS = Address("2 Side Street", "Shelbyville", "IL", "62565")
@@ -98,7 +104,7 @@ class Clerk:
         self, order_id: str, address: Address = OTHER_ADDRESS, request_id: str | None = None
     ) -> RequestResult:
         return await self.repository.change_address(
-            AddressRequest(order_id, address, "somebody", request_id=request_id or uuid4().hex)
+            ChangeAddressRequest(order_id, address, "somebody", request_id=request_id or uuid4().hex)
         )
 
     async def row(self, order_id: str) -> Row:

@@ -75,7 +75,7 @@ def items_of(lines: pd.DataFrame) -> tuple[list[Item], list[str]]:
 
 def problems_of(order_id: str, address: Address, items: list[Item]) -> list[str]:
     """What the API would say about the order, before it is asked."""
-    return OrderRequest(order_id, address, f"pay-{order_id}", datetime.now(UTC), items).problems()
+    return OrderRequest(order_id, address, f"pay-{order_id}", datetime.now(UTC), items).validation_errors()
 
 
 def content_of(address: Address, items: list[Item], review: ReviewMode) -> Json:

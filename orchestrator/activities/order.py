@@ -19,12 +19,12 @@ from orchestrator.messages import (
     DUPLICATE_ORDER,
     AbortRequest,
     Activity,
-    AddressRequest,
     ApproveRequest,
+    ChangeAddressRequest,
     FinishRequest,
     OpenRequest,
     OrderResult,
-    RecordRequestEventRequest,
+    RequestEvent,
     RequestResult,
     StepRequest,
     StepResult,
@@ -33,7 +33,7 @@ from orchestrator.messages import (
 
 log = structlog.get_logger()
 
-Decision = AbortRequest | AddressRequest | ApproveRequest
+Decision = AbortRequest | ChangeAddressRequest | ApproveRequest
 
 OutcomeObserver = Callable[[OrderResult, int], None]
 """Is told of an order's outcome, and of its limit in ms; again when its worker dies before it can say so."""
@@ -119,7 +119,7 @@ class OrderActivities:
         return answer
 
     @activity.defn(name=Activity.CHANGE_ADDRESS)
-    async def change_address(self, request: AddressRequest) -> RequestResult:
+    async def change_address(self, request: ChangeAddressRequest) -> RequestResult:
         answer = await self._orders.change_address(request)
         _log_signal(request, "update_address", answer)
         return answer
@@ -140,7 +140,7 @@ class OrderActivities:
         return answer
 
     @activity.defn(name=Activity.RECORD_REQUEST_EVENT)
-    async def note_signal(self, request: RecordRequestEventRequest) -> bool:
+    async def note_signal(self, request: RequestEvent) -> bool:
         await self._orders.note_signal(
             request.order_id,
             request.signal,

@@ -33,6 +33,7 @@ from orchestrator.errors import (
     TooLate,
 )
 from orchestrator.messages import (
+    INVALID_REQUEST,
     ApproveOrder,
     CancelOrder,
     OrderRequest,
@@ -89,7 +90,7 @@ class Lifecycle:
         Raises RequestMalformed, OrderConflict when another order has the id or the payment id, or
         Overloaded when the order would not keep its limit.
         """
-        if problems := order.problems():
+        if problems := order.validation_errors():
             raise RequestMalformed("; ".join(problems))
         wanted = fingerprint(order)
         check = await within(order_details.start_check(self._database, order.order_id, order.payment_id))
@@ -173,7 +174,7 @@ class Lifecycle:
                 raise
             raise await self._why_nobody_answers(order_id) from error
         except WorkflowUpdateFailedError as error:
-            if isinstance(error.cause, ApplicationError) and error.cause.type == "InvalidRequest":
+            if isinstance(error.cause, ApplicationError) and error.cause.type == INVALID_REQUEST:
                 raise RequestMalformed(error.cause.message) from error
             # The workflow ended while the request was on its way to it.
             raise await self._why_nobody_answers(order_id) from error

@@ -23,7 +23,7 @@ from orchestrator.messages import OpenRequest, ReconcileRequest
 from orchestrator.temporal_client import temporal_errors
 from orchestrator.worker.metrics import WorkerMetrics
 from orchestrator.workflow_ids import ORDER_WORKFLOW_PREFIX, order_workflow_id, reconcile_workflow_id
-from orchestrator.workflow_lookup import acceptance_of, is_running
+from orchestrator.workflow_lookup import is_running, started_order
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 
 LOOK_EVERY_SECONDS = 1.0
@@ -155,15 +155,15 @@ class Reconciler:
     async def _as_accepted(self, order_id: str, execution: WorkflowExecution) -> ReconcileRequest | None:
         """The order as its workflow was started; None when it never became an order, or goes on in a later
         run."""
-        acceptance = await acceptance_of(self._client, execution)
-        if acceptance is None or await is_running(self._client, execution.id):
+        started = await started_order(self._client, execution)
+        if started is None or await is_running(self._client, execution.id):
             return None
-        order = acceptance.order
+        order = started.order
         accepted_at = execution.start_time
         status = execution.status.name.lower() if execution.status else "closed"
         opened = OpenRequest(
             order=order,
-            workflow_run_id=acceptance.first_run_id,
+            workflow_run_id=started.first_run_id,
             accepted_at=accepted_at,
             deadline_at=accepted_at + timedelta(seconds=order.limit_seconds),
         )
@@ -183,5 +183,5 @@ class Reconciler:
                 )
         except WorkflowAlreadyStartedError:
             return False
-        log.warning("order lost its workflow, closing it", order_id=request.order_id, why=request.why)
+        log.warning("order lost its workflow, closing it", order_id=request.order_id, cause=request.cause)
         return True

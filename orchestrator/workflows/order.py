@@ -81,7 +81,7 @@ class OrderWorkflow(OrderRequestHandlers):
         # The books keep milliseconds, and the limit counts from what the books say.
         accepted_at = started.replace(microsecond=started.microsecond // 1000 * 1000)
         # An error here would not refuse the order but repeat the workflow task for ever: see `run`.
-        limit_seconds = order.limit_seconds if order.has_usable_limit else 0.0
+        limit_seconds = order.limit_seconds if order.has_valid_limit else 0.0
         self._budget = OrderDeadlines(accepted_at, timedelta(seconds=limit_seconds))
         self._current_step: Step | None = Step.RECEIVE
         self._completed_steps: list[Step] = []
@@ -96,7 +96,7 @@ class OrderWorkflow(OrderRequestHandlers):
         Raises ApplicationError: InvalidOrder for content that cannot be carried out or another order's
         workflow id, DuplicateOrder when an earlier run had the same order id.
         """
-        problems = order.problems()
+        problems = order.validation_errors()
         if workflow.info().workflow_id != order_workflow_id(order.order_id):
             # The server's promise of one workflow for an id is what keeps an order from running twice.
             problems.append(f"the workflow of this order must be {order_workflow_id(order.order_id)}")

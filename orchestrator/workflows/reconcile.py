@@ -31,8 +31,8 @@ class ReconcileWorkflow:
     @workflow.run
     async def run(self, request: ReconcileRequest) -> OrderResult:
         """Returns the outcome that stands in the books in the end."""
-        if request.unopened is not None:
-            await write(Activity.OPEN, request.unopened, bool)
+        if request.open_request is not None:
+            await write(Activity.OPEN, request.open_request, bool)
         order_id = request.order_id
         answer = await write(
             Activity.ABORT,
@@ -40,7 +40,7 @@ class ReconcileWorkflow:
                 order_id,
                 Reason.TERMINATED,
                 RECONCILER,
-                request.why,
+                request.cause,
                 request_id=str(workflow.uuid4()),
                 run_id=request.run_id,
             ),

@@ -12,15 +12,16 @@ with workflow.unsafe.imports_passed_through():
     from db.domain import Reason, State, Step
     from orchestrator.messages import (
         DUPLICATE_ORDER,
+        INVALID_REQUEST,
         AbortRequest,
         Activity,
-        AddressRequest,
         ApproveOrder,
         ApproveRequest,
         CancelOrder,
+        ChangeAddressRequest,
         OrderRequest,
-        RecordRequestEventRequest,
         RejectOrder,
+        RequestEvent,
         RequestResult,
         UpdateAddress,
     )
@@ -125,7 +126,7 @@ class OrderRequestHandlers:
         is_first = self._early_approval is None
         self._early_approval = self._early_approval or request
         detail = {"reviewer": request.reviewer}
-        note = RecordRequestEventRequest(
+        note = RequestEvent(
             self._order.order_id, "approve_order", is_first, detail, request_id, self._order.run_id
         )
         await write(Activity.RECORD_REQUEST_EVENT, note, bool)
@@ -135,7 +136,7 @@ class OrderRequestHandlers:
 
     async def _on_update_address(self, request: UpdateAddress, request_id: str) -> RequestResult:
         await self._wait_until_stored()
-        change = AddressRequest(
+        change = ChangeAddressRequest(
             self._order.order_id, request.new_address, request.updated_by, request_id, self._order.run_id
         )
         return await write(Activity.CHANGE_ADDRESS, change, RequestResult)
@@ -186,7 +187,7 @@ class OrderRequestHandlers:
         lost with its worker is in the books, and not in our memory."""
         if answer.abort_reason is not None:
             self._abort_reason = answer.abort_reason
-        self._have_undone(answer.to_undo)
+        self._have_undone(answer.compensations)
         if answer.state.is_past(State.IN_REVIEW) and not answer.state.is_terminal:
             self._is_approved = True
 
@@ -203,12 +204,12 @@ def _update_id() -> str:
 
 
 def _refuse_malformed(request: CancelOrder | UpdateAddress | ApproveOrder | RejectOrder) -> None:
-    if problems := request.problems():
-        raise ApplicationError("; ".join(problems), type="InvalidRequest", non_retryable=True)
+    if problems := request.validation_errors():
+        raise ApplicationError("; ".join(problems), type=INVALID_REQUEST, non_retryable=True)
 
 
 def _is_well_formed(request: CancelOrder | UpdateAddress | ApproveOrder | RejectOrder) -> bool:
-    problems = request.problems()
+    problems = request.validation_errors()
     if problems:
         # A signal has nobody to answer, and an error in its handler would fail the order.
         workflow.logger.warning("signal ignored: %s", "; ".join(problems))

@@ -188,7 +188,7 @@ async def test_an_order_that_could_not_be_handed_over_is_tried_again(
     reconciler: Reconciler, temporal: Temporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def as_accepted(_self: Reconciler, order_id: str, _execution: object) -> Any:
-        return SimpleNamespace(order_id=order_id, why="the workflow is terminated")
+        return SimpleNamespace(order_id=order_id, cause="the workflow is terminated")
 
     monkeypatch.setattr(Reconciler, "_as_accepted", as_accepted)
     temporal.unopened = [SimpleNamespace(id="order-never-opened", run_id="run")]
@@ -209,7 +209,7 @@ async def test_an_order_that_cannot_be_read_is_looked_at_until_somebody_brings_t
     async def as_accepted(_self: Reconciler, order_id: str, _execution: object) -> Any:
         if order_id == "encrypted" and not has_key:
             raise PayloadUnreadable
-        return SimpleNamespace(order_id=order_id, why="the workflow is terminated")
+        return SimpleNamespace(order_id=order_id, cause="the workflow is terminated")
 
     monkeypatch.setattr(Reconciler, "_as_accepted", as_accepted)
     temporal.unopened = [
@@ -237,7 +237,7 @@ async def test_a_workflow_that_never_was_an_order_holds_up_nobody(
     with capture_logs() as lines:
         assert [await reconciler.look() for _ in range(2)] == [1, 0]
     assert temporal.started == [order.order_id]
-    named = [line["workflow_id"] for line in lines if line["event"] == "a workflow was started with no order"]
+    named = [line["workflow_id"] for line in lines if line["event"] == "workflow input is not an order"]
     assert named == [each.id for each in temporal.unopened[:-1]]
 
 

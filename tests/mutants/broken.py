@@ -27,7 +27,7 @@ from orchestrator.gateways.protocols import (
 from orchestrator.messages import (
     AbortRequest,
     Activity,
-    AddressRequest,
+    ChangeAddressRequest,
     FinishRequest,
     OrderRequest,
     OrderResult,
@@ -317,7 +317,7 @@ class IgnoresCancellations(OpenDatabase):
 class ForgetsAddresses(OpenDatabase):
     """The customer is told that the address is changed; the books keep the old one."""
 
-    async def change_address(self, request: AddressRequest) -> RequestResult:
+    async def change_address(self, request: ChangeAddressRequest) -> RequestResult:
         if not is_victim(request.order_id):
             return await super().change_address(request)
         new_address = vars(request.new_address)

@@ -116,7 +116,7 @@ def test_every_reason_is_decided_in_the_table_above():
 def test_an_order_without_items_holds_the_sample_item():
     assert ORDER.items == list(SAMPLE_ITEMS)
     assert ORDER.amount_cents == 4_200
-    assert ORDER.problems() == []
+    assert ORDER.validation_errors() == []
 
 
 @given(
@@ -133,28 +133,28 @@ def test_an_order_without_items_holds_the_sample_item():
 )
 def test_the_amount_is_the_exact_sum_of_the_lines_in_integer_cents(items):
     order = replace(ORDER, items=items)
-    assert order.problems() == []
+    assert order.validation_errors() == []
     assert order.amount_cents == sum(item.quantity * item.unit_price_cents for item in items)
     assert isinstance(order.amount_cents, int)
 
 
 @pytest.mark.parametrize("order_id", ["a", "A-z_0", "x" * 64, "0", "-", "_"])
 def test_an_order_id_is_1_to_64_letters_digits_dashes_and_underscores(order_id):
-    assert replace(ORDER, order_id=order_id).problems() == []
+    assert replace(ORDER, order_id=order_id).validation_errors() == []
 
 
 @pytest.mark.parametrize("order_id", ["", "x" * 65, "a b", "a/b", "ä", "a\n", "a\x00", "../x", "٣", "a;b"])
 def test_any_other_order_id_is_refused(order_id):
-    assert any("order_id" in problem for problem in replace(ORDER, order_id=order_id).problems())
+    assert any("order_id" in problem for problem in replace(ORDER, order_id=order_id).validation_errors())
 
 
 @pytest.mark.parametrize("text", ["", "   ", "x" * (MAX_TEXT_LENGTH + 1), "a\x00b", "a\nb", "\x7f", "\ud800"])
 @pytest.mark.parametrize("part", ["street", "city", "state", "zip"])
 def test_an_address_needs_every_part_as_storable_text(part, text):
     broken = replace(ADDRESS, **{part: text})
-    assert [problem for problem in broken.problems() if problem.startswith(part)]
-    assert replace(ORDER, initial_address=broken).problems() == broken.problems()
-    assert UpdateAddress(broken, "somebody").problems() == broken.problems()
+    assert [problem for problem in broken.validation_errors() if problem.startswith(part)]
+    assert replace(ORDER, initial_address=broken).validation_errors() == broken.validation_errors()
+    assert UpdateAddress(broken, "somebody").validation_errors() == broken.validation_errors()
 
 
 @pytest.mark.parametrize(
@@ -169,21 +169,21 @@ def test_an_address_needs_every_part_as_storable_text(part, text):
     ],
 )
 def test_a_bad_line_is_named(item, complaint):
-    (problem,) = replace(ORDER, items=[item]).problems()
+    (problem,) = replace(ORDER, items=[item]).validation_errors()
     assert problem.startswith(complaint)
 
 
 @pytest.mark.parametrize("count", [0, MAX_ORDER_LINES + 1])
 def test_an_order_has_1_to_100_lines(count):
-    (problem,) = replace(ORDER, items=[Item("S", 1, 1)] * count).problems()
-    assert f"this one has {count}" in problem
+    (problem,) = replace(ORDER, items=[Item("S", 1, 1)] * count).validation_errors()
+    assert f"not {count}" in problem
 
 
 def test_every_problem_is_named_at_once():
     broken = replace(
         ORDER, order_id="!", payment_id="", items=[Item("", 0, -1)], initial_address=Address("", "", "", "")
     )
-    assert len(broken.problems()) == 4 + 1 + 1 + 3
+    assert len(broken.validation_errors()) == 4 + 1 + 1 + 3
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_every_problem_is_named_at_once():
     ],
 )
 def test_a_request_of_a_person_needs_every_word_of_it(request_):
-    assert request_.problems()
+    assert request_.validation_errors()
 
 
 @pytest.mark.parametrize(
@@ -207,12 +207,12 @@ def test_a_request_of_a_person_needs_every_word_of_it(request_):
     [CancelOrder("why", "me"), ApproveOrder("me"), RejectOrder("me", "why"), UpdateAddress(ADDRESS, "me")],
 )
 def test_a_complete_request_has_no_problems(request_):
-    assert request_.problems() == []
+    assert request_.validation_errors() == []
 
 
 @given(st.text(max_size=300))
 def test_any_text_without_problems_can_be_stored_by_postgresql(text):
-    if not Address(text, "c", "s", "z").problems():
+    if not Address(text, "c", "s", "z").validation_errors():
         assert "\x00" not in text
         text.encode("utf-8")
 

@@ -21,12 +21,12 @@ from orchestrator.messages import (
     DUPLICATE_ORDER,
     AbortRequest,
     Activity,
-    AddressRequest,
     ApproveRequest,
+    ChangeAddressRequest,
     FinishRequest,
     OpenRequest,
     OrderResult,
-    RecordRequestEventRequest,
+    RequestEvent,
     RequestResult,
     StepRequest,
     StepResult,
@@ -328,7 +328,7 @@ class FakeActivities:
         return answer
 
     @activity.defn(name=Activity.CHANGE_ADDRESS)
-    async def change_address(self, request: AddressRequest) -> RequestResult:
+    async def change_address(self, request: ChangeAddressRequest) -> RequestResult:
         await self._begin_write(Activity.CHANGE_ADDRESS, request.order_id)
         order = self.orders[request.order_id]
         accepted = (
@@ -343,7 +343,7 @@ class FakeActivities:
         return answer
 
     @activity.defn(name=Activity.RECORD_REQUEST_EVENT)
-    async def note_signal(self, request: RecordRequestEventRequest) -> bool:
+    async def note_signal(self, request: RequestEvent) -> bool:
         await self._begin_write(Activity.RECORD_REQUEST_EVENT, request.order_id)
         self.orders[request.order_id].requests.append((request.signal, request.accepted))
         await self._end_write(Activity.RECORD_REQUEST_EVENT, request.order_id)

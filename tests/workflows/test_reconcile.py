@@ -77,7 +77,7 @@ async def test_an_order_that_was_already_being_cancelled_keeps_its_reason(shop):
 async def test_an_order_that_never_got_into_the_books_is_entered_and_closed(shop):
     order = new_order()
     unopened = OpenRequest(order, "run", order.requested_at, order.requested_at + timedelta(seconds=15))
-    result = await reconcile(shop, ReconcileRequest(order.order_id, "terminated", unopened=unopened))
+    result = await reconcile(shop, ReconcileRequest(order.order_id, "terminated", open_request=unopened))
     assert (result.outcome, result.reason) == (State.FAILED, Reason.TERMINATED)
     assert shop.activities.orders[order.order_id].problems() == []
 

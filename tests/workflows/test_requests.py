@@ -9,7 +9,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from db.domain import Reason, ReviewMode, State
-from orchestrator.messages import Activity, RequestResult, StepStatus
+from orchestrator.messages import INVALID_REQUEST, Activity, RequestResult, StepStatus
 from orchestrator.workflow_ids import shipping_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from tests.orders import OTHER_ADDRESS
@@ -289,7 +289,7 @@ async def test_a_malformed_update_is_refused_with_its_problems_and_leaves_no_tra
     with pytest.raises(WorkflowUpdateFailedError) as refused:
         await placed.handle.execute_update(name, request_)
     assert isinstance(refused.value.cause, ApplicationError)
-    assert refused.value.cause.type == "InvalidRequest"
+    assert refused.value.cause.type == INVALID_REQUEST
     assert placed.orders.requests == []
     await placed.go_on(State.RECEIVED)
     assert (await placed.result()).outcome is State.COMPLETED
