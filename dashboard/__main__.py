@@ -19,7 +19,7 @@ from orchestrator.settings import Settings
 def main() -> int:
     try:
         settings = Settings.load()
-        bind_policy.refuse_without_keys(settings, "the dashboard")
+        bind_policy.require_api_keys(settings, "the dashboard")
     except UsageError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2

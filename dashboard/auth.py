@@ -9,52 +9,26 @@ from html import escape
 from time import monotonic
 from urllib.parse import parse_qs
 
-import httpx
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.errors import ServiceUnavailable
-from orchestrator.security import bind_policy
-from orchestrator.security.key_hashing import Role
+from orchestrator.security import bind_policy, role_cache
+from orchestrator.security.headers import PAGE_HEADERS, with_headers
 from orchestrator.security.role_cache import RoleCache
 from orchestrator.security.sessions import MAX_FORM_BYTES, Sessions, cookies_of
 from orchestrator.settings import Settings
 
 LOGIN = "/login"
 OPEN_PATHS = ("/_stcore/health",)
-ASK_SECONDS = 1.0
 LOOK_AGAIN_SECONDS = 2.0
 RETRY_SECONDS = 5
 
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",
-    "Content-Security-Policy": "frame-ancestors 'none'; base-uri 'self'; object-src 'none'",
-}
-
-
 viewers = Sessions("orders_session")
 """Of this process: the door and the pages, which Streamlit runs apart from it, both look here."""
-
-
-def ask_api(settings: Settings, key: str | None) -> Role | None:
-    """What a key is good for. Raises ServiceUnavailable."""
-    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    try:
-        answer = httpx.get(
-            f"{settings.api_url}/whoami", headers=headers, timeout=ASK_SECONDS, trust_env=False
-        )
-    except httpx.TransportError as error:
-        raise ServiceUnavailable("the API does not answer") from error
-    if answer.status_code == httpx.codes.UNAUTHORIZED:
-        return None
-    if answer.status_code != httpx.codes.OK:
-        raise ServiceUnavailable("the API cannot tell who you are just now")
-    return Role.of(answer.json()["role"])
 
 
 class AuthMiddleware:
@@ -63,8 +37,8 @@ class AuthMiddleware:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._callers = RoleCache(
-            lambda key: ask_api(settings, key),
-            must_have_key=not bind_policy.is_loopback(settings.bind_address),
+            lambda key: role_cache.look_up_role(settings.api_url, key),
+            key_required=not bind_policy.is_loopback(settings.bind_address),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,7 +46,7 @@ class AuthMiddleware:
             await self._app(scope, receive, send)
             return
         if scope["type"] == "http":
-            send = _with_headers(send)
+            send = with_headers(send, PAGE_HEADERS)
         if scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
@@ -88,8 +62,8 @@ class AuthMiddleware:
         if role is None:
             told = "" if key is None else "This key is not valid any more."
             await _turn_away(scope, receive, send, _login_page(401, told))
-        elif key is None and not bind_policy.is_addressed_to_this_machine(Headers(scope=scope).get("host")):
-            await _turn_away(scope, receive, send, _page(421, bind_policy.WRONG_HOST, ""))
+        elif key is None and not bind_policy.is_loopback_host(Headers(scope=scope).get("host")):
+            await _turn_away(scope, receive, send, _page(421, bind_policy.LOOPBACK_ONLY, ""))
         elif scope["type"] == "websocket":
             await self._app(scope, receive, self._while_valid(send, key))
         else:
@@ -115,7 +89,7 @@ class AuthMiddleware:
         answer = RedirectResponse("/", 303)
         answer.set_cookie(
             viewers.cookie,
-            viewers.welcome(key),
+            viewers.create(key),
             httponly=True,
             samesite="strict",
             secure=scope["scheme"] == "https",
@@ -144,17 +118,6 @@ class AuthMiddleware:
             await send(message)
 
         return send_if_valid
-
-
-def _with_headers(send: Send) -> Send:
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in _HEADERS.items():
-                headers[name] = value
-        await send(message)
-
-    return sending
 
 
 async def _turn_away(scope: Scope, receive: Receive, send: Send, page: HTMLResponse) -> None:

@@ -8,8 +8,9 @@ from typing import TypeVar
 
 import gevent
 
-from loadtest.generator.api_client import ApiClient, Json
+from loadtest.generator.api_client import ApiClient
 from orchestrator.errors import OrderSystemError, ServiceUnavailable
+from orchestrator.rest_client import Json
 
 T = TypeVar("T")
 

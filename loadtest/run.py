@@ -13,7 +13,7 @@ from locust.env import Environment
 from db import runs
 from loadtest.chaos import disturbance_impact
 from loadtest.chaos.runner import DisturbanceRunner
-from loadtest.generator.api_client import ApiClient, Json
+from loadtest.generator.api_client import ApiClient
 from loadtest.generator.arrivals import planned_orders
 from loadtest.generator.generators import GRACE_SECONDS, LoadGenerators, wait_until_drained
 from loadtest.generator.recording import Tally
@@ -28,6 +28,8 @@ from loadtest.verdict.percentiles import per_second
 from loadtest.verdict.run_verdict import Evidence, Verdict, decide
 from loadtest.verdict.slo import LimitVerdict, judge
 from orchestrator.errors import OrderSystemError, ServiceUnavailable, UsageError
+from orchestrator.rest_client import Json
+from orchestrator.security.role_cache import look_up_role
 from orchestrator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -95,7 +97,7 @@ class Run:
     def check(self) -> None:
         """Refuses a run that cannot work, before anything is stored. Raises UsageError with one sentence."""
         check_api(self._api, self._api_url)
-        check_role(self._api, self.options)
+        check_role(look_up_role(self._api_url, self._api_key), self.options)
         database = self._settings.order_database_url
         set_since = None if self.options.faults is None else self._faults.in_force()["since"]
         with require_database():

@@ -67,10 +67,10 @@ def prepare(environment: Environment) -> None:
     given = vars(environment.parsed_options)
     if isinstance(runner, MasterRunner):
         with refusals():
-            bind_policy.refuse_without_keys(settings, "the master of the load tests", runner.master_bind_host)
+            bind_policy.require_api_keys(settings, "the master of the load tests", runner.master_bind_host)
     if environment.web_ui is not None:
         with refusals():
-            bind_policy.refuse_without_keys(settings, "the load tests' page", environment.web_ui.host)
+            bind_policy.require_api_keys(settings, "the load tests' page", environment.web_ui.host)
         add_pages(environment.web_ui, session)
     if environment.web_ui is None or given["autostart"]:
         # Nobody will send the form: the run is the one of the command line.

@@ -7,8 +7,9 @@ from time import monotonic
 
 import streamlit as st
 
-from dashboard.api_client import Json, OrderApi
+from dashboard.api_client import OrderApi
 from orchestrator.errors import OrderSystemError, ServiceUnavailable
+from orchestrator.rest_client import Json
 
 AT_SIGHT_SECONDS = 10.0
 """An audit that took at most so long is made again, unasked, for whoever comes to see changed books."""

@@ -2,7 +2,6 @@
 
 import streamlit as st
 
-from dashboard.api_client import Json
 from dashboard.data import clients
 from dashboard.data.api_metrics import ApiSpeed
 from dashboard.data.worker_usage import WorkerUse
@@ -11,6 +10,7 @@ from db.read_models import latency, live_orders
 from db.read_models import stored_runs as run_queries
 from db.read_models.live_orders import InFlight, RecentOutcomes
 from orchestrator.errors import OrderSystemError, ServiceUnavailable
+from orchestrator.rest_client import Json
 from orchestrator.security.key_hashing import Role
 
 PACE_SECONDS = 120

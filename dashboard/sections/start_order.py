@@ -9,12 +9,13 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import plain_text
-from dashboard.api_client import Json, OrderApi
+from dashboard.api_client import OrderApi
 from dashboard.data import clients
 from dashboard.layout import sentence
 from db.domain import Address, Item, ReviewMode
 from orchestrator.errors import OrderSystemError
 from orchestrator.messages import OrderRequest
+from orchestrator.rest_client import Json
 
 MAX_BATCH = 500
 AT_ONCE = 8

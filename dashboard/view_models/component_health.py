@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dashboard.api_client import Json
+from orchestrator.rest_client import Json
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from geventhttpclient.connectionpool import ConnectionPool
@@ -17,11 +17,10 @@ from geventhttpclient.header import Headers
 from geventhttpclient.response import HTTPParseError, HTTPSocketPoolResponse
 
 from orchestrator.errors import ServiceUnavailable, UsageError
+from orchestrator.rest_client import Json, auth_headers
 
 if TYPE_CHECKING:
     from locust.event import Events
-
-Json = dict[str, Any]
 
 MAX_CONNECTIONS = 20_000
 CONNECT_SECONDS = 3.0
@@ -71,11 +70,7 @@ class ApiClient:
         self._head = (
             f" HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: loadtest\r\nAccept: application/json\r\n"
         )
-        # Connecting by name would look it up for each new connection.
-        if api_key is not None:
-            if not api_key.isascii() or not api_key.isprintable():
-                raise UsageError("API_KEY is not an API key")
-            self._head += f"Authorization: Bearer {api_key}\r\n"
+        self._head += "".join(f"{name}: {value}\r\n" for name, value in auth_headers(api_key).items())
         self._pool = ConnectionPool(
             host, port, host, port,
             size=max_connections, connection_timeout=CONNECT_SECONDS, network_timeout=answer_seconds,

@@ -7,8 +7,9 @@ from typing import Any
 
 import gevent
 
-from loadtest.generator.api_client import Answer, ApiClient, Json, NoAnswer
+from loadtest.generator.api_client import Answer, ApiClient, NoAnswer
 from loadtest.generator.recording import Ending, OrderRecord, Recorder
+from orchestrator.rest_client import Json
 
 WAIT_SECONDS = 10.0
 RETRY_SECONDS = 0.2

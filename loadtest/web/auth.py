@@ -10,6 +10,7 @@ from flask import Flask, Response, g, request
 
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.security import bind_policy
+from orchestrator.security.headers import PAGE_HEADERS
 from orchestrator.security.key_hashing import Role
 from orchestrator.security.role_cache import RoleCache
 
@@ -17,12 +18,6 @@ ALIVE = "/alive"
 """Whether the page is there, for who watches over the processes."""
 
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="orders: any name, an API key as password", charset="UTF-8"'}
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",
-    "Content-Security-Policy": "frame-ancestors 'none'; base-uri 'self'; object-src 'none'",
-}
 
 
 def hang(app: Flask, callers: RoleCache) -> None:
@@ -41,8 +36,8 @@ def hang(app: Flask, callers: RoleCache) -> None:
             return _text(503, "the API does not answer, so nobody knows who you are; try again shortly")
         if role is None:
             return _text(401, "an API key is needed, as the password", _CHALLENGE)
-        if key is None and not bind_policy.is_addressed_to_this_machine(request.host):
-            return _text(421, bind_policy.WRONG_HOST)
+        if key is None and not bind_policy.is_loopback_host(request.host):
+            return _text(421, bind_policy.LOOPBACK_ONLY)
         if role < Role.OPERATOR:
             return _text(403, "load tests need a key of role operator", _CHALLENGE)
         g.api_key = key
@@ -59,7 +54,7 @@ def hang(app: Flask, callers: RoleCache) -> None:
 
     @app.after_request
     def add_headers(response: Response) -> Response:
-        for name, value in _HEADERS.items():
+        for name, value in PAGE_HEADERS.items():
             response.headers[name] = value
         return response
 

@@ -8,15 +8,13 @@ from flask import Response, jsonify, request
 from locust.runners import STATE_CLEANUP, STATE_RUNNING
 from locust.web import WebUI
 
-from loadtest.generator.api_client import ApiClient
 from loadtest.reports.terminal import so_far
 from loadtest.verdict.slo import upper_bound
 from loadtest.verdict.verdict_text import facts, times_text
 from loadtest.web import auth
-from orchestrator.errors import OrderSystemError, ServiceUnavailable, UsageError
+from orchestrator.errors import OrderSystemError, UsageError
 from orchestrator.security import bind_policy
-from orchestrator.security.key_hashing import Role
-from orchestrator.security.role_cache import RoleCache
+from orchestrator.security.role_cache import RoleCache, look_up_role
 
 if TYPE_CHECKING:
     from loadtest.run_controller import Session
@@ -43,8 +41,8 @@ def add_pages(web_ui: WebUI, session: "Session") -> None:
     given_url = options.host if options is not None else None
     api_url = (given_url or session.settings.api_url).rstrip("/")
     # Beyond this machine nobody gets in without a key, whatever the API says.
-    must_have_key = not bind_policy.is_loopback(web_ui.host)
-    auth.hang(app, RoleCache(lambda key: role_of(api_url, key), must_have_key=must_have_key))
+    key_required = not bind_policy.is_loopback(web_ui.host)
+    auth.hang(app, RoleCache(lambda key: look_up_role(api_url, key), key_required=key_required))
     web_ui.template_args["extended_tabs"] = [{"title": "Verdict", "key": TAB}]
     web_ui.template_args["extended_tables"] = [
         {
@@ -95,20 +93,6 @@ def add_pages(web_ui: WebUI, session: "Session") -> None:
     def verdict_json() -> Response:
         told = session.verdict
         return jsonify({"findings": findings(session), "verdict": None if told is None else told.told})
-
-
-def role_of(api_url: str, key: str | None) -> Role | None:
-    """What a key is good for at the API; None for one that it does not know. Raises ServiceUnavailable."""
-    api = ApiClient(api_url, max_connections=1, api_key=key)
-    try:
-        answer = api.get("/whoami", "whoami")
-    finally:
-        api.close()
-    if answer.status == 401:
-        return None
-    if not answer.is_ok:
-        raise ServiceUnavailable
-    return Role.of(answer.body["role"])
 
 
 def findings(session: "Session") -> dict[str, str]:

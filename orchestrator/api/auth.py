@@ -23,7 +23,7 @@ from orchestrator.api.routes.temporal_ui_login import LOGIN
 from orchestrator.api.timeouts import within
 from orchestrator.errors import DatabaseUnavailable
 from orchestrator.security import bind_policy
-from orchestrator.security.key_hashing import Role, find
+from orchestrator.security.key_hashing import Role, match_key
 from orchestrator.settings import Settings
 
 LOOK_SECONDS = 1.0
@@ -66,7 +66,7 @@ class KeyRing:
             return None, Role.CHAOS
         if monotonic() - self._read_at > STALE_SECONDS:
             raise DatabaseUnavailable
-        key = None if token is None else find(token, self._known)
+        key = None if token is None else match_key(token, self._known)
         return (None, None) if key is None else (key.name, Role.of(key.role))
 
     async def run(self) -> None:
@@ -114,8 +114,8 @@ class Access:
             how = f'Bearer realm="orders", error="insufficient_scope", scope="{needed.word}"'
             detail = f"this needs a key of role {needed.word}; this one is {role.word}"
             await problem(403, detail, headers={"WWW-Authenticate": how})(scope, receive, send)
-        elif name is None and not bind_policy.is_addressed_to_this_machine(headers.get("host")):
-            await problem(421, bind_policy.WRONG_HOST)(scope, receive, send)
+        elif name is None and not bind_policy.is_loopback_host(headers.get("host")):
+            await problem(421, bind_policy.LOOPBACK_ONLY)(scope, receive, send)
         else:
             scope.setdefault("state", {})["caller"] = (name, role)
             await self._app(scope, receive, send)

@@ -11,8 +11,8 @@ import structlog
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from orchestrator.api.middleware.security_headers import HEADERS
 from orchestrator.api.problem_details import problem
+from orchestrator.security.headers import API_HEADERS
 
 MAX_HEAD_BYTES = 32 * 1024
 """The address and all headers."""
@@ -161,6 +161,6 @@ _HEAD_TOO_LARGE = (
 
 def _as_bytes(answer: Response) -> bytes:
     headers = [*answer.raw_headers, (b"connection", b"close")]
-    headers += [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+    headers += [(name.lower().encode(), value.encode()) for name, value in API_HEADERS.items()]
     lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
     return b"".join((STATUS_LINE[answer.status_code], lines, b"\r\n", bytes(answer.body)))

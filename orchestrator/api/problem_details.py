@@ -16,7 +16,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
-from orchestrator.api.middleware.security_headers import HEADERS
 from orchestrator.api.models import Problem
 from orchestrator.errors import (
     OrderUnknown,
@@ -27,6 +26,7 @@ from orchestrator.errors import (
     RunUnknown,
     ServiceUnavailable,
 )
+from orchestrator.security.headers import API_HEADERS
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
@@ -150,7 +150,7 @@ async def _on_payload_unreadable(request: Request, error: Exception) -> ProblemR
 
 async def _on_bug(_request: Request, _error: Exception) -> ProblemResponse:
     # The server logs the exception itself. This answer comes from outside of all that adds headers.
-    return problem(500, "something went wrong here; the log has the details", headers=HEADERS)
+    return problem(500, "something went wrong here; the log has the details", headers=API_HEADERS)
 
 
 def _readable(text: str) -> str:

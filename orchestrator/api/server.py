@@ -47,7 +47,7 @@ def run(settings: Settings) -> None:
     """Serves until SIGINT or SIGTERM, then ends within 2 s. Raises UsageError when the port is taken, or the
     address needs keys and there are none."""
     logs.configure(settings, "api")
-    bind_policy.refuse_without_keys(settings, "the API")
+    bind_policy.require_api_keys(settings, "the API")
     _make_room_for_connections()
     listener = _listen(settings.bind_address, settings.port("api"))
     config = uvicorn.Config(

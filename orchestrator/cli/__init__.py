@@ -16,7 +16,7 @@ from orchestrator.cli import stack as stack
 from orchestrator.cli import versions as versions
 from orchestrator.cli.exit_codes import ExitCode
 from orchestrator.cli.output import complain
-from orchestrator.errors import OrderSystemError, UsageError
+from orchestrator.errors import OrderSystemError, RequestMalformed, UsageError
 
 app = typer.Typer(
     name="orchestrator",
@@ -37,7 +37,7 @@ def main() -> None:
     """Runs one command and ends the process with its exit code."""
     try:
         app(prog_name="python -m orchestrator")
-    except UsageError as error:
+    except (UsageError, RequestMalformed) as error:
         complain(str(error))
         sys.exit(ExitCode.WRONG_USAGE)
     except OrderSystemError as error:

@@ -9,7 +9,7 @@ from rich.table import Table
 from db import api_keys as stored
 from orchestrator.cli.output import AsJson, print_json, say, screen
 from orchestrator.errors import UsageError
-from orchestrator.security.key_hashing import Role, hashed, is_strong, new_key
+from orchestrator.security.key_hashing import Role, hash_key, is_strong, new_key
 from orchestrator.settings import Settings
 
 keys = typer.Typer(
@@ -49,7 +49,7 @@ def add(
         _take(settings, name, role)
         return
     key = new_key()
-    if not stored.add(settings.order_database_url, hashed(key), name, role):
+    if not stored.add(settings.order_database_url, hash_key(key), name, role):
         raise UsageError(f"there is a key {name} already; revoke it first, or take another name")
     if as_json:
         print_json({"name": name, "role": role, "key": key})
@@ -65,12 +65,12 @@ def _take(settings: Settings, name: str, role: str) -> None:
             "API_KEY must be a key as `keys add` makes them: ord_ and 43 letters, digits, - or _"
         )
     known = {each.key_hash: each for each in stored.every_now(settings.order_database_url)}
-    if hashed(key) not in known:
-        if not stored.add(settings.order_database_url, hashed(key), name, role):
+    if hash_key(key) not in known:
+        if not stored.add(settings.order_database_url, hash_key(key), name, role):
             raise UsageError(f"there is another key {name} already; revoke it first, or take another name")
         say(f"The key of {name} ({role}) is stored.")
         return
-    found = known[hashed(key)]
+    found = known[hash_key(key)]
     if not found.works or (found.name, found.role) != (name, role):
         state = "works" if found.works else "is revoked"
         raise UsageError(f"this key is that of {found.name} ({found.role}), and {state}")

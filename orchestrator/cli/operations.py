@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.api_client import ApiClient, ApiUrl, Json
+from orchestrator.cli.connection import ApiUrl, connect
 from orchestrator.cli.exit_codes import ExitCode
 from orchestrator.cli.output import AsJson, audit_report, print_json, say, screen
 from orchestrator.errors import OrderSystemError, ServiceUnavailable, UsageError
+from orchestrator.rest_client import Json, RestClient
 
 faults = typer.Typer(help="Show or change what the simulated outside world does wrong.")
 
@@ -34,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 def audit(run: Run = None, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
     """Prove the nine invariants over books, ledger and workflows; exits 4 when one is broken."""
-    with ApiClient(api_url) as client:
+    with connect(api_url) as client:
         report = _audited(client, run)
     if as_json:
         print_json(report)
@@ -44,7 +45,7 @@ def audit(run: Run = None, as_json: AsJson = False, api_url: ApiUrl = None) -> N
         raise typer.Exit(ExitCode.INVARIANT_BROKEN)
 
 
-def _audited(client: ApiClient, run: str | None) -> Json:
+def _audited(client: RestClient, run: str | None) -> Json:
     """The report, with a count of the workflows compared so far while it is made."""
     with (
         screen.status("auditing the books") as progress,
@@ -74,7 +75,7 @@ def export(
     rows = -1
     try:
         with (
-            ApiClient(api_url) as client,
+            connect(api_url) as client,
             client.stream("/latency.csv", run_id=run) as answer,
             partial.open("wb") as file,
         ):
@@ -93,7 +94,7 @@ def export(
 
 def _must_be_known(run: str, api_url: str | None) -> None:
     """Raises UsageError for a run that nobody knows: an empty file would pass for one without orders."""
-    with ApiClient(api_url) as client:
+    with connect(api_url) as client:
         _audited(client, run)
 
 
@@ -106,7 +107,7 @@ def _show_by_default(context: typer.Context, as_json: AsJson = False, api_url: A
 @faults.command()
 def show(as_json: AsJson = False, api_url: ApiUrl = None) -> None:
     """Show the profile in force."""
-    with ApiClient(api_url) as client:
+    with connect(api_url) as client:
         _show(client.get("/faults"), as_json)
 
 
@@ -127,7 +128,7 @@ def set_profile(
             body["rates"] = json.loads(rates)
         except ValueError as error:
             raise UsageError("--rates must be JSON") from error
-    with ApiClient(api_url) as client:
+    with connect(api_url) as client:
         _show(client.put("/faults", body), as_json)
 
 

@@ -12,7 +12,7 @@ import typer
 from rich.live import Live
 
 from db.domain import ORDER_ID_PATTERN, ReviewMode, State
-from orchestrator.cli.api_client import ApiClient, ApiUrl, Json
+from orchestrator.cli.connection import ApiUrl, connect
 from orchestrator.cli.exit_codes import ExitCode
 from orchestrator.cli.output import (
     AsJson,
@@ -25,6 +25,7 @@ from orchestrator.cli.output import (
     screen,
 )
 from orchestrator.errors import OrderConflict, ServiceUnavailable, UsageError
+from orchestrator.rest_client import Json, RestClient
 from orchestrator.settings import Settings
 
 SAMPLE_ADDRESS = {"street": "1 Main Street", "city": "Springfield", "state": "IL", "zip": "62701"}
@@ -97,7 +98,7 @@ def start(
     """Start an order; without an address and items it is a sample order."""
     own = {"street": street, "city": city, "state": state, "zip": zip_code}
     body = _start_body(_address(address, own), item, payment_id, review, run_id)
-    with ApiClient(api_url) as api:
+    with connect(api_url) as api:
         answer = api.post(f"/orders/{order_id}/start", body)
     if as_json:
         print_json(answer)
@@ -115,7 +116,7 @@ def status(
 ) -> None:
     """Show where an order stands: step, retries and recent errors, live from its events."""
     until = time.monotonic() + wait
-    with ApiClient(api_url) as api:
+    with connect(api_url) as api:
         answer = api.get(f"/orders/{order_id}/status")
         while answer["status"] == "running" and (seconds_left := until - time.monotonic()) > 0:
             # Held for less than the client's own patience.
@@ -128,7 +129,7 @@ def status(
 
 def history(order_id: OrderId, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
     """Show every event of an order, oldest first."""
-    with ApiClient(api_url) as api:
+    with connect(api_url) as api:
         answer = api.get(f"/orders/{order_id}/history")
     if as_json:
         print_json(answer)
@@ -148,7 +149,7 @@ def list_orders(
 ) -> None:
     """List orders, newest first."""
     wanted = state.value if state else None
-    with ApiClient(api_url) as api:
+    with connect(api_url) as api:
         answer = api.get("/orders", state=wanted, run_id=run_id, limit=limit, cursor=cursor)
     if as_json:
         print_json(answer)
@@ -220,7 +221,7 @@ def try_order(
 ) -> None:
     """Start an order and show it live; exits 0 only when it completed within the limit, else 3."""
     body = _start_body(_address(address, {}), item, None, review, run_id)
-    with ApiClient(api_url) as api:
+    with connect(api_url) as api:
         if api.post(f"/orders/{order_id}/start", body)["status"] != "started":
             raise OrderConflict(f"order {order_id} has been started before; a test needs a new one")
         last = _last(_watch(api, order_id)) if as_json else _shown_live(api, order_id)
@@ -232,7 +233,7 @@ def try_order(
         raise typer.Exit(ExitCode.LIMIT_BREACHED)
 
 
-def _shown_live(api: ApiClient, order_id: str) -> Json | None:
+def _shown_live(api: RestClient, order_id: str) -> Json | None:
     if not screen.is_terminal:
         return _shown_line_by_line(api, order_id)
     last = None
@@ -242,7 +243,7 @@ def _shown_live(api: ApiClient, order_id: str) -> Json | None:
     return last
 
 
-def _shown_line_by_line(api: ApiClient, order_id: str) -> Json | None:
+def _shown_line_by_line(api: RestClient, order_id: str) -> Json | None:
     """For pipes and logs: a line a change of state, then the whole order."""
     last = None
     for each in _watch(api, order_id):
@@ -254,7 +255,7 @@ def _shown_line_by_line(api: ApiClient, order_id: str) -> Json | None:
     return last
 
 
-def _watch(api: ApiClient, order_id: str) -> Iterator[Json]:
+def _watch(api: RestClient, order_id: str) -> Iterator[Json]:
     """The order's status again and again until its outcome, or until it is hopeless.
 
     The API may be away meanwhile: that is what the order is tested against.
@@ -278,7 +279,7 @@ def _last(statuses: Iterator[Json]) -> Json | None:
 
 
 def _ask(api_url: str | None, order_id: str, signal: str, body: Json, as_json: bool) -> None:
-    with ApiClient(api_url) as api:
+    with connect(api_url) as api:
         answer = api.post(f"/orders/{order_id}/signals/{signal}", body)
     if as_json:
         print_json(answer)

@@ -219,7 +219,7 @@ class Stack:
         # Imported late: PostgreSQL's driver takes 0.1 s, and not every command needs it.
         from orchestrator.security import bind_policy
 
-        bind_policy.refuse_without_keys(self.settings, "the stack")
+        bind_policy.require_api_keys(self.settings, "the stack")
 
     def _find_external_temporal(self, probes: Probes) -> None:
         """Before workers wait for it in vain. Raises StackError when it does not answer."""

@@ -1,4 +1,4 @@
-"""No part listens where others can reach it unless there are keys."""
+"""Components listen beyond the loopback interface only when API keys exist."""
 
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -7,21 +7,21 @@ from db import api_keys
 from orchestrator.errors import ServiceUnavailable, UsageError
 from orchestrator.settings import LOOPBACK, Settings
 
+LOOPBACK_ONLY = "Without an API key this page is only available at 127.0.0.1 or localhost."
+
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach the address. A name counts as reachable, except localhost."""
+    """Return whether this is a loopback address or `localhost`. False for any other name."""
     try:
         return ip_address(address).is_loopback
     except ValueError:
         return address == "localhost"
 
 
-def is_addressed_to_this_machine(host: str | None) -> bool:
-    """Whether the header Host of a request names this machine as only this machine does. A request without
-    the header comes from no browser.
+def is_loopback_host(host: str | None) -> bool:
+    """Return True if the Host header is a loopback name (or absent, as it never is in a browser).
 
-    Who needs no key must ask so: a page of another site may have its own name lead here, and would count as
-    ours for the browser that shows it.
+    Protects keyless access against DNS rebinding: another site's name can resolve to 127.0.0.1.
     """
     if host is None:
         return True
@@ -32,12 +32,9 @@ def is_addressed_to_this_machine(host: str | None) -> bool:
     return is_loopback(name or "")
 
 
-WRONG_HOST = "without a key this is answered at 127.0.0.1 and localhost alone"
-
-
-def refuse_without_keys(settings: Settings, part: str, address: str | None = None) -> None:
-    """Raises UsageError, with one sentence, when `part` would listen beyond this machine and no API key
-    exists, or none can be known to exist. `address` is BIND_ADDRESS by default."""
+def require_api_keys(settings: Settings, component: str, address: str | None = None) -> None:
+    """Raise UsageError if `component` would listen beyond loopback while no API key exists, or while the
+    database is unavailable. `address` is BIND_ADDRESS by default."""
     address = settings.bind_address if address is None else address
     if is_loopback(address):
         return
@@ -47,7 +44,7 @@ def refuse_without_keys(settings: Settings, part: str, address: str | None = Non
             return
     except ServiceUnavailable:
         raise UsageError(
-            f"{part} does not start on {address}: no database answers that knows whether there are API keys"
+            f"{component} cannot listen on {address}: the database is unavailable, so API keys cannot be checked"
         ) from None
     before, after = (
         (f"start the stack on {LOOPBACK} and ", ", then start it again")
@@ -55,6 +52,6 @@ def refuse_without_keys(settings: Settings, part: str, address: str | None = Non
         else ("", "")
     )
     raise UsageError(
-        f"{part} does not start on {address} without API keys; "
-        f"{before}make one: python -m orchestrator keys add NAME --role chaos{after}"
+        f"{component} cannot listen on {address} without API keys; "
+        f"{before}create one: python -m orchestrator keys add NAME --role chaos{after}"
     )

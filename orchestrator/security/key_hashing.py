@@ -1,4 +1,4 @@
-"""API keys: made, hashed, compared, and what each role may do."""
+"""API keys: creation, hashing and comparison, and the roles that a key can have."""
 
 import hashlib
 import hmac
@@ -10,22 +10,22 @@ from enum import IntEnum
 from db.api_keys import StoredKey
 
 PREFIX = "ord_"
-"""So that a key is known for what it is where it should not be: in a log, in a repository."""
+"""Lets secret scanners recognise a key in a log or a repository."""
 
 KEY_BYTES = 32
 
 
 class Role(IntEnum):
-    """What a key is good for; each role may also do what the ones before it may."""
+    """Permissions of a key. Each role includes those of the roles before it."""
 
     VIEWER = 1
     """Read."""
 
     OPERATOR = 2
-    """Start orders and ask things of them, run load tests."""
+    """Start orders, send requests to them, run load tests."""
 
     CHAOS = 3
-    """Change what the outside world does wrong, kill parts."""
+    """Change the fault profile, kill components."""
 
     @property
     def word(self) -> str:
@@ -33,30 +33,30 @@ class Role(IntEnum):
 
     @classmethod
     def of(cls, word: str) -> "Role":
-        """Raises KeyError for anything but the name of a role in small letters."""
+        """Return the role of this lower-case name. Raises KeyError for any other text."""
         return {role.word: role for role in cls}[word]
 
 
 def new_key() -> str:
-    """256 random bits, as text that fits into a header."""
+    """Return a new key with 256 random bits."""
     return PREFIX + secrets.token_urlsafe(KEY_BYTES)
 
 
 def is_strong(key: str) -> bool:
-    """Whether this may be one of ours: others may be guessed, and a fast hash would not protect them."""
+    """Return whether a key has the format of `new_key`. SHA-256 would not protect a key that can be guessed."""
     return re.fullmatch(PREFIX + r"[A-Za-z0-9_-]{43}", key, re.ASCII) is not None
 
 
-def hashed(key: str) -> str:
-    """SHA-256: fast, and enough for keys that nobody can guess."""
+def hash_key(key: str) -> str:
+    """Return the SHA-256 of a key. A slow hash is not needed for 256 random bits."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def find(key: str, known: Iterable[StoredKey]) -> StoredKey | None:
-    """The working key that this is, or None. Takes as long for a near miss as for any other."""
-    wanted = hashed(key)
+def match_key(key: str, stored: Iterable[StoredKey]) -> StoredKey | None:
+    """Return the valid stored key that equals `key`, or None. Compares in constant time."""
+    wanted = hash_key(key)
     found = None
-    for each in known:
+    for each in stored:
         if hmac.compare_digest(each.key_hash, wanted) and each.works:
             found = each
     return found

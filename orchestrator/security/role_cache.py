@@ -1,64 +1,75 @@
-"""Who looks at a page of ours: asked of the API, which knows the keys, and remembered for a moment.
-
-For the parts that have pages and no keys of their own, the dashboard and the load tests.
-"""
+"""Roles of API keys, looked up at the API: for the dashboard and the load test page, which store no keys."""
 
 from collections.abc import Callable
 from time import monotonic
 
-from orchestrator.errors import ServiceUnavailable
-from orchestrator.security.key_hashing import Role, hashed
+from orchestrator.errors import NotAllowed, ServiceUnavailable
+from orchestrator.rest_client import RestClient
+from orchestrator.security.key_hashing import Role, hash_key
 
 FRESH_SECONDS = 2.0
 GRACE_SECONDS = 30.0
-"""How long who was known stays known while the API does not answer: it may just be started again."""
+"""How long a role stays valid while the API is not responding, for example during its restart."""
 
-AWAY_SECONDS = 1.0
-"""How long an API that did not answer is not asked again."""
+RETRY_SECONDS = 1.0
+"""How long the API is not called again after it did not respond."""
 
-MAX_REMEMBERED = 1_000
+LOOK_UP_SECONDS = 1.0
+MAX_ENTRIES = 1_000
 
-Ask = Callable[[str | None], Role | None]
-"""Asks the API what a key is good for; None without one it knows. Raises ServiceUnavailable."""
+LookUp = Callable[[str | None], Role | None]
+
+
+def look_up_role(api_url: str, api_key: str | None) -> Role | None:
+    """Return the role of a key, or None when it is missing or invalid. Raises ServiceUnavailable."""
+    with RestClient(
+        api_url, api_key, connect_seconds=LOOK_UP_SECONDS, read_seconds=LOOK_UP_SECONDS
+    ) as client:
+        try:
+            return client.role()
+        except NotAllowed:
+            return None
 
 
 class RoleCache:
-    """Safe to share between threads."""
+    """Caches roles by key. Safe to share between threads."""
 
-    def __init__(self, ask: Ask, *, must_have_key: bool) -> None:
-        """`must_have_key`: nobody is let in without a key, whatever the API says."""
-        self._ask = ask
-        self._must_have_key = must_have_key
-        self._seen: dict[str, tuple[Role | None, float]] = {}
-        self._away_at = float("-inf")
+    def __init__(self, look_up: LookUp, *, key_required: bool) -> None:
+        """With `key_required`, a request without a key has no role, even while the API needs no keys."""
+        self._look_up = look_up
+        self._key_required = key_required
+        self._entries: dict[str, tuple[Role | None, float]] = {}
+        self._failed_at = float("-inf")
 
     def role_of(self, key: str | None) -> Role | None:
-        """What the holder of this key (None: of no key) may do, or None. Raises ServiceUnavailable when it is not
-        known and the API does not answer."""
-        if key is None and self._must_have_key:
+        """Return the role of a key (None: no key), or None without access.
+
+        Raises ServiceUnavailable when the role is unknown and the API is not responding.
+        """
+        if key is None and self._key_required:
             return None
-        name = "" if key is None else hashed(key)
-        role, at = self._seen.get(name, (None, float("-inf")))
-        if monotonic() - at <= FRESH_SECONDS:
+        name = "" if key is None else hash_key(key)
+        role, cached_at = self._entries.get(name, (None, float("-inf")))
+        if monotonic() - cached_at <= FRESH_SECONDS:
             return role
         try:
-            role = self._answer(key)
+            role = self._call_api(key)
         except ServiceUnavailable:
-            # Where no key was needed none can have been made since by asking the same API.
-            if monotonic() - at <= GRACE_SECONDS or (key is None and role is not None):
+            # Access without a key does not expire: pages get their data from the same API, which checks again.
+            if monotonic() - cached_at <= GRACE_SECONDS or (key is None and role is not None):
                 return role
             raise
-        if len(self._seen) >= MAX_REMEMBERED:
-            self._seen.clear()
-        self._seen[name] = role, monotonic()
+        if len(self._entries) >= MAX_ENTRIES:
+            self._entries.clear()
+        self._entries[name] = role, monotonic()
         return role
 
-    def _answer(self, key: str | None) -> Role | None:
-        if monotonic() - self._away_at <= AWAY_SECONDS:
-            raise ServiceUnavailable("the API does not answer")
+    def _call_api(self, key: str | None) -> Role | None:
+        if monotonic() - self._failed_at <= RETRY_SECONDS:
+            raise ServiceUnavailable("the API is not responding")
         try:
-            return self._ask(key)
+            return self._look_up(key)
         except ServiceUnavailable:
-            # One page is many requests, and none of them should wait for the same silence again.
-            self._away_at = monotonic()
+            # A page consists of many requests, which must not wait for one timeout each.
+            self._failed_at = monotonic()
             raise

@@ -1,4 +1,4 @@
-"""API keys that browsers have given once, by the cookie they got for it; in memory only."""
+"""Browser sessions: the API key that a browser has sent, by the value of its session cookie. In memory only."""
 
 import secrets
 from collections import OrderedDict
@@ -10,18 +10,18 @@ from starlette.types import Scope
 
 MAX_SESSIONS = 1_000
 MAX_FORM_BYTES = 4_096
-"""More than any form with a key in it."""
+"""Larger than any login form with a key."""
 
 
 class Sessions:
-    """The latest thousand. A key is worth what it is worth now: it is to be looked up at every use."""
+    """The latest 1,000 sessions. Look up the role of the key at every request: the key may be revoked."""
 
     def __init__(self, cookie: str) -> None:
         self.cookie = cookie
         self._keys: OrderedDict[str, str] = OrderedDict()
 
-    def welcome(self, key: str) -> str:
-        """Returns the cookie's value."""
+    def create(self, key: str) -> str:
+        """Store the key in a new session and return the value of its cookie."""
         session = secrets.token_urlsafe(32)
         self._keys[session] = key
         while len(self._keys) > MAX_SESSIONS:
@@ -33,7 +33,7 @@ class Sessions:
 
 
 def cookies_of(scope: Scope) -> dict[str, str]:
-    """The cookies of a request; none when they cannot be read."""
+    """Return the cookies of a request; none when the header is malformed."""
     try:
         parsed = SimpleCookie(Headers(scope=scope).get("cookie", ""))
     except CookieError:

@@ -103,7 +103,7 @@ def measured_runtime(settings: Settings, name: str) -> Iterator[Runtime]:
     Prometheus reads by itself. Raises UsageError when the port or address cannot be used, or the address
     needs keys and there are none.
     """
-    bind_policy.refuse_without_keys(settings, "the worker's metrics")
+    bind_policy.require_api_keys(settings, "the worker's metrics")
     address = _numeric(settings.bind_address)
     before = _listening_ports()
     port = settings.worker_metrics_port

@@ -38,7 +38,7 @@ def browser(through: auth.AuthMiddleware) -> httpx.AsyncClient:
 def known(monkeypatch):
     """The keys that the API knows; None stands for everybody."""
     found: dict[str | None, Role] = dict(KEYS)
-    monkeypatch.setattr(auth, "ask_api", lambda _settings, key: found.get(key))
+    monkeypatch.setattr(role_cache, "look_up_role", lambda _url, key: found.get(key))
     monkeypatch.setattr(role_cache, "FRESH_SECONDS", 0.0)
     monkeypatch.setattr(auth, "LOOK_AGAIN_SECONDS", 0.0)
     return found
@@ -74,15 +74,15 @@ async def test_without_keys_the_door_stands_open_on_this_machine_alone(known):
 
 
 async def test_nobody_is_let_in_while_nobody_can_be_known(monkeypatch):
-    def away(_settings, _key):
-        raise ServiceUnavailable("the API does not answer")
+    def away(_url, _key):
+        raise ServiceUnavailable("the API is not responding")
 
-    monkeypatch.setattr(auth, "ask_api", away)
+    monkeypatch.setattr(role_cache, "look_up_role", away)
     async with browser(door()) as client:
         shut = await client.get("/")
         assert (shut.status_code, SECRET in shut.text) == (503, False)
         # No key would help, so none is asked for.
-        assert "The API does not answer; is the stack up?" in shut.text
+        assert "The API is not responding; is the stack up?" in shut.text
         assert "Try again" in shut.text
         assert "API key" not in shut.text
         assert (await client.post("/login", data={"key": "good-key"})).status_code == 503
@@ -127,7 +127,7 @@ async def through_web_socket(shut: auth.AuthMiddleware, cookie: str, known: dict
 async def test_an_open_page_is_closed_when_its_key_is_revoked(known):
     shut = door()
     assert await through_web_socket(shut, "", known, after=0) == ["websocket.close"]
-    session = auth.viewers.welcome("good-key")
+    session = auth.viewers.create("good-key")
     seen = await through_web_socket(shut, f"{auth.viewers.cookie}={session}", known, after=5)
     assert seen[0] == "websocket.accept"
     assert seen[-1] == "websocket.close"

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from dashboard import export
-from dashboard.api_client import GLANCE_SECONDS, SILENCE_SECONDS, ApiUnavailable, OrderApi
+from dashboard.api_client import PAUSE_SECONDS, POLL_SECONDS, OrderApi
 from dashboard.data import audit_jobs
 from dashboard.data.audit_jobs import AuditJobs, AuditState
 from dashboard.data.worker_usage import WorkerMeter
@@ -23,6 +23,7 @@ from db.domain import State
 from db.read_models import latency
 from db.read_models.latency import Selection
 from orchestrator.errors import OrderConflict, OrderUnknown, RequestMalformed, ServiceUnavailable, TooLate
+from orchestrator.rest_client import ApiUnavailable
 from orchestrator.settings import Settings
 from tests.dashboard.conftest import Pages, said
 from tests.ports import free_port_base
@@ -63,7 +64,7 @@ async def test_an_export_without_a_database_is_a_503_with_a_sentence():
     answer = await exported("postgresql://orders_reader@/orders?host=/nowhere")
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"
-    assert answer.text == "The database does not answer; try again shortly."
+    assert answer.text == "The database is not responding. Try again shortly."
 
 
 async def test_an_export_of_what_cannot_be_meant_is_a_422_with_a_sentence(seeded_url):
@@ -183,7 +184,7 @@ def test_an_audit_begun_while_the_api_is_away_is_one_sentence_and_can_be_tried_a
         test.run()
         assert not test.exception
         assert [error.value for error in test.error] == [
-            "The API does not answer\\; is the stack up\\? Try again shortly\\."
+            "No connection to the API\\: start the stack with \\`make up\\`\\."
         ]
         next(button for button in test.button if button.label == "Audit again").click()
         test.run()
@@ -262,7 +263,7 @@ def test_a_start_that_meets_another_order_is_a_conflict_and_not_too_late():
 
 
 def test_an_answer_that_is_no_problem_document_is_still_one_sentence():
-    with pytest.raises(ServiceUnavailable, match=r"The API answered 500\."):
+    with pytest.raises(ServiceUnavailable, match="HTTP status 500"):
         answering(500, ["nothing"]).approve("o", "me")
 
 
@@ -287,12 +288,12 @@ def test_an_api_that_hangs_holds_nobody_up_for_long(monkeypatch):
     for look in (api.health, api.metrics, api.with_key("somebody's").role, api.health):
         with pytest.raises(ServiceUnavailable):
             look()
-    assert waits == [GLANCE_SECONDS], "whoever looks next does not wait for the same silence"
+    assert waits == [POLL_SECONDS], "whoever looks next does not wait for the same silence"
     # What a viewer asks for is asked all the same.
     with pytest.raises(ServiceUnavailable):
         api.approve("o", "me")
     assert len(waits) == 2
-    monkeypatch.setattr("dashboard.api_client.monotonic", lambda: time.monotonic() + SILENCE_SECONDS)
+    monkeypatch.setattr("dashboard.api_client.monotonic", lambda: time.monotonic() + PAUSE_SECONDS)
     with pytest.raises(ServiceUnavailable):
         api.health()
     assert len(waits) == 3

@@ -44,7 +44,7 @@ def busy_url(postgres) -> Iterator[str]:
 def come_in(monkeypatch: pytest.MonkeyPatch, role: Role) -> str:
     """Has the pages see the cookie of somebody with such a key; returns the key."""
     key = f"key-of-a-{role.word}"
-    cookies = {auth.viewers.cookie: auth.viewers.welcome(key)}
+    cookies = {auth.viewers.cookie: auth.viewers.create(key)}
     monkeypatch.setattr(ContextProxy, "cookies", property(lambda _: cookies))
     return key
 
@@ -101,10 +101,9 @@ def test_faults_in_a_run_need_the_key_for_them(page: Pages, api, busy_url, monke
     ],
 )
 def test_the_run_itself_looks_at_its_key_too(role, options, needed):
-    api = SimpleNamespace(get=lambda *_: SimpleNamespace(is_ok=True, status=200, body={"role": role.word}))
     given = RunOptions.parse({"rate": "3", "duration": "30s"} | options)
     if needed is None:
-        check_role(api, given)
+        check_role(role, given)
         return
-    with pytest.raises(UsageError, match=f"needs a key of role {needed}; API_KEY is {role.word}"):
-        check_role(api, given)
+    with pytest.raises(UsageError, match=f"needs a key of role {needed}; API_KEY has role {role.word}"):
+        check_role(role, given)

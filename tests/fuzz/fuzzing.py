@@ -13,7 +13,7 @@ import httpx
 
 from db import api_keys
 from orchestrator.embedded import Stack
-from orchestrator.security.key_hashing import hashed, new_key
+from orchestrator.security.key_hashing import hash_key, new_key
 from orchestrator.settings import Settings
 from tests.ports import free_port_base
 
@@ -50,7 +50,7 @@ def target() -> Iterator[Target]:
     try:
         stack.up(bound=True)
         key = new_key()
-        assert api_keys.add(stack.settings.order_database_url, hashed(key), "fuzz", "chaos")
+        assert api_keys.add(stack.settings.order_database_url, hash_key(key), "fuzz", "chaos")
         found = Target(stack.settings.api_url, key)
         _until_closed(found)
         yield found

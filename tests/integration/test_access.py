@@ -19,7 +19,7 @@ from db import api_keys as stored
 from db.read_only_database import ROLE
 from orchestrator.api.app import create_app
 from orchestrator.api.http_limits import MAX_HEAD_BYTES
-from orchestrator.security.key_hashing import Role, hashed, new_key
+from orchestrator.security.key_hashing import Role, hash_key, new_key
 from orchestrator.settings import Settings
 from tests.live import body, eventually
 from tests.ports import free_port_base
@@ -64,7 +64,7 @@ def settings(url: str, **others: object) -> Settings:
 
 def make_key(url: str, name: str, role: str) -> str:
     key = new_key()
-    assert stored.add(url, hashed(key), name, role)
+    assert stored.add(url, hash_key(key), name, role)
     return key
 
 
@@ -141,7 +141,7 @@ async def test_each_role_may_do_its_own_and_no_more(api: httpx.AsyncClient, url:
             path
         )
         assert nobody.headers["content-type"] == "application/problem+json"
-        for token in (new_key(), "", "x", hashed(keys[Role.CHAOS]), keys[Role.CHAOS][:-1]):
+        for token in (new_key(), "", "x", hash_key(keys[Role.CHAOS]), keys[Role.CHAOS][:-1]):
             wrong = await api.request(method, path, json=request, headers=bearer(token))
             assert wrong.status_code == 401, (path, token)
         for role, key in keys.items():
@@ -235,7 +235,7 @@ def test_a_key_is_shown_once_and_stored_nowhere(url: str) -> None:
     with psycopg.connect(url) as connection:
         rows = connection.execute("select to_jsonb(k)::text from api_keys k").fetchall()
     assert key not in str(rows)
-    assert hashed(key) in str(rows)
+    assert hash_key(key) in str(rows)
     for words, sentence in (
         (("add", "ada", "--role", "viewer"), "there is a key ada already"),
         (("add", "bob", "--role", "root"), "there is no role 'root'"),
@@ -281,7 +281,7 @@ PARTS = {
 def test_no_part_starts_on_an_open_address_without_keys(url: str, part: str) -> None:
     refused = command(url, *PARTS[part], BIND_ADDRESS="0.0.0.0", PORT_BASE=str(free_port_base()))
     assert refused.returncode == 2, refused.stderr
-    assert f"{part} does not start on 0.0.0.0 without API keys" in refused.stderr
+    assert f"{part} cannot listen on 0.0.0.0 without API keys" in refused.stderr
     assert refused.stderr.count("\n") <= 3, "no traceback, only what Locust says of itself before"
 
 
@@ -296,7 +296,7 @@ def test_a_database_without_the_migrations_has_no_keys(postgres: PostgresServer)
         assert not stored.exists(empty)
         refused = command(empty, *PARTS["the API"], BIND_ADDRESS="0.0.0.0", PORT_BASE=str(free_port_base()))
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
-    assert "the API does not start on 0.0.0.0 without API keys" in refused.stderr
+    assert "the API cannot listen on 0.0.0.0 without API keys" in refused.stderr
 
 
 @contextmanager
@@ -386,4 +386,4 @@ def test_pages_are_closed_too_and_no_key_is_in_any_log(url: str, tmp_path: Path)
     written = "".join(log.read_text() for log in logs)
     for key in (viewer, operator, also_viewer, wrong):
         assert key not in written
-        assert hashed(key) not in written
+        assert hash_key(key) not in written

@@ -197,7 +197,7 @@ def test_export_writes_the_whole_file_or_none(command: Command, live: LiveApi, t
     assert command("export", "--csv", str(missing)).refuses(2, "No such file or directory")
     assert command("export", "--csv", str(tmp_path)).refuses(2, "irectory")
     away = command("export", "--csv", str(tmp_path / "x.csv"), "--api-url", NOBODY_LISTENS)
-    assert away.refuses(1, "no API at")
+    assert away.refuses(1, "no connection to the API at")
     typo = command("export", "--run", f"{run_id}-typo", "--csv", str(tmp_path / "typo.csv"))
     assert typo.refuses(2, f"there is no run {run_id}-typo")
     assert list(tmp_path.iterdir()) == [target]

@@ -27,7 +27,7 @@ from orchestrator.errors import GatewayError
 from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
 from orchestrator.gateways.simulated import SimulatedCarrier, simulated_gateways
 from orchestrator.messages import ApproveOrder, OrderResult, RequestResult, UpdateAddress
-from orchestrator.security.key_hashing import hashed, new_key
+from orchestrator.security.key_hashing import hash_key, new_key
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
 from orchestrator.worker.main import ActivitySet, order_worker, shipping_worker
@@ -373,7 +373,7 @@ def test_a_payload_that_is_larger_than_an_order_may_be_is_decrypted(api: httpx.C
 def keys_by_role(order_database_url: str, api: httpx.Client) -> dict[str, str]:
     made = {role: new_key() for role in ("viewer", "operator")}
     for role, text in made.items():
-        assert stored_keys.add(order_database_url, hashed(text), role, role)
+        assert stored_keys.add(order_database_url, hash_key(text), role, role)
     eventually(lambda: api.get("/whoami").status_code == 401)
     return made
 

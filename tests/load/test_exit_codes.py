@@ -230,7 +230,7 @@ def test_2_a_master_that_others_can_reach_needs_keys(load_test: LoadTest) -> Non
         words = (*QUICK, "--master", "--master-bind-host=0.0.0.0", f"--master-port={load_test.port_base + 9}")
         found = load_test.run(api, *words)
     assert found.code == 2
-    assert "the master of the load tests does not start on 0.0.0.0 without API keys" in found.output
+    assert "the master of the load tests cannot listen on 0.0.0.0 without API keys" in found.output
 
 
 def test_a_master_listens_where_it_is_told_to(load_test: LoadTest) -> None:

@@ -10,9 +10,10 @@ import gevent
 import pytest
 
 from loadtest.generator import order_journey as life_module
-from loadtest.generator.api_client import Answer, ApiClient, Json
+from loadtest.generator.api_client import Answer, ApiClient
 from loadtest.generator.order_journey import OrderJourney
 from loadtest.generator.recording import Ending, Recorder
+from orchestrator.rest_client import Json
 
 RUNNING = Answer(200, {"status": "running"})
 STARTED = Answer(200, {"status": "started"})

@@ -7,16 +7,16 @@ from flask_cors import CORS
 from loadtest.web import auth
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.security.key_hashing import Role
-from orchestrator.security.role_cache import Ask, RoleCache
+from orchestrator.security.role_cache import LookUp, RoleCache
 
 KEYS = {"viewer-key": Role.VIEWER, "operator-key": Role.OPERATOR, "chaos-key": Role.CHAOS}
 
 
-def page(ask: Ask, *, must_have_key: bool = False) -> FlaskClient:
+def page(ask: LookUp, *, key_required: bool = False) -> FlaskClient:
     app = Flask("page")
     # As Locust's own page has it.
     CORS(app)
-    auth.hang(app, RoleCache(ask, must_have_key=must_have_key))
+    auth.hang(app, RoleCache(ask, key_required=key_required))
     app.add_url_rule("/", view_func=lambda: f"as {auth.caller_key()}", methods=["GET", "POST"])
     return app.test_client()
 
@@ -40,7 +40,7 @@ def test_it_takes_an_operator_s_key() -> None:
 
 def test_without_keys_it_stands_open_on_this_machine_alone() -> None:
     assert page(lambda _key: Role.CHAOS).get("/").text == "as None"
-    assert page(lambda _key: Role.CHAOS, must_have_key=True).get("/").status_code == 401
+    assert page(lambda _key: Role.CHAOS, key_required=True).get("/").status_code == 401
 
 
 def test_without_keys_a_page_of_another_site_is_not_taken_for_ours() -> None:

@@ -102,7 +102,7 @@ def test_a_stack_that_others_could_reach_says_what_comes_first(
     with pytest.raises(UsageError) as refused:
         stack.up()
     assert str(refused.value) == (
-        "the stack does not start on 0.0.0.0 without API keys; start the stack on 127.0.0.1 and make one: "
+        "the stack cannot listen on 0.0.0.0 without API keys; start the stack on 127.0.0.1 and create one: "
         "python -m orchestrator keys add NAME --role chaos, then start it again"
     )
     monkeypatch.setattr("db.api_keys.exists", lambda _: True)

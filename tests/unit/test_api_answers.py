@@ -16,7 +16,7 @@ from db.domain import State
 from db.read_models.order_details import OrderSummary, PageKey
 from orchestrator.api import problem_details
 from orchestrator.api.latency_csv import cell
-from orchestrator.api.middleware.security_headers import HEADERS, SecurityHeaders
+from orchestrator.api.middleware.security_headers import SecurityHeaders
 from orchestrator.api.models import CURSOR_PATTERN, LatencyQuery
 from orchestrator.api.views import cursor, page_key, rfc3339
 from orchestrator.errors import (
@@ -26,6 +26,7 @@ from orchestrator.errors import (
     RequestMalformed,
     TooLate,
 )
+from orchestrator.security.headers import API_HEADERS
 
 # Hypothesis adds the time zone itself.
 SECONDS_BEGIN = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
@@ -121,7 +122,7 @@ async def test_every_error_becomes_a_problem_document(error: Exception, status: 
     assert "secret" not in answer.text
     assert ("retry-after" in answer.headers) == (status == 503)
     if status == 500:
-        assert {name.lower() for name in HEADERS} <= answer.headers.keys()
+        assert {name.lower() for name in API_HEADERS} <= answer.headers.keys()
 
 
 async def test_every_answer_tells_browsers_to_guess_frame_keep_and_pass_on_nothing() -> None:

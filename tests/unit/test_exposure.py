@@ -8,8 +8,8 @@ from db.api_keys import StoredKey
 from orchestrator.api.auth import needed_role
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.security import role_cache
-from orchestrator.security.bind_policy import is_addressed_to_this_machine, is_loopback
-from orchestrator.security.key_hashing import PREFIX, Role, find, hashed, new_key
+from orchestrator.security.bind_policy import is_loopback, is_loopback_host
+from orchestrator.security.key_hashing import PREFIX, Role, hash_key, match_key, new_key
 from orchestrator.security.role_cache import RoleCache
 
 
@@ -54,7 +54,7 @@ def test_addresses_of_this_machine_alone(address: str, is_ours_alone: bool) -> N
     ],
 )
 def test_which_requests_without_a_key_are_for_this_machine(host: str | None, is_here: bool) -> None:
-    assert is_addressed_to_this_machine(host) is is_here
+    assert is_loopback_host(host) is is_here
 
 
 def test_keys_are_long_random_and_stored_as_their_hash() -> None:
@@ -62,17 +62,20 @@ def test_keys_are_long_random_and_stored_as_their_hash() -> None:
     assert len(keys) == 100
     assert all(key.startswith(PREFIX) and len(key) >= 47 and key.isascii() for key in keys)
     key = new_key()
-    assert key not in hashed(key)
+    assert key not in hash_key(key)
 
 
 def test_a_key_is_found_while_it_works() -> None:
     key, revoked = new_key(), new_key()
-    known = [StoredKey(hashed(key), "ada", "viewer", True), StoredKey(hashed(revoked), "bob", "chaos", False)]
-    found = find(key, known)
+    known = [
+        StoredKey(hash_key(key), "ada", "viewer", True),
+        StoredKey(hash_key(revoked), "bob", "chaos", False),
+    ]
+    found = match_key(key, known)
     assert found is not None
     assert found.name == "ada"
-    for other in (revoked, new_key(), key[:-1], key + "x", "", hashed(key), "\udcff", "é"):
-        assert find(other, known) is None
+    for other in (revoked, new_key(), key[:-1], key + "x", "", hash_key(key), "\udcff", "é"):
+        assert match_key(other, known) is None
 
 
 @pytest.mark.parametrize(
@@ -114,7 +117,7 @@ def test_callers_are_asked_after_again_once_what_is_known_is_old(monkeypatch: py
     now = 1_000.0
     monkeypatch.setattr(role_cache, "monotonic", lambda: now)
     api = Api(lambda key: Role.VIEWER if key == "good" else None)
-    known = RoleCache(api, must_have_key=False)
+    known = RoleCache(api, key_required=False)
     assert [known.role_of("good"), known.role_of("good"), known.role_of(None)] == [
         Role.VIEWER,
         Role.VIEWER,
@@ -130,7 +133,7 @@ def test_nobody_new_is_let_in_while_the_api_is_away(monkeypatch: pytest.MonkeyPa
     now = 1_000.0
     monkeypatch.setattr(role_cache, "monotonic", lambda: now)
     api = Api(lambda _key: Role.VIEWER)
-    known = RoleCache(api, must_have_key=False)
+    known = RoleCache(api, key_required=False)
     assert known.role_of("good") is Role.VIEWER
     api.answer = away
     now += role_cache.GRACE_SECONDS - 1
@@ -145,7 +148,7 @@ def test_nobody_new_is_let_in_while_the_api_is_away(monkeypatch: pytest.MonkeyPa
 
 def test_where_a_key_is_a_must_nobody_is_asked_about_no_key() -> None:
     api = Api(lambda _key: Role.CHAOS)
-    assert RoleCache(api, must_have_key=True).role_of(None) is None
+    assert RoleCache(api, key_required=True).role_of(None) is None
     assert api.asked == 0
 
 
@@ -153,11 +156,11 @@ def test_an_api_that_does_not_answer_is_not_asked_again_at_once(monkeypatch: pyt
     now = 1_000.0
     monkeypatch.setattr(role_cache, "monotonic", lambda: now)
     api = Api(away)
-    known = RoleCache(api, must_have_key=False)
+    known = RoleCache(api, key_required=False)
     for key in (None, "a-key", None):
         with pytest.raises(ServiceUnavailable):
             known.role_of(key)
     assert api.asked == 1
-    now += role_cache.AWAY_SECONDS + 0.1
+    now += role_cache.RETRY_SECONDS + 0.1
     api.answer = lambda _key: Role.VIEWER
     assert known.role_of(None) is Role.VIEWER

@@ -1,24 +1,18 @@
-"""What browsers are told about every answer: nothing to guess, to frame, to keep, or to pass on."""
+"""Security headers of the API."""
 
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+from orchestrator.security.headers import API_HEADERS, with_headers
+
+_DOCS_PATH = "/docs"
+_DOCS_HEADERS = API_HEADERS | {
+    # FastAPI's page loads Swagger UI from a CDN and starts it by an inline script.
+    "Content-Security-Policy": (
+        "default-src 'none'; connect-src 'self'; img-src 'self' data: https://fastapi.tiangolo.com; "
+        "script-src 'unsafe-inline' https://cdn.jsdelivr.net; "
+        "style-src 'unsafe-inline' https://cdn.jsdelivr.net; base-uri 'none'; frame-ancestors 'none'"
+    )
 }
-
-_DOCS = "/docs"
-_DOCS_POLICY = (
-    "default-src 'none'; connect-src 'self'; img-src 'self' data: https://fastapi.tiangolo.com; "
-    "script-src 'unsafe-inline' https://cdn.jsdelivr.net; "
-    "style-src 'unsafe-inline' https://cdn.jsdelivr.net; base-uri 'none'; frame-ancestors 'none'"
-)
-"""The page loads Swagger UI from where FastAPI has it, and starts it by a script of its own."""
 
 
 class SecurityHeaders:
@@ -26,17 +20,6 @@ class SecurityHeaders:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers[name] = value
-                if scope["path"] == _DOCS:
-                    headers["Content-Security-Policy"] = _DOCS_POLICY
-            await send(message)
-
-        await self._app(scope, receive, with_headers)
+        if scope["type"] == "http":
+            send = with_headers(send, _DOCS_HEADERS if scope["path"] == _DOCS_PATH else API_HEADERS)
+        await self._app(scope, receive, send)

@@ -35,9 +35,9 @@ class UiKeys:
         self._origins = origins
         self._sessions = Sessions(COOKIE)
 
-    def welcome(self, key: str) -> str:
+    def create(self, key: str) -> str:
         """Returns the cookie's value."""
-        return self._sessions.welcome(key)
+        return self._sessions.create(key)
 
     def key_of(self, scope: Scope) -> str | None:
         if not scope["path"].startswith(CODEC) or Headers(scope=scope).get("origin") not in self._origins:
@@ -69,7 +69,7 @@ async def give(request: Request) -> HTMLResponse:
     answer = _page(200, "Now Temporal's UI shows it, in this browser, until the API is started again.")
     answer.set_cookie(
         COOKIE,
-        context.ui_keys.welcome(key),
+        context.ui_keys.create(key),
         path=CODEC,
         httponly=True,
         samesite="strict",

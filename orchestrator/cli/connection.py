@@ -1,0 +1,18 @@
+"""Connects a command to the REST API."""
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.rest_client import RestClient
+from orchestrator.settings import Settings
+
+ApiUrl = Annotated[
+    str | None,
+    typer.Option("--api-url", metavar="URL", help="The REST API; by default that of the settings."),
+]
+
+
+def connect(api_url: str | None) -> RestClient:
+    settings = Settings.load()
+    return RestClient(api_url or settings.api_url, settings.api_key_text)

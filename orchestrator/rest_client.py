@@ -1,0 +1,169 @@
+"""Synchronous client of the REST API, for the command line and the dashboard."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import copy
+from typing import Any, Self
+
+import httpx
+
+from orchestrator.errors import (
+    NotAllowed,
+    OrderConflict,
+    OrderSystemError,
+    OrderUnknown,
+    Overloaded,
+    RequestMalformed,
+    RequestRejected,
+    ServiceUnavailable,
+    TooLate,
+    UsageError,
+)
+from orchestrator.security.key_hashing import Role
+
+Json = dict[str, Any]
+
+CONNECT_SECONDS = 2.0
+READ_SECONDS = 30.0
+
+
+class ApiUnavailable(ServiceUnavailable):
+    """The API is not responding. Is the stack running?"""
+
+
+class RestClient:
+    """Sends requests to the API and returns their JSON. Safe to share between threads.
+
+    An error response raises the error of its status code (`error_for`) with the detail of its problem document.
+    Raises ApiUnavailable when no connection is possible, ServiceUnavailable when the response does not come in
+    time, and UsageError for an address or an API key that cannot be used. `name` stands for the API in messages.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        *,
+        name: str | None = None,
+        connect_seconds: float = CONNECT_SECONDS,
+        read_seconds: float = READ_SECONDS,
+    ) -> None:
+        self._url = url
+        self._name = name or f"the API at {url}"
+        self._headers = auth_headers(api_key)
+        self._connect_seconds = connect_seconds
+        with self._errors():
+            self._http = httpx.Client(
+                base_url=url,
+                timeout=httpx.Timeout(read_seconds, connect=connect_seconds),
+                # HTTP_PROXY is for the internet, and the API is in the local network.
+                trust_env=False,
+            )
+
+    def with_key(self, api_key: str | None) -> Self:
+        """Return a client with another API key that shares this client's connections."""
+        other = copy(self)
+        other._headers = auth_headers(api_key)
+        return other
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def get(self, path: str, **query: object) -> Json:
+        return self._json("GET", path, params=_without_none(query))
+
+    def post(self, path: str, body: Json) -> Json:
+        return self._json("POST", path, json=body)
+
+    def put(self, path: str, body: Json) -> Json:
+        return self._json("PUT", path, json=body)
+
+    def role(self) -> Role:
+        """Return the role of the API key. Raises NotAllowed when the key is missing or invalid."""
+        return Role.of(self.get("/whoami")["role"])
+
+    @contextmanager
+    def stream(self, path: str, **query: object) -> Iterator[httpx.Response]:
+        """Yield a response whose body is read in pieces, with no limit on the time between them."""
+        timeout = httpx.Timeout(None, connect=self._connect_seconds)
+        with (
+            self._errors(),
+            self._http.stream(
+                "GET", path, params=_without_none(query), headers=self._headers, timeout=timeout
+            ) as response,
+        ):
+            if response.is_error:
+                response.read()
+                raise error_of(response)
+            yield response
+
+    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Send a request with options of httpx and return the response, whatever its status code."""
+        with self._errors():
+            return self._http.request(method, path, headers=self._headers, **options)
+
+    def _json(self, method: str, path: str, **options: Any) -> Json:
+        response = self.send(method, path, **options)
+        if response.is_error:
+            raise error_of(response)
+        content: Json = response.json()
+        return content
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise UsageError(f"{self._url} is not the address of an API") from error
+        except httpx.ConnectError as error:
+            raise ApiUnavailable(f"no connection to {self._name}: start the stack with `make up`") from error
+        except httpx.TransportError as error:
+            reason = str(error) or type(error).__name__
+            raise ServiceUnavailable(f"{self._name} is not responding: {reason}") from error
+
+
+def auth_headers(api_key: str | None) -> dict[str, str]:
+    """Return the Authorization header of a key. Raises UsageError for text that no header can hold."""
+    if api_key is None:
+        return {}
+    if not api_key.isascii() or not api_key.isprintable():
+        raise UsageError("API_KEY is not a valid API key")
+    return {"Authorization": f"Bearer {api_key}"}
+
+
+_ERRORS: dict[int, type[OrderSystemError]] = {
+    401: NotAllowed,
+    403: NotAllowed,
+    404: OrderUnknown,
+    413: RequestMalformed,
+    422: RequestMalformed,
+    429: Overloaded,
+}
+
+
+def error_for(status: int, path: str, problem: Mapping[str, Any]) -> OrderSystemError:
+    """Return the error that stands for an error response to a request of `path`."""
+    detail = str(problem.get("detail") or f"The API returned HTTP status {status} without an explanation.")
+    if status == 409:
+        return TooLate(detail) if "/signals/" in path else OrderConflict(detail)
+    return _ERRORS.get(status, ServiceUnavailable if status >= 500 else RequestRejected)(detail)
+
+
+def error_of(response: httpx.Response) -> OrderSystemError:
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = {}
+    return error_for(
+        response.status_code, response.request.url.path, problem if isinstance(problem, dict) else {}
+    )
+
+
+def _without_none(query: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in query.items() if value is not None}
