@@ -47,6 +47,8 @@ $(VENV)/.complete: requirements.txt
 		echo "The virtual environment could not be made; if Python's venv module is missing, install it (on Debian: python3-venv)" >&2; \
 		exit 2; }
 	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
+	@# The project itself, for the command `orders`. Its build needs nothing that is not installed above.
+	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation --editable .
 	@touch "$@"
 
 up: setup
@@ -76,6 +78,7 @@ lint: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 
 format: setup
 	@$(BIN)/ruff format .

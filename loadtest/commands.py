@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loadtest.exit_codes import ExitCode
 from loadtest.options import (
     EXPECT_WORKERS_SECONDS,
     Arrivals,
@@ -22,6 +21,7 @@ from loadtest.options import (
     parse_duration,
 )
 from orchestrator.errors import DatabaseUnavailable, OrderSystemError, UsageError
+from orchestrator.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from db.runs import StoredRun

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 
-from orchestrator.cli.exit_codes import ExitCode
-from orchestrator.cli.stack import WATCH_SECONDS, ended_by_signal
+from orchestrator.cli.stack import WATCH_SECONDS, interrupt_on_signals
 from orchestrator.embedded import Stack
 from orchestrator.embedded.layout import PROJECT_ROOT
 from orchestrator.errors import OrderSystemError, UsageError
+from orchestrator.exit_codes import ExitCode
 from orchestrator.settings import Settings
 
 ORDERS_PER_SECOND = 3.0
@@ -41,7 +41,7 @@ def main() -> int:
 def _demo(settings: Settings, *, stop_afterwards: bool) -> int:
     stack = Stack(settings)
     is_ours = False
-    with ended_by_signal():
+    with interrupt_on_signals():
         try:
             # However the demo ends, its stack ends with it; one that somebody else started stays up.
             is_ours = stack.up(bound=True, report=lambda sentence: console.print(f"  {sentence}"))

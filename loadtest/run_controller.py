@@ -15,7 +15,6 @@ import gevent
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from loadtest.exit_codes import ExitCode
 from loadtest.generator import locust_statistics
 from loadtest.generator.generators import DistributedGenerators, LoadGenerators, LocalGenerator, WorkerAgent
 from loadtest.options import Arrivals, RunOptions
@@ -25,6 +24,7 @@ from loadtest.scenarios import SCENARIOS
 from loadtest.verdict.run_verdict import Verdict
 from loadtest.web.pages import add_pages
 from orchestrator.errors import OrderSystemError, UsageError
+from orchestrator.exit_codes import ExitCode
 from orchestrator.security import bind_policy
 from orchestrator.settings import Settings
 from orchestrator.worker.liveness_file import touch

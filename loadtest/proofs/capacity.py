@@ -18,10 +18,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from loadtest.exit_codes import ExitCode
 from loadtest.generator.api_client import ApiClient
 from loadtest.verdict.slo import LimitVerdict, allowed_share, judge
 from orchestrator.errors import OrderSystemError, ServiceUnavailable, UsageError
+from orchestrator.exit_codes import ExitCode
 
 STEP_FACTOR = 1.5
 

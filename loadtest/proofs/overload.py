@@ -21,13 +21,13 @@ from typing import Any
 
 import httpx
 
-from loadtest.exit_codes import ExitCode
 from loadtest.preflight import commit, machine
 from loadtest.proofs.async_load import SAMPLE_ADDRESS, DriveReport, drive, outcomes
 from loadtest.proofs.resource_usage import Footprint, can_be_measured
 from loadtest.proofs.soak import complain, say, stack_of_its_own
 from loadtest.verdict.percentiles import spread
 from orchestrator.errors import OrderSystemError, UsageError
+from orchestrator.exit_codes import ExitCode
 from orchestrator.settings import Settings
 
 RATE = 30.0

@@ -18,12 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from loadtest.exit_codes import ExitCode
 from loadtest.preflight import ROOT, commit, machine
 from loadtest.proofs.resource_usage import Disk, Footprint, Trend, can_be_measured
 from orchestrator.embedded import Stack
 from orchestrator.embedded.layout import Layout, stack_environment
 from orchestrator.errors import OrderSystemError, UsageError
+from orchestrator.exit_codes import ExitCode
 from orchestrator.settings import Settings
 
 MINUTES = 30.0

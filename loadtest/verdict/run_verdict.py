@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from loadtest.exit_codes import ExitCode
 from loadtest.generator.arrivals import planned_orders
 from loadtest.generator.recording import Ending, OrderRecord, Tally
 from loadtest.options import Arrivals, RunOptions
 from loadtest.verdict.percentiles import spread
 from loadtest.verdict.slo import CONFIDENCE, LimitJudgement, LimitVerdict, judge
+from orchestrator.exit_codes import ExitCode
 
 LAG_TOLERANCE_MS = 250.0
 """An order sent this much later than it was due counts as disturbed by the generator: its place in the load
@@ -64,7 +64,7 @@ def decide(evidence: Evidence) -> Verdict:
     code = _exit_code(evidence, limit, problems)
     told = {
         "run_id": options.run_id,
-        "verdict": code.words,
+        "verdict": code.text,
         "exit_code": int(code),
         "scenario": options.scenario.value,
         "started_at": evidence.started_at.isoformat(timespec="milliseconds"),

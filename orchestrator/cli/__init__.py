@@ -1,48 +1,52 @@
-"""The command line: `python -m orchestrator COMMAND`.
+"""The command line: `orders COMMAND`, or `python -m orchestrator COMMAND`.
 
-Commands about orders talk to the REST API and to nothing else; `up`, `worker` and `api` are the parts
-themselves. An error is one sentence on stderr and an exit code of `orchestrator.cli.exit_codes`.
+Commands about orders use the REST API only. An error is one sentence on stderr and an exit code of
+`orchestrator.exit_codes`.
 """
 
 import sys
+from typing import NoReturn
 
 import typer
 
 from orchestrator.cli import keys as keys
-from orchestrator.cli import maintenance as housekeeping
+from orchestrator.cli import maintenance as maintenance
 from orchestrator.cli import operations as operations
 from orchestrator.cli import orders as orders
 from orchestrator.cli import stack as stack
-from orchestrator.cli import versions as versions
-from orchestrator.cli.exit_codes import ExitCode
-from orchestrator.cli.output import complain
+from orchestrator.cli.output import print_error
 from orchestrator.errors import OrderSystemError, RequestMalformed, UsageError
+from orchestrator.exit_codes import ExitCode
+from orchestrator.processes import end_at_once
 
 app = typer.Typer(
-    name="orchestrator",
-    help="An order system that reaches every outcome within its limit, through faults and crashes.",
+    name="orders",
+    help="An order system on Temporal. Every order reaches one outcome within its deadline.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-stack.register(app)
-orders.register(app)
-operations.register(app)
-housekeeping.register(app)
-keys.register(app)
-versions.register(app)
+for module in (stack, orders, operations, maintenance, keys):
+    module.register(app)
 
 
-def main() -> None:
-    """Runs one command and ends the process with its exit code."""
+def main() -> NoReturn:
+    """Run the command of `sys.argv` and end the process with its exit code."""
+    # A command that used the Temporal SDK can otherwise abort at interpreter exit with another code.
+    end_at_once(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code."""
     try:
-        app(prog_name="python -m orchestrator")
+        app(arguments, prog_name="orders")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else ExitCode.PASSED
     except (UsageError, RequestMalformed) as error:
-        complain(str(error))
-        sys.exit(ExitCode.WRONG_USAGE)
+        print_error(str(error))
+        return ExitCode.WRONG_USAGE
     except OrderSystemError as error:
-        complain(str(error))
-        sys.exit(ExitCode.CRASHED)
+        print_error(str(error))
     except Exception as error:
-        complain(f"this should not have happened ({type(error).__name__}): {error}")
-        sys.exit(ExitCode.CRASHED)
+        print_error(f"Internal error ({type(error).__name__}): {error}")
+    return ExitCode.CRASHED

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from db import api_keys as stored
-from orchestrator.cli.output import AsJson, print_json, say, screen
+from orchestrator.cli.output import AsJson, console, echo, print_json
 from orchestrator.errors import UsageError
 from orchestrator.security.key_hashing import Role, hash_key, is_strong, new_key
 from orchestrator.settings import Settings
@@ -54,8 +54,8 @@ def add(
     if as_json:
         print_json({"name": name, "role": role, "key": key})
         return
-    say(key)
-    say(f"This is the key of {name} ({role}). It is stored nowhere and shown once; keep it now.")
+    echo(key)
+    echo(f"This is the key of {name} ({role}). It is stored nowhere and shown once; keep it now.")
 
 
 def _take(settings: Settings, name: str, role: str) -> None:
@@ -68,13 +68,13 @@ def _take(settings: Settings, name: str, role: str) -> None:
     if hash_key(key) not in known:
         if not stored.add(settings.order_database_url, hash_key(key), name, role):
             raise UsageError(f"there is another key {name} already; revoke it first, or take another name")
-        say(f"The key of {name} ({role}) is stored.")
+        echo(f"The key of {name} ({role}) is stored.")
         return
     found = known[hash_key(key)]
     if not found.works or (found.name, found.role) != (name, role):
         state = "works" if found.works else "is revoked"
         raise UsageError(f"this key is that of {found.name} ({found.role}), and {state}")
-    say(f"The key of {name} ({role}) is there already.")
+    echo(f"The key of {name} ({role}) is there already.")
 
 
 @keys.command("list")
@@ -97,13 +97,13 @@ def list_keys(as_json: AsJson = False) -> None:
         )
         return
     if not found:
-        say("There are no keys: whoever reaches this machine's loopback address may do everything.")
+        echo("There are no keys: whoever reaches this machine's loopback address may do everything.")
         return
     table = Table("name", "role", "made", "revoked", box=None, pad_edge=False)
     for key in found:
         revoked = f"{key.revoked_at:%Y-%m-%d %H:%M:%S}" if key.revoked_at else ""
         table.add_row(key.name, key.role, f"{key.created_at:%Y-%m-%d %H:%M:%S}", revoked)
-    screen.print(table)
+    console.print(table)
 
 
 @keys.command()
@@ -111,4 +111,4 @@ def revoke(name: Annotated[str, typer.Argument(help="A name that `keys list` sho
     """Make a key worthless, within seconds."""
     if not stored.revoke(Settings.load().order_database_url, name):
         raise UsageError(f"there is no working key {name}")
-    say(f"The key of {name} is revoked.")
+    echo(f"The key of {name} is revoked.")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from orchestrator.cli.exit_codes import ExitCode
-from orchestrator.cli.output import AsJson, print_json, say, screen
+from orchestrator.cli.output import AsJson, console, echo, print_json
 from orchestrator.errors import UsageError
+from orchestrator.exit_codes import ExitCode
 from orchestrator.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,19 +44,21 @@ def retention(
         print_json({"dry_run": dry_run} | report.to_json())
         return
     if report.is_elsewhere:
-        say("Another process is dropping events just now; nothing was done.")
+        echo("Another process is dropping events just now; nothing was done.")
         return
     for partition in report.expired if dry_run else report.dropped:
         verb = "would go" if dry_run else "dropped"
-        say(
+        echo(
             f"{verb}: {partition.name}, events until {partition.to_at:%Y-%m-%d}, {megabytes(partition.bytes)}"
         )
     for partition in report.held:
-        say(f"held: {partition.name}, since an order of {report.oldest_open_at:%Y-%m-%d %H:%M} is still open")
+        echo(
+            f"held: {partition.name}, since an order of {report.oldest_open_at:%Y-%m-%d %H:%M} is still open"
+        )
     for partition in report.busy:
-        say(f"busy: {partition.name} is being read; it goes with the next look")
+        echo(f"busy: {partition.name} is being read; it goes with the next look")
     if not (report.expired or report.dropped or report.held or report.busy):
-        say(f"No day of events is wholly older than {report.cutoff:%Y-%m-%d %H:%M} UTC.")
+        echo(f"No day of events is wholly older than {report.cutoff:%Y-%m-%d %H:%M} UTC.")
 
 
 def backup(
@@ -67,10 +69,10 @@ def backup(
     from orchestrator.operations.backup import back_up
 
     began = time.monotonic()
-    with screen.status("Backing up"):
-        manifest = back_up(Stack(Settings.load()), file, _say_step)
+    with console.status("Backing up"):
+        manifest = back_up(Stack(Settings.load()), file, _echo_step)
     size = megabytes(file.expanduser().stat().st_size)
-    say(f"{file}: {size}, of the {manifest.made_of} stack, in {time.monotonic() - began:.1f} s.")
+    echo(f"{file}: {size}, of the {manifest.made_of} stack, in {time.monotonic() - began:.1f} s.")
 
 
 def restore(
@@ -82,12 +84,12 @@ def restore(
     from orchestrator.operations.backup import restore as put_back
 
     settings = Settings.load()
-    with screen.status("Restoring"):
-        restored = put_back(Stack(settings), file, force=force, report=_say_step)
+    with console.status("Restoring"):
+        restored = put_back(Stack(settings), file, force=force, report=_echo_step)
     if restored.replaced is not None:
-        say(f"What was there before is in {restored.replaced}.")
-    say(f"{settings.home} holds the stack of {restored.manifest.made_at}. Start it: make up.")
-    say("Its API keys are those of that time: one that was revoked since is valid again (see keys list).")
+        echo(f"What was there before is in {restored.replaced}.")
+    echo(f"{settings.home} holds the stack of {restored.manifest.made_at}. Start it: make up.")
+    echo("Its API keys are those of that time: one that was revoked since is valid again (see keys list).")
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -95,7 +97,7 @@ def doctor(as_json: AsJson = False) -> None:
     from orchestrator.operations.doctor import diagnose, take
 
     began = time.monotonic()
-    with screen.status("Looking"):
+    with console.status("Looking"):
         readings = asyncio.run(take(Settings.load()))
     found = diagnose(readings)
     problems = [finding for finding in found if finding.severity == "problem"]
@@ -108,11 +110,11 @@ def doctor(as_json: AsJson = False) -> None:
                 if finding.severity == "problem"
                 else Text("notice  ", style="yellow")
             )
-            screen.print(mark.append(Text(finding.what, style="default")), soft_wrap=True)
-            say(f"        {finding.advice}")
+            console.print(mark.append(Text(finding.what, style="default")), soft_wrap=True)
+            echo(f"        {finding.advice}")
         for line in _looked_at(readings):
-            say(line)
-        say(f"{_counted(len(problems))}; looked for {time.monotonic() - began:.1f} s.")
+            echo(line)
+        echo(f"{_counted(len(problems))}; looked for {time.monotonic() - began:.1f} s.")
     if problems:
         raise typer.Exit(ExitCode.CRASHED)
 
@@ -145,8 +147,8 @@ def _counted(problems: int) -> str:
     return {0: "Nothing is wrong", 1: "One thing is wrong"}.get(problems, f"{problems} things are wrong")
 
 
-def _say_step(sentence: str) -> None:
-    say(f"  {sentence}")
+def _echo_step(sentence: str) -> None:
+    echo(f"  {sentence}")
 
 
 def megabytes(size: int) -> str:

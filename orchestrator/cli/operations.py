@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.connection import ApiUrl, connect
-from orchestrator.cli.exit_codes import ExitCode
-from orchestrator.cli.output import AsJson, audit_report, print_json, say, screen
+from orchestrator.cli.output import AsJson, audit_report, console, echo, print_json
 from orchestrator.errors import OrderSystemError, ServiceUnavailable, UsageError
+from orchestrator.exit_codes import ExitCode
 from orchestrator.rest_client import Json, RestClient
 
 faults = typer.Typer(help="Show or change what the simulated outside world does wrong.")
@@ -40,7 +40,7 @@ def audit(run: Run = None, as_json: AsJson = False, api_url: ApiUrl = None) -> N
     if as_json:
         print_json(report)
     else:
-        screen.print(audit_report(report), soft_wrap=True)
+        console.print(audit_report(report), soft_wrap=True)
     if not report["clean"]:
         raise typer.Exit(ExitCode.INVARIANT_BROKEN)
 
@@ -48,7 +48,7 @@ def audit(run: Run = None, as_json: AsJson = False, api_url: ApiUrl = None) -> N
 def _audited(client: RestClient, run: str | None) -> Json:
     """The report, with a count of the workflows compared so far while it is made."""
     with (
-        screen.status("auditing the books") as progress,
+        console.status("auditing the books") as progress,
         client.stream("/audit", run_id=run, progress="true") as answer,
     ):
         for line in answer.iter_lines():
@@ -89,7 +89,7 @@ def export(
         raise UsageError(f"cannot write {csv}: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
-    say(f"{rows} orders in {csv}")
+    echo(f"{rows} orders in {csv}")
 
 
 def _must_be_known(run: str, api_url: str | None) -> None:
@@ -137,13 +137,13 @@ def _show(in_force: Json, as_json: bool) -> None:
         print_json(in_force)
         return
     since = f" since {in_force['since']}" if in_force["since"] else ""
-    say(f"{in_force['profile']}, seed {in_force['seed']}{since}")
+    echo(f"{in_force['profile']}, seed {in_force['seed']}{since}")
     rates = in_force["rates"]
     for step, each in {"every step": rates["default"], **rates["steps"]}.items():
         named = ", ".join(
             f"{name} {share:g}" for name, share in each.items() if share and name != "slow_mean_ms"
         )
-        say(f"  {step}: {named or 'none'}")
+        echo(f"  {step}: {named or 'none'}")
 
 
 def worker(

@@ -13,18 +13,18 @@ from rich.live import Live
 
 from db.domain import ORDER_ID_PATTERN, ReviewMode, State
 from orchestrator.cli.connection import ApiUrl, connect
-from orchestrator.cli.exit_codes import ExitCode
 from orchestrator.cli.output import (
     AsJson,
-    complain,
+    console,
+    echo,
     event_table,
     order_panel,
     order_table,
+    print_error,
     print_json,
-    say,
-    screen,
 )
 from orchestrator.errors import OrderConflict, ServiceUnavailable, UsageError
+from orchestrator.exit_codes import ExitCode
 from orchestrator.rest_client import Json, RestClient
 from orchestrator.settings import Settings
 
@@ -103,7 +103,7 @@ def start(
     if as_json:
         print_json(answer)
     else:
-        say(f"{order_id}: {answer['message']} (workflow {answer['workflow_id']})")
+        echo(f"{order_id}: {answer['message']} (workflow {answer['workflow_id']})")
 
 
 def status(
@@ -124,7 +124,7 @@ def status(
     if as_json:
         print_json(answer)
     else:
-        screen.print(order_panel(answer))
+        console.print(order_panel(answer))
 
 
 def history(order_id: OrderId, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
@@ -134,7 +134,7 @@ def history(order_id: OrderId, as_json: AsJson = False, api_url: ApiUrl = None) 
     if as_json:
         print_json(answer)
     else:
-        screen.print(event_table(answer["events"]))
+        console.print(event_table(answer["events"]))
 
 
 def list_orders(
@@ -154,9 +154,9 @@ def list_orders(
     if as_json:
         print_json(answer)
         return
-    screen.print(order_table(answer["orders"]))
+    console.print(order_table(answer["orders"]))
     if answer["next_cursor"]:
-        say(f"more: --cursor {answer['next_cursor']}")
+        echo(f"more: --cursor {answer['next_cursor']}")
 
 
 def cancel(
@@ -228,16 +228,16 @@ def try_order(
     if as_json:
         print_json(last)
     if last is None or last["status"] == "running":
-        complain(f"{order_id} has no outcome yet, well past its deadline")
+        print_error(f"{order_id} has no outcome yet, well past its deadline")
     if last is None or last["status"] != "completed" or not last["within_limit"]:
         raise typer.Exit(ExitCode.LIMIT_BREACHED)
 
 
 def _shown_live(api: RestClient, order_id: str) -> Json | None:
-    if not screen.is_terminal:
+    if not console.is_terminal:
         return _shown_line_by_line(api, order_id)
     last = None
-    with Live(console=screen, auto_refresh=False) as live:
+    with Live(console=console, auto_refresh=False) as live:
         for last in _watch(api, order_id):
             live.update(order_panel(last), refresh=True)
     return last
@@ -248,10 +248,10 @@ def _shown_line_by_line(api: RestClient, order_id: str) -> Json | None:
     last = None
     for each in _watch(api, order_id):
         if last is None or last["state"] != each["state"]:
-            say(f"{each['updated_at']} {each['state']}")
+            echo(f"{each['updated_at']} {each['state']}")
         last = each
     if last is not None:
-        screen.print(order_panel(last))
+        console.print(order_panel(last))
     return last
 
 
@@ -284,7 +284,7 @@ def _ask(api_url: str | None, order_id: str, signal: str, body: Json, as_json: b
     if as_json:
         print_json(answer)
     else:
-        say(f"{order_id}: {answer['message']}")
+        echo(f"{order_id}: {answer['message']}")
 
 
 def _start_body(

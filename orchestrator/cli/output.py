@@ -16,20 +16,20 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")
 WIDTH_WITHOUT_TERMINAL = 160
 OPEN_ORDERS_NAMED = 20
 
-screen = Console()
-if not screen.is_terminal:
-    screen = Console(width=WIDTH_WITHOUT_TERMINAL)
-_complaints = Console(stderr=True)
+console = Console()
+if not console.is_terminal:
+    console = Console(width=WIDTH_WITHOUT_TERMINAL)
+_error_console = Console(stderr=True)
 
 _STATE_STYLES = {"completed": "green", "cancelled": "yellow", "failed": "red"}
 
 
-def complain(sentence: str) -> None:
-    _complaints.print(Text(sentence, style="red"), soft_wrap=True)
+def print_error(sentence: str) -> None:
+    _error_console.print(Text(sentence, style="red"), soft_wrap=True)
 
 
-def say(sentence: str) -> None:
-    screen.print(Text(sentence), soft_wrap=True)
+def echo(sentence: str) -> None:
+    console.print(Text(sentence), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

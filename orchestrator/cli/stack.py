@@ -12,9 +12,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.exit_codes import ExitCode
-from orchestrator.cli.output import AsJson, complain, print_json, say, screen
+from orchestrator.cli.output import AsJson, console, echo, print_error, print_json
 from orchestrator.errors import DatabaseUnavailable, StackError, UsageError
+from orchestrator.exit_codes import ExitCode
 from orchestrator.settings import Settings
 
 # Workers and API start through this command line too, and would pay for the import; hence _stack().
@@ -40,23 +40,23 @@ def up(
 ) -> None:
     """Start PostgreSQL, Temporal, workers and API; stop them on Ctrl-C."""
     stack = _stack(Settings.load())
-    with ended_by_signal():
+    with interrupt_on_signals():
         if detach:
             _start(stack, bound=False)
             return
         try:
             if not _start(stack, bound=True):
                 return
-            say("Ctrl-C stops it.")
+            echo("Ctrl-C stops it.")
             _watch(stack)
         except KeyboardInterrupt:
-            say("Stopping.")
+            echo("Stopping.")
             if not stack.is_up():
                 # What was started is stopped already; another `up` that has waited may begin right now.
-                say("The stack is down; its data stays.")
+                echo("The stack is down; its data stays.")
                 raise typer.Exit(ExitCode.CRASHED) from None
-        stack.down(report=_say_step)
-        say("The stack is down; its data stays.")
+        stack.down(report=_echo_step)
+        echo("The stack is down; its data stays.")
 
 
 def migrate() -> None:
@@ -67,16 +67,16 @@ def migrate() -> None:
     if settings.uses_embedded_postgres:
         raise UsageError("DATABASE_URL is not set; the embedded server is migrated by `up`")
     apply_migrations(settings)
-    say("The database has every migration.")
+    echo("The database has every migration.")
 
 
 def down() -> None:
     """Stop the stack. Its data stays."""
     settings = Settings.load()
-    if _stack(settings).down(report=_say_step):
-        say("The stack is down; its data stays.")
+    if _stack(settings).down(report=_echo_step):
+        echo("The stack is down; its data stays.")
     else:
-        say(f"No stack was running in {settings.home}.")
+        echo(f"No stack was running in {settings.home}.")
 
 
 def ps(as_json: AsJson = False) -> None:
@@ -86,7 +86,7 @@ def ps(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"components": [component.as_json() for component in components]})
     elif components:
-        screen.print(_table(components))
+        console.print(_table(components))
     if not components:
         raise StackError(f"No stack is running in {settings.home}. Start it with `make up`.")
 
@@ -100,7 +100,7 @@ def kill(
     settings = Settings.load()
     at = datetime.now(UTC)
     pid = _stack(settings).kill(component, number)
-    say(f"Sent {number.name} to {component} (process {pid}).")
+    echo(f"Sent {number.name} to {component} (process {pid}).")
     _keep(settings, at, number, component)
 
 
@@ -118,11 +118,11 @@ def _keep(settings: Settings, at: datetime, number: signal.Signals, component: s
             time_budget_seconds=KEEP_SECONDS,
         )
     except DatabaseUnavailable as error:
-        complain(f"The charts will not show it: {error}")
+        print_error(f"The charts will not show it: {error}")
 
 
 @contextmanager
-def ended_by_signal() -> Iterator[None]:
+def interrupt_on_signals() -> Iterator[None]:
     """SIGTERM and a closed terminal end a command as Ctrl-C does; Ctrl-C also where a shell started the
     command in the background, with SIGINT ignored. Only the first one counts: the next must not leave
     half a stack behind, and stopping is bounded in time anyway."""
@@ -149,13 +149,13 @@ def _stack(settings: Settings) -> "Stack":
 
 def _start(stack: "Stack", *, bound: bool) -> bool:
     began = time.monotonic()
-    with screen.status("Starting"):
-        started = stack.up(bound=bound, report=_say_step)
+    with console.status("Starting"):
+        started = stack.up(bound=bound, report=_echo_step)
     if started:
-        say(f"The stack is up after {time.monotonic() - began:.1f} s.")
+        echo(f"The stack is up after {time.monotonic() - began:.1f} s.")
     else:
-        say("The stack is already up.")
-    _say_places(stack)
+        echo("The stack is already up.")
+    _echo_urls(stack)
     return started
 
 
@@ -165,16 +165,16 @@ def _watch(stack: "Stack") -> None:
         time.sleep(WATCH_SECONDS)
     if stack.has_died():
         stack.down()
-        complain("The process supervisor was killed, and the stack with it. Start it again.")
+        print_error("The process supervisor was killed, and the stack with it. Start it again.")
         raise typer.Exit(ExitCode.CRASHED)
-    say("The stack was stopped from elsewhere.")
+    echo("The stack was stopped from elsewhere.")
 
 
-def _say_step(sentence: str) -> None:
-    say(f"  {sentence}")
+def _echo_step(sentence: str) -> None:
+    echo(f"  {sentence}")
 
 
-def _say_places(stack: "Stack") -> None:
+def _echo_urls(stack: "Stack") -> None:
     settings = stack.running_settings()
     places = {
         "Dashboard": settings.near_url("dashboard"),
@@ -186,7 +186,7 @@ def _say_places(stack: "Stack") -> None:
     places["Load tests"] = settings.near_url("locust")
     places["Logs"] = str(settings.home / "logs")
     for name, place in places.items():
-        say(f"  {name:<12} {place}")
+        echo(f"  {name:<12} {place}")
 
 
 def _table(components: "list[ComponentStatus]") -> Table:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 from rich.table import Table
 
-from orchestrator.cli.output import AsJson, print_json, say, screen
+from orchestrator.cli.output import AsJson, console, echo, print_json
 from orchestrator.errors import UsageError
 from orchestrator.settings import Settings
 
@@ -40,16 +40,16 @@ def show(as_json: AsJson = False) -> None:
     if as_json:
         print_json([asdict(version) for version in found])
     elif not found:
-        say("No worker has a version yet: start workers with WORKER_BUILD_ID set.")
+        echo("No worker has a version yet: start workers with WORKER_BUILD_ID set.")
     else:
-        screen.print(_table(found))
+        console.print(_table(found))
 
 
 @versions.command("set-current")
 def set_current(build_id: BuildId) -> None:
     """Send every new order to a version; orders under way stay with theirs."""
     _asked(lambda versions: versions.set_current(build_id))
-    say(f"New orders go to version {build_id}.")
+    echo(f"New orders go to version {build_id}.")
 
 
 @versions.command()
@@ -59,7 +59,7 @@ def ramp(
 ) -> None:
     """Send a share of new orders to a version, to see how it does."""
     _asked(lambda versions: versions.ramp(build_id, percentage))
-    say(f"{percentage:g} % of new orders go to version {build_id}.")
+    echo(f"{percentage:g} % of new orders go to version {build_id}.")
 
 
 def _asked(question: Callable[["Versions"], Awaitable[T]]) -> T:

@@ -100,11 +100,7 @@ def command(shared: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     monkeypatch.delenv(STACK_MARKER)
 
     def run(*arguments: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["orchestrator", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        code = ended.value.code
-        return Said(code if isinstance(code, int) else 0, *capsys.readouterr())
+        return Said(cli.run(list(arguments)), *capsys.readouterr())
 
     return run
 

@@ -11,7 +11,6 @@ import pytest
 
 from db.runs import StoredRun
 from loadtest.chaos import disturbance_impact
-from loadtest.exit_codes import ExitCode
 from loadtest.generator.arrivals import due_times
 from loadtest.generator.recording import Ending, OrderRecord, Report, Tally
 from loadtest.options import RunOptions
@@ -22,6 +21,7 @@ from loadtest.verdict.percentiles import per_second, percentile, spread
 from loadtest.verdict.run_verdict import Evidence, decide
 from loadtest.verdict.slo import LimitVerdict, judge, upper_bound
 from loadtest.verdict.verdict_text import comparison_text, facts
+from orchestrator.exit_codes import ExitCode
 
 AUDIT = {"clean": True, "judged": 10_000, "open": 0, "late": 0, "workflows_checked": 10_000,
          "uncompared": 0, "violations": []}  # fmt: skip

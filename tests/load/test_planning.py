@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.chaos.disturbance import Disturbance, parse_chaos
-from loadtest.exit_codes import ExitCode
 from loadtest.generator.arrivals import OpenLoop, due_times, planned_orders, share_of
 from loadtest.options import RunOptions, Stage, parse_duration, parse_stages
 from loadtest.proofs.capacity import (
@@ -30,6 +29,7 @@ from loadtest.proofs.capacity import (
 from loadtest.verdict.slo import LimitVerdict, judge
 from loadtest.verdict.survival import SurvivalCurve
 from orchestrator.errors import UsageError
+from orchestrator.exit_codes import ExitCode
 
 
 def options(**given: object) -> RunOptions:

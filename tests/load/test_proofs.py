@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from loadtest.exit_codes import ExitCode
 from loadtest.proofs import overload, soak
 from loadtest.proofs.async_load import DriveReport
 from loadtest.proofs.overload import Aftermath, Fresh
 from loadtest.proofs.resource_usage import Footprint, Sample
 from orchestrator.embedded import ComponentStatus, Stack, components
 from orchestrator.errors import StackError
+from orchestrator.exit_codes import ExitCode
 from orchestrator.settings import Settings
 
 MIB = 2**20

@@ -16,8 +16,8 @@ from db.database import Database
 from db.domain import ReviewMode, State
 from orchestrator import audit as audit_module
 from orchestrator.audit import CLOCKS_DIFFER, audit, closed_workflows, running_workflows
-from orchestrator.cli.exit_codes import ExitCode
 from orchestrator.errors import RunUnknown
+from orchestrator.exit_codes import ExitCode
 from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
 from orchestrator.messages import ApproveOrder, ReconcileRequest
 from orchestrator.settings import Settings

@@ -16,7 +16,7 @@ from db.audit import INVARIANTS
 from db.database import Database
 from db.domain import ReviewMode, State, Step
 from orchestrator.audit import AuditReport, audit
-from orchestrator.cli.exit_codes import ExitCode
+from orchestrator.exit_codes import ExitCode
 from orchestrator.gateways.fault_injection import FaultProfile, ProfileFaultInjector, Rates, named_profile
 from orchestrator.messages import (
     ApproveOrder,

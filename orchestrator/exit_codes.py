@@ -1,4 +1,4 @@
-"""How a load test ends, for scripts."""
+"""Exit codes of the command line, the load tests and the proofs."""
 
 from enum import IntEnum
 
@@ -13,5 +13,6 @@ class ExitCode(IntEnum):
     INVALID_RUN = 6
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
+        """The name as it is printed, for example "limit breached"."""
         return self.name.lower().replace("_", " ")
