@@ -244,19 +244,12 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Set two stored runs beside each other: better, worse, or no difference shown."""
-    from loadtest.verdict.comparison import compare as compare_times
-    from loadtest.verdict.comparison import differences
-    from loadtest.verdict.verdict_text import comparison_text
+    from loadtest.verdict.comparison import compare_runs, comparison_text, times_of
     from orchestrator.settings import Settings
 
     database = Settings.load().order_database_url
-    now, then = (_stored(database, each) for each in (run_id, earlier))
-    found = {"with": earlier, "differences": differences(now, then)} | compare_times(
-        now.completion_ms or [],
-        (now.late_orders or 0, now.counted_orders or 0),
-        then.completion_ms or [],
-        (then.late_orders or 0, then.counted_orders or 0),
-    )
+    run, baseline = (_stored(database, each) for each in (run_id, earlier))
+    found = compare_runs(run, times_of(run), earlier, baseline)
     typer.echo(json.dumps(found, indent=2) if as_json else comparison_text(found).replace("; ", "\n"))
 
 

@@ -8,7 +8,7 @@ import gevent
 
 from loadtest.generator.api_client import ApiClient
 from loadtest.post_run import audit
-from loadtest.verdict.verdict_text import audit_text
+from loadtest.verdict.verdict_rows import audit_text
 from orchestrator.errors import OrderSystemError, ServiceUnavailable
 
 PROBE_SECONDS = 1.0

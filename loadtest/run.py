@@ -11,6 +11,7 @@ import gevent
 from locust.env import Environment
 
 from db import runs
+from db.read_models.stored_runs import RunTimes
 from loadtest.chaos import disturbance_impact
 from loadtest.chaos.runner import DisturbanceRunner
 from loadtest.generator.api_client import ApiClient
@@ -23,10 +24,11 @@ from loadtest.post_run import Afterwards, complete_audit
 from loadtest.preflight import Faults, check_api, check_role, commit, machine
 from loadtest.reports import files
 from loadtest.reports.documents import orders_csv
-from loadtest.verdict.comparison import compare_with
+from loadtest.verdict.comparison import compare_runs
 from loadtest.verdict.percentiles import per_second
-from loadtest.verdict.run_verdict import Evidence, Verdict, decide
-from loadtest.verdict.slo import LimitVerdict, judge
+from loadtest.verdict.run_verdict import Verdict, compute_verdict
+from loadtest.verdict.slo import SloVerdict, evaluate_slo
+from loadtest.verdict.validity import RunObservations
 from orchestrator.errors import OrderSystemError, ServiceUnavailable, UsageError
 from orchestrator.rest_client import Json
 from orchestrator.security.role_cache import look_up_role
@@ -197,7 +199,7 @@ class Run:
         )
         latency = afterwards.ask(self._latency, "the steps of the orders are not known")
         tally = self._generators.tally
-        evidence = Evidence(
+        observed = RunObservations(
             options=self.options,
             tally=tally,
             audit=audited,
@@ -216,7 +218,7 @@ class Run:
                 "machine": machine(),
             },
         )
-        verdict = decide(evidence)
+        verdict = compute_verdict(observed)
         self._complete(verdict, ended_at, drained, afterwards)
         self.verdict = verdict
         return verdict
@@ -227,44 +229,45 @@ class Run:
 
     def _complete(self, verdict: Verdict, ended_at: datetime, drained: float, afterwards: Afterwards) -> None:
         """Compares, stores and writes the reports. What cannot be done is told in the verdict."""
-        told = verdict.told
-        told["report_dir"] = str(self.report_dir)
+        report = verdict.report
+        report["report_dir"] = str(self.report_dir)
         completion = sorted(
             round(record.completion_ms) for record in self.tally.records if record.completion_ms is not None
         )
+        times = RunTimes(completion, verdict.slo.late, verdict.slo.orders)
         earlier, new = self.options.compare, self._new
         if earlier is not None and new is not None:
-            told["comparison"] = afterwards.ask(
-                lambda: compare_with(
-                    self._settings.order_database_url, earlier, completion, verdict.limit, new
+            report["comparison"] = afterwards.ask(
+                lambda: compare_runs(
+                    new, times, earlier, runs.find(self._settings.order_database_url, earlier)
                 ),
                 "the runs were not compared",
             )
         finished = afterwards.ask(
             lambda: self._api.text(f"/latency.csv?run_id={self.options.run_id}"), "orders.csv is missing"
         )
-        csv = None if finished is None else orders_csv(finished, self.tally.records, told)
-        told["missing"] = afterwards.missing
-        told["stored"] = True
-        told["judged_in_seconds"] = round(time.monotonic() - drained, 3)
+        csv = None if finished is None else orders_csv(finished, self.tally.records, report)
+        report["missing"] = afterwards.missing
+        report["stored"] = True
+        report["verdict_seconds"] = round(time.monotonic() - drained, 3)
         result = runs.RunResult(
             ended_at=ended_at,
             statistics=per_second(self.tally.records),
-            verdict=told,
-            chaos=told["disturbances"],
+            verdict=report,
+            chaos=report["disturbances"],
             completion_ms=completion,
-            late_orders=verdict.limit.late,
-            counted_orders=verdict.limit.orders,
+            late_orders=verdict.slo.late,
+            counted_orders=verdict.slo.orders,
         )
         stored = afterwards.ask(lambda: self._store(result), "the verdict was not stored in PostgreSQL")
-        told["stored"] = stored is not None
+        report["stored"] = stored is not None
         try:
-            files.write(self.report_dir, verdict, csv, self._environment)
-            told["judged_in_seconds"] = round(time.monotonic() - drained, 3)
+            files.write_reports(self.report_dir, verdict, csv, self._environment)
+            report["verdict_seconds"] = round(time.monotonic() - drained, 3)
             files.write_verdict(self.report_dir, verdict)
         except OSError as error:
             # The verdict is stored and shown: the run ends with its code.
-            told["missing"].append(f"the reports were not written: {error}")
+            report["missing"].append(f"the reports were not written: {error}")
 
     def _audit_ahead(self) -> None:
         """Has most orders audited while the last ones are drained: how a workflow ended is asked once, so the
@@ -278,7 +281,7 @@ class Run:
         planned = self.options.orders_at_rate if self.planned is None else self.planned
         while not self.is_drained:
             late = min(self.tally.late_so_far, planned)
-            if late and judge(planned, late, self.options.slo_target).verdict is not LimitVerdict.MET:
+            if late and evaluate_slo(planned, late, self.options.slo_target).verdict is not SloVerdict.MET:
                 # More orders prove nothing: even if all of them are on time, the target is not met.
                 self.stop()
                 return

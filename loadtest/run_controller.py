@@ -36,7 +36,7 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except OrderSystemError as error:
-        terminal.complain(str(error))
+        terminal.print_error(str(error))
         sys.exit(ExitCode.WRONG_USAGE)
 
 
@@ -152,13 +152,13 @@ class Session:
         assert self.run is not None, "proposed"
         assert self._environment.runner is not None, "the master"
         try:
-            generators.wait_for_workers(wanted, seconds, terminal.complain)
+            generators.wait_for_workers(wanted, seconds, terminal.print_error)
         except (UsageError, KeyboardInterrupt) as error:
             self.run.release()
             self._environment.runner.quit()
             if isinstance(error, UsageError):
                 raise
-            terminal.complain("interrupted while workers were waited for: no order was sent")
+            terminal.print_error("interrupted while workers were waited for: no order was sent")
             sys.exit(ExitCode.INVALID_RUN)
 
     def _on_test_start(self, **_: Any) -> None:
@@ -177,15 +177,15 @@ class Session:
                 terminal.show_progress(run)
             verdict = run.finish()
             code = verdict.code
-            terminal.show_verdict(verdict.told)
+            terminal.show_verdict(verdict.report)
         except UsageError as error:
             code = ExitCode.WRONG_USAGE
             self.trouble = str(error)
-            terminal.complain(self.trouble)
+            terminal.print_error(self.trouble)
         except Exception as error:
             self.trouble = f"this should not have happened ({type(error).__name__}): {error}"
-            terminal.complain(self.trouble)
-            terminal.complaints.print_exception()
+            terminal.print_error(self.trouble)
+            terminal.error_console.print_exception()
         finally:
             run.release()
         self._environment.process_exit_code = int(code)
@@ -216,7 +216,7 @@ class Session:
         try:
             conducting.join()
         except KeyboardInterrupt:
-            terminal.complain("interrupted again: the run is not judged")
+            terminal.print_error("interrupted again: the run is not judged")
             self._environment.process_exit_code = int(ExitCode.CRASHED)
             conducting.kill(block=False)
 

@@ -13,7 +13,7 @@ from dashboard.sections import running_load_tests, start_load_test
 from dashboard.sections.run_comparison import EndedRun, side_by_side
 from dashboard.view_models import runs
 from db.database import Row
-from loadtest.verdict.verdict_text import facts
+from loadtest.verdict.verdict_rows import verdict_rows
 
 SHELF_ROWS = 100
 _SHOWN = "shelf-rows"
@@ -101,8 +101,8 @@ def _one_run(run_id: str) -> None:
                 icon=":material/check_circle:" if passed else ":material/error:",
                 color="green" if passed else "red",
             )
-            for subject, fact in facts(told).items():
-                st.markdown(f"**{plain_text.markdown(subject)}**  {plain_text.markdown(fact)}")
+            for line in verdict_rows(told):
+                st.markdown(f"**{plain_text.markdown(line.label)}**  {plain_text.markdown(line.value)}")
         with st.container(horizontal=True):
             st.link_button("Its latency", f"latency?run={run_id}", icon=":material/timer:")
             st.link_button("Its audit", f"audit?run={run_id}", icon=":material/fact_check:")

@@ -7,7 +7,7 @@ import pandas as pd
 
 from db.database import Row
 from db.read_models.stored_runs import RunTimes
-from loadtest.verdict.comparison import compare
+from loadtest.verdict.comparison import compare_times
 
 ECDF_POINTS = 500
 
@@ -46,7 +46,7 @@ def curve(times: RunTimes, points: int = ECDF_POINTS) -> list[tuple[int, float]]
 
 def compared(one: RunTimes, other: RunTimes) -> Json:
     """`one` against `other`, as `loadtest.verdict.comparison` does it."""
-    return compare(one.completion_ms, (one.late, one.orders), other.completion_ms, (other.late, other.orders))
+    return compare_times(one, other)
 
 
 def differences(comparison: Json) -> pd.DataFrame:
@@ -54,8 +54,8 @@ def differences(comparison: Json) -> pd.DataFrame:
     rows = [
         {
             "measure": name,
-            "this run": f"{found['now'] / 1000:.3f} s",
-            "the other": f"{found['then'] / 1000:.3f} s",
+            "this run": f"{found['run'] / 1000:.3f} s",
+            "the other": f"{found['baseline'] / 1000:.3f} s",
             "difference": f"{found['difference'] / 1000:+.3f} s",
             "95 % interval": f"{found['low'] / 1000:+.3f} to {found['high'] / 1000:+.3f} s",
             "shows": found["verdict"],
@@ -66,9 +66,9 @@ def differences(comparison: Json) -> pd.DataFrame:
     rows.append(
         {
             "measure": "late",
-            "this run": f"{100 * late['now']:.3f} %",
-            "the other": f"{100 * late['then']:.3f} %",
-            "difference": f"{100 * (late['now'] - late['then']):+.3f} %",
+            "this run": f"{100 * late['run']:.3f} %",
+            "the other": f"{100 * late['baseline']:.3f} %",
+            "difference": f"{100 * (late['difference']):+.3f} %",
             "95 % interval": f"{100 * late['low']:+.3f} to {100 * late['high']:+.3f} %",
             "shows": late["verdict"],
         }

@@ -1,13 +1,13 @@
 """How sure it is that the limit is kept, in one sentence."""
 
-from loadtest.verdict.slo import judge
+from loadtest.verdict.slo import evaluate_slo
 
 
 def limit_sentence(orders: int, late: int, target: float) -> str:
     """The share within the limit, its 95 % bound, and what is left of the error budget of `target`."""
     if orders == 0:
         return "No order finished in this window, so there is nothing to judge yet."
-    judgement = judge(orders, late, target)
+    judgement = evaluate_slo(orders, late, target)
     budget = (1 - target) * orders
     used = "none of it used" if late == 0 else f"{100 * late / budget:.0f} % of it used"
     return (

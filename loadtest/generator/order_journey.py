@@ -214,14 +214,14 @@ class OrderJourney:
             completion_ms = (time.perf_counter() - self._sent) * 1000
         self._recorder.finished(self.record, str(told["status"]), told.get("reason"), float(completion_ms))
         if self._turned_back is None:
-            self._recorder.lifetimes.ended(float(completion_ms) / 1000)
+            self._recorder.lifetimes.add_finished(float(completion_ms) / 1000)
         self._check_turned_back()
         return True
 
     def _turn_back(self, what: str) -> None:
         """The request was accepted, so that the order must not complete; nor may it have completed before."""
         self._turned_back = what
-        self._recorder.lifetimes.turned_back(time.perf_counter() - self._sent)
+        self._recorder.lifetimes.add_censored(time.perf_counter() - self._sent)
         self._check_turned_back()
 
     def _check_turned_back(self) -> None:

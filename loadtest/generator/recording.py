@@ -13,7 +13,7 @@ from enum import StrEnum
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Self
 
-from loadtest.verdict.survival import SurvivalCurve
+from loadtest.generator.survival import SurvivalCurve
 
 if TYPE_CHECKING:
     from locust.event import Events

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.generator.api_client import ApiClient
-from loadtest.verdict.slo import LimitVerdict, allowed_share, judge
+from loadtest.verdict.slo import allowed_share, orders_needed
 from orchestrator.errors import OrderSystemError, ServiceUnavailable, UsageError
 from orchestrator.exit_codes import ExitCode
 
@@ -60,7 +60,7 @@ class Search:
 
     def probe_seconds(self, rate: float, late: int) -> int:
         """Whole seconds, long enough for the target to be provable with so many orders late."""
-        return math.ceil(max(self.seconds, orders_to_prove(self.target, late) / rate))
+        return math.ceil(max(self.seconds, orders_needed(late, self.target) / rate))
 
 
 class Finding(StrEnum):
@@ -191,22 +191,6 @@ def in_words(probes: list[Probe], least: float) -> str:
     if undecided:
         text += f", undecided at {', '.join(f'{rate:.3g}' for rate in undecided)}"
     return text
-
-
-def orders_to_prove(target: float, late: int) -> int:
-    """How many orders it takes to prove the target when `late` of them are late."""
-    orders = late + 1
-    while (found := judge(orders, late, target)).verdict is not LimitVerdict.MET:
-        orders += max(found.more_needed, orders // 8, 1)
-    # The steps overshoot; walk back by bisection.
-    low, high = late + 1, orders
-    while low < high:
-        middle = (low + high) // 2
-        if judge(middle, late, target).verdict is LimitVerdict.MET:
-            high = middle
-        else:
-            low = middle + 1
-    return high
 
 
 def run_probe(words: list[str], reports: Path, run_id: str, rate: float) -> Probe:

@@ -139,7 +139,7 @@ def problems(verdict: Json, trends: Mapping[str, Trend], lost: set[str]) -> list
 
 def report(verdict: Json, trends: Mapping[str, Trend], footprint: Footprint, grown: Disk) -> str:
     """Markdown."""
-    run, limit, database, times = (verdict[part] for part in ("run", "limit", "books", "times"))
+    run, limit, database, times = (verdict[part] for part in ("run", "limit", "database", "times"))
     orders, around = max(limit["orders"], 1), machine()
     completion = times["completion_ms"] or {"p50": 0.0, "p99": 0.0, "max": 0.0}
     clean = "clean" if database["clean"] else f"{len(database['violations'])} violations"

@@ -1,4 +1,4 @@
-"""A run on the terminal: its progress, and the verdict."""
+"""Terminal output of a run: progress, and the verdict."""
 
 import sys
 import time
@@ -13,74 +13,64 @@ from rich.text import Text
 
 from loadtest.run import Run
 from loadtest.verdict.slo import upper_bound
-from loadtest.verdict.verdict_text import TIMES, facts
+from loadtest.verdict.verdict_rows import TIME_COLUMNS, time_rows, verdict_rows
 
 LINE_SECONDS = 5.0
 REFRESH_SECONDS = 0.5
 
-_PARTS = ("count", "mean", "p50", "p90", "p95", "p99", "max")
-
 console = Console()
-complaints = Console(stderr=True)
+error_console = Console(stderr=True)
 
 
-def complain(sentence: str) -> None:
-    complaints.print(Text(sentence, style="red"), soft_wrap=True)
+def print_error(message: str) -> None:
+    error_console.print(Text(message, style="red"), soft_wrap=True)
 
 
 def show_progress(run: Run) -> None:
-    """Shows how the run stands until it is drained. Blocks, and never holds the run up."""
+    """Show the progress of a run until it is drained. Blocks; never delays the run."""
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             while not run.is_drained:
-                live.update(Text(so_far(run)), refresh=True)
+                live.update(Text(progress_line(run)), refresh=True)
                 gevent.sleep(REFRESH_SECONDS)
-            live.update(Text(so_far(run)), refresh=True)
+            live.update(Text(progress_line(run)), refresh=True)
         return
-    told_at = time.monotonic()
+    printed_at = time.monotonic()
     while not run.is_drained:
         gevent.sleep(REFRESH_SECONDS)
-        if time.monotonic() - told_at >= LINE_SECONDS:
-            console.print(Text(so_far(run)), soft_wrap=True)
+        if time.monotonic() - printed_at >= LINE_SECONDS:
+            console.print(Text(progress_line(run)), soft_wrap=True)
             sys.stdout.flush()
-            told_at = time.monotonic()
+            printed_at = time.monotonic()
 
 
-def so_far(run: Run) -> str:
-    """One line: sent, finished, in flight, late, and what the bound is by now."""
+def progress_line(run: Run) -> str:
+    """Return one line: orders sent, finished, in flight and late, and the upper bound of the late share."""
     tally = run.tally
     judged, late = tally.judged_so_far, tally.late_so_far
     bound = f"{upper_bound(late, judged):.2%}" if judged else "-"
-    shed = f"{tally.shed_apart} shed   " if tally.shed_apart else ""
+    rejected = f"{tally.shed_apart} rejected   " if tally.shed_apart else ""
     of_plan = "" if run.planned is None else f" of {run.planned}"
     return (
-        f"{min(run.seconds, 99_999):6.1f} s   {tally.offered}{of_plan} sent   "
-        f"{tally.finished} finished   {shed}{tally.in_flight} in flight   {late} late   at most {bound} late"
+        f"{min(run.seconds, 99_999):6.1f} s   {tally.offered}{of_plan} sent   {tally.finished} finished   "
+        f"{rejected}{tally.in_flight} in flight   {late} late   at most {bound} late"
     )
 
 
-def show_verdict(told: dict[str, Any]) -> None:
-    """The verdict with its exact counts."""
+def show_verdict(report: dict[str, Any]) -> None:
+    """Print the verdict with its exact counts and times."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, fact in facts(told).items():
-        table.add_row(name, Text(fact))
-    passed = told["exit_code"] == 0
-    title = f"{told['run_id']} · {told['scenario']} · {told['verdict']}"
+    for row in verdict_rows(report):
+        table.add_row(row.label, Text(row.value))
+    passed = report["exit_code"] == 0
+    title = f"{report['run_id']} · {report['scenario']} · {report['verdict']}"
     console.print(Panel(table, title=title, border_style="green" if passed else "red"))
-    console.print(_times(told["times"]))
-    word = Text("passed", style="bold green") if passed else Text(told["verdict"], style="bold red")
-    console.print(Text("verdict  ").append(word).append(f" (exit code {told['exit_code']})"))
-    console.print(Text(f"reports  {told['report_dir']}"), soft_wrap=True)
-
-
-def _times(times: dict[str, Any]) -> Table:
-    table = Table("ms", *_PARTS, box=None, pad_edge=False)
-    for name in TIMES:
-        if times[name] is not None:
-            cells = [f"{times[name][part]:.0f}" for part in _PARTS]
-            table.add_row(name.removesuffix("_ms").replace("_", " "), *cells)
-    for name, spread in times["steps_ms"].items():
-        table.add_row(f"  {name}", "", *(f"{spread[part]:.0f}" for part in _PARTS[1:]), style="dim")
-    return table
+    times = Table("ms", *TIME_COLUMNS, box=None, pad_edge=False)
+    for name, cells in time_rows(report["times"]):
+        times.add_row(name, *cells, style="dim" if name.startswith("step ") else None)
+    console.print(times)
+    word = Text(report["verdict"], style="bold green" if passed else "bold red")
+    console.print(Text("verdict  ").append(word).append(f" (exit code {report['exit_code']})"))
+    console.print(Text(f"reports  {report['report_dir']}"), soft_wrap=True)

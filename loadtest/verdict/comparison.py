@@ -1,9 +1,9 @@
-"""One run beside an earlier one: better, worse, or no difference shown.
+"""Comparison of two runs: better, worse, or no difference shown.
 
 Differences of percentiles have bootstrap intervals (percentile method: B. Efron, Annals of Statistics 7
-(1979) 1-26); the difference of two late shares a Newcombe interval (R. G. Newcombe, Statistics in Medicine
-17 (1998) 873-890, method 10), which holds for shares near zero, where a bootstrap of zero late orders would
-claim certainty.
+(1979) 1-26). The difference of two late shares has a Newcombe interval (R. G. Newcombe, Statistics in
+Medicine 17 (1998) 873-890, method 10), which is correct for shares near zero, where a bootstrap of zero late
+orders would claim certainty.
 """
 
 import math
@@ -13,121 +13,111 @@ from statistics import NormalDist
 from typing import Any
 
 from db import runs
+from db.read_models.stored_runs import RunTimes
 from loadtest.chaos.disturbance import Disturbance
 from loadtest.verdict.percentiles import PERCENTILES, percentile
-from loadtest.verdict.slo import LimitJudgement
 
 RESAMPLES = 4_000
 CONFIDENCE = 0.95
 NO_DIFFERENCE = "no difference shown"
 
+AnyRun = runs.NewRun | runs.StoredRun
 Json = dict[str, Any]
 
 
-def compare_with(
-    order_database_url: str,
-    run_id: str,
-    completion_ms: Sequence[int],
-    limit: LimitJudgement,
-    now: runs.NewRun,
-) -> Json:
-    """This run against the stored run `run_id`; `problem` says why when they cannot be compared, else it is
-    None. Raises DatabaseUnavailable."""
-    earlier = runs.find(order_database_url, run_id)
-    if earlier is None:
-        return {"with": run_id, "problem": f"there is no run {run_id} any more"}
-    if not earlier.completion_ms or not completion_ms:
-        which = run_id if completion_ms else now.run_id
-        return {"with": run_id, "problem": f"no order of {which} was finished"}
-    return {"with": run_id, "problem": None, "differences": differences(now, earlier)} | compare(
-        completion_ms,
-        (limit.late, limit.orders),
-        earlier.completion_ms,
-        (earlier.late_orders or 0, earlier.counted_orders or len(earlier.completion_ms)),
+def compare_runs(run: AnyRun, times: RunTimes, baseline_id: str, baseline: runs.StoredRun | None) -> Json:
+    """Compare a run and its times with a stored baseline (None: not found).
+
+    `problem` says why the runs cannot be compared, else it is None.
+    """
+    found: Json = {"baseline": baseline_id, "problem": None}
+    if baseline is None:
+        return found | {"problem": f"run {baseline_id} does not exist"}
+    if not baseline.completion_ms or not times.completion_ms:
+        unfinished = run.run_id if baseline.completion_ms else baseline_id
+        return found | {"problem": f"run {unfinished} has no finished orders"}
+    return (
+        found
+        | {"setup_differences": setup_differences(run, baseline)}
+        | compare_times(times, times_of(baseline))
     )
 
 
-def differences(now: runs.NewRun | runs.StoredRun, then: runs.StoredRun) -> list[str]:
-    """In which respects the two were not the same test, in words; empty when they were."""
-    told = []
-    for what, mine, other in (
-        ("scenario", now.scenario, then.scenario),
-        ("load", _load(now), _load(then)),
-        ("faults", _faults(now), _faults(then)),
-        ("chaos", _chaos(now), _chaos(then)),
-        ("commit", now.commit_hash, then.commit_hash),
-    ):
-        if mine != other:
-            told.append(f"{what} {mine or 'unknown'}, then {other or 'unknown'}")
-    return told
+def times_of(run: runs.StoredRun) -> RunTimes:
+    """Return the times of a stored run."""
+    completion_ms = run.completion_ms or []
+    return RunTimes(completion_ms, run.late_orders or 0, run.counted_orders or len(completion_ms))
 
 
-def _load(run: runs.NewRun | runs.StoredRun) -> str:
-    stages = []
-    for stage in run.stages:
-        ramp = "" if stage["end_rate"] == stage["rate"] else f"..{stage['end_rate']:g}"
-        stages.append(f"{stage['seconds']:g}s@{stage['rate']:g}{ramp}")
-    return f"{run.options.get('arrivals', '')} {','.join(stages)}".strip()
+def setup_differences(run: AnyRun, baseline: runs.StoredRun) -> list[str]:
+    """Return one text for each way in which the two runs were not the same test."""
+    pairs = (
+        ("scenario", run.scenario, baseline.scenario),
+        ("load", _load(run), _load(baseline)),
+        ("faults", _faults(run), _faults(baseline)),
+        ("chaos", _chaos(run), _chaos(baseline)),
+        ("commit", run.commit_hash, baseline.commit_hash),
+    )
+    return [
+        f"{name} {value or 'unknown'} (baseline {other or 'unknown'})"
+        for name, value, other in pairs
+        if value != other
+    ]
 
 
-def _faults(run: runs.NewRun | runs.StoredRun) -> str:
-    return f"{run.fault_profile} (seed {run.fault_seed})"
+def compare_times(run: RunTimes, baseline: RunTimes) -> Json:
+    """Compare completion times and late shares: differences (run less baseline) with 95 % intervals.
 
-
-def _chaos(run: runs.NewRun | runs.StoredRun) -> str:
-    planned = run.options.get("chaos", [])
-    return ", ".join(str(Disturbance(**each)) for each in planned) or "none"
-
-
-def compare(
-    now_ms: Sequence[float], now_late: tuple[int, int], then_ms: Sequence[float], then_late: tuple[int, int]
-) -> Json:
-    """Differences (now less then, ms and shares) with 95 % intervals and one word each. `*_late` are late
-    orders of all orders.
-
-    The one `verdict` looks at all of them, of which some would differ by chance more often than once in
-    twenty times. So each has its say in it only with an interval that is wider in return (Bonferroni).
+    `verdict` covers all of them. With intervals of 95 % each, some would differ by chance more often than once
+    in twenty comparisons, so for `verdict` the intervals are wider (Bonferroni).
     """
-    percentiles = {}
     random = Random(1)
-    now_ms, then_ms = sorted(now_ms), sorted(then_ms)
-    # The largest value of a sample has no bootstrap distribution to speak of.
+    run_ms, baseline_ms = sorted(run.completion_ms), sorted(baseline.completion_ms)
+    # The maximum of a sample has no useful bootstrap distribution.
     shares = {name: share for name, share in PERCENTILES.items() if name != "max"}
-    together = 1 - (1 - CONFIDENCE) / (len(shares) + 1)
+    familywise = 1 - (1 - CONFIDENCE) / (len(shares) + 1)
+    percentiles = {}
     words = set()
     for name, share in shares.items():
-        pairs = zip(_bootstrap(now_ms, share, random), _bootstrap(then_ms, share, random), strict=True)
+        pairs = zip(_bootstrap(run_ms, share, random), _bootstrap(baseline_ms, share, random), strict=True)
         differences = sorted(a - b for a, b in pairs)
-        low, high = _interval(differences, CONFIDENCE)
-        now, then = percentile(now_ms, share), percentile(then_ms, share)
-        percentiles[name] = {
-            "now": now, "then": then, "difference": now - then, "low": low, "high": high,
-            "verdict": _word(low, high),
-        }  # fmt: skip
-        words.add(_word(*_interval(differences, together)))
-    low, high = late_share_interval(now_late, then_late)
-    late = {
-        "now": now_late[0] / max(now_late[1], 1),
-        "then": then_late[0] / max(then_late[1], 1),
-        "low": low,
-        "high": high,
-        "verdict": _word(low, high),
-    }
-    words.add(_word(*late_share_interval(now_late, then_late, together)))
+        value, other = percentile(run_ms, share), percentile(baseline_ms, share)
+        percentiles[name] = _comparison(value, other, _interval(differences, CONFIDENCE))
+        words.add(_word(*_interval(differences, familywise)))
+    counts = (run.late, run.orders), (baseline.late, baseline.orders)
+    (run_share, *_), (baseline_share, *_) = (_wilson(*each, z=1.0) for each in counts)
+    late_share = _comparison(run_share, baseline_share, late_share_interval(*counts))
+    words.add(_word(*late_share_interval(*counts, familywise)))
     words.discard(NO_DIFFERENCE)
     return {
         "completion_ms": percentiles,
-        "late_share": late,
+        "late_share": late_share,
         "verdict": words.pop() if len(words) == 1 else ("mixed" if words else NO_DIFFERENCE),
     }
 
 
+def comparison_text(comparison: Json) -> str:
+    """Return a comparison in one line: the differences with their 95 % intervals, or why there are none."""
+    if comparison.get("problem"):
+        return f"not compared: {comparison['problem']}"
+    parts = [comparison["verdict"]]
+    if comparison.get("setup_differences"):
+        parts[0] += f" (not the same test: {' · '.join(comparison['setup_differences'])})"
+    for name, found in comparison["completion_ms"].items():
+        interval = f"[{found['low']:+.0f}, {found['high']:+.0f}]"
+        parts.append(f"{name} {found['difference']:+.0f} ms {interval} {found['verdict']}")
+    late = comparison["late_share"]
+    interval = f"[{late['low']:+.3%}, {late['high']:+.3%}]"
+    parts.append(f"late {late['difference']:+.3%} {interval} {late['verdict']}")
+    return "; ".join(parts)
+
+
 def late_share_interval(
-    now: tuple[int, int], then: tuple[int, int], confidence: float = CONFIDENCE
+    run: tuple[int, int], baseline: tuple[int, int], confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
-    """Newcombe's interval of the difference of two shares, each `late` of `orders`."""
+    """Return Newcombe's interval of the difference of two shares, each as (late, orders)."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    (p1, low1, high1), (p2, low2, high2) = _wilson(*now, z), _wilson(*then, z)
+    (p1, low1, high1), (p2, low2, high2) = _wilson(*run, z), _wilson(*baseline, z)
     difference = p1 - p2
     return (
         difference - math.sqrt((p1 - low1) ** 2 + (high2 - p2) ** 2),
@@ -135,8 +125,36 @@ def late_share_interval(
     )
 
 
+def _load(run: AnyRun) -> str:
+    stages = []
+    for stage in run.stages:
+        ramp = "" if stage["end_rate"] == stage["rate"] else f"..{stage['end_rate']:g}"
+        stages.append(f"{stage['seconds']:g}s@{stage['rate']:g}{ramp}")
+    return f"{run.options.get('arrivals', '')} {','.join(stages)}".strip()
+
+
+def _faults(run: AnyRun) -> str:
+    return f"{run.fault_profile} (seed {run.fault_seed})"
+
+
+def _chaos(run: AnyRun) -> str:
+    return ", ".join(str(Disturbance(**each)) for each in run.options.get("chaos", [])) or "none"
+
+
+def _comparison(run: float, baseline: float, interval: tuple[float, float]) -> Json:
+    low, high = interval
+    return {
+        "run": run,
+        "baseline": baseline,
+        "difference": run - baseline,
+        "low": low,
+        "high": high,
+        "verdict": _word(low, high),
+    }
+
+
 def _wilson(late: int, orders: int, z: float) -> tuple[float, float, float]:
-    """A share and its Wilson interval."""
+    """Return a share and its Wilson interval."""
     if orders == 0:
         return 0.0, 0.0, 1.0
     share, spread = late / orders, z**2 / orders
@@ -147,10 +165,10 @@ def _wilson(late: int, orders: int, z: float) -> tuple[float, float, float]:
 
 
 def _bootstrap(ordered: Sequence[float], share: float, random: Random) -> list[float]:
-    """A percentile of sorted values in RESAMPLES resamples, drawn with replacement.
+    """Return a percentile of sorted values in RESAMPLES resamples, drawn with replacement.
 
-    The resamples themselves are not made: the k-th smallest of n uniform draws is Beta(k, n - k + 1)
-    distributed, and picks the same value from the sorted ones as the resample would.
+    The resamples are not built: the k-th smallest of n uniform draws is Beta(k, n - k + 1) distributed and
+    selects the same value from the sorted ones as the resample would.
     """
     n = len(ordered)
     k = max(math.ceil(share * n), 1)

@@ -1,4 +1,4 @@
-"""Exact percentiles, and the run second by second: pure functions over records."""
+"""Exact percentiles of order records, for a whole run and for each second of it."""
 
 import math
 from collections import defaultdict
@@ -13,28 +13,31 @@ Json = dict[str, Any]
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The smallest of the sorted values that at least `share` (0 to 1) of them do not exceed (nearest rank,
-    as PostgreSQL's percentile_disc). Raises ValueError without values."""
+    """Return the nearest-rank percentile of sorted values, as PostgreSQL's percentile_disc; `share` is 0 to 1.
+
+    Raises ValueError for an empty sequence.
+    """
     if not ordered:
-        raise ValueError("no values, no percentile")
+        raise ValueError("percentile of no values")
     return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
 
 
 def spread(values: Iterable[float | None]) -> Json | None:
-    """Count, mean and percentiles of the values there are, rounded to a hundredth; None without any."""
+    """Return count, mean and percentiles of the values that are not None, to two decimals; None if there are none."""
     ordered = sorted(value for value in values if value is not None)
     if not ordered:
         return None
-    told: Json = {"count": len(ordered), "mean": round(math.fsum(ordered) / len(ordered), 2)}
-    return told | {name: round(percentile(ordered, share), 2) for name, share in PERCENTILES.items()}
+    count_and_mean: Json = {"count": len(ordered), "mean": round(math.fsum(ordered) / len(ordered), 2)}
+    return count_and_mean | {name: round(percentile(ordered, share), 2) for name, share in PERCENTILES.items()}
 
 
 def per_second(records: Iterable[OrderRecord]) -> list[Json]:
-    """One row for each second of the run, from its zero to the last outcome.
+    """Return one row for each second of the run, from its start to the last outcome.
 
-    `offered` were due in it, `accepted` acknowledged, `finished` reached their outcome; `late` were due in it
-    and became late. `in_flight` is at the end of the second. Times in ms: `accept_p99`, `completion_p50`,
-    `completion_p99` and `end_to_end_p99` of the orders that were due in it; None without any.
+    `offered` and `late` count the orders scheduled in that second, `accepted` the acknowledged starts,
+    `finished` the outcomes; `in_flight` is the count at the end of the second. Times in ms, of the orders
+    scheduled in that second, None without any: `accept_p99`, `completion_p50`, `completion_p99`,
+    `end_to_end_p99`.
     """
     due: dict[int, list[OrderRecord]] = defaultdict(list)
     accepted: dict[int, int] = defaultdict(int)
@@ -64,14 +67,14 @@ def per_second(records: Iterable[OrderRecord]) -> list[Json]:
                 "late": sum(order.late for order in orders),
                 "in_flight": in_flight,
                 "lag_max": round(max((order.lag_ms for order in orders), default=0.0), 2),
-                "accept_p99": _of(spread(order.accept_ms for order in orders), "p99"),
-                "completion_p50": _of(completion, "p50"),
-                "completion_p99": _of(completion, "p99"),
-                "end_to_end_p99": _of(spread(order.end_to_end_ms for order in orders), "p99"),
+                "accept_p99": _value(spread(order.accept_ms for order in orders), "p99"),
+                "completion_p50": _value(completion, "p50"),
+                "completion_p99": _value(completion, "p99"),
+                "end_to_end_p99": _value(spread(order.end_to_end_ms for order in orders), "p99"),
             }
         )
     return rows
 
 
-def _of(found: Json | None, name: str) -> float | None:
+def _value(found: Json | None, name: str) -> float | None:
     return None if found is None else float(found[name])

@@ -1,6 +1,6 @@
-"""Whether the limit was kept, with the certainty that the number of orders allows.
+"""SLO result of a run: is the share of late orders proven to be small enough?
 
-Late orders are counted, never estimated from a percentile.
+Late orders are counted exactly, never estimated from a percentile.
 """
 
 import math
@@ -13,20 +13,20 @@ PRECISION = 1e-13
 MAX_STEPS = 100
 
 
-class LimitVerdict(StrEnum):
+class SloVerdict(StrEnum):
     MET = "met"
     BREACHED = "breached"
     NOT_PROVEN = "not proven"
 
 
 @dataclass(frozen=True)
-class LimitJudgement:
+class SloResult:
     """`late_bound` is the exact one-sided upper bound of P(late) at CONFIDENCE.
 
-    `more_needed` is how many more orders, none of them late, would prove the target.
+    `more_needed` is the number of further orders, all of them on time, that would prove the target.
     """
 
-    verdict: LimitVerdict
+    verdict: SloVerdict
     orders: int
     late: int
     target: float
@@ -34,36 +34,51 @@ class LimitJudgement:
     more_needed: int
 
 
-def judge(orders: int, late: int, target: float) -> LimitJudgement:
-    """Judges `late` of `orders` against the share `target` (0 to 1) that must be on time.
+def evaluate_slo(orders: int, late: int, target: float) -> SloResult:
+    """Compare `late` of `orders` with the share `target` (0 to 1) of orders that must be on time.
 
-    Breached when the share itself is missed; met when the bound proves it; not proven in between.
-    Raises ValueError for counts or targets that make no sense.
+    Breached when the measured share misses the target, met when the upper bound proves it, else not proven.
+    Raises ValueError for impossible counts or targets.
     """
     if not 0 <= late <= orders or not 0 < target < 1:
-        raise ValueError(f"cannot judge {late} late of {orders} against {target}")
+        raise ValueError(f"cannot evaluate {late} late of {orders} orders against the target {target}")
     allowed = allowed_share(target)
     bound = upper_bound(late, orders)
     if orders and Fraction(late, orders) > allowed:
-        verdict = LimitVerdict.BREACHED
+        verdict = SloVerdict.BREACHED
     elif bound <= allowed:
-        verdict = LimitVerdict.MET
+        verdict = SloVerdict.MET
     else:
-        verdict = LimitVerdict.NOT_PROVEN
-    more = 0 if verdict is not LimitVerdict.NOT_PROVEN else _orders_needed(late, allowed) - orders
-    return LimitJudgement(verdict, orders, late, target, bound, max(more, 0))
+        verdict = SloVerdict.NOT_PROVEN
+    more = orders_needed(late, target) - orders if verdict is SloVerdict.NOT_PROVEN else 0
+    return SloResult(verdict, orders, late, target, bound, max(more, 0))
 
 
 def allowed_share(target: float) -> Fraction:
-    """The share that may be late, exactly as the target is written: 1 - 0.9 as floats is less than 1/10."""
+    """Return the share of orders that may be late, exactly: as floats, 1 - 0.9 is less than 1/10."""
     return 1 - Fraction(str(target))
 
 
-def upper_bound(late: int, orders: int, confidence: float = CONFIDENCE) -> float:
-    """The exact (Clopper-Pearson) upper bound of a probability, from `late` of `orders`.
+def orders_needed(late: int, target: float) -> int:
+    """Return the smallest number of orders that proves the target when `late` of them are late."""
+    allowed = allowed_share(target)
+    low, high = late + 1, late + 2
+    while upper_bound(late, high) > allowed:
+        low, high = high, high * 2
+    while low < high:
+        middle = (low + high) // 2
+        if upper_bound(late, middle) <= allowed:
+            high = middle
+        else:
+            low = middle + 1
+    return high
 
-    It is the p for which seeing at most `late` has probability 1 - `confidence`. Source: C. J. Clopper
-    and E. S. Pearson, Biometrika 26 (1934) 404-413.
+
+def upper_bound(late: int, orders: int, confidence: float = CONFIDENCE) -> float:
+    """Return the exact (Clopper-Pearson) upper bound of P(late), from `late` of `orders`.
+
+    This is the p for which P(X <= late) is 1 - `confidence`. Source: C. J. Clopper and E. S. Pearson,
+    Biometrika 26 (1934) 404-413.
     """
     if orders == 0 or late >= orders:
         return 1.0
@@ -71,24 +86,24 @@ def upper_bound(late: int, orders: int, confidence: float = CONFIDENCE) -> float
     low, high = late / orders, 1.0
     p = (late + 1) / (orders + 1)
     for _ in range(MAX_STEPS):
-        log_share, slope = _at_most(late, orders, p)
-        if log_share > wanted:
+        log_probability, slope = _log_binomial_cdf(late, orders, p)
+        if log_probability > wanted:
             low = p
         else:
             high = p
-        # Newton's step; the middle instead when it leads out of what is known.
-        step = p - (log_share - wanted) / slope
+        # Newton's step, or bisection when that step leaves the interval.
+        step = p - (log_probability - wanted) / slope
         p, before = (step if low < step < high else (low + high) / 2), p
         if abs(p - before) <= PRECISION * p:
             break
     return p
 
 
-def _at_most(k: int, n: int, p: float) -> tuple[float, float]:
-    """The logarithm of P(X <= k) of a binomial(n, p), and its derivative by p, for k < n and k / n <= p < 1.
+def _log_binomial_cdf(k: int, n: int, p: float) -> tuple[float, float]:
+    """Return log P(X <= k) of a binomial(n, p) and its derivative by p, for k < n and k / n <= p < 1.
 
-    In logarithms, so that large n do not underflow. Summed from k down, where the terms only shrink, as
-    parts of the first: so the sum is done once they are too small to count, after about sqrt(n) of them.
+    Logarithms avoid underflow for large n. The terms shrink from k downwards, so the sum ends after about
+    sqrt(n) of them.
     """
     first = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
     first += k * math.log(p) + (n - k) * math.log1p(-p)
@@ -100,16 +115,3 @@ def _at_most(k: int, n: int, p: float) -> tuple[float, float]:
         if term < total * 1e-18:
             break
     return first + math.log(total), -(n - k) / (1 - p) / total
-
-
-def _orders_needed(late: int, allowed: Fraction) -> int:
-    low, high = late + 1, late + 2
-    while upper_bound(late, high) > allowed:
-        low, high = high, high * 2
-    while low < high:
-        middle = (low + high) // 2
-        if upper_bound(late, middle) <= allowed:
-            high = middle
-        else:
-            low = middle + 1
-    return high

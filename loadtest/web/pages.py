@@ -8,9 +8,9 @@ from flask import Response, jsonify, request
 from locust.runners import STATE_CLEANUP, STATE_RUNNING
 from locust.web import WebUI
 
-from loadtest.reports.terminal import so_far
+from loadtest.reports.terminal import progress_line
 from loadtest.verdict.slo import upper_bound
-from loadtest.verdict.verdict_text import facts, times_text
+from loadtest.verdict.verdict_rows import TIME_COLUMNS, time_rows, verdict_rows
 from loadtest.web import auth
 from orchestrator.errors import OrderSystemError, UsageError
 from orchestrator.security import bind_policy
@@ -92,7 +92,7 @@ def add_pages(web_ui: WebUI, session: "Session") -> None:
     @app.route("/verdict.json")
     def verdict_json() -> Response:
         told = session.verdict
-        return jsonify({"findings": findings(session), "verdict": None if told is None else told.told})
+        return jsonify({"findings": findings(session), "verdict": None if told is None else told.report})
 
 
 def findings(session: "Session") -> dict[str, str]:
@@ -105,15 +105,18 @@ def findings(session: "Session") -> dict[str, str]:
         return {"run": "none yet"} | links
     links["dashboard"] += f"?run={run.options.run_id}"
     if run.verdict is not None:
-        told = run.verdict.told
-        found = {"verdict": f"{told['verdict']} (exit code {told['exit_code']})"}
-        times = times_text(told["times"])
-        return found | facts(told) | times | {"reports": told["report_dir"]} | links
+        report = run.verdict.report
+        found = {"verdict": f"{report['verdict']} (exit code {report['exit_code']})"}
+        found |= {row.label: row.value for row in verdict_rows(report)}
+        for name, cells in time_rows(report["times"]):
+            pairs = zip(TIME_COLUMNS, cells, strict=True)
+            found[f"{name}, ms"] = ", ".join(f"{column} {cell}" for column, cell in pairs if cell)
+        return found | {"reports": report["report_dir"]} | links
     tally = run.tally
     judged, late = tally.judged_so_far, tally.late_so_far
     return {
         "run": f"{run.options.run_id}, {run.options.scenario}",
-        "so far": so_far(run),
+        "so far": progress_line(run),
         "late": f"{late} of {judged} that are known",
         "in flight": str(tally.in_flight),
         "bound": f"at most {upper_bound(late, judged):.3%} late, with 95 % confidence" if judged else "-",

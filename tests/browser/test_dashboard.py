@@ -206,7 +206,7 @@ def test_a_load_test_is_started_and_its_verdict_seen(open_page: Open):
     expect(page.get_by_text(re.compile("The run has ended with exit code"))).to_be_visible(timeout=120_000)
     photograph(page, "load_tests-ended-light")
     page.get_by_role("button", name="Show its verdict").click()
-    expect(page.get_by_text("books", exact=True)).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("invariants", exact=True)).to_be_visible(timeout=20_000)
     settled(page)
     assert parse_qs(urlsplit(page.url).query)["run"] == ["browser-run"]
     for each in (page, open_page(page.url)):

@@ -62,7 +62,7 @@ def table(plain: Finished, mixed: Finished) -> list[Row]:
             raise RuntimeError(f"no verdict: {run.output}")
     lag, unaccounted = plain.run["lag_ms"]["p99"], plain.run["unaccounted"]
     lost = unaccounted + plain.run["skipped"] + plain.run["planned"] - plain.run["offered"]
-    cpu, judging = mixed.run["cpu_ms_per_order"], plain.told["judged_in_seconds"]
+    cpu, judging = mixed.run["cpu_ms_per_order"], plain.told["verdict_seconds"]
     orders = plain.limit["orders"]
     return [
         Row(f"schedule lag p99, {RATE}/s from one process", f"{lag:.1f} ms", "20 ms", lag <= MAX_LAG_MS),

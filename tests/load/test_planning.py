@@ -22,12 +22,11 @@ from loadtest.proofs.capacity import (
     capacity_of,
     finding_of,
     in_words,
-    orders_to_prove,
     search,
     write,
 )
-from loadtest.verdict.slo import LimitVerdict, judge
-from loadtest.verdict.survival import SurvivalCurve
+from loadtest.verdict.slo import SloVerdict, evaluate_slo, orders_needed
+from loadtest.generator.survival import SurvivalCurve
 from orchestrator.errors import UsageError
 from orchestrator.exit_codes import ExitCode
 
@@ -148,19 +147,19 @@ def test_unreadable_chaos(text: str) -> None:
 
 
 def test_how_many_orders_prove_a_target() -> None:
-    assert orders_to_prove(0.99, late=0) == 299
-    assert orders_to_prove(0.95, late=0) == 59
+    assert orders_needed(0, 0.99) == 299
+    assert orders_needed(0, 0.95) == 59
     for late in (0, 1, 5):
-        needed = orders_to_prove(0.99, late)
-        assert judge(needed, late, 0.99).verdict is LimitVerdict.MET
-        assert judge(needed - 1, late, 0.99).verdict is not LimitVerdict.MET
+        needed = orders_needed(late, 0.99)
+        assert evaluate_slo(needed, late, 0.99).verdict is SloVerdict.MET
+        assert evaluate_slo(needed - 1, late, 0.99).verdict is not SloVerdict.MET
 
 
 @given(st.floats(2, 100), st.sampled_from([0.9, 0.95, 0.99]), st.sampled_from([1, 4]))
 def test_a_probe_is_long_enough_for_some_late_orders(rate: float, target: float, late: int) -> None:
     plan = Search(least=2, most=100, precision=0.1, seconds=1, target=target)
     planned = options(rate=rate, duration=f"{plan.probe_seconds(rate, late)}s").orders_at_rate
-    assert judge(planned, late, target).verdict is LimitVerdict.MET
+    assert evaluate_slo(planned, late, target).verdict is SloVerdict.MET
 
 
 def _found(rate: float, finding: Finding, code: ExitCode = ExitCode.PASSED) -> Probe:
@@ -263,9 +262,9 @@ def test_moments_of_a_life_are_drawn_from_what_orders_live(mean: float) -> None:
         lives = random.gauss(mean, 0.2 * mean)
         cancelled_at = random.uniform(0, lifetimes.span_seconds())
         if cancelled_at < lives:
-            lifetimes.turned_back(cancelled_at)
+            lifetimes.add_censored(cancelled_at)
         else:
-            lifetimes.ended(lives)
+            lifetimes.add_finished(lives)
         spans.append(lifetimes.span_seconds())
     # Nine of ten live up to 1.26 times the mean; few of those that are cancelled show it.
     assert 1.1 * mean < statistics.median(spans[200:]) < 1.5 * mean

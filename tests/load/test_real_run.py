@@ -46,8 +46,8 @@ def test_a_minute_of_mixed_orders_under_the_assignment_faults(stack: Stack) -> N
     told = json.loads((home / "reports" / "real" / "verdict.json").read_text())
     assert told["run"]["offered"] == 300
     assert told["run"]["unaccounted"] == 0
-    assert told["books"]["clean"]
-    assert told["books"]["judged"] == 300
+    assert told["database"]["clean"]
+    assert told["database"]["judged"] == 300
     assert told["outcomes"]["completed"] > 200
     assert told["disturbances"][0]["target"] == "order-worker-1"
     assert told["disturbances"][0]["problem"] is None

@@ -163,7 +163,7 @@ def test_the_books_so_far_are_audited_in_the_background(monkeypatch: pytest.Monk
     while (found := database.look()) == "not audited yet":
         gevent.sleep(0.01)
     assert found.startswith("so far (")
-    assert found.endswith("clean: nine invariants over 7 orders, 7 workflows compared")
+    assert found.endswith("no violation: 9 invariants checked on 7 orders; 7 workflow results compared")
     assert audits == ["r"], "none while one is under way, and the next one later"
     while len(audits) < 2:
         database.look()

@@ -95,7 +95,7 @@ def test_a_run_from_the_form_to_its_verdict(load_test: LoadTest) -> None:
         fill_and_start(page, rate="20", duration="60s", runId="from-the-form", sloTarget="0.95")
         page.get_by_role("tab", name="Verdict").click()
         expect(page.get_by_text("in flight", exact=True)).to_be_visible()
-        expect(page.get_by_text("clean: nine invariants over")).to_be_visible(timeout=15_000)
+        expect(page.get_by_text("no violation: 9 invariants checked on")).to_be_visible(timeout=15_000)
         expect(page.get_by_text("with 95 % confidence")).to_be_visible(timeout=15_000)
         # So many prove the target.
         wait_for(lambda: sum(order["outcome"] is not None for order in api.truth()["orders"].values()) >= 60)
