@@ -28,7 +28,9 @@ def spread(values: Iterable[float | None]) -> Json | None:
     if not ordered:
         return None
     count_and_mean: Json = {"count": len(ordered), "mean": round(math.fsum(ordered) / len(ordered), 2)}
-    return count_and_mean | {name: round(percentile(ordered, share), 2) for name, share in PERCENTILES.items()}
+    return count_and_mean | {
+        name: round(percentile(ordered, share), 2) for name, share in PERCENTILES.items()
+    }
 
 
 def per_second(records: Iterable[OrderRecord]) -> list[Json]:

@@ -39,7 +39,7 @@ def compute_verdict(observed: RunObservations) -> Verdict:
     code = _exit_code(observed, slo, problems)
     report = {
         "run_id": options.run_id,
-        "verdict": code.words,
+        "verdict": code.text,
         "exit_code": int(code),
         "scenario": options.scenario.value,
         "started_at": observed.started_at.isoformat(timespec="milliseconds"),

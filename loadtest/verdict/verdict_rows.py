@@ -102,7 +102,9 @@ def _run_text(run: Json) -> str:
     if run["on_time_share"] is not None:
         parts.append(f"{run['on_time_share']:.2%} of them on time")
     if delay := run["lag_ms"]:
-        parts.append(f"send delay p50 {delay['p50']:.1f} ms, p99 {delay['p99']:.1f} ms, max {delay['max']:.1f} ms")
+        parts.append(
+            f"send delay p50 {delay['p50']:.1f} ms, p99 {delay['p99']:.1f} ms, max {delay['max']:.1f} ms"
+        )
     if run["rejected"]:
         parts.append(f"{run['rejected']} rejected (429)")
     parts.append(f"{run['skipped']} skipped, {run['unaccounted']} unaccounted for")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from loadtest.chaos.disturbance import Disturbance, parse_chaos
 from loadtest.generator.arrivals import OpenLoop, due_times, planned_orders, share_of
+from loadtest.generator.survival import SurvivalCurve
 from loadtest.options import RunOptions, Stage, parse_duration, parse_stages
 from loadtest.proofs.capacity import (
     LATE_AGAIN,
@@ -26,7 +27,6 @@ from loadtest.proofs.capacity import (
     write,
 )
 from loadtest.verdict.slo import SloVerdict, evaluate_slo, orders_needed
-from loadtest.generator.survival import SurvivalCurve
 from orchestrator.errors import UsageError
 from orchestrator.exit_codes import ExitCode
 

@@ -1,0 +1,132 @@
+"""Impact of disturbances: late orders and recovery time."""
+
+from random import Random
+from typing import Any
+
+import pytest
+
+from loadtest.chaos import disturbance_impact
+from loadtest.generator.recording import Ending, OrderRecord
+from tests.load.records import record, records, rows, verdict_of
+
+
+def disturbance(at: float) -> dict[str, Any]:
+    return {"at_seconds": at, "verb": "kill", "target": "order-worker-1", "problem": None}
+
+
+def five_per_second(seconds: int, slow: range, slow_ms: float) -> list[OrderRecord]:
+    """Return orders that take 1 s, and `slow_ms` in the seconds of `slow`."""
+    return [
+        record(
+            n,
+            n / 5,
+            completion_ms=slow_ms if n // 5 in slow else 1_000.0 + n % 7,
+            late=slow_ms > 15_000 and n // 5 in slow,
+        )
+        for n in range(5 * seconds)
+    ]
+
+
+def test_recovery_time_after_a_disturbance() -> None:
+    records = five_per_second(60, slow=range(20, 26), slow_ms=4_000.0)
+    found = disturbance_impact.of([disturbance(20.0)], records, 15.0)[0]
+    assert found["made_late"] == 0
+    assert found["former_level_ms"] == pytest.approx(1_003, abs=3)
+    # The last slow order is due at 25.8 s; the median of ten in a row is normal from the 25th second on.
+    assert found["recovery_seconds"] == pytest.approx(5.0, abs=1.0)
+
+
+def test_a_disturbance_without_effect() -> None:
+    found = disturbance_impact.of([disturbance(20.0)], five_per_second(60, range(0), 0.0), 15.0)[0]
+    assert found["recovery_seconds"] == 0.0
+
+
+def varying(random: Random, seconds: int = 120, affected: range = range(0)) -> list[OrderRecord]:
+    """Return five orders per second with the completion times of the `assignment` faults, 4 s longer in the
+    seconds of `affected`."""
+    return [
+        record(n, n / 5, completion_ms=2_000 + random.gammavariate(2.5, 750.0) + 4_000 * (n // 5 in affected))
+        for n in range(5 * seconds)
+    ]
+
+
+def test_random_variation_is_not_reported_as_an_effect() -> None:
+    random = Random(7)
+    disturbances = [disturbance(40.0), disturbance(70.0), disturbance(100.0)]
+    found = [each for _ in range(60) for each in disturbance_impact.of(disturbances, varying(random), 15.0)]
+    assert sum(each["recovery_seconds"] != 0 for each in found) <= 5, "of 180"
+
+
+def test_an_effect_is_detected_despite_random_variation() -> None:
+    random = Random(8)
+    for _ in range(20):
+        (found,) = disturbance_impact.of([disturbance(40.0)], varying(random, affected=range(41, 49)), 15.0)
+        assert found["recovery_seconds"] == pytest.approx(8.0, abs=3.0)
+
+
+def test_a_rise_after_the_limit_is_not_attributed_to_the_disturbance() -> None:
+    records = five_per_second(80, slow=range(60, 66), slow_ms=4_000.0)
+    assert disturbance_impact.of([disturbance(20.0)], records, 15.0)[0]["recovery_seconds"] == 0.0
+
+
+def test_rejected_orders_are_attributed_to_the_disturbance_before_them() -> None:
+    nothing = dict.fromkeys(("accept_ms", "accepted", "completion_ms", "outcome"))
+    shed = [
+        record(n, 25.0, late=True, end_to_end_ms=20.0, ending=Ending.SHED.value, **nothing)
+        for n in range(500, 507)
+    ]
+    records = five_per_second(60, range(0), 0.0) + shed
+    first, second = disturbance_impact.of([disturbance(20.0), disturbance(30.0)], records, 15.0)
+    assert (first["made_late"], second["made_late"]) == (7, 0)
+
+
+def test_completion_time_that_does_not_recover() -> None:
+    found = disturbance_impact.of([disturbance(20.0)], five_per_second(60, range(20, 60), 4_000.0), 15.0)[0]
+    assert found["recovery_seconds"] is None
+
+
+def test_orders_that_never_finish_count_as_infinitely_slow() -> None:
+    before = five_per_second(20, range(0), 0.0)
+    nothing = dict.fromkeys(("completion_ms", "end_to_end_ms", "outcome"))
+    stuck = [record(n, n / 5, late=True, ending=Ending.UNFINISHED.value, **nothing) for n in range(100, 200)]
+    found = disturbance_impact.of([disturbance(20.0)], before + stuck, 15.0)[0]
+    assert (found["made_late"], found["too_few_after"]) == (100, False)
+    assert found["recovery_seconds"] is None
+    assert "did not return to its earlier level" in disturbance_row(found)
+
+
+def disturbance_row(disturbance: dict[str, Any]) -> str:
+    report = verdict_of(records(400)).report | {"disturbances": [disturbance]}
+    return rows(report)[f"kill order-worker-1 at {disturbance['at_seconds']:.1f} s"]
+
+
+def test_too_few_orders_after_the_disturbance() -> None:
+    records = five_per_second(22, range(0), 0.0)
+    found = disturbance_impact.of([disturbance(21.5)], records, 15.0)[0]
+    assert found["former_level_ms"] is not None
+    assert found["recovery_seconds"] is None
+    assert disturbance_row(found) == (
+        "0 late orders after it; too few orders after it to measure an effect on completion time"
+    )
+
+
+def test_each_late_order_is_attributed_to_one_disturbance() -> None:
+    records = five_per_second(60, slow=range(20, 22), slow_ms=16_000.0)
+    first, second = disturbance_impact.of([disturbance(20.0), disturbance(50.0)], records, 15.0)
+    assert (first["made_late"], second["made_late"]) == (10, 0)
+
+
+def test_too_few_orders_before_the_disturbance() -> None:
+    found = disturbance_impact.of([disturbance(1.0)], five_per_second(10, range(0), 0.0), 15.0)[0]
+    assert found["former_level_ms"] is None
+    assert found["recovery_seconds"] is None
+
+
+def test_rows_of_a_verdict_with_a_failed_disturbance() -> None:
+    report = verdict_of(records(400, late=1)).report | {"report_dir": "x"}
+    report["disturbances"] = disturbance_impact.of(
+        [disturbance(3.0) | {"problem": "it is not running"}], records(400), 15.0
+    )
+    text = rows(report)
+    assert text["limit"].startswith("not proven: 1 late of 400 (15 s)")
+    assert text["kill order-worker-1 at 3.0 s"] == "not carried out: it is not running"
