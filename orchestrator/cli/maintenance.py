@@ -17,7 +17,7 @@ from orchestrator.exit_codes import ExitCode
 from orchestrator.settings import Settings
 
 if TYPE_CHECKING:
-    from orchestrator.operations.doctor import Readings
+    from orchestrator.operations.doctor import Observations
 
 
 def register(app: typer.Typer) -> None:
@@ -93,58 +93,52 @@ def restore(
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Say what is wrong and what to do; exits 1 when something is."""
-    from orchestrator.operations.doctor import diagnose, take
+    """Check every component and report problems with advice. Exits 1 if there is a problem."""
+    from orchestrator.operations.doctor import diagnose, observe
 
     began = time.monotonic()
-    with console.status("Looking"):
-        readings = asyncio.run(take(Settings.load()))
-    found = diagnose(readings)
-    problems = [finding for finding in found if finding.severity == "problem"]
+    with console.status("Checking"):
+        observed = asyncio.run(observe(Settings.load()))
+    findings = diagnose(observed)
+    problems = sum(finding.severity == "problem" for finding in findings)
     if as_json:
-        print_json({"healthy": not problems, "findings": [asdict(finding) for finding in found]})
+        print_json({"healthy": not problems, "findings": [asdict(finding) for finding in findings]})
     else:
-        for finding in found:
-            mark = (
-                Text("wrong   ", style="red")
-                if finding.severity == "problem"
-                else Text("notice  ", style="yellow")
+        for finding in findings:
+            label, style = ("problem", "red") if finding.severity == "problem" else ("notice", "yellow")
+            console.print(
+                Text(f"{label:<9}", style=style).append(Text(finding.message, style="default")),
+                soft_wrap=True,
             )
-            console.print(mark.append(Text(finding.what, style="default")), soft_wrap=True)
-            echo(f"        {finding.advice}")
-        for line in _looked_at(readings):
+            echo(f"         {finding.advice}")
+        for line in _measurements(observed):
             echo(line)
-        echo(f"{_counted(len(problems))}; looked for {time.monotonic() - began:.1f} s.")
+        count = "No problems" if not problems else "1 problem" if problems == 1 else f"{problems} problems"
+        echo(f"{count} found in {time.monotonic() - began:.1f} s.")
     if problems:
         raise typer.Exit(ExitCode.CRASHED)
 
 
-def _looked_at(readings: "Readings") -> list[str]:
-    """What answered, with the figures that were judged."""
-    lines = [
-        f"disk     {readings.disk.free_bytes / 1e9:.0f} GB free of {readings.disk.total_bytes / 1e9:.0f} GB"
-    ]
-    if readings.stack is not None and readings.stack.is_up:
-        lines.append(f"stack    {len(readings.stack.processes)} components, {len(readings.ports)} ports")
-    database = readings.database
-    if database is not None and database.why_away is None:
+def _measurements(observed: "Observations") -> list[str]:
+    disk = observed.disk
+    lines = [f"disk      {disk.free_bytes / 1e9:.0f} GB free of {disk.total_bytes / 1e9:.0f} GB"]
+    if observed.stack is not None and observed.stack.is_up:
+        lines.append(f"stack     {len(observed.stack.processes)} components, {len(observed.ports)} ports")
+    database = observed.database
+    if database is not None and database.error is None:
         lines.append(
-            f"books    PostgreSQL {database.version_text}, answered in {database.answer_ms:.1f} ms, "
+            f"database  PostgreSQL {database.version_text}, response in {database.response_ms:.1f} ms, "
             f"{database.connections} of {database.max_connections} connections"
         )
         if database.hidden_connections:
             lines.append(
-                f"         {database.hidden_connections} of them are other users', whose locks and long "
-                "statements this user cannot see"
+                f"          {database.hidden_connections} connections belong to other users; their locks and "
+                "statements are not visible"
             )
-    if readings.temporal is not None and readings.temporal.why_away is None:
-        waiting = ", ".join(f"{queue.name} {queue.backlog} waiting" for queue in readings.temporal.queues)
-        lines.append(f"queues   Temporal {readings.temporal.version}: {waiting}")
+    if observed.temporal is not None and observed.temporal.error is None:
+        waiting = ", ".join(f"{queue.name} {queue.backlog} waiting" for queue in observed.temporal.queues)
+        lines.append(f"queues    Temporal {observed.temporal.version}: {waiting}")
     return lines
-
-
-def _counted(problems: int) -> str:
-    return {0: "Nothing is wrong", 1: "One thing is wrong"}.get(problems, f"{problems} things are wrong")
 
 
 def _echo_step(sentence: str) -> None:

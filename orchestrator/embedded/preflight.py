@@ -102,7 +102,7 @@ def check_ports(ports: Sequence[ListeningPort]) -> None:
 def _check_port(port: ListeningPort) -> None:
     not_after = time.monotonic() + DYING_SECONDS
     while not _is_free(port):
-        taken_by = _taken_by(port.number)
+        taken_by = used_by(port.number)
         # Nobody's: a killed server still listens for a moment when it has no name and no files any more.
         if taken_by or time.monotonic() > not_after:
             raise StackError(
@@ -135,7 +135,7 @@ def _is_free(port: ListeningPort) -> bool:
         return True
 
 
-def _taken_by(port: int) -> str:
+def used_by(port: int) -> str:
     try:
         for connection in psutil.net_connections("tcp"):
             address = connection.laddr

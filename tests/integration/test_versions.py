@@ -1,6 +1,7 @@
-"""A new version of the workers takes over while orders run, with real processes; and the command for it."""
+"""A new version of the workers takes over while orders run, by `temporal worker deployment`."""
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -21,38 +22,37 @@ from orchestrator.api.health import Health
 from orchestrator.audit import audit
 from orchestrator.embedded.health_checks import Probes
 from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
+from orchestrator.embedded.packaged_programs import packaged_program
 from orchestrator.gateways.fault_injection import named_profile
 from orchestrator.messages import OrderResult
-from orchestrator.operations.doctor import diagnose, take
+from orchestrator.operations.doctor import diagnose, observe
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
-from orchestrator.versions import Version, Versions
 from orchestrator.workflow_ids import shipping_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from tests.shop import Shop
 from tests.temporal_server import temporal_server
 
 RATE = 4.0
-UNTIL_SECONDS = 30.0
-LOOK_AGAIN_SECONDS = 0.1
+TIMEOUT_SECONDS = 30.0
+POLL_SECONDS = 0.1
 
 Handle = WorkflowHandle[OrderWorkflow, OrderResult]
 
 
-class House:
-    """Servers, and the processes that a test starts on them."""
+class Deployment:
+    """Temporal and PostgreSQL, worker processes of several versions, and Temporal's own commands."""
 
     def __init__(self, settings: Settings, client: Client, pool: Database, logs: Path) -> None:
         self.settings = settings
         self.client = client
         self.pool = pool
-        self.versions = Versions(settings, client)
         self.shop = Shop("versions", client, pool, settings.order_task_queue, settings.shipping_task_queue)
         self._logs = logs
 
     @contextmanager
     def workers(self, build_id: str | None, kind: str = "all") -> Iterator["subprocess.Popen[bytes]"]:
-        """A worker process of a version, from its start on; ended by force if it is still there then."""
+        """A worker process of a version; killed at the end if it is still running."""
         settings = self.settings.model_copy(update={"worker_build_id": build_id})
         name = f"{kind}-{build_id}"
         with (self._logs / f"{name}.log").open("wb") as log:
@@ -70,30 +70,62 @@ class House:
             process.wait()
 
     async def place(self, count: int, name: str) -> list[Handle]:
-        """Orders at an even rate."""
+        """Start orders at an even rate."""
         handles = []
         for n in range(count):
             handles.append(await self.shop.place(self.shop.order(f"{name}-{n}", auto_review_seconds=0.5)))
             await asyncio.sleep(1 / RATE)
         return handles
 
-    async def known(self, build_id: str) -> Version | None:
-        return next((each for each in await self.versions.all() if each.build_id == build_id), None)
+    async def temporal(self, command: str, *options: str) -> "subprocess.CompletedProcess[str]":
+        """Run `temporal worker deployment COMMAND`, as the documentation shows it."""
+        return await asyncio.to_thread(
+            subprocess.run,
+            [
+                *(packaged_program("temporal"), "worker", "deployment", command),
+                *("--deployment-name", self.settings.worker_deployment_name),
+                *options,
+                *("--address", self.settings.temporal_target),
+                *("--namespace", self.settings.temporal_namespace),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
-    async def until_served(self, build_id: str) -> None:
+    async def set_current(self, build_id: str) -> None:
+        done = await self.temporal("set-current-version", "--build-id", build_id, "--yes")
+        assert done.returncode == 0, done.stderr
+
+    async def describe(self, build_id: str) -> dict[str, Any] | None:
+        """Return the description of a version; None if Temporal does not know it."""
+        done = await self.temporal("describe-version", "--build-id", build_id, "--output", "json")
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    async def until_served(self, build_id: str, queues: int = 2) -> None:
         async def is_served() -> bool:
-            version = await self.known(build_id)
-            return version is not None and len(version.task_queues) == 2
+            version = await self.describe(build_id)
+            return (
+                version is not None and len({each["name"] for each in version["taskQueuesInfos"]}) == queues
+            )
 
         await until(is_served)
 
+    async def running(self, build_id: str) -> int:
+        """Return the number of running workflows of a version."""
+        count = await self.client.count_workflows(
+            f"TemporalWorkerDeploymentVersion = '{self.settings.worker_deployment_name}:{build_id}'"
+            " AND ExecutionStatus = 'Running'"
+        )
+        return count.count
 
-async def until(look: Callable[[], Awaitable[Any]]) -> None:
-    async with asyncio.timeout(UNTIL_SECONDS):
+
+async def until(condition: Callable[[], Awaitable[Any]]) -> None:
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while True:
-            if await look():
+            if await condition():
                 return
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +135,13 @@ def servers(order_database_url: str) -> Iterator[Settings]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def house(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+async def deployment(
+    servers: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Deployment]:
     async with Database(servers.order_database_url, application_name="tests") as pool:
         profile = named_profile("assignment", 1)
         await fault_profiles.record(pool, profile.name, profile.seed, profile.to_json())
-        yield House(servers, await connect(servers), pool, tmp_path_factory.mktemp("workers"))
+        yield Deployment(servers, await connect(servers), pool, tmp_path_factory.mktemp("workers"))
 
 
 async def version_of(client: Client, workflow_id: str) -> tuple[VersioningBehavior, str]:
@@ -117,28 +151,27 @@ async def version_of(client: Client, workflow_id: str) -> tuple[VersioningBehavi
 
 
 @pytest.mark.proof
-async def test_orders_finish_on_the_version_they_began_on_and_none_is_late(house: House) -> None:
-    with house.workers(None) as unversioned:
-        before = await house.place(6, "before")
-        with house.workers("one") as one:
-            await house.until_served("one")
-            await house.versions.set_current("one")
-            # Workers without a version get nothing more: what they had goes on with the current version.
+async def test_orders_finish_on_their_version_and_none_is_late(deployment: Deployment) -> None:
+    with deployment.workers(None) as unversioned:
+        before = await deployment.place(6, "before")
+        with deployment.workers("one") as one:
+            await deployment.until_served("one")
+            await deployment.set_current("one")
+            # Workers without a version receive no more tasks: their orders continue on the current version.
             unversioned.send_signal(signal.SIGTERM)
-            old = await house.place(12, "old")
-            with house.workers("two") as two:
-                await house.until_served("two")
-                await until(lambda: noticed(house.settings, "several-versions"))
-                assert (await house.known("two")) == Version("two", 0.0, 0, ("order-tq", "shipping-tq"))
-                await house.versions.set_current("two")
-                new = await house.place(12, "new")
+            old = await deployment.place(12, "old")
+            with deployment.workers("two") as two:
+                await deployment.until_served("two")
+                await until(lambda: advice_for(deployment.settings, "several-versions"))
+                assert await deployment.running("two") == 0
+                await deployment.set_current("two")
+                new = await deployment.place(12, "new")
                 results = await asyncio.gather(*(each.result() for each in (*before, *old)))
 
-                async def none_runs_on_the_old_version() -> bool:
-                    version = await house.known("one")
-                    return version is not None and version.running == 0
+                async def old_version_is_drained() -> bool:
+                    return await deployment.running("one") == 0
 
-                await until(none_runs_on_the_old_version)
+                await until(old_version_is_drained)
                 one.send_signal(signal.SIGTERM)
                 assert await asyncio.to_thread(one.wait, 5) == 0
                 assert await asyncio.to_thread(unversioned.wait, 5) == 0
@@ -150,91 +183,81 @@ async def test_orders_finish_on_the_version_they_began_on_and_none_is_late(house
     for handles, build_id in ((old, "one"), (new, "two")):
         for handle in handles:
             pinned = (VersioningBehavior.PINNED, build_id)
-            assert await version_of(house.client, handle.id) == pinned
+            assert await version_of(deployment.client, handle.id) == pinned
             order_id = handle.id.removeprefix("order-")
-            if any(step == "prepare" for step in await steps_of(house, order_id)):
-                assert await version_of(house.client, shipping_workflow_id(order_id, 1)) == pinned
-    await house.shop.until_visible([*before, *old, *new])
-    report = await audit(house.pool, house.client, house.shop.run_id)
+            if "prepare" in await attempted_steps(deployment, order_id):
+                assert await version_of(deployment.client, shipping_workflow_id(order_id, 1)) == pinned
+    await deployment.shop.until_visible([*before, *old, *new])
+    report = await audit(deployment.pool, deployment.client, deployment.shop.run_id)
     assert (report.violations, report.open_orders, report.late, report.judged) == ([], [], 0, 30)
 
 
-async def steps_of(house: House, order_id: str) -> set[str]:
-    rows = await house.pool.fetch_all(
+async def attempted_steps(deployment: Deployment, order_id: str) -> set[str]:
+    rows = await deployment.pool.fetch_all(
         "select step from events where order_id = %(id)s and kind = 'attempt'", {"id": order_id}
     )
     return {row["step"] for row in rows}
 
 
-async def test_health_and_the_stack_see_workers_of_a_version(house: House) -> None:
+async def test_health_checks_see_workers_of_a_version(deployment: Deployment) -> None:
     began_at = datetime.now(UTC)
-    with house.workers("seen") as process, Probes(house.settings) as probes:
+    with deployment.workers("seen") as process, Probes(deployment.settings) as probes:
         for queue in ("order-tq", "shipping-tq"):
             await until(
                 lambda queue=queue: asyncio.to_thread(probes.worker_polls, queue, "all-seen", began_at)  # type: ignore[misc]
             )
-        report = await Health(house.settings, house.pool, house.client).report()
+        report = await Health(deployment.settings, deployment.pool, deployment.client).report()
         assert report.is_healthy
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 5) == 0
 
 
-async def noticed(settings: Settings, key: str) -> list[str]:
-    """What the doctor advises under `key`."""
-    elsewhere = settings.model_copy(update={"temporal_address": settings.temporal_target})
-    return [finding.advice for finding in diagnose(await take(elsewhere)) if finding.key == key]
+async def advice_for(settings: Settings, key: str) -> list[str]:
+    """Return the advice of the doctor's findings with this key."""
+    external = settings.model_copy(update={"temporal_address": settings.temporal_target})
+    return [finding.advice for finding in diagnose(await observe(external)) if finding.key == key]
 
 
-async def test_the_doctor_sees_workers_that_get_no_orders(house: House, tmp_path: Path) -> None:
-    settings = house.settings.model_copy(update={"worker_deployment_name": "first-of-all"})
-    fresh = House(settings, house.client, house.pool, tmp_path)
+async def test_the_doctor_reports_workers_that_receive_no_orders(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    settings = deployment.settings.model_copy(update={"worker_deployment_name": "idle"})
+    fresh = Deployment(settings, deployment.client, deployment.pool, tmp_path)
 
     async def idle() -> list[str]:
-        return await noticed(settings, "no-current-version")
+        return await advice_for(settings, "no-current-version")
 
     with fresh.workers("first"):
         await fresh.until_served("first")
         await until(idle)
-        assert await idle() == ["Make it current: python -m orchestrator versions set-current first."]
-        await fresh.versions.set_current("first")
+        assert "temporal worker deployment set-current-version" in (await idle())[0]
+        await fresh.set_current("first")
         assert await idle() == []
 
 
-def command(house: House, *words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "orchestrator", "versions", *words],
-        cwd=PROJECT_ROOT,
-        env=stack_environment(house.settings),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+async def test_the_doctor_reports_a_current_version_without_shipping_workers(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    """Temporal refuses a version that it does not know, but not one that serves only some task queues."""
+    settings = deployment.settings.model_copy(update={"worker_deployment_name": "incomplete"})
+    incomplete = Deployment(settings, deployment.client, deployment.pool, tmp_path)
+    with incomplete.workers("half", kind="order"):
+        await incomplete.until_served("half", queues=1)
+        refused = await incomplete.temporal("set-current-version", "--build-id", "nowhere", "--yes")
+        assert (refused.returncode, "not found" in refused.stderr) == (1, True), refused
+        await incomplete.set_current("half")
+        await until(lambda: advice_for(settings, "current-version-incomplete"))
 
 
-async def test_the_command_shows_and_changes_where_new_orders_go(house: House) -> None:
-    with house.workers("shown"):
-        await house.until_served("shown")
-        assert (await asyncio.to_thread(command, house, "ramp", "shown", "25")).returncode == 0
-        version = await house.known("shown")
+async def test_a_share_of_new_orders_goes_to_a_version(deployment: Deployment) -> None:
+    with deployment.workers("ramped"):
+        await deployment.until_served("ramped")
+        ramp = ("set-ramping-version", "--build-id", "ramped", "--yes")
+        assert (await deployment.temporal(*ramp, "--percentage", "25")).returncode == 0
+        version = await deployment.describe("ramped")
         assert version is not None
-        assert version.share == 25.0
-        shown = await asyncio.to_thread(command, house)
-        assert (shown.returncode, "25 %" in shown.stdout) == (0, True), shown
-        assert (await asyncio.to_thread(command, house, "set-current", "shown")).returncode == 0
-        version = await house.known("shown")
+        assert version["rampPercentage"] == 25
+        assert (await deployment.temporal(*ramp, "--delete")).returncode == 0
+        version = await deployment.describe("ramped")
         assert version is not None
-        assert version.share == 100.0
-
-
-async def test_a_version_that_nobody_serves_is_not_made_current(house: House) -> None:
-    refused = await asyncio.to_thread(command, house, "set-current", "nowhere")
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert "No worker of version nowhere serves order-tq and shipping-tq" in refused.stderr
-    with house.workers("half", kind="order"):
-
-        async def half_is_there() -> bool:
-            return await house.known("half") is not None
-
-        await until(half_is_there)
-        refused = await asyncio.to_thread(command, house, "set-current", "half")
-    assert (refused.returncode, "shipping-tq" in refused.stderr) == (2, True), refused
+        assert version["rampPercentage"] == 0

@@ -12,7 +12,7 @@ from orchestrator.embedded.component import ListeningPort
 from orchestrator.embedded.health_checks import Probes
 from orchestrator.embedded.preflight import check_ports
 from orchestrator.errors import StackError, UsageError
-from orchestrator.operations.doctor.probes import _listens
+from orchestrator.operations.doctor.observer import _is_listening
 from orchestrator.settings import Settings
 from tests.ports import free_port_base
 
@@ -68,10 +68,10 @@ def test_a_port_is_wanted_where_it_will_be_listened_on(port: int) -> None:
     taken = ListeningPort(port, "the API", "API_PORT", ELSEWHERE)
     with pytest.raises(StackError, match=f"Port {port} for the API is taken"):
         check_ports([taken])
-    assert _listens(taken)
+    assert _is_listening(taken)
     elsewhere = ListeningPort(port, "the API", "API_PORT")
     check_ports([elsewhere])
-    assert not _listens(elsewhere)
+    assert not _is_listening(elsewhere)
 
 
 def test_the_pages_and_the_api_listen_on_the_bound_address() -> None:

@@ -1,11 +1,10 @@
-"""What is wrong with a system, in plain words, and what to do about it.
+"""Find out what is wrong with a system and advise what to do.
 
-`probes` takes the readings, `diagnose` judges them: a pure function, so that each finding can also be shown
-without the trouble it stands for.
+`observe` collects the facts. `diagnose` is a pure function from those facts to findings.
 """
 
 from orchestrator.operations.doctor.findings import Finding, diagnose
-from orchestrator.operations.doctor.probes import take
-from orchestrator.operations.doctor.readings import Readings
+from orchestrator.operations.doctor.observations import Observations
+from orchestrator.operations.doctor.observer import observe
 
-__all__ = ["Finding", "Readings", "diagnose", "take"]
+__all__ = ["Finding", "Observations", "diagnose", "observe"]

@@ -1,0 +1,136 @@
+"""The facts that the doctor collects. A server that does not respond has an `error`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ProcessState:
+    """A component under the supervisor."""
+
+    name: str
+    runs: bool
+    state: str
+    recent_restarts: int = 0
+    """Within the last RESTART_WINDOW_MINUTES."""
+
+
+@dataclass(frozen=True)
+class StackState:
+    """The embedded stack of this ORDERS_HOME."""
+
+    is_up: bool
+    has_died: bool = False
+    processes: tuple[ProcessState, ...] = ()
+    orphans: tuple[str, ...] = ()
+    """Sockets and processes that a killed stack left."""
+
+
+@dataclass(frozen=True)
+class PortState:
+    number: int
+    use: str
+    setting: str
+    is_listening: bool
+    used_by: str = ""
+    """The listening process if it can be identified, for example " by process 7 (nginx)"."""
+
+
+@dataclass(frozen=True)
+class DiskSpace:
+    path: Path
+    free_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class Session:
+    """A PostgreSQL session that has been in its present state for a while."""
+
+    pid: int
+    application: str
+    seconds: float
+    statement: str
+    is_idle: bool = False
+    waits: bool = False
+    """For a lock."""
+
+
+@dataclass(frozen=True)
+class DatabaseState:
+    error: str | None = None
+    version: int = 0
+    """As PostgreSQL numbers versions, for example 180004."""
+
+    version_text: str = ""
+    response_ms: float = 0.0
+    clock_ahead_seconds: float = 0.0
+    """Relative to this machine; negative if the database is behind."""
+
+    connections: int = 0
+    hidden_connections: int = 0
+    """Connections of other users, whose statements this user cannot see."""
+
+    max_connections: int = 100
+    sessions: tuple[Session, ...] = ()
+    pending_migrations: tuple[str, ...] = ()
+    unknown_migrations: tuple[str, ...] = ()
+    partition_days_ahead: float | None = None
+    """None before the first migration."""
+
+    overdue: int = 0
+    overdue_examples: tuple[str, ...] = ()
+    repeated_compensations: tuple[str, ...] = ()
+    """Orders whose refund or recall has had COMPENSATION_ATTEMPTS attempts or more."""
+
+    acceptance_gap_seconds: float | None = None
+    """Shortest time between acceptance (Temporal's clock) and first event (the database's clock) among the
+    most recent orders; None without orders."""
+
+
+@dataclass(frozen=True)
+class QueueState:
+    name: str
+    has_workers: bool
+    backlog: int = 0
+    backlog_age_seconds: float = 0.0
+    """Age of the oldest waiting task."""
+
+
+@dataclass(frozen=True)
+class TemporalState:
+    error: str | None = None
+    version: str = ""
+    queues: tuple[QueueState, ...] = ()
+    deployment: str = ""
+    """Name of our worker deployment."""
+
+    builds: tuple[str, ...] = ()
+    """Code versions of the live workers."""
+
+    idle_builds: tuple[str, ...] = ()
+    """The same, if no version is current and every live worker has a version: none receives orders."""
+
+    current_build: str | None = None
+    current_build_lacks: tuple[str, ...] = ()
+    """Task queues that no worker of the current version serves."""
+
+    clock_ahead_seconds: float = 0.0
+    """Lower bound, relative to this machine; 0 if the server is not known to be ahead."""
+
+
+@dataclass(frozen=True)
+class Observations:
+    home: Path
+    disk: DiskSpace
+    stack: StackState | None
+    """None if no stack is needed, because both servers are external."""
+
+    ports: tuple[PortState, ...] = ()
+    api_responds: bool | None = None
+    database: DatabaseState | None = None
+    """None if PostgreSQL is embedded and the stack is down. Likewise `temporal`."""
+
+    temporal: TemporalState | None = None
+    has_embedded_postgres: bool = True
+    has_embedded_temporal: bool = True
