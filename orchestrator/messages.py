@@ -172,6 +172,12 @@ class RequestResult:
     abort_reason: Reason | None = None
     compensations: list[Step] = field(default_factory=list)
 
+    @property
+    def is_approved(self) -> bool:
+        """Whether the order has passed its review and may go on."""
+        is_past_review = self.state.is_past(State.IN_REVIEW) and not self.state.is_terminal
+        return is_past_review and self.abort_reason is None
+
 
 # --- Activities -----------------------------------------------------------------------------------------
 
@@ -193,6 +199,18 @@ class Activity(StrEnum):
     ABORT = "AbortOrder"
     RECORD_REQUEST_EVENT = "RecordRequestEvent"
     FINISH = "FinishOrder"
+
+
+STEP_ACTIVITIES: dict[Step, Activity] = {
+    Step.RECEIVE: Activity.RECEIVE,
+    Step.VALIDATE: Activity.VALIDATE,
+    Step.CHARGE: Activity.CHARGE,
+    Step.PREPARE: Activity.PREPARE,
+    Step.DISPATCH: Activity.DISPATCH,
+    Step.RECALL: Activity.RECALL,
+    Step.REFUND: Activity.REFUND,
+}
+"""The activity of each step that calls a gateway."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from orchestrator.embedded import Stack
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
 from orchestrator.worker import main as worker
-from orchestrator.workflows import order, shipping
+from orchestrator.workflows import order_steps, shipping
 
 RATE = 8.0
 SECONDS = 20.0
@@ -51,8 +51,8 @@ def _with_uvloop() -> None:
 
 def _time_budget(order_seconds: float, shipping_seconds: float) -> Callable[[], None]:
     def change() -> None:
-        order.PATIENCE = timedelta(seconds=order_seconds)
-        shipping.PATIENCE = timedelta(seconds=shipping_seconds)
+        order_steps.TIME_BUDGET = timedelta(seconds=order_seconds)
+        shipping.TIME_BUDGET = timedelta(seconds=shipping_seconds)
 
     return change
 

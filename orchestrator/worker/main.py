@@ -83,6 +83,8 @@ class ActivitySet:
                 Step.RECEIVE: self.orders.receive,
                 Step.VALIDATE: self.orders.validate,
                 Step.CHARGE: self.cashier.charge,
+                Step.REFUND: self.cashier.refund,
+                Step.RECALL: self.shipping.recall,
             },
             insert_order=self.orders.open,
             approve=self.orders.approve,

@@ -1,7 +1,7 @@
-"""Closes the books of an order whose own workflow ended without doing so.
+"""Finishes an order whose own workflow closed without an outcome.
 
-That happens when an operator terminates the workflow, or the server's last resort ends it: then none of
-the workflow's code runs any more. What stands is refunded and recalled, and the outcome written.
+That happens when an operator terminates the workflow or its execution timeout ends it: none of its code runs
+any more. The order is refunded and recalled, and its outcome is stored.
 """
 
 import asyncio
@@ -18,43 +18,42 @@ with workflow.unsafe.imports_passed_through():
         OrderResult,
         ReconcileRequest,
         RequestResult,
+        StepBatchRequest,
         StepRequest,
     )
-    from orchestrator.workflows.step_execution import carry_out, write
+    from orchestrator.workflows.step_execution import run_database_activity, run_steps
 
 RECONCILER = "reconciler"
-PATIENCE = timedelta(seconds=1)
+TIME_BUDGET = timedelta(seconds=1)
 
 
 @workflow.defn
 class ReconcileWorkflow:
     @workflow.run
     async def run(self, request: ReconcileRequest) -> OrderResult:
-        """Returns the outcome that stands in the books in the end."""
+        """Abort, compensate and finish the order; return the outcome that the database holds."""
         if request.open_request is not None:
-            await write(Activity.OPEN, request.open_request, bool)
-        order_id = request.order_id
-        answer = await write(
-            Activity.ABORT,
-            AbortRequest(
-                order_id,
-                Reason.TERMINATED,
-                RECONCILER,
-                request.cause,
-                request_id=str(workflow.uuid4()),
-                run_id=request.run_id,
-            ),
-            RequestResult,
+            await run_database_activity(Activity.OPEN, request.open_request, bool)
+        abort = AbortRequest(
+            request.order_id,
+            Reason.TERMINATED,
+            RECONCILER,
+            request.cause,
+            request_id=str(workflow.uuid4()),
+            run_id=request.run_id,
         )
-        if answer.abort_reason is None:
-            # The carrier had the parcel before the workflow ended: the order was fulfilled.
-            return await write(
-                Activity.FINISH, FinishRequest(order_id, State.COMPLETED, request.run_id), OrderResult
+        answer = await run_database_activity(Activity.ABORT, abort, RequestResult)
+        outcome = State.COMPLETED
+        # Without an abort reason the package was dispatched before the workflow closed.
+        if answer.abort_reason is not None:
+            outcome = answer.abort_reason.outcome
+            # Both run whether or not something was charged or packed: they are idempotent.
+            await asyncio.gather(
+                self._compensate(request, Step.REFUND), self._compensate(request, Step.RECALL)
             )
-        # Whether anything was charged or packed is for the outside to say; undoing nothing is harmless.
-        await asyncio.gather(
-            carry_out(Activity.REFUND, StepRequest(order_id, Step.REFUND, run_id=request.run_id), PATIENCE),
-            carry_out(Activity.RECALL, StepRequest(order_id, Step.RECALL, run_id=request.run_id), PATIENCE),
-        )
-        outcome = answer.abort_reason.outcome
-        return await write(Activity.FINISH, FinishRequest(order_id, outcome, request.run_id), OrderResult)
+        finish = FinishRequest(request.order_id, outcome, request.run_id)
+        return await run_database_activity(Activity.FINISH, finish, OrderResult)
+
+    async def _compensate(self, request: ReconcileRequest, step: Step) -> None:
+        steps = [StepRequest(request.order_id, step, run_id=request.run_id)]
+        await run_steps(StepBatchRequest(request.order_id, TIME_BUDGET.total_seconds(), steps=steps))

@@ -1,216 +1,158 @@
-"""How an order hears what people ask of it: each request as an answered update, and as a plain signal.
+"""Requests about a running order: cancel, change of address, approval and rejection.
 
-The books decide what is accepted. What they answer is also how the order learns where it stands.
+OrderWorkflow receives each request as an update or as a signal and passes it on to OrderRequestHandlers. The
+order database decides whether a request is accepted or too late.
 """
 
-from collections.abc import Sequence
+from typing import TypeGuard, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
-with workflow.unsafe.imports_passed_through():
-    from db.domain import Reason, State, Step
-    from orchestrator.messages import (
-        DUPLICATE_ORDER,
-        INVALID_REQUEST,
-        AbortRequest,
-        Activity,
-        ApproveOrder,
-        ApproveRequest,
-        CancelOrder,
-        ChangeAddressRequest,
-        OrderRequest,
-        RejectOrder,
-        RequestEvent,
-        RequestResult,
-        UpdateAddress,
-    )
-    from orchestrator.workflows.step_execution import write
+from db.domain import Reason, State
+from orchestrator.messages import (
+    INVALID_REQUEST,
+    AbortRequest,
+    Activity,
+    ApproveOrder,
+    ApproveRequest,
+    CancelOrder,
+    ChangeAddressRequest,
+    OrderRequest,
+    RejectOrder,
+    RequestEvent,
+    RequestResult,
+    UpdateAddress,
+)
+from orchestrator.workflows.order_progress import OrderProgress
+from orchestrator.workflows.step_execution import run_database_activity
 
 SYSTEM = "order-system"
 
+PersonsRequest = TypeVar("PersonsRequest", CancelOrder, UpdateAddress, ApproveOrder, RejectOrder)
+
 
 class OrderRequestHandlers:
-    """What a workflow knows of its order's standing, and the requests that may change it."""
+    """Decides requests through the order database, and updates the workflow's progress with the result."""
 
-    def __init__(self, order: OrderRequest) -> None:
+    def __init__(self, order: OrderRequest, progress: OrderProgress) -> None:
         self._order = order
-        self._is_stored = False
-        self._is_duplicate = False
-        self._is_in_review = False
-        self._is_approved = False
-        self._early_approval: ApproveOrder | None = None
-        self._signals_heard = 0
-        self._to_undo: list[Step] = []
-        self._abort_reason: Reason | None = None
+        self._progress = progress
+        self._signal_count = 0
 
-    # A signal may come from anybody's hand, without its argument too: a handler that raised over it would
-    # hold up the order for good.
+    # --- Requests of people -------------------------------------------------------------------------
 
-    @workflow.update
-    async def cancel_order(self, request: CancelOrder) -> RequestResult:
-        return await self._on_cancel(request, _update_id())
-
-    @cancel_order.validator
-    def _check_cancel_order(self, request: CancelOrder) -> None:
-        _refuse_malformed(request)
-
-    @workflow.signal(name="CancelOrder")
-    async def signal_cancel_order(self, request: CancelOrder | None = None) -> None:
-        if request is not None and _is_well_formed(request):
-            await self._on_cancel(request, self._signal_id())
-
-    @workflow.update
-    async def update_address(self, request: UpdateAddress) -> RequestResult:
-        return await self._on_update_address(request, _update_id())
-
-    @update_address.validator
-    def _check_update_address(self, request: UpdateAddress) -> None:
-        _refuse_malformed(request)
-
-    @workflow.signal(name="UpdateAddress")
-    async def signal_update_address(self, request: UpdateAddress | None = None) -> None:
-        if request is not None and _is_well_formed(request):
-            await self._on_update_address(request, self._signal_id())
-
-    @workflow.update
-    async def approve_order(self, request: ApproveOrder) -> RequestResult:
-        return await self._on_approve(request, _update_id())
-
-    @approve_order.validator
-    def _check_approve_order(self, request: ApproveOrder) -> None:
-        _refuse_malformed(request)
-
-    @workflow.signal(name="ApproveOrder")
-    async def signal_approve_order(self, request: ApproveOrder | None = None) -> None:
-        if request is not None and _is_well_formed(request):
-            await self._on_approve(request, self._signal_id())
-
-    @workflow.update
-    async def reject_order(self, request: RejectOrder) -> RequestResult:
-        return await self._on_reject(request, _update_id())
-
-    @reject_order.validator
-    def _check_reject_order(self, request: RejectOrder) -> None:
-        _refuse_malformed(request)
-
-    @workflow.signal(name="RejectOrder")
-    async def signal_reject_order(self, request: RejectOrder | None = None) -> None:
-        if request is not None and _is_well_formed(request):
-            await self._on_reject(request, self._signal_id())
-
-    async def _on_cancel(self, request: CancelOrder, request_id: str) -> RequestResult:
-        await self._wait_until_stored()
-        return await self._ask_to_abort(
+    async def cancel(self, request: CancelOrder) -> RequestResult:
+        request_id = self._request_id()
+        await self.wait_until_open()
+        return await self.abort(
             Reason.CUSTOMER_CANCELLED,
-            by=request.cancelled_by,
+            requested_by=request.cancelled_by,
             message=request.reason,
             signal="cancel_order",
             request_id=request_id,
         )
 
-    async def _on_reject(self, request: RejectOrder, request_id: str) -> RequestResult:
-        await self._wait_until_stored()
-        return await self._ask_to_abort(
+    async def reject(self, request: RejectOrder) -> RequestResult:
+        request_id = self._request_id()
+        await self.wait_until_open()
+        return await self.abort(
             Reason.REVIEW_REJECTED,
-            by=request.reviewer,
+            requested_by=request.reviewer,
             message=request.reason,
             signal="reject_order",
             request_id=request_id,
         )
 
-    async def _on_approve(self, request: ApproveOrder, request_id: str) -> RequestResult:
-        await self._wait_until_stored()
-        if self._is_in_review or self._abort_reason is not None:
-            return await self._approve(request.reviewer, request_id=request_id, signal="approve_order")
-        is_first = self._early_approval is None
-        self._early_approval = self._early_approval or request
+    async def approve(self, request: ApproveOrder) -> RequestResult:
+        """Approve the order; before its review, keep the first approval for the moment the review begins."""
+        request_id = self._request_id()
+        await self.wait_until_open()
+        if self._progress.is_in_review or self._progress.is_aborted:
+            return await self.store_approval(request, request_id=request_id, signal="approve_order")
+        is_first = self._progress.early_approval is None
+        self._progress.early_approval = self._progress.early_approval or request
         detail = {"reviewer": request.reviewer}
-        note = RequestEvent(
+        event = RequestEvent(
             self._order.order_id, "approve_order", is_first, detail, request_id, self._order.run_id
         )
-        await write(Activity.RECORD_REQUEST_EVENT, note, bool)
+        await run_database_activity(Activity.RECORD_REQUEST_EVENT, event, bool)
         if not is_first:
             return RequestResult(False, "too late: the order has been approved", State.RECEIVED)
-        return RequestResult(True, "approved as soon as the review begins", State.RECEIVED)
+        return RequestResult(True, "the approval takes effect when the review begins", State.RECEIVED)
 
-    async def _on_update_address(self, request: UpdateAddress, request_id: str) -> RequestResult:
-        await self._wait_until_stored()
+    async def update_address(self, request: UpdateAddress) -> RequestResult:
+        request_id = self._request_id()
+        await self.wait_until_open()
         change = ChangeAddressRequest(
             self._order.order_id, request.new_address, request.updated_by, request_id, self._order.run_id
         )
-        return await write(Activity.CHANGE_ADDRESS, change, RequestResult)
+        return await run_database_activity(Activity.CHANGE_ADDRESS, change, RequestResult)
 
-    def _signal_id(self) -> str:
-        """Names a signal by its place among the signals, which is the same whenever they are heard again."""
-        self._signals_heard += 1
-        return f"signal-{self._signals_heard}"
+    def _request_id(self) -> str:
+        """Return the idempotency key of the update or signal that is being handled.
 
-    async def _wait_until_stored(self) -> None:
-        await workflow.wait_condition(lambda: self._is_stored or self._is_duplicate)
-        if self._is_duplicate:
-            raise ApplicationError("the order was carried out before", type=DUPLICATE_ORDER)
+        It is the same when the workflow is replayed. After a lost workflow task an update can be delivered
+        later than others, so it is identified by its own id; signals keep their order.
+        """
+        update = workflow.current_update_info()
+        if update is not None:
+            return f"update-{update.id}"
+        self._signal_count += 1
+        return f"signal-{self._signal_count}"
 
-    # --- What the books are asked -------------------------------------------------------------------
+    # --- Decisions of the order database ------------------------------------------------------------
 
-    async def _ask_to_abort(
+    async def wait_until_open(self) -> None:
+        """Wait until the order is in the database. Raises the ApplicationError with which opening failed."""
+        progress = self._progress
+        await workflow.wait_condition(lambda: progress.is_open or progress.open_error is not None)
+        if progress.open_error is not None:
+            raise ApplicationError(progress.open_error.message, type=progress.open_error.type)
+
+    async def abort(
         self,
         reason: Reason,
         *,
-        by: str = SYSTEM,
+        requested_by: str = SYSTEM,
         message: str = "",
         signal: str | None = None,
         request_id: str | None = None,
     ) -> RequestResult:
-        request_id = request_id or reason.value
-        answer = await write(
-            Activity.ABORT,
-            AbortRequest(
-                self._order.order_id, reason, by, message, signal, request_id, run_id=self._order.run_id
-            ),
-            RequestResult,
+        """Abort the order unless it has been dispatched. `signal` is None for a decision of the system."""
+        request = AbortRequest(
+            self._order.order_id,
+            reason,
+            requested_by,
+            message,
+            signal,
+            request_id or reason.value,
+            run_id=self._order.run_id,
         )
-        self._learn_from(answer)
-        return answer
+        result = await run_database_activity(Activity.ABORT, request, RequestResult)
+        self._progress.sync_from(result)
+        return result
 
-    async def _approve(self, reviewer: str, *, request_id: str, signal: str | None = None) -> RequestResult:
-        answer = await write(
-            Activity.APPROVE,
-            ApproveRequest(self._order.order_id, reviewer, signal, request_id, self._order.run_id),
-            RequestResult,
+    async def store_approval(
+        self, approval: ApproveOrder, *, request_id: str, signal: str | None = None
+    ) -> RequestResult:
+        request = ApproveRequest(
+            self._order.order_id, approval.reviewer, signal, request_id, self._order.run_id
         )
-        self._learn_from(answer)
-        return answer
-
-    def _learn_from(self, answer: RequestResult) -> None:
-        """Takes over what the books know. They may be ahead of us: what a workflow task has done that was
-        lost with its worker is in the books, and not in our memory."""
-        if answer.abort_reason is not None:
-            self._abort_reason = answer.abort_reason
-        self._have_undone(answer.compensations)
-        if answer.state.is_past(State.IN_REVIEW) and not answer.state.is_terminal:
-            self._is_approved = True
-
-    def _have_undone(self, steps: Sequence[Step]) -> None:
-        """From now on these are part of turning the order back, once each."""
-        self._to_undo += [step for step in steps if step not in self._to_undo]
+        result = await run_database_activity(Activity.APPROVE, request, RequestResult)
+        self._progress.sync_from(result)
+        return result
 
 
-def _update_id() -> str:
-    """Names an update by its own id: after a lost workflow task it is heard again, perhaps after others."""
-    update = workflow.current_update_info()
-    assert update is not None, "asked outside of an update"
-    return f"update-{update.id}"
+def reject_if_invalid(request: CancelOrder | UpdateAddress | ApproveOrder | RejectOrder) -> None:
+    """Validate an update before it is written to the history. Raises a non-retryable InvalidRequest."""
+    if errors := request.validation_errors():
+        raise ApplicationError("; ".join(errors), type=INVALID_REQUEST, non_retryable=True)
 
 
-def _refuse_malformed(request: CancelOrder | UpdateAddress | ApproveOrder | RejectOrder) -> None:
-    if problems := request.validation_errors():
-        raise ApplicationError("; ".join(problems), type=INVALID_REQUEST, non_retryable=True)
-
-
-def _is_well_formed(request: CancelOrder | UpdateAddress | ApproveOrder | RejectOrder) -> bool:
-    problems = request.validation_errors()
-    if problems:
-        # A signal has nobody to answer, and an error in its handler would fail the order.
-        workflow.logger.warning("signal ignored: %s", "; ".join(problems))
-    return not problems
+def is_valid_signal(request: PersonsRequest | None) -> TypeGuard[PersonsRequest]:
+    """Return whether a signal can be handled. An error in its handler would fail the workflow."""
+    errors = ["it has no argument"] if request is None else request.validation_errors()
+    if errors:
+        workflow.logger.warning("invalid signal ignored: %s", "; ".join(errors))
+    return not errors

@@ -1,4 +1,4 @@
-"""One shipment of an order: pack it, hand it to the carrier, tell the order when that cannot be done."""
+"""One shipment of an order: prepare the package, dispatch it, and report a failure to the order."""
 
 from datetime import timedelta
 
@@ -7,7 +7,6 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from db.domain import Step
     from orchestrator.messages import (
-        Activity,
         DispatchFailed,
         ShippingRequest,
         StepBatchRequest,
@@ -15,35 +14,28 @@ with workflow.unsafe.imports_passed_through():
         StepResult,
         StepStatus,
     )
-    from orchestrator.workflows.step_execution import advance, finished
+    from orchestrator.workflows.step_execution import run_steps
 
-PATIENCE = timedelta(seconds=2)
-"""Nobody signals a shipment: it may keep its workflow task for almost as long as the task lasts."""
+TIME_BUDGET = timedelta(seconds=2)
+"""Longer than an order's, because a shipment receives no signals; within WORKFLOW_TASK_TIMEOUT."""
 
 
 @workflow.defn
 class ShippingWorkflow:
     @workflow.run
     async def run(self, shipment: ShippingRequest) -> StepResult:
-        """Returns the result of the last step that was tried."""
-        prepare = StepRequest(
-            shipment.order_id, Step.PREPARE, shipment.prepare_not_after, run_id=shipment.run_id
-        )
-        dispatch = StepRequest(
-            shipment.order_id, Step.DISPATCH, shipment.dispatch_not_after, run_id=shipment.run_id
-        )
-        go = await advance(
-            StepBatchRequest(shipment.order_id, PATIENCE.total_seconds(), steps=[prepare, dispatch])
-        )
-        results = go.steps if go else []
-        result = await finished(Activity.PREPARE, prepare, results[:1])
-        if result.status is StepStatus.DONE:
-            result = await finished(Activity.DISPATCH, dispatch, results[1:])
+        """Return the result of the last step that ran."""
+        steps = [
+            StepRequest(shipment.order_id, step, not_after, run_id=shipment.run_id)
+            for step, not_after in (
+                (Step.PREPARE, shipment.prepare_not_after),
+                (Step.DISPATCH, shipment.dispatch_not_after),
+            )
+        ]
+        batch = StepBatchRequest(shipment.order_id, TIME_BUDGET.total_seconds(), steps=steps)
+        result = (await run_steps(batch))[-1]
         if result.status in (StepStatus.DECLINED, StepStatus.OUT_OF_TIME):
-            await self._tell_order(shipment, result)
+            order = workflow.get_external_workflow_handle(shipment.order_workflow_id)
+            reason = result.message or result.status.value
+            await order.signal("DispatchFailed", DispatchFailed(reason, result.attempts))
         return result
-
-    async def _tell_order(self, shipment: ShippingRequest, result: StepResult) -> None:
-        order = workflow.get_external_workflow_handle(shipment.order_workflow_id)
-        reason = result.message or result.status.value
-        await order.signal("DispatchFailed", DispatchFailed(reason, result.attempts))

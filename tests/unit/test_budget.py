@@ -15,7 +15,7 @@ from db.domain import COMPENSATIONS, Step
 from orchestrator.activities.step_runner import LONGEST_PAUSE
 from orchestrator.deadlines import ATTEMPT_TIMEOUT, COMPENSATION_NEED, FINISH_NEED, STEP_NEEDS, OrderDeadlines
 from orchestrator.messages import StepResult, StepStatus
-from orchestrator.workflows.order import PATIENCE
+from orchestrator.workflows.order_steps import TIME_BUDGET
 from tests.unit.paper import HANGS, Paper, on_paper
 
 ACCEPTED_AT = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -83,7 +83,7 @@ def script(luck: Luck) -> Iterator[tuple[str, timedelta]]:
 
 
 def live(
-    plan: OrderDeadlines, lucks: dict[Step, Luck], review: timedelta, time_budget: timedelta = PATIENCE
+    plan: OrderDeadlines, lucks: dict[Step, Luck], review: timedelta, time_budget: timedelta = TIME_BUDGET
 ) -> Life:
     async def lived(paper: Paper) -> Life:
         done = []
@@ -179,7 +179,7 @@ def test_a_compensation_is_tried_until_it_works_however_late_it_is(script):
     plan = budget(timedelta(seconds=15))
 
     async def undone(paper: Paper) -> StepResult:
-        return await paper.carry_out(Step.REFUND, [*script, WORKS], None, PATIENCE)
+        return await paper.carry_out(Step.REFUND, [*script, WORKS], None, TIME_BUDGET)
 
     result = on_paper(plan.deadline_at, undone)
     assert (result.status, result.attempts) == (StepStatus.DONE, len(script) + 1)

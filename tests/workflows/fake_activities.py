@@ -178,7 +178,13 @@ class FakeActivities:
     def for_orders(self) -> list[Callable[..., Any]]:
         """The activities of an order worker."""
         together = Advance(
-            {Step.RECEIVE: self.receive, Step.VALIDATE: self.validate, Step.CHARGE: self.charge},
+            {
+                Step.RECEIVE: self.receive,
+                Step.VALIDATE: self.validate,
+                Step.CHARGE: self.charge,
+                Step.REFUND: self.refund,
+                Step.RECALL: self.recall,
+            },
             insert_order=self.open,
             approve=self.approve,
         )

@@ -319,6 +319,23 @@ async def test_any_activity_may_run_twice(shop, name, failure):
     assert [is_local for called, is_local in placed.calls if called is name] == [True, False]
 
 
+@pytest.mark.parametrize("name", [Activity.RECEIVE, Activity.VALIDATE, Activity.CHARGE])
+async def test_a_non_retryable_error_of_a_step_fails_and_compensates_the_order(shop, name):
+    placed = await shop.place({name: [ApplicationError("scripted", non_retryable=True)] * 2})
+    result = await placed.result()
+    assert (result.outcome, result.reason) == (State.FAILED, Reason.INTERNAL_ERROR)
+    assert placed.orders.abort.message == "scripted"
+    assert placed.count(Activity.REFUND) == (1 if name is Activity.CHARGE else 0)
+
+
+async def test_a_non_retryable_error_while_opening_keeps_its_type(shop):
+    error = ApplicationError("scripted", type="SomethingElse", non_retryable=True)
+    placed = await shop.place({Activity.OPEN: [error] * 2})
+    with pytest.raises(WorkflowFailureError) as failure:
+        await placed.handle.result()
+    assert _cause(failure).type == "SomethingElse"
+
+
 async def test_a_compensation_is_repeated_until_it_works(shop):
     placed = await shop.place(
         {
