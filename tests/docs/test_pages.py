@@ -1,0 +1,88 @@
+"""Links, paths and size of the documentation's pages."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from orchestrator.embedded.layout import PROJECT_ROOT
+from tests.docs.pages import CODE, DOCS, FENCED, PAGES, page_id
+
+MAX_LINES = 160
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+PROJECT_PATH = re.compile(r"(?:db|orchestrator|loadtest|dashboard|tests|docs)/[\w./-]*")
+PROJECT_MODULE = re.compile(r"(?:db|orchestrator|loadtest|dashboard|tests)(?:\.[a-z_]+)+")
+DOCS_PATH = re.compile(r"\bdocs/[\w./-]*\w")
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    text = FENCED.sub("", page.read_text())
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def exists(path: str) -> bool:
+    return any(PROJECT_ROOT.glob(path.rstrip("/."))) or any(PROJECT_ROOT.glob(f"{path}*"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_and_anchors_exist(page: Path) -> None:
+    broken = []
+    for link in LINK.findall(FENCED.sub("", page.read_text())):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert not broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_files_and_modules_that_a_page_names_exist(page: Path) -> None:
+    missing = []
+    for code in CODE.findall(page.read_text()):
+        for path in PROJECT_PATH.findall(code):
+            if not any(PROJECT_ROOT.glob(path.rstrip("/"))):
+                missing.append(path)
+        if PROJECT_MODULE.fullmatch(code):
+            # The last part may be a name inside the module.
+            module, parent = code.replace(".", "/"), code.rpartition(".")[0].replace(".", "/")
+            if not any((PROJECT_ROOT / f"{each}{end}").exists() for each in (module, parent) for end in ("", ".py")):
+                missing.append(code)
+    assert not missing
+
+
+def test_pages_that_code_and_files_name_exist() -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=PROJECT_ROOT, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    missing = []
+    for name in tracked:
+        file = PROJECT_ROOT / name
+        if name.startswith("docs/") or not file.is_file() or file.suffix in (".png", ".gz", ".bin"):
+            continue
+        named = DOCS_PATH.findall(file.read_text(errors="ignore"))
+        # A decision may be named by its number alone: docs/decisions/0003.
+        missing += [f"{name}: {path}" for path in named if not any(PROJECT_ROOT.glob(f"{path}*"))]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_a_page_is_short(page: Path) -> None:
+    assert len(page.read_text().splitlines()) <= MAX_LINES
+
+
+def test_the_index_lists_every_page() -> None:
+    index = (DOCS / "README.md").read_text()
+    decisions = (DOCS / "decisions" / "README.md").read_text()
+    for page in DOCS.rglob("*.md"):
+        if page.name == "README.md":
+            continue
+        if page.parent.name == "decisions":
+            assert f"({page.name})" in decisions, page.name
+        else:
+            assert f"({page.relative_to(DOCS)})" in index, page.name
