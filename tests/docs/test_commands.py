@@ -1,4 +1,4 @@
-"""Every command that the documents show exists, with the options that they show."""
+"""Every command that a page shows exists, with the options that the page shows."""
 
 import importlib.util
 import re
@@ -13,59 +13,68 @@ import typer
 from loadtest.commands import app as load_tests
 from orchestrator.cli import app as orders
 from orchestrator.embedded.layout import PROJECT_ROOT
+from tests.docs.pages import CODE, FENCED, PAGES, page_id
 
-DOCUMENTS = [PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").rglob("*.md"))]
 APPS = {"orchestrator": orders, "loadtest": load_tests}
 
-# As far as a reader would copy it: over continued lines, up to a comment or the text around it.
-SHOWN = re.compile(r"python -m ([a-z_.]+)((?:[^`#|;&>)\n\\]|\\\n)*)")
-FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-MADE = re.compile(r"(?:^|; )make ([a-z]+)", re.MULTILINE)
+ARGUMENTS = r"((?:[^`#|;&>)\n\\]|\\\n)*)"
+MODULE_COMMAND = re.compile(r"python -m ([a-z_.]+)" + ARGUMENTS)
+ORDERS_COMMAND = re.compile(r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*orders" + ARGUMENTS, re.MULTILINE)
+MAKE_COMMAND = re.compile(r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*make ([a-z]+)", re.MULTILINE)
 
 
-def shown(document: Path) -> Iterator[tuple[str, list[str]]]:
-    for module, words in SHOWN.findall(document.read_text()):
-        try:
-            yield module.rstrip("."), shlex.split(words.replace("\\\n", " "))
-        except ValueError:
-            # An apostrophe of the sentence around it.
-            yield module.rstrip("."), []
+def code(page: Path) -> str:
+    """All code blocks and inline code of a page, one below the other."""
+    text = page.read_text()
+    return "\n".join([*FENCED.findall(text), *CODE.findall(FENCED.sub("", text))])
 
 
-def command_of(app: typer.Typer, words: list[str]) -> tuple[Any, list[str]]:
-    """The command that the words lead to, and the words after it. Placeholders lead nowhere further."""
+def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """The module and the arguments of each command."""
+    text = code(page)
+    found = MODULE_COMMAND.findall(text) + [("orchestrator", words) for words in ORDERS_COMMAND.findall(text)]
+    for module, words in found:
+        yield module.rstrip("."), shlex.split(words.replace("\\\n", " "))
+
+
+def resolve(app: typer.Typer, words: list[str]) -> tuple[Any, list[str]]:
+    """Return the command that the words name, and its arguments. Raises LookupError for an unknown command."""
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands") and words and re.fullmatch(r"[a-z][a-z-]*[a-z]", words[0]):
-        assert words[0] in command.commands, f"there is no command {words[0]}"
+        if words[0] not in command.commands:
+            raise LookupError(f"there is no command {words[0]}")
         command, words = command.commands[words[0]], words[1:]
     return command, words
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_commands_exist_and_have_the_options_that_are_shown(document: Path) -> None:
-    wrong = []
-    for module, words in shown(document):
-        if importlib.util.find_spec(module) is None:
-            wrong.append(f"there is no module {module}")
-        elif module in APPS and words:
-            try:
-                command, rest = command_of(APPS[module], words)
-            except AssertionError as error:
-                wrong.append(str(error))
-                continue
-            known = {
-                "--help",
-                *(name for each in command.params for name in (*each.opts, *each.secondary_opts)),
-            }
-            given = (word.partition("=")[0].rstrip(".,:") for word in rest if word.startswith("--"))
-            wrong += [f"{command.name} has no option {option}" for option in given if option not in known]
-    assert not wrong, wrong
+def problems(module: str, words: list[str]) -> Iterator[str]:
+    if importlib.util.find_spec(module) is None:
+        yield f"there is no module {module}"
+    elif module in APPS and words:
+        try:
+            command, arguments = resolve(APPS[module], words)
+        except LookupError as error:
+            yield str(error)
+            return
+        known = {"--help", *(name for each in command.params for name in (*each.opts, *each.secondary_opts))}
+        for word in arguments:
+            option = word.partition("=")[0].rstrip(".,:")
+            if option.startswith("--") and option not in known:
+                yield f"{command.name} has no option {option}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_targets_of_make_exist(document: Path) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_commands_and_options_exist(page: Path) -> None:
+    assert [each for module, words in commands(page) for each in problems(module, words)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_targets_of_make_exist(page: Path) -> None:
+    targets = re.findall(r"^([a-z]+):", (PROJECT_ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(MAKE_COMMAND.findall(code(page))) <= set(targets)
+
+
+def test_every_target_of_make_is_documented() -> None:
     targets = set(re.findall(r"^([a-z]+):", (PROJECT_ROOT / "Makefile").read_text(), re.MULTILINE))
-    text = document.read_text()
-    quoted = re.findall(r"`make ([a-z]+)", text) + MADE.findall("\n".join(FENCED.findall(text)))
-    missing = set(quoted) - targets
-    assert not missing, missing
+    documented = {target for page in PAGES for target in MAKE_COMMAND.findall(code(page))}
+    assert targets <= documented | {"help"}

@@ -23,10 +23,6 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def exists(path: str) -> bool:
-    return any(PROJECT_ROOT.glob(path.rstrip("/."))) or any(PROJECT_ROOT.glob(f"{path}*"))
-
-
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_links_and_anchors_exist(page: Path) -> None:
     broken = []
@@ -40,19 +36,23 @@ def test_links_and_anchors_exist(page: Path) -> None:
     assert not broken
 
 
+def is_file(path: str) -> bool:
+    return any(PROJECT_ROOT.glob(path.rstrip("/")))
+
+
+def is_module(name: str) -> bool:
+    """Whether a dotted name is a module, a package, or a name inside one."""
+    module, parent = name.replace(".", "/"), name.rpartition(".")[0].replace(".", "/")
+    return any((PROJECT_ROOT / f"{path}{end}").exists() for path in (module, parent) for end in ("", ".py"))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_files_and_modules_that_a_page_names_exist(page: Path) -> None:
-    missing = []
-    for code in CODE.findall(page.read_text()):
-        for path in PROJECT_PATH.findall(code):
-            if not any(PROJECT_ROOT.glob(path.rstrip("/"))):
-                missing.append(path)
-        if PROJECT_MODULE.fullmatch(code):
-            # The last part may be a name inside the module.
-            module, parent = code.replace(".", "/"), code.rpartition(".")[0].replace(".", "/")
-            if not any((PROJECT_ROOT / f"{each}{end}").exists() for each in (module, parent) for end in ("", ".py")):
-                missing.append(code)
-    assert not missing
+    code = CODE.findall(page.read_text())
+    paths = [path for each in code for path in PROJECT_PATH.findall(each)]
+    modules = [each for each in code if PROJECT_MODULE.fullmatch(each)]
+    assert [path for path in paths if not is_file(path)] == []
+    assert [module for module in modules if not is_module(module)] == []
 
 
 def test_pages_that_code_and_files_name_exist() -> None:
