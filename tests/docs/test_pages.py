@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ MAX_LINES = 160
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PROJECT_PATH = re.compile(r"(?:db|orchestrator|loadtest|dashboard|tests|docs)/[\w./-]*")
 PROJECT_MODULE = re.compile(r"(?:db|orchestrator|loadtest|dashboard|tests)(?:\.[a-z_]+)+")
+METHOD = re.compile(r"([A-Z]\w+)\.(\w+)")
 DOCS_PATH = re.compile(r"\bdocs/[\w./-]*\w")
 
 
@@ -53,6 +55,26 @@ def test_files_and_modules_that_a_page_names_exist(page: Path) -> None:
     modules = [each for each in code if PROJECT_MODULE.fullmatch(each)]
     assert [path for path in paths if not is_file(path)] == []
     assert [module for module in modules if not is_module(module)] == []
+
+
+@cache
+def source() -> dict[str, str]:
+    """The text of each class, by its name."""
+    classes = {}
+    for package in ("db", "orchestrator", "loadtest", "dashboard"):
+        for file in (PROJECT_ROOT / package).rglob("*.py"):
+            for name, body in re.findall(
+                r"^class (\w+).*?:\n(.*?)(?=^\S|\Z)", file.read_text(), re.MULTILINE | re.DOTALL
+            ):
+                classes[name] = classes.get(name, "") + body
+    return classes
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_methods_that_a_page_names_exist(page: Path) -> None:
+    classes = source()
+    named = [found.groups() for code in CODE.findall(page.read_text()) if (found := METHOD.fullmatch(code))]
+    assert [each for each in named if f"def {each[1]}(" not in classes.get(each[0], "")] == []
 
 
 def test_pages_that_code_and_files_name_exist() -> None:
