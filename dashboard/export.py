@@ -7,9 +7,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from dashboard import filters
+from dashboard.data.clients import open_reader
 from db.read_models import latency
 from db.read_only_database import ReadOnlyDatabase
-from orchestrator.errors import OrderSystemError, RequestMalformed
+from orchestrator.errors import OrderSystemError, RequestMalformed, TextRejected
 from orchestrator.settings import Settings
 
 PATH = "/export/latency.csv"
@@ -17,13 +18,13 @@ PATH = "/export/latency.csv"
 
 def serve(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
     """The route's endpoint. Takes the same query as the latency page, so a link is enough."""
-    reader = ReadOnlyDatabase.of(settings)
+    reader = open_reader(settings)
 
     async def endpoint(request: Request) -> Response:
         try:
             chosen = filters.selection_of(request.query_params)
             return await run_in_threadpool(_begin, reader, chosen)
-        except RequestMalformed as error:
+        except (RequestMalformed, TextRejected) as error:
             return PlainTextResponse(str(error), status_code=422)
         except OrderSystemError as error:
             return PlainTextResponse(str(error), status_code=503, headers={"Retry-After": "1"})

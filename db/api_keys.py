@@ -13,7 +13,8 @@ import psycopg
 from psycopg.rows import dict_row
 
 from db import queries
-from db.database import Database, Row, translate_errors
+from db.database import Database, Row
+from db.sqlstate import translate_errors
 
 _SQL = queries.load("api_keys.sql")
 

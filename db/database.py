@@ -1,59 +1,63 @@
-"""Connections to the books, and the one place where driver errors become ours."""
+"""Connection pool to the order database."""
 
 import asyncio
 import select
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, LiteralString
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
-from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+from psycopg_pool import AsyncConnectionPool
 
-from orchestrator.errors import DatabaseUnavailable
+from db.errors import DatabaseError, DatabaseUnavailable, PoolExhausted, TransactionConflict
+from db.sqlstate import error_class_of, translate_errors
 
 Row = dict[str, Any]
 Connection = AsyncConnection[Row]
+T = TypeVar("T")
 
 POOL_SIZE = 8
-"""Connections of one process, if it does not say otherwise."""
+"""Default maximum of connections per process."""
 
 ACQUIRE_TIMEOUT_SECONDS = 1.0
-"""How long a caller waits for a connection: with it the API still answers 503 in under 2 s."""
+"""Maximum wait for a connection. The API can then still send 503 within 2 s."""
 
 MAX_WAITING = 200
-"""RoleCache that may queue for a connection before the next is turned away."""
+"""Maximum number of callers that wait for a connection."""
 
 IDLE_SECONDS = 60.0
-"""How long a connection that a burst has opened outlives it: each costs the server some MB."""
+"""Connections opened by a burst are closed after this idle time: each costs the server some MB."""
 
 CLOSE_SECONDS = 2.0
 
-SILENT_SECONDS = 4
-"""How long the other end may leave bytes or a probe unanswered until a connection counts as lost: a cable
-that was pulled out ends no connection, and Linux would wait for a quarter of an hour, or for ever."""
+CONFLICT_ATTEMPTS = 3
+"""How often a single statement is run when it meets a deadlock or a serialization failure."""
 
-LOST_IN_SILENCE = {
+DEAD_PEER_SECONDS = 4
+"""Time without an acknowledgement after which a connection counts as lost. An unplugged cable closes no
+connection, and the default of Linux is about 15 minutes."""
+
+KEEPALIVE_OPTIONS = {
     "keepalives": 1,
     "keepalives_idle": 2,
     "keepalives_interval": 1,
-    "keepalives_count": SILENT_SECONDS - 2,
-    "tcp_user_timeout": SILENT_SECONDS * 1000,
+    "keepalives_count": DEAD_PEER_SECONDS - 2,
+    "tcp_user_timeout": DEAD_PEER_SECONDS * 1000,
 }
-"""For our end of a connection over TCP. The server is told the same for its end: a statement of which only
-a part has reached it would hold its locks for as long as it takes this connection to be alive."""
+"""libpq options for our end of a TCP connection. `_SET_SERVER_KEEPALIVE` does the same for the server's end:
+a transaction of a lost client would otherwise hold its locks until the server notices."""
 
-_SERVER_LOST_IN_SILENCE = """
+_SET_SERVER_KEEPALIVE = """
 select set_config('tcp_keepalives_idle', '2', false), set_config('tcp_keepalives_interval', '1', false),
     set_config('tcp_keepalives_count', %(count)s, false), set_config('tcp_user_timeout', %(timeout)s, false)
 """
 
-# A plan for any parameters reckons with one run. Over everything it would take a hundred thousand orders one
-# by one; yet it looks cheaper, so that PostgreSQL turns to it once a statement has come a few times. And if a
-# page out of order is taken for four times as dear as the next one, as on a disk that turns, all events there
-# are would be read to find those of a run.
-_SET_UP_REPORT: LiteralString = (
+# A generic plan assumes one run and uses nested loops, which is slow for a report over 100,000 orders;
+# PostgreSQL would switch to it after five executions. With the default random_page_cost of 4, the planner
+# reads all events sequentially to find those of one run.
+_CONFIGURE_REPORT: LiteralString = (
     "select set_config('work_mem', %(work_mem)s, true),"
     " set_config('plan_cache_mode', 'force_custom_plan', true),"
     " set_config('random_page_cost', '1.1', true)"
@@ -61,15 +65,17 @@ _SET_UP_REPORT: LiteralString = (
 
 
 class Database:
-    """A pool of connections to the books. Each statement commits by itself.
+    """A pool of connections. Each statement is a transaction of its own.
 
-    Raises DatabaseUnavailable when PostgreSQL does not answer; other database errors are bugs and pass through.
+    A statement that meets a deadlock or a serialization failure is run up to CONFLICT_ATTEMPTS times. Raises
+    the subclasses of DatabaseError (`db.errors`); other errors of the driver are bugs and pass through.
     """
 
     def __init__(self, url: str, *, max_size: int = POOL_SIZE, application_name: str = "orders") -> None:
         self._url = url
         self._max_size = max_size
         self._application_name = application_name
+        self._connect_error: psycopg.Error | None = None
         self._pool = self._new_pool()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -82,16 +88,17 @@ class Database:
             timeout=ACQUIRE_TIMEOUT_SECONDS,
             max_waiting=MAX_WAITING,
             max_idle=IDLE_SECONDS,
-            # A pool that has given up for good would need a restart; this one keeps trying, quickly.
+            # After this time the pool reports a failure and starts over, so it never stops connecting.
             reconnect_timeout=1.0,
-            configure=_end_in_silence_too,
+            connection_class=_connection_class(self._remember_connect_error),
+            configure=self._configure,
             kwargs={
                 "autocommit": True,
                 "row_factory": dict_row,
                 "prepare_threshold": 2,
                 "application_name": self._application_name,
                 "connect_timeout": 2,
-                **LOST_IN_SILENCE,
+                **KEEPALIVE_OPTIONS,
             },
         )
 
@@ -106,30 +113,36 @@ class Database:
     async def fetch_all(
         self, statement: LiteralString, parameters: Row | None = None, *, work_mem_mb: int | None = None
     ) -> list[Row]:
-        """With `work_mem_mb`, as a report over much: so many MB for each sort and hash table, and a plan made
-        for these very parameters and a disk of today."""
-        async with self._connection() as connection:
-            if work_mem_mb is not None:
-                async with connection.transaction():
-                    await connection.execute(_SET_UP_REPORT, {"work_mem": f"{work_mem_mb}MB"})
-                    return await (await connection.execute(statement, parameters)).fetchall()
-            cursor = await connection.execute(statement, parameters)
-            return await cursor.fetchall()
+        """Return all rows. `work_mem_mb` is for reports over many rows: it sets the memory of each sort and
+        hash table, and has the statement planned for these parameters."""
+
+        async def fetch(connection: Connection) -> list[Row]:
+            if work_mem_mb is None:
+                return await (await connection.execute(statement, parameters)).fetchall()
+            async with connection.transaction():
+                await connection.execute(_CONFIGURE_REPORT, {"work_mem": f"{work_mem_mb}MB"})
+                return await (await connection.execute(statement, parameters)).fetchall()
+
+        return await self._run(fetch)
 
     async def fetch_one(self, statement: LiteralString, parameters: Row | None = None) -> Row | None:
-        async with self._connection() as connection:
-            cursor = await connection.execute(statement, parameters)
-            return await cursor.fetchone()
+        async def fetch(connection: Connection) -> Row | None:
+            return await (await connection.execute(statement, parameters)).fetchone()
+
+        return await self._run(fetch)
 
     async def execute(self, statement: LiteralString, parameters: Row | None = None) -> int:
-        """Returns the number of rows that the statement touched."""
-        async with self._connection() as connection:
+        """Return the number of affected rows."""
+
+        async def execute(connection: Connection) -> int:
             return (await connection.execute(statement, parameters)).rowcount
+
+        return await self._run(execute)
 
     async def stream(
         self, statement: LiteralString, parameters: Row | None = None, *, batch: int = 1_000
     ) -> AsyncGenerator[Row, None]:
-        """Rows through a server-side cursor, so that memory does not grow with the answer."""
+        """Yield rows from a server-side cursor, so that memory does not grow with the result."""
         async with (
             self._connection() as connection,
             connection.transaction(),
@@ -140,31 +153,62 @@ class Database:
             async for row in cursor:
                 yield row
 
+    async def _run(self, statement: Callable[[Connection], Awaitable[T]]) -> T:
+        for _ in range(CONFLICT_ATTEMPTS - 1):
+            try:
+                async with self._connection() as connection:
+                    return await statement(connection)
+            except TransactionConflict:
+                # PostgreSQL has rolled the statement back.
+                continue
+        async with self._connection() as connection:
+            return await statement(connection)
+
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
         pool = self._pool
         try:
             with translate_errors():
-                connection = await _living_connection(pool)
-                try:
-                    yield connection
-                finally:
-                    # The pool rolls back what a statement may have left open.
-                    await pool.putconn(connection)
-        except DatabaseUnavailable:
-            await self._replace_if_choked(pool)
-            raise
+                connection = await _get_live_connection(pool)
+        except PoolExhausted as error:
+            stats = pool.get_stats()
+            await self._replace_blocked_pool(pool, stats)
+            if stats.get("pool_size", 0) > 0 and self._connect_error is None:
+                raise
+            raise self._connect_failure() from error.__cause__
+        try:
+            with translate_errors():
+                yield connection
+        finally:
+            # The pool rolls back an open transaction.
+            await pool.putconn(connection)
 
-    async def _replace_if_choked(self, pool: AsyncConnectionPool[Connection]) -> None:
-        """Takes a new pool when nobody would get a connection from this one any more.
+    def _connect_failure(self) -> DatabaseError:
+        """Return why there is no connection: the last connection attempt failed, or has not ended."""
+        error_class = error_class_of(self._connect_error) if self._connect_error else None
+        return (error_class or DatabaseUnavailable)()
 
-        A caller who gives up waiting stays in the pool's queue until there is a connection to offer. While
-        PostgreSQL is away the queue so fills up with the departed, and a full queue turns callers away
-        before it would look for a connection: for ever, also when PostgreSQL is back.
+    def _remember_connect_error(self, error: psycopg.Error) -> None:
+        self._connect_error = error
+
+    async def _configure(self, connection: Connection) -> None:
+        self._connect_error = None
+        await connection.execute(
+            _SET_SERVER_KEEPALIVE,
+            {"count": str(DEAD_PEER_SECONDS - 2), "timeout": str(DEAD_PEER_SECONDS * 1000)},
+        )
+
+    async def _replace_blocked_pool(
+        self, pool: AsyncConnectionPool[Connection], stats: dict[str, int]
+    ) -> None:
+        """Replace a pool whose queue is full while it has no connection.
+
+        A caller that times out stays in the queue of psycopg_pool until a connection is offered to it. While
+        PostgreSQL is unavailable the queue fills up; a full queue rejects callers before the pool tries to
+        connect, so it would never recover.
         """
-        stats = pool.get_stats()
-        is_choked = stats["pool_size"] == 0 and stats["requests_waiting"] >= MAX_WAITING
-        if pool is self._pool and is_choked:
+        is_blocked = stats.get("pool_size", 0) == 0 and stats.get("requests_waiting", 0) >= MAX_WAITING
+        if pool is self._pool and is_blocked:
             self._pool = self._new_pool()
             await self._pool.open(wait=False)
             closing = asyncio.create_task(pool.close(timeout=CLOSE_SECONDS))
@@ -172,39 +216,37 @@ class Database:
             closing.add_done_callback(self._closing.discard)
 
 
-async def _living_connection(pool: AsyncConnectionPool[Connection]) -> Connection:
-    """A connection that has not ended while it lay idle: when the server was away for a moment, all of them
-    have, and each would cost a caller its statement."""
+def _connection_class(on_error: Callable[[psycopg.Error], None]) -> type[Connection]:
+    """Return a connection class that reports failed connection attempts: the pool only logs them."""
+
+    class ReportingConnection(AsyncConnection[Row]):
+        @classmethod
+        async def connect(cls, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return await super().connect(*args, **kwargs)
+            except psycopg.Error as error:
+                on_error(error)
+                raise
+
+    return ReportingConnection
+
+
+async def _get_live_connection(pool: AsyncConnectionPool[Connection]) -> Connection:
+    """Return a connection that did not break while idle. After a restart of PostgreSQL all idle connections
+    are broken, and each would fail one statement."""
     while True:
         connection = await pool.getconn()
-        if not has_ended(connection):
+        if not is_broken(connection):
             return connection
         await connection.close()
         await pool.putconn(connection)
 
 
-def has_ended(connection: psycopg.Connection[Any] | AsyncConnection[Any]) -> bool:
-    """Asks the system alone: on an idle connection there is nothing to be read but its end."""
+def is_broken(connection: psycopg.Connection[Any] | AsyncConnection[Any]) -> bool:
+    """Return whether an idle connection has ended. No network round trip: on an idle connection only the
+    end of the stream is readable."""
     if connection.closed:
         return True
     idle = select.poll()
     idle.register(connection.fileno(), select.POLLIN)
     return bool(idle.poll(0))
-
-
-async def _end_in_silence_too(connection: Connection) -> None:
-    await connection.execute(
-        _SERVER_LOST_IN_SILENCE, {"count": str(SILENT_SECONDS - 2), "timeout": str(SILENT_SECONDS * 1000)}
-    )
-
-
-@contextmanager
-def translate_errors() -> Iterator[None]:
-    """Turns the driver's words for 'no server there' into DatabaseUnavailable."""
-    try:
-        yield
-    except (psycopg.OperationalError, PoolTimeout, TooManyRequests) as error:
-        raise DatabaseUnavailable from error
-    except psycopg.InterfaceError as error:
-        # A connection that broke while in use.
-        raise DatabaseUnavailable from error

@@ -6,8 +6,8 @@ from datetime import datetime
 import psycopg
 
 from db import queries
-from db.database import translate_errors
-from orchestrator.errors import DatabaseUnavailable
+from db.errors import DatabaseError
+from db.sqlstate import translate_errors
 
 _SQL = queries.load("disturbances.sql")
 
@@ -37,7 +37,7 @@ def record(
             ):
                 parameters = {"at": at, "component": component, "action": action, "run_id": run_id}
                 connection.execute(_SQL["record"], parameters)
-        except DatabaseUnavailable:
+        except DatabaseError:
             if time.monotonic() > give_up:
                 raise
             time.sleep(RETRY_SECONDS)

@@ -1,11 +1,20 @@
 """Errors: the root of the project's exception tree, and what the order database raises.
 
 OrderSystemError
- └─ ServiceUnavailable       a service does not respond
-     └─ DatabaseUnavailable  PostgreSQL
-         └─ StatementTimeout PostgreSQL responds, but a statement exceeded its timeout
+ ├─ TextRejected                   a text that PostgreSQL cannot store or compare
+ └─ ServiceUnavailable             a service cannot be used at the moment
+     └─ DatabaseError              PostgreSQL did not run the statement
+         ├─ DatabaseUnavailable    no connection, or the connection was lost
+         ├─ WrongCredentials       PostgreSQL rejected the user, the password or the database name
+         ├─ TooManyConnections     PostgreSQL has no connection slot left
+         ├─ PoolExhausted          all connections of this process are in use
+         ├─ StatementTimeout       a statement exceeded its timeout
+         ├─ LockTimeout            a lock was not available in time
+         ├─ TransactionConflict    a deadlock or a serialization failure
+         └─ DiskFull               PostgreSQL cannot write
 
-`orchestrator.errors` continues the tree. The docstring of a class is its default message.
+Any other error of the driver is a bug and passes through. `orchestrator.errors` continues the tree. The
+docstring of a class is its default message.
 """
 
 
@@ -16,13 +25,45 @@ class OrderSystemError(Exception):
         super().__init__(message or (self.__doc__ or "").strip())
 
 
+class TextRejected(OrderSystemError):
+    """The database cannot store or compare this text."""
+
+
 class ServiceUnavailable(OrderSystemError):
     """A service is not responding. Try again shortly."""
 
 
-class DatabaseUnavailable(ServiceUnavailable):
+class DatabaseError(ServiceUnavailable):
+    """The database cannot run this statement at the moment. Try again shortly."""
+
+
+class DatabaseUnavailable(DatabaseError):
     """The database is not responding. Try again shortly."""
 
 
-class StatementTimeout(DatabaseUnavailable):
+class WrongCredentials(DatabaseError):
+    """The database rejected the credentials. Check DATABASE_URL."""
+
+
+class TooManyConnections(DatabaseError):
+    """The database has no free connection slot. Try again shortly, or raise max_connections."""
+
+
+class PoolExhausted(DatabaseError):
+    """All database connections of this process are in use. Try again shortly."""
+
+
+class StatementTimeout(DatabaseError):
     """The database took too long. Narrow the selection or try again."""
+
+
+class LockTimeout(DatabaseError):
+    """A database lock was not available in time. Try again shortly."""
+
+
+class TransactionConflict(DatabaseError):
+    """The transaction conflicted with another one. Try again."""
+
+
+class DiskFull(DatabaseError):
+    """The database has no disk space left."""

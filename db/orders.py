@@ -1,8 +1,10 @@
-"""Writes to our books: orders, their attempts, payments, shipments and events."""
+"""Writes to the order tables: orders, attempts, payments, shipments and events.
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
+Every method may be repeated after an error whose effect is unknown: the statements are idempotent. All raise
+DatabaseError (`db.errors`).
+"""
+
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -10,52 +12,47 @@ from psycopg.types.json import Jsonb
 
 from db import queries
 from db.database import Database, Row
-from db.domain import Address, AttemptOutcome, Item, Reason, State, Step
-from orchestrator.messages import (
-    AbortRequest,
-    ApproveRequest,
-    ChangeAddressRequest,
-    OrderRequest,
-    RequestResult,
-)
+from db.domain import GATEWAY_STEPS, Address, AttemptOutcome, Item, Reason, ReviewMode, State, Step
+from db.transitions import STATE_MACHINE
 
 _SQL = queries.load("orders.sql")
 
-DUE_STATE: dict[Step, State] = {
-    Step.RECEIVE: State.RECEIVED,
-    Step.VALIDATE: State.RECEIVED,
-    Step.CHARGE: State.APPROVED,
-    Step.PREPARE: State.CHARGED,
-    Step.DISPATCH: State.PREPARED,
-}
-"""The one state in which a forward step may be tried. Compensations are due once the order is aborted."""
-
-STATE_AFTER: dict[Step, State] = {
-    Step.RECEIVE: State.RECEIVED,
-    Step.VALIDATE: State.VALIDATED,
-    Step.CHARGE: State.CHARGED,
-    Step.PREPARE: State.PREPARED,
-    Step.DISPATCH: State.DISPATCHED,
+DUE_STATE = {each.step: each.due_state for each in STATE_MACHINE.transitions if each.step in GATEWAY_STEPS}
+STATE_AFTER = {
+    each.step: each.passed_state or each.state_after
+    for each in STATE_MACHINE.transitions
+    if each.step in GATEWAY_STEPS
 }
 
-FINISH_TRIES = 3
-"""How often an outcome is tried that other statements on the same order may hold up."""
+FINISH_ATTEMPTS = 3
+"""How often `finish` runs its statement, which does nothing when another statement changed the order
+meanwhile."""
 
-_REVIEW_REASONS = (Reason.REVIEW_REJECTED, Reason.REVIEW_EXPIRED)
-"""Reasons that only count until the order is approved."""
 
-_NEXT_STEP: dict[Step, Step] = {
-    Step.RECEIVE: Step.VALIDATE,
-    Step.VALIDATE: Step.REVIEW,
-    Step.CHARGE: Step.PREPARE,
-    Step.PREPARE: Step.DISPATCH,
-    Step.DISPATCH: Step.FINISH,
-}
+@dataclass(frozen=True)
+class NewOrder:
+    """An order as it is inserted. `fingerprint` is a digest of what the customer ordered."""
+
+    order_id: str
+    workflow_run_id: str
+    run_id: str | None
+    fingerprint: str
+    address: Address
+    items: list[Item]
+    amount_cents: int
+    payment_id: str
+    review: ReviewMode
+    requested_at: datetime
+    accepted_at: datetime
+    deadline_at: datetime
 
 
 @dataclass(frozen=True)
 class StartedAttempt:
-    """An attempt that the books have opened, with what the call needs to know, read at that moment."""
+    """An attempt that was started, with the order's data that the gateway call needs.
+
+    `owns_payment` is False when the payment id belongs to another order, whose payment must not be refunded.
+    """
 
     number: int
     order_id: str
@@ -65,12 +62,11 @@ class StartedAttempt:
     address_version: int
     items: list[Item]
     owns_payment: bool
-    """False on a refund for an order that named the payment of another one, which must be left alone."""
 
 
 @dataclass(frozen=True)
 class AttemptResult:
-    """How an attempt ended; `duration_ms` is the time of the call alone."""
+    """How an attempt ended; `duration_ms` is the time of the gateway call alone."""
 
     number: int
     outcome: AttemptOutcome
@@ -80,95 +76,81 @@ class AttemptResult:
 
 @dataclass(frozen=True)
 class OrderSnapshot:
-    """Where an order stands. `charge_tried` and `shipping_tried`: a call of that kind was ever begun."""
+    """The state of an order. `attempted_steps` are the steps of which an attempt was started."""
 
     state: State
+    current_step: Step | None
     abort_reason: Reason | None
-    address_version: int
     completion_ms: int | None
     limit_ms: int
     owns_payment: bool
-    charge_tried: bool
-    shipping_tried: bool
+    attempted_steps: frozenset[Step]
     applied_request_ids: frozenset[str]
 
     @property
     def compensations(self) -> list[Step]:
-        """What was tried of an aborted order; the books let nothing more be tried of it."""
+        """The compensations that an aborted order needs. No further step is started once it is aborted."""
         if self.abort_reason is None:
             return []
-        tried = {Step.REFUND: self.charge_tried, Step.RECALL: self.shipping_tried}
-        return [step for step, was_tried in tried.items() if was_tried]
+        reverted = STATE_MACHINE.compensations()
+        return [step for step, steps in reverted.items() if not self.attempted_steps.isdisjoint(steps)]
+
+    def has_completed(self, step: Step) -> bool:
+        """Return whether a forward step took effect; only for an order that was not aborted."""
+        return STATE_MACHINE.is_completed(step, self.current_step)
+
+
+@dataclass(frozen=True)
+class RequestDecision:
+    """Whether a request about an order took effect, and the order's state after it."""
+
+    accepted: bool
+    message: str
+    state: State
+    abort_reason: Reason | None = None
+    compensations: list[Step] = field(default_factory=list)
 
 
 class StaleAttempt(Exception):
-    """Another worker has taken this step over."""
-
-
-def fingerprint(order: OrderRequest) -> str:
-    """A digest of what the customer asked for: equal for a repeated request, different for another one.
-
-    `requested_at` and `run_id` say when and by which test an order was sent, not what was ordered.
-    """
-    content = {
-        "address": asdict(order.initial_address),
-        "items": [asdict(item) for item in order.items],
-        "payment_id": order.payment_id,
-        "review": order.review,
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    """Another worker has started a later attempt of this step."""
 
 
 class OrderRepository:
-    """One worker's pen: every event it writes carries its name."""
+    """Writes to the order tables; tags each event with the worker's identity."""
 
     def __init__(self, database: Database, worker: str) -> None:
         self._database = database
         self._worker = worker
 
-    async def insert_order(
-        self, order: OrderRequest, workflow_run_id: str, accepted_at: datetime, deadline_at: datetime
-    ) -> bool:
-        """Takes an order into the books, once.
-
-        Returns whether the books hold it for this workflow run: False means that an earlier run of the
-        same order id has it.
-        """
-        parameters = {
-            "order_id": order.order_id,
-            "workflow_run_id": workflow_run_id,
-            "run_id": order.run_id,
-            "fingerprint": fingerprint(order),
-            "address": Jsonb(asdict(order.initial_address)),
+    async def insert_order(self, order: NewOrder) -> bool:
+        """Insert an order unless it exists. Return False when it exists for another workflow run."""
+        parameters = vars(order) | {
+            "address": Jsonb(asdict(order.address)),
             "items": Jsonb([asdict(item) for item in order.items]),
-            "amount_cents": order.amount_cents,
-            "payment_id": order.payment_id,
             "review": order.review.value,
-            "requested_at": order.requested_at,
-            "accepted_at": accepted_at,
-            "deadline_at": deadline_at,
             "worker": self._worker,
         }
         if await self._database.execute(_SQL["insert_order"], parameters):
             return True
-        owner = await self._database.fetch_one(_SQL["order_owner"], {"order_id": order.order_id})
-        return owner is not None and owner["workflow_run_id"] == workflow_run_id
+        row = await self._database.fetch_one(_SQL["workflow_run"], {"order_id": order.order_id})
+        return row is not None and row["workflow_run_id"] == order.workflow_run_id
 
     async def start_next_attempt(
         self, order_id: str, step: Step, ended: AttemptResult | None = None
     ) -> StartedAttempt | None:
-        """Begins the next attempt of a step and closes the one before it.
+        """Start the next attempt of a step and close the previous one: with `ended`, or as lost.
 
-        Returns None, having written nothing, when the step is not due (any more). Raises StaleAttempt when
-        `ended` is not the latest attempt.
+        Return None, without any change, when the step is not due. Raise StaleAttempt when `ended` is not the
+        latest attempt.
         """
-        due_state = DUE_STATE.get(step)
+        transition = STATE_MACHINE.of(step)
         row = await self._database.fetch_one(
             _SQL["start_next_attempt"],
             {
                 "order_id": order_id,
                 "step": step.value,
-                "due_state": due_state.value if due_state else None,
+                "due_state": transition.due_state.value if transition else None,
+                "no_abort_from": STATE_MACHINE.no_abort_from.value,
                 "worker": self._worker,
                 "ended_attempt": ended.number if ended else None,
                 "ended_outcome": ended.outcome.value if ended else None,
@@ -192,6 +174,7 @@ class OrderRepository:
         )
 
     async def end_attempt(self, order_id: str, step: Step, ended: AttemptResult) -> None:
+        """Close an attempt that no other attempt follows."""
         await self._database.execute(
             _SQL["end_attempt"],
             {
@@ -207,7 +190,11 @@ class OrderRepository:
     async def complete_step(
         self, order_id: str, step: Step, ended: AttemptResult, label_version: int | None = None
     ) -> bool:
-        """Records that a step worked. Returns whether it took effect (see the statement)."""
+        """Record that a step succeeded. Return whether it took effect.
+
+        It does not when the step is not due any more, or when the address on the parcel's label
+        (`label_version`) is not the order's current one.
+        """
         parameters: Row = {
             "order_id": order_id,
             "step": step.value,
@@ -216,148 +203,181 @@ class OrderRepository:
             "worker": self._worker,
             "detail": Jsonb(ended.detail),
         }
-        if step not in DUE_STATE:
+        transition = STATE_MACHINE.of(step)
+        if transition is None:
+            parameters["no_abort_from"] = STATE_MACHINE.no_abort_from.value
             return await self._database.fetch_one(_SQL["complete_compensation"], parameters) is not None
         parameters |= {
-            "due_state": DUE_STATE[step].value,
-            "new_state": STATE_AFTER[step].value,
-            "next_step": _NEXT_STEP[step].value,
+            "due_state": transition.due_state.value,
+            "passed_state": transition.passed_state.value if transition.passed_state else None,
+            "state_after": transition.state_after.value,
+            "next_step": transition.next_step.value,
             "label_version": label_version,
         }
         return await self._database.fetch_one(_SQL["complete_step"], parameters) is not None
 
-    async def abort(self, request: AbortRequest) -> RequestResult:
-        """Turns an order back, unless it has been already or it is past the point where it could be."""
-        detail = {"reason": request.reason.value, "by": request.requested_by, "message": request.message}
-        before = State.APPROVED if request.reason in _REVIEW_REASONS else State.DISPATCHED
+    async def abort(
+        self,
+        order_id: str,
+        reason: Reason,
+        by: str,
+        message: str = "",
+        *,
+        signal: str | None = None,
+        request_id: str | None = None,
+    ) -> RequestDecision:
+        """Abort an order, unless it was aborted before or can no longer be.
+
+        `signal` names the request of a person; None is a decision of the system. A repeated `request_id` gets
+        the first decision.
+        """
+        detail = {"reason": reason.value, "by": by, "message": message}
         row = await self._database.fetch_one(
             _SQL["abort_order"],
             {
-                "order_id": request.order_id,
-                "reason": request.reason.value,
-                "by": request.requested_by,
-                "before_state": before.value,
-                "request_id": request.request_id,
-                "kind": "signal" if request.signal else "abort",
+                "order_id": order_id,
+                "reason": reason.value,
+                "by": by,
+                "before_state": STATE_MACHINE.abort_limit(reason).value,
+                "request_id": request_id,
+                "kind": "signal" if signal else "abort",
                 "worker": self._worker,
-                "detail": Jsonb(_signal_detail(request.signal, accepted=True, **detail)),
+                "detail": Jsonb(_event_detail(signal, accepted=True, **detail)),
             },
         )
-        if row is not None:
-            # Read afterwards: the statement itself does not see an attempt that it had to wait for.
-            standing = await self.standing(request.order_id)
-            compensations = standing.compensations if standing is not None else []
-            return RequestResult(
-                True, "the order is being cancelled", State(row["state"]), request.reason, compensations
-            )
-        return await self._answer_again(request.order_id, request.request_id, request.signal, detail)
+        if row is None:
+            return await self._decide_again(order_id, request_id, signal, detail)
+        # Read after the statement, which does not see an attempt that committed while it waited for the lock.
+        snapshot = await self.snapshot(order_id)
+        compensations = snapshot.compensations if snapshot is not None else []
+        return RequestDecision(
+            True, "the order is being cancelled", State(row["state"]), reason, compensations
+        )
 
-    async def approve(self, request: ApproveRequest) -> RequestResult:
-        detail = {"reviewer": request.reviewer}
+    async def approve(
+        self, order_id: str, reviewer: str, *, signal: str | None = None, request_id: str | None = None
+    ) -> RequestDecision:
+        """Approve an order that is in review and not aborted; parameters as of `abort`."""
+        detail = {"reviewer": reviewer}
+        transition = STATE_MACHINE.of(Step.REVIEW)
+        assert transition is not None
         row = await self._database.fetch_one(
             _SQL["approve_order"],
             {
-                "order_id": request.order_id,
-                "reviewer": request.reviewer,
-                "request_id": request.request_id,
-                "kind": "signal" if request.signal else "state",
+                "order_id": order_id,
+                "reviewer": reviewer,
+                "due_state": transition.due_state.value,
+                "state_after": transition.state_after.value,
+                "next_step": transition.next_step.value,
+                "request_id": request_id,
+                "kind": "signal" if signal else "state",
                 "worker": self._worker,
-                "detail": Jsonb(_signal_detail(request.signal, accepted=True, **detail)),
+                "detail": Jsonb(_event_detail(signal, accepted=True, **detail)),
             },
         )
         if row is not None:
-            return RequestResult(True, "the order is approved", State.APPROVED)
-        return await self._answer_again(request.order_id, request.request_id, request.signal, detail)
+            return RequestDecision(True, "the order is approved", State(row["state"]))
+        return await self._decide_again(order_id, request_id, signal, detail)
 
-    async def change_address(self, request: ChangeAddressRequest) -> RequestResult:
+    async def change_address(
+        self, order_id: str, address: Address, by: str, *, request_id: str | None = None
+    ) -> RequestDecision:
+        """Change the address of an order that was neither dispatched nor aborted."""
         signal = "update_address"
-        detail = {"by": request.updated_by, "new_address": asdict(request.new_address)}
+        detail = {"by": by, "new_address": asdict(address)}
         row = await self._database.fetch_one(
             _SQL["change_address"],
             {
-                "order_id": request.order_id,
-                "address": Jsonb(asdict(request.new_address)),
-                "request_id": request.request_id,
+                "order_id": order_id,
+                "address": Jsonb(asdict(address)),
+                "no_abort_from": STATE_MACHINE.no_abort_from.value,
+                "request_id": request_id,
                 "worker": self._worker,
-                "detail": Jsonb(_signal_detail(signal, accepted=True, **detail)),
+                "detail": Jsonb(_event_detail(signal, accepted=True, **detail)),
             },
         )
         if row is not None:
-            return RequestResult(True, "the address is changed", State(row["state"]))
-        return await self._answer_again(request.order_id, request.request_id, signal, detail)
+            return RequestDecision(True, "the address is changed", State(row["state"]))
+        return await self._decide_again(order_id, request_id, signal, detail)
 
-    async def note_signal(
+    async def record_request(
         self, order_id: str, signal: str, *, accepted: bool, request_id: str | None = None, **detail: object
     ) -> None:
-        """Writes down a request; one that is accepted and has a `request_id` only once."""
+        """Record a request that changes nothing else; an accepted one with a `request_id` only once."""
         await self._database.execute(
-            _SQL["note_signal"],
+            _SQL["record_request"],
             {
                 "order_id": order_id,
                 "request_id": request_id if accepted else None,
                 "worker": self._worker,
-                "detail": Jsonb(_signal_detail(signal, accepted=accepted, **detail)),
+                "detail": Jsonb(_event_detail(signal, accepted=accepted, **detail)),
             },
         )
 
-    async def standing(self, order_id: str) -> OrderSnapshot | None:
-        row = await self._database.fetch_one(_SQL["standing"], {"order_id": order_id})
+    async def snapshot(self, order_id: str) -> OrderSnapshot | None:
+        """Return the state of an order, or None when there is no such order."""
+        row = await self._database.fetch_one(_SQL["order_snapshot"], {"order_id": order_id})
         if row is None:
             return None
         return OrderSnapshot(
             state=State(row["state"]),
+            current_step=Step(row["current_step"]) if row["current_step"] else None,
             abort_reason=Reason(row["abort_reason"]) if row["abort_reason"] else None,
-            address_version=row["address_version"],
             completion_ms=row["completion_ms"],
             limit_ms=row["limit_ms"],
             owns_payment=bool(row["owns_payment"]),
-            charge_tried=row["charge_tried"],
-            shipping_tried=row["shipping_tried"],
+            attempted_steps=frozenset(Step(step) for step in row["attempted_steps"]),
             applied_request_ids=frozenset(row["applied_request_ids"]),
         )
 
     async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
-        """Writes the outcome where the order is ready for it, and returns how the books stand then.
+        """Write the outcome if the order is ready for it, and return the order's state after that.
 
-        Raises LookupError for an order that is not in the books.
+        Raises LookupError when there is no such order.
         """
-        parameters = {"order_id": order_id, "outcome": outcome.value, "worker": self._worker}
-        for _ in range(FINISH_TRIES):
+        parameters = {
+            "order_id": order_id,
+            "outcome": outcome.value,
+            "no_abort_from": STATE_MACHINE.no_abort_from.value,
+            "worker": self._worker,
+        }
+        for _ in range(FINISH_ATTEMPTS):
             if await self._database.execute(_SQL["finish_order"], parameters):
                 break
-            # Not ready, or another statement came in between.
-        standing = await self.standing(order_id)
-        if standing is None:
-            raise LookupError(order_id)
-        return standing
+        return await self._existing_snapshot(order_id)
 
-    async def _answer_again(
+    async def _decide_again(
         self, order_id: str, request_id: str | None, signal: str | None, detail: Row
-    ) -> RequestResult:
-        """The answer to a request that took no effect now: because it did before, or came too late."""
-        standing = await self.standing(order_id)
-        if standing is None:
-            raise LookupError(order_id)
-        if request_id is not None and request_id in standing.applied_request_ids:
-            return RequestResult(
-                True, "accepted", standing.state, standing.abort_reason, standing.compensations
-            )
-        if signal is not None:
-            await self.note_signal(order_id, signal, accepted=False, **detail)
-        return RequestResult(
-            False, _why_too_late(standing), standing.state, standing.abort_reason, standing.compensations
+    ) -> RequestDecision:
+        """Return the decision on a request that took no effect now: it did before, or it came too late."""
+        snapshot = await self._existing_snapshot(order_id)
+        was_applied = request_id is not None and request_id in snapshot.applied_request_ids
+        if signal is not None and not was_applied:
+            await self.record_request(order_id, signal, accepted=False, **detail)
+        return RequestDecision(
+            accepted=was_applied,
+            message="accepted" if was_applied else _too_late_message(snapshot),
+            state=snapshot.state,
+            abort_reason=snapshot.abort_reason,
+            compensations=snapshot.compensations,
         )
 
+    async def _existing_snapshot(self, order_id: str) -> OrderSnapshot:
+        snapshot = await self.snapshot(order_id)
+        if snapshot is None:
+            raise LookupError(order_id)
+        return snapshot
 
-def _signal_detail(signal: str | None, *, accepted: bool, **detail: Any) -> Row:
+
+def _event_detail(signal: str | None, *, accepted: bool, **detail: Any) -> Row:
     return {"signal": signal, "accepted": accepted, **detail} if signal else detail
 
 
-def _why_too_late(standing: OrderSnapshot) -> str:
-    if standing.state.is_terminal:
-        return f"too late: the order is {standing.state}"
-    if standing.abort_reason is not None:
-        return f"too late: the order is being undone ({standing.abort_reason})"
-    if standing.state is State.DISPATCHED:
+def _too_late_message(snapshot: OrderSnapshot) -> str:
+    if snapshot.state.is_terminal:
+        return f"too late: the order is {snapshot.state}"
+    if snapshot.abort_reason is not None:
+        return f"too late: the order was aborted ({snapshot.abort_reason})"
+    if snapshot.state is State.DISPATCHED:
         return "too late: the carrier has the parcel"
-    return f"too late: the order is already {standing.state}"
+    return f"too late: the order is already {snapshot.state}"

@@ -16,7 +16,8 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from db import queries
-from db.database import Row, translate_errors
+from db.database import Row
+from db.sqlstate import translate_errors
 
 _SQL = queries.load("runs.sql")
 

@@ -20,7 +20,7 @@ from loadtest.options import (
     new_run_id,
     parse_duration,
 )
-from orchestrator.errors import DatabaseUnavailable, OrderSystemError, UsageError
+from orchestrator.errors import DatabaseError, OrderSystemError, UsageError
 from orchestrator.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def _stored(database: str, run_id: str) -> "StoredRun":
 
     try:
         found = runs.find(database, run_id)
-    except DatabaseUnavailable:
+    except DatabaseError:
         raise UsageError("no database answers where runs are stored; is DATABASE_URL right?") from None
     if found is None or not found.completion_ms:
         raise UsageError(f"there is no run {run_id} with finished orders")

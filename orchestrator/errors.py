@@ -4,10 +4,9 @@ OrderSystemError
  ├─ UsageError              the command or its settings are wrong        (exit code 2)
  │   ├─ SettingsError
  │   └─ StackError          the embedded stack cannot start, and the mend
- ├─ ServiceUnavailable             a part we need does not answer just now       (HTTP 503)
- │   ├─ DatabaseUnavailable           PostgreSQL
- │   │   └─ StatementTimeout  it answers, but not this in the time a screen has
- │   └─ TemporalUnavailable        Temporal
+ ├─ ServiceUnavailable      a service cannot be used at the moment       (HTTP 503)
+ │   ├─ DatabaseError       PostgreSQL; its kinds are in `db.errors`
+ │   └─ TemporalUnavailable
  ├─ PayloadUnreadable       Temporal holds what no key of ours decrypts
  ├─ RequestRejected          the request cannot be carried out
  │   ├─ RequestMalformed    HTTP 422
@@ -24,18 +23,18 @@ OrderSystemError
 The docstring of a class is its default message.
 """
 
-from db.errors import (
-    DatabaseUnavailable as DatabaseUnavailable,
-)
-from db.errors import (
-    OrderSystemError as OrderSystemError,
-)
-from db.errors import (
-    ServiceUnavailable as ServiceUnavailable,
-)
-from db.errors import (
-    StatementTimeout as StatementTimeout,
-)
+from db.errors import DatabaseError as DatabaseError
+from db.errors import DatabaseUnavailable as DatabaseUnavailable
+from db.errors import DiskFull as DiskFull
+from db.errors import LockTimeout as LockTimeout
+from db.errors import OrderSystemError as OrderSystemError
+from db.errors import PoolExhausted as PoolExhausted
+from db.errors import ServiceUnavailable as ServiceUnavailable
+from db.errors import StatementTimeout as StatementTimeout
+from db.errors import TextRejected as TextRejected
+from db.errors import TooManyConnections as TooManyConnections
+from db.errors import TransactionConflict as TransactionConflict
+from db.errors import WrongCredentials as WrongCredentials
 
 
 class UsageError(OrderSystemError):

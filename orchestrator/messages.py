@@ -4,10 +4,12 @@ Plain dataclasses: Temporal's default JSON converter reads and writes them, so a
 signal as a JSON object with the same field names.
 """
 
+import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from hashlib import sha256
 
 from db.domain import (
     MAX_ORDER_LINES,
@@ -60,6 +62,20 @@ class OrderRequest:
     @property
     def amount_cents(self) -> int:
         return sum(item.price_cents for item in self.items)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of what the customer ordered: equal for a repeated request, different for another order.
+
+        `requested_at` and `run_id` are not part of it.
+        """
+        content = {
+            "address": asdict(self.initial_address),
+            "items": [asdict(item) for item in self.items],
+            "payment_id": self.payment_id,
+            "review": self.review,
+        }
+        return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
     @property
     def has_valid_limit(self) -> bool:

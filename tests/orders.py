@@ -1,4 +1,4 @@
-"""Orders for tests, and a clerk who carries one to any state through the real books."""
+"""Test orders, and a driver that moves an order to any state through the real order repository."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -7,17 +7,15 @@ from uuid import uuid4
 
 from db.database import Database, Row
 from db.domain import Address, AttemptOutcome, Reason, State, Step
-from db.orders import AttemptResult, OrderRepository
-from orchestrator.messages import (
-    AbortRequest,
-    ApproveRequest,
-    ChangeAddressRequest,
-    OrderRequest,
-    RequestResult,
-)
+from db.orders import DUE_STATE, AttemptResult, NewOrder, OrderRepository, RequestDecision
+from orchestrator.activities.order import new_order as new_order_row
+from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
+from orchestrator.messages import OpenRequest, OrderRequest
 
 ADDRESS = Address("1 Main Street", "Springfield", "IL", "62701")
 OTHER_ADDRESS = Address("2 Side Street", "Shelbyville", "IL", "62565")
+
+NO_FAULTS = ProfileFaultInjector(named_profile("none"))
 
 STEP_INTO = {
     State.IN_REVIEW: Step.VALIDATE,
@@ -33,18 +31,24 @@ RESTING_STATES = (
     State.PREPARED,
     State.DISPATCHED,
 )
-"""The states in which an order can stand; `validated` is passed through in one transaction."""
+"""The states that an order can be found in. `validated` is passed within one transaction."""
 
 
 def new_order(**changes: Any) -> OrderRequest:
-    """An order of its own, unless `changes` say otherwise."""
+    """Return an order with unique ids, with `changes` applied."""
     order_id = f"order-{uuid4().hex[:10]}"
     order = OrderRequest(order_id, ADDRESS, f"payment-{order_id}", datetime.now(UTC))
     return replace(order, **changes)
 
 
-class Clerk:
-    """Carries orders along, one statement of the books after the other."""
+def row_of(order: OrderRequest, workflow_run_id: str, accepted_at: datetime) -> NewOrder:
+    """Return an order as the repository inserts it."""
+    deadline_at = accepted_at + timedelta(seconds=order.limit_seconds)
+    return new_order_row(OpenRequest(order, workflow_run_id, accepted_at, deadline_at))
+
+
+class OrderDriver:
+    """Moves orders from state to state, one statement of the repository at a time."""
 
     def __init__(self, repository: OrderRepository, pool: Database) -> None:
         self.repository = repository
@@ -53,12 +57,11 @@ class Clerk:
     async def open(self, order: OrderRequest | None = None, *, accepted_at: datetime | None = None) -> str:
         order = order or new_order()
         accepted_at = accepted_at or datetime.now(UTC)
-        deadline_at = accepted_at + timedelta(seconds=order.limit_seconds)
-        assert await self.repository.insert_order(order, f"run-{order.order_id}", accepted_at, deadline_at)
+        assert await self.repository.insert_order(row_of(order, f"run-{order.order_id}", accepted_at))
         return order.order_id
 
     async def step(self, order_id: str, step: Step, duration_ms: float = 0.5, **detail: Any) -> bool:
-        """One attempt that works; returns whether the books took it."""
+        """Run one attempt that succeeds; return whether the step took effect."""
         attempt = await self.repository.start_next_attempt(order_id, step)
         if attempt is None:
             return False
@@ -70,7 +73,7 @@ class Clerk:
         )
 
     async def carry_to(self, state: State, order: OrderRequest | None = None) -> str:
-        """Opens an order and carries it to a resting state, or along the whole way to an outcome."""
+        """Insert an order and move it to one of RESTING_STATES, or to an outcome."""
         order_id = await self.open(order)
         if state in (State.CANCELLED, State.FAILED):
             reason = Reason.CUSTOMER_CANCELLED if state is State.CANCELLED else Reason.DEADLINE
@@ -84,27 +87,32 @@ class Clerk:
                 return order_id
             assert await self.step(order_id, step)
             if reached is State.IN_REVIEW and state.is_past(State.IN_REVIEW):
-                assert (
-                    await self.repository.approve(ApproveRequest(order_id, "reviewer", request_id="approval"))
-                ).accepted
+                assert (await self.repository.approve(order_id, "reviewer", request_id="approval")).accepted
         if state is State.COMPLETED:
             await self.repository.finish(order_id, state)
         return order_id
 
+    async def carry_to_due(self, step: Step) -> str:
+        """Insert an order and move it to where a forward step is due."""
+        order_id = await self.carry_to(DUE_STATE[step])
+        if step is Step.VALIDATE:
+            assert await self.step(order_id, Step.RECEIVE)
+        return order_id
+
     async def abort(
         self, order_id: str, reason: Reason = Reason.CUSTOMER_CANCELLED, request_id: str | None = None
-    ) -> RequestResult:
+    ) -> RequestDecision:
         request_id = request_id or uuid4().hex
         signal = "cancel_order" if reason is Reason.CUSTOMER_CANCELLED else None
         return await self.repository.abort(
-            AbortRequest(order_id, reason, "somebody", "why", signal=signal, request_id=request_id)
+            order_id, reason, "somebody", "why", signal=signal, request_id=request_id
         )
 
     async def change_address(
         self, order_id: str, address: Address = OTHER_ADDRESS, request_id: str | None = None
-    ) -> RequestResult:
+    ) -> RequestDecision:
         return await self.repository.change_address(
-            ChangeAddressRequest(order_id, address, "somebody", request_id=request_id or uuid4().hex)
+            order_id, address, "somebody", request_id=request_id or uuid4().hex
         )
 
     async def row(self, order_id: str) -> Row:
@@ -120,7 +128,7 @@ class Clerk:
         )
 
     async def attempts(self, order_id: str, step: Step | None = None) -> list[tuple[str, int, str]]:
-        """(step, attempt, outcome), in the order in which they were closed."""
+        """Return (step, attempt, outcome) of each closed attempt, oldest first."""
         return [
             (event["step"], event["attempt"], event["outcome"])
             for event in await self.events(order_id, "attempt")
@@ -142,6 +150,18 @@ class Clerk:
         return await self.pool.fetch_one("select * from shipments where order_id = %(id)s", {"id": order_id})
 
 
+async def provider_balance(pool: Database, payment_id: str) -> tuple[int, int]:
+    """Return the cents that the simulated payment provider has charged and refunded for a payment id."""
+    row = await pool.fetch_one(
+        "select coalesce(sum(amount_cents) filter (where kind = 'charge'), 0)::int as charged,"
+        " coalesce(sum(amount_cents) filter (where kind = 'refund'), 0)::int as refunded"
+        " from provider.ledger where payment_id = %(payment_id)s",
+        {"payment_id": payment_id},
+    )
+    assert row is not None
+    return row["charged"], row["refunded"]
+
+
 def ok(number: int, duration_ms: float = 0.5, **detail: Any) -> AttemptResult:
     return AttemptResult(number, AttemptOutcome.OK, duration_ms, detail)
 
@@ -149,4 +169,4 @@ def ok(number: int, duration_ms: float = 0.5, **detail: Any) -> AttemptResult:
 def failed(
     number: int, outcome: AttemptOutcome = AttemptOutcome.ERROR, duration_ms: float = 0.5
 ) -> AttemptResult:
-    return AttemptResult(number, outcome, duration_ms, {"error": "it did not work"})
+    return AttemptResult(number, outcome, duration_ms, {"error": "simulated error"})

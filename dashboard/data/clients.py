@@ -6,12 +6,13 @@ Readings are shared for a moment too: ten open dashboards ask PostgreSQL hardly 
 from datetime import UTC, datetime
 
 import streamlit as st
+from psycopg.conninfo import make_conninfo
 
 from dashboard.api_client import OrderApi
 from dashboard.auth import viewers
 from dashboard.data.api_metrics import ApiMeter
 from dashboard.data.worker_usage import WorkerMeter
-from db.read_only_database import ReadOnlyDatabase
+from db.read_only_database import ROLE, ReadOnlyDatabase, conninfo_as_reader
 from orchestrator.settings import Settings
 
 TICK_SECONDS = 2.0
@@ -29,7 +30,17 @@ def settings() -> Settings:
 
 @st.cache_resource(on_release=lambda reader: reader.close())
 def reader() -> ReadOnlyDatabase:
-    return ReadOnlyDatabase.of(settings())
+    return open_reader(settings())
+
+
+def open_reader(settings: Settings) -> ReadOnlyDatabase:
+    """Return a pool of the role `orders_reader`: from DATABASE_READER_URL if set, else from the URL of the order
+    database. Where that server has no such role, the user of that URL reads, in read-only transactions."""
+    if settings.database_reader_url is not None:
+        return ReadOnlyDatabase(settings.database_reader_url)
+    if settings.uses_embedded_postgres:
+        return ReadOnlyDatabase(make_conninfo(settings.order_database_url, user=ROLE))
+    return ReadOnlyDatabase(conninfo_as_reader(settings.order_database_url))
 
 
 @st.cache_resource(on_release=lambda api: api.close())

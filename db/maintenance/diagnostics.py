@@ -8,7 +8,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
 from db import queries
-from db.database import Row, translate_errors
+from db.database import Row
+from db.sqlstate import translate_errors
 
 _SQL = queries.load("diagnostics.sql")
 

@@ -15,8 +15,9 @@ from psycopg import AsyncConnection, sql
 from psycopg.rows import dict_row
 
 from db import queries
-from db.database import Database, Row, translate_errors
-from orchestrator.errors import OrderSystemError
+from db.database import Database, Row
+from db.errors import OrderSystemError
+from db.sqlstate import translate_errors
 
 _SQL = queries.load("retention.sql")
 

@@ -31,7 +31,7 @@ create table orders (
     accepted_at timestamptz not null,
     deadline_at timestamptz not null,
     -- Also the clock of the order's events: strictly increasing, see db/queries/orders.sql.
-    updated_at timestamptz not null,
+    last_event_at timestamptz not null,
     finished_at timestamptz,
     end_to_end_ms int,
     completion_ms int,
@@ -116,7 +116,7 @@ create table runs (
 );
 
 -- Append only. (order_id, at) is unique because each event's time is the order's own strictly
--- increasing updated_at, taken under the lock of its row.
+-- increasing last_event_at, taken under the lock of its row.
 create table events (
     order_id text not null,
     at timestamptz not null,

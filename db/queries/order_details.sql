@@ -31,13 +31,13 @@ with o as (
     select * from orders where order_id = %(order_id)s
 ), told as materialized (
     select e.at, e.kind, e.state, e.step, e.attempt, e.outcome, e.detail
-    from o join events e on e.order_id = o.order_id and e.at between o.accepted_at and o.updated_at
+    from o join events e on e.order_id = o.order_id and e.at between o.accepted_at and o.last_event_at
 ), failed as (
     select step, attempt, outcome, coalesce(detail ->> 'error', '') as error, at
     from told where kind = 'attempt' and outcome <> 'ok'
 )
 select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason, o.amount_cents,
-    o.accepted_at, o.updated_at, o.deadline_at, o.completion_ms, o.within_limit,
+    o.accepted_at, o.last_event_at, o.deadline_at, o.completion_ms, o.within_limit,
     (select tracking from shipments s where s.order_id = o.order_id) as tracking,
     (select max(state) from told where state < 'completed') as furthest_state,
     array(select distinct step from told where kind = 'attempt' and outcome = 'ok') as done_steps,
@@ -55,14 +55,14 @@ from o;
 -- No row: no such order. One row without a time: its events have been dropped.
 select e.at, e.kind, e.state, e.step, e.attempt, e.outcome, e.started_at, e.duration_ms, e.worker, e.detail
 from orders o
-left join events e on e.order_id = o.order_id and e.at between o.accepted_at and o.updated_at
+left join events e on e.order_id = o.order_id and e.at between o.accepted_at and o.last_event_at
 where o.order_id = %(order_id)s
 order by e.at;
 
 -- name: list_orders
 -- Newest first; the page after the order named by before_*.
 select order_id, run_id, state, current_step, abort_reason, amount_cents,
-    accepted_at, updated_at, deadline_at, completion_ms, within_limit
+    accepted_at, last_event_at, deadline_at, completion_ms, within_limit
 from orders
 where (%(state)s::order_state is null or state = %(state)s::order_state)
     and (%(run_id)s::text is null or run_id = %(run_id)s::text)

@@ -1,274 +1,275 @@
--- Writes to the books. Every statement is one transaction and may run twice.
+-- Writes to the order tables. Each statement is one transaction and may be repeated.
 --
--- Each first locks the order's row by moving updated_at on. That clock never stands still or steps
--- back, so it also dates the events the statement writes, and orders them without a sequence.
+-- Each statement first locks the order's row by advancing last_event_at. That clock is strictly increasing, so it
+-- also dates the events of the statement, and orders them without a sequence.
+--
+-- The states in the conditions are parameters; they come from db/transitions.py.
 
 -- name: insert_order
-with opened as (
+with new_order as (
     insert into orders (
         order_id, workflow_run_id, run_id, fingerprint, address, items, amount_cents, payment_id, review,
-        requested_at, accepted_at, deadline_at, updated_at, current_step
+        requested_at, accepted_at, deadline_at, last_event_at, current_step
     )
     values (
         %(order_id)s, %(workflow_run_id)s, %(run_id)s, %(fingerprint)s, %(address)s, %(items)s,
         %(amount_cents)s, %(payment_id)s, %(review)s,
-        -- An order that claims to be due in the future or weeks ago would have no countable waiting time.
+        -- ingress_ms, accepted_at - requested_at, must be positive and fit into an int.
         greatest(least(%(requested_at)s, date_trunc('milliseconds', %(accepted_at)s)),
             date_trunc('milliseconds', %(accepted_at)s) - interval '20 days'),
         date_trunc('milliseconds', %(accepted_at)s), date_trunc('milliseconds', %(deadline_at)s),
         greatest(clock_timestamp(), %(accepted_at)s), 'receive'
     )
     on conflict (order_id) do nothing
-    returning order_id, updated_at
-), reserved as (
+    returning order_id, last_event_at
+), payment as (
     insert into payments (payment_id, order_id, amount_cents)
-    select %(payment_id)s, order_id, %(amount_cents)s from opened
+    select %(payment_id)s, order_id, %(amount_cents)s from new_order
     on conflict do nothing
 )
 insert into events (order_id, at, kind, state, worker, detail)
-select order_id, updated_at, 'accepted', 'received', %(worker)s,
+select order_id, last_event_at, 'accepted', 'received', %(worker)s,
     jsonb_build_object('amount_cents', %(amount_cents)s::bigint, 'payment_id', %(payment_id)s::text,
         'review', %(review)s::text, 'run_id', %(run_id)s::text, 'address', %(address)s::jsonb)
-from opened;
+from new_order;
 
--- name: order_owner
-select o.workflow_run_id, o.state, p.order_id as payment_owner
-from orders o left join payments p on p.payment_id = o.payment_id
-where o.order_id = %(order_id)s;
+-- name: workflow_run
+select workflow_run_id from orders where order_id = %(order_id)s;
 
 -- name: start_next_attempt
--- Begins the next attempt of a step, where the step is due, and in the same breath closes the one
--- before: with the outcome the caller saw (ended_*), or as lost when its worker never came back.
-with o as (
+-- Starts the next attempt of a step if the step is due, and closes the previous one: with the outcome that the
+-- caller saw (ended_*), or as lost, because its worker has died. A compensation has no due_state.
+with locked_order as (
     update orders set
-        updated_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond'),
+        last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond'),
         current_step = %(step)s
     where order_id = %(order_id)s and case
-        when %(due_state)s::order_state is null then abort_reason is not null and state < 'dispatched'
-        else abort_reason is null and state = %(due_state)s::order_state end
+        when %(due_state)s::order_state is null
+            then abort_reason is not null and state < %(no_abort_from)s::order_state
+        else abort_reason is null and state = %(due_state)s::order_state and current_step = %(step)s end
     returning *
-), began as (
-    insert into step_attempts as mine (order_id, step, attempt, started_at, worker)
-    select order_id, %(step)s, 1, updated_at, %(worker)s from o
+), attempt as (
+    insert into step_attempts as previous (order_id, step, attempt, started_at, worker)
+    select order_id, %(step)s, 1, last_event_at, %(worker)s from locked_order
     on conflict (order_id, step) do update set
-        attempt = mine.attempt + 1, started_at = excluded.started_at, worker = excluded.worker
-    where %(ended_attempt)s::int is null or mine.attempt = %(ended_attempt)s::int
+        attempt = previous.attempt + 1, started_at = excluded.started_at, worker = excluded.worker
+    where %(ended_attempt)s::int is null or previous.attempt = %(ended_attempt)s::int
     returning new.attempt, old.attempt as ended_attempt, old.started_at as ended_started_at,
         old.worker as ended_worker
-), ended as (
+), attempt_event as (
     insert into events (order_id, at, kind, state, step, attempt, outcome, started_at, duration_ms, worker, detail)
-    select o.order_id, o.updated_at, 'attempt', o.state, %(step)s, began.ended_attempt,
-        coalesce(%(ended_outcome)s::attempt_outcome, 'lost'), began.ended_started_at,
-        coalesce(%(ended_duration_ms)s::float8, extract(epoch from o.updated_at - began.ended_started_at) * 1000),
-        began.ended_worker, %(ended_detail)s::jsonb
-    from o, began where began.ended_started_at is not null
+    select o.order_id, o.last_event_at, 'attempt', o.state, %(step)s, a.ended_attempt,
+        coalesce(%(ended_outcome)s::attempt_outcome, 'lost'), a.ended_started_at,
+        coalesce(%(ended_duration_ms)s::float8, extract(epoch from o.last_event_at - a.ended_started_at) * 1000),
+        a.ended_worker, %(ended_detail)s::jsonb
+    from locked_order o, attempt a where a.ended_started_at is not null
 )
-select began.attempt, o.address, o.address_version, o.amount_cents, o.payment_id, o.items, o.run_id,
+select a.attempt, o.address, o.address_version, o.amount_cents, o.payment_id, o.items,
     %(step)s <> 'refund' or exists (select from payments p where p.order_id = o.order_id) as owns_payment
-from o left join began on true;
+from locked_order o left join attempt a on true;
 
 -- name: end_attempt
--- Closes an attempt after which no other follows here. Writes nothing once the order has its outcome.
-with o as (
-    update orders set updated_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond')
+-- Closes an attempt that no other attempt follows here. Does nothing once the order has its outcome.
+with locked_order as (
+    update orders set last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond')
     where order_id = %(order_id)s and state < 'completed'
-    returning order_id, updated_at, state
-), closed as (
-    update step_attempts s set started_at = null
-    from o
-    where s.order_id = o.order_id and s.step = %(step)s and s.attempt = %(attempt)s and s.started_at is not null
-    returning old.started_at, s.worker
+    returning order_id, last_event_at, state
+), attempt as (
+    update step_attempts a set started_at = null
+    from locked_order o
+    where a.order_id = o.order_id and a.step = %(step)s and a.attempt = %(attempt)s and a.started_at is not null
+    returning old.started_at, a.worker
 )
 insert into events (order_id, at, kind, state, step, attempt, outcome, started_at, duration_ms, worker, detail)
-select o.order_id, o.updated_at, 'attempt', o.state, %(step)s, %(attempt)s, %(outcome)s::attempt_outcome,
-    closed.started_at, %(duration_ms)s, closed.worker, %(detail)s::jsonb
-from o, closed;
+select o.order_id, o.last_event_at, 'attempt', o.state, %(step)s, %(attempt)s, %(outcome)s::attempt_outcome,
+    a.started_at, %(duration_ms)s, a.worker, %(detail)s::jsonb
+from locked_order o, attempt a;
 
 -- name: complete_step
--- A forward step worked: its attempt, the order's new state and what the step changes in our books.
--- Returns a row where it took effect; none when the order was aborted, has moved on, or (dispatch)
--- carries another address than the one on the label.
-with o as (
+-- A forward step succeeded: closes its attempt and moves the order on. Returns a row if it took effect; none when
+-- the step is not due any more (completed before, or aborted) or when the label has an outdated address.
+--
+-- A step with a passed_state writes two events, one microsecond apart. An attempt that another worker has already
+-- closed as lost still moves the order on: its event then has kind state, without an attempt.
+with locked_order as (
     update orders set
-        updated_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond')
-            + interval '1 microsecond' * (%(step)s = 'validate')::int,
-        state = case when %(step)s = 'validate' then 'in_review' else %(new_state)s::order_state end,
+        last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond')
+            + interval '1 microsecond' * (%(passed_state)s::order_state is not null)::int,
+        state = %(state_after)s::order_state,
         current_step = %(next_step)s
-    where order_id = %(order_id)s and state = %(due_state)s::order_state and abort_reason is null
+    where order_id = %(order_id)s and abort_reason is null
+        and state = %(due_state)s::order_state and current_step = %(step)s
         and (%(label_version)s::int is null or address_version = %(label_version)s::int)
-    returning *, updated_at - interval '1 microsecond' * (%(step)s = 'validate')::int as at
-), closed as (
-    update step_attempts s set started_at = null
-    from o
-    where s.order_id = o.order_id and s.step = %(step)s and s.attempt = %(attempt)s
-    returning old.started_at, s.worker
-), worked as (
+    returning *,
+        last_event_at - interval '1 microsecond' * (%(passed_state)s::order_state is not null)::int as completed_at
+), attempt as (
+    update step_attempts a set started_at = null
+    from locked_order o
+    where a.order_id = o.order_id and a.step = %(step)s and a.attempt = %(attempt)s and a.started_at is not null
+    returning a.attempt, 'ok'::attempt_outcome as outcome, old.started_at, %(duration_ms)s::float8 as duration_ms, a.worker
+), step_event as (
     insert into events (order_id, at, kind, state, step, attempt, outcome, started_at, duration_ms, worker, detail)
-    select o.order_id, o.at, 'attempt', %(new_state)s::order_state, %(step)s, %(attempt)s, 'ok',
-        coalesce(closed.started_at, o.at - interval '1 millisecond' * %(duration_ms)s::float8),
-        %(duration_ms)s, coalesce(closed.worker, %(worker)s), %(detail)s::jsonb
-    from o left join closed on true
-    -- An attempt is told once: receiving moves no state on, so a repetition gets as far as here.
-    where closed.started_at is not null or %(step)s <> 'receive'
-), into_review as (
+    select o.order_id, o.completed_at, case when a.attempt is null then 'state' else 'attempt' end,
+        coalesce(%(passed_state)s::order_state, o.state), %(step)s, a.attempt, a.outcome, a.started_at,
+        a.duration_ms, coalesce(a.worker, %(worker)s), %(detail)s::jsonb
+    from locked_order o left join attempt a on true
+), state_event as (
     insert into events (order_id, at, kind, state, step, worker)
-    select order_id, updated_at, 'state', 'in_review', 'review', %(worker)s from o where %(step)s = 'validate'
-), charged as (
-    update payments p set status = 'charged', charged_at = o.at
-    from o
+    select order_id, last_event_at, 'state', state, %(next_step)s, %(worker)s
+    from locked_order where %(passed_state)s::order_state is not null
+), charge as (
+    update payments p set status = 'charged', charged_at = o.completed_at
+    from locked_order o
     where %(step)s = 'charge' and p.order_id = o.order_id and p.status = 'pending'
-), packed as (
+), package as (
     insert into shipments (order_id, status, packed_at)
-    select order_id, 'packed', at from o where %(step)s = 'prepare'
+    select order_id, 'packed', completed_at from locked_order where %(step)s = 'prepare'
     on conflict (order_id) do nothing
-), handed_over as (
+), dispatch as (
     update shipments s set status = 'dispatched', tracking = %(detail)s::jsonb ->> 'tracking',
-        label_address = o.address, label_version = o.address_version, dispatched_at = o.at
-    from o
+        label_address = o.address, label_version = o.address_version, dispatched_at = o.completed_at
+    from locked_order o
     where %(step)s = 'dispatch' and s.order_id = o.order_id
 )
-select order_id from o;
+select order_id from locked_order;
 
 -- name: complete_compensation
--- A refund or recall worked. What had never been charged or packed is voided by the same call.
-with o as (
-    update orders set updated_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond')
-    where order_id = %(order_id)s and abort_reason is not null and state < 'dispatched'
-    returning order_id, updated_at as at, state
-), closed as (
-    update step_attempts s set started_at = null
-    from o
-    where s.order_id = o.order_id and s.step = %(step)s and s.attempt = %(attempt)s
-    returning old.started_at, s.worker
-), worked as (
+-- A refund or recall succeeded. What was never charged or packed is voided by the same call.
+with locked_order as (
+    update orders set last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond')
+    where order_id = %(order_id)s and abort_reason is not null and state < %(no_abort_from)s::order_state
+    returning order_id, last_event_at as at, state
+), attempt as (
+    update step_attempts a set started_at = null
+    from locked_order o
+    where a.order_id = o.order_id and a.step = %(step)s and a.attempt = %(attempt)s and a.started_at is not null
+    returning old.started_at, a.worker
+), attempt_event as (
     insert into events (order_id, at, kind, state, step, attempt, outcome, started_at, duration_ms, worker, detail)
     select o.order_id, o.at, 'attempt', o.state, %(step)s, %(attempt)s, 'ok',
-        closed.started_at, %(duration_ms)s, closed.worker, %(detail)s::jsonb
-    -- An attempt is told once, so not when it has been closed before.
-    from o join closed on closed.started_at is not null
-), paid_back as (
+        a.started_at, %(duration_ms)s, a.worker, %(detail)s::jsonb
+    from locked_order o, attempt a
+), refund as (
     update payments p set refunded_at = o.at,
-        status = case when %(detail)s::jsonb ->> 'undone' = 'refunded' then 'refunded' else 'voided' end,
-        -- The charge may have reached the provider although its answer never reached us.
-        charged_at = case when %(detail)s::jsonb ->> 'undone' = 'refunded' then coalesce(p.charged_at, o.at) end
-    from o
+        status = case when %(detail)s::jsonb ->> 'refund_outcome' = 'refunded' then 'refunded' else 'voided' end,
+        -- The provider may have charged although its response was lost.
+        charged_at = case
+            when %(detail)s::jsonb ->> 'refund_outcome' = 'refunded' then coalesce(p.charged_at, o.at) end
+    from locked_order o
     where %(step)s = 'refund' and p.order_id = o.order_id and p.status in ('pending', 'charged')
-), taken_back as (
+), recall as (
     update shipments s set status = 'recalled', recalled_at = o.at
-    from o
+    from locked_order o
     where %(step)s = 'recall' and s.order_id = o.order_id and s.recalled_at is null
 )
-select order_id from o;
+select order_id from locked_order;
 
 -- name: abort_order
--- The first reason that gets here turns the order back; after dispatch none does, and a reviewer's
--- only before the approval.
-with o as (
+-- The first reason that is accepted decides the outcome.
+with locked_order as (
     update orders set
-        updated_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond'),
+        last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond'),
         abort_reason = %(reason)s, aborted_by = %(by)s,
-        aborted_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond'),
+        aborted_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond'),
         applied_request_ids = applied_request_ids || %(request_id)s::text
     where order_id = %(order_id)s and state < %(before_state)s::order_state and abort_reason is null
-    returning order_id, updated_at, state
-), told as (
+    returning order_id, last_event_at, state
+), abort_event as (
     insert into events (order_id, at, kind, state, worker, detail)
-    select order_id, updated_at, %(kind)s, state, %(worker)s, %(detail)s::jsonb from o
+    select order_id, last_event_at, %(kind)s, state, %(worker)s, %(detail)s::jsonb from locked_order
 )
-select state from o;
+select state from locked_order;
 
 -- name: approve_order
-with o as (
+with locked_order as (
     update orders set
-        updated_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond'),
-        state = 'approved', reviewer = %(reviewer)s, current_step = 'charge',
+        last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond'),
+        state = %(state_after)s::order_state, reviewer = %(reviewer)s, current_step = %(next_step)s,
         applied_request_ids = applied_request_ids || %(request_id)s::text
-    where order_id = %(order_id)s and state = 'in_review' and abort_reason is null
-    returning order_id, updated_at, state
-), told as (
+    where order_id = %(order_id)s and state = %(due_state)s::order_state and abort_reason is null
+    returning order_id, last_event_at, state
+), approval_event as (
     insert into events (order_id, at, kind, state, step, worker, detail)
-    select order_id, updated_at, %(kind)s, state, 'review', %(worker)s, %(detail)s::jsonb from o
+    select order_id, last_event_at, %(kind)s, state, 'review', %(worker)s, %(detail)s::jsonb from locked_order
 )
-select state from o;
+select state from locked_order;
 
 -- name: change_address
-with o as (
+with locked_order as (
     update orders set
-        updated_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond'),
+        last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond'),
         address = %(address)s, address_version = address_version + 1,
         applied_request_ids = applied_request_ids || %(request_id)s::text
-    where order_id = %(order_id)s and state < 'dispatched' and abort_reason is null
+    where order_id = %(order_id)s and state < %(no_abort_from)s::order_state and abort_reason is null
         and not coalesce(%(request_id)s::text = any(applied_request_ids), false)
-    returning order_id, updated_at, state, address_version
-), told as (
+    returning order_id, last_event_at, state, address_version
+), address_event as (
     insert into events (order_id, at, kind, state, worker, detail)
-    select order_id, updated_at, 'signal', state, %(worker)s,
-        %(detail)s::jsonb || jsonb_build_object('address_version', address_version) from o
+    select order_id, last_event_at, 'signal', state, %(worker)s,
+        %(detail)s::jsonb || jsonb_build_object('address_version', address_version) from locked_order
 )
-select state from o;
+select state from locked_order;
 
--- name: note_signal
--- A request that changed nothing at once: one that came too late, or an approval before the review.
-with o as (
+-- name: record_request
+-- A request that changes nothing else: one that came too late, or an approval before the review.
+with locked_order as (
     update orders set
-        updated_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond'),
+        last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond'),
         applied_request_ids = array_remove(applied_request_ids || %(request_id)s::text, null)
     where order_id = %(order_id)s and state < 'completed'
         and not coalesce(%(request_id)s::text = any(applied_request_ids), false)
-    returning order_id, updated_at, state
+    returning order_id, last_event_at, state
 )
 insert into events (order_id, at, kind, state, worker, detail)
-select order_id, updated_at, 'signal', state, %(worker)s, %(detail)s::jsonb from o;
+select order_id, last_event_at, 'signal', state, %(worker)s, %(detail)s::jsonb from locked_order;
 
--- name: standing
-select o.state, o.abort_reason, o.address_version, o.completion_ms, o.applied_request_ids,
+-- name: order_snapshot
+select o.state, o.current_step, o.abort_reason, o.completion_ms, o.applied_request_ids,
     round(extract(epoch from o.deadline_at - o.accepted_at) * 1000)::int as limit_ms,
     p.order_id = o.order_id as owns_payment,
-    exists (select from step_attempts s where s.order_id = o.order_id and s.step = 'charge') as charge_tried,
-    exists (select from step_attempts s where s.order_id = o.order_id and s.step in ('prepare', 'dispatch'))
-        as shipping_tried
+    array(select step from step_attempts s where s.order_id = o.order_id) as attempted_steps
 from orders o left join payments p on p.payment_id = o.payment_id
 where o.order_id = %(order_id)s;
 
 -- name: finish_order
--- Writes the outcome, and where the order's time went, from its events. StepRunner still open belong to
--- workers that never came back. Does nothing while money or a package is still out there, nor when it
--- had to wait for another statement, whose events it would not see: then it must be run again.
+-- Writes the outcome, and how the order's time was spent, from its events. Attempts that are still open belong to
+-- dead workers. Does nothing while a payment or a package is not compensated, nor when it had to wait for another
+-- statement, whose events it would not see: then it must be repeated.
 --
--- Each part is rounded down to whole milliseconds, and what is in none of them is waiting: so the parts
--- sum exactly to completion_ms. Time after an abort belongs to the compensation or to waiting, even
--- where a forward attempt was still in the air; recall and refund may overlap and count once.
+-- Each part is rounded down to whole milliseconds, and waiting_ms is the rest: so the parts sum exactly to
+-- completion_ms. Time after an abort belongs to the compensation or to waiting, even while a forward attempt is
+-- still running; recall and refund may overlap and count once.
 with target as (
     select order_id, state, aborted_at, accepted_at
     from orders
     where order_id = %(order_id)s
-      and case when %(outcome)s = 'completed' then state = 'dispatched'
-          else state < 'dispatched' and abort_reason is not null
+      and case when %(outcome)s = 'completed' then state = %(no_abort_from)s::order_state
+          else state < %(no_abort_from)s::order_state and abort_reason is not null
               and not exists (
                   select from payments p join step_attempts s using (order_id)
                   where p.order_id = %(order_id)s and p.status in ('pending', 'charged') and s.step = 'charge'
               )
               and not exists (select from shipments where order_id = %(order_id)s and status = 'packed') end
-      and updated_at = (select seen.updated_at from orders seen where seen.order_id = %(order_id)s)
+      and last_event_at = (select snapshot.last_event_at from orders snapshot where snapshot.order_id = %(order_id)s)
     for no key update
 ), calls as (
     select e.step, e.outcome, e.started_at, e.started_at + interval '1 millisecond' * e.duration_ms as ended_at,
-        e.step in ('recall', 'refund') as compensating, t.aborted_at
+        e.step in ('recall', 'refund') as is_compensation, t.aborted_at
     from target t join events e on e.order_id = t.order_id and e.at >= t.accepted_at
     where e.kind = 'attempt'
 ), forward as (
     select step, floor(sum(extract(epoch from upper(span) - lower(span)) * 1000))::int as ms
     from (
         select step, unnest(range_agg(tstzrange(started_at, least(ended_at, aborted_at)))) as span
-        from calls where outcome <> 'lost' and not compensating and started_at < coalesce(aborted_at, 'infinity')
+        from calls where outcome <> 'lost' and not is_compensation and started_at < coalesce(aborted_at, 'infinity')
         group by step
     ) spans
     group by step
-), undoing as (
+), compensation as (
     select floor(coalesce(sum(extract(epoch from upper(span) - lower(span)) * 1000), 0))::int as ms
     from (
         select unnest(range_agg(tstzrange(started_at, ended_at))) as span
-        from calls where outcome <> 'lost' and compensating
+        from calls where outcome <> 'lost' and is_compensation
     ) spans
 ), review as (
     select floor(coalesce(extract(epoch from
@@ -276,35 +277,35 @@ with target as (
         - min(e.at) filter (where e.kind = 'state' and e.state = 'in_review')) * 1000, 0))::int as ms
     from target t join events e on e.order_id = t.order_id and e.at >= t.accepted_at
     group by t.aborted_at
-), open_ones as (
+), open_attempt as (
     delete from step_attempts s using target t where s.order_id = t.order_id
     returning s.step, s.attempt, s.started_at, s.worker
 ), lost as (
-    select *, row_number() over (order by started_at) as n from open_ones where started_at is not null
+    select *, row_number() over (order by started_at) as n from open_attempt where started_at is not null
 ), tally as (
     select count(*) as attempts,
         count(*) filter (where outcome <> 'ok') as failed,
         count(*) filter (where outcome = 'timeout') as timed_out
     from calls
-), o as (
+), finished_order as (
     update orders set
         state = %(outcome)s::order_state,
         current_step = null,
-        updated_at = now.at,
-        finished_at = date_trunc('milliseconds', now.at + interval '999 microseconds'),
+        last_event_at = ended.at,
+        finished_at = date_trunc('milliseconds', ended.at + interval '999 microseconds'),
         completion_ms = total.ms,
-        within_limit = date_trunc('milliseconds', now.at + interval '999 microseconds') <= deadline_at,
-        ingress_ms = first.ms,
-        end_to_end_ms = first.ms + total.ms,
-        receive_ms = part.receive, validate_ms = part.validate, review_ms = review.ms,
-        charge_ms = part.charge, prepare_ms = part.prepare, dispatch_ms = part.dispatch,
-        compensate_ms = undoing.ms,
-        waiting_ms = total.ms - undoing.ms - review.ms
-            - part.receive - part.validate - part.charge - part.prepare - part.dispatch,
+        within_limit = date_trunc('milliseconds', ended.at + interval '999 microseconds') <= deadline_at,
+        ingress_ms = ingress.ms,
+        end_to_end_ms = ingress.ms + total.ms,
+        receive_ms = step_ms.receive, validate_ms = step_ms.validate, review_ms = review.ms,
+        charge_ms = step_ms.charge, prepare_ms = step_ms.prepare, dispatch_ms = step_ms.dispatch,
+        compensate_ms = compensation.ms,
+        waiting_ms = total.ms - compensation.ms - review.ms
+            - step_ms.receive - step_ms.validate - step_ms.charge - step_ms.prepare - step_ms.dispatch,
         attempts = tally.attempts + (select count(*) from lost),
         failed_attempts = tally.failed + (select count(*) from lost),
         timed_out_attempts = tally.timed_out
-    from target, tally, undoing, review,
+    from target, tally, compensation, review,
         lateral (
             select coalesce(sum(ms) filter (where step = 'receive'), 0) as receive,
                 coalesce(sum(ms) filter (where step = 'validate'), 0) as validate,
@@ -312,31 +313,31 @@ with target as (
                 coalesce(sum(ms) filter (where step = 'prepare'), 0) as prepare,
                 coalesce(sum(ms) filter (where step = 'dispatch'), 0) as dispatch
             from forward
-        ) part,
+        ) step_ms,
         lateral (
-            select greatest(clock_timestamp(), w.updated_at + interval '1 microsecond')
+            select greatest(clock_timestamp(), w.last_event_at + interval '1 microsecond')
                 + interval '1 microsecond' * (select count(*) from lost) as at
             from orders w where w.order_id = target.order_id
-        ) now,
+        ) ended,
         lateral (
-            select round(extract(epoch from date_trunc('milliseconds', now.at + interval '999 microseconds')
+            select round(extract(epoch from date_trunc('milliseconds', ended.at + interval '999 microseconds')
                 - target.accepted_at) * 1000)::int as ms
         ) total,
         lateral (
             select floor(extract(epoch from target.accepted_at - w.requested_at) * 1000)::int as ms
             from orders w where w.order_id = target.order_id
-        ) first
+        ) ingress
     where orders.order_id = target.order_id
     returning orders.*
-), told as (
+), lost_event as (
     insert into events (order_id, at, kind, state, step, attempt, outcome, started_at, duration_ms, worker)
-    select o.order_id, o.updated_at - interval '1 microsecond' * n, 'attempt', target.state, lost.step, lost.attempt,
-        'lost', lost.started_at, extract(epoch from o.updated_at - lost.started_at) * 1000, lost.worker
-    from o, target, lost
-), ended as (
+    select o.order_id, o.last_event_at - interval '1 microsecond' * n, 'attempt', target.state, lost.step, lost.attempt,
+        'lost', lost.started_at, extract(epoch from o.last_event_at - lost.started_at) * 1000, lost.worker
+    from finished_order o, target, lost
+), outcome_event as (
     insert into events (order_id, at, kind, state, step, worker, detail)
-    select order_id, updated_at, 'outcome', state, 'finish', %(worker)s,
+    select order_id, last_event_at, 'outcome', state, 'finish', %(worker)s,
         jsonb_build_object('reason', abort_reason, 'completion_ms', completion_ms)
-    from o
+    from finished_order
 )
-select state, abort_reason, completion_ms from o;
+select state, abort_reason, completion_ms from finished_order;

@@ -1,4 +1,4 @@
--- The ledgers of the simulated provider, warehouse and carrier. Each call is a transaction of its own.
+-- The ledgers of the simulated payment provider, warehouse and carrier. Each call is its own transaction.
 
 -- name: charge
 insert into provider.ledger (payment_id, order_id, kind, amount_cents)
@@ -6,8 +6,8 @@ values (%(payment_id)s, %(order_id)s, 'charge', %(amount_cents)s)
 on conflict do nothing
 returning kind, order_id, amount_cents;
 
--- name: fate
--- What became of an idempotency key: charged, or called off.
+-- name: charge_or_void
+-- The entry that decided about a payment id: a charge or a void, never both.
 select kind, order_id, amount_cents from provider.ledger
 where payment_id = %(payment_id)s and kind in ('charge', 'void');
 
@@ -23,36 +23,30 @@ select payment_id, order_id, 'refund', amount_cents from provider.ledger
 where payment_id = %(payment_id)s and order_id = %(order_id)s and kind = 'charge'
 on conflict do nothing;
 
--- name: payment
-select
-    coalesce(sum(amount_cents) filter (where kind = 'charge'), 0) as charged_cents,
-    coalesce(sum(amount_cents) filter (where kind = 'refund'), 0) as refunded_cents
-from provider.ledger where payment_id = %(payment_id)s;
-
 -- name: pack
-insert into provider.packages as mine (package_key, order_id, items, packed_at)
+insert into provider.packages as stored (package_key, order_id, items, packed_at)
 values (%(package_key)s, %(order_id)s, %(items)s, clock_timestamp())
-on conflict (package_key) do update set packed_at = coalesce(mine.packed_at, excluded.packed_at)
-where mine.recalled_at is null
+on conflict (package_key) do update set packed_at = coalesce(stored.packed_at, excluded.packed_at)
+where stored.recalled_at is null
 returning packed_at;
 
 -- name: unpack
-insert into provider.packages as mine (package_key, order_id, recalled_at)
+insert into provider.packages as stored (package_key, order_id, recalled_at)
 values (%(package_key)s, %(order_id)s, clock_timestamp())
-on conflict (package_key) do update set recalled_at = coalesce(mine.recalled_at, excluded.recalled_at);
+on conflict (package_key) do update set recalled_at = coalesce(stored.recalled_at, excluded.recalled_at);
 
 -- name: dispatch
--- A newer label replaces the one before, an older one changes nothing.
-insert into provider.parcels as mine (shipment_key, order_id, label_version, label_address, tracking, dispatched_at)
+-- A newer label replaces the stored one; an older one changes nothing.
+insert into provider.parcels as stored (shipment_key, order_id, label_version, label_address, tracking, dispatched_at)
 values (%(shipment_key)s, %(order_id)s, %(label_version)s, %(address)s, %(tracking)s, clock_timestamp())
 on conflict (shipment_key) do update set
-    label_version = greatest(mine.label_version, excluded.label_version),
-    label_address = case when excluded.label_version > mine.label_version
-        then excluded.label_address else mine.label_address end
-where mine.recalled_at is null
+    label_version = greatest(stored.label_version, excluded.label_version),
+    label_address = case when excluded.label_version > stored.label_version
+        then excluded.label_address else stored.label_address end
+where stored.recalled_at is null
 returning tracking;
 
 -- name: cancel_shipment
-insert into provider.parcels as mine (shipment_key, order_id, recalled_at)
+insert into provider.parcels as stored (shipment_key, order_id, recalled_at)
 values (%(shipment_key)s, %(order_id)s, clock_timestamp())
-on conflict (shipment_key) do update set recalled_at = coalesce(mine.recalled_at, excluded.recalled_at);
+on conflict (shipment_key) do update set recalled_at = coalesce(stored.recalled_at, excluded.recalled_at);

@@ -1,7 +1,7 @@
 -- name: stale_orders
 -- Open orders of which nothing has been heard for a while: their workflow may be gone.
 select order_id, run_id, deadline_at from orders
-where state < 'completed' and updated_at < clock_timestamp() - %(quiet_seconds)s * interval '1 second'
+where state < 'completed' and last_event_at < clock_timestamp() - %(quiet_seconds)s * interval '1 second'
     and (%(after_order_id)s::text is null
         or (deadline_at, order_id) > (%(after_deadline_at)s::timestamptz, %(after_order_id)s::text))
 order by deadline_at, order_id

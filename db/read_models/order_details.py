@@ -51,7 +51,7 @@ class OrderSummary:
     reason: Reason | None
     amount_cents: int
     accepted_at: datetime
-    updated_at: datetime
+    last_event_at: datetime
     deadline_at: datetime
     completion_ms: int | None
     within_limit: bool | None
@@ -311,7 +311,7 @@ def _summary(row: Row) -> OrderSummary:
         reason=Reason(row["abort_reason"]) if row["abort_reason"] else None,
         amount_cents=row["amount_cents"],
         accepted_at=row["accepted_at"],
-        updated_at=row["updated_at"],
+        last_event_at=row["last_event_at"],
         deadline_at=row["deadline_at"],
         completion_ms=row["completion_ms"],
         within_limit=row["within_limit"],

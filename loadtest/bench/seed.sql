@@ -47,7 +47,7 @@ cross join lateral (select
 -- Turned back orders are so after their charge, while the package is packed in vain.
 insert into orders (
     order_id, workflow_run_id, run_id, fingerprint, state, abort_reason, aborted_at, aborted_by, address, items,
-    amount_cents, payment_id, review, reviewer, requested_at, accepted_at, deadline_at, updated_at, finished_at,
+    amount_cents, payment_id, review, reviewer, requested_at, accepted_at, deadline_at, last_event_at, finished_at,
     end_to_end_ms, completion_ms, within_limit, ingress_ms, receive_ms, validate_ms, review_ms, charge_ms,
     prepare_ms, dispatch_ms, compensate_ms, waiting_ms, attempts, failed_attempts, timed_out_attempts, fault_profile
 )
@@ -184,7 +184,7 @@ insert into orders
 select (jsonb_populate_record(model, jsonb_build_object(
     'order_id', 'seed-lately-' || n, 'payment_id', 'pay-seed-lately-' || n, 'run_id', null,
     'requested_at', (model).requested_at + moved, 'accepted_at', (model).accepted_at + moved,
-    'deadline_at', (model).deadline_at + moved, 'updated_at', (model).updated_at + moved,
+    'deadline_at', (model).deadline_at + moved, 'last_event_at', (model).last_event_at + moved,
     'finished_at', (model).finished_at + moved
 ))).*
 from (
@@ -199,7 +199,7 @@ cross join lateral (
 -- Orders that run, and will until they are forgotten; every third waits for a person.
 insert into orders (
     order_id, workflow_run_id, fingerprint, state, current_step, address, items, amount_cents, payment_id, review,
-    requested_at, accepted_at, deadline_at, updated_at
+    requested_at, accepted_at, deadline_at, last_event_at
 )
 select 'seed-flying-' || n, 'seeded', md5(n::text), (case n %% 3 when 0 then 'in_review' else 'charged' end)::order_state,
     case n %% 3 when 0 then 'review' else 'prepare' end,

@@ -25,7 +25,7 @@ from loadtest.chaos.disturbance import Disturbance
 from loadtest.options import RunOptions
 from loadtest.preflight import ROOT
 from orchestrator.embedded import Stack
-from orchestrator.errors import DatabaseUnavailable, OrderSystemError, UsageError
+from orchestrator.errors import DatabaseError, OrderSystemError, UsageError
 from orchestrator.settings import LOOPBACK, Settings
 
 Json = dict[str, Any]
@@ -221,7 +221,7 @@ def _help() -> None:
 
 def _keep(url: str, at: datetime, verb: str, component: str, run_id: str) -> None:
     # When the books stay away, the verdict has it all the same.
-    with suppress(DatabaseUnavailable):
+    with suppress(DatabaseError):
         disturbances.record(
             url, at=at, action=verb, component=component, run_id=run_id, time_budget_seconds=KEEP_SECONDS
         )

@@ -1,1 +1,1 @@
-"""What workflows cannot do by themselves: calls to the outside and writes to the books."""
+"""Activities: gateway calls and writes to the order database."""

@@ -1,6 +1,7 @@
-"""Activities of the order desk: they take orders in, note decisions and write outcomes.
+"""Activities of OrderWorkflow: open, receive, validate, decide requests and finish.
 
-They log each change of an order and each signal. An activity that runs twice says so twice; the books do not.
+They log each change of an order and each signal. A repeated activity logs again; the order database does not
+change twice.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from db.domain import Step
-from db.orders import OrderRepository, StartedAttempt
+from db.orders import NewOrder, OrderRepository, RequestDecision, StartedAttempt
 from orchestrator.activities.step_runner import StepRunner
 from orchestrator.gateways.protocols import Gateways
 from orchestrator.messages import (
@@ -33,42 +34,35 @@ from orchestrator.messages import (
 
 log = structlog.get_logger()
 
-Decision = AbortRequest | ChangeAddressRequest | ApproveRequest
-
 OutcomeObserver = Callable[[OrderResult, int], None]
-"""Is told of an order's outcome, and of its limit in ms; again when its worker dies before it can say so."""
+"""Called with an order's outcome and its limit in ms; at least once for each order."""
 
 
 class OrderActivities:
     def __init__(
         self,
         orders: OrderRepository,
-        attempts: StepRunner,
+        step_runner: StepRunner,
         gateways: Gateways,
-        notice: OutcomeObserver | None = None,
+        on_outcome: OutcomeObserver | None = None,
     ) -> None:
         self._orders = orders
-        self._attempts = attempts
+        self._step_runner = step_runner
         self._gateways = gateways
-        self._notice = notice
+        self._on_outcome = on_outcome
 
     @activity.defn(name=Activity.OPEN)
     async def open(self, request: OpenRequest) -> bool:
-        """Takes the order into the books.
+        """Insert the order.
 
-        Raises a non-retryable DuplicateOrder when the books hold this order for another workflow run,
-        as they may once Temporal has forgotten the first one.
+        Raises a non-retryable DuplicateOrder when the order exists for another workflow run: Temporal may
+        have deleted the first run after its retention period.
         """
-        is_ours = await self._orders.insert_order(
-            request.order, request.workflow_run_id, request.accepted_at, request.deadline_at
-        )
-        if not is_ours:
-            raise ApplicationError(
-                f"order {request.order.order_id} was carried out before",
-                type=DUPLICATE_ORDER,
-                non_retryable=True,
-            )
         order = request.order
+        if not await self._orders.insert_order(new_order(request)):
+            raise ApplicationError(
+                f"order {order.order_id} already exists", type=DUPLICATE_ORDER, non_retryable=True
+            )
         log.info(
             "order accepted",
             order_id=order.order_id,
@@ -80,28 +74,28 @@ class OrderActivities:
 
     @activity.defn(name=Activity.RECEIVE)
     async def receive(self, request: StepRequest) -> StepResult:
-        """Asks the warehouse whether it has the articles."""
+        """Check that the warehouse has the items in stock."""
 
         async def check_stock(attempt: StartedAttempt) -> dict[str, Any]:
             await self._gateways.warehouse.check_stock(attempt.items)
             return {}
 
-        return await self._attempts.run(request, check_stock)
+        return await self._step_runner.run(request, check_stock)
 
     @activity.defn(name=Activity.VALIDATE)
     async def validate(self, request: StepRequest) -> StepResult:
-        """Checks that the payment is this order's own and that the carrier delivers to the address."""
-        standing = await self._orders.standing(request.order_id)
-        if standing is None:
+        """Check that the payment id belongs to this order and that the carrier delivers to the address."""
+        snapshot = await self._orders.snapshot(request.order_id)
+        if snapshot is None:
             raise LookupError(request.order_id)
-        if not standing.owns_payment:
+        if not snapshot.owns_payment:
             return StepResult(StepStatus.DECLINED, message="the payment id belongs to another order")
 
         async def check_address(attempt: StartedAttempt) -> dict[str, Any]:
             await self._gateways.carrier.check_address(attempt.address)
             return {}
 
-        result = await self._attempts.run(request, check_address)
+        result = await self._step_runner.run(request, check_address)
         if result.status is StepStatus.DONE:
             log.info(
                 "order in review", order_id=request.order_id, run_id=request.run_id, step=Step.REVIEW.value
@@ -110,38 +104,50 @@ class OrderActivities:
 
     @activity.defn(name=Activity.APPROVE)
     async def approve(self, request: ApproveRequest) -> RequestResult:
-        answer = await self._orders.approve(request)
-        _log_signal(request, request.signal, answer)
-        if answer.accepted:
+        decision = await self._orders.approve(
+            request.order_id, request.reviewer, signal=request.signal, request_id=request.request_id
+        )
+        _log_signal(request.order_id, request.run_id, request.signal, decision)
+        if decision.accepted:
             log.info(
                 "order approved", order_id=request.order_id, run_id=request.run_id, step=Step.REVIEW.value
             )
-        return answer
+        return _request_result(decision)
 
     @activity.defn(name=Activity.CHANGE_ADDRESS)
     async def change_address(self, request: ChangeAddressRequest) -> RequestResult:
-        answer = await self._orders.change_address(request)
-        _log_signal(request, "update_address", answer)
-        return answer
+        decision = await self._orders.change_address(
+            request.order_id, request.new_address, request.updated_by, request_id=request.request_id
+        )
+        _log_signal(request.order_id, request.run_id, "update_address", decision)
+        return _request_result(decision)
 
     @activity.defn(name=Activity.ABORT)
     async def abort(self, request: AbortRequest) -> RequestResult:
-        """Turns the order back; the first reason wins, and after dispatch none is accepted."""
-        answer = await self._orders.abort(request)
-        _log_signal(request, request.signal, answer)
-        if answer.accepted:
+        """Abort the order. The first accepted reason decides the outcome; none is accepted after dispatch."""
+        decision = await self._orders.abort(
+            request.order_id,
+            request.reason,
+            request.requested_by,
+            request.message,
+            signal=request.signal,
+            request_id=request.request_id,
+        )
+        _log_signal(request.order_id, request.run_id, request.signal, decision)
+        if decision.accepted:
             log.info(
                 "order aborted",
                 order_id=request.order_id,
                 run_id=request.run_id,
                 reason=request.reason.value,
-                state=answer.state.value,
+                state=decision.state.value,
             )
-        return answer
+        return _request_result(decision)
 
     @activity.defn(name=Activity.RECORD_REQUEST_EVENT)
-    async def note_signal(self, request: RequestEvent) -> bool:
-        await self._orders.note_signal(
+    async def record_request_event(self, request: RequestEvent) -> bool:
+        """Record a request that the workflow decided itself."""
+        await self._orders.record_request(
             request.order_id,
             request.signal,
             accepted=request.accepted,
@@ -158,38 +164,63 @@ class OrderActivities:
 
     @activity.defn(name=Activity.FINISH)
     async def finish(self, request: FinishRequest) -> OrderResult:
-        """Writes the outcome and returns the one in the books, which may have been written before.
+        """Store the outcome, and return the stored one, which may be from an earlier execution.
 
-        Raises RuntimeError while the books are not ready for an outcome, for example because a refund
-        is missing: that is a bug in the caller, and is better seen stuck than papered over.
+        Raises RuntimeError when the order is not ready for an outcome, for example because a refund is
+        missing. That is a bug of the workflow; the activity fails until it is fixed.
         """
-        standing = await self._orders.finish(request.order_id, request.outcome)
-        if not standing.state.is_terminal or standing.completion_ms is None:
-            raise RuntimeError(f"order {request.order_id} cannot be {request.outcome}: {asdict(standing)}")
+        snapshot = await self._orders.finish(request.order_id, request.outcome)
+        if not snapshot.state.is_terminal or snapshot.completion_ms is None:
+            raise RuntimeError(f"order {request.order_id} cannot be {request.outcome}: {asdict(snapshot)}")
         log.info(
             "order finished",
             order_id=request.order_id,
             run_id=request.run_id,
             step=Step.FINISH.value,
-            outcome=standing.state.value,
-            reason=standing.abort_reason and standing.abort_reason.value,
-            completion_ms=standing.completion_ms,
+            outcome=snapshot.state.value,
+            reason=snapshot.abort_reason and snapshot.abort_reason.value,
+            completion_ms=snapshot.completion_ms,
         )
-        result = OrderResult(request.order_id, standing.state, standing.abort_reason, standing.completion_ms)
-        if self._notice is not None:
-            self._notice(result, standing.limit_ms)
+        result = OrderResult(request.order_id, snapshot.state, snapshot.abort_reason, snapshot.completion_ms)
+        if self._on_outcome is not None:
+            self._on_outcome(result, snapshot.limit_ms)
         return result
 
 
-def _log_signal(request: Decision, signal: str | None, answer: RequestResult) -> None:
-    """Says how a person's request was answered; nothing of a decision of the system's own."""
+def new_order(request: OpenRequest) -> NewOrder:
+    """Return the row that an order is inserted as."""
+    order = request.order
+    return NewOrder(
+        order_id=order.order_id,
+        workflow_run_id=request.workflow_run_id,
+        run_id=order.run_id,
+        fingerprint=order.fingerprint,
+        address=order.initial_address,
+        items=order.items,
+        amount_cents=order.amount_cents,
+        payment_id=order.payment_id,
+        review=order.review,
+        requested_at=order.requested_at,
+        accepted_at=request.accepted_at,
+        deadline_at=request.deadline_at,
+    )
+
+
+def _request_result(decision: RequestDecision) -> RequestResult:
+    return RequestResult(
+        decision.accepted, decision.message, decision.state, decision.abort_reason, decision.compensations
+    )
+
+
+def _log_signal(order_id: str, run_id: str | None, signal: str | None, decision: RequestDecision) -> None:
+    """Log the decision on a person's request; a decision of the system has no signal."""
     if signal is None:
         return
     log.info(
-        "signal accepted" if answer.accepted else "signal too late",
-        order_id=request.order_id,
-        run_id=request.run_id,
+        "signal accepted" if decision.accepted else "signal too late",
+        order_id=order_id,
+        run_id=run_id,
         signal=signal,
-        state=answer.state.value,
-        answer=answer.message,
+        state=decision.state.value,
+        answer=decision.message,
     )

@@ -1,4 +1,4 @@
-"""Activities of the cashier: charge and refund."""
+"""Activities of the payment provider: charge and refund."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from orchestrator.messages import Activity, StepRequest, StepResult
 
 
 class PaymentActivities:
-    def __init__(self, attempts: StepRunner, payments: PaymentProvider) -> None:
-        self._attempts = attempts
+    def __init__(self, step_runner: StepRunner, payments: PaymentProvider) -> None:
+        self._step_runner = step_runner
         self._payments = payments
 
     @activity.defn(name=Activity.CHARGE)
@@ -21,17 +21,17 @@ class PaymentActivities:
             await self._payments.charge(attempt.payment_id, attempt.order_id, attempt.amount_cents)
             return {"payment_id": attempt.payment_id, "amount_cents": attempt.amount_cents}
 
-        return await self._attempts.run(request, charge)
+        return await self._step_runner.run(request, charge)
 
     @activity.defn(name=Activity.REFUND)
     async def refund(self, request: StepRequest) -> StepResult:
-        """Pays back what was charged, and makes sure that a charge still in the air is declined."""
+        """Refund the charge, or void the payment id so that a charge still in flight is declined."""
 
         async def refund(attempt: StartedAttempt) -> dict[str, Any]:
             if not attempt.owns_payment:
-                # It was never charged, and to call the payment off would hit the order it belongs to.
+                # Nothing was charged for this order, and the payment id belongs to another one.
                 return {"payment_id": attempt.payment_id}
-            undone = await self._payments.refund(attempt.payment_id, attempt.order_id)
-            return {"payment_id": attempt.payment_id, "undone": undone.value}
+            outcome = await self._payments.refund(attempt.payment_id, attempt.order_id)
+            return {"payment_id": attempt.payment_id, "refund_outcome": outcome.value}
 
-        return await self._attempts.run(request, refund)
+        return await self._step_runner.run(request, refund)

@@ -1,4 +1,4 @@
-"""Activities of the shipping side: pack, hand over, and take back."""
+"""Activities of warehouse and carrier: prepare, dispatch and recall."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from orchestrator.messages import Activity, StepRequest, StepResult
 
 
 class ShippingActivities:
-    """Packages and parcels are keyed by the order, so a second shipment of it is the same parcel."""
+    """The order id is the key of package and parcel, so a second shipment of an order is the same parcel."""
 
-    def __init__(self, attempts: StepRunner, gateways: Gateways) -> None:
-        self._attempts = attempts
+    def __init__(self, step_runner: StepRunner, gateways: Gateways) -> None:
+        self._step_runner = step_runner
         self._gateways = gateways
 
     @activity.defn(name=Activity.PREPARE)
@@ -23,33 +23,33 @@ class ShippingActivities:
             await self._gateways.warehouse.pack(attempt.order_id, attempt.order_id, attempt.items)
             return {}
 
-        return await self._attempts.run(request, pack)
+        return await self._step_runner.run(request, pack)
 
     @activity.defn(name=Activity.DISPATCH)
     async def dispatch(self, request: StepRequest) -> StepResult:
-        """Hands the parcel over, addressed as the books say at that moment.
+        """Dispatch the parcel to the order's current address.
 
-        When the address changes during the call, the books refuse the result and the next attempt
+        When the address changes during the call, the order database rejects the result, and the next attempt
         replaces the label.
         """
 
-        async def hand_over(attempt: StartedAttempt) -> dict[str, Any]:
+        async def dispatch(attempt: StartedAttempt) -> dict[str, Any]:
             tracking = await self._gateways.carrier.dispatch(
                 attempt.order_id, attempt.order_id, attempt.address, attempt.address_version
             )
             return {"tracking": tracking, "address_version": attempt.address_version}
 
-        return await self._attempts.run(
-            request, hand_over, label_version=lambda attempt: attempt.address_version
+        return await self._step_runner.run(
+            request, dispatch, label_version=lambda attempt: attempt.address_version
         )
 
     @activity.defn(name=Activity.RECALL)
     async def recall(self, request: StepRequest) -> StepResult:
-        """Calls the parcel off at the carrier and returns the package to the shelf."""
+        """Cancel the shipment at the carrier and return the package to the warehouse."""
 
-        async def take_back(attempt: StartedAttempt) -> dict[str, Any]:
+        async def recall(attempt: StartedAttempt) -> dict[str, Any]:
             await self._gateways.carrier.cancel_shipment(attempt.order_id, attempt.order_id)
             await self._gateways.warehouse.unpack(attempt.order_id, attempt.order_id)
             return {}
 
-        return await self._attempts.run(request, take_back)
+        return await self._step_runner.run(request, recall)

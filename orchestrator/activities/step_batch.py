@@ -1,8 +1,7 @@
-"""Several parts of an order's life in one activity.
+"""Runs several parts of an order in one activity.
 
-Each local activity costs its worker more than the statement or call that it makes: it is handed to the
-workflow and back by itself. What follows each other without a wait is therefore done in one go
-(docs/decisions/0011).
+A local activity costs its worker more than the statement or call that it makes: the SDK hands it to the workflow
+and back. So parts that follow each other without a wait run in one local activity (docs/decisions/0011).
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,28 +23,28 @@ from orchestrator.messages import (
     StepStatus,
 )
 
-CarryOut = Callable[[StepRequest], Awaitable[StepResult]]
+RunStep = Callable[[StepRequest], Awaitable[StepResult]]
 
 
-class Advance:
-    """One go through the activities of a worker."""
+class StepBatchActivity:
+    """The activity RunStepBatch of one worker, over that worker's other activities."""
 
     def __init__(
         self,
-        steps: Mapping[Step, CarryOut],
+        steps: Mapping[Step, RunStep],
         *,
-        insert_order: Callable[[OpenRequest], Awaitable[bool]] | None = None,
+        open_order: Callable[[OpenRequest], Awaitable[bool]] | None = None,
         approve: Callable[[ApproveRequest], Awaitable[RequestResult]] | None = None,
     ) -> None:
         self._steps = steps
-        self._open_order = insert_order
+        self._open_order = open_order
         self._approve = approve
 
     @activity.defn(name=Activity.RUN_STEP_BATCH)
-    async def advance(self, request: StepBatchRequest) -> StepBatchResult:
-        """Stops at the first part that does not succeed, and before a step for which no patience is left.
+    async def run_batch(self, request: StepBatchRequest) -> StepBatchResult:
+        """Run the parts in order; stop at the first that does not succeed, or when the time budget is used up.
 
-        Raises what the parts raise. What was done before stands in the books: each part may run twice.
+        Raises what a part raises. The parts before it are stored, and each part may be repeated.
         """
         began_at = perf_counter()
         if request.open is not None:

@@ -18,7 +18,7 @@ import structlog
 from db.database import Database
 from db.read_models import order_details
 from orchestrator.api.timeouts import within
-from orchestrator.errors import DatabaseUnavailable, Overloaded
+from orchestrator.errors import DatabaseError, Overloaded
 from orchestrator.settings import Settings
 
 LOOK_SECONDS = 0.25
@@ -169,7 +169,7 @@ class Admission:
                 await self._someone_starts.wait()
             try:
                 await self._look()
-            except DatabaseUnavailable:
+            except DatabaseError:
                 # Starts are answered 503 then; what was known stays the best guess.
                 log.warning("orders in flight are not known just now")
             except Exception:

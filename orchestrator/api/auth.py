@@ -21,7 +21,7 @@ from db.database import Database
 from orchestrator.api.problem_details import problem
 from orchestrator.api.routes.temporal_ui_login import LOGIN
 from orchestrator.api.timeouts import within
-from orchestrator.errors import DatabaseUnavailable
+from orchestrator.errors import DatabaseError, DatabaseUnavailable
 from orchestrator.security import bind_policy
 from orchestrator.security.key_hashing import Role, match_key
 from orchestrator.settings import Settings
@@ -76,7 +76,7 @@ class KeyRing:
                 self._known = await within(stored.every(self._database))
                 self._read_at = monotonic()
                 self._was_read.set()
-            except DatabaseUnavailable:
+            except DatabaseError:
                 log.warning("API keys cannot be read just now")
             except Exception:
                 # What was read grows stale, and the doors close.
@@ -100,7 +100,7 @@ class Access:
         token = bearer_token(headers) or context.ui_keys.key_of(scope)
         try:
             name, role = await context.keys.caller(token)
-        except DatabaseUnavailable as error:
+        except DatabaseError as error:
             await problem(503, str(error))(scope, receive, send)
             return
         needed = needed_role(scope["method"], scope["path"])

@@ -20,7 +20,7 @@ from db.domain import TERMINAL_STATES
 from db.read_models import order_details
 from orchestrator.api.admission import Admission
 from orchestrator.api.timeouts import database_timeout, while_alive
-from orchestrator.errors import DatabaseUnavailable
+from orchestrator.errors import DatabaseError
 
 CACHE_SECONDS = 5.0
 """How old the order counts of a scrape may be."""
@@ -66,7 +66,7 @@ class Metrics:
                 try:
                     self._orders.known = await while_alive(self._counted(), database_timeout(self._database))
                     self._read_at = monotonic()
-                except DatabaseUnavailable:
+                except DatabaseError:
                     self._orders.known = None
         return generate_latest(self._registry)
 

@@ -18,12 +18,11 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from db.database import Database
-from db.orders import fingerprint
 from db.read_models import order_details
 from orchestrator.api.admission import Admission
 from orchestrator.api.timeouts import database_timeout, temporal_timeout, while_alive, within
 from orchestrator.errors import (
-    DatabaseUnavailable,
+    DatabaseError,
     OrderConflict,
     OrderUnknown,
     Overloaded,
@@ -92,7 +91,7 @@ class Lifecycle:
         """
         if problems := order.validation_errors():
             raise RequestMalformed("; ".join(problems))
-        wanted = fingerprint(order)
+        wanted = order.fingerprint
         check = await within(order_details.start_check(self._database, order.order_id, order.payment_id))
         if check.fingerprint is not None:
             _must_match(check.fingerprint, wanted)
@@ -207,10 +206,8 @@ class Lifecycle:
                 return await while_alive(
                     ask(), temporal_timeout(self._client), database_timeout(self._database), seconds=seconds
                 )
-        except DatabaseUnavailable as error:
-            raise DatabaseUnavailable(
-                "the database does not answer; the request may still be carried out"
-            ) from error
+        except DatabaseError as error:
+            raise type(error)(f"{error} The request may still be carried out.") from error
         except (TimeoutError, RPCTimeoutOrCancelledError) as error:
             raise ServiceUnavailable(
                 "no worker has answered for the order yet; the request may still be carried out"

@@ -9,7 +9,7 @@ import structlog
 from db.database import Database
 from db.read_models import order_details
 from orchestrator.api.timeouts import within
-from orchestrator.errors import DatabaseUnavailable
+from orchestrator.errors import DatabaseError
 
 TICK_SECONDS = 0.05
 GIVE_UP_SECONDS = 1.0
@@ -63,7 +63,7 @@ class OutcomeNotifier:
             try:
                 self._settle(await within(order_details.finished_among(self._database, list(self._waiting))))
                 heard_at = monotonic()
-            except DatabaseUnavailable as error:
+            except DatabaseError as error:
                 if monotonic() - heard_at > GIVE_UP_SECONDS:
                     self._settle(list(self._waiting), error)
             except Exception:
@@ -71,7 +71,7 @@ class OutcomeNotifier:
                 log.exception("outcomes could not be looked up")
                 await asyncio.sleep(AFTER_A_BUG_SECONDS)
 
-    def _settle(self, order_ids: set[str] | list[str], error: DatabaseUnavailable | None = None) -> None:
+    def _settle(self, order_ids: set[str] | list[str], error: DatabaseError | None = None) -> None:
         for order_id in order_ids:
             for finished in self._waiting.get(order_id, ()):
                 if finished.done():
@@ -79,7 +79,7 @@ class OutcomeNotifier:
                 if error is None:
                     finished.set_result(None)
                 else:
-                    finished.set_exception(DatabaseUnavailable(str(error)))
+                    finished.set_exception(type(error)(str(error)))
 
     def _forget(self, order_id: str, finished: asyncio.Future[None]) -> None:
         self._waiting[order_id].discard(finished)

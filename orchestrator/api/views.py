@@ -93,7 +93,7 @@ def _standing(order: OrderSummary) -> Json:
         "current_step": order.current_step,
         "reason": order.reason,
         "created_at": rfc3339(order.accepted_at),
-        "updated_at": rfc3339(order.updated_at),
+        "updated_at": rfc3339(order.last_event_at),
         "deadline_at": rfc3339(order.deadline_at),
         "completion_ms": order.completion_ms,
         "within_limit": order.within_limit,

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.output import AsJson, console, echo, print_error, print_json
-from orchestrator.errors import DatabaseUnavailable, StackError, UsageError
+from orchestrator.errors import DatabaseError, StackError, UsageError
 from orchestrator.exit_codes import ExitCode
 from orchestrator.settings import Settings
 
@@ -117,7 +117,7 @@ def _keep(settings: Settings, at: datetime, number: signal.Signals, component: s
             component=component,
             time_budget_seconds=KEEP_SECONDS,
         )
-    except DatabaseUnavailable as error:
+    except DatabaseError as error:
         print_error(f"The charts will not show it: {error}")
 
 

@@ -1,1 +1,1 @@
-"""The world outside: protocols for it, simulators that ship with the project, and what goes wrong."""
+"""Adapters to external services: payment provider, warehouse and carrier."""

@@ -1,7 +1,7 @@
-"""What the outside world does wrong: profiles of fault rates, drawn so that a run can be repeated.
+"""Fault injection for gateway calls: profiles of fault rates, reproducible by seed.
 
-Every outside call goes through one fault point. Whether it fails is drawn from a hash of the seed, the
-order, the step and the attempt, so the same orders meet the same faults whatever the timing.
+Whether a call fails depends on a hash of seed, order, step and attempt only. The same orders therefore meet the
+same faults, whatever the timing.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ HANG_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Call:
-    """One call to the outside, identified."""
+    """Identifies one gateway call."""
 
     order_id: str
     step: Step
@@ -30,10 +30,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Rates:
-    """The share of calls, 0 to 1, that meet each fault; what is left over works.
+    """The share of calls, 0 to 1, that meet each fault; the rest succeed.
 
-    `slow` calls work after an exponentially distributed delay with mean `slow_mean_ms`;
-    `lost_answer` calls do their work, then fail or hang (half each), so the caller does not know.
+    `slow` calls succeed after an exponentially distributed delay with mean `slow_mean_ms`. `lost_answer` calls
+    take effect, then fail or hang (half each), so that the caller does not know the effect.
     """
 
     error: float = 0.0
@@ -55,7 +55,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class FaultProfile:
-    """Fault rates for every step, with their own for some. Compensations are never declined."""
+    """Default fault rates, and the rates of single steps. Compensations are never declined."""
 
     name: str
     seed: int
@@ -73,19 +73,16 @@ class FaultProfile:
 
     @classmethod
     def from_json(cls, name: str, seed: int, rates: Mapping[str, Any]) -> "FaultProfile":
-        """Reads what `to_json` wrote, or what a user sent.
-
-        Raises ValueError with one sentence that says what is wrong.
-        """
+        """Parse the output of `to_json`, or a user's JSON. Raises ValueError with the first error."""
         try:
             default = Rates(**rates.get("default", {}))
             steps = {Step(step): Rates(**own) for step, own in rates.get("steps", {}).items()}
             found = [problem for each in (default, *steps.values()) for problem in each.problems()]
         except (TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"unreadable fault rates: {error}") from None
+            raise ValueError(f"invalid fault rates: {error}") from None
         for step in steps:
             if step not in GATEWAY_STEPS:
-                raise ValueError(f"step {step} makes no outside call")
+                raise ValueError(f"step {step} calls no gateway")
         if found:
             raise ValueError(found[0])
         return cls(name, seed, default, steps)
@@ -98,30 +95,23 @@ PROFILES: dict[str, Rates] = {
     "slow": Rates(slow=1.0, slow_mean_ms=100.0),
     "outage": Rates(error=0.5, hang=0.5),
 }
-"""The profiles with a name; any other is custom."""
+"""The named profiles. Any other profile is custom."""
 
 
 def named_profile(name: str, seed: int = 0) -> FaultProfile:
     """Raises ValueError for a name that is not one of PROFILES."""
     if name not in PROFILES:
-        raise ValueError(f"unknown fault profile {name!r}; known: {', '.join(PROFILES)}")
+        raise ValueError(f"Unknown fault profile {name!r}. Choose one of: {', '.join(PROFILES)}")
     return FaultProfile(name, seed, PROFILES[name], {})
 
 
 class FaultInjector(Protocol):
     async def call(self, call: Call, work: Callable[[], Awaitable[T]]) -> T:
-        """Does the work, unless something goes wrong before or after it."""
-
-
-class NoFaults:
-    """The fault point of a real outside world: it adds nothing."""
-
-    async def call(self, call: Call, work: Callable[[], Awaitable[T]]) -> T:  # noqa: ARG002
-        return await work()
+        """Run `work`, with the faults of the active profile before or after it."""
 
 
 class ProfileFaultInjector:
-    """The fault point of the simulators. `profile` may be replaced at any time."""
+    """Injects the faults of `profile`, which may be replaced at any time."""
 
     def __init__(self, profile: FaultProfile) -> None:
         self.profile = profile
@@ -145,11 +135,11 @@ class ProfileFaultInjector:
             await work()
             if self._draw(call, "lost") < 0.5:
                 await asyncio.sleep(HANG_SECONDS)
-            raise GatewayError(f"the answer to {call.step} was lost (simulated)")
+            raise GatewayError(f"the response to {call.step} was lost (simulated)")
         return await work()
 
     def _draw(self, call: Call, purpose: str) -> float:
-        """A number in [0, 1) that depends on the seed and the call alone."""
+        """Return a number in [0, 1) that depends only on the seed and the call."""
         text = f"{self.profile.seed}/{purpose}/{call.order_id}/{call.step}/{call.attempt}"
         return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) / 2**64
 

@@ -1,4 +1,4 @@
-"""A payment provider, a warehouse and a carrier that keep ledgers of their own in schema `provider`."""
+"""A simulated payment provider, warehouse and carrier, each with its own ledger in schema `provider`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +10,8 @@ from psycopg.types.json import Jsonb
 from db import queries
 from db.database import Database
 from db.domain import Address, Item
-from orchestrator.errors import DatabaseUnavailable, GatewayDeclined, GatewayError
-from orchestrator.gateways.protocols import Gateways, PaymentRecord, RefundOutcome
+from orchestrator.errors import DatabaseError, GatewayDeclined, GatewayError
+from orchestrator.gateways.protocols import Gateways, RefundOutcome
 
 _SQL = queries.load("provider_ledger.sql")
 
@@ -29,36 +29,29 @@ class SimulatedPayments:
         self._database = database
 
     async def charge(self, payment_id: str, order_id: str, amount_cents: int) -> None:
+        parameters = {"payment_id": payment_id, "order_id": order_id, "amount_cents": amount_cents}
         with _provider_errors():
-            parameters = {"payment_id": payment_id, "order_id": order_id, "amount_cents": amount_cents}
             if await self._database.fetch_one(_SQL["charge"], parameters):
                 return
-            fate = await self._database.fetch_one(_SQL["fate"], {"payment_id": payment_id})
-        if fate is None or fate["kind"] != "charge":
-            raise GatewayDeclined("the payment has been called off")
-        if (fate["order_id"], fate["amount_cents"]) != (order_id, amount_cents):
-            raise GatewayDeclined("the payment id was used for something else")
+            entry = await self._database.fetch_one(_SQL["charge_or_void"], {"payment_id": payment_id})
+        if entry is None or entry["kind"] != "charge":
+            raise GatewayDeclined("the payment was voided")
+        if (entry["order_id"], entry["amount_cents"]) != (order_id, amount_cents):
+            raise GatewayDeclined("the payment id was used for another charge")
 
     async def refund(self, payment_id: str, order_id: str) -> RefundOutcome:
+        parameters = {"payment_id": payment_id, "order_id": order_id}
         with _provider_errors():
-            parameters = {"payment_id": payment_id, "order_id": order_id}
             if await self._database.fetch_one(_SQL["void"], parameters):
                 return RefundOutcome.VOIDED
             await self._database.execute(_SQL["refund"], parameters)
-            fate = await self._database.fetch_one(_SQL["fate"], {"payment_id": payment_id})
-        charged = fate is not None and fate["kind"] == "charge" and fate["order_id"] == order_id
+            entry = await self._database.fetch_one(_SQL["charge_or_void"], {"payment_id": payment_id})
+        charged = entry is not None and entry["kind"] == "charge" and entry["order_id"] == order_id
         return RefundOutcome.REFUNDED if charged else RefundOutcome.VOIDED
-
-    async def look_up(self, payment_id: str) -> PaymentRecord:
-        with _provider_errors():
-            row = await self._database.fetch_one(_SQL["payment"], {"payment_id": payment_id})
-        if row is None:
-            return PaymentRecord(0, 0)
-        return PaymentRecord(int(row["charged_cents"]), int(row["refunded_cents"]))
 
 
 class SimulatedWarehouse:
-    """Has everything in stock, except articles whose SKU starts with OUT-OF-STOCK."""
+    """Has every item in stock, except those whose SKU starts with OUT-OF-STOCK."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -76,7 +69,7 @@ class SimulatedWarehouse:
         }
         with _provider_errors():
             if await self._database.fetch_one(_SQL["pack"], parameters) is None:
-                raise GatewayDeclined("the package has been called off")
+                raise GatewayDeclined("the package was cancelled")
 
     async def unpack(self, package_key: str, order_id: str) -> None:
         with _provider_errors():
@@ -84,7 +77,7 @@ class SimulatedWarehouse:
 
 
 class SimulatedCarrier:
-    """Delivers everywhere, except to ZIP codes that start with 00000."""
+    """Delivers to every address, except to ZIP codes that start with 00000."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -94,7 +87,7 @@ class SimulatedCarrier:
             raise GatewayDeclined(f"no delivery to {address.zip}")
 
     async def dispatch(self, shipment_key: str, order_id: str, address: Address, label_version: int) -> str:
-        # The address may be another one than was checked when the order was validated.
+        # The address may have changed since the order was validated.
         await self.check_address(address)
         parameters = {
             "shipment_key": shipment_key,
@@ -106,20 +99,19 @@ class SimulatedCarrier:
         with _provider_errors():
             row = await self._database.fetch_one(_SQL["dispatch"], parameters)
         if row is None:
-            raise GatewayDeclined("the parcel has been called off")
+            raise GatewayDeclined("the shipment was cancelled")
         return str(row["tracking"])
 
     async def cancel_shipment(self, shipment_key: str, order_id: str) -> None:
+        parameters = {"shipment_key": shipment_key, "order_id": order_id}
         with _provider_errors():
-            await self._database.execute(
-                _SQL["cancel_shipment"], {"shipment_key": shipment_key, "order_id": order_id}
-            )
+            await self._database.execute(_SQL["cancel_shipment"], parameters)
 
 
 @contextmanager
 def _provider_errors() -> Iterator[None]:
-    # The simulators live in the same database, but a caller of a real provider would see a failed call.
+    # The simulators use the order database, but a real provider would report its own failure.
     try:
         yield
-    except DatabaseUnavailable as error:
-        raise GatewayError("the provider does not answer") from error
+    except DatabaseError as error:
+        raise GatewayError("the provider is not responding") from error

@@ -21,8 +21,8 @@ from db.orders import OrderRepository
 from orchestrator.activities.order import OrderActivities
 from orchestrator.activities.payment import PaymentActivities
 from orchestrator.activities.shipping import ShippingActivities
-from orchestrator.activities.step_batch import Advance
-from orchestrator.activities.step_runner import Notice, StepRunner
+from orchestrator.activities.step_batch import StepBatchActivity
+from orchestrator.activities.step_runner import AttemptObserver, StepRunner
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.gateways.fault_injection import FaultProfile, ProfileFaultInjector, named_profile
 from orchestrator.gateways.protocols import Gateways
@@ -76,9 +76,9 @@ class ActivitySet:
     shipping: ShippingActivities
 
     @property
-    def order_side(self) -> Advance:
+    def order_side(self) -> StepBatchActivity:
         """What an order worker does in one go."""
-        return Advance(
+        return StepBatchActivity(
             {
                 Step.RECEIVE: self.orders.receive,
                 Step.VALIDATE: self.orders.validate,
@@ -86,14 +86,14 @@ class ActivitySet:
                 Step.REFUND: self.cashier.refund,
                 Step.RECALL: self.shipping.recall,
             },
-            insert_order=self.orders.open,
+            open_order=self.orders.open,
             approve=self.orders.approve,
         )
 
     @property
-    def shipping_side(self) -> Advance:
+    def shipping_side(self) -> StepBatchActivity:
         """What a shipping worker does in one go."""
-        return Advance({Step.PREPARE: self.shipping.prepare, Step.DISPATCH: self.shipping.dispatch})
+        return StepBatchActivity({Step.PREPARE: self.shipping.prepare, Step.DISPATCH: self.shipping.dispatch})
 
     @classmethod
     def open(
@@ -105,7 +105,7 @@ class ActivitySet:
         tracing: Tracing | None = None,
     ) -> "ActivitySet":
         metrics = metrics or WorkerMetrics()
-        notices: list[Notice] = [metrics.attempt_ended]
+        notices: list[AttemptObserver] = [metrics.attempt_ended]
         if tracing is not None:
             notices.append(tracing.attempt_ended)
         attempts = StepRunner(database, faults, notices)
@@ -144,14 +144,14 @@ def order_worker(
         task_queue=task_queue,
         workflows=[OrderWorkflow, ReconcileWorkflow],
         activities=[
-            activities.order_side.advance,
+            activities.order_side.run_batch,
             activities.orders.open,
             activities.orders.receive,
             activities.orders.validate,
             activities.orders.approve,
             activities.orders.change_address,
             activities.orders.abort,
-            activities.orders.note_signal,
+            activities.orders.record_request_event,
             activities.orders.finish,
             activities.cashier.charge,
             activities.cashier.refund,
@@ -180,7 +180,7 @@ def shipping_worker(
         task_queue=task_queue,
         workflows=[ShippingWorkflow],
         activities=[
-            activities.shipping_side.advance,
+            activities.shipping_side.run_batch,
             activities.shipping.prepare,
             activities.shipping.dispatch,
         ],

@@ -26,7 +26,7 @@ from loadtest.bench.seed import seed, seed_now, some_ids
 from orchestrator.api import latency_csv
 from orchestrator.errors import DatabaseUnavailable, StatementTimeout
 from tests.dashboard.conftest import SEEDED, reader_of
-from tests.orders import Clerk, new_order
+from tests.orders import OrderDriver, new_order
 
 SHARES = (0.5, 0.95, 0.99, 1.0)
 
@@ -233,16 +233,16 @@ ROLLUP = "select * from latency_rollup order by grain_seconds, at, run_id, outco
 
 
 @pytest.fixture
-async def clerk(order_database_url):
+async def driver(order_database_url):
     async with Database(order_database_url, max_size=16) as pool:
-        yield Clerk(OrderRepository(pool, "w"), pool)
+        yield OrderDriver(OrderRepository(pool, "w"), pool)
 
 
-async def test_triggers_count_what_counting_anew_counts(clerk, order_database_url):
+async def test_triggers_count_what_counting_anew_counts(driver, order_database_url):
     for n in range(12):
         state = (State.COMPLETED, State.CANCELLED, State.FAILED)[n % 3]
         order = new_order(run_id=f"run-{n % 2}" if n % 4 else None)
-        await clerk.carry_to(state, order)
+        await driver.carry_to(state, order)
     kept = rows(order_database_url, ROLLUP)
     with psycopg.connect(order_database_url, autocommit=True) as connection:
         connection.execute("select rebuild_latency_rollup()")
@@ -267,8 +267,8 @@ def finish_by_hand(url: str, order_id: str, *, and_commit: bool) -> None:
             connection.rollback()
 
 
-async def test_an_outcome_and_its_count_come_together_or_not_at_all(clerk, order_database_url):
-    order_id = await clerk.open()
+async def test_an_outcome_and_its_count_come_together_or_not_at_all(driver, order_database_url):
+    order_id = await driver.open()
     before = rows(order_database_url, ROLLUP)
     finish_by_hand(order_database_url, order_id, and_commit=False)
     assert rows(order_database_url, ROLLUP) == before
@@ -279,8 +279,8 @@ async def test_an_outcome_and_its_count_come_together_or_not_at_all(clerk, order
     )
 
 
-async def test_outcomes_at_the_same_moment_are_all_counted(clerk, order_database_url):
-    order_ids = [await clerk.open() for _ in range(40)]
+async def test_outcomes_at_the_same_moment_are_all_counted(driver, order_database_url):
+    order_ids = [await driver.open() for _ in range(40)]
     before = sum(row["orders"] for row in rows(order_database_url, ROLLUP))
     with ThreadPoolExecutor(8) as pool:
         list(
@@ -291,18 +291,18 @@ async def test_outcomes_at_the_same_moment_are_all_counted(clerk, order_database
     assert sum(row["orders"] for row in rows(order_database_url, ROLLUP)) == before + 3 * 40
 
 
-async def test_an_order_remembers_the_faults_of_its_acceptance(clerk, order_database_url):
+async def test_an_order_remembers_the_faults_of_its_acceptance(driver, order_database_url):
     with psycopg.connect(order_database_url, autocommit=True) as connection:
         # Acceptance is kept to the millisecond, so a change in that very millisecond could come after it.
         connection.execute(
             "insert into fault_changes (at, profile, seed, rates)"
             " values (clock_timestamp() - interval '1 second', 'lossy', 1, '{}')"
         )
-        order_id = await clerk.open()
+        order_id = await driver.open()
         connection.execute("insert into fault_changes (profile, seed, rates) values ('none', 1, '{}')")
-    await clerk.abort(order_id)
-    await clerk.repository.finish(order_id, State.CANCELLED)
-    assert (await clerk.row(order_id))["fault_profile"] == "lossy"
+    await driver.abort(order_id)
+    await driver.repository.finish(order_id, State.CANCELLED)
+    assert (await driver.row(order_id))["fault_profile"] == "lossy"
 
 
 # --- The role ----------------------------------------------------------------------------------------------
@@ -395,9 +395,9 @@ async def test_the_csv_is_the_apis_own_to_the_byte(seeded, seeded_url):
     assert ours.count(b"\n") > 50
 
 
-async def test_the_csv_escapes_what_a_spreadsheet_would_run(clerk, order_database_url):
+async def test_the_csv_escapes_what_a_spreadsheet_would_run(driver, order_database_url):
     order_id = f"-{new_order().order_id}"
-    await clerk.carry_to(
+    await driver.carry_to(
         State.COMPLETED, new_order(order_id=order_id, payment_id=f"p{order_id}", run_id="-1")
     )
     reader = reader_of(order_database_url)
@@ -427,11 +427,11 @@ def test_an_export_is_handed_on_in_large_pieces(seeded):
 # --- Live, lookups, runs -----------------------------------------------------------------------------------
 
 
-async def test_live_figures_equal_plain_sql(clerk, order_database_url):
+async def test_live_figures_equal_plain_sql(driver, order_database_url):
     for _ in range(3):
-        await clerk.carry_to(State.COMPLETED)
-    open_ids = [await clerk.carry_to(State.CHARGED) for _ in range(2)]
-    overdue = await clerk.open(accepted_at=datetime.now(UTC) - timedelta(seconds=60))
+        await driver.carry_to(State.COMPLETED)
+    open_ids = [await driver.carry_to(State.CHARGED) for _ in range(2)]
+    overdue = await driver.open(accepted_at=datetime.now(UTC) - timedelta(seconds=60))
     reader = reader_of(order_database_url)
     (truth,) = rows(
         order_database_url,
@@ -459,14 +459,14 @@ async def test_live_figures_equal_plain_sql(clerk, order_database_url):
     reader.close()
 
 
-async def test_only_undecided_manual_orders_wait_for_a_person(clerk, order_database_url):
+async def test_only_undecided_manual_orders_wait_for_a_person(driver, order_database_url):
     from db.domain import ReviewMode
 
-    waiting = await clerk.carry_to(State.IN_REVIEW, new_order(review=ReviewMode.MANUAL))
-    approved = await clerk.carry_to(State.APPROVED, new_order(review=ReviewMode.MANUAL))
-    automatic = await clerk.carry_to(State.IN_REVIEW)
-    early = await clerk.carry_to(State.VALIDATED, new_order(review=ReviewMode.MANUAL))
-    await clerk.repository.note_signal(early, "approve_order", accepted=True, reviewer="ann")
+    waiting = await driver.carry_to(State.IN_REVIEW, new_order(review=ReviewMode.MANUAL))
+    approved = await driver.carry_to(State.APPROVED, new_order(review=ReviewMode.MANUAL))
+    automatic = await driver.carry_to(State.IN_REVIEW)
+    early = await driver.carry_to(State.VALIDATED, new_order(review=ReviewMode.MANUAL))
+    await driver.repository.record_request(early, "approve_order", accepted=True, reviewer="ann")
     reader = reader_of(order_database_url)
     found = {row["order_id"]: row for row in live_orders.waiting_for_a_person(reader, 50)}
     assert live_orders.in_flight(reader).in_review == 1
@@ -558,22 +558,22 @@ def test_pages_of_the_search_join_without_gap_or_overlap(seeded):
     assert [row["order_id"] for row in first + second] == [row["order_id"] for row in whole]
 
 
-async def test_an_orders_file_has_its_books_beside_the_ledger(clerk, order_database_url):
+async def test_an_orders_file_has_its_books_beside_the_ledger(driver, order_database_url):
     from dashboard.view_models import order_tables
 
-    order_id = await clerk.carry_to(State.COMPLETED)
+    order_id = await driver.carry_to(State.COMPLETED)
     reader = reader_of(order_database_url)
     file = order_search.order_details(reader, order_id)
     assert order_search.order_details(reader, "nobody") is None
     reader.close()
-    events = await clerk.events(order_id)
+    events = await driver.events(order_id)
     assert [event["at"] for event in file.events] == [event["at"] for event in events]
     assert json.loads(json.dumps(order_tables.events(file)["event"].tolist())) == [
         event["kind"] for event in events
     ]
     beside = order_tables.database_beside_provider(file).set_index("")
     assert beside.loc["charged", "our books"] == f"{file.order['amount_cents'] / 100:,.2f}"
-    # The clerk works without the outside, so its ledgers know nothing.
+    # The driver works without the outside, so its ledgers know nothing.
     assert beside.loc["charged", "the outside's ledger"] == ""
 
 

@@ -12,7 +12,7 @@ from db import audit
 from db.audit import EVENT_INVARIANTS, INVARIANTS, LEGAL_MOVES, audit_database
 from db.database import Database
 from db.domain import State
-from tests.orders import Clerk
+from tests.orders import OrderDriver
 
 PATH = list(State)[:7]
 ORDERS = 400
@@ -51,12 +51,12 @@ def life(luck: random.Random) -> tuple[State, list[tuple[str, State, bool]]]:
 async def test_nobody_who_breaks_an_invariant_about_events_escapes_the_first_look(
     pool: Database, repository, monkeypatch
 ) -> None:
-    clerk = Clerk(repository, pool)
+    driver = OrderDriver(repository, pool)
     luck = random.Random(7)
     order_ids = []
     for _ in range(ORDERS):
         outcome, events = life(luck)
-        order_id = await clerk.carry_to(outcome)
+        order_id = await driver.carry_to(outcome)
         order_ids.append(order_id)
         begin = datetime.now(UTC)
         await pool.execute("delete from events where order_id = %(id)s", {"id": order_id})

@@ -31,7 +31,7 @@ from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
 from tests.command_line import CommandLine
 from tests.live import eventually
-from tests.orders import Clerk
+from tests.orders import OrderDriver
 from tests.ports import free_port_base
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/orders"
@@ -260,7 +260,7 @@ async def test_a_database_of_a_newer_release_with_overdue_orders(postgres, tmp_p
             connection.execute("select pg_catalog.set_config('session_replication_role', 'replica', false)")
             connection.execute(
                 "insert into orders (order_id, workflow_run_id, fingerprint, address, items, amount_cents,"
-                " payment_id, review, requested_at, accepted_at, deadline_at, updated_at)"
+                " payment_id, review, requested_at, accepted_at, deadline_at, last_event_at)"
                 " select 'late-' || n, 'r', 'f', '{}', '[]', 1, 'p' || n, 'auto', now(), now(),"
                 " now() - interval '1 minute', now() from generate_series(1, 4) n"
             )
@@ -348,7 +348,7 @@ async def test_orders_that_reach_the_database_long_after_acceptance(postgres, tm
     """The same effect has a Temporal clock that is behind the database's."""
     with postgres.fresh_database() as url:
         async with Database(url) as pool:
-            clerk = Clerk(OrderRepository(pool, "worker-1"), pool)
-            await clerk.open(accepted_at=datetime.now(UTC) - timedelta(seconds=8))
+            driver = OrderDriver(OrderRepository(pool, "worker-1"), pool)
+            await driver.open(accepted_at=datetime.now(UTC) - timedelta(seconds=8))
         found = await findings_of(external(tmp_path, url))
     assert set(found) == UNAVAILABLE | {"clock-acceptance"}

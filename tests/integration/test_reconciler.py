@@ -29,7 +29,7 @@ from orchestrator.worker.reconciler import FIRST_LOOK_BEHIND, LOOK_OVERLAP, Reco
 from orchestrator.workflow_ids import order_workflow_id
 from tests.integration.test_api_outages import stopped
 from tests.live import LiveApi, eventually
-from tests.orders import Clerk, new_order
+from tests.orders import OrderDriver, new_order
 
 
 def terminate(settings: Settings, order_id: str) -> None:
@@ -129,8 +129,8 @@ class Temporal:
 
 
 @pytest.fixture(scope="module")
-def clerk(repository, pool):
-    return Clerk(repository, pool)
+def driver(repository, pool):
+    return OrderDriver(repository, pool)
 
 
 @pytest.fixture
@@ -146,11 +146,11 @@ def reconciler(pool: Database, temporal: Temporal, monkeypatch: pytest.MonkeyPat
 
 
 async def test_healthy_silent_orders_do_not_hide_an_orphan_for_ever(
-    clerk: Clerk, reconciler: Reconciler, temporal: Temporal
+    driver: OrderDriver, reconciler: Reconciler, temporal: Temporal
 ) -> None:
     # All are due at the same moment, so that only their ids put them in order.
     accepted_at = datetime.now(UTC) - timedelta(seconds=5)
-    order_ids = sorted([await clerk.open(accepted_at=accepted_at) for _ in range(7)])
+    order_ids = sorted([await driver.open(accepted_at=accepted_at) for _ in range(7)])
     orphan = order_ids[-1]
     temporal.ended = {orphan}
     assert [await reconciler.look() for _ in range(3)] == [0, 0, 1]
@@ -242,9 +242,9 @@ async def test_a_workflow_that_never_was_an_order_holds_up_nobody(
 
 
 async def test_an_order_whose_workflow_was_reset_is_left_to_its_later_run(
-    clerk: Clerk, reconciler: Reconciler, temporal: Temporal
+    driver: OrderDriver, reconciler: Reconciler, temporal: Temporal
 ) -> None:
-    temporal.reset = {await clerk.open(accepted_at=datetime.now(UTC) - timedelta(hours=1))}
+    temporal.reset = {await driver.open(accepted_at=datetime.now(UTC) - timedelta(hours=1))}
     not_in_the_books_yet = new_order()
     temporal.terminated(order_workflow_id(not_in_the_books_yet.order_id), not_in_the_books_yet)
     temporal.ended.clear()
@@ -287,12 +287,12 @@ async def test_a_look_that_fails_is_counted_and_followed_by_others(
 
 @pytest.mark.stack
 async def test_an_unknown_namespace_is_a_server_that_is_away_and_no_lost_workflow(
-    live: LiveApi, live_stack: Stack, clerk: Clerk, monkeypatch: pytest.MonkeyPatch, pool: Database
+    live: LiveApi, live_stack: Stack, driver: OrderDriver, monkeypatch: pytest.MonkeyPatch, pool: Database
 ) -> None:
     settings = live_stack.settings.model_copy(update={"given_temporal_namespace": "not-yet"})
     client: Client = await connect(settings)
     monkeypatch.setattr(reconciler_module, "QUIET_SECONDS", 0.0)
-    await clerk.open()
+    await driver.open()
     # Temporal looks at the form of a run's id before it looks for the namespace.
     await pool.execute(
         "update orders set workflow_run_id = %(run)s where state < 'completed'", {"run": str(uuid4())}

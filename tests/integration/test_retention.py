@@ -18,7 +18,7 @@ from db.orders import OrderRepository
 from orchestrator.settings import Settings
 from orchestrator.worker.event_maintenance import EventMaintenance
 from tests.command_line import CommandLine
-from tests.orders import Clerk, new_order
+from tests.orders import OrderDriver, new_order
 
 KEEP = timedelta(days=90)
 LONGEST_WAIT = "1s"
@@ -27,7 +27,7 @@ LONGEST_WAIT = "1s"
 AGE = """
     alter table orders disable trigger orders_never_step_back;
     with aged as (
-        update orders set accepted_at = accepted_at - {age}, updated_at = updated_at - {age},
+        update orders set accepted_at = accepted_at - {age}, last_event_at = last_event_at - {age},
             requested_at = requested_at - {age}, deadline_at = deadline_at - {age},
             finished_at = finished_at - {age}
         where order_id = '{order_id}' returning order_id
@@ -47,7 +47,7 @@ def url(postgres):
 @asynccontextmanager
 async def shop(url):
     async with Database(url, max_size=8) as pool:
-        yield Clerk(OrderRepository(pool, "worker-1"), pool)
+        yield OrderDriver(OrderRepository(pool, "worker-1"), pool)
 
 
 def execute(url, statement):
@@ -81,9 +81,9 @@ def age(url, order_id, days):
 
 
 async def test_old_events_go_and_the_books_stay(url):
-    async with shop(url) as clerk:
-        old = await clerk.carry_to(State.COMPLETED)
-        young = await clerk.carry_to(State.CANCELLED)
+    async with shop(url) as driver:
+        old = await driver.carry_to(State.COMPLETED)
+        young = await driver.carry_to(State.CANCELLED)
         name = age(url, old, 100)
         kept = age(url, young, 80)
         told = (
@@ -104,28 +104,28 @@ async def test_old_events_go_and_the_books_stay(url):
         assert (await drop_expired(url, KEEP)).expired == []
 
         # The audit says what it could not judge, and finds nothing wrong with what is gone.
-        audit = await audit_database(clerk.pool)
+        audit = await audit_database(driver.pool)
         assert (audit.judged, audit.without_events) == (2, 1)
-        assert await told_wrongly(clerk.pool) == []
+        assert await told_wrongly(driver.pool) == []
         assert audit.events_since == report.dropped[0].to_at
 
 
 async def test_the_audit_still_misses_events_that_were_not_dropped(url):
-    async with shop(url) as clerk:
-        age(url, await clerk.carry_to(State.COMPLETED), 100)
-        young = await clerk.carry_to(State.COMPLETED)
+    async with shop(url) as driver:
+        age(url, await driver.carry_to(State.COMPLETED), 100)
+        young = await driver.carry_to(State.COMPLETED)
         await drop_expired(url, KEEP)
         execute(url, f"delete from events where order_id = '{young}'")
-        found = {(v.invariant, v.order_id) for v in (await audit_database(clerk.pool)).violations}
+        found = {(v.invariant, v.order_id) for v in (await audit_database(driver.pool)).violations}
         assert {(1, young), (2, young)} <= found
 
 
 async def test_events_of_an_open_order_stay_and_all_after_them(url):
-    async with shop(url) as clerk:
-        age(url, await clerk.carry_to(State.COMPLETED), 120)
-        still_open = await clerk.carry_to(State.IN_REVIEW)
+    async with shop(url) as driver:
+        age(url, await driver.carry_to(State.COMPLETED), 120)
+        still_open = await driver.carry_to(State.IN_REVIEW)
         of_open = age(url, still_open, 110)
-        later = age(url, await clerk.carry_to(State.COMPLETED), 100)
+        later = age(url, await driver.carry_to(State.COMPLETED), 100)
         report = await drop_expired(url, KEEP)
         assert [len(report.dropped), [p.name for p in report.held]] == [1, [of_open, later]]
         count = execute(url, f"select count(*) from events where order_id = '{still_open}'")
@@ -137,18 +137,18 @@ async def test_no_writer_waits_while_partitions_are_made_and_dropped(url):
     stop = asyncio.Event()
     impatient = psycopg.conninfo.make_conninfo(url, options=f"-c lock_timeout={LONGEST_WAIT}")
 
-    async def write(clerk):
+    async def write(driver):
         written = 0
         while not stop.is_set():
-            await clerk.carry_to(State.COMPLETED)
+            await driver.carry_to(State.COMPLETED)
             written += 1
         return written
 
-    async with shop(impatient) as clerk:
+    async with shop(impatient) as driver:
         days = range(100, 130)
         for days_ago in days:
-            age(url, await clerk.carry_to(State.CANCELLED), days_ago)
-        writers = [asyncio.create_task(write(clerk)) for _ in range(4)]
+            age(url, await driver.carry_to(State.CANCELLED), days_ago)
+        writers = [asyncio.create_task(write(driver)) for _ in range(4)]
         report = await drop_expired(url, KEEP)
         # Days ahead are made under the writers' hands too; one that gives up is told so and comes again.
         made = 0
@@ -162,21 +162,21 @@ async def test_no_writer_waits_while_partitions_are_made_and_dropped(url):
         assert min(written) > 0
         assert len(report.dropped) == len(days)
         assert made > 0
-        assert await told_wrongly(clerk.pool) == []
+        assert await told_wrongly(driver.pool) == []
 
 
 async def test_a_reader_of_an_old_day_holds_up_only_the_dropping(url, monkeypatch):
     monkeypatch.setattr("db.maintenance.retention.DETACH_PATIENCE_MS", 300)
     impatient = psycopg.conninfo.make_conninfo(url, options="-c lock_timeout=200ms")
-    async with shop(impatient) as clerk:
-        name = age(url, await clerk.carry_to(State.COMPLETED), 100)
-        other = age(url, await clerk.carry_to(State.COMPLETED), 99)
+    async with shop(impatient) as driver:
+        name = age(url, await driver.carry_to(State.COMPLETED), 100)
+        other = age(url, await driver.carry_to(State.COMPLETED), 99)
         with psycopg.connect(url) as reader:
             assert reader.execute("select count(*) from events").fetchone()[0] > 0
             report = await drop_expired(url, KEEP)
             assert [p.name for p in report.busy] == [name, other]
-            await clerk.carry_to(State.COMPLETED)
-            assert await told_wrongly(clerk.pool) == []
+            await driver.carry_to(State.COMPLETED)
+            assert await told_wrongly(driver.pool) == []
         # What was begun is brought to its end by the next look.
         report = await drop_expired(url, KEEP)
         assert sorted(p.name for p in report.dropped) == sorted([name, other])
@@ -186,8 +186,8 @@ async def test_a_reader_of_an_old_day_holds_up_only_the_dropping(url, monkeypatc
 @pytest.fixture
 async def detached(url):
     """A partition that a look has decided to drop, and detached, and then was killed."""
-    async with shop(url) as clerk:
-        name = age(url, await clerk.carry_to(State.COMPLETED), 100)
+    async with shop(url) as driver:
+        name = age(url, await driver.carry_to(State.COMPLETED), 100)
     execute(
         url,
         "insert into dropped_events (to_at, from_at, partition, bytes)"
@@ -222,8 +222,8 @@ async def test_only_one_is_at_it(url):
 
 
 async def test_who_is_not_the_owner_is_refused_and_may_make_partitions(postgres, url):
-    async with shop(url) as clerk:
-        age(url, await clerk.carry_to(State.COMPLETED), 100)
+    async with shop(url) as driver:
+        age(url, await driver.carry_to(State.COMPLETED), 100)
     execute(url, "create role impostor login; grant usage on schema public to impostor")
     try:
         execute(url, "grant select, insert on all tables in schema public to impostor")
@@ -258,17 +258,17 @@ async def test_a_filled_open_partition_is_ended_while_orders_are_written(url):
     today = execute(url, "select date_trunc('day', now(), 'UTC')")[0][0]
     as_if_nobody_had_made_days(url, today)
     impatient = psycopg.conninfo.make_conninfo(url, options="-c lock_timeout=500ms")
-    async with shop(impatient) as clerk:
-        before = await clerk.carry_to(State.COMPLETED)
+    async with shop(impatient) as driver:
+        before = await driver.carry_to(State.COMPLETED)
         stop = asyncio.Event()
 
         async def write():
             while not stop.is_set():
-                await clerk.carry_to(State.COMPLETED)
+                await driver.carry_to(State.COMPLETED)
 
         writing = asyncio.create_task(write())
         try:
-            assert await steps_until_made(clerk.pool) == (3, 1)
+            assert await steps_until_made(driver.pool) == (3, 1)
         finally:
             stop.set()
             await writing
@@ -277,11 +277,11 @@ async def test_a_filled_open_partition_is_ended_while_orders_are_written(url):
         )
         assert (ended[0], ahead[0]) == (f"events_{today:%Y%m%d}", "events_ahead")
         assert ahead[1] - today == timedelta(days=30)
-        assert len(await clerk.events(before)) > 0
+        assert len(await driver.events(before)) > 0
         assert execute(url, "select count(*) from pg_constraint where conname = 'events_ahead_ends'") == [
             (0,)
         ]
-        assert await told_wrongly(clerk.pool) == []
+        assert await told_wrongly(driver.pool) == []
 
 
 async def test_a_filled_open_partition_is_not_read_while_nobody_can_write(url):
@@ -313,29 +313,29 @@ async def test_the_end_of_a_filled_open_partition_moves_on_before_it_is_reached(
 
 
 async def test_the_housekeeper_does_both(url):
-    async with shop(url) as clerk:
-        name = age(url, await clerk.carry_to(State.COMPLETED), 100)
+    async with shop(url) as driver:
+        name = age(url, await driver.carry_to(State.COMPLETED), 100)
         as_if_nobody_had_made_days(url, datetime.now(UTC).date() + timedelta(days=1))
         settings = Settings(database_url=url, events_keep_days=90)
-        assert await EventMaintenance(settings, clerk.pool).look()
+        assert await EventMaintenance(settings, driver.pool).look()
         assert name not in partitions(url)
         ahead = execute(
             url, "select from_at - now() > interval '7 days' from event_partitions() where to_at is null"
         )
         assert ahead == [(True,)]
-        await clerk.open(new_order())
+        await driver.open(new_order())
 
 
 async def test_the_housekeeper_keeps_everything_unless_told(url):
-    async with shop(url) as clerk:
-        name = age(url, await clerk.carry_to(State.COMPLETED), 1000)
-        assert await EventMaintenance(Settings(database_url=url), clerk.pool).look()
+    async with shop(url) as driver:
+        name = age(url, await driver.carry_to(State.COMPLETED), 1000)
+        assert await EventMaintenance(Settings(database_url=url), driver.pool).look()
         assert name in partitions(url)
 
 
 async def test_the_command(url):
-    async with shop(url) as clerk:
-        name = age(url, await clerk.carry_to(State.COMPLETED), 100)
+    async with shop(url) as driver:
+        name = age(url, await driver.carry_to(State.COMPLETED), 100)
     commands = CommandLine({**os.environ, "DATABASE_URL": url})
     code, said = await commands.run("retention", "--keep", "90d", "--dry-run")
     assert (code, "would go: " + name in said) == (0, True), said

@@ -6,7 +6,7 @@ import pytest
 
 from db import runs
 from db.runs import SILENT_SECONDS, NewRun
-from tests.orders import Clerk, new_order
+from tests.orders import OrderDriver, new_order
 
 DRAIN_SECONDS = 30.0
 
@@ -25,5 +25,5 @@ async def test_a_run_that_was_broken_off_holds_the_faults_no_longer(
     run_id = f"silent-{margin:.0f}"
     begin(order_database_url, run_id, ago=timedelta(seconds=SILENT_SECONDS + DRAIN_SECONDS + margin))
     assert runs.that_set_faults(order_database_url, run_id) == (run_id if margin < 0 else None)
-    await Clerk(repository, pool).open(new_order(run_id=run_id))
+    await OrderDriver(repository, pool).open(new_order(run_id=run_id))
     assert runs.that_set_faults(order_database_url, run_id) == run_id, "it has just started an order"

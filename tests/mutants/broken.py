@@ -5,14 +5,13 @@ Every mutant is the product itself with one part replaced; the part does wrong w
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from enum import StrEnum
 
 from temporalio import activity
 
 from db.database import Database
 from db.domain import SAMPLE_ITEMS, Address, Item, Reason, State
-from db.orders import OrderRepository, OrderSnapshot
+from db.orders import NewOrder, OrderRepository, OrderSnapshot, RequestDecision
 from orchestrator.activities.order import OrderActivities
 from orchestrator.activities.step_runner import StepRunner
 from orchestrator.gateways.fault_injection import ProfileFaultInjector
@@ -20,16 +19,13 @@ from orchestrator.gateways.protocols import (
     Carrier,
     Gateways,
     PaymentProvider,
-    PaymentRecord,
     RefundOutcome,
     Warehouse,
 )
 from orchestrator.messages import (
     AbortRequest,
     Activity,
-    ChangeAddressRequest,
     FinishRequest,
-    OrderRequest,
     OrderResult,
     RequestResult,
     StepRequest,
@@ -96,9 +92,6 @@ class PassedOnPayments:
 
     async def refund(self, payment_id: str, order_id: str) -> RefundOutcome:
         return await self._provider.refund(payment_id, order_id)
-
-    async def look_up(self, payment_id: str) -> PaymentRecord:
-        return await self._provider.look_up(payment_id)
 
 
 class ChargesTwice(PassedOnPayments):
@@ -218,43 +211,39 @@ class DropsOrders(OpenDatabase):
     """The order's row disappears although its start was acknowledged."""
 
     async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
-        standing = await super().finish(order_id, outcome)
+        snapshot = await super().finish(order_id, outcome)
         if is_victim(order_id):
             await self.pool.execute("delete from orders where order_id = %(id)s", {"id": order_id})
-        return standing
+        return snapshot
 
 
 class DropsEveryOrder(OpenDatabase):
     """The rows of all orders disappear, so that the books know nothing of the run."""
 
     async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
-        standing = await super().finish(order_id, outcome)
+        snapshot = await super().finish(order_id, outcome)
         await self.pool.execute("delete from orders where order_id = %(id)s", {"id": order_id})
-        return standing
+        return snapshot
 
 
 class OpensTwice(OpenDatabase):
     """A second run of the same order is let in."""
 
-    async def insert_order(
-        self, order: OrderRequest, workflow_run_id: str, accepted_at: datetime, deadline_at: datetime
-    ) -> bool:
-        is_ours = await super().insert_order(order, workflow_run_id, accepted_at, deadline_at)
+    async def insert_order(self, order: NewOrder) -> bool:
+        is_ours = await super().insert_order(order)
         return is_ours or is_victim(order.order_id)
 
 
 class AcceptsTwice(OpenDatabase):
     """The acceptance is written down twice."""
 
-    async def insert_order(
-        self, order: OrderRequest, workflow_run_id: str, accepted_at: datetime, deadline_at: datetime
-    ) -> bool:
-        is_ours = await super().insert_order(order, workflow_run_id, accepted_at, deadline_at)
+    async def insert_order(self, order: NewOrder) -> bool:
+        is_ours = await super().insert_order(order)
         if is_victim(order.order_id):
             await self.pool.execute(
                 "insert into events (order_id, at, kind, state)"
                 " values (%(id)s, %(at)s, 'accepted', 'received')",
-                {"id": order.order_id, "at": accepted_at},
+                {"id": order.order_id, "at": order.accepted_at},
             )
         return is_ours
 
@@ -263,17 +252,17 @@ class WritesTwoOutcomes(OpenDatabase):
     """The outcome is written down twice, and not the same."""
 
     async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
-        standing = await super().finish(order_id, outcome)
+        snapshot = await super().finish(order_id, outcome)
         if is_victim(order_id):
             await add_event(self.pool, order_id, "outcome", State.FAILED)
-        return standing
+        return snapshot
 
 
 class WritesLongAgo(OpenDatabase):
     """The victim's outcome came a minute ago: a workflow is given some seconds to close."""
 
     async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
-        standing = await super().finish(order_id, outcome)
+        snapshot = await super().finish(order_id, outcome)
         if is_victim(order_id):
             # The books' own trigger would refuse it.
             await self.pool.execute(
@@ -281,24 +270,22 @@ class WritesLongAgo(OpenDatabase):
                 " update orders set finished_at = clock_timestamp() - interval '1 minute'"
                 f" where order_id = '{order_id}'; end $$"
             )
-        return standing
+        return snapshot
 
 
 class WritesAfterTheOutcome(OpenDatabase):
     async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
-        standing = await super().finish(order_id, outcome)
+        snapshot = await super().finish(order_id, outcome)
         if is_victim(order_id):
-            await add_event(self.pool, order_id, "signal", standing.state)
-        return standing
+            await add_event(self.pool, order_id, "signal", snapshot.state)
+        return snapshot
 
 
 class SkipsAState(OpenDatabase):
     """The events jump: the order is told to be prepared before it was reviewed."""
 
-    async def insert_order(
-        self, order: OrderRequest, workflow_run_id: str, accepted_at: datetime, deadline_at: datetime
-    ) -> bool:
-        is_ours = await super().insert_order(order, workflow_run_id, accepted_at, deadline_at)
+    async def insert_order(self, order: NewOrder) -> bool:
+        is_ours = await super().insert_order(order)
         if is_victim(order.order_id):
             await add_event(self.pool, order.order_id, "state", State.PREPARED)
         return is_ours
@@ -307,29 +294,39 @@ class SkipsAState(OpenDatabase):
 class IgnoresCancellations(OpenDatabase):
     """The customer is told that the order is cancelled; nothing turns it back."""
 
-    async def abort(self, request: AbortRequest) -> RequestResult:
-        if not is_victim(request.order_id) or request.signal is None:
-            return await super().abort(request)
-        await self.note_signal(request.order_id, request.signal, accepted=True, reason=request.reason.value)
-        return RequestResult(True, "the order is being cancelled", State.IN_REVIEW)
+    async def abort(
+        self,
+        order_id: str,
+        reason: Reason,
+        by: str,
+        message: str = "",
+        *,
+        signal: str | None = None,
+        request_id: str | None = None,
+    ) -> RequestDecision:
+        if not is_victim(order_id) or signal is None:
+            return await super().abort(order_id, reason, by, message, signal=signal, request_id=request_id)
+        await self.record_request(order_id, signal, accepted=True, reason=reason.value)
+        return RequestDecision(True, "the order is being cancelled", State.IN_REVIEW)
 
 
 class ForgetsAddresses(OpenDatabase):
     """The customer is told that the address is changed; the books keep the old one."""
 
-    async def change_address(self, request: ChangeAddressRequest) -> RequestResult:
-        if not is_victim(request.order_id):
-            return await super().change_address(request)
-        new_address = vars(request.new_address)
-        await self.note_signal(request.order_id, "update_address", accepted=True, new_address=new_address)
-        return RequestResult(True, "the address is changed", State.IN_REVIEW)
+    async def change_address(
+        self, order_id: str, address: Address, by: str, *, request_id: str | None = None
+    ) -> RequestDecision:
+        if not is_victim(order_id):
+            return await super().change_address(order_id, address, by, request_id=request_id)
+        await self.record_request(order_id, "update_address", accepted=True, new_address=vars(address))
+        return RequestDecision(True, "the address is changed", State.IN_REVIEW)
 
 
 async def add_event(pool: Database, order_id: str, kind: str, state: State) -> None:
     """Writes an event just after the order's last one, as no statement of the product does."""
     await pool.execute(
         "insert into events (order_id, at, kind, state, detail)"
-        " select order_id, updated_at + interval '1 microsecond', %(kind)s, %(state)s, '{}'"
+        " select order_id, last_event_at + interval '1 microsecond', %(kind)s, %(state)s, '{}'"
         " from orders where order_id = %(id)s",
         {"id": order_id, "kind": kind, "state": state.value},
     )

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -25,13 +25,11 @@ from temporalio.workflow import ActivityHandle
 
 from db.database import Database
 from db.domain import COMPENSATIONS, State, Step
-from db.orders import AttemptResult, OrderRepository, OrderSnapshot, StartedAttempt
+from db.orders import AttemptResult, NewOrder, OrderRepository, OrderSnapshot, RequestDecision, StartedAttempt
 from orchestrator.errors import DatabaseUnavailable
 from orchestrator.messages import (
     ApproveOrder,
-    ApproveRequest,
     CancelOrder,
-    OrderRequest,
     OrderResult,
     RejectOrder,
     RequestResult,
@@ -185,12 +183,10 @@ class RacingRepository(OrderRepository):
         super().__init__(repository, worker)
         self._race = race
 
-    async def insert_order(
-        self, order: OrderRequest, workflow_run_id: str, accepted_at: datetime, deadline_at: datetime
-    ) -> bool:
+    async def insert_order(self, order: NewOrder) -> bool:
         self._race.step_aside(order.order_id, OPEN)
         await self._race.reach(order.order_id, OPEN, Moment.BEFORE)
-        is_ours = await super().insert_order(order, workflow_run_id, accepted_at, deadline_at)
+        is_ours = await super().insert_order(order)
         await self._race.reach(order.order_id, OPEN, Moment.AFTER)
         return is_ours
 
@@ -212,14 +208,16 @@ class RacingRepository(OrderRepository):
         await self._race.reach(order_id, step, Moment.AFTER)
         return took_effect
 
-    async def approve(self, request: ApproveRequest) -> RequestResult:
-        if request.signal is not None:
-            return await super().approve(request)
-        self._race.step_aside(request.order_id, Step.REVIEW)
-        await self._race.reach(request.order_id, Step.REVIEW, Moment.ANSWERED)
-        answer = await super().approve(request)
-        await self._race.reach(request.order_id, Step.REVIEW, Moment.AFTER)
-        return answer
+    async def approve(
+        self, order_id: str, reviewer: str, *, signal: str | None = None, request_id: str | None = None
+    ) -> RequestDecision:
+        if signal is not None:
+            return await super().approve(order_id, reviewer, signal=signal, request_id=request_id)
+        self._race.step_aside(order_id, Step.REVIEW)
+        await self._race.reach(order_id, Step.REVIEW, Moment.ANSWERED)
+        decision = await super().approve(order_id, reviewer, request_id=request_id)
+        await self._race.reach(order_id, Step.REVIEW, Moment.AFTER)
+        return decision
 
     async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
         self._race.step_aside(order_id, Step.FINISH)

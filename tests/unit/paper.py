@@ -12,15 +12,14 @@ from unittest.mock import patch
 import structlog
 from temporalio.testing import ActivityEnvironment
 
-from db.domain import SAMPLE_ITEMS, State, Step
+from db.domain import SAMPLE_ITEMS, Step
 from db.orders import AttemptResult, StartedAttempt
 from orchestrator.activities import step_runner as attempts_module
 from orchestrator.activities.step_runner import StepRunner
 from orchestrator.deadlines import ATTEMPT_TIMEOUT
 from orchestrator.errors import GatewayDeclined, GatewayError
-from orchestrator.gateways.fault_injection import NoFaults
 from orchestrator.messages import StepRequest, StepResult, StepStatus
-from tests.orders import ADDRESS
+from tests.orders import ADDRESS, NO_FAULTS
 
 T = TypeVar("T")
 
@@ -56,7 +55,7 @@ class Paper:
     def __init__(self, begins_at: datetime) -> None:
         self._begins_at = begins_at
         self.begun: dict[Step, list[datetime]] = {}
-        self._attempts = StepRunner(self, NoFaults())  # type: ignore[arg-type]
+        self._attempts = StepRunner(self, NO_FAULTS)  # type: ignore[arg-type]
 
     def now(self, _zone: object = None) -> datetime:
         return self._begins_at + timedelta(seconds=asyncio.get_running_loop().time())
@@ -103,8 +102,8 @@ class Paper:
     async def complete_step(self, *_: object) -> bool:
         return True
 
-    async def standing(self, _order_id: str) -> SimpleNamespace:
-        return SimpleNamespace(state=State.RECEIVED, abort_reason=None)
+    async def snapshot(self, _order_id: str) -> SimpleNamespace:
+        return SimpleNamespace(abort_reason=None, has_completed=lambda _step: False)
 
 
 def on_paper(begins_at: datetime, work: Callable[[Paper], Coroutine[Any, Any, T]]) -> T:

@@ -71,7 +71,7 @@ def test_a_cursor_names_its_order_exactly(accepted_at: datetime, order_id: str) 
         reason=None,
         amount_cents=0,
         accepted_at=accepted_at,
-        updated_at=accepted_at,
+        last_event_at=accepted_at,
         deadline_at=accepted_at,
         completion_ms=None,
         within_limit=None,

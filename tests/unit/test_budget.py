@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from db.domain import COMPENSATIONS, Step
-from orchestrator.activities.step_runner import LONGEST_PAUSE
+from orchestrator.activities.step_runner import MAX_BACKOFF
 from orchestrator.deadlines import ATTEMPT_TIMEOUT, COMPENSATION_NEED, FINISH_NEED, STEP_NEEDS, OrderDeadlines
 from orchestrator.messages import StepResult, StepStatus
 from orchestrator.workflows.order_steps import TIME_BUDGET
@@ -148,7 +148,7 @@ def test_a_step_that_never_works_is_tried_for_as_long_as_it_may(limit, failing):
     plan = budget(limit)
     life = live(plan, {Step.RECEIVE: (failing, Ending.FAILS)}, timedelta(0))
     assert life.done == []
-    assert life.ended_at >= plan.not_after(Step.RECEIVE) - LONGEST_PAUSE
+    assert life.ended_at >= plan.not_after(Step.RECEIVE) - MAX_BACKOFF
 
 
 @given(

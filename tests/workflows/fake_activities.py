@@ -16,7 +16,7 @@ from temporalio.exceptions import ApplicationError
 
 from db.domain import Address, Reason, State, Step
 from db.orders import DUE_STATE, STATE_AFTER
-from orchestrator.activities.step_batch import Advance
+from orchestrator.activities.step_batch import StepBatchActivity
 from orchestrator.messages import (
     DUPLICATE_ORDER,
     AbortRequest,
@@ -177,7 +177,7 @@ class FakeActivities:
     @property
     def for_orders(self) -> list[Callable[..., Any]]:
         """The activities of an order worker."""
-        together = Advance(
+        together = StepBatchActivity(
             {
                 Step.RECEIVE: self.receive,
                 Step.VALIDATE: self.validate,
@@ -185,11 +185,11 @@ class FakeActivities:
                 Step.REFUND: self.refund,
                 Step.RECALL: self.recall,
             },
-            insert_order=self.open,
+            open_order=self.open,
             approve=self.approve,
         )
         return [
-            together.advance,
+            together.run_batch,
             self.open,
             self.receive,
             self.validate,
@@ -205,8 +205,8 @@ class FakeActivities:
 
     @property
     def for_shipping(self) -> list[Callable[..., Any]]:
-        together = Advance({Step.PREPARE: self.prepare, Step.DISPATCH: self.dispatch})
-        return [together.advance, self.prepare, self.dispatch]
+        together = StepBatchActivity({Step.PREPARE: self.prepare, Step.DISPATCH: self.dispatch})
+        return [together.run_batch, self.prepare, self.dispatch]
 
     # --- Steps --------------------------------------------------------------------------------------
 

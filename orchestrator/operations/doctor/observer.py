@@ -33,7 +33,7 @@ from orchestrator.embedded import Stack, components, postgres, preflight
 from orchestrator.embedded.component import ListeningPort
 from orchestrator.embedded.layout import Layout
 from orchestrator.embedded.migrations import MIGRATIONS
-from orchestrator.errors import DatabaseUnavailable, SettingsError, TemporalUnavailable
+from orchestrator.errors import DatabaseError, SettingsError, TemporalUnavailable
 from orchestrator.operations.doctor.findings import COMPENSATION_ATTEMPTS, RESTART_WINDOW_MINUTES
 from orchestrator.operations.doctor.observations import (
     DatabaseState,
@@ -165,7 +165,7 @@ async def _database(settings: Settings, clock: Clock) -> DatabaseState:
             sent_at, began = clock(), time.perf_counter()
             look = await diagnostics.look(settings.order_database_url, undo_tries=COMPENSATION_ATTEMPTS)
             received_at = sent_at + time.perf_counter() - began
-    except (DatabaseUnavailable, TimeoutError) as error:
+    except (DatabaseError, TimeoutError) as error:
         return DatabaseState(error=_first_line(error.__cause__) or "no response in time")
     except psycopg.Error as error:
         return DatabaseState(error=_first_line(error))
