@@ -1,5 +1,6 @@
-"""The commands of the load tests. `run` becomes Locust, with the same options; see loadtest/locustfile.py."""
+"""Commands of the load tests. `run` becomes a Locust process with the same options."""
 
+import inspect
 import itertools
 import json
 import os
@@ -7,19 +8,13 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loadtest.options import (
-    EXPECT_WORKERS_SECONDS,
-    Arrivals,
-    RunOptions,
-    Scenario,
-    new_run_id,
-    parse_duration,
-)
+from loadtest.options import EXPECT_WORKERS_SECONDS, OPTIONS, RunOptions, command_line, new_run_id
 from orchestrator.errors import DatabaseError, OrderSystemError, UsageError
 from orchestrator.exit_codes import ExitCode
 
@@ -27,23 +22,22 @@ if TYPE_CHECKING:
     from db.runs import StoredRun
     from loadtest.proofs.capacity import Probe
 
-# What only one command needs is loaded by that command: `run` is loaded before each run of Locust, and would
-# take as long again to start.
+# A command imports what only it needs: every run loads this module before Locust, which costs start-up time.
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 
 app = typer.Typer(
     name="loadtest",
-    help="Load on the order system, through its REST API, and the verdict on how it held.",
+    help="Load tests of the order system through its REST API, each with a verdict.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 
 def main() -> None:
-    """Runs one command and ends the process with its exit code."""
+    """Run one command and exit with its exit code."""
     try:
-        # It would draw a frame around each complaint; here it is one sentence, whoever has it.
+        # Not in Typer's standalone mode, which prints a frame around an error; here an error is one sentence.
         code = app(sys.argv[1:] or ["--help"], prog_name="python -m loadtest", standalone_mode=False)
     except typer.TyperException as error:
         sentence, code = error.format_message(), error.exit_code
@@ -52,83 +46,79 @@ def main() -> None:
     except OrderSystemError as error:
         sentence, code = str(error), ExitCode.CRASHED
     except typer.Abort:
-        sentence, code = "interrupted", ExitCode.CRASHED
+        sentence, code = "Interrupted.", ExitCode.CRASHED
     else:
         sys.exit(code)
     typer.secho(sentence, fg="red", err=True)
     sys.exit(code)
 
 
+def load_test_options(
+    *names: str, defaults: dict[str, str] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Declare options of the table `OPTIONS` on a Typer command, which receives them as keyword arguments."""
+
+    def parameter(name: str) -> inspect.Parameter:
+        option = OPTIONS[name]
+        help_ = f"{option.help} One of: {', '.join(option.choices)}." if option.choices else option.help
+        type_: type = bool if option.is_flag else str
+        return inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False if option.is_flag else (defaults or {}).get(name, option.default),
+            annotation=Annotated[type_, typer.Option(f"--{option.cli_name}", help=help_)],
+        )
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command)
+        own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+        parameters = [parameter(name) for name in names] + own
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        command.__annotations__ |= {each.name: each.annotation for each in parameters}
+        return command
+
+    return decorate
+
+
 @app.command()
+@load_test_options(*OPTIONS)
 def run(
-    scenario: Annotated[str, typer.Option(help=f"One of: {', '.join(Scenario)}.")] = Scenario.MIXED.value,
-    rate: Annotated[str, typer.Option(help="Orders a second.")] = "5",
-    duration: Annotated[str, typer.Option(help="How long orders are sent: 30s, 5m, 1m30s.")] = "60s",
-    stages: Annotated[
-        str, typer.Option(help="Instead of both: 30s@2,60s@10 (steps), 30s@2..10 (a ramp).")
-    ] = "",
-    arrivals: Annotated[str, typer.Option(help=f"One of: {', '.join(Arrivals)}.")] = Arrivals.CONSTANT.value,
-    users: Annotated[str, typer.Option(help="How many users a closed loop has.")] = "",
-    faults: Annotated[str, typer.Option(help="Fault profile during the run; put back afterwards.")] = "",
-    seed: Annotated[str, typer.Option(help="Of faults, arrivals, and what is done with which order.")] = "1",
-    chaos: Annotated[str, typer.Option(help="'20s kill order-worker, 40s restart postgres'.")] = "",
-    run_id: Annotated[str, typer.Option(help="A name for the run; made from the time by default.")] = "",
-    slo_seconds: Annotated[str, typer.Option(help="The limit, counted from acceptance.")] = "15",
-    slo_target: Annotated[str, typer.Option(help="Share of orders that must be within the limit.")] = "0.99",
-    drain_seconds: Annotated[
-        str, typer.Option(help="How long orders in flight are waited for: the limit at least.")
-    ] = "30",
-    compare: Annotated[str, typer.Option(help="The id of an earlier run to compare with.")] = "",
-    stop_when_hopeless: Annotated[bool, typer.Option(help="End once the target cannot be met.")] = False,
-    shed_ok: Annotated[bool, typer.Option(help="Count orders that are turned away (429) apart.")] = False,
-    host: Annotated[str, typer.Option(help="The API; by default the one of this ORDERS_HOME's stack.")] = "",
-    processes: Annotated[int, typer.Option(min=0, help="Share the rate among so many processes.")] = 0,
-    master: Annotated[bool, typer.Option("--master", help="Be the master of workers elsewhere.")] = False,
-    worker: Annotated[bool, typer.Option("--worker", help="Be a worker of a master elsewhere.")] = False,
-    expect_workers: Annotated[int, typer.Option(min=1, help="How many workers a master waits for.")] = 1,
+    *,
+    host: Annotated[str, typer.Option(help="URL of the API; by default of this ORDERS_HOME's stack.")] = "",
+    processes: Annotated[int, typer.Option(min=0, help="Number of generator processes.")] = 0,
+    master: Annotated[bool, typer.Option("--master", help="Run as the master of remote workers.")] = False,
+    worker: Annotated[bool, typer.Option("--worker", help="Run as a worker of a remote master.")] = False,
+    expect_workers: Annotated[int, typer.Option(min=1, help="Workers that a master waits for.")] = 1,
     expect_workers_max_wait: Annotated[
-        int, typer.Option(min=1, help="For how many seconds, before it gives up.")
+        int, typer.Option(min=1, help="Seconds that a master waits for its workers.")
     ] = EXPECT_WORKERS_SECONDS,
     master_bind_host: Annotated[
-        str, typer.Option(help="Where a master listens for its workers; by default BIND_ADDRESS.")
+        str, typer.Option(help="Address that a master listens on; by default BIND_ADDRESS.")
     ] = "",
-    master_host: Annotated[str, typer.Option(help="Where a worker finds its master.")] = "127.0.0.1",
-    master_port: Annotated[int, typer.Option(help="The port of the master.")] = 5557,
+    master_host: Annotated[str, typer.Option(help="Host of a worker's master.")] = "127.0.0.1",
+    master_port: Annotated[int, typer.Option(help="Port of the master.")] = 5557,
+    **values: Any,
 ) -> None:
-    """Run one load test and end with the exit code of its verdict.
+    """Run one load test; the exit code is its verdict.
 
     0 passed, 1 crashed, 2 wrong usage, 3 limit breached, 4 invariant broken, 5 not proven, 6 invalid run.
     """
-    given = {
-        "scenario": scenario, "rate": rate, "duration": duration, "stages": stages, "arrivals": arrivals,
-        "faults": faults, "seed": seed, "chaos": chaos, "run-id": run_id, "slo-seconds": slo_seconds,
-        "slo-target": slo_target, "drain-seconds": drain_seconds, "compare": compare,
-        "stop-when-hopeless": "yes" if stop_when_hopeless else "", "shed-ok": "yes" if shed_ok else "",
-    }  # fmt: skip
-    # Refused here if it can be, before Locust is loaded.
-    options = RunOptions.parse(
-        {name.replace("-", "_"): value for name, value in given.items()} | {"users": users}
-    )
+    options = RunOptions.parse(values)
     if not worker:
-        # Also one that was made up: whoever looks at the processes can tell which run this is.
-        given["run-id"] = options.run_id
-    words = [f"--{name}={value}" for name, value in given.items() if value]
-    if users:
-        words.append(f"--users={users}")
-    if host:
-        words.append(f"--host={host}")
+        # A generated run id too: the dashboard finds a running load test by the id on its command line.
+        values["run_id"] = options.run_id
+    values["host"] = host
     if processes:
-        # Two runs on one machine must not meet on Locust's usual port.
+        # A free port, since two runs on one machine must not share Locust's default port.
         port = _free_port()
-        words += [f"--processes={processes}", f"--master-bind-port={port}", f"--master-port={port}"]
-        words += ["--master-bind-host=127.0.0.1"]
+        values |= {"processes": processes, "master_bind_port": port, "master_port": port}
+        values["master_bind_host"] = "127.0.0.1"
     if master:
-        words += [f"--master-bind-host={master_bind_host}"] if master_bind_host else []
-        words += ["--master", f"--expect-workers={expect_workers}", f"--master-bind-port={master_port}"]
-        words += [f"--expect-workers-max-wait={expect_workers_max_wait}"]
+        values |= {"master": True, "master_bind_host": master_bind_host, "master_bind_port": master_port}
+        values |= {"expect_workers": expect_workers, "expect_workers_max_wait": expect_workers_max_wait}
     if worker:
-        words += ["--worker", f"--master-host={master_host}", f"--master-port={master_port}"]
-    become_locust(["--headless", "--only-summary", "--skip-log-setup", *words])
+        values |= {"worker": True, "master_host": master_host, "master_port": master_port}
+    become_locust(["--headless", "--only-summary", "--skip-log-setup", *command_line(values)])
 
 
 def _free_port() -> int:
@@ -138,26 +128,27 @@ def _free_port() -> int:
     return port
 
 
-def become_locust(words: list[str]) -> None:
-    """Never returns: this process becomes Locust, which needs its patches before anything else is loaded."""
-    os.execv(sys.executable, [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *words])
+def become_locust(arguments: list[str]) -> None:
+    """Replace this process by Locust, whose gevent patches must come before any other import."""
+    os.execv(sys.executable, [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *arguments])
 
 
 @app.command()
+@load_test_options(
+    *("faults", "scenario", "slo_seconds", "slo_target", "seed"),
+    defaults={"faults": "assignment", "scenario": "start-only"},
+)
 def capacity(
-    faults: Annotated[str, typer.Option(help="Fault profile during the probes.")] = "assignment",
-    scenario: Annotated[
-        str, typer.Option(help=f"One of: {', '.join(Scenario)}.")
-    ] = Scenario.START_ONLY.value,
-    least: Annotated[float, typer.Option(help="The rate to begin with, orders a second.")] = 2.0,
-    most: Annotated[float, typer.Option(help="The highest rate to try.")] = 100.0,
-    precision: Annotated[float, typer.Option(help="How close to search, as a share of the rate.")] = 0.1,
-    duration: Annotated[str, typer.Option(help="How long each probe is, at least.")] = "30s",
-    slo_seconds: Annotated[float, typer.Option(help="The limit, counted from acceptance.")] = 15.0,
-    slo_target: Annotated[float, typer.Option(help="Share of orders that must be within the limit.")] = 0.99,
-    seed: Annotated[int, typer.Option(help="Of faults, arrivals, and what is done with which order.")] = 1,
-    host: Annotated[str, typer.Option(help="The API; by default the one of this ORDERS_HOME's stack.")] = "",
-    search_id: Annotated[str, typer.Option("--id", help="A name for the search; made from the time.")] = "",
+    *,
+    min_rate: Annotated[float, typer.Option(help="The first rate, orders per second.")] = 2.0,
+    max_rate: Annotated[float, typer.Option(help="The highest rate to try.")] = 100.0,
+    precision: Annotated[float, typer.Option(help="Precision of the result, as a share of the rate.")] = 0.1,
+    duration: Annotated[str, typer.Option(help="Minimum duration of each probe.")] = "30s",
+    host: Annotated[str, typer.Option(help="URL of the API; by default of this ORDERS_HOME's stack.")] = "",
+    search_id: Annotated[
+        str, typer.Option("--id", help="A name for the search; by default made from the current time.")
+    ] = "",
+    **values: Any,
 ) -> None:
     """Search for the highest rate at which the limit is met.
 
@@ -169,23 +160,18 @@ def capacity(
 
     # Also where a shell started it in the background, with SIGINT ignored: the probes hear it too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if not 0 < least <= most:
-        raise UsageError("least must be more than 0 and not more than most")
+    if not 0 < min_rate <= max_rate:
+        raise UsageError("min-rate must be more than 0 and at most max-rate.")
     if not 0 < precision < 1:
-        raise UsageError("precision must be between 0 and 1")
-    seconds = parse_duration(duration)
+        raise UsageError(f"precision must be between 0 and 1 (for example 0.1), not {precision:g}.")
+    seconds = OPTIONS["duration"].value({"duration": duration})
     name = search_id or new_run_id().replace("run-", "capacity-")
-    common = {
-        "faults": faults, "scenario": scenario, "slo-seconds": slo_seconds, "slo-target": slo_target,
-        "seed": seed, "host": host,
-    }  # fmt: skip
-    RunOptions.parse(
-        {key.replace("-", "_"): value for key, value in common.items()} | {"run_id": f"{name}-00"}
-    )
+    options = RunOptions.parse(values | {"run_id": f"{name}-00"})
+    common = command_line(values | {"host": host})
     reports = Settings.load().home / "reports"
     if any((reports / used).exists() for used in (name, f"{name}-1")):
-        raise UsageError(f"search id {name} was used before; choose another")
-    plan = searching.Search(least, most, precision, seconds, slo_target)
+        raise UsageError(f"Search id {name} was used before; choose another.")
+    plan = searching.Search(min_rate, max_rate, precision, seconds, options.slo_target)
     numbers = itertools.count(1)
     probes: list[Probe] = []
     api_url = host or Settings.load().api_url
@@ -193,11 +179,13 @@ def capacity(
     def probe(rate: float, late: int) -> "Probe":
         if probes:
             searching.wait_until_healthy(api_url)
-        words = [f"--{key}={value}" for key, value in common.items() if value != ""]
-        words += [f"--duration={plan.probe_seconds(rate, late)}s", "--stop-when-hopeless"]
+        words = [*common, f"--duration={plan.probe_seconds(rate, late)}s", "--abort-on-breach"]
         return searching.run_probe(words, reports, f"{name}-{next(numbers)}", rate)
 
-    typer.echo(f"search {name}: {scenario}, {faults} faults, {slo_target:g} within {slo_seconds:g} s")
+    typer.echo(
+        f"search {name}: {options.scenario}, {values['faults']} faults, "
+        f"{options.slo_target:g} within {options.slo_seconds:g} s"
+    )
 
     def tell(made: "Probe") -> None:
         probes.append(made)
@@ -216,8 +204,8 @@ def capacity(
     if not probes:
         typer.echo("ended     interrupted before the first probe could be judged")
         raise typer.Exit(ExitCode.NOT_PROVEN)
-    typer.echo(f"capacity  {searching.in_words(probes, least)}")
-    for file in searching.write(probes, plan, slo_seconds, reports / name):
+    typer.echo(f"capacity  {searching.in_words(probes, min_rate)}")
+    for file in searching.write(probes, plan, options.slo_seconds, reports / name):
         typer.echo(f"wrote     {file}")
     last = probes[-1]
     if ended := broken_off or last.ends_the_search:

@@ -1,37 +1,36 @@
-"""What a run is asked to do, and every sentence that refuses a wrong request.
+"""The options of a load test: one table for the command line, for Locust and for the dashboard's form.
 
-Nothing here imports Locust, so that a command can be refused before the generator is loaded.
+Nothing here imports Locust, so that wrong options are rejected before the load generator is loaded.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from loadtest.chaos.disturbance import Disturbance, parse_chaos
 from orchestrator.errors import UsageError
+from orchestrator.security.key_hashing import Role
 
 MAX_RUN_ID_LENGTH = 54
-"""Order ids are the run id, a dash and a number, and have at most 64 characters."""
+"""An order id is the run id, a dash and a number, and has at most 64 characters."""
 
 MAX_RATE = 10_000.0
 MAX_ORDERS = 5_000_000
 UNCHANGED = "unchanged"
 FAULT_PROFILES = ("none", "assignment", "lossy", "slow", "outage")
 USERS_PER_RATE = 10
-"""Closed loops need users: by default as many as keep the rate up when an order takes 10 s."""
+"""Default number of users of a closed loop: enough to keep the rate when an order takes 10 s."""
 
 EXPECT_WORKERS_SECONDS = 300
-"""How long a master waits for its workers to connect, unless it is told otherwise."""
+"""Default time that a master waits for its workers to connect."""
 
 DRAIN_MARGIN_SECONDS = 5.0
-"""How much longer than the limit a drain takes at least: the last order may be accepted some time after it
-was sent, and only then does its time begin."""
-
-Choice = TypeVar("Choice", bound=StrEnum)
+"""Minimum drain time beyond the SLO limit. The limit of an order counts from its acceptance, which can be
+later than its sending."""
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 _STAGE = re.compile(r"(?P<duration>[^@]+)@(?P<rate>\d*\.?\d+)(?:\.\.(?P<end>\d*\.?\d+))?")
@@ -54,7 +53,7 @@ class Arrivals(StrEnum):
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the run: `seconds` long, from `rate` to `end_rate` orders a second, evenly."""
+    """Part of a run: `seconds` long, with a rate that changes linearly from `rate` to `end_rate` orders/s."""
 
     seconds: float
     rate: float
@@ -65,11 +64,172 @@ class Stage:
         return self.seconds * (self.rate + self.end_rate) / 2
 
 
+def _between(
+    low: float, high: float, *, excluding: tuple[float, ...] = (), type_: type[float] = float
+) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        number = type_(text)
+        if not low <= number <= high or number in excluding:
+            raise ValueError(text)
+        return number
+
+    return parse
+
+
+def _duration_seconds(text: str) -> float:
+    match = _DURATION.fullmatch(text.strip())
+    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    total = hours * 3_600 + minutes * 60 + seconds
+    if total <= 0:
+        raise ValueError(text)
+    return total
+
+
+_rate = _between(0, MAX_RATE, excluding=(0,))
+
+
+def _stages(text: str) -> tuple[Stage, ...]:
+    stages = []
+    for part in text.split(","):
+        match = _STAGE.fullmatch(part.strip())
+        if match is None:
+            raise ValueError(part)
+        rate = _rate(match["rate"])
+        end_rate = _rate(match["end"]) if match["end"] else rate
+        stages.append(Stage(_duration_seconds(match["duration"]), rate, end_rate))
+    return tuple(stages)
+
+
+def _run_id(text: str) -> str:
+    if not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{MAX_RUN_ID_LENGTH}}}", text):
+        raise ValueError(text)
+    return text
+
+
+@dataclass(frozen=True)
+class LoadTestOption:
+    """One option. `parse` returns the value of a text; it raises ValueError for a text that is not `allowed`.
+
+    An empty `default` means that the option is optional.
+    """
+
+    name: str
+    help: str
+    default: str = ""
+    choices: tuple[str, ...] = ()
+    is_flag: bool = False
+    is_locust_option: bool = False
+    """Whether Locust itself declares the option."""
+
+    allowed: str = ""
+    parse: Callable[[str], Any] = str
+
+    @property
+    def cli_name(self) -> str:
+        """The name on the command line, without its dashes in front: `slo-target` for `slo_target`."""
+        return self.name.replace("_", "-")
+
+    @property
+    def label(self) -> str:
+        """The label of a form field: `SLO target` for `slo_target`."""
+        return self.name.replace("_", " ").capitalize().replace("Slo", "SLO")
+
+    def value(self, values: Mapping[str, Any]) -> Any:
+        """Return the parsed value of this option in `values`, or its default; None if there is neither.
+
+        Raises UsageError for a text that is not allowed.
+        """
+        given = values.get(self.name)
+        text = ("" if given is None else str(given).strip()) or self.default
+        if self.is_flag:
+            return text.lower() in ("true", "yes")
+        if not text:
+            return None
+        if self.choices and text not in self.choices:
+            raise UsageError(f"Unknown {self.cli_name} {text!r}. Choose one of: {', '.join(self.choices)}.")
+        try:
+            return self.parse(text)
+        except ValueError:
+            raise UsageError(f"{self.cli_name} must be {self.allowed}, not {text}.") from None
+
+
+_TABLE = (
+    LoadTestOption(
+        "scenario", "What customers and reviewers do with the orders.", default=Scenario.MIXED.value,
+        choices=tuple(Scenario), parse=Scenario,
+    ),
+    LoadTestOption(
+        "rate", "Orders per second.", default="5", parse=_rate,
+        allowed=f"a number of orders per second, more than 0 and at most {MAX_RATE:.0f}",
+    ),
+    LoadTestOption(
+        "duration", "How long orders are sent: 30s, 5m, 1m30s.", default="60s", parse=_duration_seconds,
+        allowed="a duration such as 30s, 5m or 1m30s",
+    ),
+    LoadTestOption(
+        "stages", "Instead of rate and duration: 30s@2,60s@10 (steps) or 30s@2..10 (a ramp).", parse=_stages,
+        allowed="steps such as 30s@2,60s@10 or a ramp such as 30s@2..10",
+    ),
+    LoadTestOption(
+        "arrivals", "Open loop with constant or Poisson arrivals, or a closed loop of users.",
+        default=Arrivals.CONSTANT.value, choices=tuple(Arrivals), parse=Arrivals,
+    ),
+    LoadTestOption(
+        "users", "Number of users of a closed loop.", is_locust_option=True,
+        parse=_between(1, 100_000, type_=int), allowed="a whole number between 1 and 100000",
+    ),
+    LoadTestOption(
+        "faults", "Fault profile during the run; the previous profile is restored afterwards.",
+        default=UNCHANGED, choices=(UNCHANGED, *FAULT_PROFILES),
+    ),
+    LoadTestOption(
+        "seed", "Random seed for faults, arrivals and the actions of the scenario.", default="1",
+        parse=_between(0, 2**53 - 1, type_=int), allowed=f"a whole number between 0 and {2**53 - 1}",
+    ),
+    LoadTestOption(
+        "chaos", "Disturbances: '20s kill order-worker, 40s stop api, every 60s kill postgres'.",
+    ),
+    LoadTestOption(
+        "run_id", "A unique name for the run; by default made from the current time.", parse=_run_id,
+        allowed=f"1 to {MAX_RUN_ID_LENGTH} letters, digits, '-' or '_'",
+    ),
+    LoadTestOption(
+        "slo_seconds", "The limit in seconds from the acceptance of an order to its outcome.", default="15",
+        parse=_between(0, 3_600, excluding=(0,)),
+        allowed="a number of seconds, more than 0 and at most 3600",
+    ),
+    LoadTestOption(
+        "slo_target", "Share of orders that must be within the limit.", default="0.99",
+        parse=_between(0, 1, excluding=(0, 1)), allowed="between 0 and 1 (for example 0.99)",
+    ),
+    LoadTestOption(
+        "drain_seconds", "How long to wait for orders in flight; at least 5 s more than the limit.",
+        default="30", parse=_between(0, 3_600), allowed="a number of seconds between 0 and 3600",
+    ),
+    LoadTestOption("compare", "Run id of an earlier run to compare with."),
+    LoadTestOption(
+        "abort_on_breach", "Stop sending once the SLO target can no longer be met.", is_flag=True,
+    ),
+    LoadTestOption(
+        "exclude_rejected", "Exclude orders that the API rejects with 429; by default they count as late.",
+        is_flag=True,
+    ),
+)  # fmt: skip
+
+OPTIONS = {option.name: option for option in _TABLE}
+
+
+def command_line(values: Mapping[str, object]) -> list[str]:
+    """Return the command-line arguments for values by option name; empty and false values are left out."""
+    named = {name.replace("_", "-"): value for name, value in values.items() if value}
+    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in named.items()]
+
+
 @dataclass(frozen=True)
 class RunOptions:
-    """One run, complete and checked. `stages` is never empty; a plain run has one.
+    """The checked options of one run. `stages` is never empty: a plain run has one stage.
 
-    `faults` None leaves the profile in force as it is. `slo_target` is the share, 0 to 1, of orders that
+    `faults` None leaves the active fault profile unchanged. `slo_target` is the share, 0 to 1, of orders that
     must finish within `slo_seconds` of their acceptance.
     """
 
@@ -85,184 +245,81 @@ class RunOptions:
     slo_target: float = 0.99
     drain_seconds: float = 30.0
     compare: str | None = None
-    stop_when_hopeless: bool = False
-    """Whether the run ends once so many orders are late that the target cannot be met any more."""
-
-    shed_ok: bool = False
-    """Whether orders that the API turns away (429) are counted apart; otherwise they count as late."""
+    abort_on_breach: bool = False
+    exclude_rejected: bool = False
 
     @property
     def seconds(self) -> float:
         return sum(stage.seconds for stage in self.stages)
 
     @property
-    def time_budget_seconds(self) -> float:
-        """How long orders in flight are waited for after the last one was sent: never so short that the
-        drain's end decides about an order instead of its limit."""
+    def drain_timeout_seconds(self) -> float:
+        """How long the run waits for orders in flight after the last one was sent.
+
+        Never shorter than the limit: the end of the drain must not decide whether an order is late.
+        """
         return max(self.drain_seconds, self.slo_seconds + DRAIN_MARGIN_SECONDS)
 
     @property
+    def required_role(self) -> Role:
+        """The role that the API key of this run needs."""
+        return Role.CHAOS if self.faults is not None or self.chaos else Role.OPERATOR
+
+    @property
     def orders_at_rate(self) -> int:
-        """How many orders the rate makes of the time: a constant open loop offers exactly as many, a Poisson
-        one about, a closed one at most."""
+        """Orders that the stages amount to: exact for constant arrivals, the mean for Poisson arrivals, the
+        maximum for a closed loop."""
         return math.ceil(sum(stage.orders for stage in self.stages) - 1e-9)
 
     @property
     def rate(self) -> float:
-        """The mean rate, orders a second."""
+        """The mean rate, orders per second."""
         return sum(stage.orders for stage in self.stages) / self.seconds
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"scenario": self.scenario.value, "arrivals": self.arrivals.value}
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote."""
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Return the options that `to_json` wrote."""
         return cls(
-            **dict(told)
+            **dict(data)
             | {
-                "scenario": Scenario(told["scenario"]),
-                "arrivals": Arrivals(told["arrivals"]),
-                "stages": tuple(Stage(**stage) for stage in told["stages"]),
-                "chaos": tuple(Disturbance(**each) for each in told["chaos"]),
+                "scenario": Scenario(data["scenario"]),
+                "arrivals": Arrivals(data["arrivals"]),
+                "stages": tuple(Stage(**stage) for stage in data["stages"]),
+                "chaos": tuple(Disturbance(**each) for each in data["chaos"]),
             }
         )
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> Self:
-        """Reads options as a command line or a form gives them, as text or numbers; empty means default.
+        """Return the options in `given`, text or numbers by option name.
 
-        Raises UsageError with one sentence for the first one that cannot be meant.
+        Raises UsageError for the first option that is not allowed.
         """
-        stages = _stages(given)
-        arrivals = _one_of(given, "arrivals", Arrivals, Arrivals.CONSTANT)
-        options = cls(
-            run_id=_run_id(given),
-            scenario=_one_of(given, "scenario", Scenario, Scenario.MIXED),
-            stages=stages,
-            arrivals=arrivals,
-            users=_users(given, arrivals, stages),
-            faults=_faults(given),
-            seed=int(_number(given, "seed", 1, least=0, most=2**53 - 1, whole=True)),
-            chaos=parse_chaos(_text(given, "chaos"), sum(stage.seconds for stage in stages)),
-            slo_seconds=_number(given, "slo_seconds", 15.0, more_than=0, most=3_600),
-            slo_target=_number(given, "slo_target", 0.99, more_than=0, less_than=1),
-            drain_seconds=_number(given, "drain_seconds", 30.0, least=0, most=3_600),
-            compare=_text(given, "compare") or None,
-            stop_when_hopeless=_text(given, "stop_when_hopeless") == "yes",
-            shed_ok=_text(given, "shed_ok") == "yes",
-        )
+        values = {option.name: option.value(given) for option in _TABLE}
+        # Rate and duration are checked even when stages replace them.
+        rate, duration = values.pop("rate"), values.pop("duration")
+        stages = values["stages"] or (Stage(duration, rate, rate),)
+        peak = max(max(stage.rate, stage.end_rate) for stage in stages)
+        users = values["users"] or max(1, math.ceil(peak * USERS_PER_RATE))
+        values |= {
+            "run_id": values["run_id"] or new_run_id(),
+            "stages": stages,
+            "users": users if values["arrivals"] is Arrivals.CLOSED else 1,
+            "faults": None if values["faults"] == UNCHANGED else values["faults"],
+            "chaos": parse_chaos(values["chaos"] or "", sum(stage.seconds for stage in stages)),
+        }
+        options = cls(**values)
         if options.orders_at_rate > MAX_ORDERS:
             raise UsageError(
-                f"a run has at most {MAX_ORDERS} orders, this one would have {options.orders_at_rate}"
+                f"A run has at most {MAX_ORDERS} orders; this one would have {options.orders_at_rate}."
             )
         if options.orders_at_rate < 1:
-            raise UsageError("the run is too short for a single order at this rate")
+            raise UsageError("The run is too short for one order at this rate.")
         return options
-
-
-def parse_duration(text: str, name: str = "duration") -> float:
-    """Seconds of `90`, `90s`, `1m30s`, `2h`. Raises UsageError for anything else, and for zero."""
-    match = _DURATION.fullmatch(text.strip())
-    if match is None or not text.strip():
-        raise UsageError(f"{name}: {text!r} is not a duration like 30s, 5m or 1m30s")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    total = hours * 3_600 + minutes * 60 + seconds
-    if total <= 0:
-        raise UsageError(f"{name} must be more than zero")
-    return total
-
-
-def parse_stages(text: str) -> tuple[Stage, ...]:
-    """Reads `30s@2,60s@10` (steps) and `30s@2..10` (a ramp). Raises UsageError when it cannot."""
-    stages = []
-    for part in text.split(","):
-        match = _STAGE.fullmatch(part.strip())
-        if match is None:
-            raise UsageError(f"stages: {part.strip()!r} is not like 30s@2 or 30s@2..10")
-        seconds = parse_duration(match["duration"], "stages")
-        rate = _rate(match["rate"], "stages")
-        stages.append(Stage(seconds, rate, _rate(match["end"], "stages") if match["end"] else rate))
-    return tuple(stages)
 
 
 def new_run_id() -> str:
     return f"run-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"[:-3]
-
-
-def _text(given: Mapping[str, Any], name: str) -> str:
-    value = given.get(name)
-    return "" if value is None else str(value).strip()
-
-
-def _stages(given: Mapping[str, Any]) -> tuple[Stage, ...]:
-    # Also checked when stages replace it: a wrong rate is never meant.
-    rate = _rate(_text(given, "rate") or "5", "rate")
-    if _text(given, "stages"):
-        return parse_stages(_text(given, "stages"))
-    return (Stage(parse_duration(_text(given, "duration") or "60s"), rate, rate),)
-
-
-def _rate(text: str, name: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        raise UsageError(f"{name}: {text!r} is not a number of orders a second") from None
-    if not 0 < rate <= MAX_RATE:
-        raise UsageError(f"{name} must be more than 0 and at most {MAX_RATE:.0f} orders a second, not {text}")
-    return rate
-
-
-def _run_id(given: Mapping[str, Any]) -> str:
-    run_id = _text(given, "run_id") or new_run_id()
-    if not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{MAX_RUN_ID_LENGTH}}}", run_id):
-        raise UsageError(f"run-id must be 1 to {MAX_RUN_ID_LENGTH} letters, digits, '-' or '_'")
-    return run_id
-
-
-def _one_of(given: Mapping[str, Any], name: str, kind: type[Choice], default: Choice) -> Choice:
-    text = _text(given, name) or default.value
-    try:
-        return kind(text)
-    except ValueError:
-        raise UsageError(f"there is no {name} {text!r}; there are: {', '.join(kind)}") from None
-
-
-def _faults(given: Mapping[str, Any]) -> str | None:
-    profile = _text(given, "faults") or UNCHANGED
-    if profile == UNCHANGED:
-        return None
-    if profile not in FAULT_PROFILES:
-        raise UsageError(f"there is no fault profile {profile!r}; there are: {', '.join(FAULT_PROFILES)}")
-    return profile
-
-
-def _users(given: Mapping[str, Any], arrivals: Arrivals, stages: tuple[Stage, ...]) -> int:
-    if arrivals is not Arrivals.CLOSED:
-        return 1
-    enough = max(1, math.ceil(max(max(stage.rate, stage.end_rate) for stage in stages) * USERS_PER_RATE))
-    return int(_number(given, "users", enough, least=1, most=100_000, whole=True))
-
-
-def _number(
-    given: Mapping[str, Any],
-    name: str,
-    default: float,
-    *,
-    least: float = -math.inf,
-    most: float = math.inf,
-    more_than: float = -math.inf,
-    less_than: float = math.inf,
-    whole: bool = False,
-) -> float:
-    text = _text(given, name)
-    if not text:
-        return default
-    shown = name.replace("_", "-")
-    try:
-        value = float(text)
-    except ValueError:
-        raise UsageError(f"{shown}: {text!r} is not a number") from None
-    if not (least <= value <= most and more_than < value < less_than) or (whole and value != int(value)):
-        raise UsageError(f"{shown}: {text} is out of range")
-    return value

@@ -62,7 +62,7 @@ def check_role(role: Role | None, options: RunOptions) -> None:
     """
     if role is None:
         raise UsageError("the API rejected API_KEY: the key is missing or invalid")
-    needed = Role.CHAOS if options.faults is not None or options.chaos else Role.OPERATOR
+    needed = options.required_role
     if role < needed:
         raise UsageError(f"this run needs a key of role {needed.word}; API_KEY has role {role.word}")
 

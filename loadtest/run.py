@@ -153,7 +153,7 @@ class Run:
             return
         self._chaos.begin()
         self._probing = gevent.spawn(self._outages.watch)
-        if self.options.stop_when_hopeless:
+        if self.options.abort_on_breach:
             gevent.spawn(self._watch_hope)
 
     def stop(self) -> None:
@@ -181,7 +181,7 @@ class Run:
         left = max(self.options.seconds - self.seconds, 0.0) if self._stopped_after is None else 0.0
         ahead = gevent.spawn(self._audit_ahead)
         is_drained = wait_until_drained(
-            self._generators, left + self.options.time_budget_seconds + GRACE_SECONDS
+            self._generators, left + self.options.drain_timeout_seconds + GRACE_SECONDS
         )
         drained = time.monotonic()
         disturbances = self._chaos.finish()

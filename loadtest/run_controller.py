@@ -31,7 +31,7 @@ from orchestrator.worker.liveness_file import touch
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def exit_on_error() -> Iterator[None]:
     """A wrong request ends the process with one sentence and exit code 2."""
     try:
         yield
@@ -66,15 +66,15 @@ def prepare(environment: Environment) -> None:
     session = Session(environment, settings, generators)
     given = vars(environment.parsed_options)
     if isinstance(runner, MasterRunner):
-        with refusals():
+        with exit_on_error():
             bind_policy.require_api_keys(settings, "the master of the load tests", runner.master_bind_host)
     if environment.web_ui is not None:
-        with refusals():
+        with exit_on_error():
             bind_policy.require_api_keys(settings, "the load tests' page", environment.web_ui.host)
         add_pages(environment.web_ui, session)
     if environment.web_ui is None or given["autostart"]:
         # Nobody will send the form: the run is the one of the command line.
-        with refusals():
+        with exit_on_error():
             session.propose({**given, "users": given["num_users"]})
             if isinstance(generators, DistributedGenerators):
                 session.wait_for_workers(

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import psutil
 
-from loadtest.options import RunOptions
+from loadtest.options import RunOptions, command_line
 from orchestrator.errors import OrderSystemError, UsageError
 from orchestrator.settings import Settings
 
@@ -46,16 +46,16 @@ class LoadRunner:
         self._looked_at = float("-inf")
 
     def start(self, given: dict[str, str], api_key: str | None = None) -> str:
-        """Starts a run with the options of `python -m loadtest run`, as text; returns its id. The run asks
-        the API with `api_key`.
+        """Starts a run with the options of `python -m loadtest run`, as text by name; returns its id. The run
+        asks the API with `api_key`.
 
         Raises UsageError for options that cannot be meant, while another run is under way, and where
         nothing may be written.
         """
         if others := sorted(_found(self._home)):
             raise UsageError(f"the run {others[0]} is under way; wait for its verdict or stop it")
-        options = meant(given)
-        words = [f"--{name}={value}" for name, value in (given | {"run-id": options.run_id}).items() if value]
+        options = RunOptions.parse(given)
+        words = command_line(given | {"run_id": options.run_id})
         log = self._log(options.run_id)
         with _writing(log) as output:
             self._children[options.run_id] = subprocess.Popen(
@@ -113,11 +113,6 @@ class LoadRunner:
 
     def _log(self, run_id: str) -> Path:
         return self._home / "logs" / f"loadtest-{run_id}.log"
-
-
-def meant(given: dict[str, str]) -> RunOptions:
-    """The options of a run from their text. Raises UsageError for those that cannot be meant."""
-    return RunOptions.parse({name.replace("-", "_"): value for name, value in given.items()})
 
 
 @contextmanager

@@ -5,10 +5,11 @@ from datetime import datetime
 import streamlit as st
 
 from dashboard.data import clients
-from dashboard.data.load_test_processes import LoadRunner, meant
+from dashboard.data.load_test_processes import LoadRunner
 from db.database import Row
 from db.read_models import stored_runs
 from db.runs import SILENT_SECONDS
+from loadtest.options import RunOptions
 from orchestrator.errors import NotAllowed, UsageError
 from orchestrator.security.key_hashing import Role
 
@@ -26,9 +27,7 @@ def runner() -> LoadRunner:
 def start(given: dict[str, str]) -> None:
     """Starts a run with this viewer's key, who is told when it has ended. Raises NotAllowed, DatabaseUnavailable,
     UsageError beside a run of somebody else, or what `LoadRunner.start` does."""
-    # What cannot be meant is said at once, whoever asks.
-    meant(given)
-    must_be(Role.CHAOS if given.get("faults") or given.get("chaos") else Role.OPERATOR)
+    must_be(RunOptions.parse(given).required_role)
     for row in stored_runs.under_way(clients.reader()):
         if seems_alive(row, clients.now()):
             raise UsageError(f"the run {row['run_id']} is under way; wait for its verdict or stop it")

@@ -1,35 +1,36 @@
-"""The form that starts a load test, with the options of `python -m loadtest run`."""
+"""The form that starts a load test, with options of `python -m loadtest run`."""
 
 import streamlit as st
 
 from dashboard.layout import sentence
 from dashboard.sections import running_load_tests
-from loadtest.options import FAULT_PROFILES, Arrivals, Scenario
+from loadtest.options import OPTIONS
 from orchestrator.errors import OrderSystemError
+
+FIELDS = (
+    "scenario", "arrivals", "rate", "duration", "stages", "faults", "seed", "chaos", "slo_target", "run_id",
+)  # fmt: skip
+DEFAULTS = {"rate": "3", "duration": "30s", "slo_target": "0.95"}
+"""A short run whose 90 orders are enough to prove its target."""
 
 
 def show() -> None:
-    """The form; what is wrong with it is said below."""
+    """Show the form. Invalid options are reported below it."""
     with st.expander("Start a load test", icon=":material/play_circle:"), st.form("loadtest", border=False):
         with st.grid(4, min_column_width=200):
-            given = {
-                "scenario": st.selectbox("Scenario", [each.value for each in Scenario]),
-                "arrivals": st.selectbox("Arrivals", [each.value for each in Arrivals]),
-                "rate": st.text_input("Orders a second", "3"),
-                "duration": st.text_input("Duration", "30s"),
-                "stages": st.text_input("Or stages", placeholder="30s@2,60s@10,30s@2"),
-                "faults": st.selectbox(
-                    "Faults", ["", *FAULT_PROFILES], format_func=lambda name: name or "as they are"
-                ),
-                "seed": st.text_input("Seed", "1"),
-                "chaos": st.text_input("Chaos", placeholder="20s kill order-worker"),
-                "slo-target": st.text_input("Target", "0.95"),
-                "run-id": st.text_input("Run id", placeholder="made from the time"),
-            }
-        is_wanted = st.form_submit_button("Start", type="primary", icon=":material/play_arrow:")
-    if not is_wanted:
+            values = {name: _field(name) for name in FIELDS}
+        is_submitted = st.form_submit_button("Start", type="primary", icon=":material/play_arrow:")
+    if not is_submitted:
         return
     try:
-        running_load_tests.start({name: value.strip() for name, value in given.items()})
+        running_load_tests.start(values)
     except OrderSystemError as error:
         st.error(sentence(error), icon=":material/error:")
+
+
+def _field(name: str) -> str:
+    option = OPTIONS[name]
+    if option.choices:
+        index = option.choices.index(option.default)
+        return st.selectbox(option.label, option.choices, index=index, help=option.help)
+    return st.text_input(option.label, DEFAULTS.get(name, option.default), help=option.help).strip()

@@ -206,7 +206,7 @@ class WorkerAgent:
     def _on_begin(self, environment: Environment, msg: Message) -> None:  # noqa: ARG002
         told: dict[str, Any] = msg.data
         options = RunOptions.from_json(told["options"])
-        self._seconds = options.time_budget_seconds + GRACE_SECONDS
+        self._seconds = options.drain_timeout_seconds + GRACE_SECONDS
         self._generator = _start_generator(
             self._environment,
             options,

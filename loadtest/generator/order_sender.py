@@ -55,7 +55,7 @@ class Generator:
         self._max_open = max_open()
         self._api = ApiClient(api_url, environment.events, api_key=api_key)
         self._recorder = Recorder(
-            environment.events, options.slo_seconds, self._began, shed_ok=options.shed_ok
+            environment.events, options.slo_seconds, self._began, exclude_rejected=options.exclude_rejected
         )
         self._loop = OpenLoop(share_of(options, share, shares), self._send)
         self._lives: Group = Group()
@@ -131,7 +131,7 @@ class Generator:
         del self._orders[number]
 
     def _drain(self) -> None:
-        self._lives.join(timeout=self.options.time_budget_seconds)
+        self._lives.join(timeout=self.options.drain_timeout_seconds)
         if not self._recorder.open:
             # Requests about orders that are already over may still be under way.
             self._lives.kill(timeout=1.0)

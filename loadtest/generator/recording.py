@@ -106,12 +106,14 @@ class Report:
 class Recorder:
     """The records of one process, and Locust's entries made from them."""
 
-    def __init__(self, events: "Events", slo_seconds: float, began: float, *, shed_ok: bool = False) -> None:
-        """`began` is the run's zero, a time of `time.perf_counter()`. With `shed_ok`, orders that were shed
+    def __init__(
+        self, events: "Events", slo_seconds: float, began: float, *, exclude_rejected: bool = False
+    ) -> None:
+        """`began` is the run's zero, a time of `time.perf_counter()`. With `exclude_rejected`, orders that were shed
         are counted apart instead of as late."""
         self._events = events
         self._slo_seconds = slo_seconds
-        self._shed_ok = shed_ok
+        self._exclude_rejected = exclude_rejected
         self._began = began
         self._cpu_before = time.process_time()
         self.open: dict[int, OrderRecord] = {}
@@ -171,7 +173,7 @@ class Recorder:
     def gave_up(self, record: OrderRecord, ending: Ending) -> None:
         """The order stays without a known outcome: it counts as late, with the time it has taken so far,
         unless it was shed and may be."""
-        if ending is Ending.SHED and self._shed_ok:
+        if ending is Ending.SHED and self._exclude_rejected:
             self._close(record, ending)
             return
         record.late = True

@@ -197,9 +197,9 @@ def test_a_table_has_no_download_that_would_run_a_formula(open_page: Open, a_run
 def test_a_load_test_is_started_and_its_verdict_seen(open_page: Open):
     page = open_page("/load_tests")
     page.get_by_text("Start a load test").click()
-    page.get_by_label("Orders a second").fill("2")
+    page.get_by_label("Rate", exact=True).fill("2")
     page.get_by_label("Duration").fill("5s")
-    page.get_by_label("Target").fill("0.5")
+    page.get_by_label("SLO target", exact=True).fill("0.5")
     page.get_by_label("Run id").fill("browser-run")
     page.get_by_role("button", name="Start", exact=True).click()
     expect(page.get_by_text("browser-run").first).to_be_visible(timeout=30_000)
@@ -217,7 +217,7 @@ def test_a_load_test_is_started_and_its_verdict_seen(open_page: Open):
 def test_a_load_test_can_be_stopped(open_page: Open):
     page = open_page("/load_tests")
     page.get_by_text("Start a load test").click()
-    page.get_by_label("Orders a second").fill("1")
+    page.get_by_label("Rate", exact=True).fill("1")
     page.get_by_label("Duration").fill("120s")
     page.get_by_label("Run id").fill("stopped-run")
     page.get_by_role("button", name="Start", exact=True).click()

@@ -334,7 +334,7 @@ def test_two_runs_are_compared(page: Pages, seeded_url, seeded: ReadOnlyDatabase
 
 def test_a_load_test_that_cannot_be_meant_is_one_sentence(page: Pages, seeded_url):
     test = page.run("load_tests", seeded_url)
-    next(field for field in test.text_input if field.label == "Orders a second").set_value("-3")
+    next(field for field in test.text_input if field.label == "Rate").set_value("-3")
     next(button for button in test.button if button.label == "Start").click()
     test.run()
     assert not test.exception
@@ -344,7 +344,7 @@ def test_a_load_test_that_cannot_be_meant_is_one_sentence(page: Pages, seeded_ur
 
 def test_the_load_runner_refuses_what_cannot_be_meant(tmp_path):
     runner = LoadRunner(Settings(orders_home=tmp_path, port_base=None))
-    with pytest.raises(UsageError, match="no scenario"):
+    with pytest.raises(UsageError, match="Unknown scenario"):
         runner.start({"scenario": "nonsense"})
     assert runner.running() == []
     assert runner.reports("nobody") == []

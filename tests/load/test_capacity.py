@@ -12,7 +12,14 @@ from orchestrator.errors import UsageError
 from tests.load.driving import FakeApiProcess, LoadTest, fake_api, interrupt, wait_for
 from tests.load.fake_api import Behaviour
 
-WORDS = ("--faults=none", "--slo-target=0.8", "--least=20", "--most=30", "--duration=2s", "--id=search")
+WORDS = (
+    "--faults=none",
+    "--slo-target=0.8",
+    "--min-rate=20",
+    "--max-rate=30",
+    "--duration=2s",
+    "--id=search",
+)
 
 
 def searched(load_test: LoadTest, api: FakeApiProcess, *words: str) -> tuple[int, str]:
@@ -33,7 +40,7 @@ def test_a_search_and_its_name_a_second_time(load_test: LoadTest) -> None:
     told = json.loads((load_test.home / "reports" / "search" / "capacity.json").read_text())
     assert [(probe["rate"], probe["finding"]) for probe in told["probes"]] == [(20, "held"), (30, "held")]
     assert sum(probe["orders"] for probe in told["probes"]) == orders
-    assert (again, refusal.strip()) == (2, "search id search was used before; choose another")
+    assert (again, refusal.strip()) == (2, "Search id search was used before; choose another.")
 
 
 def test_a_rate_that_cannot_be_held_is_cut_short(load_test: LoadTest) -> None:

@@ -83,7 +83,7 @@ def test_reports_that_cannot_be_written_change_no_verdict(load_test: LoadTest) -
 def test_shed_orders_are_late_unless_they_may_be_shed(load_test: LoadTest) -> None:
     with fake_api(Behaviour(completion_ms=200, shed_every=2)) as api:
         late = load_test.run(api, *QUICK, "--slo-target=0.8", run_id="late")
-        apart = load_test.run(api, *QUICK, "--slo-target=0.8", "--shed-ok", run_id="apart")
+        apart = load_test.run(api, *QUICK, "--slo-target=0.8", "--exclude-rejected", run_id="apart")
 
     assert (late.code, late.limit["orders"], late.limit["late"]) == (3, 60, 30), late.output
     assert (apart.code, apart.limit["orders"], apart.limit["late"]) == (0, 30, 0), apart.output
@@ -95,14 +95,17 @@ def test_shed_orders_are_late_unless_they_may_be_shed(load_test: LoadTest) -> No
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--scenario=nonsense",), "there is no scenario 'nonsense'; there are: mixed,"),
-        (("--stages=30s",), "stages: '30s' is not like 30s@2 or 30s@2..10"),
-        (("--rate=0",), "rate must be more than 0"),
-        (("--rate=-3",), "rate must be more than 0"),
-        (("--rate=nan",), "rate must be more than 0"),
+        (("--scenario=nonsense",), "Unknown scenario 'nonsense'. Choose one of: mixed,"),
+        (
+            ("--stages=30s",),
+            "stages must be steps such as 30s@2,60s@10 or a ramp such as 30s@2..10, not 30s.",
+        ),
+        (("--rate=0",), "rate must be a number of orders per second, more than 0"),
+        (("--rate=-3",), "rate must be a number of orders per second, more than 0"),
+        (("--rate=nan",), "rate must be a number of orders per second, more than 0"),
         (("--chaos=10s explode api",), "chaos: 'explode' is not one of"),
         (("--chaos=900s kill api",), "lies outside the run"),
-        (("--slo-target=1",), "slo-target: 1 is out of range"),
+        (("--slo-target=1",), "slo-target must be between 0 and 1 (for example 0.99), not 1."),
         (("--compare=nobody",), "there is no finished run nobody"),
     ],
 )
@@ -202,10 +205,10 @@ def plain_locust(load_test: LoadTest, *words: str) -> subprocess.CompletedProces
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [
-        ("--rate=0", "rate must be more than 0"),
-        ("--scenario=nonsense", "there is no scenario 'nonsense'; there are: mixed, start-only,"),
-        ("--arrivals=nonsense", "there is no arrivals 'nonsense'; there are: constant, poisson, closed"),
-        ("--faults=nonsense", "there is no fault profile 'nonsense'; there are: none, assignment,"),
+        ("--rate=0", "rate must be a number of orders per second, more than 0"),
+        ("--scenario=nonsense", "Unknown scenario 'nonsense'. Choose one of: mixed, start-only,"),
+        ("--arrivals=nonsense", "Unknown arrivals 'nonsense'. Choose one of: constant, poisson, closed."),
+        ("--faults=nonsense", "Unknown faults 'nonsense'. Choose one of: unchanged, none, assignment,"),
     ],
 )
 def test_2_from_plain_locust_too(load_test: LoadTest, word: str, sentence: str) -> None:
@@ -219,7 +222,7 @@ def test_2_from_plain_locust_too(load_test: LoadTest, word: str, sentence: str) 
 
 def test_plain_locust_takes_flags(load_test: LoadTest) -> None:
     with fake_api(Behaviour(completion_ms=100, shed_every=2)) as api:
-        words = (*QUICK, "--run-id=flags", "--slo-target=0.8", "--shed-ok", "--stop-when-hopeless")
+        words = (*QUICK, "--run-id=flags", "--slo-target=0.8", "--exclude-rejected", "--abort-on-breach")
         done = plain_locust(load_test, f"--host={api.url}", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "30 shed" in unwrapped(done.stdout)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from loadtest.chaos.disturbance import Disturbance, parse_chaos
 from loadtest.generator.arrivals import OpenLoop, due_times, planned_orders, share_of
 from loadtest.generator.survival import SurvivalCurve
-from loadtest.options import RunOptions, Stage, parse_duration, parse_stages
+from loadtest.options import RunOptions, Stage
 from loadtest.proofs.capacity import (
     LATE_AGAIN,
     Finding,
@@ -107,23 +107,24 @@ def test_an_open_loop_can_be_stopped() -> None:
     ("text", "seconds"), [("30", 30), ("30s", 30), ("5m", 300), ("1m30s", 90), ("1h", 3600)]
 )
 def test_durations(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
+    assert options(duration=text).seconds == seconds
 
 
-@pytest.mark.parametrize("text", ["", "s", "0s", "-5s", "5 s", "1s1m", "nan", "5x"])
+@pytest.mark.parametrize("text", ["s", "0s", "-5s", "5 s", "1s1m", "nan", "5x"])
 def test_no_durations(text: str) -> None:
-    with pytest.raises(UsageError, match="duration"):
-        parse_duration(text)
+    with pytest.raises(UsageError, match=f"duration must be a duration such as 30s, .*, not {text}."):
+        options(duration=text)
 
 
 def test_stages() -> None:
-    assert parse_stages("30s@2, 60s@10,30s@2..8") == (Stage(30, 2, 2), Stage(60, 10, 10), Stage(30, 2, 8))
+    stages = options(stages="30s@2, 60s@10,30s@2..8").stages
+    assert stages == (Stage(30, 2, 2), Stage(60, 10, 10), Stage(30, 2, 8))
 
 
 @pytest.mark.parametrize("text", ["30s", "30s@", "30s@x", "30s@0", "30s@2..", "30s@1,,30s@1", "@2", "0s@2"])
 def test_unreadable_stages(text: str) -> None:
-    with pytest.raises(UsageError, match="stages"):
-        parse_stages(text)
+    with pytest.raises(UsageError, match="stages must be steps such as"):
+        options(stages=text)
 
 
 def test_options_survive_a_message() -> None:

@@ -89,7 +89,7 @@ def test_a_run_from_the_form_to_its_verdict(load_test: LoadTest) -> None:
         page.get_by_text("Custom parameters").click()
         fill_and_start(page, rate="0")
         # Refused in the form, with the sentence of the command line.
-        expect(page.get_by_text("rate must be more than 0")).to_be_visible()
+        expect(page.get_by_text("rate must be a number of orders per second")).to_be_visible()
         assert api.truth()["orders"] == {}
 
         fill_and_start(page, rate="20", duration="60s", runId="from-the-form", sloTarget="0.95")
