@@ -1,4 +1,4 @@
-"""Commands that keep a system well over the years: retention, backup, restore, doctor."""
+"""Maintenance commands: retention, backup, restore, doctor."""
 
 import asyncio
 import re
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from orchestrator.cli.output import AsJson, console, echo, print_json
+from orchestrator.cli.output import AsJson, console, echo, echo_step, print_json
 from orchestrator.errors import UsageError
 from orchestrator.exit_codes import ExitCode
 from orchestrator.settings import Settings
@@ -30,12 +30,12 @@ def register(app: typer.Typer) -> None:
 def retention(
     keep: Annotated[
         str | None,
-        typer.Option("--keep", metavar="DAYS", help="For example 90d; by default EVENTS_KEEP_DAYS."),
+        typer.Option("--keep", metavar="DAYS", help="For example 90d; EVENTS_KEEP_DAYS by default."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be dropped.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Drop events of days that are older. Orders, payments, ledger and charts stay."""
+    """Drop old events, by partitions of one day. Orders, payments, provider records and charts are kept."""
     from db.maintenance.retention import drop_expired
 
     settings = Settings.load()
@@ -44,52 +44,51 @@ def retention(
         print_json({"dry_run": dry_run} | report.to_json())
         return
     if report.is_elsewhere:
-        echo("Another process is dropping events just now; nothing was done.")
+        echo("Another process is dropping events. Nothing was done.")
         return
     for partition in report.expired if dry_run else report.dropped:
-        verb = "would go" if dry_run else "dropped"
-        echo(
-            f"{verb}: {partition.name}, events until {partition.to_at:%Y-%m-%d}, {megabytes(partition.bytes)}"
-        )
+        verb = "would drop" if dry_run else "dropped"
+        size = f"{partition.bytes / 1e6:,.1f} MB"
+        echo(f"{verb}: {partition.name}, events until {partition.to_at:%Y-%m-%d}, {size}")
     for partition in report.held:
-        echo(
-            f"held: {partition.name}, since an order of {report.oldest_open_at:%Y-%m-%d %H:%M} is still open"
-        )
+        echo(f"kept: {partition.name}; an order of {report.oldest_open_at:%Y-%m-%d %H:%M} has no outcome yet")
     for partition in report.busy:
-        echo(f"busy: {partition.name} is being read; it goes with the next look")
+        echo(f"skipped: {partition.name} is in use; the next run drops it")
     if not (report.expired or report.dropped or report.held or report.busy):
-        echo(f"No day of events is wholly older than {report.cutoff:%Y-%m-%d %H:%M} UTC.")
+        echo(f"No partition is older than {report.cutoff:%Y-%m-%d %H:%M} UTC.")
 
 
 def backup(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it; must not exist.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write; it must not exist.")],
 ) -> None:
-    """Copy the embedded stack's data into one file, while it runs or not."""
+    """Back up the data of the running or stopped embedded stack into one file."""
     from orchestrator.embedded import Stack
     from orchestrator.operations.backup import back_up
 
     began = time.monotonic()
     with console.status("Backing up"):
-        manifest = back_up(Stack(Settings.load()), file, _echo_step)
-    size = megabytes(file.expanduser().stat().st_size)
-    echo(f"{file}: {size}, of the {manifest.made_of} stack, in {time.monotonic() - began:.1f} s.")
+        info = back_up(Stack(Settings.load()), file, echo_step)
+    size = file.expanduser().stat().st_size / 1e6
+    echo(f"{file}: {size:,.1f} MB, backup of the {info.stack} stack, in {time.monotonic() - began:.1f} s.")
 
 
 def restore(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `backup` has written.")],
-    force: Annotated[bool, typer.Option("--force", help="Move data that is there aside.")] = False,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `orders backup` wrote.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Move existing data into another directory first.")
+    ] = False,
 ) -> None:
-    """Put a backup's data into a stopped stack's ORDERS_HOME."""
+    """Restore a backup into the ORDERS_HOME of a stopped stack."""
     from orchestrator.embedded import Stack
-    from orchestrator.operations.backup import restore as put_back
+    from orchestrator.operations import backup
 
     settings = Settings.load()
     with console.status("Restoring"):
-        restored = put_back(Stack(settings), file, force=force, report=_echo_step)
+        restored = backup.restore(Stack(settings), file, force=force, report=echo_step)
     if restored.replaced is not None:
-        echo(f"What was there before is in {restored.replaced}.")
-    echo(f"{settings.home} holds the stack of {restored.manifest.made_at}. Start it: make up.")
-    echo("Its API keys are those of that time: one that was revoked since is valid again (see keys list).")
+        echo(f"The previous data is in {restored.replaced}.")
+    echo(f"{settings.home} contains the data of {restored.info.made_at}. Start the stack: make up.")
+    echo("Its API keys are those of that time: a key that was revoked since then is valid again.")
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -141,21 +140,12 @@ def _measurements(observed: "Observations") -> list[str]:
     return lines
 
 
-def _echo_step(sentence: str) -> None:
-    echo(f"  {sentence}")
-
-
-def megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
-
-
 def _kept(keep: str | None, settings: Settings) -> timedelta:
-    """Raises UsageError."""
     if keep is None:
         if settings.events_keep_days is None:
-            raise UsageError("Say how long events are kept: --keep 90d, or EVENTS_KEEP_DAYS")
+            raise UsageError("Set --keep, for example 90d, or EVENTS_KEEP_DAYS.")
         return timedelta(days=settings.events_keep_days)
     match = re.fullmatch(r"([0-9]{1,5})d", keep)
     if match is None or int(match[1]) < 1:
-        raise UsageError(f"--keep {keep} is not a number of days; write 90d, and at least 1d")
+        raise UsageError(f"--keep must be a number of days and at least 1d (for example 90d), not {keep}.")
     return timedelta(days=int(match[1]))

@@ -32,6 +32,11 @@ def echo(sentence: str) -> None:
     console.print(Text(sentence), soft_wrap=True)
 
 
+def echo_step(sentence: str) -> None:
+    """Print a step of a longer command, indented."""
+    echo(f"  {sentence}")
+
+
 def print_json(value: Any) -> None:
     # Not through Rich: it would wrap long lines.
     typer.echo(json.dumps(value, indent=2))

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.output import AsJson, console, echo, print_error, print_json
+from orchestrator.cli.output import AsJson, console, echo, echo_step, print_error, print_json
 from orchestrator.errors import DatabaseError, StackError, UsageError
 from orchestrator.exit_codes import ExitCode
 from orchestrator.settings import Settings
@@ -55,7 +55,7 @@ def up(
                 # What was started is stopped already; another `up` that has waited may begin right now.
                 echo("The stack is down; its data stays.")
                 raise typer.Exit(ExitCode.CRASHED) from None
-        stack.down(report=_echo_step)
+        stack.down(report=echo_step)
         echo("The stack is down; its data stays.")
 
 
@@ -73,7 +73,7 @@ def migrate() -> None:
 def down() -> None:
     """Stop the stack. Its data stays."""
     settings = Settings.load()
-    if _stack(settings).down(report=_echo_step):
+    if _stack(settings).down(report=echo_step):
         echo("The stack is down; its data stays.")
     else:
         echo(f"No stack was running in {settings.home}.")
@@ -150,7 +150,7 @@ def _stack(settings: Settings) -> "Stack":
 def _start(stack: "Stack", *, bound: bool) -> bool:
     began = time.monotonic()
     with console.status("Starting"):
-        started = stack.up(bound=bound, report=_echo_step)
+        started = stack.up(bound=bound, report=echo_step)
     if started:
         echo(f"The stack is up after {time.monotonic() - began:.1f} s.")
     else:
@@ -168,10 +168,6 @@ def _watch(stack: "Stack") -> None:
         print_error("The process supervisor was killed, and the stack with it. Start it again.")
         raise typer.Exit(ExitCode.CRASHED)
     echo("The stack was stopped from elsewhere.")
-
-
-def _echo_step(sentence: str) -> None:
-    echo(f"  {sentence}")
 
 
 def _echo_urls(stack: "Stack") -> None:

@@ -1,21 +1,26 @@
-"""Backup and restore of the embedded stack: PostgreSQL's data and Temporal's database in one file.
+"""Back up and restore the embedded stack: PostgreSQL's data and Temporal's database in one file.
 
-The two copies are of two moments, and the order of the moments matters: Temporal's is taken first. Then the
-books are never behind the workflows, only ahead of them, which is what they are after any lost workflow task
-as well. A workflow that runs again from the earlier moment finds its steps done in the books, and goes on; an
-order that only the books know has lost its workflow, and the reconciler closes it. The other way round,
-workflows would have ended of which the books know no outcome.
+The file is a gzip-compressed tar archive: `backup.json`, `temporal.db` (SQLite's online backup) and
+`postgres/` (pg_basebackup, or the data directory itself if the server is stopped).
+
+Temporal's copy is made first. The order database is then never behind the workflows, only ahead of them, as
+after a lost workflow task: a workflow that repeats its last part finds its steps done in the database and
+continues, and the reconciler closes an order whose workflow is missing. In the reverse order, workflows could
+have ended without an outcome in the database.
 """
 
+import gzip
+import io
+import json
 import os
 import platform
-import shutil
 import sqlite3
 import subprocess
 import tarfile
 import tempfile
-from contextlib import closing, suppress
-from dataclasses import dataclass
+import zlib
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -27,291 +32,277 @@ from orchestrator.embedded.orphans import end_leftovers
 from orchestrator.embedded.packaged_programs import packaged_program
 from orchestrator.embedded.stack import Report, Stack
 from orchestrator.errors import StackError
-from orchestrator.operations import backup_archive
-from orchestrator.operations.backup_archive import Manifest, Part
 from orchestrator.settings import Settings
 
 SQLITE_BUSY_SECONDS = 10.0
-SPARE_BYTES = 200 * 1024 * 1024
-"""What the disk must have besides the restored data."""
+CHUNK_BYTES = 1 << 20
+INFO_MAX_BYTES = 100_000
 
-_OF_THE_RUNNING_SERVER = ("postmaster.pid", "postmaster.opts")
+_INFO, _TEMPORAL, _POSTGRES = "backup.json", "temporal.db", "postgres"
+_LOCK_FILES = ("postmaster.pid", "postmaster.opts")
+
+
+@dataclass(frozen=True)
+class BackupInfo:
+    """The content of `backup.json`: what a restore needs to know in advance."""
+
+    made_at: str
+    stack: str
+    """`running` or `stopped`."""
+
+    postgres: str
+    temporal: str
+    newest_migration: str
+    machine: str
+    """Processor architecture, on which PostgreSQL's file format depends."""
+
+    namespace: str
+    order_task_queue: str
+    shipping_task_queue: str
 
 
 @dataclass(frozen=True)
 class Restored:
-    """`replaced` is where the data that was there before is now; None if there was none."""
+    """`replaced` is the directory with the previous data; None if there was none."""
 
-    manifest: Manifest
+    info: BackupInfo
     replaced: Path | None
 
 
-def back_up(stack: Stack, file: Path, report: Report) -> Manifest:
-    """Writes a backup of the stack to `file`, whether it runs or not.
+def back_up(stack: Stack, file: Path, report: Report) -> BackupInfo:
+    """Write a backup of the running or stopped stack to `file`.
 
-    No `up` or `down` happens meanwhile. Raises StackError when there is nothing to back up, when a server is
-    not the embedded one, when `file` exists, or when a copy cannot be made.
+    Needs free disk space beside `file` for an uncompressed copy. `up` and `down` wait meanwhile. Raises
+    StackError if there is no data, a server is external, `file` exists, or a copy fails.
     """
     settings, layout = stack.settings, Layout.of(stack.settings)
     _refuse_external(settings, "backup")
     file = file.expanduser().absolute()
     if file.exists():
-        raise StackError(f"{file} exists; name another file, or move it away.")
+        raise StackError(f"{file} exists. Choose another file, or remove it.")
     if not file.parent.is_dir():
-        raise StackError(f"There is no directory {file.parent}.")
+        raise StackError(f"The directory {file.parent} does not exist.")
     if not (layout.postgres_data / "PG_VERSION").exists():
-        raise StackError(f"There is nothing to back up in {layout.home}: no stack has run there.")
+        raise StackError(f"There is no data to back up in {layout.home}.")
     try:
         with (
             stack.exclusively(report),
-            tempfile.TemporaryDirectory(dir=file.parent, prefix=".backup-") as place,
+            tempfile.TemporaryDirectory(dir=file.parent, prefix=".backup-") as directory,
         ):
-            parts_dir = Path(place)
-            runs = bool(postgres.servers_on(layout.postgres_data))
-            parts = [_copy_temporal(layout, parts_dir)]
-            report(f"Temporal's database is copied ({_megabytes(parts[-1].unpacked_bytes)})")
-            parts += (_copy_running_postgres if runs else _copy_stopped_postgres)(layout, parts_dir)
-            report(f"PostgreSQL's data is copied ({_megabytes(sum(p.unpacked_bytes for p in parts[1:]))})")
-            manifest = Manifest(
-                made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                made_of="running" if runs else "stopped",
-                **_versions(),
-                namespace=settings.temporal_namespace,
-                order_task_queue=settings.order_task_queue,
-                shipping_task_queue=settings.shipping_task_queue,
-                parts=parts,
-            )
-            backup_archive.write(file, manifest, parts_dir)
+            copies = Path(directory)
+            is_running = bool(postgres.servers_on(layout.postgres_data))
+            info = _info(settings, "running" if is_running else "stopped")
+            _copy_temporal(layout, copies / _TEMPORAL)
+            report("Temporal's database is copied")
+            if is_running:
+                _copy_running_postgres(layout, copies / _POSTGRES)
+                report("PostgreSQL's data is copied")
+            _pack(file, info, copies, copies / _POSTGRES if is_running else layout.postgres_data)
     except (OSError, sqlite3.Error) as error:
         raise StackError(f"The backup {file} could not be made: {error}.") from error
-    return manifest
+    return info
 
 
 def restore(stack: Stack, file: Path, *, force: bool, report: Report) -> Restored:
-    """Puts the data of a backup in place of an ORDERS_HOME that is empty, or whose data `force` moves aside.
+    """Replace the data of a stopped stack by a backup; `force` moves existing data into another directory.
 
-    Everything is checked and unpacked before anything is moved. Raises StackError, and has changed nothing,
-    when the file is not a whole backup that this release can use, or when the stack runs.
+    Unpacks and verifies the backup before it changes anything. Raises StackError if the file is damaged or
+    incompatible, if the stack is running, or if there is data and not `force`.
     """
     settings, layout = stack.settings, Layout.of(stack.settings)
     _refuse_external(settings, "restore")
-    file = file.expanduser().absolute()
-    manifest = backup_archive.checked(file)
-    _check_usable(manifest, file, settings)
-    report(f"{file} is whole, made {manifest.made_at}")
-    preflight.make_directories(layout)
-    with preflight.filesystem_errors(layout), stack.exclusively(report):
-        if stack.has_supervisor():
-            raise StackError(f"A stack runs in {layout.home}; stop it first: make down.")
-        end_leftovers(layout)
-        if postgres.servers_on(layout.postgres_data):
-            raise StackError(f"A PostgreSQL server still uses {layout.postgres_data}; stop it first.")
-        places = (layout.postgres_data, layout.temporal_data)
-        existing = [place for place in places if place.exists() and any(place.iterdir())]
-        if existing and not force:
-            raise StackError(
-                f"{layout.home} holds data already; restore into another ORDERS_HOME, "
-                "or say --force to move that data aside."
-            )
-        free = shutil.disk_usage(layout.home).free
-        if free < manifest.unpacked_bytes + SPARE_BYTES:
-            raise StackError(
-                f"The disk of {layout.home} has {_megabytes(free)} free, and the backup needs "
-                f"{_megabytes(manifest.unpacked_bytes + SPARE_BYTES)}."
-            )
-        unpacked = _unpacked(file, manifest, layout)
-        report(f"{_megabytes(manifest.unpacked_bytes)} are unpacked")
-        replaced = None
-        if existing:
-            replaced = layout.home / f"replaced-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-            replaced.mkdir()
-            for place in existing:
-                place.rename(replaced / place.name)
-        for place, content in zip(places, unpacked, strict=True):
-            if place.exists():
-                place.rmdir()
-            content.rename(place)
-    return Restored(manifest, replaced)
+    _refuse_running(stack)
+    layout.home.mkdir(parents=True, exist_ok=True)
+    with (
+        preflight.filesystem_errors(layout),
+        tempfile.TemporaryDirectory(dir=layout.home, prefix=".restore-") as directory,
+    ):
+        unpacked = Path(directory)
+        info = _unpack(file.expanduser().absolute(), unpacked, settings)
+        report(f"the backup of {info.made_at} is unpacked and verified")
+        preflight.make_directories(layout)
+        with stack.exclusively(report):
+            _refuse_running(stack)
+            end_leftovers(layout)
+            if postgres.servers_on(layout.postgres_data):
+                raise StackError(f"A PostgreSQL server still uses {layout.postgres_data}; stop it first.")
+            replaced = _set_aside(layout, force=force)
+            layout.temporal_data.mkdir(mode=0o700)
+            (unpacked / _TEMPORAL).rename(layout.temporal_data / _TEMPORAL)
+            (unpacked / _POSTGRES).rename(layout.postgres_data)
+    return Restored(info, replaced)
 
 
 def _refuse_external(settings: Settings, command: str) -> None:
-    for is_embedded, variable, means in (
+    for is_embedded, variable, tool in (
         (settings.uses_embedded_postgres, "DATABASE_URL", "pg_dump or pg_basebackup"),
-        (settings.uses_embedded_temporal, "TEMPORAL_ADDRESS", "the means of its own database"),
+        (settings.uses_embedded_temporal, "TEMPORAL_ADDRESS", "the backup of that server's database"),
     ):
         if not is_embedded:
             raise StackError(
-                f"{command} is for the embedded servers, and {variable} is set; that server has {means}."
+                f"{command} supports the embedded servers only, and {variable} is set. Use {tool}."
             )
 
 
-def _versions() -> dict[str, str]:
-    return {
-        "postgres": str(postgres.VERSION),
-        "temporal": _temporal_version(),
-        "newest_migration": max(path.name for path in MIGRATIONS.glob("*.sql")),
-        "machine": platform.machine(),
-    }
+def _refuse_running(stack: Stack) -> None:
+    if stack.has_supervisor():
+        raise StackError(f"A stack is running in {stack.settings.home}; stop it first: make down.")
 
 
-def _temporal_version() -> str:
-    said = subprocess.run([packaged_program("temporal"), "--version"], capture_output=True, text=True).stdout
-    words = said.split()
-    return words[2] if len(words) > 2 else said.strip()
+# --- Copies -----------------------------------------------------------------------------------------
 
 
-def _check_usable(manifest: Manifest, file: Path, settings: Settings) -> None:
-    """Raises StackError when this release, machine or configuration cannot go on with the data."""
-    here = _versions()
-    if manifest.postgres != here["postgres"]:
-        raise StackError(
-            f"The backup {file} was made by PostgreSQL {manifest.postgres}, and this is PostgreSQL "
-            f"{here['postgres']}; restore it with the release that made it."
-        )
-    if manifest.machine != here["machine"]:
-        raise StackError(
-            f"The backup {file} was made on {manifest.machine}, and this machine is {here['machine']}; "
-            "PostgreSQL's files are not the same there."
-        )
-    if _as_numbers(manifest.temporal) > _as_numbers(here["temporal"]):
-        raise StackError(
-            f"The backup {file} was made with Temporal {manifest.temporal}, and this is the older "
-            f"{here['temporal']}; restore it with the release that made it."
-        )
-    if manifest.newest_migration > here["newest_migration"]:
-        raise StackError(
-            f"The backup {file} was made by a newer release of this system ({manifest.newest_migration}); "
-            "restore it with that one."
-        )
-    for name in ("namespace", "order_task_queue", "shipping_task_queue"):
-        ours = settings.temporal_namespace if name == "namespace" else getattr(settings, name)
-        if getattr(manifest, name) != ours:
-            variable = "TEMPORAL_NAMESPACE" if name == "namespace" else name.upper()
-            raise StackError(
-                f"The workflows of the backup {file} are on {variable}={getattr(manifest, name)}, "
-                f"and here it is {ours}; set {variable} as it was."
-            )
-
-
-def _as_numbers(version: str) -> list[int]:
-    return [int(part) for part in version.split(".") if part.isdecimal()]
-
-
-def _copy_temporal(layout: Layout, parts_dir: Path) -> Part:
-    """One consistent snapshot, taken while the server writes on: in WAL mode readers and writers do not wait
-    for each other."""
-    copy = parts_dir / "temporal.db"
-    source = layout.temporal_data / "temporal.db"
+def _copy_temporal(layout: Layout, target: Path) -> None:
+    """Copy a consistent snapshot while the server writes: in WAL mode, readers do not block writers."""
+    source = quote(str(layout.temporal_data / _TEMPORAL))
     with (
-        closing(
-            sqlite3.connect(f"file:{quote(str(source))}?mode=rw", uri=True, timeout=SQLITE_BUSY_SECONDS)
-        ) as server,
-        closing(sqlite3.connect(copy)) as target,
+        closing(sqlite3.connect(f"file:{source}?mode=rw", uri=True, timeout=SQLITE_BUSY_SECONDS)) as server,
+        closing(sqlite3.connect(target)) as copy,
     ):
-        server.backup(target)
-    part = backup_archive.compress(copy, parts_dir / backup_archive.TEMPORAL)
-    copy.unlink()
-    return part
+        server.backup(copy)
 
 
-def _copy_running_postgres(layout: Layout, parts_dir: Path) -> list[Part]:
-    """The state at the end of the copying, which is after that of Temporal's database."""
-    target = parts_dir / "pg"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+def _copy_running_postgres(layout: Layout, target: Path) -> None:
+    """Copy the data with the WAL up to the end of the copy, which is later than Temporal's snapshot."""
     done = subprocess.run(
         [
             str(postgres.programs() / "pg_basebackup"),
             *("--host", str(layout.sockets), "--port", "5432", "--username", "postgres", "--no-password"),
-            *("--pgdata", str(target), "--format=tar", "--compress=client-gzip:1"),
-            *("--wal-method=stream", "--checkpoint=fast"),
+            *("--pgdata", str(target), "--wal-method=stream", "--checkpoint=fast"),
+            # The pg_verifybackup of the package crashes at its start; gzip's checksum covers the files.
+            "--no-manifest",
         ],
-        env=environment,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
         capture_output=True,
         text=True,
         errors="replace",
     )
     if done.returncode != 0:
-        words = done.stderr.strip().splitlines()
-        raise StackError(
-            f"PostgreSQL's data could not be copied: {words[-1] if words else 'no reason given'}."
-        )
-    unpacked = _bytes_below(layout.postgres_data)
-    parts = []
-    for name, part_name in (
-        ("base.tar.gz", backup_archive.POSTGRES),
-        ("pg_wal.tar.gz", backup_archive.POSTGRES_LOG),
-    ):
-        path = (target / name).rename(parts_dir / part_name)
-        parts.append(backup_archive.described(path, unpacked if part_name == backup_archive.POSTGRES else 0))
-    return parts
+        output = done.stderr.strip().splitlines()
+        raise StackError(f"pg_basebackup failed: {output[-1] if output else 'no output'}.")
 
 
-def _bytes_below(directory: Path) -> int:
-    """Of all files. They come and go while the server runs."""
-    total = 0
-    for place, _directories, names in os.walk(directory):
-        for name in names:
-            with suppress(FileNotFoundError):
-                total += Path(place, name).lstat().st_size
-    return total
-
-
-def _copy_stopped_postgres(layout: Layout, parts_dir: Path) -> list[Part]:
-    """All files of a server that does not run; after a crash it recovers from them as it would have there."""
-    unpacked = 0
-
-    def counted(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        nonlocal unpacked
-        if Path(entry.name).name in _OF_THE_RUNNING_SERVER:
-            return None
-        unpacked += entry.size
-        return entry
-
-    path = parts_dir / backup_archive.POSTGRES
-    with tarfile.open(path, "w:gz", compresslevel=1) as target:
-        target.add(layout.postgres_data, arcname=".", filter=counted)
-    return [backup_archive.described(path, unpacked)]
-
-
-def _unpacked(file: Path, manifest: Manifest, layout: Layout) -> tuple[Path, Path]:
-    """PostgreSQL's and Temporal's data, whole, beside where they will be. Leaves nothing when it fails."""
-    places = tuple(
-        place.with_name(place.name + ".restoring") for place in (layout.postgres_data, layout.temporal_data)
-    )
-    data, temporal = places
+def _pack(file: Path, info: BackupInfo, copies: Path, postgres_data: Path) -> None:
+    partial = file.with_name(file.name + ".partial")
+    content = json.dumps(asdict(info), indent=2).encode()
+    entry = tarfile.TarInfo(_INFO)
+    entry.size = len(content)
     try:
-        for place in places:
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir(mode=0o700)
-        with (
-            backup_archive.part_of(file, backup_archive.TEMPORAL) as packed,
-            backup_archive.unpacking(packed) as plain,
-            (temporal / "temporal.db").open("wb") as target,
-        ):
-            shutil.copyfileobj(plain, target, backup_archive.PIECE_BYTES)
-        _unpack_tar(file, backup_archive.POSTGRES, data)
-        if any(part.name == backup_archive.POSTGRES_LOG for part in manifest.parts):
-            _unpack_tar(file, backup_archive.POSTGRES_LOG, data / "pg_wal")
-        data.chmod(0o700)
-        postgres.give_to_server(data)
-        # What is renamed next must be on the disk.
-        os.sync()
-    except BaseException:
-        for place in places:
-            shutil.rmtree(place, ignore_errors=True)
-        raise
-    return data, temporal
+        # Only the owner may read the file: it contains addresses.
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as target:
+            with tarfile.open(fileobj=target, mode="w:gz", compresslevel=1) as archive:
+                archive.addfile(entry, io.BytesIO(content))
+                archive.add(copies / _TEMPORAL, arcname=_TEMPORAL)
+                archive.add(postgres_data, arcname=_POSTGRES, filter=_without_lock_files)
+            target.flush()
+            os.fsync(target.fileno())
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def _unpack_tar(file: Path, name: str, target: Path) -> None:
-    # tarfile's own gunzip reads the first of several gzip members only, and PostgreSQL writes several.
-    with (
-        backup_archive.part_of(file, name) as packed,
-        backup_archive.unpacking(packed) as plain,
-        tarfile.open(fileobj=plain, mode="r|") as content,
+def _without_lock_files(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if Path(entry.name).name in _LOCK_FILES else entry
+
+
+# --- Restoring --------------------------------------------------------------------------------------
+
+
+def _unpack(file: Path, target: Path, settings: Settings) -> BackupInfo:
+    """Unpack and verify a backup. Raises StackError if it is damaged or incompatible."""
+    try:
+        source = file.open("rb")
+    except OSError as error:
+        raise StackError(f"The backup {file} cannot be read: {error.strerror}.") from error
+    try:
+        with source, gzip.open(source) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            info = _read_info(archive)
+            _check_compatible(info, file, settings)
+            while (entry := archive.next()) is not None:
+                archive.extract(entry, target, filter="data")
+            # gzip compares its checksum at the end of the file, which is after the end of the archive.
+            while stream.read(CHUNK_BYTES):
+                pass
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, TypeError) as error:
+        raise StackError(f"{file} is damaged, or not a backup of this system: {error}.") from error
+    (target / _POSTGRES).chmod(0o700)
+    postgres.give_to_server(target / _POSTGRES)
+    # The data must be on the disk before it is renamed.
+    os.sync()
+    return info
+
+
+def _read_info(archive: tarfile.TarFile) -> BackupInfo:
+    entry = archive.next()
+    if entry is None or entry.name != _INFO or entry.size > INFO_MAX_BYTES:
+        raise ValueError(f"{_INFO} is missing")
+    content = archive.extractfile(entry)
+    assert content is not None, "the entry is a file"
+    return BackupInfo(**json.loads(content.read()))
+
+
+def _set_aside(layout: Layout, *, force: bool) -> Path | None:
+    """Move existing data into a new directory and return it; None if there is no data."""
+    existing = [path for path in (layout.postgres_data, layout.temporal_data) if path.exists()]
+    if not any(any(path.iterdir()) for path in existing):
+        for path in existing:
+            path.rmdir()
+        return None
+    if not force:
+        raise StackError(
+            f"{layout.home} already contains data. Restore into another ORDERS_HOME, or use --force to move "
+            "that data into another directory."
+        )
+    replaced = layout.home / f"replaced-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    replaced.mkdir()
+    for path in existing:
+        path.rename(replaced / path.name)
+    return replaced
+
+
+# --- Compatibility ----------------------------------------------------------------------------------
+
+
+def _info(settings: Settings, stack: str) -> BackupInfo:
+    version = subprocess.run([packaged_program("temporal"), "--version"], capture_output=True, text=True)
+    return BackupInfo(
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        stack=stack,
+        postgres=str(postgres.VERSION),
+        # "temporal version 1.9.1 (Server 1.32.0, UI 2.52.1)"
+        temporal=version.stdout.split()[2],
+        newest_migration=max(path.name for path in MIGRATIONS.glob("*.sql")),
+        machine=platform.machine(),
+        namespace=settings.temporal_namespace,
+        order_task_queue=settings.order_task_queue,
+        shipping_task_queue=settings.shipping_task_queue,
+    )
+
+
+def _check_compatible(info: BackupInfo, file: Path, settings: Settings) -> None:
+    """Raises StackError if this release, machine or configuration cannot use the data."""
+    here = _info(settings, info.stack)
+    reason = None
+    if info.postgres != here.postgres:
+        reason = f"PostgreSQL {info.postgres}; this release has PostgreSQL {here.postgres}"
+    elif info.machine != here.machine:
+        reason = f"a {info.machine} processor; this machine has {here.machine}"
+    elif _numbers(info.temporal) > _numbers(here.temporal):
+        reason = f"Temporal {info.temporal}; this release has {here.temporal}"
+    elif info.newest_migration > here.newest_migration:
+        reason = f"a newer release (migration {info.newest_migration})"
+    if reason is not None:
+        raise StackError(f"{file} was made with {reason}. Restore it with the release that made it.")
+    for field, variable in (
+        ("namespace", "TEMPORAL_NAMESPACE"),
+        ("order_task_queue", "ORDER_TASK_QUEUE"),
+        ("shipping_task_queue", "SHIPPING_TASK_QUEUE"),
     ):
-        content.extractall(target, filter="data")
+        needed, present = getattr(info, field), getattr(here, field)
+        if needed != present:
+            raise StackError(f"The workflows of {file} need {variable}={needed}; it is {present}.")
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part.isdecimal()]

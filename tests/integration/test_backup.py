@@ -1,10 +1,12 @@
-"""Backup and restore of the embedded stack, with orders in flight and with files that cannot be used."""
+"""Backup and restore of the embedded stack, with orders in progress and with unusable files."""
 
 import asyncio
-import dataclasses
+import io
+import json
 import os
 import shutil
 import sqlite3
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -18,7 +20,7 @@ from loadtest.proofs.async_load import drive, outcomes
 from orchestrator.embedded import Stack, Stage, components, postgres
 from orchestrator.embedded.layout import Layout, stack_environment
 from orchestrator.errors import StackError
-from orchestrator.operations import backup, backup_archive
+from orchestrator.operations import backup
 from orchestrator.settings import Settings
 from tests.chaos.crashes import set_faults
 from tests.command_line import CommandLine
@@ -28,13 +30,13 @@ from tests.ports import free_port_base
 ORDERS = 60
 RATE = 6.0
 BEFORE = 25
-"""So many starts are acknowledged before the backup begins."""
+"""Starts that are acknowledged before the backup begins."""
 
 GAP_ORDERS = 12
-"""So many more while it is under way, between the copy of Temporal and that of the books."""
+"""Further starts between the copy of Temporal's database and that of PostgreSQL."""
 
 
-def silent(_sentence: str) -> None:
+def ignore(_sentence: str) -> None:
     return None
 
 
@@ -63,7 +65,7 @@ def count(settings: Settings, condition: str) -> int:
 
 @pytest.fixture
 def homes() -> Iterator[Callable[[], Path]]:
-    """Makes directories, and removes them with what runs in them."""
+    """Makes directories; stops what runs in them and removes them at the end."""
     made: list[Path] = []
 
     def make() -> Path:
@@ -89,15 +91,14 @@ async def test_every_order_of_a_backup_reaches_its_outcome(homes, monkeypatch):
     async def note(_http, order_id):
         acknowledged.append(order_id)
 
-    copy_books = backup._copy_running_postgres
+    copy_postgres = backup._copy_running_postgres
 
     def copy_later(*arguments):
-        """The books are copied when there are orders that Temporal's copy does not know, and orders that
-        have ended since."""
+        """Wait for new orders and new outcomes, which Temporal's copy does not have."""
         known, ended = len(acknowledged), count(settings, "state >= 'completed'")
         eventually(lambda: len(acknowledged) >= known + GAP_ORDERS)
         eventually(lambda: count(settings, "state >= 'completed'") >= ended + 3)
-        return copy_books(*arguments)
+        return copy_postgres(*arguments)
 
     monkeypatch.setattr(backup, "_copy_running_postgres", copy_later)
     driving = asyncio.create_task(
@@ -105,34 +106,34 @@ async def test_every_order_of_a_backup_reaches_its_outcome(homes, monkeypatch):
     )
     await asyncio.to_thread(eventually, lambda: len(acknowledged) >= BEFORE)
     before = list(acknowledged)
-    manifest = await asyncio.to_thread(backup.back_up, stack, file, silent)
-    assert manifest.made_of == "running"
+    info = await asyncio.to_thread(backup.back_up, stack, file, ignore)
+    assert info.stack == "running"
     report = await driving
     assert report.failures == {}
-    # The running stack goes on as if nothing had been copied.
+    # The running stack is not affected.
     assert len(await outcomes(settings.api_url, report.acknowledged, time_budget_seconds=60)) == ORDERS
     stack.down()
     shutil.rmtree(settings.home)
 
     again = settings_in(homes())
     restored_at = datetime.now(UTC)
-    backup.restore(without_screens(again), file, force=False, report=silent)
+    backup.restore(without_screens(again), file, force=False, report=ignore)
     stack = without_screens(again)
     stack.up(bound=True)
     finished = await outcomes(again.api_url, before, time_budget_seconds=60)
     assert sorted(finished) == sorted(before)
     await asyncio.to_thread(eventually, lambda: count(again, "state < 'completed'") == 0, 60)
-    # The copies were of orders in flight: some of these reached their outcome only now.
+    # Some orders were in progress in the backup and finished after the restore.
     assert count(again, f"finished_at > '{restored_at.isoformat()}'") > 0
     assert count(again, "abort_reason = 'terminated'") > 0, "no order was unknown to Temporal's copy"
     environment = {**os.environ, **stack_environment(again)}
     code, said = await CommandLine(environment).run("audit")
     assert code == 0, said
-    # And the restored system works.
+    # The restored system accepts new orders.
     more = await drive(again.api_url, run_id="new", rate=RATE, count=6)
     assert len(await outcomes(again.api_url, more.acknowledged, time_budget_seconds=60)) == 6
-    with pytest.raises(StackError, match="A stack runs"):
-        backup.restore(stack, file, force=True, report=silent)
+    with pytest.raises(StackError, match="A stack is running"):
+        backup.restore(stack, file, force=True, report=ignore)
 
 
 # --- Without a stack ------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ async def test_every_order_of_a_backup_reaches_its_outcome(homes, monkeypatch):
 
 @pytest.fixture(scope="module")
 def stopped_home() -> Iterator[Path]:
-    """The data of a stack that does not run."""
+    """The data of a stopped stack."""
     home = Path(tempfile.mkdtemp(prefix="orders-stopped-")).resolve()
     layout = Layout.of(settings_in(home))
     for directory in (layout.control, layout.logs, layout.sockets, layout.temporal_data):
@@ -156,9 +157,9 @@ def stopped_home() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def file(stopped_home: Path) -> Path:
-    """Its backup."""
+    """A backup of `stopped_home`."""
     file = stopped_home / "stopped.backup"
-    assert backup.back_up(Stack(settings_in(stopped_home)), file, silent).made_of == "stopped"
+    assert backup.back_up(Stack(settings_in(stopped_home)), file, ignore).stack == "stopped"
     return file
 
 
@@ -169,7 +170,7 @@ def files_in(directory: Path) -> dict[str, bytes]:
 
 
 def restore_into(home: Path, file: Path, *, force: bool = False) -> backup.Restored:
-    return backup.restore(Stack(settings_in(home)), file, force=force, report=silent)
+    return backup.restore(Stack(settings_in(home)), file, force=force, report=ignore)
 
 
 def test_a_stopped_stack_is_restored_file_for_file(stopped_home, file, homes):
@@ -183,11 +184,11 @@ def test_a_stopped_stack_is_restored_file_for_file(stopped_home, file, homes):
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_what_is_there_is_refused_or_moved_aside(file, homes):
+def test_existing_data_needs_force_and_is_kept(file, homes):
     home = homes()
     restore_into(home, file)
     (home / "postgres" / "mine").write_text("precious")
-    with pytest.raises(StackError, match="holds data already"):
+    with pytest.raises(StackError, match="already contains data"):
         restore_into(home, file)
     replaced = restore_into(home, file, force=True).replaced
     assert replaced is not None
@@ -195,28 +196,23 @@ def test_what_is_there_is_refused_or_moved_aside(file, homes):
     assert not (home / "postgres" / "mine").exists()
 
 
-def test_a_backup_overwrites_no_file_and_needs_data(stopped_home, file, homes):
+def test_a_backup_does_not_overwrite_a_file_and_needs_data(stopped_home, file, homes):
     with pytest.raises(StackError, match="exists"):
-        backup.back_up(Stack(settings_in(stopped_home)), file, silent)
-    with pytest.raises(StackError, match="nothing to back up"):
-        backup.back_up(Stack(settings_in(homes())), homes() / "x", silent)
-
-
-def test_a_file_that_goes_while_it_is_counted_is_not_counted(tmp_path, monkeypatch):
-    (tmp_path / "kept").write_text("12345")
-    monkeypatch.setattr("os.walk", lambda _directory: [(str(tmp_path), [], ["kept", "recycled"])])
-    assert backup._bytes_below(tmp_path) == 5
+        backup.back_up(Stack(settings_in(stopped_home)), file, ignore)
+    with pytest.raises(StackError, match="no data to back up"):
+        backup.back_up(Stack(settings_in(homes())), homes() / "x", ignore)
 
 
 def rewritten(file: Path, target: Path, **changes: str) -> Path:
-    """The same backup with another manifest."""
-    manifest = backup_archive.checked(file)
-    parts = target.parent / "parts"
-    parts.mkdir()
-    for part in manifest.parts:
-        with backup_archive.part_of(file, part.name) as content:
-            (parts / part.name).write_bytes(content.read())
-    backup_archive.write(target, dataclasses.replace(manifest, **changes), parts)
+    """The same backup with changed information about it."""
+    with tarfile.open(file) as source, tarfile.open(target, "w:gz") as copy:
+        for entry in source:
+            content = source.extractfile(entry)
+            data = b"" if content is None else content.read()
+            if entry.name == "backup.json":
+                data = json.dumps(json.loads(data) | changes).encode()
+                entry.size = len(data)
+            copy.addfile(entry, io.BytesIO(data))
     return target
 
 
@@ -238,24 +234,24 @@ def no_backup(_file: Path, target: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("damage", "message"),
     [
-        (truncated, "not whole"),
+        (truncated, "damaged"),
         (damaged, "damaged"),
-        (no_backup, "is no backup"),
+        (no_backup, "not a backup"),
         (lambda _file, target: target, "No such file"),
-        (lambda file, target: rewritten(file, target, postgres="17"), "made by PostgreSQL 17"),
+        (lambda file, target: rewritten(file, target, postgres="17"), "made with PostgreSQL 17"),
         (lambda file, target: rewritten(file, target, temporal="99.0.0"), "Temporal 99.0.0"),
         (lambda file, target: rewritten(file, target, newest_migration="99991231_x.sql"), "newer release"),
-        (lambda file, target: rewritten(file, target, machine="sparc"), "made on sparc"),
+        (lambda file, target: rewritten(file, target, machine="sparc"), "a sparc processor"),
         (lambda file, target: rewritten(file, target, namespace="other"), "TEMPORAL_NAMESPACE"),
     ],
 )
-def test_a_file_that_cannot_be_used_changes_nothing(file, homes, spoil, words):
+def test_an_unusable_file_changes_nothing(file, homes, damage, message):
     home = homes()
-    spoilt = spoil(file, homes() / "spoilt.backup")
-    with pytest.raises(StackError, match=words) as refused:
-        restore_into(home, spoilt, force=True)
+    unusable = damage(file, homes() / "unusable.backup")
+    with pytest.raises(StackError, match=message) as refused:
+        restore_into(home, unusable, force=True)
     assert str(refused.value).count("\n") == 0
     assert list(home.iterdir()) == []
 
@@ -267,10 +263,10 @@ async def test_the_commands(stopped_home, homes):
     code, said = await here.run("backup", str(place / "a.backup"))
     assert (code, "of the stopped stack" in said) == (0, True), said
     code, said = await there.run("restore", str(place / "a.backup"))
-    assert (code, "make up" in said, "revoked since is valid again" in said) == (0, True, True), said
+    assert (code, "make up" in said, "revoked since then is valid again" in said) == (0, True, True), said
     code, said = await there.run("restore", str(place / "a.backup"))
     assert (code, "--force" in said) == (2, True), said
-    code, said = await CommandLine({**here.environment, "TEMPORAL_ADDRESS": "elsewhere:7233"}).run(
+    code, said = await CommandLine({**here.environment, "TEMPORAL_ADDRESS": "temporal.example:7233"}).run(
         "backup", str(place / "b.backup")
     )
     assert (code, "TEMPORAL_ADDRESS" in said, said.count("\n")) == (2, True, 1), said
