@@ -1,4 +1,8 @@
-"""Serving the API on its port."""
+"""Serves the API on its port.
+
+uvicorn limits the size of a request head and the number of connections. It has no time limit for a slow request:
+beyond the loopback interface, run a reverse proxy in front (orchestrator/deployment/nginx/orders.conf).
+"""
 
 import asyncio
 import resource
@@ -6,24 +10,42 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import structlog
 import uvicorn
 import uvloop
 
 from orchestrator.api.app import create_app
-from orchestrator.api.http_limits import MAX_CONNECTIONS, BoundedProtocol
 from orchestrator.errors import UsageError
 from orchestrator.observability import logs
 from orchestrator.security import bind_policy
 from orchestrator.settings import Settings
 
-SHUTDOWN_SECONDS = 1
-KEEP_ALIVE_SECONDS = 75
-"""Longer than clients keep idle connections, so that none meets one that is just closing."""
+MAX_HEAD_BYTES = 32 * 1024
+MAX_CONNECTIONS = 2_000
+"""Twice the default MAX_IN_FLIGHT: each order in flight may have a client that waits on a connection of its own."""
 
-OTHER_FILES = 200
-"""What the process has open beside its clients' connections, and more."""
+KEEP_ALIVE_SECONDS = 75
+"""Longer than common clients keep idle connections, so that no client reuses a connection that is closing."""
+
+SHUTDOWN_SECONDS = 1
+OTHER_OPEN_FILES = 200
+"""Upper bound of the process's open files besides client connections."""
+
+UVICORN_OPTIONS: dict[str, Any] = {
+    # httptools is faster, and has no limit on the size of a request head.
+    "http": "h11",
+    "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
+    "limit_concurrency": MAX_CONNECTIONS,
+    "timeout_keep_alive": KEEP_ALIVE_SECONDS,
+    "timeout_graceful_shutdown": SHUTDOWN_SECONDS,
+    "ws": "none",
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    "proxy_headers": False,
+}
 
 log = structlog.get_logger()
 
@@ -31,50 +53,41 @@ log = structlog.get_logger()
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As the original, but the signal is not raised again at the end: having served is success."""
+        """Handle SIGINT and SIGTERM, without uvicorn's second raise of the signal: the exit code stays 0."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.handle_exit, number, None)
         yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Lets go of requests that are held for an outcome, then ends as usual."""
-        self.config.loaded_app.state.context.watch.close()
+        """Return the requests that wait for an outcome, then shut down."""
+        self.config.loaded_app.state.context.outcomes.close()
         await super().shutdown(sockets)
 
 
 def run(settings: Settings) -> None:
-    """Serves until SIGINT or SIGTERM, then ends within 2 s. Raises UsageError when the port is taken, or the
-    address needs keys and there are none."""
+    """Serve until SIGINT or SIGTERM, then exit within 2 s.
+
+    Raises UsageError when the port is taken, or when the address needs API keys and none exist.
+    """
     logs.configure(settings, "api")
     bind_policy.require_api_keys(settings, "the API")
-    _make_room_for_connections()
+    _raise_open_file_limit()
     listener = _listen(settings.bind_address, settings.port("api"))
-    config = uvicorn.Config(
-        create_app(settings),
-        http=BoundedProtocol,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-    )
+    config = uvicorn.Config(create_app(settings), lifespan="on", **UVICORN_OPTIONS)
     log.info("api started", address=settings.bind_address, port=settings.port("api"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Server(config).serve(sockets=[listener]))
     log.info("api stopped")
 
 
-def _make_room_for_connections() -> None:
-    """Each is an open file, of which a process is allowed few unless it asks for more."""
-    wanted = MAX_CONNECTIONS + OTHER_FILES
+def _raise_open_file_limit() -> None:
+    """Raise the soft limit of open files: each connection is one."""
+    wanted = MAX_CONNECTIONS + OTHER_OPEN_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def _listen(address: str, port: int) -> socket.socket:
