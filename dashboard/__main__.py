@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import streamlit as st
-import uvicorn.config
 from starlette.middleware import Middleware
 from starlette.routing import Route
 from streamlit.runtime.pages_manager import PagesManager
@@ -26,8 +25,6 @@ def main() -> int:
     # A folder named pages beside the script would be served by itself to whoever opens a page's address
     # first; st.navigation says the same, but only once it has run.
     PagesManager.uses_pages_directory = False
-    # Streamlit leaves the choice of the protocol to uvicorn: the one with bounds, as the API's.
-    uvicorn.config.HTTP_PROTOCOLS["auto"] = "orchestrator.api.http_limits:BoundedProtocol"
     app = st.App(
         Path(__file__).with_name("app.py"),
         routes=[*links.routes(), Route(export.PATH, export.serve(settings), methods=["GET"])],

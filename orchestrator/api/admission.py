@@ -1,10 +1,9 @@
-"""Whether one more order can be carried to its outcome within the limit.
+"""Admission control: whether one more order can reach its outcome within the limit.
 
-An order that is accepted keeps its limit; so what would not fit is turned away at the door, with the time
-after which to try again. By Little's law the orders in flight, divided by the rate at which orders finish,
-is how long an order takes: as many are let in as finish in a share of the limit, at the best rate seen
-lately. Whether the system falls behind at all is told by the time that finished orders spent in nobody's
-hands, which an outside world that is slow, or a person who reviews, does not lengthen.
+By Little's law, the orders in flight divided by the completion rate is the time that an order takes. So the API
+admits as many orders as finish within a share of the limit, at the best completion rate of the last seconds, and
+rejects all others with 429. Overload is detected from `waiting_ms` (queueing time) of recently finished orders,
+which excludes gateway latency and manual review.
 """
 
 import asyncio
@@ -17,47 +16,46 @@ import structlog
 
 from db.database import Database
 from db.read_models import order_details
-from orchestrator.api.timeouts import within
+from orchestrator.api.timeouts import with_timeout
 from orchestrator.errors import DatabaseError, Overloaded
 from orchestrator.settings import Settings
 
-LOOK_SECONDS = 0.25
+POLL_SECONDS = 0.25
 RATE_WINDOW_SECONDS = 5.0
 RATE_MEMORY_SECONDS = 15.0
 
 TARGET_SHARE = 0.37
-"""How much of the limit an order may be expected to take: a mean that leaves the slowest their time."""
+"""Target mean completion time as a share of the limit. A mean leaves time for the slowest orders."""
 
-AT_FIRST = 56
-"""Orders that are let in before anything is known: what 14 a second need under the `assignment` faults."""
+INITIAL_LIMIT = 56
+"""Orders admitted before any order has finished: enough for 14 orders/s under the `assignment` faults."""
 
-UNTROUBLED = 90
-"""Orders that are let in whatever the rate, once so many were taken up at once and none has to wait: room
-for those that pile up while killed workers are replaced."""
+UNQUEUED_LIMIT = 90
+"""Orders admitted at any completion rate while orders are not queueing: room for the orders that accumulate while
+killed workers are replaced."""
 
-QUICK_SECONDS = 0.4
-"""An order that the workers took into the books within this time was taken up at once."""
+PICKUP_SECONDS = 0.4
+"""An order that a worker recorded within this time was not queued."""
 
-LEAST = 16
-"""Orders that are let in however slow everything is: with none there would be nothing to learn from."""
+MIN_LIMIT = 16
+"""Orders admitted at any completion rate: without orders in flight, no rate could be measured."""
 
 WAITING_SHARE = 0.1
-"""The system falls behind when the middle one of the finished orders has spent more of the limit than this
-in nobody's hands."""
+"""The system is overloaded when the median `waiting_ms` exceeds this share of the limit."""
 
-STEP = 0.02
-"""The share by which the room shrinks at each look then: slowly, so that a killed worker, whose orders wait
-for some seconds, is not taken for too much work."""
+DECREASE_SHARE = 0.02
+"""Decrease of the limit at each poll under overload. Slow, so that a killed worker, whose orders wait for some
+seconds, does not count as overload."""
 
 RETRY_AFTER_SECONDS = 2
 FORGET_SECONDS = 30.0
-"""After which an order that was asked for and never came into the books is no longer counted."""
+"""After this time, an admitted order that no worker has recorded no longer counts."""
 
 log = structlog.get_logger()
 
 
 class TokenBucket:
-    """Lets `rate` starts a second through, and `burst` at once."""
+    """Admits `rate` starts a second, and `burst` at once."""
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
@@ -66,7 +64,7 @@ class TokenBucket:
         self._at = -math.inf
 
     def take(self, now: float) -> float:
-        """Takes a token; returns 0, or the seconds until there is one."""
+        """Take a token and return 0, or return the seconds until one is available."""
         self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
         self._at = now
         if self._tokens >= 1:
@@ -75,122 +73,129 @@ class TokenBucket:
         return (1 - self._tokens) / self._rate
 
 
-class Pace:
-    """How many orders may be in flight, from what is seen of those that finish and those that begin."""
+class ConcurrencyLimiter:
+    """Derives how many orders may be in flight from the orders that start and finish."""
 
-    def __init__(self, limit_seconds: float, most: int) -> None:
+    def __init__(self, limit_seconds: float, max_limit: int) -> None:
         self._target_seconds = limit_seconds * TARGET_SHARE
-        self._waiting_ms = limit_seconds * WAITING_SHARE * 1000
-        self._most = most
+        self._max_waiting_ms = limit_seconds * WAITING_SHARE * 1000
+        self._max_limit = max_limit
         self._rates: deque[tuple[float, float]] = deque()
-        self._room = float(AT_FIRST)
+        self._adaptive_limit = float(INITIAL_LIMIT)
         self._sustainable = 0.0
 
     @property
-    def allowed(self) -> int:
-        return min(max(int(max(self._room, self._sustainable)), LEAST), self._most)
+    def limit(self) -> int:
+        return min(max(int(max(self._adaptive_limit, self._sustainable)), MIN_LIMIT), self._max_limit)
 
-    def see(self, now: float, finished_rate: float, waiting_ms: int | None, taken_up_at_once: int) -> None:
-        """Takes in a look at the books: orders that finish a second, the time that the middle one of them
-        waited (None without any), and how many orders the workers have taken up at once since the last."""
+    def observe(self, now: float, finished_rate: float, waiting_ms: int | None, unqueued: int) -> None:
+        """Adapt the limit.
+
+        `finished_rate` is in orders a second; `waiting_ms` is the median over recently finished orders, None
+        without any; `unqueued` is the number of orders picked up within PICKUP_SECONDS since the last call.
+        """
         self._rates.append((now, finished_rate))
         while self._rates[0][0] < now - RATE_MEMORY_SECONDS:
             self._rates.popleft()
         self._sustainable = max(rate for _, rate in self._rates) * self._target_seconds
-        if waiting_ms is None or waiting_ms <= self._waiting_ms:
-            self._room = min(self._room + taken_up_at_once, max(self._room, UNTROUBLED))
-        elif self._room > self._sustainable:
-            self._room *= 1 - STEP
+        if waiting_ms is None or waiting_ms <= self._max_waiting_ms:
+            self._adaptive_limit = min(
+                self._adaptive_limit + unqueued, max(self._adaptive_limit, UNQUEUED_LIMIT)
+            )
+        elif self._adaptive_limit > self._sustainable:
+            self._adaptive_limit *= 1 - DECREASE_SHARE
 
 
 @dataclass(frozen=True)
-class OrderSnapshot:
-    """What the door goes by: orders in flight, as many as may be, and how many were turned away so far."""
+class AdmissionState:
+    """`rejected` counts starts of this process."""
 
     in_flight: int
-    allowed: int
-    shed: int
+    limit: int
+    rejected: int
 
 
 class Admission:
-    """Counts the orders in flight, of all APIs over the same books, and lets in no more than may be.
+    """Counts the orders in flight of all API processes, and rejects starts beyond the limit.
 
-    The books are looked at in the background: a start costs no statement for it. In between, the orders that
-    this process has let in and the books do not have yet are counted here.
+    A background task polls the database, so a start costs no query. Between two polls, this process counts the
+    orders that it has admitted and no worker has recorded.
     """
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._database = database
         self._bucket = TokenBucket(settings.start_rate, settings.start_burst)
-        self._pace = Pace(settings.order_deadline_seconds, settings.max_in_flight)
-        self._stored = 0
-        self._asked: dict[str, float] = {}
-        """Orders let in that the books do not have yet, and since when."""
+        self._limiter = ConcurrencyLimiter(settings.order_deadline_seconds, settings.max_in_flight)
+        self._recorded = 0
+        self._pending: dict[str, float] = {}
+        """Admission times of orders that no worker has recorded."""
 
-        self._unsure: dict[str, float] = {}
-        self._shed = 0
-        self._someone_starts = asyncio.Event()
+        self._uncertain: dict[str, float] = {}
+        """Admission times of orders whose start failed without a response of Temporal."""
+
+        self._rejected = 0
+        self._has_starts = asyncio.Event()
 
     @property
-    def standing(self) -> OrderSnapshot:
-        return OrderSnapshot(self._stored + len(self._asked), self._pace.allowed, self._shed)
+    def state(self) -> AdmissionState:
+        return AdmissionState(self._recorded + len(self._pending), self._limiter.limit, self._rejected)
 
     def admit(self, order_id: str) -> None:
-        """Lets an order in that the books do not know. Raises Overloaded when it must come again later.
+        """Admit an order that is not in the database. Raises Overloaded.
 
-        An order that was let in before is let in again: it may have been accepted.
+        An order that was admitted before is admitted again: Temporal may have accepted it.
         """
         now = monotonic()
-        self._someone_starts.set()
-        if order_id in self._asked:
+        self._has_starts.set()
+        if order_id in self._pending:
             return
-        if self._stored + len(self._asked) >= self._pace.allowed:
-            self._shed += 1
-            raise Overloaded("too many orders are under way; try again shortly", RETRY_AFTER_SECONDS)
+        if self._recorded + len(self._pending) >= self._limiter.limit:
+            self._rejected += 1
+            raise Overloaded("too many orders are in flight; try again shortly", RETRY_AFTER_SECONDS)
         if wait_seconds := self._bucket.take(now):
-            self._shed += 1
+            self._rejected += 1
             raise Overloaded("too many starts at once; try again shortly", math.ceil(wait_seconds))
-        self._asked[order_id] = now
+        self._pending[order_id] = now
 
-    def failed(self, order_id: str) -> None:
-        """Temporal did not answer the start of an order that was let in: it may have it, or not."""
-        if (at := self._asked.pop(order_id, None)) is not None:
-            self._unsure[order_id] = at
+    def record_failed_start(self, order_id: str) -> None:
+        """Record that Temporal did not respond to the start of an admitted order: it may have accepted it."""
+        if (at := self._pending.pop(order_id, None)) is not None:
+            self._uncertain[order_id] = at
 
     def may_have_started(self, order_id: str) -> bool:
-        """Whether the start of this order failed in a way that leaves open whether Temporal has it."""
-        return order_id in self._unsure
+        """Return whether the start of this order failed without a response of Temporal."""
+        return order_id in self._uncertain
 
     async def run(self) -> None:
-        """Looks at the books, forever, while there are orders."""
+        """Poll the database while orders are in flight, until cancelled."""
         while True:
-            if not self._asked and not self._stored:
-                self._someone_starts.clear()
-                await self._someone_starts.wait()
+            if not self._pending and not self._recorded:
+                self._has_starts.clear()
+                await self._has_starts.wait()
             try:
-                await self._look()
-            except DatabaseError:
-                # Starts are answered 503 then; what was known stays the best guess.
-                log.warning("orders in flight are not known just now")
+                await self._poll()
+            except DatabaseError as error:
+                # Starts are rejected with 503 meanwhile. The last limit stays.
+                log.warning("cannot count the orders in flight", error=str(error))
             except Exception:
-                # Without further looks the door would fill up, and stay shut.
-                log.exception("orders in flight could not be counted")
-            await asyncio.sleep(LOOK_SECONDS)
+                # The loop must go on: without it, the count would only rise, until every start is rejected.
+                log.exception("cannot count the orders in flight")
+            await asyncio.sleep(POLL_SECONDS)
 
-    async def _look(self) -> None:
-        asked = list(self._asked)
-        pressure = await within(order_details.pressure(self._database, asked, RATE_WINDOW_SECONDS))
+    async def _poll(self) -> None:
+        pending = list(self._pending)
+        pressure = await with_timeout(order_details.pressure(self._database, pending, RATE_WINDOW_SECONDS))
         now = monotonic()
-        self._stored = pressure.in_flight
-        quick = 0
-        for order_id in asked:
-            seconds = now - self._asked.get(order_id, now)
+        self._recorded = pressure.in_flight
+        unqueued = 0
+        for order_id in pending:
+            seconds = now - self._pending.get(order_id, now)
             if order_id in pressure.taken:
-                quick += seconds <= QUICK_SECONDS
-                self._asked.pop(order_id, None)
+                unqueued += seconds <= PICKUP_SECONDS
+                self._pending.pop(order_id, None)
             elif seconds > FORGET_SECONDS:
-                self._asked.pop(order_id, None)
-        for order_id, at in list(self._unsure.items()):
+                self._pending.pop(order_id, None)
+        for order_id, at in list(self._uncertain.items()):
             if now - at > FORGET_SECONDS:
-                del self._unsure[order_id]
-        self._pace.see(now, pressure.finished / RATE_WINDOW_SECONDS, pressure.waiting_ms, quick)
+                del self._uncertain[order_id]
+        self._limiter.observe(now, pressure.finished / RATE_WINDOW_SECONDS, pressure.waiting_ms, unqueued)

@@ -1,4 +1,4 @@
-"""The application: its parts, its routes, its lifetime."""
+"""The FastAPI application: services, routes and middleware."""
 
 import asyncio
 import socket
@@ -11,30 +11,31 @@ from temporalio.service import RetryConfig
 from db.database import Database
 from orchestrator.api import problem_details
 from orchestrator.api.admission import Admission
-from orchestrator.api.auth import Access, KeyRing
 from orchestrator.api.context import Context
 from orchestrator.api.health import Health
-from orchestrator.api.metrics import Metrics, RequestMetrics
+from orchestrator.api.metrics import Metrics
+from orchestrator.api.middleware.auth import AuthMiddleware, KeyStore
 from orchestrator.api.middleware.body_limit import BodyLimit
+from orchestrator.api.middleware.request_metrics import RequestMetrics
 from orchestrator.api.middleware.security_headers import SecurityHeaders
-from orchestrator.api.order_service import Lifecycle
+from orchestrator.api.order_service import OrderService
 from orchestrator.api.outcome_notifier import OutcomeNotifier
 from orchestrator.api.report_limiter import CONNECTIONS, ReportLimiter
 from orchestrator.api.routes import operations, orders, payload_codec, temporal_ui_login
-from orchestrator.api.routes.temporal_ui_login import UiKeys
+from orchestrator.api.routes.temporal_ui_login import UiSessions
 from orchestrator.observability.tracing import UNTRACED_REQUESTS, Tracing
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
 
-_DESCRIPTION = """Orders from start to outcome within their limit. Every error is a problem document
-(`application/problem+json`, RFC 9457)."""
+_DESCRIPTION = """Starts orders, sends requests to them, and reports their status, latency and audit. Every error
+is a problem document (`application/problem+json`, RFC 9457)."""
 
-_QUICKLY = RetryConfig(max_interval_millis=300, max_elapsed_time_millis=900)
-"""A caller is told within 2 s that Temporal is away; the SDK would try for 10 s."""
+_SHORT_RETRIES = RetryConfig(max_interval_millis=300, max_elapsed_time_millis=900)
+"""The SDK retries for 10 s by default; a client receives its 503 within 2 s."""
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The API as an ASGI application. It starts whether or not PostgreSQL and Temporal are there."""
+    """Return the API as an ASGI application. It starts without PostgreSQL and Temporal."""
 
     tracing = Tracing.of(settings, "order-api", f"api@{socket.gethostname()}")
 
@@ -44,33 +45,32 @@ def create_app(settings: Settings) -> FastAPI:
             settings,
             identity="api",
             lazy=True,
-            retry_config=_QUICKLY,
+            retry_config=_SHORT_RETRIES,
             interceptors=[tracing.interceptor] if tracing else [],
         )
+        url = settings.order_database_url
         async with (
-            Database(settings.order_database_url, application_name="api") as database,
-            Database(
-                settings.order_database_url, max_size=CONNECTIONS, application_name="api-reports"
-            ) as reports,
+            Database(url, application_name="api") as database,
+            Database(url, max_size=CONNECTIONS, application_name="api-reports") as reports,
         ):
-            watch = OutcomeNotifier(database)
+            outcomes = OutcomeNotifier(database)
             admission = Admission(settings, database)
-            keys = KeyRing(settings, database)
+            keys = KeyStore(settings, database)
             app.state.context = Context(
                 settings=settings,
                 database=database,
                 reports=reports,
-                places=ReportLimiter(),
+                report_limiter=ReportLimiter(),
                 client=client,
-                lifecycle=Lifecycle(settings, database, client, admission),
-                watch=watch,
+                order_service=OrderService(settings, database, client, admission),
+                outcomes=outcomes,
                 admission=admission,
                 keys=keys,
-                ui_keys=UiKeys(settings.temporal_ui_origins),
+                ui_sessions=UiSessions(settings.temporal_ui_origins),
                 health=Health(settings, database, client),
                 metrics=Metrics(database, admission),
             )
-            background = [asyncio.create_task(each.run()) for each in (watch, admission, keys)]
+            background = [asyncio.create_task(each.run()) for each in (outcomes, admission, keys)]
             yield
             for task in background:
                 task.cancel()
@@ -87,14 +87,12 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         telemetry=tracing.of_requests if tracing else UNTRACED_REQUESTS,
     )
-    app.include_router(orders.router)
-    app.include_router(operations.router)
-    app.include_router(payload_codec.router)
-    app.include_router(temporal_ui_login.router)
-    # The last one added sees a request first. A browser asks without its key whether it may ask at all.
+    for routes in (orders, operations, payload_codec, temporal_ui_login):
+        app.include_router(routes.router)
+    # The last middleware added runs first. The codec's CORS preflight has no key, so CORS runs before AuthMiddleware.
     app.add_middleware(BodyLimit, larger={payload_codec.PREFIX: payload_codec.MAX_BODY_BYTES})
-    app.add_middleware(Access)
-    app.add_middleware(payload_codec.OnlyForTheUi, origins=settings.temporal_ui_origins)
+    app.add_middleware(AuthMiddleware)
+    app.add_middleware(payload_codec.CodecOrigins, origins=settings.temporal_ui_origins)
     app.add_middleware(RequestMetrics)
     app.add_middleware(SecurityHeaders)
     problem_details.register(app)

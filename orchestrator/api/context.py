@@ -1,4 +1,4 @@
-"""What the routes work with: made when the application starts, one of each a process."""
+"""The services that routes use; one instance of each per process."""
 
 from dataclasses import dataclass
 from typing import Annotated, cast
@@ -8,37 +8,37 @@ from temporalio.client import Client
 
 from db.database import Database
 from orchestrator.api.admission import Admission
-from orchestrator.api.auth import KeyRing
 from orchestrator.api.health import Health
 from orchestrator.api.metrics import Metrics
-from orchestrator.api.order_service import Lifecycle
+from orchestrator.api.middleware.auth import KeyStore
+from orchestrator.api.order_service import OrderService
 from orchestrator.api.outcome_notifier import OutcomeNotifier
 from orchestrator.api.report_limiter import ReportLimiter
-from orchestrator.api.routes.temporal_ui_login import UiKeys
+from orchestrator.api.routes.temporal_ui_login import UiSessions
 from orchestrator.settings import Settings
 
 
 @dataclass(frozen=True)
 class Context:
-    """`reports` is a small pool of its own, so that long exports never keep a quick reading waiting; who
-    uses it holds one of `places`."""
+    """`reports` is a separate connection pool, so that reports do not delay other queries. Use it only inside a
+    slot of `report_limiter`."""
 
     settings: Settings
     database: Database
     reports: Database
-    places: ReportLimiter
+    report_limiter: ReportLimiter
     client: Client
-    lifecycle: Lifecycle
-    watch: OutcomeNotifier
+    order_service: OrderService
+    outcomes: OutcomeNotifier
     admission: Admission
-    keys: KeyRing
-    ui_keys: UiKeys
+    keys: KeyStore
+    ui_sessions: UiSessions
     health: Health
     metrics: Metrics
 
 
-async def _of_the_application(request: Request) -> Context:
+async def _from_application(request: Request) -> Context:
     return cast(Context, request.app.state.context)
 
 
-Ctx = Annotated[Context, Depends(_of_the_application)]
+Ctx = Annotated[Context, Depends(_from_application)]

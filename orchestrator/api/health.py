@@ -1,4 +1,4 @@
-"""Whether everything that an order needs is there, from real checks."""
+"""Health checks of PostgreSQL, Temporal and the workers."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping
@@ -19,7 +19,7 @@ from temporalio.service import RPCError
 
 from db.database import Database
 from db.read_models import order_details
-from orchestrator.api.timeouts import within
+from orchestrator.api.timeouts import with_timeout
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.settings import Settings
 
@@ -27,10 +27,10 @@ CHECK_TIMEOUT = timedelta(seconds=1)
 CACHE_SECONDS = 1.0
 
 FRESH = timedelta(seconds=12)
-"""A worker sends a heartbeat every 5 s; one that has missed two is gone."""
+"""Maximum age of a heartbeat. A worker sends one every 5 s."""
 
 POLL_FRESH = timedelta(seconds=75)
-"""A poll is held for a minute. Workers that send no heartbeats are only known by their polls."""
+"""Maximum age of a long poll, which lasts a minute. Used where workers send no heartbeats."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class HealthReport:
     temporal_connected: bool
     database_connected: bool
     queues_served: Mapping[str, bool]
-    """By task queue: whether a live worker asks it for work."""
+    """Whether a task queue has an active worker, by task queue."""
 
     @property
     def workers_healthy(self) -> bool:
@@ -51,7 +51,7 @@ class HealthReport:
 
 
 class Health:
-    """Checks PostgreSQL, Temporal and the workers side by side; one answer serves for a second."""
+    """Runs all checks concurrently, and caches the report for a second."""
 
     def __init__(self, settings: Settings, database: Database, client: Client) -> None:
         self._database = database
@@ -62,7 +62,7 @@ class Health:
         self._last_at = 0.0
 
     async def report(self) -> HealthReport:
-        """The state of the last second. Never raises."""
+        """Return a report that is at most a second old. Never raises."""
         async with self._checking:
             if self._last is None or monotonic() - self._last_at > CACHE_SECONDS:
                 self._last = await self._check()
@@ -71,14 +71,14 @@ class Health:
 
     async def _check(self) -> HealthReport:
         database, temporal, served = await asyncio.gather(
-            _holds(within(order_details.ping(self._database))),
-            _holds(self._find_namespace()),
+            _succeeds(with_timeout(order_details.ping(self._database))),
+            _succeeds(self._describe_namespace()),
             self._queues_served(),
         )
-        known = {queue: temporal and live for queue, live in served.items()}
-        return HealthReport(datetime.now(UTC), temporal, database, known)
+        queues_served = {queue: temporal and is_live for queue, is_live in served.items()}
+        return HealthReport(datetime.now(UTC), temporal, database, queues_served)
 
-    async def _find_namespace(self) -> None:
+    async def _describe_namespace(self) -> None:
         await self._client.workflow_service.describe_namespace(
             DescribeNamespaceRequest(namespace=self._client.namespace), retry=False, timeout=CHECK_TIMEOUT
         )
@@ -93,10 +93,10 @@ class Health:
         }
 
     async def _heartbeats(self) -> list[WorkerHeartbeat]:
-        """The last heartbeat of each worker that sent one lately, also of those that have said goodbye."""
+        """Return the latest heartbeat of each recently seen worker, running or stopped."""
         since = datetime.now(UTC) - POLL_FRESH
         try:
-            answer = await self._client.workflow_service.list_workers(
+            response = await self._client.workflow_service.list_workers(
                 ListWorkersRequest(
                     namespace=self._client.namespace,
                     page_size=1_000,
@@ -106,13 +106,13 @@ class Health:
                 timeout=CHECK_TIMEOUT,
             )
         except (RPCError, RuntimeError):
-            # Away, which another check says, or a server that keeps no heartbeats.
+            # Unavailable, which the namespace check reports, or a server without worker heartbeats.
             return []
-        return [worker.worker_heartbeat for worker in answer.workers_info]
+        return [worker.worker_heartbeat for worker in response.workers_info]
 
     async def _polls(self, queue: str) -> list[datetime]:
         try:
-            answer = await self._client.workflow_service.describe_task_queue(
+            response = await self._client.workflow_service.describe_task_queue(
                 DescribeTaskQueueRequest(
                     namespace=self._client.namespace,
                     task_queue=TaskQueue(name=queue),
@@ -123,14 +123,14 @@ class Health:
             )
         except (RPCError, RuntimeError):
             return []
-        return [poller.last_access_time.ToDatetime(UTC) for poller in answer.pollers]
+        return [poller.last_access_time.ToDatetime(UTC) for poller in response.pollers]
 
 
 def is_served(heartbeats: list[WorkerHeartbeat], polled: list[datetime]) -> bool:
-    """Whether a worker of the queue has a fresh heartbeat, or has polled just now.
+    """Return whether a worker of the queue has a fresh heartbeat or a recent poll.
 
-    A worker that was killed stays among a queue's pollers for a minute, so polls count that long only where
-    no worker sends heartbeats.
+    A killed worker stays among the pollers of a queue for a minute, so a poll of that age counts only where no
+    worker sends heartbeats.
     """
     if any(is_fresh(heartbeat) for heartbeat in heartbeats):
         return True
@@ -139,12 +139,12 @@ def is_served(heartbeats: list[WorkerHeartbeat], polled: list[datetime]) -> bool
 
 
 def is_fresh(heartbeat: WorkerHeartbeat) -> bool:
-    """Whether it is of a worker that runs now."""
+    """Return whether the heartbeat is from a worker that is running now."""
     is_running = heartbeat.status == WorkerStatus.WORKER_STATUS_RUNNING
     return is_running and _age(heartbeat.heartbeat_time.ToDatetime(UTC)) < FRESH
 
 
-async def _holds(check: Awaitable[object]) -> bool:
+async def _succeeds(check: Awaitable[object]) -> bool:
     try:
         await check
     except (ServiceUnavailable, RPCError, RuntimeError):

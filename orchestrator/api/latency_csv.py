@@ -11,7 +11,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from db.database import Row
-from orchestrator.api.views import rfc3339
+from orchestrator.api.schemas.rendering import rfc3339
 
 COLUMNS = (
     "order_id", "run_id", "scenario", "outcome", "reason",
@@ -22,14 +22,14 @@ COLUMNS = (
     "attempts", "failed_attempts", "timed_out_attempts",
 )  # fmt: skip
 
-ROWS_AT_A_TIME = 500
+ROWS_PER_CHUNK = 500
 MAX_DOWNLOAD_SECONDS = 900
 
-_STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 
 
 def cell(value: object) -> str:
-    """One cell as text. A text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    """Return the text of a cell. Puts an apostrophe before text that a spreadsheet would run as a formula."""
     if value is None:
         return ""
     if isinstance(value, datetime):
@@ -37,12 +37,12 @@ def cell(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return "'" + value if value.startswith(_STARTS_A_FORMULA) else value
+        return "'" + value if value.startswith(_FORMULA_PREFIXES) else value
     return str(value)
 
 
-async def lines(rows: AsyncGenerator[Row, None]) -> AsyncGenerator[bytes, None]:
-    """The file in pieces, the header with the first: by then the books have answered."""
+async def csv_chunks(rows: AsyncGenerator[Row, None]) -> AsyncGenerator[bytes, None]:
+    """Yield the file in chunks. The first chunk has the header and the first rows, or raises if the query fails."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -51,12 +51,12 @@ async def lines(rows: AsyncGenerator[Row, None]) -> AsyncGenerator[bytes, None]:
         async for row in rows:
             writer.writerow([cell(row[column]) for column in COLUMNS])
             n += 1
-            if n % ROWS_AT_A_TIME == 0:
-                yield _taken(buffer)
-    yield _taken(buffer)
+            if n % ROWS_PER_CHUNK == 0:
+                yield _drain(buffer)
+    yield _drain(buffer)
 
 
-def _taken(buffer: io.StringIO) -> bytes:
+def _drain(buffer: io.StringIO) -> bytes:
     text = buffer.getvalue()
     buffer.seek(0)
     buffer.truncate()
@@ -64,21 +64,21 @@ def _taken(buffer: io.StringIO) -> bytes:
 
 
 async def csv_response(rows: AsyncGenerator[Row, None], file_name: str) -> StreamingResponse:
-    """Begins to read before it answers, so that books that are away are still a problem document."""
-    pieces = lines(rows)
-    return _CsvResponse(await anext(pieces), pieces, file_name)
+    """Return a streaming response. Reads the first rows before, so that a database error is still a 503."""
+    chunks = csv_chunks(rows)
+    return _CsvResponse(await anext(chunks), chunks, file_name)
 
 
 class _CsvResponse(StreamingResponse):
-    """Gives its connection back however the download ends, also when the reader stops reading."""
+    """Releases the database connection however the download ends, also when the client stops reading."""
 
     def __init__(self, first: bytes, rest: AsyncGenerator[bytes, None], file_name: str) -> None:
         self._rest = rest
 
         async def content() -> AsyncGenerator[bytes, None]:
             yield first
-            async for piece in rest:
-                yield piece
+            async for chunk in rest:
+                yield chunk
 
         headers = {"Content-Disposition": f'attachment; filename="{file_name}"'}
         super().__init__(content(), media_type="text/csv", headers=headers)

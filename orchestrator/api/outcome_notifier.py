@@ -1,22 +1,23 @@
-"""Waiting for outcomes: one loop asks the books for all waiting requests at once."""
+"""Long polls: one query every 50 ms looks up the outcomes that all waiting requests need."""
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Collection
 from time import monotonic
 
 import structlog
 
 from db.database import Database
 from db.read_models import order_details
-from orchestrator.api.timeouts import within
+from orchestrator.api.timeouts import with_timeout
 from orchestrator.errors import DatabaseError
 
-TICK_SECONDS = 0.05
-GIVE_UP_SECONDS = 1.0
-"""How long the books may be silent before those who wait are told so."""
+POLL_SECONDS = 0.05
+UNAVAILABLE_SECONDS = 1.0
+"""How long the database may not respond before the waiting requests fail."""
 
-AFTER_A_BUG_SECONDS = 1.0
-"""It is likely to come again, and each time fills the log."""
+PAUSE_AFTER_ERROR_SECONDS = 1.0
+"""Limits the log lines of an error that repeats."""
 
 log = structlog.get_logger()
 
@@ -27,51 +28,53 @@ class OutcomeNotifier:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._waiting: dict[str, set[asyncio.Future[None]]] = defaultdict(set)
-        self._someone_waits = asyncio.Event()
+        self._has_waiting = asyncio.Event()
         self._is_closed = False
 
-    async def until_finished(self, order_id: str, seconds: float) -> None:
-        """Returns when the order has its outcome, the time is up, or the process is about to stop.
+    async def wait(self, order_id: str, seconds: float) -> None:
+        """Return when the order has its outcome, after `seconds`, or when the process shuts down.
 
-        Raises DatabaseUnavailable when the books fall silent.
+        Raises DatabaseError.
         """
         if self._is_closed:
             return
         finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[order_id].add(finished)
-        self._someone_waits.set()
+        self._has_waiting.set()
         try:
             await asyncio.wait({finished}, timeout=seconds)
             if finished.done():
                 finished.result()
         finally:
-            self._forget(order_id, finished)
+            self._remove(order_id, finished)
 
     def close(self) -> None:
-        """Lets everyone go, and holds nobody from now on."""
+        """Return all waiting requests. Later requests return at once."""
         self._is_closed = True
-        self._settle(list(self._waiting))
+        self._wake(list(self._waiting))
 
     async def run(self) -> None:
-        """Asks the books, forever, while someone waits."""
-        heard_at = monotonic()
+        """Look up outcomes while requests wait, until cancelled."""
+        responded_at = monotonic()
         while True:
-            if not self._someone_waits.is_set():
-                await self._someone_waits.wait()
-                heard_at = monotonic()
-            await asyncio.sleep(TICK_SECONDS)
+            if not self._has_waiting.is_set():
+                await self._has_waiting.wait()
+                responded_at = monotonic()
+            await asyncio.sleep(POLL_SECONDS)
             try:
-                self._settle(await within(order_details.finished_among(self._database, list(self._waiting))))
-                heard_at = monotonic()
+                self._wake(
+                    await with_timeout(order_details.finished_among(self._database, list(self._waiting)))
+                )
+                responded_at = monotonic()
             except DatabaseError as error:
-                if monotonic() - heard_at > GIVE_UP_SECONDS:
-                    self._settle(list(self._waiting), error)
+                if monotonic() - responded_at > UNAVAILABLE_SECONDS:
+                    self._wake(list(self._waiting), error)
             except Exception:
-                # Without further looks everybody would wait until the time is up.
-                log.exception("outcomes could not be looked up")
-                await asyncio.sleep(AFTER_A_BUG_SECONDS)
+                # The loop must go on: without it, every request would wait for its full time.
+                log.exception("cannot look up outcomes")
+                await asyncio.sleep(PAUSE_AFTER_ERROR_SECONDS)
 
-    def _settle(self, order_ids: set[str] | list[str], error: DatabaseError | None = None) -> None:
+    def _wake(self, order_ids: Collection[str], error: DatabaseError | None = None) -> None:
         for order_id in order_ids:
             for finished in self._waiting.get(order_id, ()):
                 if finished.done():
@@ -81,9 +84,9 @@ class OutcomeNotifier:
                 else:
                     finished.set_exception(type(error)(str(error)))
 
-    def _forget(self, order_id: str, finished: asyncio.Future[None]) -> None:
+    def _remove(self, order_id: str, finished: asyncio.Future[None]) -> None:
         self._waiting[order_id].discard(finished)
         if not self._waiting[order_id]:
             del self._waiting[order_id]
         if not self._waiting:
-            self._someone_waits.clear()
+            self._has_waiting.clear()

@@ -1,7 +1,7 @@
-"""Every answer that is not a success, as a problem document (RFC 9457).
+"""Error responses as problem documents (RFC 9457).
 
-The reader of a problem gets a sentence and, for a malformed request, the wrong fields. What happened
-inside stays in the log.
+A problem document has one sentence and, for a malformed request, the invalid fields. Internal details are only
+in the log.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
-from orchestrator.api.models import Problem
+from orchestrator.api.schemas.responses import Problem
 from orchestrator.errors import (
     OrderUnknown,
     Overloaded,
@@ -37,7 +37,7 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 log = structlog.get_logger()
 
 
-class ProblemResponse(JSONResponse):
+class ProblemDocument(JSONResponse):
     media_type = MEDIA_TYPE
 
 
@@ -47,7 +47,7 @@ def problem(
     *,
     errors: Sequence[Mapping[str, str]] | None = None,
     headers: Mapping[str, str] | None = None,
-) -> ProblemResponse:
+) -> ProblemDocument:
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -58,50 +58,50 @@ def problem(
         body["errors"] = errors
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} | dict(headers or {})
-    return ProblemResponse(body, status_code=status, headers=headers)
+    return ProblemDocument(body, status_code=status, headers=headers)
 
 
 def register(app: FastAPI) -> None:
-    """Makes every error of the application a problem document."""
-    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    """Add exception handlers that turn every error into a problem document."""
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(RequestRejected, _on_refused)
-    app.add_exception_handler(ServiceUnavailable, _on_service_away)
+    app.add_exception_handler(RequestRejected, _on_request_rejected)
+    app.add_exception_handler(ServiceUnavailable, _on_service_unavailable)
     app.add_exception_handler(PayloadUnreadable, _on_payload_unreadable)
-    app.add_exception_handler(Exception, _on_bug)
+    app.add_exception_handler(Exception, _on_internal_error)
 
 
-async def _on_invalid_request(_request: Request, error: Exception) -> ProblemResponse:
+async def _on_validation_error(_request: Request, error: Exception) -> ProblemDocument:
     assert isinstance(error, RequestValidationError)
-    found = [
+    errors = [
         {
-            "field": _readable(".".join(str(part) for part in each["loc"])),
-            "message": _readable(each["msg"].removeprefix("Value error, ")),
+            "field": _shorten(".".join(str(part) for part in each["loc"])),
+            "message": _shorten(each["msg"].removeprefix("Value error, ")),
         }
         for each in error.errors()[:MAX_LISTED_FIELDS]
     ]
-    detail = "; ".join(f"{each['field']}: {each['message']}" for each in found[:3])
-    return problem(422, detail, errors=found)
+    detail = "; ".join(f"{each['field']}: {each['message']}" for each in errors[:3])
+    return problem(422, detail, errors=errors)
 
 
-async def _on_http_exception(request: Request, error: Exception) -> ProblemResponse:
+async def _on_http_exception(request: Request, error: Exception) -> ProblemDocument:
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.BAD_REQUEST:
-        # FastAPI's word for a body that is no JSON at all, or too deep for a parser.
-        return problem(422, "the body is not readable JSON")
+        # FastAPI raises 400 for a body that is not JSON, or that is nested too deeply for the parser.
+        return problem(422, "the body is not valid JSON")
     details = {
-        HTTPStatus.NOT_FOUND: "there is nothing at this address",
-        HTTPStatus.METHOD_NOT_ALLOWED: "this address does not take this method",
+        HTTPStatus.NOT_FOUND: "there is no such path",
+        HTTPStatus.METHOD_NOT_ALLOWED: "this path does not support the method",
     }
     detail = details.get(HTTPStatus(error.status_code), HTTPStatus(error.status_code).phrase)
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = ", ".join(_methods_taken(request))
+        headers["Allow"] = ", ".join(_allowed_methods(request))
     return problem(error.status_code, detail, headers=headers)
 
 
-def _methods_taken(request: Request) -> list[str]:
-    """What the address takes, of all its routes: the router itself tells of the first one alone."""
+def _allowed_methods(request: Request) -> list[str]:
+    """Return the methods of all routes of the path. Starlette lists those of the first route only."""
     return [
         method
         for method in _METHODS
@@ -113,7 +113,7 @@ def _methods_taken(request: Request) -> list[str]:
 
 
 def status_of(error: RequestRejected | ServiceUnavailable) -> int:
-    """The status by which an answer tells of it."""
+    """Return the status code of an error's response."""
     for kinds, status in _STATUSES:
         if isinstance(error, kinds):
             return status
@@ -128,55 +128,53 @@ _STATUSES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], int], ...]
 )
 
 
-async def _on_refused(_request: Request, error: Exception) -> ProblemResponse:
+async def _on_request_rejected(_request: Request, error: Exception) -> ProblemDocument:
     assert isinstance(error, RequestRejected)
     headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, Overloaded) else None
     return problem(status_of(error), str(error), headers=headers)
 
 
-async def _on_service_away(request: Request, error: Exception) -> ProblemResponse:
-    log.warning("service away", path=request.url.path, error=str(error), cause=repr(error.__cause__))
+async def _on_service_unavailable(request: Request, error: Exception) -> ProblemDocument:
+    log.warning("service unavailable", path=request.url.path, error=str(error), cause=repr(error.__cause__))
     return problem(503, str(error))
 
 
-async def _on_payload_unreadable(request: Request, error: Exception) -> ProblemResponse:
-    log.error("a payload of Temporal cannot be read", path=request.url.path, error=str(error))
+async def _on_payload_unreadable(request: Request, error: Exception) -> ProblemDocument:
+    log.error("cannot decrypt a Temporal payload", path=request.url.path, error=str(error))
     return problem(
         503,
-        "what Temporal answered cannot be decrypted with the keys that are here; the request may still be "
-        "carried out",
+        "Temporal's response cannot be decrypted with the keys of this process; the order may still process the "
+        "request",
     )
 
 
-async def _on_bug(_request: Request, _error: Exception) -> ProblemResponse:
-    # The server logs the exception itself. This answer comes from outside of all that adds headers.
-    return problem(500, "something went wrong here; the log has the details", headers=API_HEADERS)
+async def _on_internal_error(_request: Request, _error: Exception) -> ProblemDocument:
+    # The server logs the exception. This response does not pass the middleware that sets headers.
+    return problem(500, "internal error; the log has the details", headers=API_HEADERS)
 
 
-def _readable(text: str) -> str:
-    """A part of an error message that may quote the request: bounded, and valid Unicode."""
+def _shorten(text: str) -> str:
+    """Return an error message, which may quote the request, as valid Unicode of at most 200 characters."""
     return text[:200].encode("utf-8", "replace").decode()
 
 
-# --- Documentation ------------------------------------------------------------------------------
+# --- OpenAPI --------------------------------------------------------------------------------------
 
 _MEANINGS = {
-    401: "No API key, or none that is valid; only once there are keys.",
-    403: "The API key's role does not allow this.",
-    404: "There is no such order, or no such run.",
-    409: "Not possible as the order stands; the problem says why.",
+    401: "The API key is missing or invalid. No key is required until the first one exists.",
+    403: "The role of the API key is too low.",
+    404: "There is no such order or run.",
+    409: "The state of the order does not allow this; the detail names the reason.",
     413: "The body is larger than 64 KiB.",
-    421: "Without a key, only this machine's own names are answered.",
-    422: "The request is malformed; the problem names the fields.",
-    429: "More than can be done just now: orders within their limit, or reports; try again after "
-    "Retry-After seconds.",
-    503: "PostgreSQL or Temporal is away; try again after Retry-After seconds.",
+    421: "Without an API key, only requests to 127.0.0.1 and localhost are accepted.",
+    422: "The request is malformed; `errors` names the fields.",
+    429: "Too many orders are in flight, or too many reports are running. Retry after Retry-After seconds.",
+    503: "PostgreSQL or Temporal is unavailable. Retry after Retry-After seconds.",
 }
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The problems that a route may answer with, for OpenAPI; every route may also answer 401, 403, 421, 422
-    and 503."""
+    """Return the error responses of a route for OpenAPI. Every route has 401, 403, 421, 422 and 503."""
     return {
         status: {
             "description": _MEANINGS[status],
@@ -192,12 +190,12 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def as_text(media_type: str, description: str) -> dict[int | str, dict[str, Any]]:
-    """A successful answer that is no JSON, for OpenAPI."""
+    """Return a successful response that is not JSON, for OpenAPI."""
     return {200: {"description": description, "content": {media_type: {"schema": {"type": "string"}}}}}
 
 
 def document(app: FastAPI) -> None:
-    """Gives the OpenAPI document the schema that `responses` refers to."""
+    """Add to the OpenAPI document the schema that `responses` refers to, and the security scheme."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -209,7 +207,7 @@ def document(app: FastAPI) -> None:
             schemas |= problem_schema.pop("$defs", {})
             schemas["Problem"] = problem_schema
             schema["components"]["securitySchemes"] = {
-                "key": {"type": "http", "scheme": "bearer", "description": "An API key, once there are any."}
+                "key": {"type": "http", "scheme": "bearer", "description": "An API key, once one exists."}
             }
             schema["security"] = [{"key": []}]
             schema["paths"]["/health"]["get"]["security"] = []

@@ -1,7 +1,7 @@
-"""How many reports are made at once: as many as there are connections for them, and of each kind its own.
+"""Bulkhead for reports: each kind of report has its own limit and its own database connections.
 
-An export lasts as long as its reader takes, and an audit as long as there is much to audit. Without places of
-their own a few of them would hold every connection, and to everybody else the books would seem to be away.
+Exports and audits run for minutes. Without the limit, a few of them would occupy every connection, and all other
+requests would fail with 503.
 """
 
 import asyncio
@@ -11,46 +11,46 @@ from enum import Enum
 
 from orchestrator.errors import Overloaded
 
-PATIENCE_SECONDS = 5.0
-"""How long a report waits for a place before it is told to come again."""
+MAX_WAIT_SECONDS = 5.0
+"""How long a report waits for its turn before it is rejected."""
 
 RETRY_AFTER_SECONDS = 5
 
 
 class Report(Enum):
-    """What is made, how often at once, and how many connections each takes."""
+    """Kinds of reports: how many run at the same time, and how many connections each uses."""
 
     EXPORT = ("exports", 2, 1)
     AUDIT = ("audits", 1, 2)
     SUMMARY = ("summaries", 1, 1)
 
-    def __init__(self, plural: str, at_once: int, connections: int) -> None:
+    def __init__(self, plural: str, max_running: int, connections: int) -> None:
         self.plural = plural
-        self.at_once = at_once
+        self.max_running = max_running
         self.connections = connections
 
 
-CONNECTIONS = sum(report.at_once * report.connections for report in Report)
+CONNECTIONS = sum(report.max_running * report.connections for report in Report)
 
 
 class ReportLimiter:
     def __init__(self) -> None:
-        self._free: Mapping[Report, asyncio.Semaphore] = {
-            report: asyncio.Semaphore(report.at_once) for report in Report
+        self._slots: Mapping[Report, asyncio.Semaphore] = {
+            report: asyncio.Semaphore(report.max_running) for report in Report
         }
 
     @asynccontextmanager
-    async def of(self, report: Report) -> AsyncIterator[None]:
-        """Holds a place. Raises Overloaded when none becomes free in time."""
-        free = self._free[report]
+    async def slot(self, report: Report) -> AsyncIterator[None]:
+        """Hold a slot for a report. Raises Overloaded when none becomes free in time."""
+        slots = self._slots[report]
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                await free.acquire()
+            async with asyncio.timeout(MAX_WAIT_SECONDS):
+                await slots.acquire()
         except TimeoutError:
             raise Overloaded(
-                f"too many {report.plural} at once; try again shortly", RETRY_AFTER_SECONDS
+                f"too many {report.plural} are running; try again shortly", RETRY_AFTER_SECONDS
             ) from None
         try:
             yield
         finally:
-            free.release()
+            slots.release()

@@ -1,7 +1,7 @@
-"""How long a caller waits for PostgreSQL and Temporal.
+"""Timeouts of calls to PostgreSQL and Temporal.
 
-A server that is gone says so at once; one that hangs says nothing. Either way a caller gets its 503 in
-under 2 s, so no wait here is longer, unless the server goes on answering something else meanwhile.
+A client receives its 503 within 2 s when a service does not respond. So no call waits longer, unless the service
+still responds to a check every second.
 """
 
 import asyncio
@@ -19,29 +19,29 @@ from orchestrator.temporal_client import temporal_errors
 
 T = TypeVar("T")
 
-READING_SECONDS = 1.2
+QUERY_SECONDS = 1.2
 CHECK_INTERVAL_SECONDS = 1.0
 CHECK_SECONDS = 0.7
 
 
-async def within(reading: Coroutine[Any, Any, T], seconds: float = READING_SECONDS) -> T:
-    """The result of a quick reading. Raises DatabaseUnavailable when it takes longer than `seconds`."""
-    task = asyncio.ensure_future(reading)
+async def with_timeout(query: Coroutine[Any, Any, T], seconds: float = QUERY_SECONDS) -> T:
+    """Return the result of a short query. Raises DatabaseUnavailable after `seconds`."""
+    task = asyncio.ensure_future(query)
     try:
         await asyncio.wait({task}, timeout=seconds)
         if task.done():
             return task.result()
     finally:
-        _abandon(task)
+        _cancel(task)
     raise DatabaseUnavailable
 
 
-async def while_alive(
+async def while_available(
     work: Coroutine[Any, Any, T], *checks: Callable[[], Awaitable[None]], seconds: float | None = None
 ) -> T:
-    """The result of work that may well take long, as long as the checks pass, one round a second.
+    """Return the result of long work, during which the checks run every second.
 
-    Raises what a check raises, or TimeoutError after `seconds`.
+    Raises the error of a failed check, or TimeoutError after `seconds`.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -52,20 +52,20 @@ async def while_alive(
                     return task.result()
                 await asyncio.gather(*(check() for check in checks))
     finally:
-        _abandon(task)
+        _cancel(task)
 
 
-def database_timeout(database: Database) -> Callable[[], Awaitable[None]]:
-    """A check that raises DatabaseUnavailable."""
+def database_check(database: Database) -> Callable[[], Awaitable[None]]:
+    """Return a check that raises DatabaseUnavailable when PostgreSQL does not respond."""
 
     async def check() -> None:
-        await within(order_details.ping(database), CHECK_SECONDS)
+        await with_timeout(order_details.ping(database), CHECK_SECONDS)
 
     return check
 
 
-def temporal_timeout(client: Client) -> Callable[[], Awaitable[None]]:
-    """A check that raises TemporalUnavailable."""
+def temporal_check(client: Client) -> Callable[[], Awaitable[None]]:
+    """Return a check that raises TemporalUnavailable when Temporal does not respond."""
 
     async def check() -> None:
         timeout = timedelta(seconds=CHECK_SECONDS)
@@ -81,7 +81,7 @@ def temporal_timeout(client: Client) -> Callable[[], Awaitable[None]]:
     return check
 
 
-def _abandon(task: asyncio.Future[Any]) -> None:
-    """Cancels without waiting: a driver first tries to cancel at its server, which may be what hangs."""
+def _cancel(task: asyncio.Future[Any]) -> None:
+    """Cancel without waiting: the driver sends a cancel request first, to a server that may not respond."""
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     task.cancel()

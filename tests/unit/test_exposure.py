@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from db.api_keys import StoredKey
-from orchestrator.api.auth import needed_role
+from orchestrator.api.middleware.auth import required_role
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.security import role_cache
 from orchestrator.security.bind_policy import is_loopback, is_loopback_host
@@ -94,7 +94,7 @@ def test_a_key_is_found_while_it_works() -> None:
     ],
 )
 def test_what_each_role_may_do(method: str, path: str, role: Role) -> None:
-    assert needed_role(method, path) is role
+    assert required_role(method, path) is role
 
 
 class Api:

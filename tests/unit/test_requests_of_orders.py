@@ -13,7 +13,7 @@ from db.database import Database
 from db.domain import State
 from orchestrator.api import order_service
 from orchestrator.api.admission import Admission
-from orchestrator.api.order_service import Lifecycle
+from orchestrator.api.order_service import OrderService
 from orchestrator.messages import CancelOrder, RequestResult
 from orchestrator.settings import Settings
 
@@ -46,5 +46,5 @@ async def test_an_order_that_is_not_ready_is_asked_again(monkeypatch: pytest.Mon
     monkeypatch.setattr(order_service, "NOT_READY_PAUSE_SECONDS", 0.0)
     accepted = RequestResult(True, "the order is being cancelled", State.RECEIVED)
     temporal, database = Temporal(not_ready(), not_ready(), accepted), cast(Database, None)
-    asked = Lifecycle(Settings(), database, cast(Client, temporal), Admission(Settings(), database))
-    assert await asked.ask("o", CancelOrder("not wanted", "anna")) == accepted
+    service = OrderService(Settings(), database, cast(Client, temporal), Admission(Settings(), database))
+    assert await service.send_request("o", CancelOrder("not wanted", "anna")) == accepted

@@ -1,4 +1,4 @@
-"""Routes for those who run the system: latency, audit, faults, health and metrics."""
+"""Routes for operators: latency, audit, fault profile, health and metrics."""
 
 import asyncio
 import json
@@ -14,27 +14,25 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from db import fault_profiles
 from db.database import Row
 from db.read_models import order_details
-from orchestrator.api import metrics, views
-from orchestrator.api.auth import caller_of
+from orchestrator.api import metrics
 from orchestrator.api.context import Context, Ctx
 from orchestrator.api.latency_csv import csv_response
-from orchestrator.api.models import (
-    AuditAnswer,
-    AuditQuery,
-    CallerAnswer,
-    FaultHistoryAnswer,
-    FaultHistoryQuery,
-    FaultsAnswer,
-    FaultsBody,
-    HealthAnswer,
-    LatencyAnswer,
-    LatencyQuery,
-)
+from orchestrator.api.middleware.auth import caller_of
 from orchestrator.api.problem_details import as_text, responses, status_of
 from orchestrator.api.report_limiter import Report
-from orchestrator.api.timeouts import database_timeout, temporal_timeout, while_alive, within
+from orchestrator.api.schemas import rendering
+from orchestrator.api.schemas.requests import AuditQuery, FaultHistoryQuery, FaultsBody, LatencyQuery
+from orchestrator.api.schemas.responses import (
+    AuditResponse,
+    CallerResponse,
+    FaultHistoryResponse,
+    FaultsResponse,
+    HealthResponse,
+    LatencyResponse,
+)
+from orchestrator.api.timeouts import database_check, temporal_check, while_available, with_timeout
 from orchestrator.audit import AuditReport, Progress
-from orchestrator.audit import audit as audit_everything
+from orchestrator.audit import audit as run_audit
 from orchestrator.errors import Overloaded, RequestMalformed, RunUnknown, ServiceUnavailable
 from orchestrator.gateways.fault_injection import FaultProfile, named_profile
 
@@ -49,66 +47,66 @@ log = structlog.get_logger()
     responses=responses(429) | as_text("text/csv", "One row for each finished order."),
 )
 async def latency_csv(query: Annotated[LatencyQuery, Query()], context: Ctx) -> Response:
-    """One row for each finished order, oldest first: where its time went. Durations are whole
-    milliseconds; `completion_ms` is exactly the sum of the steps and `waiting_ms`."""
-    name = f"latency-{query.run_id}.csv" if query.run_id else "latency.csv"
-    rows = _exported(context, _chosen(query))
-    return await while_alive(csv_response(rows, name), database_timeout(context.database))
+    """Return one row for each finished order, oldest first. Durations are whole milliseconds; `completion_ms` is
+    exactly the sum of the steps and `waiting_ms`."""
+    file_name = f"latency-{query.run_id}.csv" if query.run_id else "latency.csv"
+    rows = _latency_rows(context, _selected(query))
+    return await while_available(csv_response(rows, file_name), database_check(context.database))
 
 
-async def _exported(context: Context, chosen: order_details.LatencyFilter) -> AsyncGenerator[Row, None]:
+async def _latency_rows(context: Context, selected: order_details.LatencyFilter) -> AsyncGenerator[Row, None]:
     async with (
-        context.places.of(Report.EXPORT),
-        aclosing(order_details.latency_rows(context.reports, chosen)) as rows,
+        context.report_limiter.slot(Report.EXPORT),
+        aclosing(order_details.latency_rows(context.reports, selected)) as rows,
     ):
         async for row in rows:
             yield row
 
 
-@router.get("/latency", response_model=LatencyAnswer, responses=responses(429))
+@router.get("/latency", response_model=LatencyResponse, responses=responses(429))
 async def latency(query: Annotated[LatencyQuery, Query()], context: Ctx) -> JSONResponse:
-    """Exact counts and percentiles of the finished orders, and how each step contributes."""
-    chosen = _chosen(query)
-    async with context.places.of(Report.SUMMARY):
-        summary = await while_alive(
-            order_details.latency_summary(context.reports, chosen), database_timeout(context.database)
+    """Return exact counts and percentiles of the finished orders, in total and by step."""
+    selected = _selected(query)
+    async with context.report_limiter.slot(Report.SUMMARY):
+        summary = await while_available(
+            order_details.latency_summary(context.reports, selected), database_check(context.database)
         )
-    return JSONResponse(views.latency(summary, chosen))
+    return JSONResponse(rendering.latency_json(summary, selected))
 
 
-def _chosen(query: LatencyQuery) -> order_details.LatencyFilter:
+def _selected(query: LatencyQuery) -> order_details.LatencyFilter:
     return order_details.LatencyFilter(query.run_id, query.since, query.until)
 
 
-_AUDIT_ANSWERS: dict[int | str, dict[str, Any]] = {
+_JSON_LINES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}
 }
 
 
-@router.get("/audit", response_model=AuditAnswer, responses=responses(404, 429) | _AUDIT_ANSWERS)
+@router.get("/audit", response_model=AuditResponse, responses=responses(404, 429) | _JSON_LINES)
 async def audit(query: Annotated[AuditQuery, Query()], context: Ctx) -> Response:
-    """Our books, the provider's ledger and Temporal's closed workflows held against each other.
+    """Compare the order database, the provider ledger and Temporal's closed workflows.
 
-    With `progress`, the answer is JSON lines: `{"workflows_checked": n}` while it is made, and at last
-    `{"report": ...}`, or `{"problem": ...}` when there is no such run, too much to do, or something went away
-    meanwhile."""
+    With `progress`, the response is JSON lines: `{"workflows_checked": n}` while the audit runs, then
+    `{"report": ...}`, or `{"problem": ...}` for an unknown run, too many running audits, or an unavailable
+    service."""
     if query.progress:
         return StreamingResponse(_audit_lines(context, query.run_id), media_type="application/x-ndjson")
-    return JSONResponse(jsonable_encoder((await _audited(context, query.run_id)).to_json()))
+    return JSONResponse(jsonable_encoder((await _audit(context, query.run_id)).to_json()))
 
 
-async def _audited(context: Context, run_id: str | None, progress: Progress | None = None) -> AuditReport:
-    async with context.places.of(Report.AUDIT):
-        return await while_alive(
-            audit_everything(context.reports, context.client, run_id, progress=progress),
-            database_timeout(context.database),
-            temporal_timeout(context.client),
+async def _audit(context: Context, run_id: str | None, progress: Progress | None = None) -> AuditReport:
+    async with context.report_limiter.slot(Report.AUDIT):
+        return await while_available(
+            run_audit(context.reports, context.client, run_id, progress=progress),
+            database_check(context.database),
+            temporal_check(context.client),
         )
 
 
 async def _audit_lines(context: Context, run_id: str | None) -> AsyncGenerator[str, None]:
     checked: asyncio.Queue[int] = asyncio.Queue()
-    auditing = asyncio.create_task(_audited(context, run_id, checked.put_nowait))
+    auditing = asyncio.create_task(_audit(context, run_id, checked.put_nowait))
     try:
         while not auditing.done():
             with suppress(TimeoutError):
@@ -121,28 +119,28 @@ async def _audit_lines(context: Context, run_id: str | None) -> AsyncGenerator[s
         auditing.cancel()
 
 
-@router.get("/faults", response_model=FaultsAnswer, responses=responses())
+@router.get("/faults", response_model=FaultsResponse, responses=responses())
 async def show_faults(context: Ctx) -> JSONResponse:
-    """The fault profile in force."""
-    return JSONResponse(views.faults(await within(fault_profiles.current(context.database))))
+    """Return the active fault profile."""
+    return JSONResponse(rendering.fault_profile(await with_timeout(fault_profiles.current(context.database))))
 
 
-@router.put("/faults", response_model=FaultsAnswer, responses=responses(413))
+@router.put("/faults", response_model=FaultsResponse, responses=responses(413))
 async def set_faults(body: FaultsBody, context: Ctx) -> JSONResponse:
-    """Changes what the simulated outside world does wrong, at every worker within a second."""
+    """Change the fault profile of the simulated gateways. Every worker applies it within a second."""
     profile = _profile(body)
-    change = await within(
+    change = await with_timeout(
         fault_profiles.record(context.database, profile.name, profile.seed, profile.to_json())
     )
     log.info("fault profile set", profile=profile.name, seed=profile.seed)
-    return JSONResponse(views.faults(change))
+    return JSONResponse(rendering.fault_profile(change))
 
 
-@router.get("/faults/history", response_model=FaultHistoryAnswer, responses=responses())
+@router.get("/faults/history", response_model=FaultHistoryResponse, responses=responses())
 async def fault_history(query: Annotated[FaultHistoryQuery, Query()], context: Ctx) -> JSONResponse:
-    """The changes of the fault profile, newest first."""
-    changes = await within(fault_profiles.history(context.database, query.limit))
-    return JSONResponse({"changes": [views.faults(change) for change in changes]})
+    """Return the changes of the fault profile, newest first."""
+    changes = await with_timeout(fault_profiles.history(context.database, query.limit))
+    return JSONResponse({"changes": [rendering.fault_profile(change) for change in changes]})
 
 
 def _profile(body: FaultsBody) -> FaultProfile:
@@ -156,16 +154,16 @@ def _profile(body: FaultsBody) -> FaultProfile:
 
 @router.get(
     "/health",
-    response_model=HealthAnswer,
-    responses={503: {"model": HealthAnswer, "description": "A part that orders need is not there."}},
+    response_model=HealthResponse,
+    responses={503: {"model": HealthResponse, "description": "A component that orders need is down."}},
 )
 async def health(context: Ctx) -> JSONResponse:
-    """Whether PostgreSQL and Temporal answer and both task queues have live workers, from real checks."""
+    """Check that PostgreSQL and Temporal respond and that both task queues have active workers."""
     report = await context.health.report()
     return JSONResponse(
         {
             "status": "healthy" if report.is_healthy else "unhealthy",
-            "timestamp": views.rfc3339(report.at),
+            "timestamp": rendering.rfc3339(report.at),
             "temporal_connected": report.temporal_connected,
             "database_connected": report.database_connected,
             "workers_healthy": report.workers_healthy,
@@ -175,17 +173,19 @@ async def health(context: Ctx) -> JSONResponse:
     )
 
 
-@router.get("/whoami", response_model=CallerAnswer, responses=responses())
+@router.get("/whoami", response_model=CallerResponse, responses=responses())
 async def whoami(request: Request) -> JSONResponse:
-    """Whose key this is and what it is good for; the name is null while no key is needed."""
+    """Return the name and the role of the API key. The name is null for a request without a key."""
     name, role = caller_of(request)
     return JSONResponse({"name": name, "role": role.word})
 
 
 @router.get(
-    "/metrics", response_class=Response, responses=responses() | as_text("text/plain", "Prometheus text.")
+    "/metrics",
+    response_class=Response,
+    responses=responses() | as_text("text/plain", "Prometheus text format."),
 )
 async def prometheus(context: Ctx) -> Response:
-    """The figures for Prometheus."""
+    """Return the metrics for Prometheus."""
     served = (await context.health.report()).queues_served
     return Response(await context.metrics.text(served), media_type=metrics.MEDIA_TYPE)

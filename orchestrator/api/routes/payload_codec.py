@@ -1,7 +1,7 @@
-"""Temporal's remote codec protocol: its UI and its CLI have payloads decrypted here, to show them.
+"""Temporal's remote codec: decrypts payloads for Temporal's UI and CLI.
 
-Whoever may call these routes reads every address, so they are as much worth guarding as the books. A
-browser may call them for a page of Temporal's UI alone, whatever other page the same person has open.
+These routes reveal every address, so they need a key of role operator. A browser may call them only from pages of
+Temporal's UI.
 """
 
 import base64
@@ -25,7 +25,7 @@ from orchestrator.errors import PayloadUnreadable, RequestMalformed
 
 PREFIX = CODEC
 MAX_BODY_BYTES = 1024 * 1024
-"""An order of the largest size that the API takes has grown by a half here; several may come at once."""
+"""Room for several payloads: the largest order that the API accepts (64 KiB) is half as large again when encrypted."""
 
 MAX_PAYLOADS = 1_000
 
@@ -48,7 +48,7 @@ Base64 = Annotated[
 
 
 class EncodedPayload(BaseModel):
-    """A payload in the JSON of Temporal's protocol buffers; fields that are not ours are not kept."""
+    """A payload in Temporal's JSON format. Unknown fields are dropped."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -71,36 +71,35 @@ class EncodedPayloads(BaseModel):
 
 @router.post("/decode", response_model=EncodedPayloads, responses=responses(413))
 async def decode(body: EncodedPayloads, context: Ctx) -> JSONResponse:
-    """Decrypts payloads; those that are not encrypted come back as they are."""
-    return await _converted(body, context, lambda codec, payloads: codec.decode(payloads))
+    """Decrypt payloads. Returns unencrypted payloads unchanged."""
+    return await _convert(body, context, lambda codec, payloads: codec.decode(payloads))
 
 
 @router.post("/encode", response_model=EncodedPayloads, responses=responses(413))
 async def encode(body: EncodedPayloads, context: Ctx) -> JSONResponse:
-    """Encrypts payloads, for a signal from Temporal's CLI. Without keys they come back as they are."""
-    return await _converted(body, context, lambda codec, payloads: codec.encode(payloads))
+    """Encrypt payloads, for a signal from Temporal's CLI. Returns them unchanged when PAYLOAD_KEYS is not set."""
+    return await _convert(body, context, lambda codec, payloads: codec.encode(payloads))
 
 
-async def _converted(
+async def _convert(
     body: EncodedPayloads,
     context: Context,
     convert: Callable[[PayloadCodec, Sequence[Payload]], Awaitable[list[Payload]]],
 ) -> JSONResponse:
     codec = context.client.data_converter.payload_codec
-    assert codec is not None, "every client has one"
+    assert codec is not None, "every client has a codec"
     try:
         converted = await convert(codec, [each.to_payload() for each in body.payloads])
     except PayloadUnreadable as error:
         raise RequestMalformed(str(error)) from error
-    answer = EncodedPayloads(payloads=[EncodedPayload.of(payload) for payload in converted])
-    return JSONResponse(answer.model_dump())
+    response = EncodedPayloads(payloads=[EncodedPayload.of(payload) for payload in converted])
+    return JSONResponse(response.model_dump())
 
 
-class OnlyForTheUi:
-    """Lets a browser call the codec for pages of Temporal's UI, and answers 403 for every other page.
+class CodecOrigins:
+    """Return 403 for codec requests from pages of another origin than Temporal's UI, and add CORS headers.
 
-    Whether a page may read an answer is the browser's business, and CORS tells it. But a page whose name
-    leads to this machine counts as the API's own there; it is told by its origin alone.
+    CORS alone is not enough: under DNS rebinding, the browser treats another site's page as same-origin.
     """
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
@@ -120,7 +119,7 @@ class OnlyForTheUi:
             return
         origin = Headers(scope=scope).get("origin")
         if origin is not None and origin not in self._origins:
-            refused = problem(403, "only pages of Temporal's UI may call the codec from a browser")
-            await refused(scope, receive, send)
+            forbidden = problem(403, "only pages of Temporal's UI may call the codec from a browser")
+            await forbidden(scope, receive, send)
             return
         await self._with_cors(scope, receive, send)

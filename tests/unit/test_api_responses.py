@@ -1,4 +1,4 @@
-"""What the API writes, without a server behind it: cells, cursors, and the problem of a bug."""
+"""CSV cells, cursors, times, problem documents and security headers."""
 
 import base64
 import re
@@ -17,8 +17,8 @@ from db.read_models.order_details import OrderSummary, PageKey
 from orchestrator.api import problem_details
 from orchestrator.api.latency_csv import cell
 from orchestrator.api.middleware.security_headers import SecurityHeaders
-from orchestrator.api.models import CURSOR_PATTERN, LatencyQuery
-from orchestrator.api.views import cursor, page_key, rfc3339
+from orchestrator.api.schemas.rendering import cursor, page_key, rfc3339
+from orchestrator.api.schemas.requests import CURSOR_PATTERN, LatencyQuery
 from orchestrator.errors import (
     DatabaseUnavailable,
     OrderUnknown,
@@ -116,16 +116,16 @@ async def test_every_error_becomes_a_problem_document(error: Exception, status: 
 
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        answer = await client.get("/")
-    assert (answer.status_code, answer.json()["status"]) == (status, status)
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert "secret" not in answer.text
-    assert ("retry-after" in answer.headers) == (status == 503)
+        response = await client.get("/")
+    assert (response.status_code, response.json()["status"]) == (status, status)
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "secret" not in response.text
+    assert ("retry-after" in response.headers) == (status == 503)
     if status == 500:
-        assert {name.lower() for name in API_HEADERS} <= answer.headers.keys()
+        assert {name.lower() for name in API_HEADERS} <= response.headers.keys()
 
 
-async def test_every_answer_tells_browsers_to_guess_frame_keep_and_pass_on_nothing() -> None:
+async def test_every_response_has_the_security_headers() -> None:
     async def nothing(_scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body"})
@@ -146,12 +146,12 @@ async def test_every_answer_tells_browsers_to_guess_frame_keep_and_pass_on_nothi
 @pytest.mark.parametrize(
     "text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "9999-12-31T23:59:59.9999999-00:01"]
 )
-def test_a_time_that_is_in_no_year_of_utc_is_malformed(text: str) -> None:
+def test_a_time_outside_the_years_of_utc_is_malformed(text: str) -> None:
     with pytest.raises(ValidationError, match="must be a time"):
         LatencyQuery(since=text)  # type: ignore[arg-type]
 
 
-def test_times_are_taken_as_utc() -> None:
+def test_times_are_converted_to_utc() -> None:
     asked = LatencyQuery(since="2026-01-31T12:00:00+05:00")  # type: ignore[arg-type]
     assert asked.since is not None
     assert (asked.since.tzinfo, asked.since.hour) == (UTC, 7)

@@ -1,4 +1,4 @@
-"""Reports that last keep nobody else waiting, and one too many is told when to come again."""
+"""The bulkhead for reports: long reports do not delay other requests, and too many receive 429."""
 
 import asyncio
 import json
@@ -12,16 +12,17 @@ from fastapi import FastAPI
 from starlette.types import Message
 
 from db.read_models import order_details
-from orchestrator.api import models, report_limiter
+from orchestrator.api import report_limiter
 from orchestrator.api.app import create_app
-from orchestrator.api.latency_csv import COLUMNS, ROWS_AT_A_TIME
+from orchestrator.api.latency_csv import COLUMNS, ROWS_PER_CHUNK
 from orchestrator.api.report_limiter import Report
+from orchestrator.api.schemas.responses import Problem
 from orchestrator.settings import Settings
 
-ROWS = "select {} from generate_series(1, 5 * %(at_a_time)s)".format(
+ROWS = "select {} from generate_series(1, 5 * %(per_chunk)s)".format(
     ", ".join(f"null as {column}" for column in COLUMNS)
 )
-"""More than one piece of a file, so that it is not read to its end before anybody takes the first."""
+"""Several chunks, so that the query does not finish before the client reads the first chunk."""
 
 NOBODY_LISTENS = "127.0.0.1:9"
 HOST = "127.0.0.1"
@@ -29,11 +30,11 @@ HOST = "127.0.0.1"
 
 @pytest_asyncio.fixture
 async def app(order_database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FastAPI]:
-    monkeypatch.setattr(report_limiter, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(report_limiter, "MAX_WAIT_SECONDS", 0.1)
     monkeypatch.setattr(
         order_details,
         "latency_rows",
-        lambda repository, _: repository.stream(ROWS, {"at_a_time": ROWS_AT_A_TIME}),
+        lambda repository, _: repository.stream(ROWS, {"per_chunk": ROWS_PER_CHUNK}),
     )
     app = create_app(Settings(database_url=order_database_url, temporal_address=NOBODY_LISTENS))
     async with app.router.lifespan_context(app):
@@ -47,16 +48,16 @@ async def api(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @asynccontextmanager
-async def download_that_is_not_read(app: FastAPI) -> AsyncIterator[None]:
-    """From the beginning of the answer until the reader goes away."""
-    has_begun, goes_on = asyncio.Event(), asyncio.Event()
+async def stalled_download(app: FastAPI) -> AsyncIterator[None]:
+    """A download whose client stops reading after the first bytes."""
+    has_started, continues = asyncio.Event(), asyncio.Event()
 
     async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(_message: Message) -> None:
-        has_begun.set()
-        await goes_on.wait()
+        has_started.set()
+        await continues.wait()
 
     scope = {
         "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1",
@@ -64,45 +65,43 @@ async def download_that_is_not_read(app: FastAPI) -> AsyncIterator[None]:
         "query_string": b"", "root_path": "", "headers": [(b"host", HOST.encode())], "server": (HOST, 80),
     }  # fmt: skip
     reader = asyncio.create_task(app(scope, receive, send))
-    await has_begun.wait()
+    await has_started.wait()
     try:
         yield
     finally:
-        goes_on.set()
+        continues.set()
         await reader
 
 
-def is_told_to_come_again(answer: httpx.Response) -> bool:
-    problem = models.Problem.model_validate(answer.json())
-    return problem.status == answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1
+def is_rejected(response: httpx.Response) -> bool:
+    problem = Problem.model_validate(response.json())
+    return problem.status == response.status_code == 429 and int(response.headers["retry-after"]) >= 1
 
 
-async def test_downloads_that_nobody_reads_take_nobody_elses_place(
-    app: FastAPI, api: httpx.AsyncClient
-) -> None:
-    assert Report.EXPORT.at_once == 2
-    async with download_that_is_not_read(app), download_that_is_not_read(app):
-        assert is_told_to_come_again(await api.get("/latency.csv"))
+async def test_stalled_downloads_do_not_block_other_reports(app: FastAPI, api: httpx.AsyncClient) -> None:
+    assert Report.EXPORT.max_running == 2
+    async with stalled_download(app), stalled_download(app):
+        assert is_rejected(await api.get("/latency.csv"))
         assert (await api.get("/latency")).status_code == 200
         assert "database_connected 1.0" in (await api.get("/metrics")).text
-        # It has its connections, and only Temporal is not there.
+        # The audit gets its connections, and fails for Temporal only.
         assert "Temporal" in (await api.get("/audit")).json()["detail"]
-    assert (await api.get("/latency.csv")).status_code == 200, "the places are free again"
+    assert (await api.get("/latency.csv")).status_code == 200, "the slots are free again"
 
 
-async def test_one_audit_at_a_time(app: FastAPI, api: httpx.AsyncClient) -> None:
-    async with app.state.context.places.of(Report.AUDIT):
-        assert is_told_to_come_again(await api.get("/audit"))
+async def test_a_second_audit_at_the_same_time_is_rejected(app: FastAPI, api: httpx.AsyncClient) -> None:
+    async with app.state.context.report_limiter.slot(Report.AUDIT):
+        assert is_rejected(await api.get("/audit"))
         lines = (await api.get("/audit", params={"progress": "true"})).text.splitlines()
     assert json.loads(lines[-1])["problem"]["status"] == 429
 
 
-async def test_a_report_waits_a_moment_for_its_turn(
+async def test_a_report_waits_for_a_free_slot(
     app: FastAPI, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report_limiter, "PATIENCE_SECONDS", 20.0)
-    async with app.state.context.places.of(Report.SUMMARY):
-        asked = asyncio.create_task(api.get("/latency"))
-        done, _ = await asyncio.wait({asked}, timeout=0.2)
+    monkeypatch.setattr(report_limiter, "MAX_WAIT_SECONDS", 20.0)
+    async with app.state.context.report_limiter.slot(Report.SUMMARY):
+        pending = asyncio.create_task(api.get("/latency"))
+        done, _ = await asyncio.wait({pending}, timeout=0.2)
         assert not done
-    assert (await asked).status_code == 200
+    assert (await pending).status_code == 200

@@ -1,4 +1,4 @@
-"""Readings as the JSON that the API answers with."""
+"""Builds the JSON of responses from the read models."""
 
 import re
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from db.read_models.order_details import (
     PageKey,
     Spread,
 )
-from orchestrator.api.models import CURSOR_PATTERN
+from orchestrator.api.schemas.requests import CURSOR_PATTERN
 from orchestrator.errors import RequestMalformed
 from orchestrator.gateways.fault_injection import named_profile
 from orchestrator.workflow_ids import order_workflow_id
@@ -27,11 +27,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def rfc3339(time: datetime, timespec: str = "milliseconds") -> str:
-    """UTC, ending in Z."""
+    """Return the time in UTC with the suffix Z."""
     return time.astimezone(UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
-def _maybe(time: datetime | None, timespec: str = "milliseconds") -> str | None:
+def _optional_time(time: datetime | None, timespec: str = "milliseconds") -> str | None:
     return None if time is None else rfc3339(time, timespec)
 
 
@@ -45,7 +45,7 @@ def order_status(reading: OrderReading) -> Json:
             "amount_cents": order.amount_cents,
             "completion_ms": order.completion_ms,
         }
-    return _standing(order) | {
+    return _summary(order) | {
         "completed_steps": reading.completed_steps,
         "retries": reading.retries,
         "recent_errors": [
@@ -56,8 +56,8 @@ def order_status(reading: OrderReading) -> Json:
     }
 
 
-def just_accepted(order_id: str, run_id: str | None, accepted_at: datetime, deadline_at: datetime) -> Json:
-    """The status of an order that Temporal has and the books do not have yet."""
+def accepted_order(order_id: str, run_id: str | None, accepted_at: datetime, deadline_at: datetime) -> Json:
+    """Return the status of an order that Temporal has accepted and no worker has recorded."""
     return {
         "workflow_id": order_workflow_id(order_id),
         "order_id": order_id,
@@ -80,10 +80,10 @@ def just_accepted(order_id: str, run_id: str | None, accepted_at: datetime, dead
 
 
 def order_summary(order: OrderSummary) -> Json:
-    return _standing(order) | {"amount_cents": order.amount_cents}
+    return _summary(order) | {"amount_cents": order.amount_cents}
 
 
-def _standing(order: OrderSummary) -> Json:
+def _summary(order: OrderSummary) -> Json:
     return {
         "workflow_id": order_workflow_id(order.order_id),
         "order_id": order.order_id,
@@ -106,20 +106,20 @@ def _error(order: OrderSummary, message: str) -> str | None:
     return f"{order.reason}: {message}" if message else order.reason.value
 
 
-def event(told: Event) -> Json:
-    # Microseconds: they are what tells the events of one order apart.
-    return asdict(told) | {
-        "at": rfc3339(told.at, "microseconds"),
-        "started_at": _maybe(told.started_at, "microseconds"),
+def event_json(event: Event) -> Json:
+    # Events of one order can be less than a millisecond apart.
+    return asdict(event) | {
+        "at": rfc3339(event.at, "microseconds"),
+        "started_at": _optional_time(event.started_at, "microseconds"),
     }
 
 
-def latency(summary: LatencySummary, chosen: LatencyFilter) -> Json:
+def latency_json(summary: LatencySummary, selected: LatencyFilter) -> Json:
     parts = {name: _spread(spread) for name, spread in summary.parts.items()}
     return {
-        "run_id": chosen.run_id,
-        "since": _maybe(chosen.since),
-        "until": _maybe(chosen.until),
+        "run_id": selected.run_id,
+        "since": _optional_time(selected.since),
+        "until": _optional_time(selected.until),
         "count": summary.finished,
         "late": summary.late,
         "open": summary.open,
@@ -135,8 +135,8 @@ def _spread(spread: Spread) -> Json:
     return {"mean": spread.mean, **spread.percentiles}
 
 
-def faults(change: FaultChange | None) -> Json:
-    """The profile of a change; before the first one, the world works."""
+def fault_profile(change: FaultChange | None) -> Json:
+    """Return the profile of a change, or profile `none` before the first change."""
     if change is None:
         none = named_profile("none")
         return {"profile": none.name, "seed": none.seed, "rates": none.to_json(), "since": None}
@@ -149,15 +149,15 @@ def faults(change: FaultChange | None) -> Json:
 
 
 def cursor(last: OrderSummary) -> str:
-    """A text that names the last order of a page."""
+    """Return the cursor of the page after this order."""
     return f"{(last.accepted_at - _EPOCH) // timedelta(microseconds=1)}.{last.order_id}"
 
 
 def page_key(text: str | None) -> PageKey | None:
-    """Reads what `cursor` wrote. Raises RequestMalformed for anything else."""
+    """Parse a cursor. Raises RequestMalformed."""
     if text is None:
         return None
     if not re.fullmatch(CURSOR_PATTERN, text, re.ASCII):
-        raise RequestMalformed("cursor: not one that this list gave out")
+        raise RequestMalformed("cursor: not a `next_cursor` of this list")
     microseconds, _, order_id = text.partition(".")
     return PageKey(_EPOCH + timedelta(microseconds=int(microseconds)), order_id)
