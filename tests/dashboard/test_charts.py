@@ -386,7 +386,7 @@ async def test_the_csv_is_the_apis_own_to_the_byte(seeded, seeded_url):
     async with Database(seeded_url) as repository:
         theirs = [
             piece
-            async for piece in latency_csv.lines(
+            async for piece in latency_csv.csv_chunks(
                 order_details.latency_rows(repository, LatencyFilter(run_id))
             )
         ]
