@@ -25,8 +25,8 @@ help:
 	@echo "make chaos     kills every part in turn under load, and prints what it cost"
 	@echo "make alerts    checks the alert rules and fires each once; needs promtool"
 	@echo "make machines  every part on a machine of its own, and their networks cut in turn (root only)"
-	@echo "make overload  30 starts a second for a minute: what is shed, and what is kept"
-	@echo "make soak      30 minutes at 6 orders a second: late orders, memory, disk; ARGS='--minutes 5'"
+	@echo "make overload  60 s above the capacity: rejected starts, kept limit, recovery, memory"
+	@echo "make soak      30 minutes at 6 orders per second: late orders, memory, disk; ARGS='--minutes 5'"
 	@echo "make fuzz      every kind of request that the API's own documentation allows, and does not"
 	@echo "make setup     the virtual environment alone"
 

@@ -171,7 +171,7 @@ def capacity(
     reports = Settings.load().home / "reports"
     if any((reports / used).exists() for used in (name, f"{name}-1")):
         raise UsageError(f"Search id {name} was used before; choose another.")
-    plan = searching.Search(min_rate, max_rate, precision, seconds, options.slo_target)
+    plan = searching.SearchPlan(min_rate, max_rate, precision, seconds, options.slo_target)
     numbers = itertools.count(1)
     probes: list[Probe] = []
     api_url = host or Settings.load().api_url
@@ -204,11 +204,11 @@ def capacity(
     if not probes:
         typer.echo("ended     interrupted before the first probe could be judged")
         raise typer.Exit(ExitCode.NOT_PROVEN)
-    typer.echo(f"capacity  {searching.in_words(probes, min_rate)}")
-    for file in searching.write(probes, plan, options.slo_seconds, reports / name):
+    typer.echo(f"capacity  {searching.capacity_text(probes, min_rate)}")
+    for file in searching.write_results(probes, plan, options.slo_seconds, reports / name):
         typer.echo(f"wrote     {file}")
     last = probes[-1]
-    if ended := broken_off or last.ends_the_search:
+    if ended := broken_off or last.stop_reason:
         typer.echo(f"ended     {ended}")
         early = broken_off is not None or last.was_interrupted
         raise typer.Exit(ExitCode.NOT_PROVEN if early else last.exit_code)

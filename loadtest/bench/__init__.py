@@ -1,1 +1,1 @@
-"""The performance table: `make bench`. Figures are medians, ratios are of measures taken in one run."""
+"""Performance table: `make bench`. Values are medians; ratios compare measurements of the same run."""

@@ -1,12 +1,16 @@
-"""The bare shape: what Temporal itself costs for a parent, a child on its own queue and five activities.
+"""Baseline: what Temporal itself costs for a parent, a child on its own task queue and five empty activities.
 
-It is the yardstick of the table: the same server, the same number of worker processes, nothing done.
+Ratios in the table compare the product with this, on the same server with the same number of workers.
 """
 
 import asyncio
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from uuid import uuid4
 
 from temporalio import activity, workflow
 from temporalio.client import Client
@@ -16,55 +20,73 @@ from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
 from orchestrator.worker.main import STICKY_TIMEOUT, WORKFLOW_RUNNER
 
-ORDER_QUEUE = "bare-order-tq"
-SHIPPING_QUEUE = "bare-shipping-tq"
+ORDER_QUEUE = "baseline-order-tq"
+SHIPPING_QUEUE = "baseline-shipping-tq"
 _TIMEOUT = timedelta(seconds=10)
 
 
-@activity.defn(name="BareActivity")
-async def bare_activity() -> None: ...
+@activity.defn(name="BaselineActivity")
+async def baseline_activity() -> None: ...
 
 
 @workflow.defn
-class BareOrderWorkflow:
+class BaselineOrderWorkflow:
     @workflow.run
     async def run(self, order_id: str) -> None:
         for _ in range(3):
-            await workflow.execute_activity(bare_activity, start_to_close_timeout=_TIMEOUT)
+            await workflow.execute_activity(baseline_activity, start_to_close_timeout=_TIMEOUT)
         await workflow.execute_child_workflow(
-            BareShippingWorkflow.run, id=f"bare-shipping-{order_id}", task_queue=SHIPPING_QUEUE
+            BaselineShippingWorkflow.run, id=f"baseline-shipping-{order_id}", task_queue=SHIPPING_QUEUE
         )
 
 
 @workflow.defn
-class BareShippingWorkflow:
+class BaselineShippingWorkflow:
     @workflow.run
     async def run(self) -> None:
         for _ in range(2):
-            await workflow.execute_activity(bare_activity, start_to_close_timeout=_TIMEOUT)
+            await workflow.execute_activity(baseline_activity, start_to_close_timeout=_TIMEOUT)
 
 
-def bare_worker(client: Client, queue: str) -> Worker:
-    workflow_class = BareOrderWorkflow if queue == ORDER_QUEUE else BareShippingWorkflow
-    return Worker(
-        client,
-        task_queue=queue,
-        workflows=[workflow_class],
-        activities=[bare_activity],
-        workflow_runner=WORKFLOW_RUNNER,
-        sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+async def run_baseline_order(client: Client) -> None:
+    """Run one baseline order from start to completion."""
+    order_id = uuid4().hex
+    await client.execute_workflow(
+        BaselineOrderWorkflow.run, order_id, id=f"baseline-{order_id}", task_queue=ORDER_QUEUE
     )
 
 
-async def serve(queue: str) -> None:
-    """Runs one bare worker until SIGTERM: `python -m loadtest.bench.baseline QUEUE`."""
+@contextmanager
+def baseline_workers(settings: Settings) -> Iterator[list[int]]:
+    """Run as many baseline workers as the stack has workers; yields their process ids."""
+    queues = [ORDER_QUEUE] * settings.order_workers + [SHIPPING_QUEUE] * settings.shipping_workers
+    commands = [[sys.executable, "-m", "loadtest.bench.baseline", queue] for queue in queues]
+    processes = [subprocess.Popen(command) for command in commands]
+    try:
+        yield [process.pid for process in processes]
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+
+
+async def _serve(queue: str) -> None:
+    """Run one baseline worker until SIGTERM."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    client = await connect(Settings.load())
-    async with bare_worker(client, queue):
+    worker = Worker(
+        await connect(Settings.load()),
+        task_queue=queue,
+        workflows=[BaselineOrderWorkflow if queue == ORDER_QUEUE else BaselineShippingWorkflow],
+        activities=[baseline_activity],
+        workflow_runner=WORKFLOW_RUNNER,
+        sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+    )
+    async with worker:
         await stopping.wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1]))
+    asyncio.run(_serve(sys.argv[1]))

@@ -1,8 +1,8 @@
-"""What the alternatives cost: `python -m loadtest.bench.variants [--faults PROFILE] [NAME ...]`.
+"""`python -m loadtest.bench.variants [--faults PROFILE] DIRECTORY ...`: compare workers of several checkouts.
 
-Replaces the workers of a running stack by ones that differ in a single respect, gives each variant the
-same load in turn, several rounds over, and prints medians and the ratio to the product as it is. The
-figures of docs/decisions/ come from here.
+Replaces the workers of a running stack by those of this checkout and of each DIRECTORY, in turn and in several
+rounds, under the same load. Prints medians and the ratio to this checkout. To compare a change, make it in a
+worktree (`git worktree add ../variant`).
 """
 
 import argparse
@@ -10,131 +10,75 @@ import asyncio
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+from pathlib import Path
 
-import uvloop
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
-
-from loadtest.bench.cpu import CpuMeter, spent_ms
-from loadtest.bench.measures import Bench, under_faults
-from orchestrator.activities import step_runner
+from loadtest.bench.harness import Bench
+from loadtest.bench.load import LoadResult, run_load
+from loadtest.bench.single_orders import cpu_ms
+from loadtest.preflight import ROOT
+from loadtest.proofs.proof import print_report, table
 from orchestrator.embedded import Stack
+from orchestrator.embedded.layout import stack_environment
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
-from orchestrator.worker import main as worker
-from orchestrator.workflows import order_steps, shipping
 
 RATE = 8.0
 SECONDS = 20.0
 ROUNDS = 3
 
 
-def _as_it_is() -> None: ...
-
-
-def _in_the_sandbox() -> None:
-    worker.WORKFLOW_RUNNER = SandboxedWorkflowRunner(
-        restrictions=SandboxRestrictions.default.with_passthrough_modules("orchestrator", "db", "structlog")
-    )
-
-
-def _without_pass_through() -> None:
-    worker.WORKFLOW_RUNNER = SandboxedWorkflowRunner()
-
-
-def _with_uvloop() -> None:
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-
-
-def _time_budget(order_seconds: float, shipping_seconds: float) -> Callable[[], None]:
-    def change() -> None:
-        order_steps.TIME_BUDGET = timedelta(seconds=order_seconds)
-        shipping.TIME_BUDGET = timedelta(seconds=shipping_seconds)
-
-    return change
-
-
-def _attempt_timeout(milliseconds: int) -> Callable[[], None]:
-    def change() -> None:
-        # Imported from the budget: this replaces the name where the attempts read it.
-        vars(step_runner)["ATTEMPT_TIMEOUT"] = timedelta(milliseconds=milliseconds)
-
-    return change
-
-
-VARIANTS: dict[str, Callable[[], None]] = {
-    "as-it-is": _as_it_is,
-    "sandbox": _in_the_sandbox,
-    "sandbox-no-pass-through": _without_pass_through,
-    "uvloop": _with_uvloop,
-    "patience-0": _time_budget(0.0, 0.0),
-    "patience-0.4": _time_budget(0.4, 0.4),
-    "patience-2": _time_budget(2.0, 2.0),
-    "attempt-100ms": _attempt_timeout(100),
-    "attempt-500ms": _attempt_timeout(500),
-    "attempt-1000ms": _attempt_timeout(1_000),
-}
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One round of one variant: CPU per order of server, workers and PostgreSQL; completion times."""
-
-    cpu_ms: float
-    p50_ms: int
-    p99_ms: int
-    late: int
-
-
-async def compare(settings: Settings, stack: Stack, names: list[str], faults: str) -> None:
-    """Prints the table. The stack's own workers are stopped meanwhile, and started again afterwards."""
+async def compare(settings: Settings, stack: Stack, checkouts: list[Path], faults: str) -> None:
+    """Print the table. The stack's own workers are stopped for the time of the comparison."""
     bench = Bench(settings, stack, await connect(settings))
-    own = [component.name for component in stack.components() if "-worker-" in component.name]
-    readings: dict[str, list[Reading]] = {name: [] for name in names}
-    for name in own:
+    workers = [component.name for component in stack.components() if "-worker-" in component.name]
+    results: dict[Path, list[tuple[float, LoadResult]]] = {checkout: [] for checkout in checkouts}
+    for name in workers:
         stack.stop(name)
     try:
         for _ in range(ROUNDS):
-            for name in names:
-                with _workers(settings, name) as pids:
-                    readings[name].append(await _read(bench, pids, faults))
+            for checkout in checkouts:
+                with _workers_of(checkout, settings) as pids:
+                    results[checkout].append(await _measure(bench, pids, faults))
     finally:
-        for name in own:
+        for name in workers:
             stack.start(name)
-    base = statistics.median(reading.cpu_ms for reading in readings[names[0]])
-    print(f"{RATE:g}/s, {SECONDS:g} s, {ROUNDS} rounds, faults {faults}\n")  # noqa: T201
-    print("| variant | CPU per order | ratio | p50 | p99 | late |\n|---|---|---|---|---|---|")  # noqa: T201
-    for name, rounds in readings.items():
-        cpu = statistics.median(reading.cpu_ms for reading in rounds)
-        p50 = statistics.median(reading.p50_ms for reading in rounds) / 1000
-        p99 = statistics.median(reading.p99_ms for reading in rounds) / 1000
-        late = sum(reading.late for reading in rounds)
-        print(f"| {name} | {cpu:.0f} ms | {cpu / base:.2f} | {p50:.2f} s | {p99:.2f} s | {late} |")  # noqa: T201
+    base = statistics.median(cpu for cpu, _ in results[checkouts[0]])
+    rows = []
+    for checkout, rounds in results.items():
+        cpu = statistics.median(cpu for cpu, _ in rounds)
+        p50 = statistics.median(result.p50_ms for _, result in rounds) / 1000
+        p99 = statistics.median(result.p99_ms for _, result in rounds) / 1000
+        late = sum(result.late for _, result in rounds)
+        rows.append(
+            (checkout.name, f"{cpu:.0f} ms", f"{cpu / base:.2f}", f"{p50:.2f} s", f"{p99:.2f} s", late)
+        )
+    header = ("checkout", "CPU per order", "ratio", "p50", "p99", "late")
+    print_report([f"{RATE:g}/s, {SECONDS:g} s, {ROUNDS} rounds, faults {faults}", "", *table(header, *rows)])
 
 
-async def _read(bench: Bench, worker_pids: dict[str, int], faults: str) -> Reading:
-    meter = CpuMeter(bench.pids("temporal", "postgres") | worker_pids)
-    before = meter.read_ms()
-    figures = await under_faults(bench, RATE, SECONDS, faults)
-    cpu_ms = spent_ms(before, meter.read_ms()) / figures.orders
-    return Reading(cpu_ms, figures.p50_ms, figures.p99_ms, figures.late)
+async def _measure(bench: Bench, worker_pids: list[int], faults: str) -> tuple[float, LoadResult]:
+    """Return CPU ms per order of server, workers and PostgreSQL, and the result of the load test."""
+    pids = [*bench.pids("temporal", "postgres"), *worker_pids]
+    before = cpu_ms(pids)
+    result = await run_load(bench, RATE, SECONDS, faults)
+    return (cpu_ms(pids) - before) / result.orders, result
 
 
 @contextmanager
-def _workers(settings: Settings, variant: str) -> Iterator[dict[str, int]]:
+def _workers_of(checkout: Path, settings: Settings) -> Iterator[list[int]]:
+    """Run the stack's number of workers from a checkout; yields their process ids."""
     kinds = ["order"] * settings.order_workers + ["shipping"] * settings.shipping_workers
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "loadtest.bench.variants", "--worker", kind, variant],
-            stdout=subprocess.DEVNULL,
+            [sys.executable, "-m", "orchestrator", "worker", kind],
+            cwd=checkout, env=stack_environment(settings), stdout=subprocess.DEVNULL,
         )
         for kind in kinds
-    ]
+    ]  # fmt: skip
     try:
-        yield {f"variant-{number}": process.pid for number, process in enumerate(processes)}
+        yield [process.pid for process in processes]
     finally:
         for process in processes:
             process.terminate()
@@ -143,20 +87,16 @@ def _workers(settings: Settings, variant: str) -> Iterator[dict[str, int]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(VARIANTS)}")
+    parser = argparse.ArgumentParser(prog="python -m loadtest.bench.variants", description=__doc__)
+    parser.add_argument("directories", nargs="+", type=Path, metavar="DIRECTORY", help="another checkout")
     parser.add_argument("--faults", default="assignment")
-    parser.add_argument("--worker", choices=("order", "shipping"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if unknown := [name for name in options.names if name not in VARIANTS]:
-        parser.error(f"unknown variant {unknown[0]}")
+    if missing := [str(path) for path in options.directories if not (path / "orchestrator").is_dir()]:
+        parser.error(f"not a checkout: {', '.join(missing)}")
     settings = Settings.load()
-    if options.worker:
-        VARIANTS[options.names[0]]()
-        asyncio.run(worker.run(settings, options.worker))
-        return
-    names = ["as-it-is", *(name for name in options.names or VARIANTS if name != "as-it-is")]
-    asyncio.run(compare(settings, Stack(settings), names, options.faults))
+    stack = Stack(settings)
+    checkouts = [ROOT, *(path.resolve() for path in options.directories)]
+    asyncio.run(compare(stack.running_settings(), stack, checkouts, options.faults))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The highest rate at which the limit is met: probes by steps upwards, then by bisection.
+"""Search for the capacity: the highest rate at which the SLO target is met.
 
-Each probe is a whole run with its own verdict. One that cannot prove the target any more is cut short. It has
-not breached the limit by that: unless more orders were late than its whole plan may have, it is made again
-with a longer plan, and if that does not decide either, the rate stays undecided.
+Each probe of a rate is a complete load test with its own verdict, aborted once it can no longer prove the
+target. An aborted probe is a breach only if more orders were late than its whole plan allows. Otherwise it is
+repeated with a longer plan, and if that does not decide either, the rate stays undecided.
 """
 
 import json
@@ -25,18 +25,18 @@ from orchestrator.exit_codes import ExitCode
 
 STEP_FACTOR = 1.5
 
-LATE_AT_FIRST = 1
-LATE_AGAIN = 4
-"""How many late orders a probe's plan leaves room for: a rate that keeps the target five times over has more
-than one of them in a quarter of the probes, and more than four in one of thirty."""
+LATE_ALLOWANCE = 1
+RETRY_LATE_ALLOWANCE = 4
+"""Late orders that the plan of a probe allows for. A rate with a fifth of the allowed late share has more than
+one late order in a quarter of the probes, and more than four in one of thirty."""
 
 RECOVERY_SECONDS = 15.0
-"""After an invalid probe: a machine that was too busy to keep a schedule gets rid of its orders first."""
+"""Pause after an invalid probe, in which an overloaded machine finishes its orders."""
 
 HEALTHY_SECONDS = 120.0
 HEALTH_RETRY_SECONDS = 1.0
 
-_JUDGED = (
+_WITH_VERDICT = (
     ExitCode.PASSED,
     ExitCode.LIMIT_BREACHED,
     ExitCode.INVARIANT_BROKEN,
@@ -48,24 +48,22 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Search:
-    """What to search: from `least` to `most` orders a second, until both ends are within `precision` (a share
-    of the rate) of each other. Each probe takes `seconds`, and longer when the target needs more orders."""
+class SearchPlan:
+    """Search from `min_rate` to `max_rate` (orders per second) until both bounds are within `precision`, a share
+    of the rate. Each probe takes at least `seconds`."""
 
-    least: float
-    most: float
+    min_rate: float
+    max_rate: float
     precision: float
     seconds: float
     target: float
 
     def probe_seconds(self, rate: float, late: int) -> int:
-        """Whole seconds, long enough for the target to be provable with so many orders late."""
+        """Return whole seconds, enough to prove the target with `late` late orders."""
         return math.ceil(max(self.seconds, orders_needed(late, self.target) / rate))
 
 
 class Finding(StrEnum):
-    """What a probe says of its rate."""
-
     HELD = "held"
     BREACHED = "breached"
     UNDECIDED = "undecided"
@@ -73,7 +71,7 @@ class Finding(StrEnum):
 
 @dataclass(frozen=True)
 class Probe:
-    """One rate and what it showed. Times in ms; `late_share` and `late_bound` are shares, 0 to 1."""
+    """Result at one rate. Times in ms; `late_share` and `late_bound` are shares, 0 to 1."""
 
     rate: float
     run_id: str
@@ -89,103 +87,97 @@ class Probe:
     was_interrupted: bool = False
 
     @property
-    def was_invalid(self) -> bool:
+    def is_invalid(self) -> bool:
         return self.exit_code == ExitCode.INVALID_RUN and not self.was_interrupted
 
     @property
-    def ends_the_search(self) -> str | None:
-        """Why no further rate is tried after this one, in words; None when the search may go on."""
+    def stop_reason(self) -> str | None:
+        """Why the search stops after this probe; None when it may continue."""
         if self.was_interrupted:
             return "interrupted"
         if self.exit_code == ExitCode.INVARIANT_BROKEN:
-            return f"the books broke at {self.rate:g}/s, see run {self.run_id}"
+            return f"invariant broken at {self.rate:g}/s, see run {self.run_id}"
         if self.exit_code == ExitCode.INVALID_RUN:
-            return f"the run at {self.rate:g}/s was invalid and says nothing, see run {self.run_id}"
+            return f"the run at {self.rate:g}/s was invalid, see run {self.run_id}"
         return None
 
 
-class _SearchEnds(Exception):
-    """A probe has shown that no further one is worth making."""
+class _SearchStopped(Exception):
+    """The last probe has a `stop_reason`."""
 
 
 def search(
-    plan: Search,
+    plan: SearchPlan,
     probe: Callable[[float, int], Probe],
-    tell: Callable[[Probe], None],
+    on_probe: Callable[[Probe], None],
     recover: Callable[[], None],
 ) -> list[Probe]:
-    """Probes rates until the answer is clear, and returns the probes in the order they were made.
+    """Probe rates until the capacity is known; return the probes in order.
 
-    Upwards by steps of a half until a rate is not held (or `most` is), then the middle (by ratio) between the
-    best that was held and the least that was not. `probe` is told the rate and for how many late orders to
-    leave room. What is undecided is tried once more with more room, and what was invalid after `recover`.
-    Ends at once after a probe that `ends_the_search`.
+    Rates rise by half until one is not held (or `max_rate` is), then bisection by ratio follows. `probe` gets
+    the rate and the number of late orders to allow for. An undecided probe is repeated once with a larger
+    allowance, an invalid one after `recover`. Stops after a probe with a `stop_reason`.
     """
     probes: list[Probe] = []
 
-    def try_once(rate: float, late: int) -> Probe:
-        found = probe(rate, late)
-        probes.append(found)
-        tell(found)
-        return found
+    def run(rate: float, late: int) -> Probe:
+        result = probe(rate, late)
+        probes.append(result)
+        on_probe(result)
+        return result
 
-    def holds(rate: float) -> bool:
-        found = try_once(rate, LATE_AT_FIRST)
-        if found.was_invalid:
+    def is_held(rate: float) -> bool:
+        result = run(rate, LATE_ALLOWANCE)
+        if result.is_invalid:
             recover()
-            found = try_once(rate, LATE_AT_FIRST)
-        if found.ends_the_search is None and found.finding is Finding.UNDECIDED:
-            found = try_once(rate, LATE_AGAIN)
-        if found.ends_the_search is not None:
-            raise _SearchEnds
-        return found.finding is Finding.HELD
+            result = run(rate, LATE_ALLOWANCE)
+        if result.stop_reason is None and result.finding is Finding.UNDECIDED:
+            result = run(rate, RETRY_LATE_ALLOWANCE)
+        if result.stop_reason is not None:
+            raise _SearchStopped
+        return result.finding is Finding.HELD
 
-    with suppress(_SearchEnds):
-        _narrow(plan, holds)
+    with suppress(_SearchStopped):
+        _bisect(plan, is_held)
     return probes
 
 
-def _narrow(plan: Search, holds: Callable[[float], bool]) -> None:
-    if not holds(plan.least):
+def _bisect(plan: SearchPlan, is_held: Callable[[float], bool]) -> None:
+    if not is_held(plan.min_rate):
         return
-    held, failed = plan.least, math.inf
-    while held < plan.most and failed == math.inf:
-        rate = min(held * STEP_FACTOR, plan.most)
-        if holds(rate):
+    held, failed = plan.min_rate, math.inf
+    while held < plan.max_rate and failed == math.inf:
+        rate = min(held * STEP_FACTOR, plan.max_rate)
+        if is_held(rate):
             held = rate
         else:
             failed = rate
     while failed != math.inf and failed / held > 1 + plan.precision:
         middle = math.sqrt(held * failed)
-        if holds(middle):
+        if is_held(middle):
             held = middle
         else:
             failed = middle
 
 
 def capacity_of(probes: list[Probe]) -> float | None:
-    """The highest rate that was held, orders a second; None when none was."""
+    """Return the highest rate that was held, in orders per second; None when none was."""
     return max((probe.rate for probe in probes if probe.finding is Finding.HELD), default=None)
 
 
-def in_words(probes: list[Probe], least: float) -> str:
-    """What the search has shown: which rate was held, which was not, and what lies undecided between them."""
+def capacity_text(probes: list[Probe], min_rate: float) -> str:
+    """Return the result in one line: the rate held, the rate breached, and the undecided rates between them."""
     held = capacity_of(probes)
     breached = min((probe.rate for probe in probes if probe.finding is Finding.BREACHED), default=None)
     decided = {probe.rate for probe in probes if probe.finding is not Finding.UNDECIDED}
-    undecided = sorted(
-        {
-            probe.rate
-            for probe in probes
-            if probe.rate not in decided and probe.rate > (held or 0) and probe.rate < (breached or math.inf)
-        }
-    )
+    rates = {probe.rate for probe in probes} - decided
+    undecided = sorted(rate for rate in rates if (held or 0) < rate < (breached or math.inf))
     if held is not None:
         text = f"{held:.3g} orders/s"
     elif undecided:
         text = "unknown"
     else:
-        text = f"below {least:g} orders/s"
+        text = f"below {min_rate:g} orders/s"
     if breached is not None and held is not None:
         text += f", breached at {breached:.3g}"
     if undecided:
@@ -193,14 +185,14 @@ def in_words(probes: list[Probe], least: float) -> str:
     return text
 
 
-def run_probe(words: list[str], reports: Path, run_id: str, rate: float) -> Probe:
-    """Makes one run in a process of its own, which drains and judges also when this one is interrupted.
+def run_probe(options: list[str], reports: Path, run_id: str, rate: float) -> Probe:
+    """Run one load test in a process of its own. On Ctrl-C it drains, and its verdict is still used.
 
-    Raises UsageError with its words when it was refused, OrderSystemError when it was not judged, and
-    KeyboardInterrupt when there was nothing to judge yet.
+    Raises UsageError when the run was refused, OrderSystemError when it ended without a verdict, and
+    KeyboardInterrupt when it was interrupted before its first order.
     """
-    command = [sys.executable, "-m", "loadtest", "run", f"--run-id={run_id}", f"--rate={rate:g}", *words]
-    # In a process group of its own: it gets Ctrl-C from here, and once.
+    command = [sys.executable, "-m", "loadtest", "run", f"--run-id={run_id}", f"--rate={rate:g}", *options]
+    # In its own process group, so that Ctrl-C reaches the run once, from here.
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         process_group=0,
@@ -208,36 +200,39 @@ def run_probe(words: list[str], reports: Path, run_id: str, rate: float) -> Prob
     output, was_interrupted = _output_of(process)
     if process.returncode == ExitCode.WRONG_USAGE:
         raise UsageError(output)
-    if process.returncode not in _JUDGED:
+    if process.returncode not in _WITH_VERDICT:
         if was_interrupted:
             raise KeyboardInterrupt
-        raise OrderSystemError(output or f"the probe ended with {process.returncode}")
-    told: Json = json.loads((reports / run_id / "verdict.json").read_text(encoding="utf-8"))
-    limit, completion = told["limit"], told["times"]["completion_ms"] or {}
+        raise OrderSystemError(output or f"the probe ended with exit code {process.returncode}")
+    report: Json = json.loads((reports / run_id / "verdict.json").read_text(encoding="utf-8"))
+    limit, completion = report["limit"], report["times"]["completion_ms"] or {}
     return Probe(
         rate=rate,
         run_id=run_id,
-        finding=finding_of(told),
-        verdict=told["verdict"],
+        finding=finding_of(report),
+        verdict=report["verdict"],
         orders=limit["orders"],
         late=limit["late"],
         late_share=limit["late"] / max(limit["orders"], 1),
         late_bound=limit["late_bound"],
         p50_ms=completion.get("p50"),
         p99_ms=completion.get("p99"),
-        exit_code=told["exit_code"],
+        exit_code=report["exit_code"],
         was_interrupted=was_interrupted,
     )
 
 
-def finding_of(told: Json) -> Finding:
-    """What a verdict says of the rate. A run that was cut short while its share was missed may have had bad
-    luck: only more late orders than its whole plan may have are a breach."""
-    if told["exit_code"] == ExitCode.PASSED:
+def finding_of(report: Json) -> Finding:
+    """Return what a verdict shows about its rate.
+
+    An aborted run with a missed target may have been bad luck: it is a breach only when more orders were late
+    than its whole plan allows.
+    """
+    if report["exit_code"] == ExitCode.PASSED:
         return Finding.HELD
-    limit, run = told["limit"], told["run"]
+    limit, run = report["limit"], report["run"]
     planned = max(run["planned"], limit["orders"])
-    if told["exit_code"] == ExitCode.LIMIT_BREACHED and (
+    if report["exit_code"] == ExitCode.LIMIT_BREACHED and (
         run["stopped_after_seconds"] is None or limit["late"] > allowed_share(limit["target"]) * planned
     ):
         return Finding.BREACHED
@@ -245,12 +240,14 @@ def finding_of(told: Json) -> Finding:
 
 
 def wait_until_healthy(api_url: str) -> None:
-    """Returns when the system is healthy, as it may not be just after too much load; or, since the probe says
-    it better, when it has not been for too long."""
-    give_up = time.monotonic() + HEALTHY_SECONDS
+    """Wait until the system is healthy again after a probe, at most HEALTHY_SECONDS.
+
+    Returns in any case: an unhealthy system makes the next probe fail with a clear message.
+    """
+    not_after = time.monotonic() + HEALTHY_SECONDS
     api = ApiClient(api_url, max_connections=1)
     try:
-        while time.monotonic() < give_up:
+        while time.monotonic() < not_after:
             with suppress(ServiceUnavailable):
                 if api.get("/health", "health").is_ok:
                     return
@@ -260,35 +257,35 @@ def wait_until_healthy(api_url: str) -> None:
 
 
 def _output_of(process: "subprocess.Popen[str]") -> tuple[str, bool]:
-    """What it printed, its complaints if it had some; and whether somebody pressed Ctrl-C meanwhile."""
+    """Return stderr, or stdout when that is empty, and whether Ctrl-C was pressed."""
     was_interrupted = False
     try:
         try:
-            output, complaints = process.communicate()
+            output, errors = process.communicate()
         except KeyboardInterrupt:
             was_interrupted = True
             process.send_signal(signal.SIGINT)
-            output, complaints = process.communicate()
+            output, errors = process.communicate()
     except BaseException:
         process.kill()
         process.wait()
         raise
-    return (complaints or output).strip(), was_interrupted
+    return (errors or output).strip(), was_interrupted
 
 
-def write(probes: list[Probe], plan: Search, slo_seconds: float, directory: Path) -> list[Path]:
-    """Writes `capacity.json`, `capacity.png` and `capacity.html`; returns their paths. Raises OSError."""
-    from loadtest.proofs import capacity_plot
+def write_results(probes: list[Probe], plan: SearchPlan, slo_seconds: float, directory: Path) -> list[Path]:
+    """Write `capacity.json` and the chart `capacity.html`; return their paths. Raises OSError."""
+    from loadtest.proofs.capacity_chart import capacity_chart
 
     directory.mkdir(parents=True, exist_ok=True)
-    told = {
+    results = {
         "capacity": capacity_of(probes),
         "target": plan.target,
         "slo_seconds": slo_seconds,
         "probes": [asdict(probe) for probe in probes],
     }
-    files = [directory / f"capacity.{kind}" for kind in ("json", "png", "html")]
-    files[0].write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    capacity_plot.png(probes, 1 - plan.target, slo_seconds, files[1])
-    capacity_plot.html(probes, 1 - plan.target, slo_seconds, files[2])
+    files = [directory / "capacity.json", directory / "capacity.html"]
+    files[0].write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    # With plotly.js in the page, so that it works offline.
+    capacity_chart(probes, 1 - plan.target, slo_seconds).write_html(files[1], include_plotlyjs=True)
     return files

@@ -1,8 +1,8 @@
-"""What a running stack takes of its machine: the memory of each component, and the disk below ORDERS_HOME.
+"""Memory of the components of a running stack, and disk space below ORDERS_HOME. Linux only.
 
-Memory is counted per component, child processes included, as Linux's proportional set size (PSS): a page
-that several processes share is counted once altogether. Pages of PostgreSQL's shared buffers are left out
-of it and told apart: they are a block of fixed size, which fills up once and then stays. Linux only.
+Memory is the proportional set size (PSS) of a component with its child processes, so a page shared by several
+processes is counted once in total. PostgreSQL's shared buffers are counted separately: they have a fixed size,
+fill up once and stay full.
 """
 
 import threading
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
-from types import TracebackType
 from typing import Self
 
 import psutil
@@ -21,21 +20,21 @@ from orchestrator.embedded import ComponentStatus, Stack, components
 from orchestrator.embedded.layout import Layout
 from orchestrator.errors import StackError
 
-EVERY_SECONDS = 5.0
-LONGEST_GAP_SECONDS = 30.0
-"""Longer without a look, and nobody knows what has been meanwhile."""
+INTERVAL_SECONDS = 5.0
+MAX_GAP_SECONDS = 30.0
+"""A longer time without a sample proves nothing about the memory."""
 
-_MIB = 2**20
+MIB = 2**20
 
 
-def can_be_measured() -> bool:
-    """Whether this system tells the memory of its processes in the way that is needed."""
+def is_measurable() -> bool:
+    """Return True if this system has /proc/PID/smaps_rollup."""
     return Path("/proc/self/smaps_rollup").exists()
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One moment: `at_seconds` since the first one; bytes of each component, of shared buffers, on disk."""
+class MemorySample:
+    """Bytes per component, and of shared memory, `at_seconds` after the start."""
 
     at_seconds: float
     memory: Mapping[str, int]
@@ -43,8 +42,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Trend:
-    """One component's memory in MiB: the means of the three thirds of a run, and the most ever seen."""
+class MemoryTrend:
+    """Mean memory of one component in each third of a run, and its peak, in MiB."""
 
     first: float
     second: float
@@ -53,136 +52,117 @@ class Trend:
 
     @property
     def change(self) -> float:
-        """Of the last third against the second, as a share of the second."""
+        """Change from the second to the last third, as a share of the second."""
         return self.third / self.second - 1 if self.second else 0.0
 
 
 @dataclass
-class Footprint:
-    """Looks every few seconds, from `__enter__` to `__exit__`, in a thread of its own."""
+class MemoryUsage:
+    """Samples the memory of components while its context is open."""
 
     components: Sequence[ComponentStatus]
-    samples: list[Sample] = field(default_factory=list)
-    lost: set[str] = field(default_factory=set)
-    """Components whose process has ended meanwhile."""
+    samples: list[MemorySample] = field(default_factory=list)
+    ended: set[str] = field(default_factory=set)
+    """Components whose process ended during the measurement."""
 
+    error: Exception | None = None
     seconds: float = 0.0
-    """How long it was to look."""
-
-    failure: Exception | None = None
-    """Why it looked for less."""
-
-    def __post_init__(self) -> None:
-        self._began = 0.0
-        self._ending = threading.Event()
-        self._looking = threading.Thread(target=self._look_until_the_end, name="footprint", daemon=True)
 
     @classmethod
     def of(cls, stack: Stack) -> Self:
-        """Of a whole running stack. Raises StackError when a planned component is missing."""
+        """Return the usage of a whole running stack. Raises StackError when a component is not running."""
         statuses = [component for component in stack.components() if component.pid is not None]
         running = {component.name for component in statuses}
         planned = [component.name for component in components.components(stack.settings)]
         if missing := [name for name in planned if name not in running]:
-            raise StackError(f"The memory of {', '.join(missing)} cannot be measured: it does not run.")
+            raise StackError(f"Memory cannot be measured: {', '.join(missing)} not running.")
         return cls(statuses)
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()
-        self._looking.start()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._sample_until_stopped, name="memory", daemon=True)
+        self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.seconds = time.monotonic() - self._began
-        self._ending.set()
-        self._looking.join()
+        self._stopping.set()
+        self._thread.join()
 
     def gaps(self) -> list[str]:
-        """What is not known of the memory, a sentence each."""
-        looks = [0.0, *(min(sample.at_seconds, self.seconds) for sample in self.samples), self.seconds]
-        found = [
-            f"the memory was not read between {last:.0f} s and {at:.0f} s"
-            for last, at in pairwise(looks)
-            if at - last > LONGEST_GAP_SECONDS
+        """Return one sentence for each reason why the samples do not cover the whole run."""
+        times = [0.0, *(min(sample.at_seconds, self.seconds) for sample in self.samples), self.seconds]
+        gaps = [
+            f"no memory sample between {last:.0f} s and {at:.0f} s"
+            for last, at in pairwise(times)
+            if at - last > MAX_GAP_SECONDS
         ]
         if not self.samples:
-            found.append("the memory was never read")
-        if self.failure is not None:
-            found.append(f"the memory could not be read to the end: {self.failure!r}")
-        return found
+            gaps.append("no memory sample")
+        if self.error is not None:
+            gaps.append(f"memory sampling failed: {self.error!r}")
+        return gaps
 
-    def trends(self, begin_seconds: float, end_seconds: float) -> dict[str, Trend]:
-        """Of each component between two moments; empty when there are too few samples for thirds."""
-        within = [sample for sample in self.samples if begin_seconds <= sample.at_seconds <= end_seconds]
-        size = len(within) // 3
+    def trends(self, until_seconds: float) -> dict[str, MemoryTrend]:
+        """Return the trend of each component; empty with fewer than three samples."""
+        samples = [sample for sample in self.samples if sample.at_seconds <= until_seconds]
+        size = len(samples) // 3
         if size == 0:
             return {}
-        thirds = within[:size], within[size : 2 * size], within[2 * size :]
-        found = {}
+        thirds = samples[:size], samples[size : 2 * size], samples[2 * size :]
+        trends = {}
         for component in self.components:
             first, second, third = (
-                fmean(sample.memory[component.name] for sample in samples) / _MIB for samples in thirds
+                fmean(sample.memory[component.name] for sample in samples) / MIB for samples in thirds
             )
-            found[component.name] = Trend(first, second, third, self.peak_mib(component.name))
-        return found
-
-    def by_minute(self, name: str) -> list[float]:
-        """The mean of each minute, in MiB."""
-        minutes: dict[int, list[int]] = {}
-        for sample in self.samples:
-            minutes.setdefault(int(sample.at_seconds // 60), []).append(sample.memory[name])
-        return [fmean(each) / _MIB for _, each in sorted(minutes.items())]
+            trends[component.name] = MemoryTrend(first, second, third, self.peak_mib(component.name))
+        return trends
 
     def peak_mib(self, name: str) -> float:
-        return max((sample.memory[name] for sample in self.samples), default=0) / _MIB
+        return max((sample.memory[name] for sample in self.samples), default=0) / MIB
 
     @property
     def shared_mib(self) -> float:
-        """How much of the shared buffers has been touched in the end."""
-        return self.samples[-1].shared / _MIB if self.samples else 0.0
+        """Shared memory in use at the end."""
+        return self.samples[-1].shared / MIB if self.samples else 0.0
 
-    def _look_until_the_end(self) -> None:
+    def _sample_until_stopped(self) -> None:
         try:
-            self._look()
+            while True:
+                self._sample()
+                next_at = self._began + len(self.samples) * INTERVAL_SECONDS
+                if self._stopping.wait(max(next_at - time.monotonic(), 0.0)):
+                    return
         except Exception as error:
-            # It is a thread of its own: what ends it is seen by nobody otherwise.
-            self.failure = error
+            # An exception in a thread is not raised in the caller: `gaps` reports it.
+            self.error = error
 
-    def _look(self) -> None:
-        while True:
-            at_seconds = time.monotonic() - self._began
-            memory, shared = {}, 0
-            for component in self.components:
-                own, of_all = self._memory_of(component)
-                memory[component.name] = own
-                shared += of_all
-            self.samples.append(Sample(at_seconds, memory, shared))
-            if self._ending.wait(
-                max(self._began + len(self.samples) * EVERY_SECONDS - time.monotonic(), 0.0)
-            ):
-                return
+    def _sample(self) -> None:
+        at_seconds = time.monotonic() - self._began
+        memory, shared = {}, 0
+        for component in self.components:
+            private, shared_part = self._memory_of(component)
+            memory[component.name] = private
+            shared += shared_part
+        self.samples.append(MemorySample(at_seconds, memory, shared))
 
     def _memory_of(self, component: ComponentStatus) -> tuple[int, int]:
-        """Bytes of its own, and of shared memory."""
-        own, shared = 0, 0
+        """Return bytes of private and of shared memory."""
         try:
             process = psutil.Process(component.pid or 0)
-            family = [process, *process.children(recursive=True)]
+            processes = [process, *process.children(recursive=True)]
         except psutil.NoSuchProcess:
-            self.lost.add(component.name)
+            self.ended.add(component.name)
             return 0, 0
-        for member in family:
-            pss = _proportional_set(member.pid)
-            own += pss.get("Pss_Anon", 0) + pss.get("Pss_File", 0)
-            shared += pss.get("Pss_Shmem", 0)
-        return own, shared
+        sizes = [_proportional_set_sizes(each.pid) for each in processes]
+        private = sum(size.get("Pss_Anon", 0) + size.get("Pss_File", 0) for size in sizes)
+        return private, sum(size.get("Pss_Shmem", 0) for size in sizes)
 
 
 @dataclass(frozen=True)
-class Disk:
-    """Bytes below ORDERS_HOME: PostgreSQL's tables, its write-ahead log, Temporal's database, the logs."""
+class DiskUsage:
+    """Bytes below ORDERS_HOME."""
 
     tables: int
     wal: int
@@ -199,33 +179,25 @@ class Disk:
             logs=_size(layout.logs),
         )
 
-    def since(self, before: "Disk") -> "Disk":
-        return Disk(
-            self.tables - before.tables,
-            self.wal - before.wal,
-            self.temporal - before.temporal,
-            self.logs - before.logs,
-        )
 
-
-def _proportional_set(pid: int) -> dict[str, int]:
-    """The `Pss` lines of a process in bytes; empty when it has ended meanwhile."""
+def _proportional_set_sizes(pid: int) -> dict[str, int]:
+    """Return the `Pss` values of a process in bytes; empty when it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return {}
-    parts = (line.split() for line in lines if line.startswith("Pss"))
-    return {name.rstrip(":"): int(kilobytes) * 1024 for name, kilobytes, *_ in parts}
+    fields = (line.split() for line in lines if line.startswith("Pss"))
+    return {name.rstrip(":"): int(kilobytes) * 1024 for name, kilobytes, *_ in fields}
 
 
 def _size(directory: Path) -> int:
-    """Bytes of the files below it. Files come and go while a server runs."""
+    """Return the bytes of all files below a directory of a running server."""
     total = 0
     for path in directory.rglob("*"):
         try:
             status = path.lstat()
         except FileNotFoundError:
             continue
-        # A file with holes takes less than its length.
+        # A sparse file uses fewer blocks than its length.
         total += min(status.st_size, status.st_blocks * 512)
     return total

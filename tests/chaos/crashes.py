@@ -26,13 +26,13 @@ import psutil
 from temporalio.service import RPCError, RPCStatusCode
 
 from db.database import Database, Row
-from loadtest.proofs.async_load import DriveReport, drive, outcomes
 from orchestrator.audit import AuditReport, audit
 from orchestrator.embedded import Stack
 from orchestrator.embedded.process_wait import wait_until_ended
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
 from orchestrator.workflow_ids import order_workflow_id
+from tests.async_load import LoadReport, send_orders, wait_for_outcomes
 from tests.ports import free_port_base
 
 ORDERS = 150
@@ -288,7 +288,7 @@ async def run_crash(site: Site, crash: Crash, *, orders: int = ORDERS, rate: flo
             await operator.terminate(order_id)
 
     driving = asyncio.create_task(
-        drive(
+        send_orders(
             site.settings.api_url,
             run_id=run_id,
             rate=rate,
@@ -302,7 +302,9 @@ async def run_crash(site: Site, crash: Crash, *, orders: int = ORDERS, rate: flo
     seen_broken = await crash.strike(site)
     recovery_seconds = time.monotonic() - began
     report = await driving
-    finished = await outcomes(site.settings.api_url, report.acknowledged, time_budget_seconds=DRAIN_SECONDS)
+    finished = await wait_for_outcomes(
+        site.settings.api_url, report.acknowledged, timeout_seconds=DRAIN_SECONDS
+    )
     lost = [order_id for order_id in report.acknowledged if order_id not in finished]
     audited, times, late = await audit_run(site, run_id, report, crashed_at)
     return Aftermath(
@@ -314,8 +316,8 @@ async def run_crash(site: Site, crash: Crash, *, orders: int = ORDERS, rate: flo
         recovery_seconds=recovery_seconds,
         last_in_flight_seconds=float(times["last_in_flight_seconds"] or 0),
         slowest_seconds=float(times["slowest_seconds"] or 0),
-        shed=report.shed,
-        generator_lag_ms=sorted(report.lag_ms)[-1 - len(report.lag_ms) // 100],
+        shed=report.rejected,
+        generator_lag_ms=sorted(report.send_delay_ms)[-1 - len(report.send_delay_ms) // 100],
         audit=audited,
         broken_promises=seen_broken + broken_promises(crash, report, lost, audited, late),
     )
@@ -341,7 +343,7 @@ class Operator:
 
 
 async def audit_run(
-    site: Site, run_id: str, report: DriveReport, crashed_at: datetime
+    site: Site, run_id: str, report: LoadReport, crashed_at: datetime
 ) -> tuple[AuditReport, Row, list[Row]]:
     """The audit, once Temporal's list shows every workflow of the run as closed; the books' times; and
     the late orders with their stories."""
@@ -378,7 +380,7 @@ group by o.order_id
 
 
 def broken_promises(
-    crash: Crash, report: DriveReport, lost: list[str], audited: AuditReport, late: list[Row]
+    crash: Crash, report: LoadReport, lost: list[str], audited: AuditReport, late: list[Row]
 ) -> list[str]:
     """What is not as promised, one sentence each; empty when everything is."""
     broken = [f"{order_id} was never acknowledged: {why}" for order_id, why in report.failures.items()]

@@ -16,12 +16,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from loadtest.proofs.async_load import drive, outcomes
 from orchestrator.embedded import Stack, Stage, components, postgres
 from orchestrator.embedded.layout import Layout, stack_environment
 from orchestrator.errors import StackError
 from orchestrator.operations import backup
 from orchestrator.settings import Settings
+from tests.async_load import send_orders, wait_for_outcomes
 from tests.chaos.crashes import set_faults
 from tests.command_line import CommandLine
 from tests.live import eventually
@@ -102,7 +102,7 @@ async def test_every_order_of_a_backup_reaches_its_outcome(homes, monkeypatch):
 
     monkeypatch.setattr(backup, "_copy_running_postgres", copy_later)
     driving = asyncio.create_task(
-        drive(settings.api_url, run_id="kept", rate=RATE, count=ORDERS, action=note)
+        send_orders(settings.api_url, run_id="kept", rate=RATE, count=ORDERS, action=note)
     )
     await asyncio.to_thread(eventually, lambda: len(acknowledged) >= BEFORE)
     before = list(acknowledged)
@@ -111,7 +111,7 @@ async def test_every_order_of_a_backup_reaches_its_outcome(homes, monkeypatch):
     report = await driving
     assert report.failures == {}
     # The running stack is not affected.
-    assert len(await outcomes(settings.api_url, report.acknowledged, time_budget_seconds=60)) == ORDERS
+    assert len(await wait_for_outcomes(settings.api_url, report.acknowledged, timeout_seconds=60)) == ORDERS
     stack.down()
     shutil.rmtree(settings.home)
 
@@ -120,7 +120,7 @@ async def test_every_order_of_a_backup_reaches_its_outcome(homes, monkeypatch):
     backup.restore(without_screens(again), file, force=False, report=ignore)
     stack = without_screens(again)
     stack.up(bound=True)
-    finished = await outcomes(again.api_url, before, time_budget_seconds=60)
+    finished = await wait_for_outcomes(again.api_url, before, timeout_seconds=60)
     assert sorted(finished) == sorted(before)
     await asyncio.to_thread(eventually, lambda: count(again, "state < 'completed'") == 0, 60)
     # Some orders were in progress in the backup and finished after the restore.
@@ -130,8 +130,8 @@ async def test_every_order_of_a_backup_reaches_its_outcome(homes, monkeypatch):
     code, said = await CommandLine(environment).run("audit")
     assert code == 0, said
     # The restored system accepts new orders.
-    more = await drive(again.api_url, run_id="new", rate=RATE, count=6)
-    assert len(await outcomes(again.api_url, more.acknowledged, time_budget_seconds=60)) == 6
+    more = await send_orders(again.api_url, run_id="new", rate=RATE, count=6)
+    assert len(await wait_for_outcomes(again.api_url, more.acknowledged, timeout_seconds=60)) == 6
     with pytest.raises(StackError, match="A stack is running"):
         backup.restore(stack, file, force=True, report=ignore)
 

@@ -62,7 +62,7 @@ def test_a_search_ends_with_a_broken_invariant(load_test: LoadTest) -> None:
         code, output = searched(load_test, api)
 
     assert code == 4, output
-    assert "ended     the books broke at 20/s, see run search-1" in output
+    assert "ended     invariant broken at 20/s, see run search-1" in output
     assert not (load_test.home / "reports" / "search-2").exists()
 
 

@@ -16,15 +16,15 @@ from loadtest.generator.arrivals import OpenLoop, due_times, planned_orders, sha
 from loadtest.generator.survival import SurvivalCurve
 from loadtest.options import RunOptions, Stage
 from loadtest.proofs.capacity import (
-    LATE_AGAIN,
+    RETRY_LATE_ALLOWANCE,
     Finding,
     Probe,
-    Search,
+    SearchPlan,
     capacity_of,
+    capacity_text,
     finding_of,
-    in_words,
     search,
-    write,
+    write_results,
 )
 from loadtest.verdict.slo import SloVerdict, evaluate_slo, orders_needed
 from orchestrator.errors import UsageError
@@ -158,7 +158,7 @@ def test_how_many_orders_prove_a_target() -> None:
 
 @given(st.floats(2, 100), st.sampled_from([0.9, 0.95, 0.99]), st.sampled_from([1, 4]))
 def test_a_probe_is_long_enough_for_some_late_orders(rate: float, target: float, late: int) -> None:
-    plan = Search(least=2, most=100, precision=0.1, seconds=1, target=target)
+    plan = SearchPlan(min_rate=2, max_rate=100, precision=0.1, seconds=1, target=target)
     planned = options(rate=rate, duration=f"{plan.probe_seconds(rate, late)}s").orders_at_rate
     assert evaluate_slo(planned, late, target).verdict is SloVerdict.MET
 
@@ -174,13 +174,13 @@ def _probe(capacity: float, rate: float) -> Probe:
     return _found(rate, Finding.HELD if rate <= capacity else Finding.BREACHED)
 
 
-def searched(plan: Search, probe: Callable[[float, int], Probe]) -> list[Probe]:
+def searched(plan: SearchPlan, probe: Callable[[float, int], Probe]) -> list[Probe]:
     return search(plan, probe, lambda _: None, lambda: None)
 
 
 @given(st.floats(2, 99))
 def test_the_search_finds_the_capacity(capacity: float) -> None:
-    plan = Search(least=2, most=100, precision=0.1, seconds=30, target=0.99)
+    plan = SearchPlan(min_rate=2, max_rate=100, precision=0.1, seconds=30, target=0.99)
     probes = searched(plan, lambda rate, _: _probe(capacity, rate))
     found = capacity_of(probes)
     assert found is not None
@@ -189,38 +189,40 @@ def test_the_search_finds_the_capacity(capacity: float) -> None:
 
 
 def test_the_search_ends_when_the_answer_is_clear() -> None:
-    plan = Search(least=2, most=10, precision=0.1, seconds=30, target=0.99)
+    plan = SearchPlan(min_rate=2, max_rate=10, precision=0.1, seconds=30, target=0.99)
     nothing_holds = searched(plan, lambda rate, _: _probe(0, rate))
     assert [probe.rate for probe in nothing_holds] == [2]
     assert capacity_of(nothing_holds) is None
     everything_holds = searched(plan, lambda rate, _: _probe(1_000, rate))
     assert everything_holds[-1].rate == 10
-    assert in_words(everything_holds, 2) == "10 orders/s"
-    assert in_words(nothing_holds, 2) == "below 2 orders/s"
+    assert capacity_text(everything_holds, 2) == "10 orders/s"
+    assert capacity_text(nothing_holds, 2) == "below 2 orders/s"
 
 
 def test_a_probe_that_decides_nothing_is_made_again_and_longer() -> None:
-    plan = Search(least=8, most=18, precision=0.1, seconds=30, target=0.99)
+    plan = SearchPlan(min_rate=8, max_rate=18, precision=0.1, seconds=30, target=0.99)
 
     def probe(rate: float, late: int) -> Probe:
         """Up to 10/s is held when there is time to see it, and up to 15/s nobody can tell."""
-        decides = rate > 15 or (rate <= 10 and late == LATE_AGAIN)
+        decides = rate > 15 or (rate <= 10 and late == RETRY_LATE_ALLOWANCE)
         return _probe(10, rate) if decides else _found(rate, Finding.UNDECIDED, ExitCode.NOT_PROVEN)
 
     probes = searched(plan, probe)
     assert [probe.rate for probe in probes[:4]] == [8, 8, 12, 12]
-    assert in_words(probes, 8) == "9.8 orders/s, undecided at 10.3, 10.8, 12"
+    assert capacity_text(probes, 8) == "9.8 orders/s, undecided at 10.3, 10.8, 12"
 
 
 def test_a_search_says_which_rate_was_breached() -> None:
-    plan = Search(least=8, most=100, precision=0.1, seconds=30, target=0.99)
-    assert in_words(searched(plan, lambda rate, _: _probe(10, rate)), 8) == "9.8 orders/s, breached at 10.3"
+    plan = SearchPlan(min_rate=8, max_rate=100, precision=0.1, seconds=30, target=0.99)
+    assert (
+        capacity_text(searched(plan, lambda rate, _: _probe(10, rate)), 8) == "9.8 orders/s, breached at 10.3"
+    )
     nothing = searched(plan, lambda rate, _: _found(rate, Finding.UNDECIDED, ExitCode.NOT_PROVEN))
-    assert in_words(nothing, 8) == "unknown, undecided at 8"
+    assert capacity_text(nothing, 8) == "unknown, undecided at 8"
 
 
 def test_an_invalid_probe_is_made_again_when_the_machine_has_recovered() -> None:
-    plan = Search(least=2, most=2, precision=0.1, seconds=30, target=0.99)
+    plan = SearchPlan(min_rate=2, max_rate=2, precision=0.1, seconds=30, target=0.99)
     invalid, held = _found(2, Finding.UNDECIDED, ExitCode.INVALID_RUN), _probe(9, 2)
     made, recovered = [invalid, held], []
     assert search(plan, lambda *_: made.pop(0), lambda _: None, lambda: recovered.append(1)) == [
@@ -230,7 +232,7 @@ def test_an_invalid_probe_is_made_again_when_the_machine_has_recovered() -> None
     assert len(recovered) == 1
     again = searched(plan, lambda *_: invalid)
     assert again == [invalid, invalid]
-    assert again[-1].ends_the_search == "the run at 2/s was invalid and says nothing, see run p"
+    assert again[-1].stop_reason == "the run at 2/s was invalid, see run p"
 
 
 @pytest.mark.parametrize(
@@ -273,10 +275,9 @@ def test_moments_of_a_life_are_drawn_from_what_orders_live(mean: float) -> None:
 
 
 def test_the_capacity_is_drawn(tmp_path: Path) -> None:
-    plan = Search(least=2, most=20, precision=0.2, seconds=30, target=0.99)
+    plan = SearchPlan(min_rate=2, max_rate=20, precision=0.2, seconds=30, target=0.99)
     probes = searched(plan, lambda rate, _: _probe(9, rate))
-    files = {file.name: file for file in write(probes, plan, 15.0, tmp_path / "c")}
-    assert files["capacity.png"].read_bytes().startswith(b"\x89PNG")
+    files = {file.name: file for file in write_results(probes, plan, 15.0, tmp_path / "c")}
     page = files["capacity.html"].read_text()
     assert "late, %" in page
     assert "p99, s" in page

@@ -1,4 +1,4 @@
-"""What takes longer the more orders there are, over an invented history in a database of its own."""
+"""Measurements of operations: the restart of the stack, and the audit of a long history."""
 
 import asyncio
 import statistics
@@ -13,38 +13,49 @@ from psycopg import sql
 
 from db.audit import audit_database
 from db.database import Database
-from loadtest.bench.measures import Bench, Row
+from loadtest.bench.harness import Bench, Row
 from loadtest.bench.seed import seed
 from orchestrator.embedded.migrations import migrate
 from orchestrator.settings import Settings
 
+ROUNDS = 3
 AUDITED_ORDERS = 100_000
-AUDIT_ROUNDS = 3
+
+
+async def restart(bench: Bench) -> list[Row]:
+    """Measure the start of a stopped stack that has data."""
+    seconds = []
+    for _ in range(ROUNDS):
+        await asyncio.to_thread(bench.stack.down)
+        began = time.perf_counter()
+        await asyncio.to_thread(bench.stack.up)
+        seconds.append(time.perf_counter() - began)
+    return [
+        Row("start of a stopped stack with data, median", f"{statistics.median(seconds):.1f} s", "under 10 s")
+    ]
 
 
 async def audit_sql(bench: Bench) -> list[Row]:
-    """The audit without its comparison with Temporal, over everything."""
-    with _own_database(bench.settings) as url:
-        await asyncio.to_thread(seed, url, AUDITED_ORDERS, progress=_unheard)
+    """Measure the audit of a seeded history, without its comparison with Temporal."""
+    with _temporary_database(bench.settings) as url:
+        await asyncio.to_thread(seed, url, AUDITED_ORDERS, progress=lambda _: None)
         seconds = []
         async with Database(url, application_name="bench") as database:
-            for _ in range(AUDIT_ROUNDS):
+            for _ in range(ROUNDS):
                 began = time.perf_counter()
-                audited = await audit_database(database)
+                report = await audit_database(database)
                 seconds.append(time.perf_counter() - began)
     return [
         Row(
-            "orders audited, SQL part",
-            f"{audited.judged:,}, {len(audited.violations)} violations",
-            "0 violations",
+            "orders audited in SQL", f"{report.judged:,}, {len(report.violations)} violations", "0 violations"
         ),
-        Row("the audit's SQL part, median", f"{statistics.median(seconds):.1f} s", "under 5 s"),
+        Row("audit in SQL, median", f"{statistics.median(seconds):.1f} s", "under 5 s"),
     ]
 
 
 @contextmanager
-def _own_database(settings: Settings) -> Iterator[str]:
-    """The URL of a migrated database beside the books, which is dropped afterwards."""
+def _temporary_database(settings: Settings) -> Iterator[str]:
+    """Create a migrated database on the server of the order database; drop it at the end."""
     name = f"bench_{uuid4().hex[:8]}"
     url = urlunsplit(urlsplit(settings.order_database_url)._replace(path=f"/{name}"))
     _execute(settings, sql.SQL("create database {}").format(sql.Identifier(name)))
@@ -58,7 +69,3 @@ def _own_database(settings: Settings) -> Iterator[str]:
 def _execute(settings: Settings, statement: sql.Composed) -> None:
     with psycopg.connect(settings.order_database_url, autocommit=True) as connection:
         connection.execute(statement)
-
-
-def _unheard(_: str) -> None:
-    return None
