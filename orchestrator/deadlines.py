@@ -1,12 +1,12 @@
-"""Deadline arithmetic: how long each step of an order may take. Pure functions of times.
+"""Deadline arithmetic: until when each step of an order may start an attempt. Pure functions of times.
 
-An order has `limit` from acceptance to outcome. A step may use all the time that remains, less what
-the steps after it need to succeed and less what is kept back for compensation, so that one unlucky
-step is not cut short while there is time, and nothing is charged that could not be shipped or undone.
+An order has `limit` from acceptance to outcome. A step may use all the remaining time, except the time that later
+steps need to succeed and the time reserved for compensation. So a slow step is not cut short while there is time,
+and no payment is charged that could neither be shipped nor refunded in time.
 
-    accepted_at                                                              deadline_at
-    |-- receive, validate, review --|-- charge --|-- prepare --|-- dispatch --|-- undo --|-- finish |
-                                    ^ not_after(REVIEW)
+    accepted_at                                                               deadline_at
+    |-- receive, validate, review --|-- charge --|-- prepare --|-- dispatch --|-- compensate, finish --|
+                                    ^ not_after(REVIEW)                       ^ abort_at
                                                  ^ not_after(CHARGE)   ... and so on
 """
 
@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from db.domain import Step
 
 ATTEMPT_TIMEOUT = timedelta(milliseconds=200)
-"""How long one outside call may take before it counts as hanging (docs/decisions/0003)."""
+"""Timeout of one gateway call (docs/decisions/0003)."""
 
 STEP_NEEDS: dict[Step, timedelta] = {
     Step.RECEIVE: timedelta(milliseconds=800),
@@ -26,21 +26,21 @@ STEP_NEEDS: dict[Step, timedelta] = {
     Step.PREPARE: timedelta(milliseconds=800),
     Step.DISPATCH: timedelta(milliseconds=800),
 }
-"""Time kept free for each step by the steps before it: about the third quartile of a step's duration
-when two of three calls fail, plus the hand-over between workers."""
+"""Time that earlier steps leave for each step: about the third quartile of its duration when two of three calls
+fail, plus the hand-over between workers."""
 
 COMPENSATION_NEED = timedelta(milliseconds=3_000)
-"""Time kept back to refund and recall, which run side by side."""
+"""Time reserved for the refund and the recall, which run in parallel."""
 
 FINISH_NEED = timedelta(milliseconds=250)
-"""Time kept back to write the outcome."""
+"""Time reserved to store the outcome."""
 
-_FORWARD = tuple(STEP_NEEDS)
+_FORWARD_STEPS = tuple(STEP_NEEDS)
 
 
 @dataclass(frozen=True)
 class OrderDeadlines:
-    """The time of one order. All moments are aware UTC datetimes."""
+    """The deadlines of one order. All times are aware UTC datetimes."""
 
     accepted_at: datetime
     limit: timedelta
@@ -51,22 +51,20 @@ class OrderDeadlines:
 
     @property
     def abort_at(self) -> datetime:
-        """When an order that has not been dispatched must be turned back to be undone in time.
+        """When an order that is not dispatched must be aborted, so that it is compensated by `deadline_at`.
 
-        The moments kept back shrink in proportion when the limit itself is shorter than they are.
+        If the limit is shorter than all reserved times together, they shrink in proportion.
         """
         return self.deadline_at - self._scaled(COMPENSATION_NEED + FINISH_NEED)
 
     def not_after(self, step: Step) -> datetime:
-        """The moment after which no attempt of a forward step may start.
-
-        Raises KeyError for a compensation: those never give up.
-        """
+        """When the last attempt of a forward step may start. Raises KeyError for a compensation, which has no
+        limit."""
         _ = STEP_NEEDS[step]
-        later_steps = _FORWARD[_FORWARD.index(step) + 1 :]
+        later_steps = _FORWARD_STEPS[_FORWARD_STEPS.index(step) + 1 :]
         needs = sum((STEP_NEEDS[later] for later in later_steps), start=timedelta(0))
         return self.abort_at - self._scaled(needs) - ATTEMPT_TIMEOUT
 
     def _scaled(self, need: timedelta) -> timedelta:
-        whole = sum(STEP_NEEDS.values(), start=timedelta(0)) + COMPENSATION_NEED + FINISH_NEED
-        return need * min(1.0, self.limit / (whole + ATTEMPT_TIMEOUT))
+        total = sum(STEP_NEEDS.values(), start=timedelta(0)) + COMPENSATION_NEED + FINISH_NEED
+        return need * min(1.0, self.limit / (total + ATTEMPT_TIMEOUT))

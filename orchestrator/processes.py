@@ -1,7 +1,6 @@
-"""The long-running processes, without the command line around them: `python -m orchestrator.processes`.
+"""Entry point of the long-running processes: `python -m orchestrator.processes worker KIND` or `api`.
 
-The stack starts them so, because each would otherwise pay for the imports of the whole command line
-before it serves: half a second of CPU, five times over, at every start.
+The stack uses it instead of the command line, whose imports cost half a second of CPU at each process start.
 """
 
 import argparse
@@ -10,49 +9,49 @@ import gc
 import logging
 import os
 import sys
-from typing import Literal, NoReturn, get_args
+from typing import NoReturn
 
 from orchestrator.errors import OrderSystemError, UsageError
+from orchestrator.exit_codes import ExitCode
 from orchestrator.settings import Settings
-
-WorkerKind = Literal["order", "shipping", "all"]
+from orchestrator.worker.kind import WorkerKind
 
 
 def run_worker(kind: WorkerKind, name: str | None = None) -> None:
-    """Serves until SIGINT or SIGTERM, then ends the process."""
+    """Serve until SIGINT or SIGTERM, then end the process."""
     from orchestrator.worker import main as worker
 
     async def serve() -> None:
         await worker.run(Settings.load(), kind, name)
-        # Here, where a second SIGTERM is still heard by the loop: it must not look like a death.
-        end_at_once()
+        # Within the event loop, which still handles a second SIGTERM: without it the process would exit with -15.
+        exit_immediately()
 
-    _settle_memory()
+    _freeze_imported_objects()
     asyncio.run(serve())
 
 
 def run_api() -> None:
-    """Serves until SIGINT or SIGTERM, then ends the process."""
+    """Serve until SIGINT or SIGTERM, then end the process."""
     from orchestrator.api import server
 
-    _settle_memory()
+    _freeze_imported_objects()
     server.run(Settings.load())
-    end_at_once()
+    exit_immediately()
 
 
-def _settle_memory() -> None:
-    """Takes what the imports have made out of the garbage collector's sight: it stays for good.
+def _freeze_imported_objects() -> None:
+    """Exclude what the imports created from garbage collection.
 
-    A full collection comes when a quarter as many objects are waiting for it as there were after the last.
-    Finished workflows wait for one, so by that measure they would first fill a quarter of the process.
+    A full collection starts when the number of new objects exceeds a quarter of the surviving ones. With the
+    imported objects among these, finished workflows would fill a quarter of the process's memory first.
     """
     gc.collect()
     gc.freeze()
 
 
-def end_at_once(code: int = 0) -> NoReturn:
-    """Ends a process whose work is done, without the interpreter's own tidying up: the Temporal SDK's
-    threads can make that take seconds, or abort, when a call was in flight."""
+def exit_immediately(code: int = 0) -> NoReturn:
+    """End the process without the interpreter's shutdown: with calls of the Temporal SDK in flight, its threads
+    can delay that by seconds or abort the process."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -63,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     worker = commands.add_parser("worker")
-    worker.add_argument("kind", choices=get_args(WorkerKind))
+    worker.add_argument("kind", type=WorkerKind, choices=list(WorkerKind))
     worker.add_argument("--name")
     commands.add_parser("api")
     options = parser.parse_args()
@@ -72,12 +71,9 @@ def main() -> None:
             run_worker(options.kind, options.name)
         else:
             run_api()
-    except UsageError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        sys.exit(2)
     except OrderSystemError as error:
         print(error, file=sys.stderr)  # noqa: T201
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        sys.exit(ExitCode.WRONG_USAGE if isinstance(error, UsageError) else ExitCode.CRASHED)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The connection to Temporal, read with the SDK's own environment configuration."""
+"""The connection to Temporal, configured by the SDK's own environment variables and profiles."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,13 +16,13 @@ from orchestrator.security.payload_keys import PayloadKeys
 from orchestrator.settings import Settings
 
 RPC_TIMEOUT = timedelta(milliseconds=1_500)
-"""Bound of one request to Temporal, so that the API answers 503 in under 2 s."""
+"""Timeout of one request to Temporal, so that the API returns 503 in under 2 s."""
 
 KEEP_ALIVE = KeepAliveConfig(interval_millis=11_000, timeout_millis=6_000)
-"""When a silent connection is given up and made anew. The SDK's own 30 s and 15 s keep a worker away for up
-to a minute after a network failure; more often than every 10 s the server does not let itself be asked."""
+"""gRPC keepalive. With the SDK's defaults of 30 s and 15 s a worker reconnects up to a minute after a network
+failure; the server rejects pings more often than every 10 s."""
 
-_AWAY = (
+_UNAVAILABLE = (
     RPCStatusCode.UNAVAILABLE,
     RPCStatusCode.DEADLINE_EXCEEDED,
     RPCStatusCode.CANCELLED,
@@ -39,11 +39,11 @@ async def connect(
     retry_config: RetryConfig | None = None,
     interceptors: Sequence[Interceptor] = (),
 ) -> Client:
-    """Connects to the configured server: TLS, API key and profile come from `TEMPORAL_*`.
+    """Connect to the configured server: TLS, API key and profile come from `TEMPORAL_*`.
 
-    What it sends is encrypted when there are `PAYLOAD_KEYS`. With `lazy`, the connection is made on first
-    use. `retry_config` says how long a call is repeated while nobody answers: 10 s by default. Raises
-    TemporalUnavailable when the server does not answer, and SettingsError.
+    Payloads are encrypted if `PAYLOAD_KEYS` is set. With `lazy`, the client connects at the first call.
+    `retry_config` limits how long a call is retried: 10 s by default. Raises TemporalUnavailable and
+    SettingsError.
     """
     with temporal_errors():
         return await Client.connect(
@@ -59,11 +59,10 @@ async def connect(
 
 
 def connection(settings: Settings) -> ClientConnectConfig:
-    """Where and how to connect. What the settings name outweighs the profile.
+    """Return the connection parameters. Settings take precedence over the profile.
 
-    The embedded server is met as it was started: a profile that lies about for other programs must not turn
-    its clients elsewhere, or add a key. Raises SettingsError when the profile cannot be read or has no
-    address.
+    For the embedded server the profile is ignored: one that other programs use must not redirect its clients or
+    add an API key. Raises SettingsError if the profile cannot be read or has no address.
     """
     if settings.uses_embedded_temporal:
         return {"target_host": settings.temporal_target, "namespace": settings.temporal_namespace}
@@ -85,30 +84,31 @@ def connection(settings: Settings) -> ClientConnectConfig:
 
 @contextmanager
 def temporal_errors() -> Iterator[None]:
-    """Turns the SDK's words for 'no server there' into TemporalUnavailable; other errors pass through.
+    """Translate the SDK's connection errors into TemporalUnavailable; other errors pass through.
 
-    So a NOT_FOUND that passes is about what was asked for. A server that has just come up does not know its
-    namespace yet, and says so with the same status: that is one who is away.
+    A server that has just started returns NOT_FOUND for its namespace: that counts as unavailable. Any other
+    NOT_FOUND is about the requested object.
     """
     try:
         yield
     except RPCError as error:
-        if error.status in _AWAY or _knows_no_namespace(error):
+        if error.status in _UNAVAILABLE or _is_namespace_unknown(error):
             raise TemporalUnavailable from error
         raise
     except RuntimeError as error:
-        # What `Client.connect` and lazy clients raise when there is nobody to connect to.
+        # `Client.connect` and lazy clients raise RuntimeError when they cannot connect.
         if "connect" in str(error).lower() or "transport" in str(error).lower():
             raise TemporalUnavailable from error
         raise
 
 
 def is_not_ready(error: RPCError) -> bool:
-    """Whether a running workflow was not asked at all, because its task has just failed and is to be done
-    again: then it can be asked again in a moment."""
+    """Return whether a query or update was not delivered because the workflow task failed and is being retried.
+
+    The call can be retried shortly."""
     return any(detail.Is(WorkflowNotReadyFailure.DESCRIPTOR) for detail in error.grpc_status.details)
 
 
-def _knows_no_namespace(error: RPCError) -> bool:
+def _is_namespace_unknown(error: RPCError) -> bool:
     details = error.grpc_status.details
     return any(detail.Is(NamespaceNotFoundFailure.DESCRIPTOR) for detail in details)

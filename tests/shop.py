@@ -17,7 +17,8 @@ from orchestrator.gateways.fault_injection import ProfileFaultInjector
 from orchestrator.gateways.protocols import Gateways
 from orchestrator.gateways.simulated import simulated_gateways
 from orchestrator.messages import OrderRequest, OrderResult
-from orchestrator.worker.main import ActivitySet, order_worker, shipping_worker
+from orchestrator.worker.activity_set import ActivitySet
+from orchestrator.worker.factory import order_worker, shipping_worker
 from orchestrator.workflow_ids import order_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
@@ -91,7 +92,7 @@ async def open_shop(
     *,
     name: str = "shop",
     repository: Callable[[Database, str], OrderRepository] = OrderRepository,
-    activities: ActivitySetFactory = ActivitySet.open,
+    activities: ActivitySetFactory = ActivitySet.create,
 ) -> AsyncIterator[Shop]:
     """Runs an order worker and a shipping worker on queues of their own until the block ends."""
     run_id = f"{name}-{uuid4().hex[:8]}"

@@ -18,7 +18,7 @@ from temporalio.worker import Worker
 
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
-from orchestrator.worker.main import STICKY_TIMEOUT, WORKFLOW_RUNNER
+from orchestrator.worker.factory import STICKY_TIMEOUT, WORKFLOW_RUNNER
 
 ORDER_QUEUE = "baseline-order-tq"
 SHIPPING_QUEUE = "baseline-shipping-tq"

@@ -17,7 +17,7 @@ from orchestrator.cli import stack as stack
 from orchestrator.cli.output import print_error
 from orchestrator.errors import OrderSystemError, RequestMalformed, UsageError
 from orchestrator.exit_codes import ExitCode
-from orchestrator.processes import end_at_once
+from orchestrator.processes import exit_immediately
 
 app = typer.Typer(
     name="orders",
@@ -33,7 +33,7 @@ for module in (stack, orders, operations, maintenance, keys):
 def main() -> NoReturn:
     """Run the command of `sys.argv` and end the process with its exit code."""
     # A command that used the Temporal SDK can otherwise abort at interpreter exit with another code.
-    end_at_once(run(sys.argv[1:]))
+    exit_immediately(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:

@@ -2,7 +2,6 @@
 
 import json
 import os
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,16 +12,11 @@ from orchestrator.cli.output import AsJson, audit_report, console, echo, print_j
 from orchestrator.errors import OrderSystemError, ServiceUnavailable, UsageError
 from orchestrator.exit_codes import ExitCode
 from orchestrator.rest_client import Json, RestClient
+from orchestrator.worker.kind import WorkerKind
 
 faults = typer.Typer(help="Show or change what the simulated outside world does wrong.")
 
 Run = Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only orders of this run.")]
-
-
-class WorkerKind(StrEnum):
-    ORDER = "order"
-    SHIPPING = "shipping"
-    ALL = "all"
 
 
 def register(app: typer.Typer) -> None:
@@ -153,7 +147,7 @@ def worker(
     """Run a worker process until SIGINT or SIGTERM."""
     from orchestrator.processes import run_worker
 
-    run_worker(kind.value, name)
+    run_worker(kind, name)
 
 
 def api() -> None:

@@ -1,8 +1,7 @@
-"""Keeps the event log in order: partitions for the days to come, and old ones dropped.
+"""Maintains the partitions of the event log: creates those of the coming days and drops expired ones.
 
-A loop in every order worker, like the reconciler: they are the ones who write events, they run wherever the
-system runs, and nothing else has to be installed. An hour's look that finds nothing costs one query; of
-several workers that look at once only one acts.
+Every order worker runs this loop, so no other scheduler has to be installed. A pass with nothing to do costs one
+query. If several workers run a pass at once, an advisory lock lets one of them act.
 """
 
 import asyncio
@@ -15,9 +14,9 @@ from db.maintenance.retention import RetentionRejected, drop_expired, ensure_par
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.settings import Settings
 
-LOOK_EVERY_SECONDS = 3600.0
-LOOK_AGAIN_SECONDS = 60.0
-"""After a look that could not be made, or left something to do."""
+INTERVAL_SECONDS = 3600.0
+RETRY_SECONDS = 60.0
+"""After a pass that failed or left something to do."""
 
 log = structlog.get_logger()
 
@@ -28,28 +27,31 @@ class EventMaintenance:
         self._database = database
 
     async def prepare(self) -> bool:
-        """Makes the partitions of the days ahead; call it before events are written. False when that cannot
-        be just now: then events go into the open partition, and the next look sees to it."""
+        """Create the partitions of the coming days; call it before events are written.
+
+        Returns False if that is not possible now. Events then go into the default partition, and the next pass
+        tries again.
+        """
         try:
-            made = await ensure_partitions(self._database)
+            created = await ensure_partitions(self._database)
         except (ServiceUnavailable, RetentionRejected) as error:
-            log.warning("partitions could not be made", error=str(error))
+            log.warning("cannot create event partitions", error=str(error))
             return False
-        if made is None:
-            log.info("the open partition has filled up, and is given an end")
+        if created is None:
+            log.info("the default event partition is full and gets an upper bound")
             return False
-        if made:
-            log.info("partitions made", partitions=made)
+        if created:
+            log.info("event partitions created", partitions=created)
         return True
 
     async def run(self) -> None:
-        """Looks forever, about once an hour."""
+        """Run a pass every hour, forever."""
         while True:
-            is_done = await self.look()
-            await asyncio.sleep(LOOK_EVERY_SECONDS if is_done else LOOK_AGAIN_SECONDS)
+            is_done = await self.run_once()
+            await asyncio.sleep(INTERVAL_SECONDS if is_done else RETRY_SECONDS)
 
-    async def look(self) -> bool:
-        """Makes partitions and drops old ones. Returns whether nothing is left to do."""
+    async def run_once(self) -> bool:
+        """Create partitions and drop expired ones. Return whether nothing is left to do."""
         return await self.prepare() and await self._drop_expired()
 
     async def _drop_expired(self) -> bool:
@@ -59,11 +61,11 @@ class EventMaintenance:
         try:
             report = await drop_expired(self._settings.order_database_url, timedelta(days=days))
         except RetentionRejected as error:
-            log.warning("old events are not dropped", error=str(error))
+            log.warning("expired events are not dropped", error=str(error))
             return True
         except ServiceUnavailable as error:
-            log.warning("old events could not be dropped", error=str(error))
+            log.warning("cannot drop expired events", error=str(error))
             return False
         for partition in report.dropped:
-            log.info("old events dropped", partition=partition.name, bytes=partition.bytes)
+            log.info("expired events dropped", partition=partition.name, bytes=partition.bytes)
         return not report.busy and not report.is_elsewhere

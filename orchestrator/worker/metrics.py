@@ -1,6 +1,6 @@
-"""What Prometheus is told by a worker: the SDK's own figures and ours, through the SDK's exporter.
+"""Prometheus metrics of a worker: those of the Temporal SDK and our own, served by the SDK's exporter.
 
-The names, units and meanings are listed in docs/reference/metrics.md.
+docs/reference/metrics.md lists names, units and meanings.
 """
 
 import asyncio
@@ -26,17 +26,17 @@ from orchestrator.security import bind_policy
 from orchestrator.settings import Settings
 
 WORKER_HEARTBEAT = timedelta(seconds=5)
-MEMORY_SECONDS = 5.0
+MEMORY_INTERVAL_SECONDS = 5.0
 
 _ATTEMPT_SECONDS = "order_attempt_duration_seconds"
-_BUDGET_LEFT = "order_budget_left_seconds"
+_TIME_LEFT = "order_time_left_seconds"
 _TASK_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 15.0]
 _BUCKETS = {
-    # An attempt is given up after 0.25 s.
+    # An attempt times out after 0.2 s.
     _ATTEMPT_SECONDS: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0],
-    # At most 0 left is late.
-    _BUDGET_LEFT: [0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 15.0],
-    # By the SDK's own buckets both end at a second or less.
+    # 0 is a late order.
+    _TIME_LEFT: [0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 15.0],
+    # The SDK's default buckets end at a second or less.
     "temporal_workflow_task_execution_latency": _TASK_SECONDS,
     "temporal_workflow_task_schedule_to_start_latency": _TASK_SECONDS,
 }
@@ -45,33 +45,33 @@ log = structlog.get_logger()
 
 
 class WorkerMetrics:
-    """Our own figures. A counter is there from the start, so that its first event is seen as a rise."""
+    """The order metrics of a worker. Counters start at 0, so that Prometheus sees their first increase."""
 
     def __init__(self, meter: MetricMeter = MetricMeter.noop) -> None:
         self._attempts = meter.create_histogram_float(
-            _ATTEMPT_SECONDS, "Gateways calls as they end, by step and outcome."
+            _ATTEMPT_SECONDS, "Duration of gateway calls, by step and outcome."
         )
-        self._budget_left = meter.create_histogram_float(
-            _BUDGET_LEFT, "How much of its limit an order had left at its outcome; 0 when it was late."
+        self._time_left = meter.create_histogram_float(
+            _TIME_LEFT, "Time left until the deadline at the outcome; 0 for a late order."
         )
         self._reconciled = meter.create_counter(
-            "reconciler_orders", "Orders whose workflow was gone, and which the reconciler took to close."
+            "reconciler_orders",
+            "Orders whose workflow closed without an outcome and that the reconciler finished.",
         )
-        self._failed_looks = meter.create_counter(
-            "reconciler_failed_looks", "Looks for such orders that failed, mostly because a server was away."
+        self._failed_passes = meter.create_counter(
+            "reconciler_failed_passes",
+            "Reconciler passes that failed, usually because a server was unavailable.",
         )
-        self._memory = meter.create_gauge(
-            "process_resident_memory_bytes", "Memory that the process has in use."
-        )
+        self._memory = meter.create_gauge("process_resident_memory_bytes", "Resident memory of the process.")
         self._reconciled.add(0)
-        self._failed_looks.add(0)
-        # Attributes are bound once: it costs more than the recording.
-        self._attempts_by = cache(self._bound_attempts)
-        self._budget_left_by = cache(
-            lambda outcome: self._budget_left.with_additional_attributes({"outcome": outcome})
+        self._failed_passes.add(0)
+        # Binding the attributes costs more than recording a value, so it is done once.
+        self._attempts_by = cache(self._bind_attempts)
+        self._time_left_by = cache(
+            lambda outcome: self._time_left.with_additional_attributes({"outcome": outcome})
         )
 
-    def _bound_attempts(self, step: Step, outcome: str) -> MetricHistogramFloat:
+    def _bind_attempts(self, step: Step, outcome: str) -> MetricHistogramFloat:
         return self._attempts.with_additional_attributes({"step": step.value, "outcome": outcome})
 
     def attempt_ended(self, request: StepRequest, ended: AttemptResult) -> None:
@@ -79,36 +79,36 @@ class WorkerMetrics:
 
     def order_finished(self, result: OrderResult, limit_ms: int) -> None:
         left_ms = max(limit_ms - result.completion_ms, 0)
-        self._budget_left_by(result.outcome.value).record(left_ms / 1000)
+        self._time_left_by(result.outcome.value).record(left_ms / 1000)
 
     def orders_reconciled(self, orders: int) -> None:
         self._reconciled.add(orders)
 
     def reconciler_failed(self) -> None:
-        self._failed_looks.add(1)
+        self._failed_passes.add(1)
 
-    async def follow_memory(self) -> None:
-        """Keeps the gauge of this process's memory up to date, forever."""
+    async def update_memory(self) -> None:
+        """Update the gauge of this process's memory, forever."""
         process = psutil.Process()
         while True:
             self._memory.set(process.memory_info().rss)
-            await asyncio.sleep(MEMORY_SECONDS)
+            await asyncio.sleep(MEMORY_INTERVAL_SECONDS)
 
 
 @contextmanager
 def measured_runtime(settings: Settings, name: str) -> Iterator[Runtime]:
-    """The SDK's runtime of a worker, with its exporter at WORKER_METRICS_PORT of BIND_ADDRESS.
+    """The SDK's runtime of a worker, with a metrics exporter at BIND_ADDRESS:WORKER_METRICS_PORT.
 
-    At port 0 the system chooses one. It is then written, until the end, to a file below ORDERS_HOME which
-    Prometheus reads by itself. Raises UsageError when the port or address cannot be used, or the address
-    needs keys and there are none.
+    With port 0 the system chooses a port. It is written to a file below ORDERS_HOME, where Prometheus discovers
+    it, until the block ends. Raises UsageError if the port or address cannot be used, or if the address needs
+    API keys and there are none.
     """
     bind_policy.require_api_keys(settings, "the worker's metrics")
-    address = _numeric(settings.bind_address)
+    address = _ip_address(settings.bind_address)
     before = _listening_ports()
     port = settings.worker_metrics_port
     exporter = PrometheusConfig(
-        bind_address=f"[{address}]:{port}" if ":" in address else f"{address}:{port}",
+        bind_address=_host_and_port(address, port),
         counters_total_suffix=True,
         unit_suffix=True,
         durations_as_seconds=True,
@@ -126,7 +126,7 @@ def measured_runtime(settings: Settings, name: str) -> Iterator[Runtime]:
         return
     (chosen,) = _listening_ports() - before
     file = settings.metrics_targets / (re.sub(r"[^\w.@-]", "_", name) + ".json")
-    _publish(file, f"[{address}]:{chosen}" if ":" in address else f"{address}:{chosen}", name)
+    _publish(file, _host_and_port(address, chosen), name)
     try:
         yield runtime
     finally:
@@ -138,10 +138,10 @@ def _publish(file: Path, address: str, name: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps([{"targets": [address], "labels": {"component": name}}]))
-        # In one step: Prometheus may be reading it.
+        # Atomic, because Prometheus can be reading the file.
         partial.replace(file)
     except OSError as error:
-        log.warning("address of metrics cannot be written", address=address, error=str(error))
+        log.warning("cannot publish the metrics address", address=address, error=str(error))
     else:
         log.info("metrics served", address=address)
 
@@ -154,9 +154,13 @@ def _listening_ports() -> set[int]:
     }
 
 
-def _numeric(address: str) -> str:
-    """The IP address of a name: the exporter takes no other."""
+def _host_and_port(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _ip_address(address: str) -> str:
+    """Resolve a host name: the exporter only accepts IP addresses."""
     try:
         return str(socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][4][0])
     except OSError as error:
-        raise UsageError(f"BIND_ADDRESS {address} is not an address of this machine") from error
+        raise UsageError(f"BIND_ADDRESS {address} cannot be resolved") from error

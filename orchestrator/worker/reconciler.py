@@ -1,8 +1,8 @@
-"""Finds orders whose workflow is closed and whose books are not, and has each of them closed.
+"""Finds orders whose workflow is closed but that have no outcome, and starts a ReconcileWorkflow for each.
 
-A loop in every order worker, rather than a scheduled workflow: looking costs one indexed query while
-there is nothing to find, where a schedule would cost workflow-history writes at every look. Several
-workers may find the same order; the id of the reconciling workflow lets only one act.
+A loop in every order worker rather than a scheduled workflow: a pass with nothing to do costs one indexed query,
+while a schedule would write workflow history each time. Several workers can find the same order; the id of the
+reconciling workflow lets only one of them start it.
 """
 
 import asyncio
@@ -26,25 +26,25 @@ from orchestrator.workflow_ids import ORDER_WORKFLOW_PREFIX, order_workflow_id, 
 from orchestrator.workflow_lookup import is_running, started_order
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 
-LOOK_EVERY_SECONDS = 1.0
+INTERVAL_SECONDS = 1.0
 
-SEARCH_EVERY_SECONDS = 5.0
-"""How often Temporal is asked for workflows that ended before their order was in the books: seldom, since it
-goes through all that have closed lately (docs/decisions/0011)."""
+SEARCH_INTERVAL_SECONDS = 5.0
+"""How often to search Temporal for workflows that closed before their order was inserted. Temporal scans all
+recently closed workflows for it (docs/decisions/0011)."""
 
-FIRST_LOOK_BEHIND = timedelta(hours=24)
-"""How far back the first look of a worker searches closed workflows for orders that never got into the books:
-as long as Temporal keeps closed workflows by default. What closed while no worker ran is in there."""
+FIRST_SEARCH_WINDOW = timedelta(hours=24)
+"""How far back a worker's first search goes: Temporal's default retention of closed workflows, so that it finds
+those that closed while no worker ran."""
 
-LOOK_OVERLAP = timedelta(minutes=5)
-"""How far each later look reaches behind the last one that succeeded: Temporal lists a workflow a moment
-after it closed, and its clock need not be ours."""
+SEARCH_OVERLAP = timedelta(minutes=5)
+"""How far each search reaches behind the previous one: Temporal lists a closed workflow with a delay, and its
+clock can differ from ours."""
 
-STALE_PAGE = 100
-"""Silent orders whose workflows one look asks for; the next look goes on with the next ones."""
+PAGE_SIZE = 100
+"""Stale orders per pass; the next pass continues with the next page."""
 
-QUIET_SECONDS = 3.0
-"""How long an open order may be silent before its workflow is asked for."""
+STALE_AFTER_SECONDS = 3.0
+"""How long after its last event an order without outcome is checked."""
 
 log = structlog.get_logger()
 
@@ -57,54 +57,53 @@ class Reconciler:
         self._client = client
         self._task_queue = task_queue
         self._metrics = metrics or WorkerMetrics()
-        self._asked_up_to: StaleOrder | None = None
+        self._page_end: StaleOrder | None = None
         self._searched_at: datetime | None = None
-        self._seen: set[str] = set()
+        self._seen_run_ids: set[str] = set()
 
     async def run(self) -> None:
-        """Looks forever, about once a second, whatever happened at the last look."""
+        """Run a pass every second, forever, whether or not the last one failed."""
         search_at = 0.0
         while True:
             try:
                 search = monotonic() >= search_at
-                self._metrics.orders_reconciled(await self.look(search=search))
+                self._metrics.orders_reconciled(await self.run_once(search=search))
                 if search:
-                    search_at = monotonic() + SEARCH_EVERY_SECONDS
+                    search_at = monotonic() + SEARCH_INTERVAL_SECONDS
             except (ServiceUnavailable, RPCError) as error:
                 self._metrics.reconciler_failed()
-                log.warning("reconciler could not look", error=str(error))
+                log.warning("reconciler pass failed", error=str(error))
             except Exception:
-                # Without this loop lost orders would stay lost, and nobody would know.
+                # If this loop ended, orders without a workflow would never be finished.
                 self._metrics.reconciler_failed()
-                log.exception("reconciler could not look")
-            await asyncio.sleep(LOOK_EVERY_SECONDS)
+                log.exception("reconciler pass failed")
+            await asyncio.sleep(INTERVAL_SECONDS)
 
-    async def look(self, *, search: bool = True) -> int:
-        """Starts a reconciling workflow for each orphaned order, and returns how many it started.
+    async def run_once(self, *, search: bool = True) -> int:
+        """Start a reconciling workflow for each orphaned order; return how many were started.
 
-        With `search` also for those that never got into the books, which costs Temporal more.
+        With `search`, also for orders that were never inserted, which costs Temporal more.
         """
         started = 0
-        for order in await self._next_silent():
-            why = await self._how_it_ended(order.order_id)
-            if why is not None:
-                started += await self._reconcile(ReconcileRequest(order.order_id, why, order.run_id))
-        return started + (await self._close_never_opened() if search else 0)
+        for order in await self._next_page():
+            cause = await self._closing_cause(order.order_id)
+            if cause is not None:
+                started += await self._reconcile(ReconcileRequest(order.order_id, cause, order.run_id))
+        return started + (await self._reconcile_never_inserted() if search else 0)
 
-    async def _next_silent(self) -> list[StaleOrder]:
-        """The next page of silent orders, and after the last page the first one again.
+    async def _next_page(self) -> list[StaleOrder]:
+        """Return the next page of stale orders; the first one again after the last.
 
-        Orders that wait for a person are silent and well, so the orphan may be on any page.
+        Orders in a manual review are stale too, so an orphaned order can be on any page.
         """
-        after = self._asked_up_to
-        page = await stale_orders(self._database, QUIET_SECONDS, after=after, limit=STALE_PAGE)
-        self._asked_up_to = page[-1] if len(page) == STALE_PAGE else None
+        page = await stale_orders(self._database, STALE_AFTER_SECONDS, after=self._page_end, limit=PAGE_SIZE)
+        self._page_end = page[-1] if len(page) == PAGE_SIZE else None
         return page
 
-    async def _how_it_ended(self, order_id: str) -> str | None:
-        """How the order's workflow closed; None while it runs."""
-        # Its latest run, and not the one in the books: when an operator resets a workflow, that one is
-        # terminated and the order goes on in another.
+    async def _closing_cause(self, order_id: str) -> str | None:
+        """Return how the order's workflow closed, or None while it runs."""
+        # The latest run, not the stored one: after an operator's reset that one is terminated, and the order
+        # continues in a new run.
         handle = self._client.get_workflow_handle(order_workflow_id(order_id))
         try:
             with temporal_errors():
@@ -117,10 +116,9 @@ class Reconciler:
             return None
         return f"the workflow is {execution.status.name.lower()}"
 
-    async def _close_never_opened(self) -> int:
-        """Does the same for orders whose workflow was ended before they reached the books."""
+    async def _reconcile_never_inserted(self) -> int:
         now = datetime.now(UTC)
-        since = now - FIRST_LOOK_BEHIND if self._searched_at is None else self._searched_at - LOOK_OVERLAP
+        since = now - FIRST_SEARCH_WINDOW if self._searched_at is None else self._searched_at - SEARCH_OVERLAP
         query = (
             "WorkflowType = 'OrderWorkflow' AND ExecutionStatus IN ('Terminated', 'TimedOut', 'Failed')"
             f" AND CloseTime >= '{since.isoformat()}'"
@@ -130,44 +128,46 @@ class Reconciler:
         unseen = [
             (execution.id.removeprefix(ORDER_WORKFLOW_PREFIX), execution)
             for execution in found
-            if execution.run_id not in self._seen
+            if execution.run_id not in self._seen_run_ids
         ]
         known = await audit_database.known_orders(self._database, [order_id for order_id, _ in unseen])
         started = 0
-        unread = set()
+        unreadable = set()
         for order_id, execution in unseen:
             if order_id not in known:
                 try:
-                    request = await self._as_accepted(order_id, execution)
+                    request = await self._never_inserted(order_id, execution)
                 except PayloadUnreadable as error:
-                    # Looked at again and again, until somebody brings the key.
-                    log.warning("order cannot be read", order_id=order_id, error=str(error))
-                    unread.add(execution.run_id)
+                    # Retried at every search, until the key is configured.
+                    log.warning("workflow input cannot be decrypted", order_id=order_id, error=str(error))
+                    unreadable.add(execution.run_id)
                     continue
                 if request is not None:
                     started += await self._reconcile(request)
-        # Not before: what a look does not get to the end of, the next one goes over again.
-        if not unread:
+        # Only after a complete search: the next one repeats what a failed one did not reach.
+        if not unreadable:
             self._searched_at = now
-        self._seen = {execution.run_id for execution in found} - unread
+        self._seen_run_ids = {execution.run_id for execution in found} - unreadable
         return started
 
-    async def _as_accepted(self, order_id: str, execution: WorkflowExecution) -> ReconcileRequest | None:
-        """The order as its workflow was started; None when it never became an order, or goes on in a later
-        run."""
+    async def _never_inserted(self, order_id: str, execution: WorkflowExecution) -> ReconcileRequest | None:
+        """Return the request that inserts and finishes the order of a closed workflow.
+
+        None if the workflow was not an order, or if a later run continues it.
+        """
         started = await started_order(self._client, execution)
         if started is None or await is_running(self._client, execution.id):
             return None
         order = started.order
         accepted_at = execution.start_time
         status = execution.status.name.lower() if execution.status else "closed"
-        opened = OpenRequest(
+        opening = OpenRequest(
             order=order,
             workflow_run_id=started.first_run_id,
             accepted_at=accepted_at,
             deadline_at=accepted_at + timedelta(seconds=order.limit_seconds),
         )
-        return ReconcileRequest(order_id, f"the workflow is {status}", order.run_id, opened)
+        return ReconcileRequest(order_id, f"the workflow is {status}", order.run_id, opening)
 
     async def _reconcile(self, request: ReconcileRequest) -> bool:
         try:
@@ -183,5 +183,7 @@ class Reconciler:
                 )
         except WorkflowAlreadyStartedError:
             return False
-        log.warning("order lost its workflow, closing it", order_id=request.order_id, cause=request.cause)
+        log.warning(
+            "order without a running workflow is finished", order_id=request.order_id, cause=request.cause
+        )
         return True

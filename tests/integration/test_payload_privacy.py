@@ -30,7 +30,8 @@ from orchestrator.messages import ApproveOrder, OrderResult, RequestResult, Upda
 from orchestrator.security.key_hashing import hash_key, new_key
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
-from orchestrator.worker.main import ActivitySet, order_worker, shipping_worker
+from orchestrator.worker.activity_set import ActivitySet
+from orchestrator.worker.factory import order_worker, shipping_worker
 from orchestrator.workflow_ids import shipping_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from tests.live import eventually
@@ -72,7 +73,7 @@ async def staffed(
     """Workers on the queues of this name; orders of the shop have it before theirs."""
     gateways = simulated_gateways(pool)
     gateways = replace(gateways, carrier=carrier or gateways.carrier)
-    activities = ActivitySet.open(
+    activities = ActivitySet.create(
         OrderRepository(pool, name), ProfileFaultInjector(named_profile("none")), gateways
     )
     shop = Shop(name, client, pool, f"{name}-orders", f"{name}-shipping")

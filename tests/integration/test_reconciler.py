@@ -25,7 +25,7 @@ from orchestrator.messages import CancelOrder
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
 from orchestrator.worker import reconciler as reconciler_module
-from orchestrator.worker.reconciler import FIRST_LOOK_BEHIND, LOOK_OVERLAP, Reconciler
+from orchestrator.worker.reconciler import FIRST_SEARCH_WINDOW, SEARCH_OVERLAP, Reconciler
 from orchestrator.workflow_ids import order_workflow_id
 from tests.integration.test_api_outages import stopped
 from tests.live import LiveApi, eventually
@@ -140,8 +140,8 @@ def temporal() -> Temporal:
 
 @pytest.fixture
 def reconciler(pool: Database, temporal: Temporal, monkeypatch: pytest.MonkeyPatch) -> Reconciler:
-    monkeypatch.setattr(reconciler_module, "QUIET_SECONDS", 0.0)
-    monkeypatch.setattr(reconciler_module, "STALE_PAGE", 3)
+    monkeypatch.setattr(reconciler_module, "STALE_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(reconciler_module, "PAGE_SIZE", 3)
     return Reconciler(pool, temporal, "order-tq")  # type: ignore[arg-type]
 
 
@@ -153,11 +153,11 @@ async def test_healthy_silent_orders_do_not_hide_an_orphan_for_ever(
     order_ids = sorted([await driver.open(accepted_at=accepted_at) for _ in range(7)])
     orphan = order_ids[-1]
     temporal.ended = {orphan}
-    assert [await reconciler.look() for _ in range(3)] == [0, 0, 1]
+    assert [await reconciler.run_once() for _ in range(3)] == [0, 0, 1]
     assert temporal.started == [orphan]
     assert temporal.described == order_ids
     # After the last page the first one again.
-    await reconciler.look()
+    await reconciler.run_once()
     assert temporal.described[7:] == order_ids[:3]
 
 
@@ -165,11 +165,11 @@ async def test_each_look_searches_from_where_the_last_one_succeeded(
     reconciler: Reconciler, temporal: Temporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = datetime.now(UTC)
-    await reconciler.look()
-    await reconciler.look()
+    await reconciler.run_once()
+    await reconciler.run_once()
     first, second = temporal.searched_since
-    assert first >= before - FIRST_LOOK_BEHIND
-    assert before - LOOK_OVERLAP <= second <= datetime.now(UTC) - LOOK_OVERLAP
+    assert first >= before - FIRST_SEARCH_WINDOW
+    assert before - SEARCH_OVERLAP <= second <= datetime.now(UTC) - SEARCH_OVERLAP
 
     async def away(*_: object) -> None:
         raise DatabaseUnavailable
@@ -178,8 +178,8 @@ async def test_each_look_searches_from_where_the_last_one_succeeded(
         patched.setattr(reconciler_module.audit_database, "known_orders", away)
         for _ in range(2):
             with pytest.raises(DatabaseUnavailable):
-                await reconciler.look()
-    await reconciler.look()
+                await reconciler.run_once()
+    await reconciler.run_once()
     *_, third, fourth, fifth = temporal.searched_since
     assert third == fourth == fifth > second
 
@@ -190,14 +190,14 @@ async def test_an_order_that_could_not_be_handed_over_is_tried_again(
     async def as_accepted(_self: Reconciler, order_id: str, _execution: object) -> Any:
         return SimpleNamespace(order_id=order_id, cause="the workflow is terminated")
 
-    monkeypatch.setattr(Reconciler, "_as_accepted", as_accepted)
+    monkeypatch.setattr(Reconciler, "_never_inserted", as_accepted)
     temporal.unopened = [SimpleNamespace(id="order-never-opened", run_id="run")]
     temporal.start_error = RPCError("gone", RPCStatusCode.UNAVAILABLE, b"")
     with pytest.raises(TemporalUnavailable):
-        await reconciler.look()
+        await reconciler.run_once()
     temporal.start_error = None
-    assert await reconciler.look() == 1
-    assert await reconciler.look() == 0
+    assert await reconciler.run_once() == 1
+    assert await reconciler.run_once() == 0
     assert temporal.started == ["never-opened"]
 
 
@@ -211,16 +211,16 @@ async def test_an_order_that_cannot_be_read_is_looked_at_until_somebody_brings_t
             raise PayloadUnreadable
         return SimpleNamespace(order_id=order_id, cause="the workflow is terminated")
 
-    monkeypatch.setattr(Reconciler, "_as_accepted", as_accepted)
+    monkeypatch.setattr(Reconciler, "_never_inserted", as_accepted)
     temporal.unopened = [
         SimpleNamespace(id=f"order-{name}", run_id=name) for name in ("encrypted", "never-opened")
     ]
-    assert [await reconciler.look() for _ in range(3)] == [1, 0, 0]
+    assert [await reconciler.run_once() for _ in range(3)] == [1, 0, 0]
     # The search does not move on without it.
     first, *_, last = temporal.searched_since
-    assert last - first < LOOK_OVERLAP
+    assert last - first < SEARCH_OVERLAP
     has_key = True
-    assert await reconciler.look() == 1
+    assert await reconciler.run_once() == 1
     assert temporal.started == ["never-opened", "encrypted"]
 
 
@@ -235,7 +235,7 @@ async def test_a_workflow_that_never_was_an_order_holds_up_nobody(
     temporal.terminated("order-of-another-id", order)
     temporal.terminated(order_workflow_id(order.order_id), order)
     with capture_logs() as lines:
-        assert [await reconciler.look() for _ in range(2)] == [1, 0]
+        assert [await reconciler.run_once() for _ in range(2)] == [1, 0]
     assert temporal.started == [order.order_id]
     named = [line["workflow_id"] for line in lines if line["event"] == "workflow input is not an order"]
     assert named == [each.id for each in temporal.unopened[:-1]]
@@ -248,7 +248,7 @@ async def test_an_order_whose_workflow_was_reset_is_left_to_its_later_run(
     not_in_the_books_yet = new_order()
     temporal.terminated(order_workflow_id(not_in_the_books_yet.order_id), not_in_the_books_yet)
     temporal.ended.clear()
-    assert await reconciler.look() == 0
+    assert await reconciler.run_once() == 0
     assert temporal.reset <= set(temporal.described)
 
 
@@ -270,8 +270,8 @@ async def test_a_look_that_fails_is_counted_and_followed_by_others(
         nonlocal failures
         failures += 1
 
-    monkeypatch.setattr(Reconciler, "look", look)
-    monkeypatch.setattr(reconciler_module, "LOOK_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(Reconciler, "run_once", look)
+    monkeypatch.setattr(reconciler_module, "INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(reconciler._metrics, "reconciler_failed", failed)
     with capture_logs() as lines:
         running = asyncio.create_task(reconciler.run())
@@ -279,7 +279,7 @@ async def test_a_look_that_fails_is_counted_and_followed_by_others(
             await went_on.wait()
         running.cancel()
     assert failures == 1
-    assert [(line["event"], line["log_level"]) for line in lines] == [("reconciler could not look", "error")]
+    assert [(line["event"], line["log_level"]) for line in lines] == [("reconciler pass failed", "error")]
 
 
 # --- A server that does not know its namespace yet ------------------------------------------------------
@@ -291,14 +291,14 @@ async def test_an_unknown_namespace_is_a_server_that_is_away_and_no_lost_workflo
 ) -> None:
     settings = live_stack.settings.model_copy(update={"given_temporal_namespace": "not-yet"})
     client: Client = await connect(settings)
-    monkeypatch.setattr(reconciler_module, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(reconciler_module, "STALE_AFTER_SECONDS", 0.0)
     await driver.open()
     # Temporal looks at the form of a run's id before it looks for the namespace.
     await pool.execute(
         "update orders set workflow_run_id = %(run)s where state < 'completed'", {"run": str(uuid4())}
     )
     with pytest.raises(TemporalUnavailable):
-        await Reconciler(pool, client, "order-tq").look()
+        await Reconciler(pool, client, "order-tq").run_once()
     service = OrderService(settings, pool, client, Admission(settings, pool))
     with pytest.raises(TemporalUnavailable):
         await service.workflow_start("somebody")

@@ -317,7 +317,7 @@ async def test_the_housekeeper_does_both(url):
         name = age(url, await driver.carry_to(State.COMPLETED), 100)
         as_if_nobody_had_made_days(url, datetime.now(UTC).date() + timedelta(days=1))
         settings = Settings(database_url=url, events_keep_days=90)
-        assert await EventMaintenance(settings, driver.pool).look()
+        assert await EventMaintenance(settings, driver.pool).run_once()
         assert name not in partitions(url)
         ahead = execute(
             url, "select from_at - now() > interval '7 days' from event_partitions() where to_at is null"
@@ -329,7 +329,7 @@ async def test_the_housekeeper_does_both(url):
 async def test_the_housekeeper_keeps_everything_unless_told(url):
     async with shop(url) as driver:
         name = age(url, await driver.carry_to(State.COMPLETED), 1000)
-        assert await EventMaintenance(Settings(database_url=url), driver.pool).look()
+        assert await EventMaintenance(Settings(database_url=url), driver.pool).run_once()
         assert name in partitions(url)
 
 
@@ -352,4 +352,4 @@ async def test_the_command(url):
 async def test_the_housekeeper_bears_a_database_without_the_migrations(postgres):
     with postgres.fresh_database(template="template0") as url:
         async with Database(url) as pool:
-            assert not await EventMaintenance(Settings(database_url=url), pool).look()
+            assert not await EventMaintenance(Settings(database_url=url), pool).run_once()

@@ -31,7 +31,7 @@ from orchestrator.messages import (
     StepRequest,
     StepResult,
 )
-from orchestrator.worker.main import ActivitySet
+from orchestrator.worker.activity_set import ActivitySet
 from tests.orders import ADDRESS
 from tests.shop import ActivitySetFactory
 
@@ -70,7 +70,7 @@ class Mutant:
     breaks: set[int]
     scenario: Scenario = Scenario.PLAIN
     repository: Callable[[Database, str], OrderRepository] = OrderRepository
-    activities: ActivitySetFactory = ActivitySet.open
+    activities: ActivitySetFactory = ActivitySet.create
     leaves_running: bool = False
     """Whether the victim's workflow never closes."""
 
@@ -191,7 +191,7 @@ def with_outside(
             warehouse=warehouse(gateways.warehouse) if warehouse else gateways.warehouse,
             carrier=carrier(gateways.carrier) if carrier else gateways.carrier,
         )
-        return ActivitySet.open(repository, faults, broken)
+        return ActivitySet.create(repository, faults, broken)
 
     return open_activities
 
@@ -402,7 +402,7 @@ def with_order_desk(broken: type[OrderActivities]) -> ActivitySetFactory:
     def open_activities(
         repository: OrderRepository, faults: ProfileFaultInjector, gateways: Gateways
     ) -> ActivitySet:
-        activities = ActivitySet.open(repository, faults, gateways)
+        activities = ActivitySet.create(repository, faults, gateways)
         return replace(activities, orders=broken(repository, StepRunner(repository, faults), gateways))
 
     return open_activities

@@ -39,25 +39,25 @@ def answering(status: int) -> Iterator[str]:
 
 def test_a_port_is_well_when_it_answers_200() -> None:
     with answering(200) as url:
-        assert liveness_file.trouble(url) is None
+        assert liveness_file.failure(url) is None
     with answering(503) as url:
-        assert "503" in str(liveness_file.trouble(url))
-    assert "refused" in str(liveness_file.trouble(url))
+        assert "503" in str(liveness_file.failure(url))
+    assert "refused" in str(liveness_file.failure(url))
 
 
 def test_a_file_is_well_while_it_is_fresh(tmp_path: Path) -> None:
     file = tmp_path / "alive"
-    assert "is not there" in str(liveness_file.trouble(str(file)))
+    assert "cannot be read" in str(liveness_file.failure(str(file)))
     liveness_file.touch(file)
-    assert liveness_file.trouble(str(file)) is None
-    long_ago = time.time() - liveness_file.FRESH_SECONDS - 5
+    assert liveness_file.failure(str(file)) is None
+    long_ago = time.time() - liveness_file.MAX_AGE_SECONDS - 5
     os.utime(file, (long_ago, long_ago))
-    assert "was last touched 15 s ago" in str(liveness_file.trouble(str(file)))
+    assert "was last touched 15 s ago" in str(liveness_file.failure(str(file)))
 
 
 async def test_the_file_is_touched_by_the_event_loop(tmp_path: Path) -> None:
     file = tmp_path / "alive"
-    task = asyncio.create_task(liveness_file.show_alive(file))
+    task = asyncio.create_task(liveness_file.keep_touching(file))
     await asyncio.sleep(0)
     assert file.exists()
     task.cancel()
@@ -72,4 +72,4 @@ def test_the_exit_code_tells(tmp_path: Path, fresh: bool) -> None:
         [sys.executable, "-m", "orchestrator.worker.liveness_file", str(file)],
         cwd=PROJECT_ROOT, capture_output=True, text=True,
     )  # fmt: skip
-    assert (done.returncode, "is not there" in done.stderr) == ((0, False) if fresh else (1, True))
+    assert (done.returncode, "cannot be read" in done.stderr) == ((0, False) if fresh else (1, True))

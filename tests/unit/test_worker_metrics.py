@@ -56,7 +56,7 @@ def test_a_worker_tells_its_attempts_and_the_budget_that_was_left(tmp_path: Path
         metrics = WorkerMetrics(runtime.metric_meter)
         untouched = scraped(address)
         assert sample(untouched, "reconciler_orders_total") == 0
-        assert sample(untouched, "reconciler_failed_looks_total") == 0
+        assert sample(untouched, "reconciler_failed_passes_total") == 0
 
         request = StepRequest("o-1", Step.CHARGE)
         metrics.attempt_ended(request, AttemptResult(1, AttemptOutcome.TIMEOUT, 250.0, {}))
@@ -66,7 +66,7 @@ def test_a_worker_tells_its_attempts_and_the_budget_that_was_left(tmp_path: Path
         metrics.orders_reconciled(2)
         metrics.reconciler_failed()
         seen = scraped(address)
-        attempts, left = "order_attempt_duration_seconds", "order_budget_left_seconds"
+        attempts, left = "order_attempt_duration_seconds", "order_time_left_seconds"
         assert sample(seen, f"{attempts}_count", step="charge", outcome="timeout") == 1
         assert sample(seen, f"{attempts}_sum", step="charge", outcome="ok") == 0.002
         assert sample(seen, f"{left}_sum", outcome="completed") == 9
@@ -74,7 +74,7 @@ def test_a_worker_tells_its_attempts_and_the_budget_that_was_left(tmp_path: Path
         assert sample(seen, f"{left}_bucket", outcome="completed", le="9") == 1
         assert sample(seen, f"{left}_bucket", outcome="failed", le="0") == 1
         assert sample(seen, "reconciler_orders_total") == 2
-        assert sample(seen, "reconciler_failed_looks_total") == 1
+        assert sample(seen, "reconciler_failed_passes_total") == 1
     assert not file.exists()
 
 

@@ -38,7 +38,8 @@ from orchestrator.gateways.fault_injection import (
 )
 from orchestrator.gateways.simulated import simulated_gateways
 from orchestrator.messages import OrderRequest, OrderResult, ReconcileRequest
-from orchestrator.worker.main import ActivitySet, order_worker, shipping_worker
+from orchestrator.worker.activity_set import ActivitySet
+from orchestrator.worker.factory import order_worker, shipping_worker
 from orchestrator.workflow_ids import order_workflow_id, reconcile_workflow_id, shipping_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.reconcile import ReconcileWorkflow
@@ -341,7 +342,7 @@ async def main(names: list[str]) -> None:
         ):
             faults = FaultsByOrder()
             faults.profiles = {scenario.order_id: scenario.faults for scenario in scenarios}
-            activities = ActivitySet.open(OrderRepository(pool, IDENTITY), faults, simulated_gateways(pool))
+            activities = ActivitySet.create(OrderRepository(pool, IDENTITY), faults, simulated_gateways(pool))
             recorder = Recorder(environment.client, pool)
             async with (
                 order_worker(environment.client, ORDER_QUEUE, activities),

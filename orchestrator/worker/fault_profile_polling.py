@@ -1,0 +1,51 @@
+"""Keeps a worker's fault injector at the active fault profile, which the order database stores."""
+
+import asyncio
+from contextlib import suppress
+
+import structlog
+
+from db import fault_profiles
+from db.database import Database
+from orchestrator.errors import ServiceUnavailable
+from orchestrator.gateways.fault_injection import FaultProfile, ProfileFaultInjector
+
+POLL_SECONDS = 0.4
+
+FIRST_PROFILE_TIMEOUT_SECONDS = 2.0
+"""How long a starting worker waits for the active profile. Without it, the first calls of a restarted worker would
+succeed under any profile."""
+
+log = structlog.get_logger()
+
+
+async def load_fault_profile(database: Database, injector: ProfileFaultInjector) -> None:
+    """Set the active profile; return without it if the database stays unavailable."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(FIRST_PROFILE_TIMEOUT_SECONDS):
+            while not await _read(database, injector):  # noqa: ASYNC110
+                await asyncio.sleep(POLL_SECONDS)
+
+
+async def poll_fault_profile(database: Database, injector: ProfileFaultInjector) -> None:
+    """Follow changes of the active profile, forever."""
+    while True:
+        await _read(database, injector)
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def _read(database: Database, injector: ProfileFaultInjector) -> bool:
+    """Set the active profile; return whether the database was available."""
+    try:
+        change = await fault_profiles.current(database)
+        if change is not None:
+            profile = FaultProfile.from_json(change.profile, change.seed, change.rates)
+            if profile != injector.profile:
+                injector.profile = profile
+                log.info("fault profile changed", profile=profile.name, seed=profile.seed)
+    except ServiceUnavailable as error:
+        log.warning("fault profile is unknown, keeping the last one", error=str(error))
+        return False
+    except ValueError as error:
+        log.warning("fault profile is invalid, keeping the last one", error=str(error))
+    return True
