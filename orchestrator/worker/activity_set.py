@@ -88,5 +88,7 @@ class ActivitySet:
 
     @property
     def for_shipping_worker(self) -> ActivityMethods:
-        batch = StepBatchActivity({Step.PREPARE: self.shipping.prepare, Step.DISPATCH: self.shipping.dispatch})
+        batch = StepBatchActivity(
+            {Step.PREPARE: self.shipping.prepare, Step.DISPATCH: self.shipping.dispatch}
+        )
         return [batch.run_batch, self.shipping.prepare, self.shipping.dispatch]

@@ -133,7 +133,8 @@ async def _run_until_stopped(
     failed = [task for task in tasks if task.done()]
     for task in failed:
         log.error("worker stops because a background task has failed", task=task.get_name())
-    for task in (*tasks, stopped):
+    stopped.cancel()
+    for task in tasks:
         task.cancel()
     await asyncio.gather(*(worker.shutdown() for worker in workers))
     await asyncio.gather(*running, *failed)

@@ -1,6 +1,8 @@
-"""What a worker does besides its orders: it knows the faults in time, and never lives on half dead."""
+"""What a worker does besides polling: it loads the fault profile, runs background tasks and stops in time."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,36 +16,39 @@ from db.database import Database
 from db.fault_profiles import FaultChange
 from orchestrator.errors import DatabaseUnavailable
 from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
+from orchestrator.observability import tracing
 from orchestrator.settings import Settings
-from orchestrator.worker import main
+from orchestrator.worker import fault_profile_polling, main
+from orchestrator.worker.kind import WorkerKind
 
-BOOKS = cast(Database, None)
-NAMED = FaultChange("assignment", 7, named_profile("assignment").to_json(), datetime.now(UTC))
+PROMISED_STOP_SECONDS = 3.0
+DATABASE = cast(Database, None)
+ACTIVE_PROFILE = FaultChange("assignment", 7, named_profile("assignment").to_json(), datetime.now(UTC))
 
 
-class NoDatabase:
-    """Stands in for the pool: nothing is asked of it."""
+class FakeDatabase:
+    """A pool without a server."""
 
     def __init__(self, *_: object, **__: object) -> None:
         """Connects to nothing."""
 
-    async def __aenter__(self) -> "NoDatabase":
+    async def __aenter__(self) -> "FakeDatabase":
         return self
 
     async def __aexit__(self, *_: object) -> None:
         return None
 
 
-class Polling:
-    """Stands in for a worker of the SDK, which polls until it is shut down."""
+class FakeWorker:
+    """A worker of the SDK that polls until it is shut down."""
 
-    def __init__(self, faults: ProfileFaultInjector) -> None:
-        self.faults = faults
-        self.polled_under: str | None = None
+    def __init__(self, injector: ProfileFaultInjector) -> None:
+        self.injector = injector
+        self.profile_at_start: str | None = None
         self._shut_down = asyncio.Event()
 
     async def run(self) -> None:
-        self.polled_under = self.faults.profile.name
+        self.profile_at_start = self.injector.profile.name
         await self._shut_down.wait()
 
     async def shutdown(self) -> None:
@@ -51,10 +56,10 @@ class Polling:
 
 
 @pytest.fixture
-def polling(monkeypatch: pytest.MonkeyPatch) -> Polling:
-    """The one worker of a process that has neither Temporal nor PostgreSQL."""
-    faults = ProfileFaultInjector(named_profile("none"))
-    polling = Polling(faults)
+def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
+    """The only worker of a process without Temporal and PostgreSQL."""
+    injector = ProfileFaultInjector(named_profile("none"))
+    worker = FakeWorker(injector)
 
     async def nothing(*_: object) -> None:
         return None
@@ -63,72 +68,124 @@ def polling(monkeypatch: pytest.MonkeyPatch) -> Polling:
         await asyncio.Event().wait()
 
     async def current(_database: Database) -> FaultChange:
-        return NAMED
+        return ACTIVE_PROFILE
 
-    monkeypatch.setattr(main, "Database", NoDatabase)
-    monkeypatch.setattr(main, "_connected", nothing)
+    monkeypatch.setattr(main, "Database", FakeDatabase)
+    monkeypatch.setattr(main, "_connect", nothing)
     monkeypatch.setattr(main, "simulated_gateways", lambda _database: None)
-    monkeypatch.setattr(main.ActivitySet, "open", lambda *_: None)
-    monkeypatch.setattr(main, "ProfileFaultInjector", lambda _profile: faults)
-    monkeypatch.setattr(main, "order_worker", lambda *_, **__: polling)
+    monkeypatch.setattr(main.ActivitySet, "create", lambda *_: None)
+    monkeypatch.setattr(main, "ProfileFaultInjector", lambda _profile: injector)
+    monkeypatch.setattr(main, "order_worker", lambda *_, **__: worker)
     monkeypatch.setattr(main.EventMaintenance, "prepare", nothing)
     monkeypatch.setattr(main.EventMaintenance, "run", forever)
     monkeypatch.setattr(main.Reconciler, "run", forever)
-    monkeypatch.setattr(main.fault_profiles, "current", current)
-    return polling
+    monkeypatch.setattr(fault_profile_polling.fault_profiles, "current", current)
+    return worker
 
 
 async def serve(stopping: asyncio.Event) -> None:
     runtime = cast(Runtime, SimpleNamespace(metric_meter=MetricMeter.noop))
     async with asyncio.timeout(5):
-        await main._serve(Settings(), "order", "worker", stopping, runtime, None)
+        await main._serve(Settings(), WorkerKind.ORDER, "worker", stopping, runtime, None)
 
 
-@pytest.mark.parametrize("part", ["Reconciler", "EventMaintenance"])
-async def test_a_worker_whose_background_work_is_dead_ends_with_its_error(
-    part: str, polling: Polling, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("background", "name"), [("Reconciler", "reconciler"), ("EventMaintenance", "event maintenance")]
+)
+async def test_a_worker_whose_background_task_failed_ends_with_its_error(
+    background: str, name: str, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def dies(_self: Any) -> None:
+    async def fail(_self: Any) -> None:
         raise LookupError("broken")
 
-    monkeypatch.setattr(getattr(main, part), "run", dies)
+    monkeypatch.setattr(getattr(main, background), "run", fail)
     with capture_logs() as lines, pytest.raises(LookupError, match="broken"):
         await serve(asyncio.Event())
-    assert ("error", part.lower()) in [(line["log_level"], line.get("work")) for line in lines]
+    assert ("error", name) in [(line["log_level"], line.get("task")) for line in lines]
 
 
-async def test_a_worker_that_is_told_to_stop_ends_without_an_error(polling: Polling) -> None:
+async def test_a_stopped_worker_ends_without_an_error(worker: FakeWorker) -> None:
     stopping = asyncio.Event()
     asyncio.get_running_loop().call_later(0.05, stopping.set)
     await serve(stopping)
-    assert polling.polled_under == "assignment", "it begins under the profile in force"
+    assert worker.profile_at_start == "assignment", "the active fault profile is loaded before the first poll"
 
 
-async def test_the_first_profile_is_waited_for_a_short_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "FAULTS_POLL_SECONDS", 0.01)
-    asked = 0
+async def test_loading_the_fault_profile_retries_while_the_database_is_unavailable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fault_profile_polling, "POLL_SECONDS", 0.01)
+    calls = 0
 
-    async def away_at_first(_database: Database) -> FaultChange:
-        nonlocal asked
-        asked += 1
-        if asked < 3:
+    async def unavailable_at_first(_database: Database) -> FaultChange:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
             raise DatabaseUnavailable
-        return NAMED
+        return ACTIVE_PROFILE
 
-    monkeypatch.setattr(main.fault_profiles, "current", away_at_first)
-    faults = ProfileFaultInjector(named_profile("none"))
-    await main.know_faults(BOOKS, faults)
-    assert (faults.profile.name, faults.profile.seed, asked) == ("assignment", 7, 3)
+    monkeypatch.setattr(fault_profile_polling.fault_profiles, "current", unavailable_at_first)
+    injector = ProfileFaultInjector(named_profile("none"))
+    await fault_profile_polling.load_fault_profile(DATABASE, injector)
+    assert (injector.profile.name, injector.profile.seed, calls) == ("assignment", 7, 3)
 
 
-async def test_a_worker_starts_although_nobody_knows_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "FIRST_FAULTS_SECONDS", 0.05)
+async def test_loading_the_fault_profile_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fault_profile_polling, "FIRST_PROFILE_TIMEOUT_SECONDS", 0.05)
 
-    async def silent(_database: Database) -> FaultChange:
+    async def never(_database: Database) -> FaultChange:
         await asyncio.Event().wait()
-        return NAMED
+        return ACTIVE_PROFILE
 
-    monkeypatch.setattr(main.fault_profiles, "current", silent)
-    faults = ProfileFaultInjector(named_profile("none"))
-    await main.know_faults(BOOKS, faults)
-    assert faults.profile.name == "none"
+    monkeypatch.setattr(fault_profile_polling.fault_profiles, "current", never)
+    injector = ProfileFaultInjector(named_profile("none"))
+    await fault_profile_polling.load_fault_profile(DATABASE, injector)
+    assert injector.profile.name == "none"
+
+
+# --- The last spans of a stopping worker ----------------------------------------------------------------
+
+
+async def closed_exporters(monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Awaitable[None]]) -> int:
+    """Run a worker with `serve`, cancel it, and return how often its spans were exported."""
+    closed = 0
+
+    def close() -> None:
+        nonlocal closed
+        closed += 1
+
+    monkeypatch.setattr(main, "_serve", serve)
+    monkeypatch.setattr(main, "measured_runtime", lambda *_: nullcontext())
+    monkeypatch.setattr(main.Tracing, "of", lambda *_: SimpleNamespace(close=close))
+    serving = asyncio.create_task(
+        main._set_up_and_serve(Settings(), WorkerKind.ORDER, "worker-1", asyncio.Event())
+    )
+    await asyncio.sleep(0)
+    serving.cancel()
+    with suppress(asyncio.CancelledError, RuntimeError):
+        await serving
+    return closed
+
+
+async def done(*_: object) -> None:
+    return None
+
+
+async def failed(*_: object) -> None:
+    raise RuntimeError("a background task has failed")
+
+
+async def running(*_: object) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(("serve", "exports"), [(done, 1), (failed, 1), (running, 0)])
+async def test_the_last_spans_are_exported_unless_the_worker_was_cancelled(
+    monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Awaitable[None]], exports: int
+) -> None:
+    assert await closed_exporters(monkeypatch, serve) == exports
+
+
+def test_a_worker_stops_within_three_seconds_with_or_without_the_export() -> None:
+    assert main.STOP_SECONDS + tracing.CLOSE_SECONDS < PROMISED_STOP_SECONDS
+    assert main.STOP_SECONDS + main.CANCEL_SECONDS < PROMISED_STOP_SECONDS
