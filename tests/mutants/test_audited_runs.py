@@ -14,8 +14,8 @@ from temporalio.client import Client
 from db import runs
 from db.database import Database
 from db.domain import ReviewMode, State
-from orchestrator import audit as audit_module
-from orchestrator.audit import CLOCKS_DIFFER, audit, closed_workflows, running_workflows
+from orchestrator.audit import audit, temporal_comparison
+from orchestrator.audit.workflow_list import MAX_CLOCK_SKEW, closed_workflows, running_workflows
 from orchestrator.errors import RunUnknown
 from orchestrator.exit_codes import ExitCode
 from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
@@ -97,10 +97,10 @@ def test_the_search_reaches_back_to_where_the_run_may_have_begun() -> None:
     assert closed_workflows(None, NOON, None) == closed
     assert closed_workflows("run", None, None) == closed
     assert running_workflows("run", None, None) == closed.replace("!=", "=")
-    assert closed_workflows("run", NOON, NOON - hour) == begun(NOON - hour - CLOCKS_DIFFER)
-    assert closed_workflows("run", None, NOON) == begun(NOON - CLOCKS_DIFFER)
+    assert closed_workflows("run", NOON, NOON - hour) == begun(NOON - hour - MAX_CLOCK_SKEW)
+    assert closed_workflows("run", None, NOON) == begun(NOON - MAX_CLOCK_SKEW)
     # A record made after the fact does not hide the orders before it.
-    assert closed_workflows("run", NOON, NOON + hour) == begun(NOON - CLOCKS_DIFFER)
+    assert closed_workflows("run", NOON, NOON + hour) == begun(NOON - MAX_CLOCK_SKEW)
     assert closed_workflows("run", NOON, None) == begun(NOON - 24 * hour)
 
 
@@ -115,7 +115,7 @@ async def test_an_order_ended_by_an_operator_is_open_until_the_reconciler_had_it
     await shop.until_visible([handle])
     report = await audit(pool, client, shop.run_id)
     assert (report.violations, report.open_orders) == ([], [order.order_id])
-    monkeypatch.setattr(audit_module, "RECONCILER_TIME", timedelta(0))
+    monkeypatch.setattr(temporal_comparison, "RECONCILER_TIME", timedelta(0))
     report = await audit(pool, client, shop.run_id)
     assert [(each.invariant, each.order_id) for each in report.violations] == [(2, order.order_id)]
 
@@ -130,7 +130,7 @@ async def test_an_order_ended_before_it_was_in_the_books_is_open_as_long(
     await shop.until_visible([handle])
     report = await audit(pool, client, shop.run_id)
     assert (report.violations, report.open_orders) == ([], [order.order_id])
-    monkeypatch.setattr(audit_module, "RECONCILER_TIME", timedelta(0))
+    monkeypatch.setattr(temporal_comparison, "RECONCILER_TIME", timedelta(0))
     report = await audit(pool, client, shop.run_id)
     assert [(each.invariant, each.order_id) for each in report.violations] == [(1, order.order_id)]
 
@@ -138,7 +138,7 @@ async def test_an_order_ended_before_it_was_in_the_books_is_open_as_long(
 async def test_an_order_is_open_for_as_long_as_the_reconciler_works_on_it(
     client: Client, pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_module, "RECONCILER_TIME", timedelta(0))
+    monkeypatch.setattr(temporal_comparison, "RECONCILER_TIME", timedelta(0))
     shop = unattended_shop("slow", client, pool)
     order = shop.order("ended")
     handle = await shop.place(order)
@@ -160,7 +160,7 @@ async def test_an_order_is_open_for_as_long_as_the_reconciler_works_on_it(
 async def test_a_workflow_that_never_was_an_order_is_no_lost_one(
     client: Client, pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_module, "RECONCILER_TIME", timedelta(0))
+    monkeypatch.setattr(temporal_comparison, "RECONCILER_TIME", timedelta(0))
     shop = unattended_shop("never", client, pool)
     handles = [
         await client.start_workflow(
@@ -182,7 +182,7 @@ async def test_a_workflow_that_never_was_an_order_is_no_lost_one(
 async def test_a_workflow_that_was_reset_is_no_second_one(
     client: Client, pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_module, "RECONCILER_TIME", timedelta(0))
+    monkeypatch.setattr(temporal_comparison, "RECONCILER_TIME", timedelta(0))
     async with open_shop(client, pool, ProfileFaultInjector(named_profile("none"))) as shop:
         order = shop.order("reset", review=ReviewMode.MANUAL)
         handle = await shop.place(order)
@@ -228,22 +228,22 @@ async def test_orders_whose_workflow_is_not_in_the_list_are_waited_for_and_count
             async for page in pages(*_):
                 yield page
 
-    pages = audit_module._pages
-    monkeypatch.setattr(audit_module, "_pages", late_list)
+    pages = temporal_comparison.list_chunks
+    monkeypatch.setattr(temporal_comparison, "list_chunks", late_list)
     report = await audit(pool, client, shop.run_id)
     assert (report.workflows_checked, report.uncompared, report.violations) == (1, 0, [])
-    monkeypatch.setattr(audit_module, "LISTING_SECONDS", 0.3)
+    monkeypatch.setattr(temporal_comparison, "LISTING_SECONDS", 0.3)
     times = -1_000_000
-    forgetful = audit_module.closed_workflows
+    forgetful = temporal_comparison.closed_workflows
     monkeypatch.setattr(
-        audit_module, "closed_workflows", lambda *given: forgetful(*given) + " AND WorkflowId = 'none'"
+        temporal_comparison, "closed_workflows", lambda *given: forgetful(*given) + " AND WorkflowId = 'none'"
     )
     report = await audit(pool, client, shop.run_id)
     assert (report.workflows_checked, report.uncompared, report.violations) == (0, 1, [])
     assert report.to_json()["uncompared"] == 1
     # What Temporal has forgotten is not waited for.
-    monkeypatch.setattr(audit_module, "LISTING_SECONDS", 60.0)
-    monkeypatch.setattr(audit_module, "LISTED_BY_NOW", timedelta(0))
+    monkeypatch.setattr(temporal_comparison, "LISTING_SECONDS", 60.0)
+    monkeypatch.setattr(temporal_comparison, "LISTED_BY_NOW", timedelta(0))
     async with asyncio.timeout(10):
         assert (await audit(pool, client, shop.run_id)).uncompared == 1
 

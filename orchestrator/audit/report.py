@@ -1,0 +1,107 @@
+"""Runs the audit and reports the nine invariants."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from temporalio.client import Client
+
+from db.audit import INVARIANTS, Violation, audit_database, known_orders
+from db.database import Database
+from orchestrator.audit.temporal_comparison import Progress, TemporalComparison
+from orchestrator.errors import RunUnknown
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """`judged` orders have an outcome; `open_orders` do not, and `overdue` of these are past their deadline.
+
+    `uncompared` of the judged orders had no closed workflow in Temporal's list. `without_events` of them are older
+    than the events that are kept. `late` orders are counted, and are no violation.
+    """
+
+    run_id: str | None
+    judged: int
+    late: int
+    open_orders: list[str]
+    workflows_checked: int
+    violations: list[Violation]
+    overdue: int = 0
+    uncompared: int = 0
+    without_events: int = 0
+    events_since: datetime | None = None
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.violations
+
+    def to_json(self) -> dict[str, Any]:
+        broken = {violation.invariant for violation in self.violations}
+        return {
+            "run_id": self.run_id,
+            "clean": self.is_clean,
+            "judged": self.judged,
+            "late": self.late,
+            "open": len(self.open_orders),
+            "open_orders": self.open_orders,
+            "overdue": self.overdue,
+            "workflows_checked": self.workflows_checked,
+            "uncompared": self.uncompared,
+            "without_events": self.without_events,
+            "events_since": None if self.events_since is None else self.events_since.isoformat(),
+            "invariants": [
+                {"number": number, "text": text, "holds": number not in broken}
+                for number, text in INVARIANTS.items()
+            ],
+            "violations": [asdict(violation) for violation in self.violations],
+        }
+
+
+async def audit(
+    database: Database,
+    client: Client,
+    run_id: str | None = None,
+    *,
+    acknowledged: Iterable[str] = (),
+    progress: Progress | None = None,
+) -> AuditReport:
+    """Audit one run, or all orders.
+
+    `acknowledged` are ids of orders whose start was acknowledged to a client. Raises RunUnknown when neither the
+    database nor Temporal has an order of the run, and ServiceUnavailable.
+    """
+    database_audit = await audit_database(database, run_id)
+    lost = await _lost_starts(database, acknowledged)
+    temporal = TemporalComparison(database, client, run_id, database_audit, progress)
+    await temporal.run()
+    is_known = any(
+        (lost, temporal.checked, temporal.running, database_audit.since, database_audit.run_started_at)
+    )
+    if run_id is not None and not is_known:
+        raise RunUnknown(f"there is no run {run_id}: neither the database nor Temporal has an order of it")
+    return AuditReport(
+        run_id=run_id,
+        judged=database_audit.judged,
+        late=database_audit.late,
+        open_orders=list(dict.fromkeys([*database_audit.open_orders, *temporal.in_reconciliation])),
+        workflows_checked=temporal.checked,
+        violations=sorted(
+            [*database_audit.violations, *lost, *temporal.violations],
+            key=lambda each: (each.invariant, each.order_id),
+        ),
+        overdue=database_audit.overdue,
+        uncompared=max(database_audit.judged - temporal.compared, 0),
+        without_events=database_audit.without_events,
+        events_since=database_audit.events_since,
+    )
+
+
+async def _lost_starts(database: Database, acknowledged: Iterable[str]) -> list[Violation]:
+    order_ids = list(acknowledged)
+    known = await known_orders(database, order_ids) if order_ids else {}
+    return [
+        Violation(1, order_id, "a start was acknowledged, and there is no order", {"order_id": order_id})
+        for order_id in order_ids
+        if order_id not in known
+    ]

@@ -1,0 +1,66 @@
+"""Lists order workflows from Temporal's visibility store."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+
+from temporalio.client import Client, WorkflowExecution
+
+from orchestrator.temporal_client import temporal_errors
+
+CHUNK_SIZE = 200
+"""Workflows that are compared concurrently."""
+
+PAGE_SIZE = 1_000
+"""The maximum of the server. Each page costs it about 40 ms besides its rows."""
+
+MAX_CLOCK_SKEW = timedelta(minutes=1)
+"""Between the load generator, PostgreSQL and Temporal."""
+
+MAX_UNRECORDED_RUN = timedelta(days=1)
+"""A run without a record is searched from this long before its first order in the database."""
+
+
+def closed_workflows(run_id: str | None, since: datetime | None, run_started_at: datetime | None) -> str:
+    """Return the list filter for closed order workflows, which include those of the run.
+
+    The search begins at the start of a recorded run, or MAX_UNRECORDED_RUN before the run's first order (`since`).
+    It has no lower bound when the database has no order of the run, because then all of them may be lost.
+    """
+    return _order_workflows("!=", run_id, since, run_started_at)
+
+
+def running_workflows(run_id: str | None, since: datetime | None, run_started_at: datetime | None) -> str:
+    """Return the same list filter for running order workflows."""
+    return _order_workflows("=", run_id, since, run_started_at)
+
+
+def _order_workflows(
+    operator: str, run_id: str | None, since: datetime | None, run_started_at: datetime | None
+) -> str:
+    query = f"WorkflowType = 'OrderWorkflow' AND ExecutionStatus {operator} 'Running'"
+    if run_id is None:
+        return query
+    if run_started_at is not None:
+        begin = min(run_started_at, since or run_started_at) - MAX_CLOCK_SKEW
+    elif since is not None:
+        begin = since - MAX_UNRECORDED_RUN
+    else:
+        return query
+    return f"{query} AND StartTime >= '{begin.isoformat()}'"
+
+
+async def list_chunks(
+    client: Client, query: str, run_id: str | None
+) -> AsyncIterator[list[WorkflowExecution]]:
+    """Yield the listed workflows of one run (by the memo) or of all, in chunks."""
+    chunk: list[WorkflowExecution] = []
+    with temporal_errors():
+        async for execution in client.list_workflows(query, page_size=PAGE_SIZE):
+            if run_id is not None and await execution.memo_value("run_id", None) != run_id:
+                continue
+            chunk.append(execution)
+            if len(chunk) == CHUNK_SIZE:
+                yield chunk
+                chunk = []
+    if chunk:
+        yield chunk
