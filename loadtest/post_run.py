@@ -64,7 +64,7 @@ def audit(api_url: str, api_key: str | None, run_id: str) -> Json:
 
     Raises ServiceUnavailable when there is none.
     """
-    client = ApiClient(api_url, answer_seconds=AUDIT_SECONDS, api_key=api_key)
+    client = ApiClient(api_url, read_seconds=AUDIT_SECONDS, api_key=api_key)
     try:
         lines = client.text(f"/audit?run_id={run_id}&progress=true").splitlines()
     finally:

@@ -114,7 +114,7 @@ class Session:
 
     def propose_now(self, given: Mapping[str, Any], api_key: str | None) -> None:
         """Like `propose`, for a run that starts at once: whoever sends its orders must be there by now."""
-        self._generators.check()
+        self._generators.require_workers()
         self.propose(given, api_key)
 
     def propose(self, given: Mapping[str, Any], api_key: str | None = None) -> None:

@@ -1,8 +1,8 @@
-"""The REST API as the generator uses it: one pool of connections a process, wide enough for an open loop.
+"""REST client of the load generator: one connection pool per process, large enough for an open loop.
 
-Locust's own clients are not used: theirs allows ten requests at once unless told otherwise, and the layer
-below it repeats a GET as often as its pool is wide when a server drops connections. Here each call is one
-request on the wire, and is reported to Locust's statistics under a name of its own.
+Locust's own clients are not used. They allow ten concurrent requests by default, and the library below them
+retries a GET as often as its pool is large when a server drops connections. Here each call is exactly one
+request, reported to Locust's statistics under its own name.
 """
 
 import json
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 MAX_CONNECTIONS = 20_000
 CONNECT_SECONDS = 3.0
-ANSWER_SECONDS = 14.0
-"""Longer than the longest wait that is asked for."""
+READ_SECONDS = 14.0
+"""Longer than the longest long-poll of an order's status (10 s)."""
 
 BLOCK_SIZE = 16 * 1024
 
 _NO_NAMES: Mapping[int, str] = {}
 
 
-class NoAnswer(ServiceUnavailable):
-    """The API did not answer: connection refused or broken, or nothing within the time."""
+class NoResponse(ServiceUnavailable):
+    """The API sent no response: the connection was refused or broken, or the response timed out."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A status code and a JSON body (empty when it is none)."""
+class ApiResponse:
+    """A status code and the JSON body, empty if the body is no JSON object."""
 
     status: int
     body: Json
@@ -49,21 +49,21 @@ class Answer:
 
 
 class ApiClient:
-    """Calls of the REST API. Every method raises NoAnswer when none came."""
+    """Sends requests to the REST API. Every method raises NoResponse when there is no response."""
 
     def __init__(
         self,
         url: str,
         events: "Events | None" = None,
         max_connections: int = MAX_CONNECTIONS,
-        answer_seconds: float = ANSWER_SECONDS,
+        read_seconds: float = READ_SECONDS,
         *,
         api_key: str | None = None,
     ) -> None:
-        """Raises UsageError for an address that is no http URL, or a key that no header can carry."""
+        """Raises UsageError for an address that is not an http URL, and for an invalid key."""
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
-            raise UsageError(f"{url} is not the http address of an API")
+            raise UsageError(f"{url} is not the http address of an API.")
         self._events = events
         self._prefix = parts.path.rstrip("/")
         host, port = parts.hostname, parts.port or 80
@@ -73,25 +73,14 @@ class ApiClient:
         self._head += "".join(f"{name}: {value}\r\n" for name, value in auth_headers(api_key).items())
         self._pool = ConnectionPool(
             host, port, host, port,
-            size=max_connections, connection_timeout=CONNECT_SECONDS, network_timeout=answer_seconds,
+            size=max_connections, connection_timeout=CONNECT_SECONDS, network_timeout=read_seconds,
         )  # fmt: skip
 
     def close(self) -> None:
         self._pool.close()
 
-    def get(self, path: str, name: str) -> Answer:
+    def get(self, path: str, name: str) -> ApiResponse:
         return self.call("GET", path, None, name)
-
-    def post(
-        self,
-        path: str,
-        body: Json,
-        name: str,
-        *,
-        expected: tuple[int, ...] = (200,),
-        names: Mapping[int, str] = _NO_NAMES,
-    ) -> Answer:
-        return self.call("POST", path, body, name, expected=expected, names=names)
 
     def call(
         self,
@@ -102,28 +91,30 @@ class ApiClient:
         *,
         expected: tuple[int, ...] = (200,),
         names: Mapping[int, str] = _NO_NAMES,
-    ) -> Answer:
-        """One request. An answer other than `expected` is an error in Locust's statistics, where it stands
-        under `name`, or under what `names` says of its status code."""
+    ) -> ApiResponse:
+        """Send one request. Locust's statistics count a status other than `expected` as a failure.
+
+        The request has `name` in the statistics, or the name of its status code in `names`.
+        """
         began = time.perf_counter()
         try:
             status, content = self._exchange(method, path, body)
         except (OSError, HTTPParseError) as error:
             # HTTPConnectionClosed is an HTTPParseError; a gevent timeout of the socket is an OSError.
-            self._report(method, name, began, 0, f"no answer: {type(error).__name__}")
-            raise NoAnswer(f"{method} {path}: {error!r}") from error
-        problem = None if status in expected else f"answered {status}"
+            self._report(method, name, began, 0, f"no response: {type(error).__name__}")
+            raise NoResponse(f"{method} {path}: {error!r}") from error
+        problem = None if status in expected else f"HTTP status {status}"
         self._report(method, names.get(status, name), began, len(content), problem)
-        return Answer(status, _as_json(content))
+        return ApiResponse(status, _as_json(content))
 
     def text(self, path: str) -> str:
-        """The body of an answer that is no JSON. Raises ServiceUnavailable unless it is a 200."""
+        """Return the body of a GET request. Raises ServiceUnavailable unless the status is 200."""
         try:
             status, content = self._exchange("GET", path, None)
         except (OSError, HTTPParseError) as error:
-            raise NoAnswer(f"GET {path}: {error!r}") from error
+            raise NoResponse(f"GET {path}: {error!r}") from error
         if status != 200:
-            raise ServiceUnavailable(f"GET {path} answered {status}")
+            raise ServiceUnavailable(f"GET {path} returned HTTP status {status}")
         return content.decode()
 
     def _exchange(self, method: str, path: str, body: Json | None) -> tuple[int, bytes]:
@@ -140,7 +131,7 @@ class ApiClient:
         except BaseException:
             self._pool.release_socket(socket)
             raise
-        # From here on the response owns the socket, and gives it back also when it fails.
+        # The response owns the socket from here, and releases it on failure too.
         response = HTTPSocketPoolResponse(
             socket, self._pool, block_size=BLOCK_SIZE, method=method, headers_type=Headers
         )

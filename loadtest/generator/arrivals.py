@@ -1,9 +1,8 @@
-"""When orders are due: absolute schedules, and the open loop that keeps to them.
+"""Arrival schedules: when each order is due, and the open loop that sends orders at these times.
 
-A schedule is computed beforehand from the stages (and, for Poisson, the seed), so every process of a
-distributed run knows the whole of it and takes each n-th order. It is never re-based: an order that could
-not be sent in time is sent as soon as possible, with its due time unchanged, so a stall of the system or
-of the generator shows in the times of the orders behind it.
+The schedule follows from the options alone, so every process of a distributed run computes all of it and sends
+each n-th order. It is never re-based: a delayed order is sent as soon as possible and keeps its due time, so a
+stall of the system or of the generator shows in the times of the orders behind it.
 """
 
 import math
@@ -16,14 +15,14 @@ import gevent
 from loadtest.options import Arrivals, RunOptions, Stage
 
 Send = Callable[[int, float], None]
-"""Begins the life of order number n, due at a time of `time.perf_counter()`. Must not block."""
+"""Sends order `number`, due at a time of `time.perf_counter()`. Must not block."""
 
 
 def due_times(options: RunOptions) -> Iterator[float]:
-    """Seconds after the start at which the orders of the whole run are due, in order.
+    """Yield the due times of all orders of the run, in seconds after its start.
 
-    Constant: the k-th order is due when k orders' worth of rate have gone by. Poisson: the same with
-    exponential steps of mean 1 (time rescaling of an inhomogeneous Poisson process), from the seed.
+    With constant arrivals order k is due when the integral of the rate reaches k. Poisson arrivals replace the
+    steps of 1 by exponential steps with mean 1 (time rescaling of an inhomogeneous Poisson process).
     """
     steps = Random(f"arrivals/{options.seed}") if options.arrivals is Arrivals.POISSON else None
     total = sum(stage.orders for stage in options.stages)
@@ -38,7 +37,7 @@ def due_times(options: RunOptions) -> Iterator[float]:
 
 
 def planned_orders(options: RunOptions) -> int | None:
-    """How many orders the schedule has; None for a closed loop, which has none."""
+    """Return the number of orders in the schedule; None for a closed loop, which has no schedule."""
     if options.arrivals is Arrivals.CLOSED:
         return None
     if options.arrivals is Arrivals.POISSON:
@@ -47,23 +46,23 @@ def planned_orders(options: RunOptions) -> int | None:
 
 
 def _offset(stage: Stage, orders: float) -> float:
-    """Seconds into the stage until `orders` are due: the root of rate·t + slope·t²/2 = orders."""
+    """Return the seconds into the stage at which `orders` are due: the root of rate·t + slope·t²/2 = orders."""
     slope = (stage.end_rate - stage.rate) / stage.seconds
     if abs(slope) < 1e-12:
         return orders / stage.rate
-    # The form that does not cancel when the slope is small.
+    # This form of the root has no cancellation when the slope is small.
     return 2 * orders / (stage.rate + math.sqrt(max(stage.rate**2 + 2 * slope * orders, 0.0)))
 
 
-def share_of(options: RunOptions, share: int, shares: int) -> Iterator[tuple[int, float]]:
-    """The orders that process `share` (0-based) of `shares` sends: number and due time in seconds."""
+def worker_schedule(options: RunOptions, worker_index: int, worker_count: int) -> Iterator[tuple[int, float]]:
+    """Yield number and due time of the orders that one of `worker_count` processes sends."""
     for number, due in enumerate(due_times(options)):
-        if number % shares == share:
+        if number % worker_count == worker_index:
             yield number, due
 
 
 class OpenLoop:
-    """Sends the orders of one process on time, whatever the system does."""
+    """Sends the orders of one process on schedule, however slowly the system responds."""
 
     def __init__(self, schedule: Iterator[tuple[int, float]], send: Send) -> None:
         self._schedule = schedule
@@ -71,13 +70,12 @@ class OpenLoop:
         self._stopped = False
 
     def run(self, began: float) -> None:
-        """Returns when the schedule is exhausted or `stop` was called. `began` is the schedule's zero, a
-        time of `time.perf_counter()`."""
+        """Send until the schedule ends or `stop` is called. `began` is the start of the run, a time of
+        `time.perf_counter()`."""
         for number, due_seconds in self._schedule:
             due = began + due_seconds
-            wait = due - time.perf_counter()
-            # Also without a wait: the greenlets that live the orders must get their turn.
-            gevent.sleep(max(wait, 0.0))
+            # Sleep even for 0 s: the greenlets of the orders must run.
+            gevent.sleep(max(due - time.perf_counter(), 0.0))
             if self._stopped:
                 return
             self._send(number, due)

@@ -1,16 +1,16 @@
-"""Locust's own tables, made to keep the times that are put into them."""
+"""Exact times in Locust's statistics."""
 
 from locust import stats
 
 
 def keep_exact_times() -> None:
-    """Has Locust count response times by the millisecond.
+    """Make Locust count response times by the millisecond.
 
-    It rounds to two digits, and from 10 s up to whole seconds, so 15,450 ms would read as 15,000. The verdict
-    uses its own records in any case; this makes the tables, the CSV and the HTML agree with it.
+    By default Locust rounds to two digits, and from 10 s to whole seconds: 15,450 ms would read as 15,000 ms.
+    The verdict does not use these statistics; with exact times they agree with it.
     """
-    stats.bucket_response_time = _to_the_millisecond
+    stats.bucket_response_time = _round_to_milliseconds
 
 
-def _to_the_millisecond(response_time: float) -> int:
+def _round_to_milliseconds(response_time: float) -> int:
     return round(response_time)

@@ -1,4 +1,4 @@
-"""The part of a run that sends orders: one in each generating process, local or worker."""
+"""Sends the orders of one generator process, local or worker."""
 
 import resource
 import time
@@ -10,7 +10,7 @@ import gevent.event
 from gevent.pool import Group, Pool
 
 from loadtest.generator.api_client import MAX_CONNECTIONS, ApiClient
-from loadtest.generator.arrivals import OpenLoop, share_of
+from loadtest.generator.arrivals import OpenLoop, worker_schedule
 from loadtest.generator.order_journey import OrderJourney
 from loadtest.generator.recording import Recorder, Report
 from loadtest.options import Arrivals, RunOptions
@@ -21,17 +21,18 @@ if TYPE_CHECKING:
 REPORT_SECONDS = 0.5
 OVERDUE_SECONDS = 0.1
 SPARE_FILES = 200
-"""File descriptors kept for everything that is not a connection of an order."""
+"""File descriptors reserved for everything that is not the connection of an order."""
 
-LAST_LOOKS = 50
+FINAL_CHECKS = 50
+"""Concurrent final status requests after the drain."""
 
-Live = Callable[[OrderJourney], None]
+RunOrder = Callable[[OrderJourney], None]
 
 
-class Generator:
-    """Sends one process's share of a run, then drains: returns only when each of its orders is accounted for.
+class OrderSender:
+    """Sends the orders of one process, then drains: `run` returns when each order has a final record.
 
-    `tell` is given a report every half second, and a last one with `drained` set.
+    Calls `report` every half second, and a last time with a report that is `drained`.
     """
 
     def __init__(
@@ -39,35 +40,35 @@ class Generator:
         environment: "Environment",
         api_url: str,
         options: RunOptions,
-        live: Live,
-        tell: Callable[[Report], None],
+        run_order: RunOrder,
+        report: Callable[[Report], None],
         *,
         api_key: str | None = None,
-        share: int = 0,
-        shares: int = 1,
+        worker_index: int = 0,
+        worker_count: int = 1,
     ) -> None:
         self.options = options
-        self._live = live
-        self._tell = tell
-        self._share = share
-        self._shares = shares
+        self._run_order = run_order
+        self._report = report
+        self._worker_index = worker_index
+        self._worker_count = worker_count
         self._began = time.perf_counter()
         self._max_open = max_open()
         self._api = ApiClient(api_url, environment.events, api_key=api_key)
         self._recorder = Recorder(
             environment.events, options.slo_seconds, self._began, exclude_rejected=options.exclude_rejected
         )
-        self._loop = OpenLoop(share_of(options, share, shares), self._send)
-        self._lives: Group = Group()
+        self._loop = OpenLoop(worker_schedule(options, worker_index, worker_count), self._send)
+        self._greenlets: Group = Group()
         self._orders: dict[int, OrderJourney] = {}
         self._exhausted = False
         self._stopping = gevent.event.Event()
         self._drained = gevent.event.Event()
-        self._next_closed = share
+        self._next_closed = worker_index
 
     def run(self) -> None:
-        """From the first order to the last report. Blocks."""
-        watch = gevent.spawn(self._watch)
+        """Send all orders, drain, and send the last report. Blocks."""
+        reporting = gevent.spawn(self._report_periodically)
         try:
             if self.options.arrivals is Arrivals.CLOSED:
                 self._stopping.wait(self.options.seconds)
@@ -76,37 +77,37 @@ class Generator:
             self._exhausted = True
             self._drain()
         finally:
-            watch.kill()
+            reporting.kill()
             self._api.close()
-            self._tell(self._recorder.report(self._share, exhausted=True, drained=True))
+            self._report(self._recorder.report(self._worker_index, exhausted=True, drained=True))
             self._drained.set()
 
     def stop(self) -> None:
-        """No further order leaves; those under way are drained."""
+        """Stop sending; orders in flight are drained."""
         self._loop.stop()
         self._stopping.set()
 
     def wait_until_drained(self, seconds: float) -> bool:
-        """Returns whether it has drained within so long."""
+        """Return whether the process has drained within `seconds`."""
         return bool(self._drained.wait(seconds))
 
-    def live_one(self) -> None:
-        """One order of a closed loop, due now. Blocks until its outcome; returns at once after the end."""
+    def run_closed_order(self) -> None:
+        """Run one order of a closed loop until its outcome; does nothing after the end of the run."""
         if self._exhausted or self._stopping.is_set():
             return
-        number, self._next_closed = self._next_closed, self._next_closed + self._shares
+        number, self._next_closed = self._next_closed, self._next_closed + self._worker_count
         greenlet = self._spawn(number, time.perf_counter())
         if greenlet is not None:
             greenlet.join()
 
-    def closed_pace_seconds(self) -> float:
-        """How far apart the orders of one closed-loop user shall be, at the rate of this moment."""
-        reached = time.perf_counter() - self._began
+    def closed_interval_seconds(self) -> float:
+        """Return the time between the orders of one closed-loop user, at the rate of this moment."""
+        elapsed = time.perf_counter() - self._began
         for stage in self.options.stages:
-            if reached <= stage.seconds:
-                rate = stage.rate + (stage.end_rate - stage.rate) * reached / stage.seconds
+            if elapsed <= stage.seconds:
+                rate = stage.rate + (stage.end_rate - stage.rate) * elapsed / stage.seconds
                 return self.options.users / max(rate, 1e-3)
-            reached -= stage.seconds
+            elapsed -= stage.seconds
         return self.options.seconds
 
     def _send(self, number: int, due: float) -> None:
@@ -116,45 +117,44 @@ class Generator:
         if len(self._recorder.open) >= self._max_open:
             self._recorder.skip()
             return None
-        return self._lives.spawn(self._live_order, number, due)
+        return self._greenlets.spawn(self._run_journey, number, due)
 
-    def _live_order(self, number: int, due: float) -> None:
+    def _run_journey(self, number: int, due: float) -> None:
         record = self._recorder.sent(number, due)
         options = self.options
         order = OrderJourney(
             self._api, self._recorder, options.run_id, record, options.seed, options.slo_seconds
         )
         self._orders[number] = order
-        self._live(order)
+        self._run_order(order)
         if not order.is_over:
             order.wait_for_outcome()
         del self._orders[number]
 
     def _drain(self) -> None:
-        self._lives.join(timeout=self.options.drain_timeout_seconds)
-        if not self._recorder.open:
-            # Requests about orders that are already over may still be under way.
-            self._lives.kill(timeout=1.0)
-            return
-        self._lives.kill(timeout=1.0)
-        looks = Pool(LAST_LOOKS)
+        self._greenlets.join(timeout=self.options.drain_timeout_seconds)
+        # Requests about orders that have ended may still be running.
+        self._greenlets.kill(timeout=1.0)
+        checks = Pool(FINAL_CHECKS)
         for order in list(self._orders.values()):
             if not order.is_over:
-                looks.spawn(order.look_for_the_last_time)
-        looks.join()
+                checks.spawn(order.record_final_state)
+        checks.join()
 
-    def _watch(self) -> None:
-        told_at = 0.0
+    def _report_periodically(self) -> None:
+        reported_at = 0.0
         while True:
-            self._recorder.note_overdue()
+            self._recorder.count_overdue()
             now = time.perf_counter()
-            if now - told_at >= REPORT_SECONDS:
-                self._tell(self._recorder.report(self._share, exhausted=self._exhausted, drained=False))
-                told_at = now
+            if now - reported_at >= REPORT_SECONDS:
+                self._report(
+                    self._recorder.report(self._worker_index, exhausted=self._exhausted, drained=False)
+                )
+                reported_at = now
             gevent.sleep(OVERDUE_SECONDS)
 
 
 def max_open() -> int:
-    """How many orders may be open at once: each waits on a connection of its own, which is an open file."""
+    """Return how many orders may be open at once: each waits on its own connection, an open file."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MAX_CONNECTIONS if files == resource.RLIM_INFINITY else files - SPARE_FILES

@@ -1,13 +1,12 @@
-"""What is known of each order, recorded exactly by the process that sends it.
+"""Exact records of every order, made by the process that sends it.
 
-Locust's own statistics round times from 10 s up to whole seconds and forget what is in flight at the stop.
-So every order has a record of its own from the moment it is due until its outcome is known, and the
-verdict is made from the records alone; Locust's tables get the same times as named entries.
+Locust's statistics round times of 10 s and more to whole seconds and forget orders in flight at the stop. So
+each order has a record from its scheduled send time until its outcome. The verdict uses these records alone;
+Locust's tables get the same times as named entries.
 """
 
 import time
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from enum import StrEnum
 from heapq import heappop, heappush
@@ -26,34 +25,35 @@ OVERDUE = "past the limit, still open"
 
 
 class Ending(StrEnum):
-    """How the generator's knowledge of an order ends."""
+    """What the generator knows about an order at the end of the run."""
 
     OUTCOME = "outcome"
     UNFINISHED = "unfinished"
-    """The drain was over, its time was up, and the API said it still runs."""
+    """The order exceeded the limit and was still running at the end of the drain."""
 
     NOT_ACCEPTED = "not accepted"
-    """Its start was never acknowledged, and the API knows no such order."""
+    """The start was not acknowledged, and the API does not know the order."""
 
-    SHED = "shed"
-    """Its start was answered 429: there was too much to do."""
+    REJECTED = "rejected"
+    """The API rejected the start with 429."""
 
     UNKNOWN = "unknown"
-    """Nobody could say what becomes of it: the run has lost it."""
+    """The API did not return the state of the order: the run has lost it."""
 
 
 @dataclass(slots=True)
 class OrderRecord:
-    """One order. Times: `due` and `accepted` in seconds after the run's zero, the others in milliseconds.
+    """One order. `due` and `accepted` are seconds after the start of the run, other times are milliseconds.
 
-    `lag_ms` is how late it was sent; `accept_ms` from sending to the acknowledgement, repeats included;
-    `completion_ms` from acceptance to the outcome, as the books have it; `end_to_end_ms` from when it was
-    due until the outcome was seen. `ending` is None while it is open.
+    `send_delay_ms`: from the scheduled to the actual send time. `accept_ms`: from sending to the
+    acknowledgement, retries included. `completion_ms`: from acceptance to the outcome, as stored in the order
+    database. `end_to_end_ms`: from the scheduled send time until the generator saw the outcome. `ending` is
+    None while the order is open.
     """
 
     number: int
     due: float
-    lag_ms: float
+    send_delay_ms: float
     accept_ms: float | None = None
     accepted: float | None = None
     completion_ms: float | None = None
@@ -64,24 +64,17 @@ class OrderRecord:
     retries: int = 0
     ending: str | None = None
 
-    def to_wire(self) -> list[Any]:
-        return list(astuple(self))
-
-    @classmethod
-    def from_wire(cls, told: Iterable[Any]) -> Self:
-        return cls(*told)
-
 
 @dataclass(slots=True)
 class Report:
-    """What one generating process tells of itself, since its last report or in total.
+    """Progress report of one generator process.
 
-    In total: `offered`, `skipped`, `open`, `overdue`, `cpu_seconds`, `requests` (a name and how it was
-    answered), `failures` (calls without a usable answer, by name). Since the last report: `records` of orders
-    whose end is known. `exhausted`: no more will be sent; `drained`: nothing more will be known.
+    Totals: `offered`, `skipped`, `open`, `overdue`, `cpu_seconds`, `requests` (counts by name and result).
+    `records` are the orders that ended since the last report. `exhausted`: the process sends no more orders.
+    `drained`: this is its last report.
     """
 
-    share: int
+    worker_index: int
     offered: int
     skipped: int
     open: int
@@ -96,21 +89,21 @@ class Report:
 
     def to_wire(self) -> dict[str, Any]:
         wire = {name: getattr(self, name) for name in self.__slots__}
-        return wire | {"records": [record.to_wire() for record in self.records]}
+        return wire | {"records": [astuple(record) for record in self.records]}
 
     @classmethod
-    def from_wire(cls, told: dict[str, Any]) -> Self:
-        return cls(**told | {"records": [OrderRecord.from_wire(each) for each in told["records"]]})
+    def from_wire(cls, data: dict[str, Any]) -> Self:
+        return cls(**data | {"records": [OrderRecord(*record) for record in data["records"]]})
 
 
 class Recorder:
-    """The records of one process, and Locust's entries made from them."""
+    """Records the orders of one process and reports their times to Locust."""
 
     def __init__(
         self, events: "Events", slo_seconds: float, began: float, *, exclude_rejected: bool = False
     ) -> None:
-        """`began` is the run's zero, a time of `time.perf_counter()`. With `exclude_rejected`, orders that were shed
-        are counted apart instead of as late."""
+        """`began` is the start of the run, a time of `time.perf_counter()`. With `exclude_rejected`, orders
+        that the API rejects with 429 do not count as late."""
         self._events = events
         self._slo_seconds = slo_seconds
         self._exclude_rejected = exclude_rejected
@@ -124,84 +117,85 @@ class Recorder:
         self.skipped = 0
         self.requests: Counter[str] = Counter()
         self.broken_promises: list[str] = []
-        self.lifetimes = SurvivalCurve()
+        self.survival = SurvivalCurve()
 
     def sent(self, number: int, due: float) -> OrderRecord:
-        """An order leaves; `due` is a time of `time.perf_counter()`."""
+        """Record that an order is sent now; `due` is a time of `time.perf_counter()`."""
         now = time.perf_counter()
         record = OrderRecord(number, due - self._began, (now - due) * 1000)
         self.offered += 1
         self.open[number] = record
-        # An order that is never accepted must become overdue too.
+        # An order that is never accepted becomes overdue too.
         heappush(self._deadlines, (now + self._slo_seconds, number))
         return record
 
     def skip(self) -> None:
-        """An order was due and could not be sent at all."""
+        """Record that an order was due but could not be sent."""
         self.offered += 1
         self.skipped += 1
 
     def accepted(self, record: OrderRecord, sent_at: float) -> None:
-        """The start was acknowledged just now."""
+        """Record that the start was acknowledged now."""
         now = time.perf_counter()
         record.accept_ms = (now - sent_at) * 1000
         record.accepted = now - self._began
         heappush(self._deadlines, (now + self._slo_seconds, record.number))
-        self._fire(ACCEPT, record.accept_ms)
+        self._report_to_locust(ACCEPT, record.accept_ms)
 
-    def found(self, record: OrderRecord, seconds: float) -> None:
-        """The books know an order whose start nobody has acknowledged: accepted so many seconds ago, by a
-        clock that may differ from ours, but not before it was sent."""
+    def accepted_before(self, record: OrderRecord, seconds: float) -> None:
+        """Record that an order without an acknowledgement was accepted `seconds` ago.
+
+        That age comes from the server's clock, so acceptance is never set before the send time.
+        """
         now = time.perf_counter()
-        sent = self._began + record.due + record.lag_ms / 1000
+        sent = self._began + record.due + record.send_delay_ms / 1000
         record.accepted = min(max(now - seconds, sent), now) - self._began
         self._overdue.discard(record.number)
         heappush(self._deadlines, (self._deadline(record), record.number))
 
     def finished(self, record: OrderRecord, outcome: str, reason: str | None, completion_ms: float) -> None:
-        """The outcome was seen just now; `completion_ms` is what the books say of it."""
+        """Record an outcome that was seen now; `completion_ms` is from the order database."""
         now = time.perf_counter()
         record.outcome, record.reason = outcome, reason
         record.completion_ms = completion_ms
         record.end_to_end_ms = (now - self._began - record.due) * 1000
         record.late = completion_ms > self._slo_seconds * 1000
         problem = f"late: not within {self._slo_seconds:g} s" if record.late else None
-        self._fire(COMPLETION, completion_ms, problem)
-        self._fire(END_TO_END, record.end_to_end_ms, problem)
+        self._report_to_locust(COMPLETION, completion_ms, problem)
+        self._report_to_locust(END_TO_END, record.end_to_end_ms, problem)
         self._close(record, Ending.OUTCOME)
 
-    def gave_up(self, record: OrderRecord, ending: Ending) -> None:
-        """The order stays without a known outcome: it counts as late, with the time it has taken so far,
-        unless it was shed and may be."""
-        if ending is Ending.SHED and self._exclude_rejected:
+    def ended_without_outcome(self, record: OrderRecord, ending: Ending) -> None:
+        """Record an order as late, with its time so far; a rejected order only if rejected orders count."""
+        if ending is Ending.REJECTED and self._exclude_rejected:
             self._close(record, ending)
             return
         record.late = True
         record.end_to_end_ms = (time.perf_counter() - self._began - record.due) * 1000
-        self._fire(END_TO_END, record.end_to_end_ms, f"late: {ending}")
+        self._report_to_locust(END_TO_END, record.end_to_end_ms, f"late: {ending}")
         self._close(record, ending)
 
     def is_overdue(self, record: OrderRecord) -> bool:
-        """Whether the order has had its time: from acceptance, or from sending if it was never accepted."""
+        """Whether the limit has passed: from acceptance, or from sending if the order was never accepted."""
         return time.perf_counter() >= self._deadline(record)
 
-    def note_overdue(self) -> None:
-        """Counts orders that have just passed the limit, to be called several times a second."""
+    def count_overdue(self) -> None:
+        """Count open orders that have passed the limit. Call it several times a second."""
         now = time.perf_counter()
         while self._deadlines and self._deadlines[0][0] <= now:
             _, number = heappop(self._deadlines)
             record = self.open.get(number)
-            # Accepted orders have two entries, of which the one from acceptance counts.
+            # An accepted order has two entries; the one from its acceptance counts.
             if record is None or number in self._overdue or now < self._deadline(record) - 0.001:
                 continue
             self._overdue.add(number)
-            self._fire(OVERDUE, self._slo_seconds * 1000, f"not within {self._slo_seconds:g} s")
+            self._report_to_locust(OVERDUE, self._slo_seconds * 1000, f"not within {self._slo_seconds:g} s")
 
-    def report(self, share: int, *, exhausted: bool, drained: bool) -> Report:
-        """What is known now; the records in it are handed over, and not told again."""
+    def report(self, worker_index: int, *, exhausted: bool, drained: bool) -> Report:
+        """Return the current report. Its records are removed here, so each is reported once."""
         closed, self._closed = self._closed, []
         return Report(
-            share=share,
+            worker_index=worker_index,
             offered=self.offered,
             skipped=self.skipped,
             open=len(self.open),
@@ -217,7 +211,7 @@ class Recorder:
 
     def _deadline(self, record: OrderRecord) -> float:
         if record.accepted is None:
-            return self._began + record.due + record.lag_ms / 1000 + self._slo_seconds
+            return self._began + record.due + record.send_delay_ms / 1000 + self._slo_seconds
         return self._began + record.accepted + self._slo_seconds
 
     def _close(self, record: OrderRecord, ending: Ending) -> None:
@@ -226,7 +220,7 @@ class Recorder:
         self._overdue.discard(record.number)
         self._closed.append(record)
 
-    def _fire(self, name: str, milliseconds: float, problem: str | None = None) -> None:
+    def _report_to_locust(self, name: str, milliseconds: float, problem: str | None = None) -> None:
         self._events.request.fire(
             request_type=ENTRY_TYPE,
             name=name,
@@ -238,29 +232,29 @@ class Recorder:
 
 
 class Tally:
-    """The records of all processes together: what the verdict is made from."""
+    """The records and latest reports of all generator processes, as input for the verdict."""
 
     def __init__(self) -> None:
         self.records: list[OrderRecord] = []
         self.late = 0
         self.finished = 0
-        self.shed_apart = 0
-        """Orders that were shed and are not counted as late."""
+        self.excluded = 0
+        """Rejected orders that do not count as late."""
 
         self._latest: dict[int, Report] = {}
 
-    def take(self, report: Report) -> None:
+    def add(self, report: Report) -> None:
         for record in report.records:
             self.late += record.late
             self.finished += record.ending == Ending.OUTCOME
-            self.shed_apart += record.ending == Ending.SHED and not record.late
+            self.excluded += record.ending == Ending.REJECTED and not record.late
         self.records += report.records
         report.records = []
-        self._latest[report.share] = report
+        self._latest[report.worker_index] = report
 
     @property
     def reports(self) -> list[Report]:
-        """The last report of each process."""
+        """The latest report of each process."""
         return list(self._latest.values())
 
     @property
@@ -269,7 +263,7 @@ class Tally:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether no process that has told of itself will send any more."""
+        """Whether no process that has reported sends any more orders."""
         return bool(self._latest) and all(report.exhausted for report in self.reports)
 
     @property
@@ -282,17 +276,17 @@ class Tally:
 
     @property
     def late_so_far(self) -> int:
-        """Late outcomes, and orders that are open past the limit."""
+        """Late outcomes and open orders past the limit."""
         return self.late + sum(report.overdue for report in self.reports)
 
     @property
-    def judged_so_far(self) -> int:
-        """Orders that are known to be on time or late by now."""
-        return len(self.records) - self.shed_apart + sum(report.overdue for report in self.reports)
+    def counted_so_far(self) -> int:
+        """Orders that are already known to be on time or late."""
+        return len(self.records) - self.excluded + sum(report.overdue for report in self.reports)
 
     @property
     def unaccounted(self) -> int:
-        """Orders that were sent and of which nothing will be known: lost with their process, or unknown."""
+        """Orders without a known result: lost with their process, or their state is unknown."""
         known = sum(1 for record in self.records if record.ending != Ending.UNKNOWN)
         return self.offered - self.skipped - known
 

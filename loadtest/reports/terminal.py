@@ -47,9 +47,9 @@ def show_progress(run: Run) -> None:
 def progress_line(run: Run) -> str:
     """Return one line: orders sent, finished, in flight and late, and the upper bound of the late share."""
     tally = run.tally
-    judged, late = tally.judged_so_far, tally.late_so_far
+    judged, late = tally.counted_so_far, tally.late_so_far
     bound = f"{upper_bound(late, judged):.2%}" if judged else "-"
-    rejected = f"{tally.shed_apart} rejected   " if tally.shed_apart else ""
+    rejected = f"{tally.excluded} rejected   " if tally.excluded else ""
     of_plan = "" if run.planned is None else f" of {run.planned}"
     return (
         f"{min(run.seconds, 99_999):6.1f} s   {tally.offered}{of_plan} sent   {tally.finished} finished   "

@@ -68,7 +68,7 @@ def per_second(records: Iterable[OrderRecord]) -> list[Json]:
                 "finished": finished[second],
                 "late": sum(order.late for order in orders),
                 "in_flight": in_flight,
-                "lag_max": round(max((order.lag_ms for order in orders), default=0.0), 2),
+                "lag_max": round(max((order.send_delay_ms for order in orders), default=0.0), 2),
                 "accept_p99": _value(spread(order.accept_ms for order in orders), "p99"),
                 "completion_p50": _value(completion, "p50"),
                 "completion_p99": _value(completion, "p99"),

@@ -33,7 +33,7 @@ def compute_verdict(observed: RunObservations) -> Verdict:
     """Return the verdict. A broken invariant outranks an invalid run, which outranks the SLO result."""
     options, tally = observed.options, observed.tally
     late = sum(record.late for record in tally.records) + lost_orders(tally)
-    orders = tally.offered - tally.skipped - tally.shed_apart
+    orders = tally.offered - tally.skipped - tally.excluded
     slo = evaluate_slo(orders, late, options.slo_target)
     problems = validity_problems(observed, slo)
     code = _exit_code(observed, slo, problems)
@@ -78,7 +78,7 @@ def _exit_code(observed: RunObservations, slo: SloResult, problems: Sequence[str
 def _run_section(observed: RunObservations, problems: list[str]) -> Json:
     options, tally = observed.options, observed.tally
     # Orders that were sent late took longer than planned.
-    sent = (record.due + record.lag_ms / 1000 for record in tally.records)
+    sent = (record.due + record.send_delay_ms / 1000 for record in tally.records)
     seconds = max(observed.stopped_after or options.seconds, max(sent, default=0.0))
     generating = sum(report.seconds for report in tally.reports)
     return {
@@ -87,14 +87,14 @@ def _run_section(observed: RunObservations, problems: list[str]) -> Json:
         "planned": planned_orders(options),
         "offered": tally.offered,
         "skipped": tally.skipped,
-        "rejected": sum(record.ending == Ending.SHED for record in tally.records),
+        "rejected": sum(record.ending == Ending.REJECTED for record in tally.records),
         "unaccounted": tally.unaccounted,
         "stopped_after_seconds": observed.stopped_after,
         "offered_rate": round(tally.offered / seconds, 3) if seconds else 0.0,
         "on_time_share": on_time_share(observed),
         "completed_rate": _completed_rate(tally.records),
-        "lag_ms": spread(record.lag_ms for record in tally.records),
-        "lagging": sum(record.lag_ms > SEND_DELAY_TOLERANCE_MS for record in tally.records),
+        "lag_ms": spread(record.send_delay_ms for record in tally.records),
+        "lagging": sum(record.send_delay_ms > SEND_DELAY_TOLERANCE_MS for record in tally.records),
         "processes": observed.processes,
         "lost_workers": observed.lost_workers,
         "cpu_percent": round(100 * tally.cpu_seconds / generating, 1) if generating else 0.0,

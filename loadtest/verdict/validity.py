@@ -55,7 +55,7 @@ def on_time_share(observed: RunObservations) -> float | None:
     """Return the share of scheduled orders that were sent on time; None for a closed loop."""
     if observed.options.arrivals is Arrivals.CLOSED or not observed.tally.offered:
         return None
-    on_time = sum(record.lag_ms <= SEND_DELAY_TOLERANCE_MS for record in observed.tally.records)
+    on_time = sum(record.send_delay_ms <= SEND_DELAY_TOLERANCE_MS for record in observed.tally.records)
     return min((on_time + lost_orders(observed.tally)) / observed.tally.offered, 1.0)
 
 
@@ -88,7 +88,7 @@ def _schedule_problems(observed: RunObservations, slo: SloResult) -> list[str]:
     is_complete = planned is not None and observed.stopped_after is None
     if planned is not None and is_complete and 0 < tally.offered < MIN_ON_TIME_SHARE * planned:
         problems.append(f"only {tally.offered} of {planned} planned orders were sent")
-    delayed = [record for record in tally.records if record.lag_ms > SEND_DELAY_TOLERANCE_MS]
+    delayed = [record for record in tally.records if record.send_delay_ms > SEND_DELAY_TOLERANCE_MS]
     if options.arrivals is not Arrivals.CLOSED and _changes_result(slo, delayed, tally.skipped):
         problems.append(
             f"{len(delayed)} orders were sent more than {SEND_DELAY_TOLERANCE_MS:.0f} ms late and "

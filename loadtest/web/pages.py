@@ -113,7 +113,7 @@ def findings(session: "Session") -> dict[str, str]:
             found[f"{name}, ms"] = ", ".join(f"{column} {cell}" for column, cell in pairs if cell)
         return found | {"reports": report["report_dir"]} | links
     tally = run.tally
-    judged, late = tally.judged_so_far, tally.late_so_far
+    judged, late = tally.counted_so_far, tally.late_so_far
     return {
         "run": f"{run.options.run_id}, {run.options.scenario}",
         "so far": progress_line(run),

@@ -14,7 +14,7 @@ AUDIT = {"clean": True, "judged": 10_000, "open": 0, "late": 0, "workflows_check
 
 
 def record(number: int, due: float = 0.0, **known: Any) -> OrderRecord:
-    usual = {"lag_ms": 1.0, "accept_ms": 10.0, "accepted": due + 0.01, "completion_ms": 1_000.0,
+    usual = {"send_delay_ms": 1.0, "accept_ms": 10.0, "accepted": due + 0.01, "completion_ms": 1_000.0,
              "end_to_end_ms": 1_010.0, "outcome": "completed", "ending": Ending.OUTCOME.value}  # fmt: skip
     return OrderRecord(number, due, **(usual | known))
 
@@ -22,9 +22,16 @@ def record(number: int, due: float = 0.0, **known: Any) -> OrderRecord:
 def observations(records: list[OrderRecord], **known: Any) -> RunObservations:
     tally = Tally()
     report = {"offered": len(records), "skipped": 0, "broken_promises": []} | known.pop("report", {})
-    tally.take(
+    tally.add(
         Report(
-            share=0, open=0, overdue=0, cpu_seconds=1.0, seconds=10.0, requests={}, records=records, **report
+            worker_index=0,
+            open=0,
+            overdue=0,
+            cpu_seconds=1.0,
+            seconds=10.0,
+            requests={},
+            records=records,
+            **report,
         )
     )
     now = datetime.now(UTC)

@@ -72,7 +72,7 @@ def test_a_rise_after_the_limit_is_not_attributed_to_the_disturbance() -> None:
 def test_rejected_orders_are_attributed_to_the_disturbance_before_them() -> None:
     nothing = dict.fromkeys(("accept_ms", "accepted", "completion_ms", "outcome"))
     shed = [
-        record(n, 25.0, late=True, end_to_end_ms=20.0, ending=Ending.SHED.value, **nothing)
+        record(n, 25.0, late=True, end_to_end_ms=20.0, ending=Ending.REJECTED.value, **nothing)
         for n in range(500, 507)
     ]
     records = five_per_second(60, range(0), 0.0) + shed

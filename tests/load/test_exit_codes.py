@@ -88,7 +88,7 @@ def test_shed_orders_are_late_unless_they_may_be_shed(load_test: LoadTest) -> No
     assert (late.code, late.limit["orders"], late.limit["late"]) == (3, 60, 30), late.output
     assert (apart.code, apart.limit["orders"], apart.limit["late"]) == (0, 30, 0), apart.output
     assert late.run["rejected"] == apart.run["rejected"] == 30
-    assert apart.locust_rows["start, shed"]["Request Count"] == "30"
+    assert apart.locust_rows["start, rejected"]["Request Count"] == "30"
     assert apart.locust_rows["Aggregated"]["Failure Count"] == "0"
 
 
@@ -270,14 +270,16 @@ def test_a_master_waits_for_its_workers_and_not_for_ever(load_test: LoadTest, is
         fake_api() as api,
         load_test.started(api, *QUICK, *words, f"--master-port={load_test.port_base + 9}") as process,
     ):
-        line = wait_for_line(process, containing="waiting for")
+        line = wait_for_line(process, containing="Waiting for")
         if is_interrupted:
             interrupt(process)
         found = load_test.finished(process)
 
-    assert line == "waiting for 2 workers, 3 s at most; 0 there\n"
+    assert line == "Waiting for 2 workers, at most 3 s; 0 connected so far.\n"
     sentence = (
-        "interrupted while workers were waited for" if is_interrupted else "0 of 2 workers came within 3 s"
+        "interrupted while workers were waited for"
+        if is_interrupted
+        else "0 of 2 workers connected within 3 s"
     )
     assert found.output.startswith(sentence)
     assert len(found.output.splitlines()) == 1

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.chaos.disturbance import Disturbance, parse_chaos
-from loadtest.generator.arrivals import OpenLoop, due_times, planned_orders, share_of
+from loadtest.generator.arrivals import OpenLoop, due_times, planned_orders, worker_schedule
 from loadtest.generator.survival import SurvivalCurve
 from loadtest.options import RunOptions, Stage
 from loadtest.proofs.capacity import (
@@ -69,7 +69,7 @@ def test_poisson_arrivals_have_exponential_gaps_and_a_seed() -> None:
 @given(st.integers(1, 9), st.floats(0.5, 40), st.sampled_from(["constant", "poisson"]))
 def test_shares_are_the_schedule_and_nothing_twice(shares: int, rate: float, arrivals: str) -> None:
     plan = options(rate=rate, duration="7s", arrivals=arrivals)
-    shared = [order for share in range(shares) for order in share_of(plan, share, shares)]
+    shared = [order for share in range(shares) for order in worker_schedule(plan, share, shares)]
     assert sorted(shared) == list(enumerate(due_times(plan)))
 
 

@@ -46,7 +46,7 @@ def test_the_orders_csv_has_a_row_for_each_order() -> None:
         record(0),
         record(1, 2.0, late=True, **nothing | {"accepted": 2.5}, ending=Ending.UNFINISHED.value),
         record(2, 3.0, late=True, **nothing, ending=Ending.NOT_ACCEPTED.value),
-        record(3, 4.0, **nothing, ending=Ending.SHED.value),
+        record(3, 4.0, **nothing, ending=Ending.REJECTED.value),
     ]
     columns = "order_id,run_id,scenario,outcome,requested_at,accepted_at,completion_ms,within_limit"
     finished = f"{columns}\n'-r-0,'-r,mixed,completed,T,T,1000,true\n"

@@ -71,13 +71,13 @@ def test_verdict_on_ten_thousand_orders() -> None:
 
 def test_rejected_orders_are_excluded_from_the_slo_when_the_run_allows_it() -> None:
     nothing = dict.fromkeys(("accept_ms", "accepted", "completion_ms", "end_to_end_ms", "outcome"))
-    shed = nothing | {"ending": Ending.SHED.value}
+    shed = nothing | {"ending": Ending.REJECTED.value}
     orders = records(400) + [record(n, **shed) for n in range(400, 1_000)]
     found = verdict_of(orders)
     assert found.code is ExitCode.PASSED
     assert (found.slo.orders, found.slo.late, found.report["run"]["rejected"]) == (400, 0, 600)
     assert "600 rejected (429)" in rows(found.report)["run"]
-    as_late = [replace(each, late=each.ending == Ending.SHED) for each in orders]
+    as_late = [replace(each, late=each.ending == Ending.REJECTED) for each in orders]
     assert verdict_of(as_late).slo.late == 600
 
 
@@ -114,19 +114,19 @@ def test_send_delay_makes_the_run_invalid_when_it_could_change_the_result(
     delayed: int, late: int, invalid: bool
 ) -> None:
     orders = 1_000
-    records = [record(n, late=n < late, lag_ms=300.0 if n < delayed else 1.0) for n in range(orders)]
+    records = [record(n, late=n < late, send_delay_ms=300.0 if n < delayed else 1.0) for n in range(orders)]
     found = verdict_of(records)
     assert (found.code is ExitCode.INVALID_RUN) is invalid
     assert any("enough to change the result" in problem for problem in found.problems) is invalid
 
 
 def test_send_delay_that_cannot_change_the_result_leaves_a_breach_valid() -> None:
-    records = [record(n, late=n < 500, lag_ms=300.0 if n > 990 else 1.0) for n in range(1_000)]
+    records = [record(n, late=n < 500, send_delay_ms=300.0 if n > 990 else 1.0) for n in range(1_000)]
     assert verdict_of(records).code is ExitCode.LIMIT_BREACHED
 
 
 def test_a_generator_that_sends_too_few_orders_on_time_makes_the_run_invalid() -> None:
-    records = [record(n, late=True, lag_ms=300.0 if n % 10 == 0 else 1.0) for n in range(1_000)]
+    records = [record(n, late=True, send_delay_ms=300.0 if n % 10 == 0 else 1.0) for n in range(1_000)]
     found = verdict_of(records)
     assert found.code is ExitCode.INVALID_RUN
     assert "sent only 90.0% of the orders on time" in found.problems[0]
@@ -154,5 +154,5 @@ def test_a_partial_audit_makes_the_run_invalid(partial: dict[str, Any], problem:
 def test_orders_sent_late_reduce_the_offered_rate() -> None:
     on_time = [record(n, n / 10) for n in range(400)]
     assert verdict_of(on_time).report["run"]["offered_rate"] == 10
-    last_late = [*on_time[:-1], replace(on_time[-1], lag_ms=10_100.0)]
+    last_late = [*on_time[:-1], replace(on_time[-1], send_delay_ms=10_100.0)]
     assert verdict_of(last_late).report["run"]["offered_rate"] == 8

@@ -182,7 +182,7 @@ def test_a_master_without_workers_refuses_the_form(load_test: LoadTest) -> None:
         urllib.request.urlopen(f"{url}/swarm", b"user_count=1&spawn_rate=1") as answer,
     ):
         told = json.load(answer)
-    assert told["message"] == "no worker has connected yet; start one and try again"
+    assert told["message"] == "No worker is connected yet. Start a worker, then try again."
     assert not told["success"]
 
 

@@ -1,4 +1,4 @@
-"""The generator itself, in this process, against the fake API: what it does when it cannot do as planned."""
+"""The order sender in this process, against the fake API: outages and missing connections."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -9,27 +9,27 @@ import gevent
 import pytest
 
 from loadtest.generator import order_sender
-from loadtest.generator.order_sender import Generator
+from loadtest.generator.order_sender import OrderSender
 from loadtest.generator.recording import Tally
 from loadtest.options import RunOptions
 from tests.load.driving import FakeApiProcess, fake_api
 from tests.load.fake_api import Behaviour
 
-# Locust's own would patch this whole process.
-UNHEARD: Any = SimpleNamespace(events=SimpleNamespace(request=SimpleNamespace(fire=lambda **_: None)))
+# Importing Locust's environment would patch this process for gevent.
+NO_EVENTS: Any = SimpleNamespace(events=SimpleNamespace(request=SimpleNamespace(fire=lambda **_: None)))
 
 
-def generate(api: FakeApiProcess, **given: object) -> tuple[Tally, "gevent.Greenlet[..., None]"]:
-    """A run of plain orders under way."""
+def start_run(api: FakeApiProcess, **given: object) -> tuple[Tally, "gevent.Greenlet[..., None]"]:
+    """Start a run without further requests about its orders."""
     options = RunOptions.parse({"run_id": "r", "scenario": "start-only"} | given)
     tally = Tally()
-    sending = Generator(UNHEARD, api.url, options, lambda order: order.start(), tally.take)
-    return tally, gevent.spawn(sending.run)
+    sender = OrderSender(NO_EVENTS, api.url, options, lambda order: order.start(), tally.add)
+    return tally, gevent.spawn(sender.run)
 
 
-def wait_for(look: Callable[[], object]) -> None:
+def wait_for(condition: Callable[[], object]) -> None:
     with gevent.Timeout(20):
-        while not look():
+        while not condition():
             gevent.sleep(0.05)
 
 
@@ -37,9 +37,9 @@ def endings(tally: Tally) -> Counter[str]:
     return Counter(str(record.ending) for record in tally.records)
 
 
-def test_an_outage_that_is_longer_than_the_limit_makes_orders_late_and_loses_none() -> None:
+def test_an_outage_beyond_the_limit_makes_orders_late_but_loses_none() -> None:
     with fake_api(Behaviour(completion_ms=100)) as api:
-        tally, running = generate(api, rate=20, duration="4s", slo_seconds=1)
+        tally, running = start_run(api, rate=20, duration="4s", slo_seconds=1)
         wait_for(lambda: tally.finished)
         api.put("behave", vars(Behaviour(books_away=True)))
         wait_for(lambda: tally.late_so_far > 5)
@@ -48,21 +48,21 @@ def test_an_outage_that_is_longer_than_the_limit_makes_orders_late_and_loses_non
         truth = api.truth()["orders"]
 
     assert tally.unaccounted == 0
-    found = endings(tally)
-    assert found.keys() == {"outcome", "not accepted"}
-    assert found["outcome"] == len(truth)
-    assert found["not accepted"] == tally.late > 5
+    counts = endings(tally)
+    assert counts.keys() == {"outcome", "not accepted"}
+    assert counts["outcome"] == len(truth)
+    assert counts["not accepted"] == tally.late > 5
 
 
-def test_orders_for_which_there_is_no_connection_are_skipped_and_counted(
+def test_orders_without_a_free_connection_are_skipped_and_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(order_sender, "max_open", lambda: 5)
     with fake_api(Behaviour(completion_ms=1_500)) as api:
-        tally, running = generate(api, rate=20, duration="1s")
+        tally, running = start_run(api, rate=20, duration="1s")
         running.join(timeout=20)
         truth = api.truth()["orders"]
 
     assert (tally.offered, tally.skipped, len(truth)) == (20, 15, 5)
     assert endings(tally) == {"outcome": 5}
-    assert tally.unaccounted == 0, "what was never sent is not lost"
+    assert tally.unaccounted == 0, "an order that was never sent is not lost"

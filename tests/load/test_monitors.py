@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from loadtest import commands, monitors, post_run
 from loadtest.chaos.disturbance import Disturbance, parse_chaos
 from loadtest.chaos.runner import DisturbanceRunner, with_components
-from loadtest.generator.api_client import Answer, ApiClient, NoAnswer
+from loadtest.generator.api_client import ApiClient, ApiResponse, NoResponse
 from loadtest.monitors import InterimAudit, Outages
 from loadtest.options import RunOptions
 from loadtest.post_run import Afterwards
@@ -26,9 +26,9 @@ class HangingApi(ApiClient):
     def __init__(self, seconds: float) -> None:
         self._hangs = seconds
 
-    def get(self, path: str, name: str) -> Answer:
+    def get(self, path: str, name: str) -> ApiResponse:
         gevent.sleep(self._hangs)
-        raise NoAnswer(f"{path}: {name}")
+        raise NoResponse(f"{path}: {name}")
 
 
 @pytest.mark.parametrize("is_answered", [True, False])
