@@ -1,74 +1,88 @@
-"""A selection of orders as the query of an address, and back: a link reproduces a view."""
+"""The filters of the latency page as a URL query: a link reproduces a view."""
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
 from db.domain import ORDER_ID_PATTERN, TERMINAL_STATES, State
 from db.read_models.latency import Selection
 from orchestrator.errors import RequestMalformed
 
-NAMES = ("run", "since", "until", "outcome", "faults")
+NAMES = ("run", "range", "since", "until", "outcome", "faults")
+RANGES = {
+    "Last 15 minutes": timedelta(minutes=15),
+    "Last hour": timedelta(hours=1),
+    "Last 24 hours": timedelta(days=1),
+    "Last 7 days": timedelta(days=7),
+}
 YEARS = range(2000, 2100)
 
 _PROFILE = re.compile(r"^[a-z]{1,32}$")
 
 
-def selection_of(query: Mapping[str, str]) -> Selection:
-    """Reads `run`, `since`, `until`, `outcome` and `faults`; empty ones count as any.
+def selection_of(query: Mapping[str, str], now: datetime | None = None) -> Selection:
+    """Return the selection of a query. A missing or empty parameter does not filter.
 
-    Raises RequestMalformed for what cannot be read: more orders than were asked for would look like those.
+    `range` is relative to `now`. Raises RequestMalformed for a parameter that is invalid: ignoring it would
+    show more orders than the link selects.
     """
     given = {name: query.get(name, "") for name in NAMES}
     run_id, outcome, faults = given["run"], given["outcome"], given["faults"]
     if run_id and not re.fullmatch(ORDER_ID_PATTERN, run_id):
-        raise RequestMalformed("a run's id is 1 to 64 letters, digits, '-' or '_'")
+        raise RequestMalformed("a run id has 1 to 64 letters, digits, '-' or '_'")
     if outcome and outcome not in [state.value for state in TERMINAL_STATES]:
-        raise RequestMalformed("there is no such outcome")
+        raise RequestMalformed("unknown outcome")
     if faults and not _PROFILE.fullmatch(faults):
-        raise RequestMalformed("there is no such fault profile")
-    for name in ("since", "until"):
-        if given[name] and moment(given[name]) is None:
-            raise RequestMalformed(
-                f"'{name}' is no time like 2026-01-31T12:00, from {YEARS[0]} to {YEARS[-1]}"
-            )
+        raise RequestMalformed("unknown fault profile")
+    since, until = (_time(name, given[name]) for name in ("since", "until"))
+    if given["range"]:
+        if given["range"] not in RANGES:
+            raise RequestMalformed("unknown time range")
+        if since or until:
+            raise RequestMalformed("use either 'range' or 'since' and 'until'")
+        since = (now or datetime.now(UTC)) - RANGES[given["range"]]
     return Selection(
         run_id=run_id or None,
-        since=moment(given["since"]),
-        until=moment(given["until"]),
+        since=since,
+        until=until,
         outcome=State(outcome) if outcome else None,
         fault_profile=faults or None,
     )
 
 
-def query_of(chosen: Selection) -> dict[str, str]:
-    """The query that `selection_of` reads; without what is any."""
+def query_of(selection: Selection) -> dict[str, str]:
+    """Return the query of a selection, without empty parameters. Its times are absolute."""
     values = {
-        "run": chosen.run_id,
-        "since": text_of(chosen.since),
-        "until": text_of(chosen.until),
-        "outcome": chosen.outcome.value if chosen.outcome else None,
-        "faults": chosen.fault_profile,
+        "run": selection.run_id,
+        "since": _text(selection.since),
+        "until": _text(selection.until),
+        "outcome": selection.outcome.value if selection.outcome else None,
+        "faults": selection.fault_profile,
     }
     return {name: value for name, value in values.items() if value}
 
 
-def link(path: str, chosen: Selection) -> str:
-    """A relative address with the selection in it."""
-    return f"{path}?{urlencode(query_of(chosen))}"
+def link(path: str, selection: Selection) -> str:
+    """Return a relative URL with the selection in its query."""
+    return f"{path}?{urlencode(query_of(selection))}"
 
 
-def moment(text: str) -> datetime | None:
-    """A time like 2026-01-31T12:00, in UTC unless it says otherwise; None when it is none, or far from any
-    order."""
-    try:
-        found = datetime.fromisoformat(text)
-        found = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
-    except (ValueError, OverflowError):
+def _time(name: str, text: str) -> datetime | None:
+    """Parse a time, which is in UTC unless it has an offset. Raises RequestMalformed."""
+    if not text:
         return None
-    return found if found.year in YEARS else None
+    try:
+        time = datetime.fromisoformat(text)
+        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        time = None
+    if time is None or time.year not in YEARS:
+        raise RequestMalformed(
+            f"'{name}' must be a time such as 2026-01-31T12:00, from {YEARS[0]} to {YEARS[-1]}"
+        )
+    return time
 
 
-def text_of(when: datetime | None) -> str | None:
-    return None if when is None else when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
+def _text(time: datetime | None) -> str | None:
+    return None if time is None else time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")

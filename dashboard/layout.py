@@ -1,4 +1,4 @@
-"""What the pages have in common: their head, their live part, and how a failure is told."""
+"""Elements that all pages share: header, live fragments, error boundary, action results, empty states."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,53 +13,31 @@ from dashboard.charts.palette import Palette, palette_of
 from dashboard.data import clients
 from orchestrator.errors import OrderSystemError, RequestRejected
 
-ANSWER_STAYS = timedelta(seconds=8)
-"""How long an answer is shown, unless the next one takes its place."""
-
-_LAST_ANSWER = "last-answer"
-
+REFRESH_SECONDS = 2.0
+RESULT_VISIBLE = timedelta(seconds=8)
 CHART_CONFIG = {"displaylogo": False, "displayModeBar": "hover", "scrollZoom": False}
 
+_LAST_RESULT = "last-action-result"
 
-def palette() -> Palette:
-    """The colours of the theme that this viewer has chosen."""
-    return palette_of(st.context.theme.type)
-
-
-_ROOM = """<style>
+_STYLE = """<style>
 [data-testid="stMainBlockContainer"] { padding-top: 4.2rem; padding-bottom: 3rem; }
 @media (max-width: 640px) {
   [data-testid="stMainBlockContainer"] { padding-left: 0.8rem; padding-right: 0.8rem; }
 }
 [data-stale="true"] { opacity: 1 !important; }
 [data-testid="stStatusWidget"] { visibility: hidden; }
-[data-testid="stLayoutWrapper"]:has(> [class*="st-key-answer-"]) {
+[data-testid="stLayoutWrapper"]:has(> [class*="st-key-action-result-"]) {
   position: fixed; top: 4.5rem; right: 1rem; z-index: 1000070; width: min(26rem, calc(100vw - 2rem));
   border-radius: 0.6rem; backdrop-filter: blur(1rem); pointer-events: none;
-  animation: answer-is-old 0s ANSWER_STAYS forwards;
+  animation: action-result-expired 0s RESULT_VISIBLE forwards;
 }
-@keyframes answer-is-old { to { visibility: hidden; } }
-</style>""".replace("ANSWER_STAYS", f"{ANSWER_STAYS.total_seconds():g}s")
-"""Less white above the title, and nothing that fades or runs about while a page is read again. An answer lies
-over the page and its open forms, so that it is seen however far down the viewer is and moves no button away;
-and since a page that stands still has no tick to remove it, the browser hides it when its time is over."""
+@keyframes action-result-expired { to { visibility: hidden; } }
+</style>""".replace("RESULT_VISIBLE", f"{RESULT_VISIBLE.total_seconds():g}s")
+"""CSS overrides: less top padding, no fading of stale elements, and action results as an overlay. The browser
+hides a result after RESULT_VISIBLE, because a page that is not live has no refresh that would remove it."""
 
 
-def head(title: str, *, live: bool) -> bool:
-    """The page's title; with `live`, a switch beside it. Returns whether the page refreshes by itself."""
-    st.html(_ROOM)
-    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        st.title(title, anchor=False, width="content")
-        if not live:
-            return False
-        return st.toggle(
-            "Live", value=True, key="live", help="Off: the page stands still until you turn it on."
-        )
-
-
-class Answer(NamedTuple):
-    """How a request of the viewer was answered."""
-
+class ActionResult(NamedTuple):
     place: str
     is_accepted: bool
     text: str
@@ -67,74 +45,91 @@ class Answer(NamedTuple):
     at: datetime
 
 
-def refreshing(
+def palette() -> Palette:
+    """Return the colours of the viewer's theme."""
+    return palette_of(st.context.theme.type)
+
+
+def page_header(title: str, *, live: bool) -> bool:
+    """Draw the title and, with `live`, a switch. Return whether the page refreshes automatically."""
+    st.html(_STYLE)
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.title(title, anchor=False, width="content")
+        if not live:
+            return False
+        return st.toggle("Live", value=True, key="live", help="Refresh this page automatically.")
+
+
+def live_fragment(
     body: Callable[[], None],
     is_live: bool,
     *,
-    every: float = clients.TICK_SECONDS,
-    answers_of: str | None = None,
+    every: float = REFRESH_SECONDS,
+    results_of: str | None = None,
 ) -> None:
-    """Shows `body`, and again at every tick while the page is live. The rest of the page stays. With
-    `answers_of`, what was `answered` at this place is shown too, even when the body cannot be."""
-    # A partial has no name; a fragment is told apart by the name of what it shows.
-    shown = body.func if isinstance(body, partial) else body
+    """Draw `body` as a fragment that refreshes every `every` seconds while the page is live.
+
+    `results_of` also shows the result of the last `run_action` of this place, even when `body` fails.
+    """
+    # Streamlit identifies a fragment by its function's name, which a partial lacks.
+    function = body.func if isinstance(body, partial) else body
 
     def guarded() -> None:
-        with failures_told(shown.__name__):
+        with error_boundary(function.__name__):
             body()
-        if answers_of is not None:
-            _tell_answer(answers_of)
+        if results_of is not None:
+            _show_result(results_of)
 
-    guarded.__qualname__ = f"{shown.__module__}.{shown.__qualname__}"
+    guarded.__qualname__ = f"{function.__module__}.{function.__qualname__}"
     st.fragment(guarded, run_every=every if is_live else None)()
 
 
 @contextmanager
-def failures_told(place: str) -> Iterator[None]:
-    """One sentence and a button to try again, instead of what could not be shown."""
+def error_boundary(place: str) -> Iterator[None]:
+    """Show an OrderSystemError as one sentence with a retry button."""
     try:
         yield
     except OrderSystemError as error:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.error(sentence(error), icon=":material/cloud_off:", width="stretch")
-            st.button("Try again", key=f"retry-{place}", icon=":material/refresh:")
+            st.button("Retry", key=f"retry-{place}", icon=":material/refresh:")
 
 
 def sentence(error: OrderSystemError) -> str:
-    """What went wrong, as a sentence for Markdown; it may quote what a user typed."""
+    """Return the error's message as an escaped Markdown sentence."""
     text = str(error)
     text = text[:1].upper() + text[1:]
     return plain_text.markdown(text if text.endswith((".", "!", "?")) else text + ".")
 
 
-def answered(place: str, request: Callable[[], object], accepted: str) -> None:
-    """Carries out a request of the viewer and keeps how it was answered, for `refreshing` to show. To be
-    called from a callback, which runs even when the page, drawn anew, has no button for it any more: it is
-    just then that the viewer must hear that it was too late."""
-    is_accepted, text, icon = True, accepted, ":material/check_circle:"
+def run_action(place: str, action: Callable[[], object], success: str) -> None:
+    """Run an action of the viewer and keep its result for the `live_fragment` of this place.
+
+    Call it from a callback: a callback also runs when the refreshed page no longer has the button.
+    """
+    is_accepted, text, icon = True, success, ":material/check_circle:"
     try:
-        request()
+        action()
     except RequestRejected as error:
         is_accepted, text, icon = False, sentence(error), ":material/block:"
     except OrderSystemError as error:
         is_accepted, text, icon = False, sentence(error), ":material/cloud_off:"
-    st.session_state[_LAST_ANSWER] = Answer(place, is_accepted, text, icon, clients.now())
+    st.session_state[_LAST_RESULT] = ActionResult(place, is_accepted, text, icon, clients.now())
 
 
-def _tell_answer(place: str) -> None:
-    # Not as a toast: the browser is sent a toast once, and never shows it when the next run, of a tick or of
-    # the whole page, follows before it is drawn.
-    answer: Answer | None = st.session_state.get(_LAST_ANSWER)
-    if answer is None or answer.place != place or clients.now() - answer.at >= ANSWER_STAYS:
+def _show_result(place: str) -> None:
+    # Not a toast: Streamlit sends a toast once, and a rerun before it is drawn loses it.
+    result: ActionResult | None = st.session_state.get(_LAST_RESULT)
+    if result is None or result.place != place or clients.now() - result.at >= RESULT_VISIBLE:
         return
-    # A key of its own, so that the browser counts the time of each answer anew.
-    with st.container(key=f"answer-{answer.at:%H%M%S%f}"):
-        tell = st.success if answer.is_accepted else st.error
-        tell(answer.text, icon=answer.icon)
+    # A new key restarts the CSS animation that hides the result.
+    with st.container(key=f"action-result-{result.at:%H%M%S%f}"):
+        show = st.success if result.is_accepted else st.error
+        show(result.text, icon=result.icon)
 
 
-def nothing_yet(what: str, next_step: str) -> None:
-    """An empty place says what would stand here and what to do to see it."""
+def empty_state(title: str, next_step: str) -> None:
+    """Draw a box that says what is missing and what the viewer can do about it."""
     with st.container(border=True, horizontal_alignment="center"):
-        st.markdown(f"**{what}**", width="content")
+        st.markdown(f"**{title}**", width="content")
         st.caption(next_step, width="content")

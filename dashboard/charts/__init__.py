@@ -1,1 +1,1 @@
-"""Figures: pure functions from rows to a Plotly figure or a table."""
+"""Chart builders: pure functions from rows to a Plotly figure."""

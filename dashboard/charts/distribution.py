@@ -1,22 +1,22 @@
-"""How completion times are distributed: the histogram, and the share that took at most so long."""
+"""Distribution of completion times: histogram and cumulative distribution (CDF)."""
 
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
 from dashboard.charts.axes import log_seconds, log_ticks
-from dashboard.charts.palette import Palette, framed, limit_line
+from dashboard.charts.palette import Palette, apply_layout, limit_line
 from db.domain import TERMINAL_STATES
 from db.read_models.latency import Bucket, edge_below
 
 HEIGHT = 340
 
 Curve = Sequence[tuple[int, float]]
-"""(ms, share of orders that took at most that), rising."""
+"""Pairs of (ms, share of orders that took at most that), ascending."""
 
 
 def histogram(buckets: Sequence[Bucket], palette: Palette, limit_ms: int, longest_ms: int) -> go.Figure:
-    """Orders by completion time, stacked by outcome, in the buckets of the rollups (an edge at 15 s)."""
+    """Return orders by completion time, stacked by outcome. The bucket edges include 15 s."""
     figure = go.Figure()
     for outcome in TERMINAL_STATES:
         own = [bucket for bucket in buckets if bucket.outcomes.get(outcome)]
@@ -35,7 +35,7 @@ def histogram(buckets: Sequence[Bucket], palette: Palette, limit_ms: int, longes
             customdata=[f"{low / 1000:.3f} s to {high / 1000:.3f} s" for low, high in edges],
             hovertemplate="%{customdata}: %{y:,} " + outcome.value + "<extra></extra>",
         )
-    framed(figure, palette, height=HEIGHT)
+    apply_layout(figure, palette, height=HEIGHT)
     low_ms = edge_below(buckets[0].upto_ms) if buckets else 1000
     figure.update_xaxes(title="completion time", **log_ticks(low_ms, max(longest_ms, limit_ms)))
     figure.update_yaxes(title="orders")
@@ -44,10 +44,10 @@ def histogram(buckets: Sequence[Bucket], palette: Palette, limit_ms: int, longes
     return figure
 
 
-def ecdf(curves: Mapping[str, Curve], palette: Palette, limit_ms: int) -> go.Figure:
-    """One curve a name: which share of the orders took at most so long."""
+def cumulative(curves: Mapping[str, Curve], palette: Palette, limit_ms: int) -> go.Figure:
+    """Return the CDF of completion times with one named curve per data set, at most two."""
     figure = go.Figure()
-    styles = ((palette.calm, "solid"), (palette.warn, "dash"))
+    styles = ((palette.info, "solid"), (palette.warning, "dash"))
     for (name, curve), (colour, dash) in zip(curves.items(), styles, strict=False):
         figure.add_scatter(
             x=[log_seconds(ms) for ms, _ in curve],
@@ -58,10 +58,10 @@ def ecdf(curves: Mapping[str, Curve], palette: Palette, limit_ms: int) -> go.Fig
             customdata=[ms / 1000 for ms, _ in curve],
             hovertemplate="%{y:.2f} % within %{customdata:.3f} s<extra></extra>",
         )
-    framed(figure, palette, height=HEIGHT)
-    ends = [curve[0][0] for curve in curves.values() if curve] or [1000]
-    tops = [curve[-1][0] for curve in curves.values() if curve] or [1000]
-    figure.update_xaxes(title="completion time", **log_ticks(min(ends), max(*tops, limit_ms)))
+    apply_layout(figure, palette, height=HEIGHT)
+    starts = [curve[0][0] for curve in curves.values() if curve] or [1000]
+    ends = [curve[-1][0] for curve in curves.values() if curve] or [1000]
+    figure.update_xaxes(title="completion time", **log_ticks(min(starts), max(*ends, limit_ms)))
     figure.update_yaxes(title="share of orders, %", range=[0, 101])
     figure.update_layout(showlegend=len(curves) > 1)
     limit_line(figure, palette, log_seconds(limit_ms), limit_ms / 1000)

@@ -1,37 +1,37 @@
-"""The orders in flight on their way to the limit."""
+"""Orders in flight against their deadline."""
 
 import plotly.graph_objects as go
 
-from dashboard.charts.palette import Palette, framed, hold_still, limit_line
+from dashboard.charts.palette import Palette, apply_layout, disable_zoom, limit_line
 from db.database import Row
 
-LANES = 12
+ROWS = 12
 HEIGHT = 440
-IN_DANGER = 0.8
-"""The share of the limit after which an order is in danger."""
+AT_RISK = 0.8
+"""An order is at risk when it has used this share of its limit."""
 
-WATCHED = 0.5
+WARNING = 0.5
 
 
-def race(rows: list[Row], palette: Palette, limit_seconds: float) -> go.Figure:
-    """One lane an order, the first row on top; there are always as many lanes, so nothing jumps.
+def in_flight_chart(rows: list[Row], palette: Palette, limit_seconds: float) -> go.Figure:
+    """Return one bar per order. The chart always has the height of ROWS rows, so that the page does not move.
 
-    Rows as of `db.read_models.live_orders.race`, the nearest to their deadline first.
+    Rows as returned by `db.read_models.live_orders.race`, closest to the deadline first.
     """
-    shown = rows[:LANES]
-    lanes = list(range(len(shown)))
+    shown = rows[:ROWS]
+    positions = list(range(len(shown)))
     elapsed = [row["elapsed_ms"] / 1000 for row in shown]
     figure = go.Figure(
         go.Bar(
             x=elapsed,
-            y=lanes,
+            y=positions,
             orientation="h",
             marker={
                 "color": [_colour(row, palette) for row in shown],
-                "pattern": {"shape": ["/" if _danger(row) > IN_DANGER else "" for row in shown]},
+                "pattern": {"shape": ["/" if _used_share(row) > AT_RISK else "" for row in shown]},
             },
             text=[_label(row) for row in shown],
-            # Beside the bar where it is too short to hold its text.
+            # Plotly puts the text beside bars that are too short for it.
             textposition="auto",
             insidetextanchor="start",
             insidetextfont={"color": palette.on_mark},
@@ -42,44 +42,39 @@ def race(rows: list[Row], palette: Palette, limit_seconds: float) -> go.Figure:
             width=0.8,
         )
     )
-    framed(figure, palette, height=HEIGHT)
-    furthest = max([limit_seconds, *elapsed])
-    figure.update_xaxes(range=[0, furthest * 1.05], title="seconds since acceptance", dtick=_tick(furthest))
+    apply_layout(figure, palette, height=HEIGHT)
+    end = max([limit_seconds, *elapsed])
+    tick = 3 if end <= 30 else 10 * max(1, round(end / 100))
+    figure.update_xaxes(range=[0, end * 1.05], title="seconds since acceptance", dtick=tick)
     figure.update_yaxes(
-        range=[LANES - 0.5, -0.5],
-        tickvals=lanes,
-        ticktext=[short(row["order_id"]) for row in shown],
+        range=[ROWS - 0.5, -0.5],
+        tickvals=positions,
+        ticktext=[short_id(row["order_id"]) for row in shown],
         showgrid=False,
-        fixedrange=True,
     )
     limit_line(figure, palette, limit_seconds, limit_seconds)
     figure.update_layout(showlegend=False)
-    hold_still(figure)
+    disable_zoom(figure)
     return figure
 
 
-def _danger(row: Row) -> float:
+def _used_share(row: Row) -> float:
     return float(row["elapsed_ms"] / row["limit_ms"])
 
 
 def _colour(row: Row, palette: Palette) -> str:
-    share = _danger(row)
-    if share > IN_DANGER:
-        return palette.bad
-    return palette.warn if share > WATCHED else palette.calm
+    share = _used_share(row)
+    if share > AT_RISK:
+        return palette.error
+    return palette.warning if share > WARNING else palette.info
 
 
 def _label(row: Row) -> str:
-    step = row["current_step"] or row["state"]
-    tries = f", attempt {row['attempt']}" if (row["attempt"] or 0) > 1 else ""
-    undoing = "undoing, " if row["abort_reason"] else ""
-    return f"{undoing}{step}{tries}"
+    compensating = "compensating, " if row["abort_reason"] else ""
+    attempt = f", attempt {row['attempt']}" if (row["attempt"] or 0) > 1 else ""
+    return f"{compensating}{row['current_step'] or row['state']}{attempt}"
 
 
-def _tick(furthest: float) -> float:
-    return 3 if furthest <= 30 else 10 * max(1, round(furthest / 100))
-
-
-def short(order_id: str, length: int = 22) -> str:
-    """An order id that fits beside a chart: its end tells orders of a run apart."""
+def short_id(order_id: str, length: int = 22) -> str:
+    """Return the end of a long order id, which is what differs between orders of a run."""
     return order_id if len(order_id) <= length else "…" + order_id[-length + 1 :]

@@ -1,12 +1,12 @@
-"""Completion times over the time of acceptance: percentiles, and how many orders took how long."""
+"""Completion times over the time of acceptance: percentiles and heatmap."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import plotly.graph_objects as go
 
-from dashboard.charts.axes import bands, log_seconds, log_ticks
-from dashboard.charts.palette import Palette, framed, limit_line
+from dashboard.charts.axes import draw_faults_and_disturbances, log_seconds, log_ticks
+from dashboard.charts.palette import Palette, apply_layout, limit_line
 from db.read_models.latency import Cell, Disturbance, FaultSpan, Plan, Slice, edge_below
 
 HEIGHT = 340
@@ -15,16 +15,16 @@ _LINES = ((0.5, "p50", "solid"), (0.95, "p95", "dash"), (0.99, "p99", "dot"), (1
 
 def percentiles(
     slices: Sequence[Slice],
-    how: Plan,
+    plan: Plan,
     palette: Palette,
     limit_ms: int,
     faults: list[FaultSpan],
     disturbances: list[Disturbance],
 ) -> go.Figure:
-    """p50, p95, p99 and the longest of each slice of time, in seconds; slices without orders are gaps."""
+    """Return p50, p95, p99 and the longest time of each time slice, in seconds."""
     figure = go.Figure()
-    colours = (palette.good, palette.calm, palette.accent, palette.warn)
-    at, rows = _with_gaps(slices, how)
+    colours = (palette.success, palette.info, palette.accent, palette.warning)
+    at, rows = _with_gaps(slices, plan)
     for (share, name, dash), colour in zip(_LINES, colours, strict=True):
         figure.add_scatter(
             x=at,
@@ -36,35 +36,38 @@ def percentiles(
             customdata=[0 if row is None else row.orders for row in rows],
             hovertemplate="%{x|%H:%M:%S}  " + name + " %{y:.3f} s of %{customdata:,} orders<extra></extra>",
         )
-    framed(figure, palette, height=HEIGHT)
+    apply_layout(figure, palette, height=HEIGHT)
     figure.update_yaxes(title="completion, s", rangemode="tozero")
-    figure.update_xaxes(title="accepted (UTC)", range=[how.since, how.until])
+    figure.update_xaxes(title="accepted (UTC)", range=[plan.since, plan.until])
     limit_line(figure, palette, limit_ms / 1000, limit_ms / 1000, vertical=False)
-    bands(figure, palette, faults, disturbances, how.since, how.until, limit_ms / 1000)
+    draw_faults_and_disturbances(
+        figure, palette, faults, disturbances, plan.since, plan.until, limit_ms / 1000
+    )
     return figure
 
 
 def heatmap(
     cells: Sequence[Cell],
-    how: Plan,
+    plan: Plan,
     palette: Palette,
     limit_ms: int,
     faults: list[FaultSpan],
     disturbances: list[Disturbance],
 ) -> go.Figure:
-    """How many orders of each slice of time took how long."""
-    # Every bucket and every slice between the first and the last: Plotly would stretch a cell over a gap.
-    rows = _edges(min(cell.upto_ms for cell in cells), max(cell.upto_ms for cell in cells)) if cells else []
-    columns = _slices(cells, timedelta(seconds=how.slice_seconds))
+    """Return the number of orders by time slice and completion time."""
+    # All buckets and slices between the first and the last: Plotly would stretch a cell over a gap.
+    edges = _edges(min(cell.upto_ms for cell in cells), max(cell.upto_ms for cell in cells)) if cells else []
+    width = timedelta(seconds=plan.slice_seconds)
+    starts = _slice_starts(cells, width)
     counts = {(cell.upto_ms, cell.at): cell.orders for cell in cells}
     figure = go.Figure(
         go.Heatmap(
-            # Edges, not middles: a lone slice is as wide as any other.
-            x=[*columns, columns[-1] + timedelta(seconds=how.slice_seconds)] if columns else [],
-            y=[log_seconds(edge) for edge in (edge_below(rows[0]), *rows)] if rows else [],
-            z=[[counts.get((edge, at)) for at in columns] for edge in rows],
+            # Edges instead of centres: with centres Plotly cannot know the width of a single slice.
+            x=[*starts, starts[-1] + width] if starts else [],
+            y=[log_seconds(edge) for edge in (edge_below(edges[0]), *edges)] if edges else [],
+            z=[[counts.get((edge, at)) for at in starts] for edge in edges],
             customdata=[
-                [f"{edge_below(edge) / 1000:.2f} s to {edge / 1000:.2f} s"] * len(columns) for edge in rows
+                [f"{edge_below(edge) / 1000:.2f} s to {edge / 1000:.2f} s"] * len(starts) for edge in edges
             ],
             colorscale=[[n / 4, colour] for n, colour in enumerate(palette.scale[1:])],
             colorbar={"thickness": 8},
@@ -73,35 +76,36 @@ def heatmap(
             xgap=1,
         )
     )
-    framed(figure, palette, height=HEIGHT)
-    top = max(rows[-1] if rows else 0, limit_ms)
-    figure.update_yaxes(title="completion", **log_ticks(edge_below(rows[0]) if rows else 1000, top))
-    figure.update_xaxes(title="accepted (UTC)", range=[how.since, how.until])
+    apply_layout(figure, palette, height=HEIGHT)
+    top = max(edges[-1] if edges else 0, limit_ms)
+    figure.update_yaxes(title="completion", **log_ticks(edge_below(edges[0]) if edges else 1000, top))
+    figure.update_xaxes(title="accepted (UTC)", range=[plan.since, plan.until])
     limit_line(figure, palette, log_seconds(limit_ms), limit_ms / 1000, vertical=False)
-    bands(figure, palette, faults, disturbances, how.since, how.until, limit_ms / 1000)
+    draw_faults_and_disturbances(
+        figure, palette, faults, disturbances, plan.since, plan.until, limit_ms / 1000
+    )
     return figure
 
 
-def _slices(cells: Sequence[Cell], width: timedelta) -> list[datetime]:
-    """The beginnings of all slices from the first cell's to the last one's."""
+def _slice_starts(cells: Sequence[Cell], width: timedelta) -> list[datetime]:
     if not cells:
         return []
     first, last = min(cell.at for cell in cells), max(cell.at for cell in cells)
     return [first + width * n for n in range(round((last - first) / width) + 1)]
 
 
-def _edges(first: int, last: int) -> list[int]:
-    edges = [last]
-    while edges[-1] > first and edge_below(edges[-1]) > 0:
+def _edges(first_ms: int, last_ms: int) -> list[int]:
+    edges = [last_ms]
+    while edges[-1] > first_ms and edge_below(edges[-1]) > 0:
         edges.append(edge_below(edges[-1]))
     return edges[::-1]
 
 
-def _with_gaps(slices: Sequence[Slice], how: Plan) -> tuple[list[object], list[Slice | None]]:
-    """The slices with an empty one after each that has no neighbour, so that no line crosses a gap."""
-    at: list[object] = []
+def _with_gaps(slices: Sequence[Slice], plan: Plan) -> tuple[list[datetime], list[Slice | None]]:
+    """Return slice centres and slices, with an empty slice in each gap so that no line crosses it."""
+    at: list[datetime] = []
     rows: list[Slice | None] = []
-    width = timedelta(seconds=how.slice_seconds)
+    width = timedelta(seconds=plan.slice_seconds)
     for number, row in enumerate(slices):
         at.append(row.at + width / 2)
         rows.append(row)

@@ -1,69 +1,64 @@
-"""Colours that a colour-blind person can tell apart, for light and for dark pages.
+"""Colours for light and dark pages, distinguishable with colour blindness, and the layout that all charts share.
 
-From the set of M. Okabe and K. Ito (Color Universal Design, 2008), darkened or lightened for contrast. No
-figure says anything by colour alone: there is a label, a place or a pattern beside it.
+The colours are those of M. Okabe and K. Ito (Color Universal Design, 2008), darkened or lightened for contrast.
+Every chart also uses a label, a position or a pattern, so that no information depends on colour alone.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import plotly.graph_objects as go
 
 from db.domain import AttemptOutcome, State, Step
 
-Theme = Literal["light", "dark"]
-
-
 @dataclass(frozen=True)
 class Palette:
-    calm: str
-    good: str
-    warn: str
-    bad: str
+    info: str
+    success: str
+    warning: str
+    error: str
     accent: str
     muted: str
     grid: str
     text: str
     on_mark: str
-    """Text on any of the colours above."""
+    """Text on a mark of any colour above."""
 
     band: str
     scale: tuple[str, ...]
-    """From little to much."""
+    """Low to high."""
 
     def of_outcome(self, outcome: State) -> str:
-        return {State.COMPLETED: self.good, State.CANCELLED: self.warn, State.FAILED: self.bad}.get(
-            outcome, self.calm
+        return {State.COMPLETED: self.success, State.CANCELLED: self.warning, State.FAILED: self.error}.get(
+            outcome, self.info
         )
 
     def of_attempt(self, outcome: AttemptOutcome) -> str:
         return {
-            AttemptOutcome.OK: self.good,
-            AttemptOutcome.ERROR: self.bad,
-            AttemptOutcome.TIMEOUT: self.warn,
+            AttemptOutcome.OK: self.success,
+            AttemptOutcome.ERROR: self.error,
+            AttemptOutcome.TIMEOUT: self.warning,
             AttemptOutcome.DECLINED: self.accent,
             AttemptOutcome.LOST: self.text,
         }[outcome]
 
-    def of_part(self, part: str) -> str:
-        """The colour of one part of an order's time."""
+    def of_segment(self, segment: str) -> str:
         return {
             Step.RECEIVE: self.scale[1],
             Step.VALIDATE: self.scale[2],
             Step.REVIEW: self.accent,
-            Step.CHARGE: self.good,
-            Step.PREPARE: self.calm,
-            Step.DISPATCH: self.warn,
-            "compensate": self.bad,
+            Step.CHARGE: self.success,
+            Step.PREPARE: self.info,
+            Step.DISPATCH: self.warning,
+            "compensate": self.error,
             "waiting": self.muted,
-        }[part]
+        }[segment]
 
 
 LIGHT = Palette(
-    calm="#0072b2",
-    good="#00835f",
-    warn="#c77f00",
-    bad="#c8500a",
+    info="#0072b2",
+    success="#00835f",
+    warning="#c77f00",
+    error="#c8500a",
     accent="#a8568a",
     muted="#9aa5b1",
     grid="#e3e8ee",
@@ -73,10 +68,10 @@ LIGHT = Palette(
     scale=("#f3f6f9", "#bcd9ee", "#7fb5dc", "#3f8cc4", "#0f5f9e", "#083a66"),
 )
 DARK = Palette(
-    calm="#56b4e9",
-    good="#2bbf95",
-    warn="#e9a820",
-    bad="#f0783c",
+    info="#56b4e9",
+    success="#2bbf95",
+    warning="#e9a820",
+    error="#f0783c",
     accent="#d590ba",
     muted="#70808f",
     grid="#2a3642",
@@ -88,12 +83,11 @@ DARK = Palette(
 
 
 def palette_of(theme: str | None) -> Palette:
-    """Light unless the page is dark."""
     return DARK if theme == "dark" else LIGHT
 
 
-def framed(figure: go.Figure, palette: Palette, *, height: int) -> go.Figure:
-    """The same frame for every figure: its height in pixels and quiet axes."""
+def apply_layout(figure: go.Figure, palette: Palette, *, height: int) -> None:
+    """Apply the common layout; `height` is in pixels."""
     figure.update_layout(
         height=height,
         margin={"l": 8, "r": 12, "t": 24, "b": 8},
@@ -102,38 +96,32 @@ def framed(figure: go.Figure, palette: Palette, *, height: int) -> go.Figure:
         font={"color": palette.text, "size": 13},
         legend={"orientation": "h", "y": 1.02, "x": 0, "yanchor": "bottom", "title": None},
         hoverlabel={"font": {"size": 13}},
-        # Otherwise a dark slab over the light page.
+        # The default mode bar is dark, on light pages too.
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": palette.muted, "activecolor": palette.text},
         transition={"duration": 0},
     )
-    figure.update_xaxes(gridcolor=palette.grid, zeroline=False, automargin=True, linecolor=palette.grid)
-    figure.update_yaxes(gridcolor=palette.grid, zeroline=False, automargin=True, linecolor=palette.grid)
-    return figure
+    axis = {"gridcolor": palette.grid, "zeroline": False, "automargin": True, "linecolor": palette.grid}
+    figure.update_xaxes(axis)
+    figure.update_yaxes(axis)
 
 
 def limit_line(
     figure: go.Figure, palette: Palette, at: float, limit_seconds: float, *, vertical: bool = True
 ) -> None:
-    """Draws the limit across the figure at the place `at` of its axis, with its name."""
-    across: dict[str, object] = {"xref": "x", "yref": "paper", "x0": at, "x1": at, "y0": 0, "y1": 1}
-    named: dict[str, object] = {
-        "xref": "x",
-        "yref": "paper",
-        "x": at,
-        "y": 1,
-        "xanchor": "right",
-        "yanchor": "top",
-    }
-    if not vertical:
-        across = {"xref": "paper", "yref": "y", "x0": 0, "x1": 1, "y0": at, "y1": at}
-        named = {"xref": "paper", "yref": "y", "x": 0, "y": at, "xanchor": "left", "yanchor": "bottom"}
-    line = {"type": "line", "line": {"color": palette.bad, "width": 2, "dash": "dash"}}
-    text = {"text": f"limit {limit_seconds:g} s ", "showarrow": False, "font": {"color": palette.bad}}
-    add_marks(figure, [line | across], [text | named])
+    """Draw the limit as a labelled line at the axis coordinate `at`."""
+    line = {"type": "line", "line": {"color": palette.error, "width": 2, "dash": "dash"}}
+    label = {"text": f"limit {limit_seconds:g} s ", "showarrow": False, "font": {"color": palette.error}}
+    if vertical:
+        line |= {"xref": "x", "yref": "paper", "x0": at, "x1": at, "y0": 0, "y1": 1}
+        label |= {"xref": "x", "yref": "paper", "x": at, "y": 1, "xanchor": "right", "yanchor": "top"}
+    else:
+        line |= {"xref": "paper", "yref": "y", "x0": 0, "x1": 1, "y0": at, "y1": at}
+        label |= {"xref": "paper", "yref": "y", "x": 0, "y": at, "xanchor": "left", "yanchor": "bottom"}
+    add_marks(figure, [line], [label])
 
 
-def hold_still(figure: go.Figure) -> None:
-    """Takes the zoom from a figure that is drawn anew at every tick, which would lose it again."""
+def disable_zoom(figure: go.Figure) -> None:
+    """Disable zooming in a figure that is redrawn at every refresh, which would reset the zoom."""
     figure.update_layout(dragmode=False)
     figure.update_xaxes(fixedrange=True)
     figure.update_yaxes(fixedrange=True)
@@ -142,7 +130,7 @@ def hold_still(figure: go.Figure) -> None:
 def add_marks(
     figure: go.Figure, shapes: list[dict[str, object]], annotations: list[dict[str, object]]
 ) -> None:
-    """Draws these over whatever the figure has already."""
+    """Append shapes and annotations in one update: Plotly's `add_vrect` takes 0.1 s in a figure with many."""
     figure.update_layout(
         shapes=[*figure.layout.shapes, *shapes], annotations=[*figure.layout.annotations, *annotations]
     )

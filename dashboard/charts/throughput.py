@@ -1,35 +1,34 @@
-"""Orders started and finished a second."""
+"""Orders started and finished per second."""
 
 import plotly.graph_objects as go
 
-from dashboard.charts.palette import Palette, framed, hold_still
+from dashboard.charts.palette import Palette, apply_layout, disable_zoom
 from db.database import Row
 
 HEIGHT = 200
 
 
-def pace(rows: list[Row], palette: Palette) -> go.Figure:
-    """Two lines over the last seconds. Rows as of `db.read_models.live_orders.pace`."""
-    at = [row["at"] for row in rows]
+def throughput_chart(rows: list[Row], palette: Palette) -> go.Figure:
+    """Return two lines. Rows as returned by `db.read_models.live_orders.pace`."""
     figure = go.Figure()
-    for column, colour, dash in (("started", palette.calm, "solid"), ("finished", palette.good, "dot")):
+    for column, colour, dash in (("started", palette.info, "solid"), ("finished", palette.success, "dot")):
         figure.add_scatter(
-            x=at,
+            x=[row["at"] for row in rows],
             y=[row[column] for row in rows],
-            name=f"{column} a second",
+            name=f"{column} per second",
             mode="lines",
             line={"color": colour, "width": 2, "dash": dash, "shape": "hv"},
             hovertemplate="%{x|%H:%M:%S}  %{y}<extra></extra>",
         )
-    framed(figure, palette, height=HEIGHT)
+    apply_layout(figure, palette, height=HEIGHT)
     highest = max((max(row["started"], row["finished"]) for row in rows), default=0)
-    figure.update_yaxes(range=[0, max(4, highest * 1.15)], fixedrange=True)
+    figure.update_yaxes(range=[0, max(4, highest * 1.15)])
     figure.update_xaxes(showgrid=False)
-    hold_still(figure)
+    disable_zoom(figure)
     return figure
 
 
-def per_second(rows: list[Row], column: str, seconds: int = 10) -> float:
-    """The mean over the last `seconds` rows; 0 without any."""
+def mean_rate(rows: list[Row], column: str, seconds: int = 10) -> float:
+    """Return the mean per second over the last `seconds` rows; 0 without rows."""
     recent = [row[column] for row in rows[-seconds:]]
     return sum(recent) / len(recent) if recent else 0.0

@@ -1,35 +1,35 @@
-"""Where the time of the slowest orders went: parts that sum exactly to the whole."""
+"""Time breakdown of the slowest orders by step; the segments sum exactly to the completion time."""
 
 import plotly.graph_objects as go
 
-from dashboard.charts.in_flight import short
-from dashboard.charts.palette import Palette, framed, limit_line
+from dashboard.charts.in_flight import short_id
+from dashboard.charts.palette import Palette, apply_layout, limit_line
 from db.database import Row
 
-PARTS = ("receive", "validate", "review", "charge", "prepare", "dispatch", "compensate", "waiting")
+SEGMENTS = ("receive", "validate", "review", "charge", "prepare", "dispatch", "compensate", "waiting")
 PATTERNS = {"review": ".", "prepare": "\\", "compensate": "x", "waiting": "/"}
-"""For parts whose colour somebody takes for that of their neighbour."""
+"""Patterns of segments whose colour resembles a neighbour's under colour blindness."""
 
-LANE_HEIGHT = 26
+ROW_HEIGHT = 26
 
 
-def split(rows: list[Row], palette: Palette, limit_ms: int) -> go.Figure:
-    """One stacked bar an order, the slowest on top. Rows as of `db.read_models.latency.slowest`."""
+def time_breakdown(rows: list[Row], palette: Palette, limit_ms: int) -> go.Figure:
+    """Return one stacked bar per order. Rows as returned by `db.read_models.latency.slowest`."""
     figure = go.Figure()
-    lanes = list(range(len(rows)))
-    for part in PARTS:
-        times = [row[f"{part}_ms"] / 1000 for row in rows]
+    positions = list(range(len(rows)))
+    for segment in SEGMENTS:
+        times = [row[f"{segment}_ms"] / 1000 for row in rows]
         if not any(times):
             continue
         figure.add_bar(
             x=times,
-            y=lanes,
+            y=positions,
             orientation="h",
-            name=part,
+            name=segment,
             marker={
-                "color": palette.of_part(part),
+                "color": palette.of_segment(segment),
                 "pattern": {
-                    "shape": PATTERNS.get(part, ""),
+                    "shape": PATTERNS.get(segment, ""),
                     "fillmode": "overlay",
                     "fgcolor": palette.on_mark,
                     "fgopacity": 0.35,
@@ -38,21 +38,16 @@ def split(rows: list[Row], palette: Palette, limit_ms: int) -> go.Figure:
                 },
             },
             customdata=[f"{row['order_id']} ({row['outcome']}, {row['completion_ms']:,} ms)" for row in rows],
-            hovertemplate="%{customdata}<br>" + part + " %{x:.3f} s<extra></extra>",
+            hovertemplate="%{customdata}<br>" + segment + " %{x:.3f} s<extra></extra>",
         )
-    framed(figure, palette, height=120 + LANE_HEIGHT * max(len(rows), 3))
+    apply_layout(figure, palette, height=120 + ROW_HEIGHT * max(len(rows), 3))
     figure.update_layout(barmode="stack", legend={"traceorder": "normal"})
     figure.update_xaxes(title="seconds since acceptance")
     figure.update_yaxes(
-        tickvals=lanes,
-        ticktext=[short(row["order_id"]) for row in rows],
+        tickvals=positions,
+        ticktext=[short_id(row["order_id"]) for row in rows],
         range=[len(rows) - 0.4, -0.6],
         showgrid=False,
     )
     limit_line(figure, palette, limit_ms / 1000, limit_ms / 1000)
     return figure
-
-
-def parts_of(row: Row) -> dict[str, int]:
-    """The parts of an order's time in ms; their sum is its `completion_ms`."""
-    return {part: row[f"{part}_ms"] for part in PARTS}

@@ -1,4 +1,4 @@
-"""What the API publishes for Prometheus: how quickly it has answered, and which task queues are served."""
+"""The API's Prometheus metrics: how fast it responds, and which task queues have active workers."""
 
 import math
 import threading
@@ -10,21 +10,20 @@ from time import monotonic
 from prometheus_client.parser import text_string_to_metric_families
 
 WINDOW_SECONDS = 60.0
-KEEP_EVERY_SECONDS = 5.0
+SAMPLE_SECONDS = 5.0
 
 _HISTOGRAM = "http_request_duration_seconds"
 _QUEUES = "task_queue_served"
-_LONG_BY_NATURE = ("/audit", "/latency", "/latency.csv", "/metrics", "unknown")
-"""Reports, which read many orders; and answers held by ?wait are left out by their ending."""
+_EXCLUDED_ROUTES = ("/audit", "/latency", "/latency.csv", "/metrics", "unknown")
+"""Reports over many orders. Long polls are excluded too: their route label ends in `?wait`."""
 
-Buckets = dict[float, float]
-"""Requests that took at most so many seconds, all routes together."""
+CumulativeBuckets = dict[float, float]
+"""Upper bound in seconds to the number of requests that took at most that, over all routes."""
 
 
 @dataclass(frozen=True)
 class ApiSpeed:
-    """Of the requests in the window: how many, how many over 1 s, and below what 99 % were (ms, a bucket's
-    edge; infinite when beyond the last)."""
+    """Requests in the window, how many took over 1 s, and the upper bound of their p99 in ms (a bucket's edge)."""
 
     requests: int
     slow: int
@@ -32,48 +31,50 @@ class ApiSpeed:
 
 
 class ApiMeter:
-    """Keeps what the histogram said before, because it counts since the API started."""
+    """Keeps earlier readings of the histogram, which counts from the API's start, to measure a window."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, Buckets]] = deque()
+        self._samples: deque[tuple[float, CumulativeBuckets]] = deque()
         self._lock = threading.Lock()
 
-    def look(self, read_metrics: Callable[[], str]) -> tuple[ApiSpeed, dict[str, bool]]:
-        """The speed over the last minute, or since the API or this dashboard started; and whether each task
-        queue has a live worker. Raises ServiceUnavailable."""
-        text = read_metrics()
-        return self._speed(cumulated(text)), queues_served(text)
+    def read(self, read_metrics: Callable[[], str]) -> tuple[ApiSpeed, dict[str, bool]]:
+        """Return the speed over the last WINDOW_SECONDS and whether each task queue has an active worker.
 
-    def _speed(self, current: Buckets) -> ApiSpeed:
+        Raises ServiceUnavailable.
+        """
+        text = read_metrics()
+        return self._speed(cumulative_buckets(text)), queues_served(text)
+
+    def _speed(self, current: CumulativeBuckets) -> ApiSpeed:
         with self._lock:
             now = monotonic()
-            if self._seen and current.get(math.inf, 0) < self._seen[-1][1].get(math.inf, 0):
-                # The API was started again and counts from zero.
-                self._seen.clear()
-            while len(self._seen) > 1 and self._seen[1][0] <= now - WINDOW_SECONDS:
-                self._seen.popleft()
-            before = self._seen[0][1] if self._seen else {}
-            if not self._seen or now - self._seen[-1][0] >= KEEP_EVERY_SECONDS:
-                self._seen.append((now, current))
+            if self._samples and current.get(math.inf, 0) < self._samples[-1][1].get(math.inf, 0):
+                # The API restarted and counts from zero.
+                self._samples.clear()
+            while len(self._samples) > 1 and self._samples[1][0] <= now - WINDOW_SECONDS:
+                self._samples.popleft()
+            before = self._samples[0][1] if self._samples else {}
+            if not self._samples or now - self._samples[-1][0] >= SAMPLE_SECONDS:
+                self._samples.append((now, current))
         return speed_between(before, current)
 
 
-def cumulated(metrics_text: str) -> Buckets:
-    """The histogram's buckets summed over methods, statuses and the routes that answer at once."""
-    total: Buckets = {}
+def cumulative_buckets(metrics_text: str) -> CumulativeBuckets:
+    """Sum the histogram's buckets over methods, statuses and the routes that respond at once."""
+    total: CumulativeBuckets = {}
     for family in text_string_to_metric_families(metrics_text):
         if family.name != _HISTOGRAM:
             continue
         for sample in family.samples:
             route = sample.labels.get("route", "")
-            if sample.name.endswith("_bucket") and route not in _LONG_BY_NATURE and "?" not in route:
+            if sample.name.endswith("_bucket") and route not in _EXCLUDED_ROUTES and "?" not in route:
                 edge = float(sample.labels["le"])
                 total[edge] = total.get(edge, 0.0) + sample.value
     return total
 
 
 def queues_served(metrics_text: str) -> dict[str, bool]:
-    """By task queue, whether a live worker polls it."""
+    """Return whether each task queue has an active worker."""
     return {
         sample.labels["task_queue"]: sample.value == 1
         for family in text_string_to_metric_families(metrics_text)
@@ -82,8 +83,8 @@ def queues_served(metrics_text: str) -> dict[str, bool]:
     }
 
 
-def speed_between(before: Buckets, after: Buckets) -> ApiSpeed:
-    """What was added between two readings of the same histogram."""
+def speed_between(before: CumulativeBuckets, after: CumulativeBuckets) -> ApiSpeed:
+    """Return the speed of the requests between two readings of the same histogram."""
     added = {edge: after[edge] - before.get(edge, 0.0) for edge in sorted(after)}
     requests = added.get(math.inf, 0.0)
     if requests <= 0:

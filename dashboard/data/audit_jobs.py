@@ -1,4 +1,4 @@
-"""Audits asked of the API, in a thread of their own: one of a whole history takes longer than a page may."""
+"""Audits through the API, each in a thread: auditing a whole history takes longer than a page may."""
 
 import threading
 from dataclasses import dataclass, replace
@@ -11,15 +11,15 @@ from dashboard.api_client import OrderApi
 from orchestrator.errors import OrderSystemError, ServiceUnavailable
 from orchestrator.rest_client import Json
 
-AT_SIGHT_SECONDS = 10.0
-"""An audit that took at most so long is made again, unasked, for whoever comes to see changed books."""
+AUTOMATIC_SECONDS = 10.0
+"""An audit that took at most this long runs again automatically when the data has changed."""
 
 
 @dataclass(frozen=True)
 class AuditState:
-    """`seconds` is how long the audit under way, or the last one, has taken. `at` is when it ended."""
+    """`seconds` is the duration of the running audit, or of the last one, which ended `at`."""
 
-    is_under_way: bool = False
+    is_running: bool = False
     seconds: float = 0.0
     report: Json | None = None
     error: OrderSystemError | None = None
@@ -27,55 +27,57 @@ class AuditState:
 
 
 class AuditJobs:
-    """One audit at a time of each run; every viewer sees the same."""
+    """Runs at most one audit of each load test (None: of all orders) at a time, for all viewers."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._states: dict[str | None, AuditState] = {}
-        self._began: dict[str | None, float] = {}
-        self._seen: dict[str | None, object] = {}
+        self._started: dict[str | None, float] = {}
+        self._versions: dict[str | None, object] = {}
 
-    def look(self, run_id: str | None) -> AuditState:
+    def state(self, run_id: str | None) -> AuditState:
         with self._lock:
             state = self._states.get(run_id, AuditState())
-            if state.is_under_way:
-                return replace(state, seconds=monotonic() - self._began[run_id])
+            if state.is_running:
+                return replace(state, seconds=monotonic() - self._started[run_id])
             return state
 
-    def begin(self, api: OrderApi, run_id: str | None) -> None:
-        """Begins an audit as the viewer whose API this is, unless one of the same run is under way."""
+    def start(self, api: OrderApi, run_id: str | None) -> None:
+        """Start an audit with the viewer's API client, unless the same audit is running."""
         with self._lock:
-            before = self._states.get(run_id, AuditState())
-            if before.is_under_way:
+            state = self._states.get(run_id, AuditState())
+            if state.is_running:
                 return
-            self._states[run_id] = replace(before, is_under_way=True, error=None)
-            self._began[run_id] = monotonic()
-        threading.Thread(target=self._carry_out, args=(api, run_id), name="audit", daemon=True).start()
+            self._states[run_id] = replace(state, is_running=True, error=None)
+            self._started[run_id] = monotonic()
+        threading.Thread(target=self._run, args=(api, run_id), name="audit", daemon=True).start()
 
-    def begin_at_sight(self, api: OrderApi, run_id: str | None, database: object) -> None:
-        """Begins an audit unless these books have been audited, by whomever; `books` changes with them. One
-        that takes long, or went wrong, is not begun again until somebody asks for it."""
+    def start_if_due(self, api: OrderApi, run_id: str | None, version: object) -> None:
+        """Start an audit unless this version of the data has one.
+
+        An audit that failed or took longer than AUTOMATIC_SECONDS runs again only through `start`.
+        """
         with self._lock:
             state = self._states.get(run_id)
-            have_changed = self._seen.setdefault(run_id, database) != database
-            self._seen[run_id] = database
+            is_changed = self._versions.setdefault(run_id, version) != version
+            self._versions[run_id] = version
             is_due = state is None or (
-                have_changed and state.report is not None and state.seconds <= AT_SIGHT_SECONDS
+                is_changed and state.report is not None and state.seconds <= AUTOMATIC_SECONDS
             )
         if is_due:
-            self.begin(api, run_id)
+            self.start(api, run_id)
 
-    def _carry_out(self, api: OrderApi, run_id: str | None) -> None:
+    def _run(self, api: OrderApi, run_id: str | None) -> None:
         report: Json | None = None
-        error: OrderSystemError | None = ServiceUnavailable("The audit ended without a report; try again.")
+        error: OrderSystemError | None = ServiceUnavailable("The audit ended without a report. Run it again.")
         try:
             report, error = api.audit(run_id), None
         except OrderSystemError as problem:
             error = problem
         finally:
             with self._lock:
-                taken = monotonic() - self._began[run_id]
-                self._states[run_id] = AuditState(False, taken, report, error, datetime.now(UTC))
+                seconds = monotonic() - self._started[run_id]
+                self._states[run_id] = AuditState(False, seconds, report, error, datetime.now(UTC))
 
 
 @st.cache_resource

@@ -1,7 +1,6 @@
-"""Load tests as processes of their own: started, found again, stopped.
+"""Load tests as processes of their own, found by the run id in their command line.
 
-A run belongs to nobody's page: it goes on when the viewer leaves or the dashboard is started again, and is
-found by the name that its command line carries.
+A run continues when the viewer leaves or the dashboard restarts.
 """
 
 import os
@@ -17,12 +16,12 @@ from typing import BinaryIO
 
 import psutil
 
-from loadtest.options import RunOptions, command_line
+from loadtest.options import RunOptions
 from orchestrator.errors import OrderSystemError, UsageError
 from orchestrator.settings import Settings
 
 PROJECT_ROOT = Path(__file__).parents[2]
-LOOK_AGAIN_SECONDS = 1.0
+SCAN_SECONDS = 1.0
 REPORTS = (
     "verdict.json",
     "summary.md",
@@ -33,68 +32,66 @@ REPORTS = (
     "locust_failures.csv",
     "locust_exceptions.csv",
 )
-"""The files of a judged run that are offered for download."""
+"""The files of a finished run that the page offers for download."""
+
+_RUN_ID = "--run-id="
 
 
-class LoadRunner:
+class LoadTestProcesses:
     """The load tests of one ORDERS_HOME."""
 
     def __init__(self, settings: Settings) -> None:
         self._home = settings.home
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._seen: list[str] = []
-        self._looked_at = float("-inf")
+        self._running: list[str] = []
+        self._scanned_at = float("-inf")
 
     def start(self, given: dict[str, str], api_key: str | None = None) -> str:
-        """Starts a run with the options of `python -m loadtest run`, as text by name; returns its id. The run
-        asks the API with `api_key`.
+        """Start `python -m loadtest run` with these options and API key; return the run id.
 
-        Raises UsageError for options that cannot be meant, while another run is under way, and where
-        nothing may be written.
+        Raises UsageError for invalid options, while another run is in progress, and without write access.
         """
-        if others := sorted(_found(self._home)):
-            raise UsageError(f"the run {others[0]} is under way; wait for its verdict or stop it")
-        options = RunOptions.parse(given)
-        words = command_line(given | {"run_id": options.run_id})
-        log = self._log(options.run_id)
-        with _writing(log) as output:
+        if others := sorted(_find(self._home)):
+            raise UsageError(f"run {others[0]} is in progress; wait for its verdict or stop it")
+        options = parse_options(given)
+        arguments = [f"--{name}={value}" for name, value in (given | {"run-id": options.run_id}).items() if value]
+        with _open_log(self._log(options.run_id)) as output:
             self._children[options.run_id] = subprocess.Popen(
-                [sys.executable, "-m", "loadtest", "run", *words],
+                [sys.executable, "-m", "loadtest", "run", *arguments],
                 cwd=PROJECT_ROOT,
-                env=_environment(self._home, api_key),
+                # Only the viewer's key, never one from the dashboard's own environment.
+                env=os.environ
+                | {"ORDERS_HOME": str(self._home), "NO_COLOR": "1", "COLUMNS": "110", "API_KEY": api_key or ""},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._looked_at = float("-inf")
+        self._scanned_at = float("-inf")
         return options.run_id
 
     def running(self) -> list[str]:
-        """The ids of the runs whose process lives, also those that another dashboard or shell started.
+        """Return the ids of running load tests, including those that another process started.
 
-        As of the last second: every viewer asks, and looking through all processes takes a while.
+        Scans the process list at most once in SCAN_SECONDS, because every viewer calls this.
         """
-        if monotonic() - self._looked_at > LOOK_AGAIN_SECONDS:
+        if monotonic() - self._scanned_at > SCAN_SECONDS:
             for child in self._children.values():
-                # Lets the system forget those that have ended.
+                # Reaps the children that have ended.
                 child.poll()
-            self._seen = sorted(_found(self._home))
-            self._looked_at = monotonic()
-        return list(self._seen)
+            self._running = sorted(_find(self._home))
+            self._scanned_at = monotonic()
+        return list(self._running)
 
     def stop(self, run_id: str) -> None:
-        """Asks a run to stop: it drains, then judges what it has.
-
-        Raises OrderSystemError when it has ended.
-        """
-        process = _found(self._home).get(run_id)
+        """Interrupt a run: it drains, then reports its verdict. Raises OrderSystemError when it has ended."""
+        process = _find(self._home).get(run_id)
         if process is None:
-            raise OrderSystemError("The run has ended already.")
+            raise OrderSystemError("The run has already ended.")
         process.send_signal(signal.SIGINT)
 
-    def last_words(self, run_id: str, lines: int = 25) -> str:
-        """The end of what a run started here has printed; empty when it printed nothing."""
+    def output(self, run_id: str, lines: int = 25) -> str:
+        """Return the last lines that a run started here has printed."""
         try:
             with self._log(run_id).open(errors="replace") as log:
                 return "".join(deque(log, maxlen=lines)).strip()
@@ -102,12 +99,12 @@ class LoadRunner:
             return ""
 
     def exit_code(self, run_id: str) -> int | None:
-        """How a run that this process started has ended; None while it runs, or when it is not ours."""
+        """Return the exit code of a run that this process started; None while it runs or for other runs."""
         child = self._children.get(run_id)
         return None if child is None else child.poll()
 
     def reports(self, run_id: str) -> list[Path]:
-        """The files of a judged run that are there."""
+        """Return the existing report files of a run."""
         directory = self._home / "reports" / run_id
         return [directory / name for name in REPORTS if (directory / name).is_file()]
 
@@ -115,48 +112,44 @@ class LoadRunner:
         return self._home / "logs" / f"loadtest-{run_id}.log"
 
 
+def parse_options(given: dict[str, str]) -> RunOptions:
+    """Raises UsageError for invalid options."""
+    return RunOptions.parse({name.replace("-", "_"): value for name, value in given.items()})
+
+
 @contextmanager
-def _writing(log: Path) -> Iterator[BinaryIO]:
-    """Raises UsageError where this dashboard may not write."""
+def _open_log(log: Path) -> Iterator[BinaryIO]:
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         output = log.open("wb")
     except OSError as error:
         raise UsageError(
-            f"this dashboard starts no load tests, since it may not write ({error.strerror}); "
-            "use the load tests' own page"
+            f"this dashboard cannot start load tests, because it cannot write to disk ({error.strerror}); "
+            "use the Locust web UI"
         ) from error
     with output:
         yield output
 
 
-def _environment(home: Path, api_key: str | None) -> dict[str, str]:
-    # The viewer's key or none: never one that the dashboard itself was started with.
-    key = {"API_KEY": api_key or ""}
-    return os.environ | {"ORDERS_HOME": str(home), "NO_COLOR": "1", "COLUMNS": "110"} | key
-
-
-def _found(home: Path) -> dict[str, psutil.Process]:
-    """Every load test of this ORDERS_HOME, by its run id; of several processes of a run the oldest."""
+def _find(home: Path) -> dict[str, psutil.Process]:
+    """Return the load tests of this ORDERS_HOME by run id; of several processes of a run the oldest."""
     found: dict[str, psutil.Process] = {}
     for process in sorted(psutil.process_iter(), key=lambda each: each.pid):
         try:
-            words = process.cmdline()
-            if not _is_load_test(words) or process.status() == psutil.STATUS_ZOMBIE:
+            arguments = process.cmdline()
+            run_id = _run_id(arguments)
+            if run_id is None or process.status() == psutil.STATUS_ZOMBIE:
                 continue
-            where = Path(process.environ().get("ORDERS_HOME", "var"))
-            if (Path(process.cwd()) / where).resolve() != home:
-                continue
+            process_home = Path(process.environ().get("ORDERS_HOME", "var"))
+            if (Path(process.cwd()) / process_home).resolve() == home:
+                found.setdefault(run_id, process)
         except psutil.Error:
             continue
-        run_id = next(word for word in words if word.startswith("--run-id=")).removeprefix("--run-id=")
-        found.setdefault(run_id, process)
     return found
 
 
-def _is_load_test(words: list[str]) -> bool:
-    return (
-        words[1:2] == ["-m"]
-        and words[2:3] in (["loadtest"], ["locust"])
-        and any(word.startswith("--run-id=") for word in words)
-    )
+def _run_id(arguments: list[str]) -> str | None:
+    if arguments[1:2] != ["-m"] or arguments[2:3] not in (["loadtest"], ["locust"]):
+        return None
+    given = (each.removeprefix(_RUN_ID) for each in arguments if each.startswith(_RUN_ID))
+    return next(given, None)

@@ -1,30 +1,30 @@
-"""Audit: the nine invariants as they stand, and the rows that show each violation."""
+"""Audit: the nine invariants and the rows that show each violation."""
 
 from functools import partial
 
 import streamlit as st
 
 from dashboard import plain_text
-from dashboard.data import chart_data, clients
-from dashboard.data import live_data as readings
-from dashboard.data.audit_jobs import audit_jobs
-from dashboard.layout import failures_told, head, nothing_yet, refreshing, sentence
-from dashboard.view_models.invariants import InvariantState, as_file, states_of
+from dashboard.data import clients
+from dashboard.data.audit_jobs import AuditState, audit_jobs
+from dashboard.data.cached import CHART_SECONDS, cached
+from dashboard.layout import empty_state, error_boundary, live_fragment, page_header, sentence
+from dashboard.view_models.audit_report import Invariant, as_json, invariants
 from db.audit import INVARIANTS
+from db.read_models import latency, live_orders
 
-SHOWN_VIOLATIONS = 20
-NOTHING = ""
-_SEEN = "audit-seen"
+MAX_SHOWN_VIOLATIONS = 20
+NO_RUN = ""
+_LAST_RUN = "last-audited-run"
 
-is_live = head("Audit", live=True)
+is_live = page_header("Audit", live=True)
 
 
-def choose() -> str | None:
-    """The run to audit, or None for everything."""
-    runs = [row["run_id"] for row in chart_data.run_names()]
+def select_run() -> str | None:
+    """Return the run to audit, or None for all orders."""
     return st.selectbox(
-        "Audit",
-        runs,
+        "Run",
+        [row["run_id"] for row in cached(latency.run_names, CHART_SECONDS)()],
         index=None,
         key="run",
         bind="query-params",
@@ -33,79 +33,82 @@ def choose() -> str | None:
     )
 
 
-def begin(run_id: str | None) -> None:
-    """Begins an audit as this viewer."""
-    audit_jobs().begin(clients.api(), run_id)
+def start_audit(run_id: str | None) -> None:
+    audit_jobs().start(clients.api(), run_id)
 
 
-def begin_at_sight(run_id: str | None) -> None:
-    """Begins one for a viewer who has just come, or has just chosen this run."""
-    if st.session_state.get(_SEEN, NOTHING) != run_id:
-        st.session_state[_SEEN] = run_id
-        audit_jobs().begin_at_sight(clients.api(), run_id, readings.last_finished_at())
+def start_audit_on_selection(run_id: str | None) -> None:
+    """Start an audit when the viewer opens the page or selects another run, unless a recent report exists."""
+    if st.session_state.get(_LAST_RUN, NO_RUN) != run_id:
+        st.session_state[_LAST_RUN] = run_id
+        audit_jobs().start_if_due(clients.api(), run_id, cached(live_orders.last_finished_at, 30)())
 
 
-def report(run_id: str | None) -> None:
-    """The state of an audit: under way, failed, or its finding."""
-    state = audit_jobs().look(run_id)
-    if state.is_under_way:
-        st.info(f"Auditing for {state.seconds:.0f} s", icon=":material/hourglass_top:")
+def show_audit(run_id: str | None) -> None:
+    state = audit_jobs().state(run_id)
+    if state.is_running:
+        st.info(f"Audit running for {state.seconds:.0f} s", icon=":material/hourglass_top:")
     else:
-        label = "Audit again" if state.report or state.error else "Audit now"
-        st.button(label, icon=":material/fact_check:", on_click=begin, args=(run_id,))
+        label = "Run again" if state.report or state.error else "Run audit"
+        st.button(label, icon=":material/fact_check:", on_click=start_audit, args=(run_id,))
     if state.error is not None:
         st.error(sentence(state.error), icon=":material/cloud_off:")
-    if state.report is None:
-        nothing_yet(
-            "Not audited yet",
-            "An audit holds our books, the provider's ledger and Temporal's closed workflows against "
-            "each other. Over a long history that takes minutes; over a single run, seconds.",
-        )
-        for number, text in INVARIANTS.items():
-            st.markdown(f"{number}. {text}")
+    if state.report is not None:
+        show_report(run_id, state)
         return
-    found = state.report
-    st.caption(
-        f"{found['judged']:,} orders judged, {found['open']:,} still running, {found['late']:,} late, "
-        f"{found['workflows_checked']:,} workflows compared; "
-        f"read at {state.at:%H:%M:%S} UTC in {state.seconds:.1f} s"
+    empty_state(
+        "No audit yet",
+        "An audit compares the order database, the provider records and Temporal's closed workflows. It takes "
+        "seconds for one run and minutes for a long history.",
     )
-    if found.get("without_events"):
+    for number, text in INVARIANTS.items():
+        st.markdown(f"{number}. {text}")
+
+
+def show_report(run_id: str | None, state: AuditState) -> None:
+    report = state.report
+    assert report is not None
+    st.caption(
+        f"{report['judged']:,} orders checked, {report['open']:,} still running, {report['late']:,} late, "
+        f"{report['workflows_checked']:,} workflow results compared; "
+        f"finished at {state.at:%H:%M:%S} UTC after {state.seconds:.1f} s"
+    )
+    if report.get("without_events"):
         st.caption(
-            f"{found['without_events']:,} of them were accepted before {found['events_since']}, and "
-            "their events have been dropped: of these, invariants 1, 2, 6, 7 and 9 are not judged."
+            f"{report['without_events']:,} of these orders were accepted before {report['events_since']}. Their "
+            "events have been deleted, so invariants 1, 2, 6, 7 and 9 are not checked for them."
         )
     st.download_button(
-        "The whole report as JSON",
-        data=partial(as_file, found),
+        "Download report (JSON)",
+        data=partial(as_json, report),
         file_name=f"audit-{run_id}.json" if run_id else "audit.json",
         mime="application/json",
         on_click="ignore",
         icon=":material/download:",
     )
-    for invariant in states_of(found):
-        _invariant(invariant)
+    for invariant in invariants(report):
+        show_invariant(invariant)
 
 
-def _invariant(invariant: InvariantState) -> None:
+def show_invariant(invariant: Invariant) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.badge(
-            invariant.finding,
+            invariant.status,
             icon=":material/check_circle:" if invariant.holds else ":material/error:",
             color="green" if invariant.holds else "red",
         )
         st.markdown(f"{invariant.number}. {plain_text.markdown(invariant.text)}", width="content")
-    for violation in invariant.violations[:SHOWN_VIOLATIONS]:
-        with st.expander(plain_text.markdown(f"{violation.order_id}: {violation.finding}")):
-            st.json(violation.witness)
-    if len(invariant.violations) > SHOWN_VIOLATIONS:
+    for violation in invariant.violations[:MAX_SHOWN_VIOLATIONS]:
+        with st.expander(plain_text.markdown(f"{violation['order_id']}: {violation['finding']}")):
+            st.json(violation["witness"])
+    if len(invariant.violations) > MAX_SHOWN_VIOLATIONS:
         st.caption(
-            f"{SHOWN_VIOLATIONS} of {len(invariant.violations):,} are shown; "
-            "all of them are in the report as JSON."
+            f"Showing {MAX_SHOWN_VIOLATIONS} of {len(invariant.violations):,} violations. "
+            "The downloaded report has all of them."
         )
 
 
-with failures_told("audit"):
-    chosen = choose()
-    begin_at_sight(chosen)
-    refreshing(partial(report, chosen), is_live, every=1.0)
+with error_boundary("audit"):
+    selected = select_run()
+    start_audit_on_selection(selected)
+    live_fragment(partial(show_audit, selected), is_live, every=1.0)

@@ -1,15 +1,15 @@
-"""Orders: start some, find one, and look at one from its acceptance to its outcome."""
+"""Orders: start orders, search them, and show one of them."""
 
 import streamlit as st
 
-from dashboard.layout import failures_told, head
+from dashboard.layout import error_boundary, page_header
 from dashboard.sections import order_view, orders_table, start_order
 
-chosen = st.query_params.get("order")
-with failures_told("orders"):
-    if chosen:
-        order_view.show(chosen)
+order_id = st.query_params.get("order")
+with error_boundary("orders"):
+    if order_id:
+        order_view.show(order_id)
     else:
-        head("Orders", live=False)
+        page_header("Orders", live=False)
         start_order.show()
         orders_table.show()

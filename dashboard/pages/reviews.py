@@ -1,43 +1,45 @@
-"""Review desk: orders that wait for a person, the most urgent first."""
+"""Reviews: orders awaiting a manual review, the most urgent first."""
 
 import streamlit as st
 
 from dashboard import plain_text
 from dashboard.data import clients
-from dashboard.data import live_data as readings
-from dashboard.layout import answered, head, nothing_yet, refreshing
-from dashboard.view_models.reviews import contents, time_to_decide
+from dashboard.data.api_reads import viewer_may
+from dashboard.data.cached import cached
+from dashboard.layout import empty_state, live_fragment, page_header, run_action
+from dashboard.view_models.review_cards import contents, review_time
 from db.database import Row
+from db.read_models import live_orders
 from orchestrator.security.key_hashing import Role
 
-SHOWN = 25
-DESK = "review-desk"
-is_live = head("Review desk", live=True)
+MAX_CARDS = 25
+REVIEWS = "reviews"
+
+awaiting_review = cached(live_orders.waiting_for_a_person)
+is_live = page_header("Reviews", live=True)
 st.text_input("Your name", "reviewer", key="reviewer", max_chars=80)
 
 
-def desk() -> None:
-    """One card an order, each with its two buttons."""
-    waiting = readings.waiting_for_a_person(SHOWN)
-    if not waiting:
-        nothing_yet("Nobody waits for a review", "Start an order with review manual on the page Orders.")
+def cards() -> None:
+    orders = awaiting_review(MAX_CARDS)
+    if not orders:
+        empty_state("No orders awaiting review", "Start an order with manual review on the Orders page.")
         return
-    st.caption(f"{len(waiting)} waiting" if len(waiting) < SHOWN else f"The {SHOWN} most urgent")
-    for order in waiting:
+    st.caption(f"{len(orders)} awaiting review" if len(orders) < MAX_CARDS else f"The {MAX_CARDS} most urgent")
+    for order in orders:
         card(order)
 
 
 def card(order: Row) -> None:
-    """An order in brief, the seconds that are left, and what one may decide."""
     order_id = order["order_id"]
-    left, whole = time_to_decide(order)
+    left, total = review_time(order)
     with st.container(border=True, key=f"card-{order_id}"):
-        what, time, buttons = st.columns([4, 3, 3], vertical_alignment="center")
-        with what:
+        summary, time, buttons = st.columns([4, 3, 3], vertical_alignment="center")
+        with summary:
             st.markdown(f"**{plain_text.markdown(order_id)}**  {order['amount_cents'] / 100:,.2f}")
             st.text(contents(order))
-        time.progress(min(left / whole, 1.0), text=f"{left:.0f} s left")
-        if not readings.viewer_may(Role.OPERATOR):
+        time.progress(min(left / total, 1.0), text=f"{left:.0f} s left")
+        if not viewer_may(Role.OPERATOR):
             return
         with buttons.container(horizontal=True, horizontal_alignment="right"):
             st.button(
@@ -58,21 +60,15 @@ def card(order: Row) -> None:
 
 
 def approve(order_id: str) -> None:
-    """Approves in the viewer's name."""
-    who = st.session_state["reviewer"]
-    answered(DESK, lambda: clients.api().approve(order_id, who), "Accepted: the order is approved.")
-    readings.waiting_for_a_person.clear()
+    api, reviewer = clients.api(), st.session_state["reviewer"]
+    run_action(REVIEWS, lambda: api.approve(order_id, reviewer), "Order approved.")
+    awaiting_review.clear()
 
 
 def reject(order_id: str) -> None:
-    """Rejects in the viewer's name."""
-    who = st.session_state["reviewer"]
-    answered(
-        DESK,
-        lambda: clients.api().reject(order_id, who, "rejected at the review desk"),
-        "Accepted: the order is rejected.",
-    )
-    readings.waiting_for_a_person.clear()
+    api, reviewer = clients.api(), st.session_state["reviewer"]
+    run_action(REVIEWS, lambda: api.reject(order_id, reviewer, "rejected in the dashboard"), "Order rejected.")
+    awaiting_review.clear()
 
 
-refreshing(desk, is_live, every=1.0, answers_of=DESK)
+live_fragment(cards, is_live, every=1.0, results_of=REVIEWS)

@@ -1,1 +1,1 @@
-"""Sections of pages."""
+"""Sections of pages: Streamlit elements over view models and charts."""

@@ -1,11 +1,11 @@
-"""The table of all orders: search, filter, choose one."""
+"""The table of orders: search, filters and pages."""
 
 from datetime import datetime
 
 import streamlit as st
 
 from dashboard.data import clients
-from dashboard.layout import nothing_yet
+from dashboard.layout import empty_state
 from dashboard.view_models import order_tables
 from db.database import Row
 from db.domain import TERMINAL_STATES, State
@@ -13,93 +13,93 @@ from db.read_models import order_search
 from db.read_models.order_search import Search
 
 PAGE_ROWS = 50
-FEW_ROWS = 10
-TABLE_HEIGHT = 560
-_TABLE = "orders-table"
-_DRAWN = "orders-drawn"
-"""Session state: the ids of the rows as the viewer sees them."""
-
+SCROLLING_ROWS = 10
+SCROLLING_HEIGHT = 560
 STATES = ("any", "running", "late", *(state.value for state in TERMINAL_STATES))
+
+_TABLE = "orders-table"
+_SHOWN_IDS = "orders-table-ids"
+"""Session state: the order ids of the rows that the viewer sees."""
 
 
 def show() -> None:
-    """Filters, the page of orders that they leave, and the way to older ones."""
-    search_box, state_box, run_box, fresh = st.columns([3, 5, 2, 2], vertical_alignment="bottom")
-    prefix = search_box.text_input(
-        "Order id begins with",
+    prefix_column, state_column, run_column, refresh_column = st.columns(
+        [3, 5, 2, 2], vertical_alignment="bottom"
+    )
+    prefix = prefix_column.text_input(
+        "Order id starts with",
         key="q",
         bind="query-params",
         icon=":material/search:",
         placeholder="all orders",
-        on_change=_begin_at_the_newest,
+        on_change=_reset_page,
     )
-    state = state_box.segmented_control(
-        "Show",
+    state = state_column.segmented_control(
+        "State",
         STATES,
         default="any",
         required=True,
         key="state",
         bind="query-params",
-        on_change=_begin_at_the_newest,
+        on_change=_reset_page,
     )
-    run_id = run_box.text_input(
-        "Run", key="run", bind="query-params", placeholder="all runs", on_change=_begin_at_the_newest
+    run_id = run_column.text_input(
+        "Run", key="run", bind="query-params", placeholder="all runs", on_change=_reset_page
     )
-    fresh.button("Refresh", icon=":material/refresh:", width="stretch")
+    refresh_column.button("Refresh", icon=":material/refresh:", width="stretch")
     wanted = search_of(prefix or "", state or "any", run_id or "", st.query_params.get("before", ""))
-    rows = order_search.search(clients.reader(), wanted, PAGE_ROWS)
+    rows = order_search.search(clients.database(), wanted, PAGE_ROWS)
     if not rows:
-        nothing_yet("No such order", "Change the filters, or start an order above.")
+        empty_state("No matching orders", "Change the filters, or start an order above.")
         return
-    _table(rows)
-    _turn_pages(rows, is_first=wanted.before is None)
+    _show_table(rows)
+    _show_page_buttons(rows, is_first=wanted.before is None)
 
 
-def _begin_at_the_newest() -> None:
-    # The place of an older page belongs to the filters it was turned to under.
+def _reset_page() -> None:
     st.query_params.pop("before", None)
 
 
 def search_of(prefix: str, state: str, run_id: str, before: str) -> Search:
-    """The filters as a search; `before` is what `place_of` made."""
+    """Return the filters as a search; `before` is a cursor as returned by `cursor_of`."""
     return Search(
         prefix=prefix.strip() or None,
         run_id=run_id.strip() or None,
         state=State(state) if state in TERMINAL_STATES else None,
         only_open=state == "running",
         only_late=state == "late",
-        before=_place(before),
+        before=_parse_cursor(before),
     )
 
 
-def place_of(row: Row) -> str:
-    """Where a page ends, as text for the address bar."""
+def cursor_of(row: Row) -> str:
+    """Return the cursor of the page that follows this row, for the URL."""
     return f"{row['accepted_at'].isoformat()}~{row['order_id']}"
 
 
-def _place(text: str) -> tuple[datetime, str] | None:
-    moment, _, order_id = text.partition("~")
+def _parse_cursor(text: str) -> tuple[datetime, str] | None:
+    time, _, order_id = text.partition("~")
     try:
-        at = datetime.fromisoformat(moment)
+        at = datetime.fromisoformat(time)
     except ValueError:
         return None
     return (at, order_id) if at.tzinfo is not None else None
 
 
-def _table(rows: list[Row]) -> None:
-    st.caption("Choose a row to see the order.")
-    st.session_state[_DRAWN] = [row["order_id"] for row in rows]
+def _show_table(rows: list[Row]) -> None:
+    st.caption("Select a row to open the order.")
+    st.session_state[_SHOWN_IDS] = [row["order_id"] for row in rows]
     st.dataframe(
         order_tables.orders(rows),
-        # A table that is higher than its rows ends in empty ones.
-        height=TABLE_HEIGHT if len(rows) > FEW_ROWS else "auto",
+        # A fixed height larger than the content would show empty rows.
+        height=SCROLLING_HEIGHT if len(rows) > SCROLLING_ROWS else "auto",
         hide_index=True,
         placeholder="",
         key=_TABLE,
-        on_select=_open_chosen,
+        on_select=_open_selected,
         selection_mode="single-row",
         column_config={
-            # As wide as the longest, also where the first rows have none.
+            # Streamlit derives the width from the first rows, which may have no reason.
             "reason": st.column_config.TextColumn(width=150),
             "accepted": st.column_config.DatetimeColumn("accepted (UTC)", format="YYYY-MM-DD HH:mm:ss.SSS"),
             "completion s": st.column_config.ProgressColumn(
@@ -113,19 +113,19 @@ def _table(rows: list[Row]) -> None:
     )
 
 
-def _open_chosen() -> None:
-    # A choice is the place of a row in the table that was seen; when the table is read again, orders may have
-    # come in above it. A callback runs before that.
-    chosen = st.session_state[_TABLE].selection.rows
-    if chosen:
-        st.query_params["order"] = st.session_state[_DRAWN][chosen[0]]
+def _open_selected() -> None:
+    # The selection is a row number of the table that the viewer saw. The callback runs before the table is
+    # read again with new orders above that row.
+    selected = st.session_state[_TABLE].selection.rows
+    if selected:
+        st.query_params["order"] = st.session_state[_SHOWN_IDS][selected[0]]
 
 
-def _turn_pages(rows: list[Row], *, is_first: bool) -> None:
+def _show_page_buttons(rows: list[Row], *, is_first: bool) -> None:
     with st.container(horizontal=True):
         if not is_first and st.button("Newest", icon=":material/first_page:"):
             del st.query_params["before"]
             st.rerun()
         if len(rows) == PAGE_ROWS and st.button("Older", icon=":material/chevron_right:"):
-            st.query_params["before"] = place_of(rows[-1])
+            st.query_params["before"] = cursor_of(rows[-1])
             st.rerun()

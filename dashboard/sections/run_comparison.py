@@ -1,38 +1,72 @@
-"""Two stored runs side by side, worked out once for all viewers: a run that has ended does not change."""
+"""Comparison of a stored run with a baseline run."""
 
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import streamlit as st
 
+from dashboard import plain_text
+from dashboard.charts import distribution
 from dashboard.data import clients
-from dashboard.view_models import runs
+from dashboard.data.cached import cached
+from dashboard.layout import CHART_CONFIG, empty_state, palette
+from dashboard.view_models import run_tables
 from db.read_models import stored_runs
 
-KEPT_PAIRS = 20
+MAX_CACHED_PAIRS = 20
 
 
-@dataclass(frozen=True)
-class EndedRun:
-    """Its end tells it from a run of the same name in other books."""
+class EndedRun(NamedTuple):
+    """`ended_at` distinguishes runs of the same id in different databases."""
 
     run_id: str
     ended_at: datetime
 
 
-@dataclass(frozen=True)
-class SideBySide:
-    """`compared` as of `loadtest.verdict.comparison`; the curves are (ms, share that took at most that)."""
+class Comparison(NamedTuple):
+    """`result` as returned by `loadtest.verdict.comparison.compare`."""
 
-    compared: runs.Json
-    curve: list[tuple[int, float]]
-    curve_beside: list[tuple[int, float]]
+    result: run_tables.Json
+    run_cdf: list[tuple[int, float]]
+    baseline_cdf: list[tuple[int, float]]
 
 
-@st.cache_data(max_entries=KEPT_PAIRS, show_spinner=False)
-def side_by_side(one: EndedRun, other: EndedRun) -> SideBySide | None:
-    """None when one of them has no finished order. Raises DatabaseUnavailable."""
-    times, beside = (stored_runs.times(clients.reader(), run.run_id) for run in (one, other))
-    if times is None or beside is None or not times.completion_ms or not beside.completion_ms:
+def show(run_id: str, baseline_id: str) -> None:
+    run, baseline = _ended(run_id), _ended(baseline_id)
+    comparison = compare(run, baseline) if run and baseline else None
+    if comparison is None:
+        empty_state("Nothing to compare", "Both runs need a verdict and a finished order.")
+        return
+    st.subheader("Comparison", anchor=False)
+    st.markdown(
+        f"**{plain_text.markdown(run_id)}** compared with {plain_text.markdown(baseline_id)}: "
+        f"**{comparison.result['verdict']}**"
+    )
+    curves = {
+        plain_text.chart(run_id): comparison.run_cdf,
+        plain_text.chart(baseline_id): comparison.baseline_cdf,
+    }
+    limit_ms = round(clients.settings().order_deadline_seconds * 1000)
+    st.plotly_chart(
+        distribution.cumulative(curves, palette(), limit_ms),
+        key="comparison",
+        config=CHART_CONFIG,
+        alt="Cumulative distribution of completion times of both runs",
+    )
+    st.dataframe(run_tables.differences(comparison.result), hide_index=True, key="differences")
+
+
+def _ended(run_id: str) -> EndedRun | None:
+    row = cached(stored_runs.verdict)(run_id)
+    return EndedRun(run_id, row["ended_at"]) if row and row["ended_at"] else None
+
+
+@st.cache_data(max_entries=MAX_CACHED_PAIRS, show_spinner=False)
+def compare(run: EndedRun, baseline: EndedRun) -> Comparison | None:
+    """Return None when one of the runs has no finished order. Cached without limit: ended runs do not change."""
+    times, baseline_times = (stored_runs.times(clients.database(), each.run_id) for each in (run, baseline))
+    if times is None or baseline_times is None or not times.completion_ms or not baseline_times.completion_ms:
         return None
-    return SideBySide(runs.compared(times, beside), runs.curve(times), runs.curve(beside))
+    return Comparison(
+        run_tables.compare_runs(times, baseline_times), run_tables.cdf(times), run_tables.cdf(baseline_times)
+    )

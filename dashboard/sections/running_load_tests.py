@@ -1,89 +1,134 @@
-"""The load tests under way: those that this dashboard has started, how they ended, and those of others."""
+"""Load tests in progress, and the result of the run that the viewer started."""
 
 from datetime import datetime
 
 import streamlit as st
 
+from dashboard import plain_text
 from dashboard.data import clients
-from dashboard.data.load_test_processes import LoadRunner
+from dashboard.data.cached import cached
+from dashboard.data.load_test_processes import LoadTestProcesses, parse_options
+from dashboard.layout import run_action
 from db.database import Row
 from db.read_models import stored_runs
 from db.runs import SILENT_SECONDS
-from loadtest.options import RunOptions
 from orchestrator.errors import NotAllowed, UsageError
 from orchestrator.security.key_hashing import Role
 
+PLACE = "running-load-tests"
 WRONG_USAGE = 2
-_WATCHED = "watched-run"
-WANTED = "wanted-run"
-"""Session state: the run whose verdict the viewer has asked for, before it is chosen."""
+REQUESTED_RUN = "requested-run"
+"""Session state: the run whose verdict the viewer wants to see, until the page selects it."""
+
+_STARTED_RUN = "started-run"
 
 
 @st.cache_resource
-def runner() -> LoadRunner:
-    return LoadRunner(clients.settings())
+def processes() -> LoadTestProcesses:
+    return LoadTestProcesses(clients.settings())
 
 
 def start(given: dict[str, str]) -> None:
-    """Starts a run with this viewer's key, who is told when it has ended. Raises NotAllowed, DatabaseUnavailable,
-    UsageError beside a run of somebody else, or what `LoadRunner.start` does."""
-    must_be(RunOptions.parse(given).required_role)
-    for row in stored_runs.under_way(clients.reader()):
-        if seems_alive(row, clients.now()):
-            raise UsageError(f"the run {row['run_id']} is under way; wait for its verdict or stop it")
-    st.session_state[_WATCHED] = runner().start(given, clients.viewer_key())
+    """Start a run with the viewer's key.
+
+    Raises NotAllowed, DatabaseUnavailable, and UsageError while another run is in progress on any machine.
+    """
+    # Invalid options are reported first, whatever the viewer's role.
+    parse_options(given)
+    require_role(Role.CHAOS if given.get("faults") or given.get("chaos") else Role.OPERATOR)
+    for row in stored_runs.under_way(clients.database()):
+        if is_in_progress(row, clients.now()):
+            raise UsageError(f"run {row['run_id']} is in progress; wait for its verdict or stop it")
+    st.session_state[_STARTED_RUN] = processes().start(given, clients.viewer_key())
 
 
-def seems_alive(row: Row, now: datetime) -> bool:
-    """Whether a run without an end is under way, wherever its process is, and not broken off: it has begun or
-    started an order a moment ago, or may still be draining or judging itself. Rows as of
-    `db.read_models.stored_runs.under_way`."""
-    last_sign = max(row["started_at"], row["last_accepted_at"] or row["started_at"])
-    silent = (now - last_sign).total_seconds()
-    return bool(silent <= row["options"]["drain_seconds"] + SILENT_SECONDS)
+def is_in_progress(row: Row, now: datetime) -> bool:
+    """Return False for an aborted run: one that has neither started nor accepted an order for too long.
+
+    A run may drain and then compute its verdict without accepting orders. Rows as returned by
+    `db.read_models.stored_runs.under_way`.
+    """
+    last_activity = max(row["started_at"], row["last_accepted_at"] or row["started_at"])
+    idle_seconds = (now - last_activity).total_seconds()
+    return bool(idle_seconds <= row["options"]["drain_seconds"] + SILENT_SECONDS)
 
 
 def stop(run_id: str) -> None:
-    """Stops a run. Raises NotAllowed, or what `LoadRunner.stop` does."""
-    must_be(Role.OPERATOR)
-    runner().stop(run_id)
+    """Raises NotAllowed, or OrderSystemError when the run has ended."""
+    require_role(Role.OPERATOR)
+    processes().stop(run_id)
 
 
-def must_be(needed: Role) -> None:
-    """Raises NotAllowed unless this viewer's key is good for it; a run is a process of this machine, not only
-    a client of the API."""
-    role = clients.api().role()
-    if role < needed:
-        raise NotAllowed(f"this needs a key of role {needed.word}; yours is {role.word}")
+def require_role(role: Role) -> None:
+    """Raise NotAllowed without this role. The API cannot check it: a run is a process of this machine."""
+    viewer_role = clients.api().role()
+    if viewer_role < role:
+        raise NotAllowed(f"this requires a key of role {role.word}; your key has role {viewer_role.word}")
 
 
-def tell_of_endings() -> None:
-    """What a run that this viewer started has printed, once it has ended."""
-    run_id = st.session_state.get(_WATCHED)
-    code = runner().exit_code(run_id) if run_id else None
+def show() -> None:
+    """Draw every run in progress, whoever started it, and the result of the viewer's own run."""
+    local = processes().running()
+    for row in cached(stored_runs.under_way)():
+        is_local = row["run_id"] in local
+        if is_local:
+            local.remove(row["run_id"])
+        if is_local or is_in_progress(row, clients.now()):
+            _show_progress(row, is_local=is_local)
+    for run_id in local:
+        st.info(f"{plain_text.markdown(run_id)} is starting.", icon=":material/hourglass_top:")
+    _show_result()
+
+
+def _show_progress(row: Row, *, is_local: bool) -> None:
+    run_id = row["run_id"]
+    seconds = sum(stage["seconds"] for stage in row["options"]["stages"])
+    elapsed = (clients.now() - row["started_at"]).total_seconds()
+    with st.container(border=True):
+        st.markdown(f"**{plain_text.markdown(run_id)}**, {plain_text.markdown(row['scenario'])}")
+        phase = f"{elapsed:.0f} s of {seconds:.0f} s" if elapsed < seconds else "draining, then the verdict"
+        st.progress(min(elapsed / seconds, 1.0), text=phase)
+        with st.grid(4, min_column_width=130):
+            for column in ("accepted", "in_flight", "finished", "late"):
+                st.metric(column.replace("_", " ").capitalize(), f"{row[column]:,}", border=True)
+        if is_local:
+            st.button(
+                "Stop", key=f"stop-{run_id}", icon=":material/stop_circle:", on_click=_stop, args=(run_id,)
+            )
+            return
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption("This run was started elsewhere: stop it in its shell or in the Locust web UI.")
+            st.link_button("Locust web UI", clients.settings().near_url("locust"), icon=":material/open_in_new:")
+
+
+def _stop(run_id: str) -> None:
+    success = "Stopping: orders in flight finish first, then the verdict follows."
+    run_action(PLACE, lambda: stop(run_id), success)
+
+
+def _show_result() -> None:
+    run_id = st.session_state.get(_STARTED_RUN)
+    code = processes().exit_code(run_id) if run_id else None
     if run_id is None or code is None:
         return
-    words = runner().last_words(run_id)
-    ended = f"The run has ended with exit code {code}."
     if code == 0:
-        st.success(ended, icon=":material/check_circle:")
+        st.success("The run ended with exit code 0.", icon=":material/check_circle:")
     elif code == WRONG_USAGE:
         st.error("The run did not start:", icon=":material/error:")
     else:
-        st.warning(ended, icon=":material/report:")
-    # As code, so that nothing in it is read as markup.
-    st.code(words or "It said nothing.", language=None, wrap_lines=True)
-    started = code != WRONG_USAGE
-    if st.button("Show its verdict" if started else "Close", key="ending-seen"):
-        del st.session_state[_WATCHED]
-        if started:
-            st.session_state[WANTED] = run_id
-        # The verdict is shown in another part of the page than this one.
+        st.warning(f"The run ended with exit code {code}.", icon=":material/report:")
+    # A code block, so that the output is not interpreted as Markdown.
+    st.code(processes().output(run_id) or "No output.", language=None, wrap_lines=True)
+    has_started = code != WRONG_USAGE
+    if st.button("Show verdict" if has_started else "Close", key="close-result"):
+        del st.session_state[_STARTED_RUN]
+        if has_started:
+            st.session_state[REQUESTED_RUN] = run_id
+        # The verdict is outside this fragment.
         st.rerun()
 
 
-def choose_wanted() -> None:
-    """Puts the run whose verdict was asked for into the page's choice. To be called before that is drawn,
-    since a widget takes no new value afterwards."""
-    if WANTED in st.session_state:
-        st.session_state["run"] = st.session_state.pop(WANTED)
+def select_requested_run() -> None:
+    """Select the run whose verdict the viewer requested. Call it before the widget with key `run` is drawn."""
+    if REQUESTED_RUN in st.session_state:
+        st.session_state["run"] = st.session_state.pop(REQUESTED_RUN)

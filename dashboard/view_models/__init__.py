@@ -1,1 +1,1 @@
-"""View models: pure functions from rows to what a page shows."""
+"""View models: pure functions from rows and JSON to what a page shows."""

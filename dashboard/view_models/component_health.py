@@ -1,4 +1,4 @@
-"""The health of each part, from the API's report."""
+"""The health of each component, from the API's health report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,32 +7,31 @@ from orchestrator.rest_client import Json
 
 
 @dataclass(frozen=True)
-class Part:
-    """`is_well` is None where nobody can tell, because the API does not answer."""
+class Component:
+    """`is_healthy` is None while the health is unknown."""
 
     name: str
-    is_well: bool | None
-    state: str
+    is_healthy: bool | None
+    status: str
 
 
-def parts_of(report: Json | None, queues_served: Mapping[str, bool]) -> list[Part]:
-    """API, PostgreSQL, Temporal and the pollers of each task queue, or of all where they are not told
-    apart."""
+def components(report: Json | None, queues_served: Mapping[str, bool]) -> list[Component]:
+    """Return API, PostgreSQL, Temporal and the workers of each task queue, or of all without `queues_served`."""
     if report is None:
-        unknown = "unknown while the API is away"
+        others = ("PostgreSQL", "Temporal", "Workers")
         return [
-            Part("API", False, "does not answer"),
-            *(Part(name, None, unknown) for name in ("PostgreSQL", "Temporal", "Workers")),
+            Component("API", False, "Not responding"),
+            *(Component(name, None, "Unknown: the API is not responding") for name in others),
         ]
-    parts = [
-        Part("API", True, "answers"),
-        _part("PostgreSQL", report["database_connected"], "answers", "does not answer"),
-        _part("Temporal", report["temporal_connected"], "answers", "does not answer"),
-    ]
     queues = queues_served or {"Workers": report["workers_healthy"]}
-    parts += [_part(queue, live, "has live pollers", "nobody polls it") for queue, live in queues.items()]
-    return parts
-
-
-def _part(name: str, is_well: bool, well: str, unwell: str) -> Part:
-    return Part(name, is_well, well if is_well else unwell)
+    return [
+        Component("API", True, "Up"),
+        *(
+            Component(name, report[key], "Up" if report[key] else "Not responding")
+            for name, key in (("PostgreSQL", "database_connected"), ("Temporal", "temporal_connected"))
+        ),
+        *(
+            Component(queue, is_served, "Workers connected" if is_served else "No active workers")
+            for queue, is_served in queues.items()
+        ),
+    ]

@@ -1,4 +1,4 @@
-"""Rows of the books as tables to look at."""
+"""Tables of orders, of an order's events, and of its payment and shipment."""
 
 import json
 from datetime import UTC
@@ -8,11 +8,12 @@ import pandas as pd
 from db.database import Row
 from db.read_models.order_search import OrderDetails
 
-_ORDERS = ("order", "state", "reason", "accepted", "completion s", "in time", "attempts", "amount", "run")
+_ORDER_COLUMNS = ("order", "state", "reason", "accepted", "completion s", "in time", "attempts", "amount", "run")
+_ADDRESS = ("street", "city", "state", "zip")
 
 
 def orders(rows: list[Row]) -> pd.DataFrame:
-    """Orders in brief. Rows as of `db.read_models.order_search.search`; `completion s` is in seconds, `amount` in money."""
+    """`completion s` is in seconds. Rows as returned by `db.read_models.order_search.search`."""
     return pd.DataFrame(
         [
             {
@@ -28,13 +29,13 @@ def orders(rows: list[Row]) -> pd.DataFrame:
             }
             for row in rows
         ],
-        columns=list(_ORDERS),
+        columns=list(_ORDER_COLUMNS),
     )
 
 
-def events(file: OrderDetails) -> pd.DataFrame:
-    """Every event of an order, oldest first; times as seconds since acceptance."""
-    accepted_at = file.order["accepted_at"]
+def events(details: OrderDetails) -> pd.DataFrame:
+    """Return every event of an order, oldest first; `after s` counts from acceptance."""
+    accepted_at = details.order["accepted_at"]
     return pd.DataFrame(
         [
             {
@@ -48,48 +49,57 @@ def events(file: OrderDetails) -> pd.DataFrame:
                 "worker": event["worker"] or "",
                 "detail": json.dumps(event["detail"], ensure_ascii=False) if event["detail"] else "",
             }
-            for event in file.events
+            for event in details.events
         ]
     )
 
 
-def database_beside_provider(file: OrderDetails) -> pd.DataFrame:
-    """What our books say of money and parcel, beside what the outside's own ledgers say."""
-    order = file.order
-    payment, shipment = order["payment"], order["shipment"]
-    charges = [entry for entry in order["ledger"] if entry["kind"] == "charge"]
-    refunds = [entry for entry in order["ledger"] if entry["kind"] == "refund"]
-    dispatched = [parcel for parcel in order["parcels"] if parcel["dispatched_at"]]
-    recalled = [
-        each for each in (*order["parcels"], *order["packages"]) if each["recalled_at"] and _was_there(each)
-    ]
-    ours = {
-        "charged": _money(payment["amount_cents"]) if payment and payment["status"] in _CHARGED else "",
-        "refunded": _money(payment["amount_cents"]) if payment and payment["status"] == "refunded" else "",
-        "packed": "yes" if shipment and shipment["packed_at"] else "",
-        "dispatched": shipment["tracking"] or "yes" if shipment and shipment["dispatched_at"] else "",
-        "label": _address(shipment["label_address"]) if shipment else "",
-        "recalled": "yes" if shipment and shipment["recalled_at"] else "",
-    }
-    theirs = {
-        "charged": _money(sum(entry["amount_cents"] for entry in charges)) if charges else "",
-        "refunded": _money(sum(entry["amount_cents"] for entry in refunds)) if refunds else "",
-        "packed": "yes" if any(package["packed_at"] for package in order["packages"]) else "",
-        "dispatched": ", ".join(parcel["tracking"] or "yes" for parcel in dispatched),
-        "label": ", ".join(_address(parcel["label_address"]) for parcel in dispatched),
-        "recalled": "yes" if recalled else "",
-    }
+def payment_and_shipment(details: OrderDetails) -> pd.DataFrame:
+    """Compare the order database with the providers' records, one row per fact."""
+    order = details.order
+    ours, provider = _order_database(order), _provider_records(order)
     return pd.DataFrame(
-        [{"": name, "our books": ours[name], "the outside's ledger": theirs[name]} for name in ours]
+        [{"": fact, "Order database": ours[fact], "Provider records": provider[fact]} for fact in ours]
     )
 
 
-_ADDRESS = ("street", "city", "state", "zip")
-_CHARGED = ("charged", "refunded")
+def _order_database(order: Row) -> dict[str, str]:
+    payment, shipment = order["payment"] or {}, order["shipment"] or {}
+    amount, status = _money(payment.get("amount_cents", 0)), payment.get("status")
+    return {
+        "charged": amount if status in ("charged", "refunded") else "",
+        "refunded": amount if status == "refunded" else "",
+        "packed": _yes(shipment.get("packed_at")),
+        "dispatched": (shipment.get("tracking") or "yes") if shipment.get("dispatched_at") else "",
+        "label": _address(shipment.get("label_address")),
+        "recalled": _yes(shipment.get("recalled_at")),
+    }
 
 
-def _was_there(thing: Row) -> bool:
-    return bool(thing.get("packed_at") or thing.get("dispatched_at"))
+def _provider_records(order: Row) -> dict[str, str]:
+    amounts = {
+        kind: [entry["amount_cents"] for entry in order["ledger"] if entry["kind"] == kind]
+        for kind in ("charge", "refund")
+    }
+    dispatched = [parcel for parcel in order["parcels"] if parcel["dispatched_at"]]
+    # A recall of something that was never packed or dispatched has no effect.
+    recalled = [
+        each
+        for each in (*order["parcels"], *order["packages"])
+        if each["recalled_at"] and (each.get("packed_at") or each.get("dispatched_at"))
+    ]
+    return {
+        "charged": _money(sum(amounts["charge"])) if amounts["charge"] else "",
+        "refunded": _money(sum(amounts["refund"])) if amounts["refund"] else "",
+        "packed": _yes(any(package["packed_at"] for package in order["packages"])),
+        "dispatched": ", ".join(parcel["tracking"] or "yes" for parcel in dispatched),
+        "label": ", ".join(_address(parcel["label_address"]) for parcel in dispatched),
+        "recalled": _yes(recalled),
+    }
+
+
+def _yes(value: object) -> str:
+    return "yes" if value else ""
 
 
 def _money(cents: int) -> str:

@@ -1,0 +1,66 @@
+"""The charts of the latency page."""
+
+from typing import NamedTuple
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from dashboard.charts import distribution, over_time, time_breakdown
+from dashboard.charts.palette import palette_of
+from dashboard.data import clients
+from dashboard.data.cached import CHART_SECONDS, cached
+from dashboard.layout import CHART_CONFIG
+from db.read_models import latency
+from db.read_models.latency import Plan, Summary
+
+SLOWEST = 12
+
+
+class LatencyCharts(NamedTuple):
+    histogram: go.Figure
+    distribution: go.Figure
+    percentiles: go.Figure
+    heatmap: go.Figure
+    time_breakdown: go.Figure
+
+
+def show(plan: Plan, summary: Summary, limit_ms: int) -> None:
+    """Draw all charts of a selection that has orders."""
+    charts = latency_charts(plan, st.context.theme.type, limit_ms)
+    left, right = st.columns(2, gap="medium")
+    with left:
+        _draw("Histogram", "histogram", charts.histogram, "Orders by completion time and outcome")
+    with right:
+        _draw("Cumulative distribution", "cdf", charts.distribution, "Share of orders by completion time")
+    _draw("Percentiles over time", "percentiles", charts.percentiles, "Percentiles of completion time")
+    _draw("Latency heatmap", "heatmap", charts.heatmap, "Orders by time of acceptance and completion time")
+    _draw(
+        f"Time breakdown of the {min(SLOWEST, summary.orders)} slowest orders",
+        "time-breakdown",
+        charts.time_breakdown,
+        "Completion time of the slowest orders, divided by step",
+    )
+
+
+@st.cache_resource(ttl=CHART_SECONDS, max_entries=20, show_spinner=False)
+def latency_charts(plan: Plan, theme: str | None, limit_ms: int) -> LatencyCharts:
+    """Read and build all charts of a selection. Cached, because building them takes longer than reading."""
+    database, palette = clients.database(), palette_of(theme)
+    summary = cached(latency.summary, CHART_SECONDS)(plan)
+    buckets = latency.buckets(database, plan)
+    slices, cells = latency.over_time(database, plan)
+    faults = latency.fault_spans(database, plan.since, plan.until)
+    disturbances = latency.disturbances(database, plan.since, plan.until)
+    slowest = latency.slowest(database, plan, buckets, SLOWEST)
+    return LatencyCharts(
+        distribution.histogram(buckets, palette, limit_ms, summary.times_ms[1.0]),
+        distribution.cumulative({"completion": summary.ecdf}, palette, limit_ms),
+        over_time.percentiles(slices, plan, palette, limit_ms, faults, disturbances),
+        over_time.heatmap(cells, plan, palette, limit_ms, faults, disturbances),
+        time_breakdown.time_breakdown(slowest, palette, limit_ms),
+    )
+
+
+def _draw(title: str, key: str, figure: go.Figure, alt: str) -> None:
+    st.subheader(title, anchor=False)
+    st.plotly_chart(figure, key=key, config=CHART_CONFIG, alt=alt)

@@ -1,0 +1,42 @@
+"""One stored load test: its verdict, its report files, and links to its orders."""
+
+import streamlit as st
+
+from dashboard import plain_text
+from dashboard.data.cached import cached
+from dashboard.layout import empty_state
+from dashboard.sections.running_load_tests import processes
+from db.read_models import stored_runs
+from loadtest.verdict.verdict_text import facts
+
+
+def show(run_id: str) -> None:
+    row = cached(stored_runs.verdict)(run_id)
+    if row is None:
+        empty_state(f"Run {plain_text.markdown(run_id)} not found", "Select a run from the list.")
+        return
+    verdict = row["verdict"]
+    with st.container(border=True):
+        if verdict is None:
+            st.markdown(f"**{plain_text.markdown(run_id)}** has no verdict: running or aborted.")
+        else:
+            has_passed = verdict["exit_code"] == 0
+            st.badge(
+                verdict["verdict"],
+                icon=":material/check_circle:" if has_passed else ":material/error:",
+                color="green" if has_passed else "red",
+            )
+            for subject, fact in facts(verdict).items():
+                st.markdown(f"**{plain_text.markdown(subject)}**  {plain_text.markdown(fact)}")
+        with st.container(horizontal=True):
+            st.link_button("Latency", f"latency?run={run_id}", icon=":material/timer:")
+            st.link_button("Audit", f"audit?run={run_id}", icon=":material/fact_check:")
+            for file in processes().reports(run_id):
+                st.download_button(
+                    file.name,
+                    data=file.read_bytes,
+                    file_name=f"{run_id}-{file.name}",
+                    key=f"report-{file.name}",
+                    on_click="ignore",
+                    icon=":material/download:",
+                )

@@ -1,0 +1,43 @@
+"""An audit report, by invariant."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from dashboard.api_client import Json
+from db.audit import MAX_VIOLATIONS
+
+
+@dataclass(frozen=True)
+class Invariant:
+    """`violations` as in the API's report: order_id, finding, witness."""
+
+    number: int
+    text: str
+    holds: bool
+    violations: list[dict[str, Any]]
+
+    @property
+    def status(self) -> str:
+        """Return "holds" or the number of violations; the audit stops counting at MAX_VIOLATIONS."""
+        if self.holds:
+            return "holds"
+        count = len(self.violations)
+        if count >= MAX_VIOLATIONS:
+            return f"at least {count} violations"
+        return "1 violation" if count == 1 else f"{count} violations"
+
+
+def invariants(report: Json) -> list[Invariant]:
+    return [
+        Invariant(
+            **each,
+            violations=[found for found in report["violations"] if found["invariant"] == each["number"]],
+        )
+        for each in report["invariants"]
+    ]
+
+
+def as_json(report: Json) -> str:
+    """Return the whole report, with every violation, as JSON text."""
+    return json.dumps(report, indent=2, ensure_ascii=False) + "\n"

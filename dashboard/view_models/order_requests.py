@@ -1,0 +1,37 @@
+"""Which requests an order still accepts, and how many attempts it has made."""
+
+from db.database import Row
+from db.domain import AttemptOutcome, State
+from db.read_models.order_search import OrderDetails
+
+BEFORE_APPROVAL = (State.RECEIVED, State.VALIDATED, State.IN_REVIEW)
+
+
+def can_be_cancelled(order: Row) -> bool:
+    """Return whether a cancellation or an address change can still succeed."""
+    return order["abort_reason"] is None and not State(order["state"]).is_past(State.PREPARED)
+
+
+def can_be_rejected(order: Row) -> bool:
+    return order["abort_reason"] is None and State(order["state"]) in BEFORE_APPROVAL
+
+
+def can_be_approved(details: OrderDetails) -> bool:
+    """Return False also for an order that was approved before its review started."""
+    is_approved = any(
+        event["kind"] == "signal"
+        and event["detail"].get("signal") == "approve_order"
+        and event["detail"].get("accepted")
+        for event in details.events
+    )
+    return can_be_rejected(details.order) and not is_approved
+
+
+def attempt_counts(details: OrderDetails) -> tuple[int, int]:
+    """Return all attempts and the failed ones. A running order has no stored counts: count its events."""
+    order = details.order
+    if order["attempts"] is not None:
+        return order["attempts"], order["failed_attempts"]
+    outcomes = [event["outcome"] for event in details.events if event["kind"] == "attempt"]
+    failed = sum(outcome != AttemptOutcome.OK for outcome in outcomes)
+    return len(outcomes) + len(details.under_way), failed

@@ -1,0 +1,69 @@
+"""Stored load tests: the table of runs, and the comparison of two runs."""
+
+from datetime import UTC
+from typing import Any
+
+import pandas as pd
+
+from db.database import Row
+from db.read_models.stored_runs import RunTimes
+from loadtest.verdict.comparison import compare
+
+CDF_POINTS = 500
+
+Json = dict[str, Any]
+
+_COLUMNS = ("run", "verdict", "scenario", "faults", "started", "orders", "late", "rate", "p99 s")
+
+
+def stored_runs(rows: list[Row]) -> pd.DataFrame:
+    """Times in seconds, rate in orders per second. Rows as returned by `db.read_models.stored_runs.shelf`."""
+    return pd.DataFrame(
+        [
+            {
+                "run": row["run_id"],
+                "verdict": row["verdict"] or ("no verdict" if row["ended_at"] else "running or aborted"),
+                "scenario": row["scenario"],
+                "faults": row["fault_profile"] or "",
+                "started": row["started_at"].astimezone(UTC).replace(tzinfo=None),
+                "orders": row["counted_orders"],
+                "late": row["late_orders"],
+                "rate": row["offered_rate"],
+                "p99 s": None if row["p99_ms"] is None else row["p99_ms"] / 1000,
+            }
+            for row in rows
+        ],
+        columns=list(_COLUMNS),
+    )
+
+
+def cdf(times: RunTimes, points: int = CDF_POINTS) -> list[tuple[int, float]]:
+    """Return (ms, share that took at most that): every time of a small run, `points` evenly spaced of a large."""
+    n = len(times.completion_ms)
+    ranks = range(1, n + 1) if n <= points else [round(p * n / points) for p in range(1, points + 1)]
+    return [(times.completion_ms[rank - 1], rank / n) for rank in ranks]
+
+
+def compare_runs(run: RunTimes, baseline: RunTimes) -> Json:
+    return compare(run.completion_ms, (run.late, run.orders), baseline.completion_ms, (baseline.late, baseline.orders))
+
+
+def differences(comparison: Json) -> pd.DataFrame:
+    """Return one row for each percentile and one for the late share, each with its 95 % interval."""
+    rows = [
+        _difference(name, found, scale=0.001, unit="s") for name, found in comparison["completion_ms"].items()
+    ]
+    late = comparison["late_share"]
+    late = late | {"difference": late["now"] - late["then"]}
+    return pd.DataFrame([*rows, _difference("late", late, scale=100, unit="%")])
+
+
+def _difference(measure: str, found: Json, *, scale: float, unit: str) -> dict[str, str]:
+    return {
+        "measure": measure,
+        "this run": f"{scale * found['now']:.3f} {unit}",
+        "baseline": f"{scale * found['then']:.3f} {unit}",
+        "difference": f"{scale * found['difference']:+.3f} {unit}",
+        "95 % interval": f"{scale * found['low']:+.3f} to {scale * found['high']:+.3f} {unit}",
+        "result": found["verdict"],
+    }
