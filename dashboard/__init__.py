@@ -1,1 +1,1 @@
-"""The dashboard: a Streamlit application over the REST API and a read-only view of the books."""
+"""The dashboard: a Streamlit application over the REST API and a read-only database role."""

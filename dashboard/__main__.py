@@ -1,4 +1,4 @@
-"""`python -m dashboard`: serves the dashboard on its port until SIGTERM or SIGINT."""
+"""`python -m dashboard`: serve the dashboard until SIGTERM or SIGINT."""
 
 import sys
 from pathlib import Path
@@ -22,12 +22,11 @@ def main() -> int:
     except UsageError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
-    # A folder named pages beside the script would be served by itself to whoever opens a page's address
-    # first; st.navigation says the same, but only once it has run.
+    # Streamlit serves a folder named `pages` automatically until st.navigation has run for the first time.
     PagesManager.uses_pages_directory = False
     app = st.App(
         Path(__file__).with_name("app.py"),
-        routes=[*links.routes(), Route(export.PATH, export.serve(settings), methods=["GET"])],
+        routes=[*links.routes(), Route(export.PATH, export.endpoint(settings), methods=["GET"])],
         middleware=[Middleware(auth.AuthMiddleware, settings=settings)],
     )
     preload()
@@ -42,7 +41,7 @@ def main() -> int:
             "browser.serverAddress": settings.near_address,
             "client.showErrorDetails": "none",
             "client.toolbarMode": "viewer",
-            # A table's own download writes a user's text as it is, which a spreadsheet may run as a formula.
+            # Streamlit's CSV export does not escape text that a spreadsheet would run as a formula.
             "client.disableDataExport": True,
             **theme.CONFIGURATION,
         }

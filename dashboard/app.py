@@ -1,4 +1,4 @@
-"""The application: its pages. Streamlit runs this script for every viewer and every interaction."""
+"""The application and its pages. Streamlit runs this script for every viewer and every interaction."""
 
 from pathlib import Path
 

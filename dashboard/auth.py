@@ -1,8 +1,8 @@
-"""The dashboard's door: once there are API keys, nobody sees anything without one.
+"""Authentication of the dashboard: once API keys exist, every page requires one.
 
-A viewer gives a key once and gets a cookie for it. Whatever the dashboard then asks of the API for this
-viewer it asks with this key; it has none of its own. The key is checked at the API again and again, also
-while a page is open: the page of a revoked one is closed within seconds.
+A viewer signs in with an API key and gets a session cookie. The dashboard calls the API with the viewer's key
+and has no key of its own. It looks the role up again every few seconds, also for an open page, so a revoked key
+loses access within seconds.
 """
 
 from html import escape
@@ -22,21 +22,22 @@ from orchestrator.security.role_cache import RoleCache
 from orchestrator.security.sessions import MAX_FORM_BYTES, Sessions, cookies_of
 from orchestrator.settings import Settings
 
-LOGIN = "/login"
-OPEN_PATHS = ("/_stcore/health",)
-LOOK_AGAIN_SECONDS = 2.0
+LOGIN_PATH = "/login"
+PUBLIC_PATHS = ("/_stcore/health",)
+RECHECK_SECONDS = 2.0
 RETRY_SECONDS = 5
+UNAVAILABLE = "Sign-in is unavailable: the API is not responding. Try again shortly."
 
 viewers = Sessions("orders_session")
-"""Of this process: the door and the pages, which Streamlit runs apart from it, both look here."""
+"""Sessions of this process. The middleware and the pages, which Streamlit runs separately, both read it."""
 
 
 class AuthMiddleware:
-    """Lets requests and web sockets through for those whose key is good for reading."""
+    """Passes on requests and web sockets of viewers whose key has a role."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._callers = RoleCache(
+        self._roles = RoleCache(
             lambda key: role_cache.look_up_role(settings.api_url, key),
             key_required=not bind_policy.is_loopback(settings.bind_address),
         )
@@ -47,25 +48,25 @@ class AuthMiddleware:
             return
         if scope["type"] == "http":
             send = with_headers(send, PAGE_HEADERS)
-        if scope["path"] in OPEN_PATHS:
+        if scope["path"] in PUBLIC_PATHS:
             await self._app(scope, receive, send)
             return
-        if scope["path"] == LOGIN:
+        if scope["path"] == LOGIN_PATH:
             await (await self._login(scope, receive))(scope, receive, send)
             return
         key = viewers.key_of(cookies_of(scope))
         try:
-            role = await run_in_threadpool(self._callers.role_of, key)
-        except ServiceUnavailable as error:
-            await _turn_away(scope, receive, send, _away_page(str(error)))
+            role = await run_in_threadpool(self._roles.role_of, key)
+        except ServiceUnavailable:
+            await _reject(scope, receive, send, _unavailable_page())
             return
         if role is None:
-            told = "" if key is None else "This key is not valid any more."
-            await _turn_away(scope, receive, send, _login_page(401, told))
+            message = "" if key is None else "This key is no longer valid."
+            await _reject(scope, receive, send, _login_page(401, message))
         elif key is None and not bind_policy.is_loopback_host(Headers(scope=scope).get("host")):
-            await _turn_away(scope, receive, send, _page(421, bind_policy.LOOPBACK_ONLY, ""))
+            await _reject(scope, receive, send, _page(421, bind_policy.LOOPBACK_ONLY, ""))
         elif scope["type"] == "websocket":
-            await self._app(scope, receive, self._while_valid(send, key))
+            await self._app(scope, receive, self._send_while_valid(send, key))
         else:
             await self._app(scope, receive, send)
 
@@ -73,85 +74,84 @@ class AuthMiddleware:
         if scope["method"] != "POST":
             return RedirectResponse("/", 303)
         body = bytearray()
-        async for piece in Request(scope, receive).stream():
-            body += piece
+        async for chunk in Request(scope, receive).stream():
+            body += chunk
             if len(body) > MAX_FORM_BYTES:
-                return _login_page(413, "That is too long for a key.")
+                return _login_page(413, "This text is too long for an API key.")
         key = parse_qs(body.decode("ascii", "replace")).get("key", [""])[0].strip()
         if not key.isascii() or not key.isprintable() or not key:
-            return _login_page(401, "That is not a key.")
+            return _login_page(401, "This is not an API key.")
         try:
-            role = await run_in_threadpool(self._callers.role_of, key)
-        except ServiceUnavailable as error:
-            return _login_page(503, f"{error}; try again shortly.")
+            role = await run_in_threadpool(self._roles.role_of, key)
+        except ServiceUnavailable:
+            return _login_page(503, UNAVAILABLE)
         if role is None:
             return _login_page(401, "This key is not valid.")
-        answer = RedirectResponse("/", 303)
-        answer.set_cookie(
+        response = RedirectResponse("/", 303)
+        response.set_cookie(
             viewers.cookie,
             viewers.create(key),
             httponly=True,
             samesite="strict",
             secure=scope["scheme"] == "https",
         )
-        return answer
+        return response
 
-    def _while_valid(self, send: Send, key: str | None) -> Send:
-        """Closes the web socket instead of sending on it once the key is no longer valid."""
-        looked_at = monotonic()
+    def _send_while_valid(self, send: Send, key: str | None) -> Send:
+        """Return a `send` that closes the web socket when the key has lost its role."""
+        checked_at = monotonic()
         is_closed = False
 
         async def send_if_valid(message: Message) -> None:
-            nonlocal looked_at, is_closed
+            nonlocal checked_at, is_closed
             if is_closed:
                 return
-            if monotonic() - looked_at > LOOK_AGAIN_SECONDS:
+            if monotonic() - checked_at > RECHECK_SECONDS:
                 try:
-                    role = await run_in_threadpool(self._callers.role_of, key)
+                    role = await run_in_threadpool(self._roles.role_of, key)
                 except ServiceUnavailable:
                     role = None
                 if role is None:
                     is_closed = True
                     await send({"type": "websocket.close", "code": 1008})
                     return
-                looked_at = monotonic()
+                checked_at = monotonic()
             await send(message)
 
         return send_if_valid
 
 
-async def _turn_away(scope: Scope, receive: Receive, send: Send, page: HTMLResponse) -> None:
+async def _reject(scope: Scope, receive: Receive, send: Send, page: HTMLResponse) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return
     await page(scope, receive, send)
 
 
-def _away_page(sentence: str) -> HTMLResponse:
-    """Nobody can tell who this is: no key helps, only another try, which the page also makes by itself."""
-    # A link to nowhere else is one to this very address, its query included.
-    return _page(503, f"{sentence}; is the stack up?", "<p><a href=''>Try again</a></p>", again=True)
+def _unavailable_page() -> HTMLResponse:
+    # An empty href links to the current URL with its query.
+    page = _page(503, UNAVAILABLE, "<p><a href=''>Retry</a></p>", refresh_seconds=RETRY_SECONDS)
+    page.headers["Retry-After"] = str(RETRY_SECONDS)
+    return page
 
 
-def _login_page(status: int, sentence: str) -> HTMLResponse:
+def _login_page(status: int, message: str) -> HTMLResponse:
     return _page(
         status,
-        sentence,
-        f"<form method='post' action='{LOGIN}'>"
+        message,
+        f"<form method='post' action='{LOGIN_PATH}'>"
         "<label>API key<input name='key' type='password' autocomplete='current-password' required autofocus>"
-        "</label><button>Open the dashboard</button></form>",
+        "</label><button>Sign in</button></form>",
     )
 
 
-def _page(status: int, sentence: str, below: str, *, again: bool = False) -> HTMLResponse:
-    text = sentence[:1].upper() + sentence[1:]
+def _page(status: int, message: str, content: str, *, refresh_seconds: int | None = None) -> HTMLResponse:
+    refresh = f"<meta http-equiv=refresh content={refresh_seconds}>" if refresh_seconds else ""
     page = (
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>Orders</title>"
         "<meta name='viewport' content='width=device-width'><meta name='color-scheme' content='light dark'>"
         "<style>body{font-family:sans-serif;margin:4em auto;max-width:26em;padding:0 1em}"
         "input,button{font:inherit;padding:.5em;width:100%;box-sizing:border-box;margin:.4em 0}</style>"
-        f"{f'<meta http-equiv=refresh content={RETRY_SECONDS}>' if again else ''}"
-        f"<h1>Orders</h1><p>{escape(text)}</p>{below}</html>"
+        f"{refresh}<h1>Orders</h1><p>{escape(message)}</p>{content}</html>"
     )
-    headers = {"Cache-Control": "no-store"} | ({"Retry-After": f"{RETRY_SECONDS}"} if again else {})
-    return HTMLResponse(page, status_code=status, headers=headers)
+    return HTMLResponse(page, status_code=status, headers={"Cache-Control": "no-store"})

@@ -1,4 +1,4 @@
-"""The latency CSV of what a filter shows, streamed by the dashboard's own server from the read-only role."""
+"""The latency CSV of a selection, streamed from the database with the read-only role."""
 
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -7,41 +7,40 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from dashboard import filters
-from dashboard.data.clients import open_reader
 from db.read_models import latency
 from db.read_only_database import ReadOnlyDatabase
-from orchestrator.errors import OrderSystemError, RequestMalformed, TextRejected
+from orchestrator.errors import OrderSystemError, RequestMalformed
 from orchestrator.settings import Settings
 
 PATH = "/export/latency.csv"
 
 
-def serve(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
-    """The route's endpoint. Takes the same query as the latency page, so a link is enough."""
-    reader = open_reader(settings)
+def endpoint(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
+    """Return the route's endpoint, which has the same query parameters as the latency page."""
+    database = ReadOnlyDatabase.of(settings)
 
-    async def endpoint(request: Request) -> Response:
+    async def export(request: Request) -> Response:
         try:
-            chosen = filters.selection_of(request.query_params)
-            return await run_in_threadpool(_begin, reader, chosen)
-        except (RequestMalformed, TextRejected) as error:
+            selection = filters.selection_of(request.query_params)
+            return await run_in_threadpool(_respond, database, selection)
+        except RequestMalformed as error:
             return PlainTextResponse(str(error), status_code=422)
         except OrderSystemError as error:
             return PlainTextResponse(str(error), status_code=503, headers={"Retry-After": "1"})
 
-    return endpoint
+    return export
 
 
-def _begin(reader: ReadOnlyDatabase, chosen: latency.Selection) -> Response:
-    pieces = latency.latency_csv(reader, chosen)
-    # The first piece is read before the answer begins: what goes wrong is still a status.
-    first = next(pieces)
+def _respond(database: ReadOnlyDatabase, selection: latency.Selection) -> Response:
+    chunks = latency.latency_csv(database, selection)
+    # Reading the first chunk before the response starts turns an error into a status code.
+    first = next(chunks)
 
     def content() -> Iterator[bytes]:
         yield first
-        yield from pieces
+        yield from chunks
 
-    name = f"latency-{chosen.run_id}.csv" if chosen.run_id else "latency.csv"
+    name = f"latency-{selection.run_id}.csv" if selection.run_id else "latency.csv"
     return StreamingResponse(
         content(),
         media_type="text/csv",

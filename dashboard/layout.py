@@ -128,6 +128,29 @@ def _show_result(place: str) -> None:
         show(result.text, icon=result.icon)
 
 
+def select(
+    label: str,
+    key: str,
+    options: list[str],
+    *,
+    placeholder: str = "any",
+    accept_new_options: bool = False,
+    on_change: Callable[[], None] | None = None,
+) -> str | None:
+    """Draw a select box that may be empty and whose value is part of the URL."""
+    selected: str | None = st.selectbox(
+        label,
+        options,
+        index=None,
+        key=key,
+        bind="query-params",
+        placeholder=placeholder,
+        accept_new_options=accept_new_options,
+        on_change=on_change,
+    )
+    return selected
+
+
 def empty_state(title: str, next_step: str) -> None:
     """Draw a box that says what is missing and what the viewer can do about it."""
     with st.container(border=True, horizontal_alignment="center"):

@@ -1,4 +1,4 @@
-"""How the pages look: one set of colours for light and one for dark, as Streamlit's configuration."""
+"""The theme of the pages: light and dark colours as Streamlit configuration."""
 
 _SHARED = {
     "theme.baseRadius": "0.6rem",

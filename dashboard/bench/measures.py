@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dashboard.view_models.slo_status import percentile
+from dashboard.view_models.slo_targets import percentile
 
 Query = Callable[[], object]
 

@@ -15,9 +15,8 @@ from dashboard import export, filters
 from dashboard.bench.measures import Row, at_most
 from dashboard.bench.server import Server
 from dashboard.bench.viewer import Viewer
-from dashboard.data.chart_data import KEPT_SECONDS
-from dashboard.data.clients import SHARED_SECONDS
-from dashboard.sections.orders_table import place_of
+from dashboard.data.cached import CHART_SECONDS, LIVE_SECONDS
+from dashboard.sections.orders_table import cursor_of
 from db.read_models import latency, order_search
 from db.read_models.latency import Selection
 from db.read_only_database import ReadOnlyDatabase
@@ -54,7 +53,7 @@ def some_views(reader: ReadOnlyDatabase, ids: list[str], chance: random.Random) 
         "overview": ("", {}),
         "now, an hour": ("", {"window": "1 h"}),
         "orders": ("orders", {}),
-        "orders, failed and older": ("orders", {"state": "failed", "before": place_of(file.order)}),
+        "orders, failed and older": ("orders", {"state": "failed", "before": cursor_of(file.order)}),
         "orders, of a day": ("orders", {"q": day}),
         "an order": ("orders", {"order": file.order["order_id"]}),
         "reviews": ("reviews", {}),
@@ -64,7 +63,7 @@ def some_views(reader: ReadOnlyDatabase, ids: list[str], chance: random.Random) 
         "latency, failed under faults": ("latency", {"outcome": "failed", "faults": "assignment"}),
         "load tests": ("load_tests", {}),
         "load tests, a run": ("load_tests", {"run": one}),
-        "load tests, two runs": ("load_tests", {"run": one, "beside": other}),
+        "load tests, two runs": ("load_tests", {"run": one, "baseline": other}),
         "audit, a run": ("audit", {"run": one}),
     }
 
@@ -83,13 +82,13 @@ def runs_and_refreshes(server: Server, reader: ReadOnlyDatabase, ids: list[str],
                 first = viewer.show()
                 if viewer.ticks:
                     # A tick reads anew; a page that stands still keeps its figures for a while.
-                    time.sleep(SHARED_SECONDS + 0.1)
+                    time.sleep(LIVE_SECONDS + 0.1)
                 again = viewer.tick() if viewer.ticks else viewer.show()
             # The first round of all is of a process that has not imported everything yet.
             if number > 0:
                 firsts.setdefault(name, []).append(first)
                 agains.setdefault(name, []).append(again)
-        time.sleep(max(0.0, KEPT_SECONDS + 0.5 - (time.monotonic() - began)))
+        time.sleep(max(0.0, CHART_SECONDS + 0.5 - (time.monotonic() - began)))
     for name in firsts:
         yield at_most(f"page {name}: first run", firsts[name], FIRST_MS, "ms")
         yield at_most(f"page {name}: refresh", agains[name], AGAIN_MS, "ms")

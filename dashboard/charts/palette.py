@@ -1,7 +1,8 @@
-"""Colours for light and dark pages, distinguishable with colour blindness, and the layout that all charts share.
+"""The colours of charts on light and dark pages, and the layout that all charts share.
 
-The colours are those of M. Okabe and K. Ito (Color Universal Design, 2008), darkened or lightened for contrast.
-Every chart also uses a label, a position or a pattern, so that no information depends on colour alone.
+The colours are those of M. Okabe and K. Ito (Color Universal Design, 2008), which colour-blind people can
+distinguish, darkened or lightened for contrast. Every chart also uses a label, a position or a pattern, so that
+no information depends on colour alone.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from db.domain import AttemptOutcome, State, Step
+
 
 @dataclass(frozen=True)
 class Palette:
@@ -109,8 +111,15 @@ def limit_line(
     figure: go.Figure, palette: Palette, at: float, limit_seconds: float, *, vertical: bool = True
 ) -> None:
     """Draw the limit as a labelled line at the axis coordinate `at`."""
-    line = {"type": "line", "line": {"color": palette.error, "width": 2, "dash": "dash"}}
-    label = {"text": f"limit {limit_seconds:g} s ", "showarrow": False, "font": {"color": palette.error}}
+    line: dict[str, object] = {
+        "type": "line",
+        "line": {"color": palette.error, "width": 2, "dash": "dash"},
+    }
+    label: dict[str, object] = {
+        "text": f"limit {limit_seconds:g} s ",
+        "showarrow": False,
+        "font": {"color": palette.error},
+    }
     if vertical:
         line |= {"xref": "x", "yref": "paper", "x0": at, "x1": at, "y0": 0, "y1": 1}
         label |= {"xref": "x", "yref": "paper", "x": at, "y": 1, "xanchor": "right", "yanchor": "top"}

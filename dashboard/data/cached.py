@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import streamlit as st
+from streamlit.runtime.caching.cache_utils import CachedFunc
 
 from dashboard.data import clients
 from db.read_only_database import ReadOnlyDatabase
@@ -16,15 +17,15 @@ CHART_SECONDS = 10.0
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_cached: dict[tuple[Callable[..., Any], float], Any] = {}
+_cached: dict[tuple[Callable[..., Any], float], CachedFunc[..., Any]] = {}
 
 
 def cached(
     read: Callable[Concatenate[ReadOnlyDatabase, P], T], ttl_seconds: float = LIVE_SECONDS
-) -> "st.runtime.caching.cache_utils.CachedFunc[P, T]":
-    """Return `read`, a function of a read model, with its first argument filled in and its results cached.
+) -> CachedFunc[P, T]:
+    """Return a function of a read model without its database argument and with cached results.
 
-    `clear()` of the returned function drops its cached results.
+    `clear()` of the returned function deletes its results.
     """
     if (read, ttl_seconds) not in _cached:
 
@@ -34,7 +35,6 @@ def cached(
         # Streamlit identifies a cached function by its module and qualified name.
         read_database.__module__ = read.__module__
         read_database.__qualname__ = read.__qualname__
-        _cached[read, ttl_seconds] = st.cache_data(
-            read_database, ttl=ttl_seconds, max_entries=100, show_spinner=False
-        )
+        cache = st.cache_data(ttl=ttl_seconds, max_entries=100, show_spinner=False)
+        _cached[read, ttl_seconds] = cache(read_database)
     return _cached[read, ttl_seconds]

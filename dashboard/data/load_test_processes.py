@@ -54,14 +54,21 @@ class LoadTestProcesses:
         if others := sorted(_find(self._home)):
             raise UsageError(f"run {others[0]} is in progress; wait for its verdict or stop it")
         options = parse_options(given)
-        arguments = [f"--{name}={value}" for name, value in (given | {"run-id": options.run_id}).items() if value]
+        arguments = [
+            f"--{name}={value}" for name, value in (given | {"run-id": options.run_id}).items() if value
+        ]
         with _open_log(self._log(options.run_id)) as output:
             self._children[options.run_id] = subprocess.Popen(
                 [sys.executable, "-m", "loadtest", "run", *arguments],
                 cwd=PROJECT_ROOT,
                 # Only the viewer's key, never one from the dashboard's own environment.
                 env=os.environ
-                | {"ORDERS_HOME": str(self._home), "NO_COLOR": "1", "COLUMNS": "110", "API_KEY": api_key or ""},
+                | {
+                    "ORDERS_HOME": str(self._home),
+                    "NO_COLOR": "1",
+                    "COLUMNS": "110",
+                    "API_KEY": api_key or "",
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -8,7 +8,7 @@ from dashboard import plain_text
 from dashboard.data import clients
 from dashboard.data.audit_jobs import AuditState, audit_jobs
 from dashboard.data.cached import CHART_SECONDS, cached
-from dashboard.layout import empty_state, error_boundary, live_fragment, page_header, sentence
+from dashboard.layout import empty_state, error_boundary, live_fragment, page_header, select, sentence
 from dashboard.view_models.audit_report import Invariant, as_json, invariants
 from db.audit import INVARIANTS
 from db.read_models import latency, live_orders
@@ -18,19 +18,6 @@ NO_RUN = ""
 _LAST_RUN = "last-audited-run"
 
 is_live = page_header("Audit", live=True)
-
-
-def select_run() -> str | None:
-    """Return the run to audit, or None for all orders."""
-    return st.selectbox(
-        "Run",
-        [row["run_id"] for row in cached(latency.run_names, CHART_SECONDS)()],
-        index=None,
-        key="run",
-        bind="query-params",
-        placeholder="all orders",
-        accept_new_options=True,
-    )
 
 
 def start_audit(run_id: str | None) -> None:
@@ -109,6 +96,7 @@ def show_invariant(invariant: Invariant) -> None:
 
 
 with error_boundary("audit"):
-    selected = select_run()
+    runs = [row["run_id"] for row in cached(latency.run_names, CHART_SECONDS)()]
+    selected = select("Run", "run", runs, placeholder="all orders", accept_new_options=True)
     start_audit_on_selection(selected)
     live_fragment(partial(show_audit, selected), is_live, every=1.0)

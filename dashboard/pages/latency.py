@@ -7,7 +7,7 @@ import streamlit as st
 from dashboard import export, filters
 from dashboard.data import clients
 from dashboard.data.cached import CHART_SECONDS, cached
-from dashboard.layout import empty_state, error_boundary, page_header, sentence
+from dashboard.layout import empty_state, error_boundary, page_header, select, sentence
 from dashboard.sections import latency_charts
 from dashboard.view_models.slo_sentence import slo_sentence
 from dashboard.view_models.slo_targets import seconds
@@ -64,13 +64,6 @@ def select_orders() -> Selection:
             if (value := st.session_state.get(name))
         }
     )
-
-
-def select(label: str, key: str, options: list[str], **more: object) -> str | None:
-    chosen: str | None = st.selectbox(
-        label, options, index=None, key=key, bind="query-params", placeholder="any", **more
-    )
-    return chosen
 
 
 def clear_times() -> None:

@@ -5,7 +5,7 @@ from functools import partial
 import streamlit as st
 
 from dashboard.data.cached import cached
-from dashboard.layout import empty_state, error_boundary, live_fragment, page_header
+from dashboard.layout import empty_state, error_boundary, live_fragment, page_header, select
 from dashboard.sections import run_comparison, running_load_tests, start_load_test, stored_run
 from dashboard.view_models import run_tables
 from db.database import Row
@@ -22,23 +22,13 @@ def select_runs(rows: list[Row]) -> tuple[str | None, str | None]:
     running_load_tests.select_requested_run()
     names = [row["run_id"] for row in rows]
 
-    def select(label: str, key: str, placeholder: str) -> str | None:
-        selected: str | None = st.selectbox(
-            label,
-            names,
-            index=None,
-            key=key,
-            bind="query-params",
-            placeholder=placeholder,
-            accept_new_options=True,
-        )
-        return selected
-
     left, right = st.columns(2)
     with left:
-        run = select("Run", "run", "select or type a run id")
+        run = select("Run", "run", names, placeholder="select or type a run id", accept_new_options=True)
     with right:
-        baseline = select("Compare with", "baseline", "none")
+        baseline = select(
+            "Compare with", "baseline", names, placeholder="none", accept_new_options=True
+        )
     return run, baseline
 
 
@@ -46,7 +36,9 @@ def show_stored(run: str | None, baseline: str | None) -> None:
     limit = st.session_state.get(_ROWS, TABLE_ROWS)
     rows = cached(stored_runs.shelf)(limit)
     if not rows:
-        empty_state("No load tests yet", "Start one above, for example `mixed` at 3 orders per second for 30 s.")
+        empty_state(
+            "No load tests yet", "Start one above, for example `mixed` at 3 orders per second for 30 s."
+        )
         return
     if run:
         stored_run.show(run)

@@ -52,7 +52,9 @@ def metrics() -> None:
     """Draw in-flight count, throughput, completion times, outcomes and the SLO sentence."""
     open_orders, recent = in_flight(), recent_outcomes(window_seconds)
     rates = throughput(THROUGHPUT_SECONDS)
-    overdue = f"{open_orders.overdue:,} past the deadline" if open_orders.overdue else "none past the deadline"
+    overdue = (
+        f"{open_orders.overdue:,} past the deadline" if open_orders.overdue else "none past the deadline"
+    )
     shown = [("In flight", f"{open_orders.orders:,}", overdue)]
     for column in ("started", "finished"):
         shown.append((f"{column.capitalize()} / s", f"{mean_rate(rates, column):.1f}", "last 10 s"))
@@ -97,11 +99,13 @@ def targets() -> None:
     speed, _ = api_reads.api_speed_and_queues() or (None, {})
     workers, database = worker_usage(), clients.database()
     try:
-        recent, open_orders = recent_outcomes(window_seconds), in_flight()
+        completion = slo_targets.completion_status(
+            recent_outcomes(window_seconds), in_flight(), limit_seconds
+        )
     except ServiceUnavailable:
-        recent = open_orders = None
+        completion = slo_targets.unknown_completion_status(limit_seconds)
     for status in (
-        slo_targets.completion_status(recent, open_orders, limit_seconds),
+        completion,
         slo_targets.api_status(speed),
         slo_targets.query_status(list(database.times_ms), database.has_last_failed),
         slo_targets.cpu_status(workers),
@@ -143,7 +147,9 @@ def fault_form() -> None:
 def apply_profile() -> None:
     profile, seed = st.session_state["fault-profile"], int(st.session_state["fault-seed"])
     api = clients.api()
-    run_action(FAULTS, lambda: api.set_faults(profile, seed), f"Applied fault profile {profile} (seed {seed}).")
+    run_action(
+        FAULTS, lambda: api.set_faults(profile, seed), f"Applied fault profile {profile} (seed {seed})."
+    )
     cached(latency.faults_in_force).clear()
 
 

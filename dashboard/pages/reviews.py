@@ -25,7 +25,9 @@ def cards() -> None:
     if not orders:
         empty_state("No orders awaiting review", "Start an order with manual review on the Orders page.")
         return
-    st.caption(f"{len(orders)} awaiting review" if len(orders) < MAX_CARDS else f"The {MAX_CARDS} most urgent")
+    st.caption(
+        f"{len(orders)} awaiting review" if len(orders) < MAX_CARDS else f"The {MAX_CARDS} most urgent"
+    )
     for order in orders:
         card(order)
 
@@ -67,7 +69,9 @@ def approve(order_id: str) -> None:
 
 def reject(order_id: str) -> None:
     api, reviewer = clients.api(), st.session_state["reviewer"]
-    run_action(REVIEWS, lambda: api.reject(order_id, reviewer, "rejected in the dashboard"), "Order rejected.")
+    run_action(
+        REVIEWS, lambda: api.reject(order_id, reviewer, "rejected in the dashboard"), "Order rejected."
+    )
     awaiting_review.clear()
 
 

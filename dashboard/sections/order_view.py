@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC
+from functools import partial
 
 import streamlit as st
 
@@ -35,7 +36,7 @@ def show(order_id: str) -> None:
     is_running = details is None or details.order["finished_at"] is None
     is_live = page_header(f"Order {plain_text.markdown(order_id)}", live=is_running)
     if details is None:
-        live_fragment(lambda: _wait_for(order_id), is_live, every=1.0)
+        live_fragment(partial(_wait_for, order_id), is_live, every=1.0)
         return
     # The first run of the fragment shows the details that have just been read.
     unused = [details]
@@ -106,7 +107,7 @@ def _show_requests(details: OrderDetails) -> None:
 def _cancel_form(order_id: str) -> None:
     def cancel() -> None:
         reason, user = st.session_state["cancel-reason"], st.session_state["cancelled-by"]
-        run_action(order_id, lambda: clients.api().cancel(order_id, reason, user), "Order cancelled.")
+        run_action(order_id, lambda: clients.api().cancel(order_id, reason, user), "Cancellation accepted.")
 
     with st.popover("Cancel", icon=":material/cancel:"), st.form("cancel-form", border=False):
         st.text_input("Reason", "requested by the customer", key="cancel-reason")

@@ -98,7 +98,9 @@ def _show_progress(row: Row, *, is_local: bool) -> None:
             return
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption("This run was started elsewhere: stop it in its shell or in the Locust web UI.")
-            st.link_button("Locust web UI", clients.settings().near_url("locust"), icon=":material/open_in_new:")
+            st.link_button(
+                "Locust web UI", clients.settings().near_url("locust"), icon=":material/open_in_new:"
+            )
 
 
 def _stop(run_id: str) -> None:

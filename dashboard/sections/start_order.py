@@ -80,7 +80,7 @@ def items_of(lines: pd.DataFrame) -> tuple[list[Item], list[str]]:
 
 def problems_of(order_id: str, address: Address, items: list[Item]) -> list[str]:
     """Return the problems for which the API would reject the order."""
-    return OrderRequest(order_id, address, f"pay-{order_id}", datetime.now(UTC), items).problems()
+    return OrderRequest(order_id, address, f"pay-{order_id}", datetime.now(UTC), items).validation_errors()
 
 
 def order_ids(name: str, count: int) -> list[str]:

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from dashboard.api_client import Json
+from orchestrator.rest_client import Json
 from db.audit import MAX_VIOLATIONS
 
 

@@ -44,9 +44,7 @@ def disturbance_spans(disturbances: Sequence[Disturbance], limit_seconds: float)
             )
             if ending is not None:
                 endings.add(ending)
-            spans.append(
-                DisturbanceSpan(each.at, None if ending is None else disturbances[ending].at, name)
-            )
+            spans.append(DisturbanceSpan(each.at, None if ending is None else disturbances[ending].at, name))
         elif each.verb in _RESTARTED_AUTOMATICALLY:
             until = each.at + timedelta(seconds=limit_seconds)
             spans.append(DisturbanceSpan(each.at, until, f"{name} (+{limit_seconds:g} s)"))

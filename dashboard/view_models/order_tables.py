@@ -8,7 +8,17 @@ import pandas as pd
 from db.database import Row
 from db.read_models.order_search import OrderDetails
 
-_ORDER_COLUMNS = ("order", "state", "reason", "accepted", "completion s", "in time", "attempts", "amount", "run")
+_ORDER_COLUMNS = (
+    "order",
+    "state",
+    "reason",
+    "accepted",
+    "completion s",
+    "in time",
+    "attempts",
+    "amount",
+    "run",
+)
 _ADDRESS = ("street", "city", "state", "zip")
 
 

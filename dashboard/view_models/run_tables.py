@@ -45,7 +45,9 @@ def cdf(times: RunTimes, points: int = CDF_POINTS) -> list[tuple[int, float]]:
 
 
 def compare_runs(run: RunTimes, baseline: RunTimes) -> Json:
-    return compare(run.completion_ms, (run.late, run.orders), baseline.completion_ms, (baseline.late, baseline.orders))
+    return compare(
+        run.completion_ms, (run.late, run.orders), baseline.completion_ms, (baseline.late, baseline.orders)
+    )
 
 
 def differences(comparison: Json) -> pd.DataFrame:

@@ -24,18 +24,18 @@ class SloStatus:
     is_met: bool | None
 
 
-def completion_status(
-    recent: RecentOutcomes | None, in_flight: InFlight | None, limit_seconds: float
-) -> SloStatus:
-    """Count the orders that finished late and those in flight past their deadline. None: no database."""
-    target = f"≤ {limit_seconds:g} s"
-    if recent is None or in_flight is None:
-        return SloStatus("Completion", target, "unknown: the database is not responding", None)
+def completion_status(recent: RecentOutcomes, in_flight: InFlight, limit_seconds: float) -> SloStatus:
+    """Count the orders that finished late and the orders in flight past their deadline."""
     late, orders = recent.late + in_flight.overdue, recent.finished + in_flight.overdue
-    if orders == 0:
-        return SloStatus("Completion", target, "no orders", None)
     longest = "" if recent.max_ms is None else f", longest {seconds(recent.max_ms)}"
-    return SloStatus("Completion", target, f"{late:,} late of {orders:,}{longest}", late == 0)
+    value = f"{late:,} late of {orders:,}{longest}" if orders else "no orders"
+    return SloStatus("Completion", f"≤ {limit_seconds:g} s", value, late == 0 if orders else None)
+
+
+def unknown_completion_status(limit_seconds: float) -> SloStatus:
+    return SloStatus(
+        "Completion", f"≤ {limit_seconds:g} s", "unknown: the database is not responding", None
+    )
 
 
 def api_status(speed: ApiSpeed | None) -> SloStatus:
@@ -55,7 +55,9 @@ def query_status(times_ms: list[float], has_last_failed: bool) -> SloStatus:
     if p95 is None:
         return SloStatus("Database query", "≤ 100 ms", "no queries", None)
     if has_last_failed:
-        return SloStatus("Database query", "≤ 100 ms", f"last query failed after {times_ms[-1]:,.0f} ms", False)
+        return SloStatus(
+            "Database query", "≤ 100 ms", f"last query failed after {times_ms[-1]:,.0f} ms", False
+        )
     value = f"p95 {p95:.1f} ms, longest {max(times_ms):.0f} ms"
     return SloStatus("Database query", "≤ 100 ms", value, p95 <= QUERY_LIMIT_MS)
 
