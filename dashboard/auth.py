@@ -1,7 +1,7 @@
 """Authentication of the dashboard: once API keys exist, every page requires one.
 
-A viewer signs in with an API key and gets a session cookie. The dashboard calls the API with the viewer's key
-and has no key of its own. It looks the role up again every few seconds, also for an open page, so a revoked key
+A viewer signs in with an API key and gets a session cookie. The dashboard calls the API with the viewer's
+key and has no key of its own. It checks the key every few seconds, also while a page is open: a revoked key
 loses access within seconds.
 """
 

@@ -1,8 +1,8 @@
 """The colours of charts on light and dark pages, and the layout that all charts share.
 
 The colours are those of M. Okabe and K. Ito (Color Universal Design, 2008), which colour-blind people can
-distinguish, darkened or lightened for contrast. Every chart also uses a label, a position or a pattern, so that
-no information depends on colour alone.
+distinguish, darkened or lightened for contrast. No information depends on colour alone: every chart also uses
+a label, a position or a pattern.
 """
 
 from dataclasses import dataclass

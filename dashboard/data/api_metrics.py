@@ -23,7 +23,7 @@ CumulativeBuckets = dict[float, float]
 
 @dataclass(frozen=True)
 class ApiSpeed:
-    """Requests in the window, how many took over 1 s, and the upper bound of their p99 in ms (a bucket's edge)."""
+    """Requests in the window, how many took over 1 s, and an upper bound of their p99 (a bucket's edge)."""
 
     requests: int
     slow: int

@@ -17,7 +17,7 @@ CHART_SECONDS = 10.0
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_cached: dict[tuple[Callable[..., Any], float], CachedFunc[..., Any]] = {}
+_cached: dict[tuple[Callable[..., Any], float], Any] = {}
 
 
 def cached(
@@ -37,4 +37,5 @@ def cached(
         read_database.__qualname__ = read.__qualname__
         cache = st.cache_data(ttl=ttl_seconds, max_entries=100, show_spinner=False)
         _cached[read, ttl_seconds] = cache(read_database)
-    return _cached[read, ttl_seconds]
+    function: CachedFunc[P, T] = _cached[read, ttl_seconds]
+    return function

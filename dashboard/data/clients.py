@@ -27,7 +27,7 @@ def _api_without_key() -> OrderApi:
 
 
 def api() -> OrderApi:
-    """Return the API client with the viewer's key. Call it from the page's thread: other threads have no viewer."""
+    """Return the API client with the viewer's key. Only the page's own thread has a viewer."""
     return _api_without_key().with_key(viewer_key())
 
 

@@ -77,5 +77,5 @@ def _meter() -> WorkerMeter:
 
 @st.cache_data(ttl=LIVE_SECONDS, show_spinner=False)
 def worker_usage() -> list[WorkerUsage]:
-    """Return the usage of every worker. Shared by all viewers, because each read ends the measured interval."""
+    """Return the usage of every worker. Cached for all viewers, since each read starts a new interval."""
     return _meter().read()

@@ -25,7 +25,7 @@ def start_audit(run_id: str | None) -> None:
 
 
 def start_audit_on_selection(run_id: str | None) -> None:
-    """Start an audit when the viewer opens the page or selects another run, unless a recent report exists."""
+    """Start an audit, if it is due, when the viewer opens the page or selects another run."""
     if st.session_state.get(_LAST_RUN, NO_RUN) != run_id:
         st.session_state[_LAST_RUN] = run_id
         audit_jobs().start_if_due(clients.api(), run_id, cached(live_orders.last_finished_at, 30)())
@@ -45,8 +45,8 @@ def show_audit(run_id: str | None) -> None:
         return
     empty_state(
         "No audit yet",
-        "An audit compares the order database, the provider records and Temporal's closed workflows. It takes "
-        "seconds for one run and minutes for a long history.",
+        "An audit compares the order database, the provider records and Temporal's closed workflows. "
+        "It takes seconds for one run and minutes for a long history.",
     )
     for number, text in INVARIANTS.items():
         st.markdown(f"{number}. {text}")
@@ -62,8 +62,8 @@ def show_report(run_id: str | None, state: AuditState) -> None:
     )
     if report.get("without_events"):
         st.caption(
-            f"{report['without_events']:,} of these orders were accepted before {report['events_since']}. Their "
-            "events have been deleted, so invariants 1, 2, 6, 7 and 9 are not checked for them."
+            f"{report['without_events']:,} of these orders were accepted before {report['events_since']}. "
+            "Their events have been deleted, so invariants 1, 2, 6, 7 and 9 are not checked for them."
         )
     st.download_button(
         "Download report (JSON)",

@@ -26,9 +26,7 @@ def select_runs(rows: list[Row]) -> tuple[str | None, str | None]:
     with left:
         run = select("Run", "run", names, placeholder="select or type a run id", accept_new_options=True)
     with right:
-        baseline = select(
-            "Compare with", "baseline", names, placeholder="none", accept_new_options=True
-        )
+        baseline = select("Compare with", "baseline", names, placeholder="none", accept_new_options=True)
     return run, baseline
 
 
@@ -36,9 +34,7 @@ def show_stored(run: str | None, baseline: str | None) -> None:
     limit = st.session_state.get(_ROWS, TABLE_ROWS)
     rows = cached(stored_runs.shelf)(limit)
     if not rows:
-        empty_state(
-            "No load tests yet", "Start one above, for example `mixed` at 3 orders per second for 30 s."
-        )
+        empty_state("No load tests yet", "Start one above, for example 3 orders per second for 30 s.")
         return
     if run:
         stored_run.show(run)
@@ -68,7 +64,7 @@ with error_boundary("load-tests-form"):
 live_fragment(running_load_tests.show, is_live, results_of=running_load_tests.PLACE)
 with error_boundary("load-tests-runs"):
     st.subheader("Stored runs", anchor=False)
-    # Streamlit writes a selection that the page makes into the URL only for a widget of an earlier run, so the
-    # selection is drawn even without runs.
+    # Drawn even without runs: Streamlit writes a selection made by the page into the URL only for a widget
+    # that an earlier run of the page has drawn.
     selected = select_runs(cached(stored_runs.shelf)(st.session_state.get(_ROWS, TABLE_ROWS)))
     live_fragment(partial(show_stored, *selected), is_live, every=5.0)

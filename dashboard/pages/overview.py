@@ -55,9 +55,11 @@ def metrics() -> None:
     overdue = (
         f"{open_orders.overdue:,} past the deadline" if open_orders.overdue else "none past the deadline"
     )
-    shown = [("In flight", f"{open_orders.orders:,}", overdue)]
-    for column in ("started", "finished"):
-        shown.append((f"{column.capitalize()} / s", f"{mean_rate(rates, column):.1f}", "last 10 s"))
+    shown = [
+        ("In flight", f"{open_orders.orders:,}", overdue),
+        ("Started / s", f"{mean_rate(rates, 'started'):.1f}", "last 10 s"),
+        ("Finished / s", f"{mean_rate(rates, 'finished'):.1f}", "last 10 s"),
+    ]
     times = {"p50": recent.p50_ms, "p95": recent.p95_ms, "p99": recent.p99_ms, "Longest": recent.max_ms}
     for name, ms in times.items():
         of_limit = "–" if ms is None else f"{ms / 10 / limit_seconds:.0f} % of {limit_seconds:g} s"

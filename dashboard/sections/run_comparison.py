@@ -12,6 +12,7 @@ from dashboard.data.cached import cached
 from dashboard.layout import CHART_CONFIG, empty_state, palette
 from dashboard.view_models import run_tables
 from db.read_models import stored_runs
+from loadtest.verdict.comparison import compare_times
 
 MAX_CACHED_PAIRS = 20
 
@@ -24,7 +25,7 @@ class EndedRun(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """`result` as returned by `loadtest.verdict.comparison.compare`."""
+    """`result` as returned by `loadtest.verdict.comparison.compare_times`."""
 
     result: run_tables.Json
     run_cdf: list[tuple[int, float]]
@@ -63,10 +64,10 @@ def _ended(run_id: str) -> EndedRun | None:
 
 @st.cache_data(max_entries=MAX_CACHED_PAIRS, show_spinner=False)
 def compare(run: EndedRun, baseline: EndedRun) -> Comparison | None:
-    """Return None when one of the runs has no finished order. Cached without limit: ended runs do not change."""
+    """Return None when a run has no finished order. The result does not expire: ended runs do not change."""
     times, baseline_times = (stored_runs.times(clients.database(), each.run_id) for each in (run, baseline))
     if times is None or baseline_times is None or not times.completion_ms or not baseline_times.completion_ms:
         return None
     return Comparison(
-        run_tables.compare_runs(times, baseline_times), run_tables.cdf(times), run_tables.cdf(baseline_times)
+        compare_times(times, baseline_times), run_tables.cdf(times), run_tables.cdf(baseline_times)
     )

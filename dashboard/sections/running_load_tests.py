@@ -131,6 +131,6 @@ def _show_result() -> None:
 
 
 def select_requested_run() -> None:
-    """Select the run whose verdict the viewer requested. Call it before the widget with key `run` is drawn."""
+    """Select the run whose verdict the viewer requested, before the page draws the widget with key `run`."""
     if REQUESTED_RUN in st.session_state:
         st.session_state["run"] = st.session_state.pop(REQUESTED_RUN)

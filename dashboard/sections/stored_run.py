@@ -7,7 +7,7 @@ from dashboard.data.cached import cached
 from dashboard.layout import empty_state
 from dashboard.sections.running_load_tests import processes
 from db.read_models import stored_runs
-from loadtest.verdict.verdict_text import facts
+from loadtest.verdict.verdict_rows import verdict_rows
 
 
 def show(run_id: str) -> None:
@@ -26,8 +26,8 @@ def show(run_id: str) -> None:
                 icon=":material/check_circle:" if has_passed else ":material/error:",
                 color="green" if has_passed else "red",
             )
-            for subject, fact in facts(verdict).items():
-                st.markdown(f"**{plain_text.markdown(subject)}**  {plain_text.markdown(fact)}")
+            for line in verdict_rows(verdict):
+                st.markdown(f"**{plain_text.markdown(line.label)}**  {plain_text.markdown(line.value)}")
         with st.container(horizontal=True):
             st.link_button("Latency", f"latency?run={run_id}", icon=":material/timer:")
             st.link_button("Audit", f"audit?run={run_id}", icon=":material/fact_check:")

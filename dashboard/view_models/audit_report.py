@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.rest_client import Json
 from db.audit import MAX_VIOLATIONS
+from orchestrator.rest_client import Json
 
 
 @dataclass(frozen=True)

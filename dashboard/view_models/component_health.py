@@ -16,7 +16,7 @@ class Component:
 
 
 def components(report: Json | None, queues_served: Mapping[str, bool]) -> list[Component]:
-    """Return API, PostgreSQL, Temporal and the workers of each task queue, or of all without `queues_served`."""
+    """Return API, PostgreSQL, Temporal and the workers of each task queue (or of all, without metrics)."""
     if report is None:
         others = ("PostgreSQL", "Temporal", "Workers")
         return [

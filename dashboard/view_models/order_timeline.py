@@ -1,4 +1,4 @@
-"""The timeline of one order: attempts, review, waiting times and requests. Times in seconds since acceptance."""
+"""The timeline of one order, in seconds since acceptance: attempts, review, waiting times and requests."""
 
 from dataclasses import dataclass
 

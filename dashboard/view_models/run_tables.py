@@ -7,7 +7,6 @@ import pandas as pd
 
 from db.database import Row
 from db.read_models.stored_runs import RunTimes
-from loadtest.verdict.comparison import compare
 
 CDF_POINTS = 500
 
@@ -38,16 +37,10 @@ def stored_runs(rows: list[Row]) -> pd.DataFrame:
 
 
 def cdf(times: RunTimes, points: int = CDF_POINTS) -> list[tuple[int, float]]:
-    """Return (ms, share that took at most that): every time of a small run, `points` evenly spaced of a large."""
+    """Return (ms, share that took at most that) for all times, or for `points` evenly spaced ones."""
     n = len(times.completion_ms)
     ranks = range(1, n + 1) if n <= points else [round(p * n / points) for p in range(1, points + 1)]
     return [(times.completion_ms[rank - 1], rank / n) for rank in ranks]
-
-
-def compare_runs(run: RunTimes, baseline: RunTimes) -> Json:
-    return compare(
-        run.completion_ms, (run.late, run.orders), baseline.completion_ms, (baseline.late, baseline.orders)
-    )
 
 
 def differences(comparison: Json) -> pd.DataFrame:
@@ -55,16 +48,14 @@ def differences(comparison: Json) -> pd.DataFrame:
     rows = [
         _difference(name, found, scale=0.001, unit="s") for name, found in comparison["completion_ms"].items()
     ]
-    late = comparison["late_share"]
-    late = late | {"difference": late["now"] - late["then"]}
-    return pd.DataFrame([*rows, _difference("late", late, scale=100, unit="%")])
+    return pd.DataFrame([*rows, _difference("late", comparison["late_share"], scale=100, unit="%")])
 
 
 def _difference(measure: str, found: Json, *, scale: float, unit: str) -> dict[str, str]:
     return {
         "measure": measure,
-        "this run": f"{scale * found['now']:.3f} {unit}",
-        "baseline": f"{scale * found['then']:.3f} {unit}",
+        "this run": f"{scale * found['run']:.3f} {unit}",
+        "baseline": f"{scale * found['baseline']:.3f} {unit}",
         "difference": f"{scale * found['difference']:+.3f} {unit}",
         "95 % interval": f"{scale * found['low']:+.3f} to {scale * found['high']:+.3f} {unit}",
         "result": found["verdict"],

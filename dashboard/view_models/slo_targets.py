@@ -33,9 +33,7 @@ def completion_status(recent: RecentOutcomes, in_flight: InFlight, limit_seconds
 
 
 def unknown_completion_status(limit_seconds: float) -> SloStatus:
-    return SloStatus(
-        "Completion", f"≤ {limit_seconds:g} s", "unknown: the database is not responding", None
-    )
+    return SloStatus("Completion", f"≤ {limit_seconds:g} s", "unknown: the database is not responding", None)
 
 
 def api_status(speed: ApiSpeed | None) -> SloStatus:

@@ -1,16 +1,25 @@
-"""A database with known orders, and pages that read it: AppTest runs them in this process."""
+"""Databases with known orders, and pages that read them: AppTest runs a page in this process."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 import streamlit as st
 from psycopg.conninfo import make_conninfo
+from psycopg.rows import dict_row
 from streamlit.testing.v1 import AppTest
 
 from dashboard.data import clients
+from db.database import Database
+from db.domain import State
+from db.orders import OrderRepository
+from db.read_models import latency
+from db.read_models.latency import Selection
 from db.read_only_database import ROLE, ReadOnlyDatabase
 from loadtest.bench.seed import seed
+from tests.orders import Clerk
 from tests.ports import free_port_base
 from tests.servers import PostgresServer, postgres_server
 
@@ -35,31 +44,66 @@ def seeded_url(postgres: PostgresServer) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def order_database_url(postgres: PostgresServer) -> Iterator[str]:
-    """Empty books."""
+    """An empty database, shared by the tests of a module."""
     with postgres.fresh_database() as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def seeded(seeded_url: str) -> Iterator[ReadOnlyDatabase]:
-    reader = reader_of(seeded_url)
-    yield reader
-    reader.close()
+    database = reader_of(seeded_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+async def clerk(order_database_url: str) -> AsyncIterator[Clerk]:
+    async with Database(order_database_url, max_size=16) as database:
+        yield Clerk(OrderRepository(database, "w"), database)
 
 
 def reader_of(url: str) -> ReadOnlyDatabase:
     return ReadOnlyDatabase(make_conninfo(url, user=ROLE))
 
 
+def query(url: str, statement: str, parameters: dict | None = None) -> list[dict]:
+    with psycopg.connect(url, row_factory=dict_row) as connection:
+        return connection.execute(statement, parameters).fetchall()
+
+
+def some_run(database: ReadOnlyDatabase) -> str:
+    return latency.run_names(database)[0]["run_id"]
+
+
+def selections(database: ReadOnlyDatabase) -> list[Selection]:
+    plan = latency.plan(database, Selection())
+    middle = plan.since + (plan.until - plan.since) / 3
+    return [
+        Selection(),
+        Selection(run_id=some_run(database)),
+        Selection(outcome=State.CANCELLED),
+        Selection(fault_profile="assignment"),
+        Selection(since=middle),
+        Selection(until=middle),
+        Selection(since=middle, until=middle + timedelta(hours=7, minutes=13), fault_profile="none"),
+        Selection(since=middle, until=middle + timedelta(minutes=1)),
+    ]
+
+
+@pytest.fixture(params=range(8))
+def selection(request, seeded: ReadOnlyDatabase) -> Selection:
+    return selections(seeded)[request.param]
+
+
 @pytest.fixture
 def page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator["Pages"]:
     pages = Pages(monkeypatch, tmp_path)
     yield pages
-    pages.forget()
+    pages.reset()
 
 
 class Pages:
-    """Runs pages against a database of the test's choice; no API answers unless one is given."""
+    """Runs pages against a database of the test. No API responds unless the test starts one."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
         self._monkeypatch = monkeypatch
@@ -68,22 +112,22 @@ class Pages:
         monkeypatch.setenv("PORT_BASE", str(free_port_base()))
 
     def run(self, name: str, url: str, **query: str) -> AppTest:
-        """The page after its first run."""
-        self.forget()
+        """Return the page after its first run."""
+        self.reset()
         self._monkeypatch.setenv("DATABASE_URL", url)
         test = AppTest.from_file(str(PAGES / f"{name}.py"), default_timeout=60)
         for key, value in query.items():
             test.query_params[key] = value
         return test.run()
 
-    def forget(self) -> None:
-        """Closes what the pages share, so that the next one reads from elsewhere."""
-        clients.reader.clear()
+    def reset(self) -> None:
+        """Close the shared clients and clear all caches, so that the next page reads another database."""
+        clients.database.clear()
         st.cache_resource.clear()
         st.cache_data.clear()
 
 
-def said(test: AppTest) -> str:
-    """Every text of a page, for a look at what it says."""
+def texts(test: AppTest) -> str:
+    """Return every text of a page."""
     kinds = (test.markdown, test.caption, test.error, test.info, test.title, test.subheader, test.text)
     return "\n".join(str(element.value) for kind in kinds for element in kind)

@@ -1,4 +1,4 @@
-"""An API that knows a key for each role, and writes down with which key it was asked for what."""
+"""A fake API with one key for each role, which records its requests."""
 
 import json
 import threading
@@ -12,16 +12,16 @@ KEYS = {f"key-of-a-{role.word}": role for role in Role}
 
 
 class KeyedApi:
-    """`asked` are pairs of a path and the key that came with it."""
+    """`requests` has pairs of a path and the key of the request."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, str | None]] = []
+        self.requests: list[tuple[str, str | None]] = []
 
-    def answer(self, path: str, key: str | None) -> tuple[int, object]:
-        self.asked.append((path, key))
+    def respond(self, path: str, key: str | None) -> tuple[int, object]:
+        self.requests.append((path, key))
         role = KEYS.get(key or "")
         if role is None:
-            return 401, {"detail": "this needs a key"}
+            return 401, {"detail": "an API key is required"}
         healthy = {"database_connected": True, "temporal_connected": True, "workers_healthy": True}
         return 200, {"role": role.word} if path == "/whoami" else healthy
 
@@ -32,9 +32,10 @@ def keyed_api(port: int) -> Iterator[KeyedApi]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            given = self.headers.get("Authorization")
-            status, told = api.answer(self.path, None if given is None else given.removeprefix("Bearer "))
-            body = b"" if self.path == "/metrics" else json.dumps(told).encode()
+            header = self.headers.get("Authorization")
+            key = None if header is None else header.removeprefix("Bearer ")
+            status, content = api.respond(self.path, key)
+            body = b"" if self.path == "/metrics" else json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -1,4 +1,4 @@
-"""Each page as its viewer meets it: empty, with orders, with the API away, and with the database away."""
+"""Every page: without orders, with orders, without an API, and without a database."""
 
 import itertools
 import json
@@ -11,7 +11,7 @@ import pytest
 from dashboard import layout
 from dashboard.data import clients
 from dashboard.data.audit_jobs import AuditJobs
-from dashboard.data.load_test_processes import LoadRunner
+from dashboard.data.load_test_processes import LoadTestProcesses
 from db.read_models import latency, order_search
 from db.read_models.latency import Selection
 from db.read_models.order_search import Search
@@ -19,18 +19,18 @@ from db.read_only_database import ReadOnlyDatabase
 from loadtest.bench.seed import seed, seed_now, some_ids
 from orchestrator.errors import UsageError
 from orchestrator.settings import Settings
-from tests.dashboard.conftest import NAMES, SEEDED, Pages, said
+from tests.dashboard.conftest import NAMES, SEEDED, Pages, texts
 
-AWAY = "The API does not answer\\; is the stack up\\? Try again shortly\\."
+NO_API = "No connection to the API\\: start the stack with \\`make up\\`\\."
 NOWHERE = "postgresql://orders_reader@/orders?host=/nowhere&sslmode=disable"
 
 EMPTY = {
-    "overview": "No order yet",
-    "orders": "No such order",
-    "reviews": "Nobody waits for a review",
-    "latency": "No finished order here",
-    "load_tests": "No load test yet",
-    "audit": "Not audited yet",
+    "overview": "No orders yet",
+    "orders": "No matching orders",
+    "reviews": "No orders awaiting review",
+    "latency": "No finished orders",
+    "load_tests": "No load tests yet",
+    "audit": "No audit yet",
 }
 
 
@@ -39,24 +39,24 @@ def plain(markdown: str) -> str:
 
 
 @pytest.fixture(autouse=True)
-def quiet():
-    """Neither the missing browser nor the database that is away on purpose is news."""
+def silence_logs():
+    """Hide the expected warnings: no browser, no database."""
     for name in ("streamlit", "psycopg.pool"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @pytest.fixture(autouse=True)
-def unaudited(monkeypatch):
-    """Audits that a page begins by itself have tests of their own; no API would answer them here."""
-    monkeypatch.setattr(AuditJobs, "begin_at_sight", lambda *_: None)
+def no_automatic_audits(monkeypatch):
+    """Automatic audits have their own tests, and no API responds here."""
+    monkeypatch.setattr(AuditJobs, "start_if_due", lambda *_: None)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_empty_page_says_what_to_do_next(page: Pages, order_database_url, name):
+def test_an_empty_page_names_the_next_step(page: Pages, order_database_url, name):
     test = page.run(name, order_database_url)
     assert not test.exception
     assert not test.error
-    assert EMPTY[name] in said(test)
+    assert EMPTY[name] in texts(test)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,60 +65,57 @@ def test_a_page_with_orders_shows_them(page: Pages, seeded_url, name):
     assert not test.exception
     assert not test.error
     if name not in ("overview", "audit", "reviews"):
-        assert EMPTY[name] not in said(test)
+        assert EMPTY[name] not in texts(test)
 
 
-# The form of a load test asks nobody.
 @pytest.mark.parametrize("name", NAMES)
-def test_a_database_that_is_away_is_one_sentence_with_a_retry(page: Pages, name):
+def test_an_unavailable_database_shows_one_error_and_a_retry_button(page: Pages, name):
     test = page.run(name, NOWHERE)
     assert not test.exception
     assert test.error
     for error in test.error:
-        assert error.value == "The database does not answer; try again shortly\\.".replace(";", "\\;"), (
-            error.value
-        )
-    assert any(button.label == "Try again" for button in test.button)
-    assert "Traceback" not in said(test)
-    assert "nowhere" not in said(test)
+        assert error.value == "The database is not responding\\. Try again shortly\\."
+    assert any(button.label == "Retry" for button in test.button)
+    assert "Traceback" not in texts(test)
+    assert "nowhere" not in texts(test)
 
 
-def test_a_page_comes_back_with_the_database(page: Pages, seeded_url, monkeypatch):
+def test_a_page_recovers_with_the_database(page: Pages, seeded_url, monkeypatch):
     test = page.run("orders", NOWHERE)
     assert test.error
     monkeypatch.setenv("DATABASE_URL", seeded_url)
-    page.forget()
-    next(button for button in test.button if button.label == "Try again").click()
+    page.reset()
+    next(button for button in test.button if button.label == "Retry").click()
     test.run()
     assert not test.error
     assert "orders-table" in [table.key for table in test.dataframe]
 
 
-def test_now_shows_the_parts_as_unknown_while_the_api_is_away(page: Pages, seeded_url):
+def test_components_are_unknown_without_an_api(page: Pages, seeded_url):
     test = page.run("overview", seeded_url)
-    text = said(test)
-    assert "does not answer" in text
-    assert "unknown while the API is away" in text
+    text = texts(test)
+    assert "Not responding" in text
+    assert "Unknown: the API is not responding" in text
 
 
-def test_a_switch_of_faults_that_cannot_reach_the_api_is_told(page: Pages, seeded_url):
+def test_applying_a_fault_profile_without_an_api_shows_an_error(page: Pages, seeded_url):
     test = page.run("overview", seeded_url)
     test.selectbox(key="fault-profile").set_value("outage")
-    next(button for button in test.button if button.label == "Put in force").click()
+    next(button for button in test.button if button.label == "Apply fault profile").click()
     test.run()
     assert not test.exception
-    assert [error.value for error in test.error] == [AWAY]
+    assert [error.value for error in test.error] == [NO_API]
 
 
-def test_a_start_that_cannot_reach_the_api_is_told(page: Pages, seeded_url):
+def test_starting_an_order_without_an_api_shows_an_error(page: Pages, seeded_url):
     test = page.run("orders", seeded_url)
     next(button for button in test.button if button.label == "Start").click()
     test.run()
     assert not test.exception
-    assert [error.value for error in test.error if "API does not answer" in error.value]
+    assert [error.value for error in test.error if error.value == NO_API]
 
 
-def test_the_start_form_says_what_is_wrong(page: Pages, seeded_url):
+def test_the_start_form_shows_the_problems_of_an_order(page: Pages, seeded_url):
     test = page.run("orders", seeded_url)
     next(field for field in test.text_input if field.label == "Street").set_value("")
     next(field for field in test.text_input if field.label == "Order id").set_value("not an id")
@@ -128,38 +125,39 @@ def test_the_start_form_says_what_is_wrong(page: Pages, seeded_url):
     assert len(test.error) == 2
 
 
-def test_an_order_that_nobody_knows_is_not_an_error(page: Pages, seeded_url):
+def test_an_unknown_order_is_not_an_error(page: Pages, seeded_url):
     test = page.run("orders", seeded_url, order="no<b>body</b>")
     assert not test.exception
-    assert "The books do not know this order" in said(test)
-    assert "no\\<b\\>body\\<\\/b\\>" in said(test)
+    assert "Order not found." in texts(test)
+    assert "no\\<b\\>body\\<\\/b\\>" in texts(test)
 
 
-def test_an_order_that_was_just_started_is_shown_once_the_books_know_it(page: Pages, seeded_url, monkeypatch):
+def test_a_new_order_appears_when_the_database_has_it(page: Pages, seeded_url, monkeypatch):
     (order_id,) = some_ids(seeded_url, 1)
-    real, looks = order_search.order_details, itertools.count()
-    monkeypatch.setattr(order_search, "order_record", lambda *asked: real(*asked) if next(looks) else None)
+    real, calls = order_search.order_details, itertools.count()
+    monkeypatch.setattr(order_search, "order_details", lambda *given: real(*given) if next(calls) else None)
     test = page.run("orders", seeded_url, order=order_id)
     assert not test.exception
-    assert "The books do not know this order" not in said(test)
+    assert "Order not found." not in texts(test)
     assert any(metric.label == "State" for metric in test.metric)
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "message"),
     [
-        ({"outcome": "nonsense"}, "There is no such outcome."),
-        ({"since": "yesterday"}, "'since' is no time like 2026-01-31T12:00, from 2000 to 2099."),
-        ({"until": "9999-12-31T23:59"}, "'until' is no time like 2026-01-31T12:00, from 2000 to 2099."),
-        ({"faults": "neverseen"}, "No such fault profile was ever in force."),
+        ({"outcome": "nonsense"}, "Unknown outcome."),
+        ({"since": "yesterday"}, "'since' must be a time such as 2026-01-31T12:00, from 2000 to 2099."),
+        (
+            {"until": "9999-12-31T23:59"},
+            "'until' must be a time such as 2026-01-31T12:00, from 2000 to 2099.",
+        ),
+        ({"faults": "neverseen"}, "Unknown fault profile."),
     ],
 )
-def test_a_link_that_cannot_be_read_is_a_sentence_and_shows_nothing_else(
-    page: Pages, seeded_url, query, told
-):
+def test_an_invalid_link_shows_only_an_error(page: Pages, seeded_url, query, message):
     test = page.run("latency", seeded_url, **query)
     assert not test.exception
-    assert [plain(error.value) for error in test.error] == [told]
+    assert [plain(error.value) for error in test.error] == [message]
     assert not test.metric
     assert not test.selectbox
     next(button for button in test.button if button.label == "Show all orders").click().run()
@@ -169,21 +167,19 @@ def test_a_link_that_cannot_be_read_is_a_sentence_and_shows_nothing_else(
 
 @pytest.mark.parametrize("name", ["orders", "latency", "load_tests", "audit"])
 @pytest.mark.parametrize("typed", ["my run", "a\0b"])
-def test_a_run_that_cannot_be_is_never_all_orders(page: Pages, seeded_url, name, typed):
+def test_an_invalid_run_id_never_shows_all_orders(page: Pages, seeded_url, name, typed):
     test = page.run(name, seeded_url, run=typed)
     assert not test.exception
     assert "orders-table" not in [table.key for table in test.dataframe]
     assert "Orders" not in [metric.label for metric in test.metric]
     if name == "latency":
         assert [error.value for error in test.error] == [
-            "A run\\'s id is 1 to 64 letters\\, digits\\, \\'\\-\\' or \\'\\_\\'\\."
+            "A run id has 1 to 64 letters\\, digits\\, \\'\\-\\' or \\'\\_\\'\\."
         ]
 
 
 @pytest.mark.parametrize("button", ["Approve", "Reject"])
-def test_a_decision_while_the_api_is_away_is_one_sentence_and_can_be_taken_again(
-    page: Pages, postgres, button
-):
+def test_a_review_without_an_api_shows_one_error_and_can_be_retried(page: Pages, postgres, button):
     with postgres.fresh_database() as url:
         seed_now(url, finished=0, running=40)
         with psycopg.connect(url) as connection:
@@ -196,20 +192,18 @@ def test_a_decision_while_the_api_is_away_is_one_sentence_and_can_be_taken_again
             next(each for each in test.button if each.label == button).click()
             test.run()
             assert not test.exception
-            assert [error.value for error in test.error] == [AWAY]
-        page.forget()
+            assert [error.value for error in test.error] == [NO_API]
+        page.reset()
 
 
-def test_an_answer_outlives_the_next_run_and_goes_after_its_time(
-    page: Pages, order_database_url, monkeypatch
-):
+def test_an_action_result_survives_reruns_until_it_expires(page: Pages, order_database_url, monkeypatch):
     test = page.run("overview", order_database_url)
-    next(button for button in test.button if button.label == "Put in force").click()
+    next(button for button in test.button if button.label == "Apply fault profile").click()
     test.run()
     for _ in range(2):
-        assert [error.value for error in test.error] == [AWAY]
+        assert [error.value for error in test.error] == [NO_API]
         test.run()
-    later = clients.now() + layout.ANSWER_STAYS
+    later = clients.now() + layout.RESULT_VISIBLE
     monkeypatch.setattr(clients, "now", lambda: later)
     test.run()
     assert not test.error
@@ -230,7 +224,7 @@ def test_an_order_links_to_the_ui_of_an_external_temporal(
     )
 
 
-def test_a_click_opens_the_order_that_was_clicked_though_another_comes_in(page: Pages, postgres):
+def test_a_click_opens_the_clicked_order_when_new_orders_have_arrived(page: Pages, postgres):
     with postgres.fresh_database() as url:
         seed(url, 20, days=1, progress=lambda _: None)
         test = page.run("orders", url)
@@ -238,17 +232,17 @@ def test_a_click_opens_the_order_that_was_clicked_though_another_comes_in(page: 
         clicked = table.value["order"].iloc[1]
         seed_now(url, finished=1, running=3)
         states = test._tree.get_widget_states()
-        choice = states.widgets.add()
-        choice.id, choice.string_value = table.proto.id, json.dumps({"selection": {"rows": [1]}})
+        selection = states.widgets.add()
+        selection.id, selection.string_value = table.proto.id, json.dumps({"selection": {"rows": [1]}})
         test._run(states)
-        page.forget()
+        page.reset()
     assert test.query_params["order"] == clicked
     assert clicked in plain(test.title[0].value)
 
 
-def test_the_order_page_shows_its_figures(page: Pages, seeded_url, seeded: ReadOnlyDatabase):
-    how = latency.plan(seeded, Selection())
-    row = latency.slowest(seeded, how, latency.buckets(seeded, how), 1)[0]
+def test_the_order_page_shows_the_stored_values(page: Pages, seeded_url, seeded: ReadOnlyDatabase):
+    plan = latency.plan(seeded, Selection())
+    row = latency.slowest(seeded, plan, latency.buckets(seeded, plan), 1)[0]
     test = page.run("orders", seeded_url, order=row["order_id"])
     figures = {metric.label: metric.value for metric in test.metric}
     assert figures["State"] == row["outcome"]
@@ -257,17 +251,17 @@ def test_the_order_page_shows_its_figures(page: Pages, seeded_url, seeded: ReadO
     assert len(test.get("plotly_chart")) == 1
 
 
-def test_an_order_whose_events_were_dropped_shows_its_books(page: Pages, postgres):
+def test_an_order_without_events_shows_its_records(page: Pages, postgres):
     with postgres.fresh_database() as url:
         seed(url, 20, days=1, progress=lambda _: None)
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("delete from events")
             order_id, state = connection.execute("select order_id, state from orders limit 1").fetchone()
         test = page.run("orders", url, order=order_id)
-        page.forget()
+        page.reset()
     assert not test.exception
     assert not test.error
-    assert "have been dropped" in " ".join(info.value for info in test.info)
+    assert "have been deleted" in " ".join(info.value for info in test.info)
     assert metrics_of(test)["State"] == state
     assert any("charged" in table.value.to_string() for table in test.dataframe)
     assert not test.get("plotly_chart")
@@ -277,7 +271,7 @@ def metrics_of(test) -> dict[str, str]:
     return {metric.label: metric.value for metric in test.metric}
 
 
-def test_the_latency_page_shows_exactly_what_the_books_say(page: Pages, seeded_url, seeded: ReadOnlyDatabase):
+def test_the_latency_page_shows_exact_values(page: Pages, seeded_url, seeded: ReadOnlyDatabase):
     summary = latency.summary(seeded, latency.plan(seeded, Selection()))
     shown = metrics_of(page.run("latency", seeded_url))
     assert shown["Orders"] == f"{SEEDED:,}"
@@ -286,7 +280,7 @@ def test_the_latency_page_shows_exactly_what_the_books_say(page: Pages, seeded_u
     assert shown["Longest"] == f"{summary.times_ms[1.0] / 1000:,.3f} s"
 
 
-def test_the_tiles_of_now_equal_plain_sql(page: Pages, postgres):
+def test_the_metrics_of_the_overview_equal_sql(page: Pages, postgres):
     with postgres.fresh_database() as url:
         seed(url, 200, days=1, progress=lambda _: None)
         seed_now(url, finished=150, running=7)
@@ -294,13 +288,13 @@ def test_the_tiles_of_now_equal_plain_sql(page: Pages, postgres):
         with psycopg.connect(url) as connection:
             truth = connection.execute(
                 "select count(*) filter (where finished_at is null),"
-                " count(*) filter (where state = 'completed' and lately),"
-                " count(*) filter (where state = 'cancelled' and lately),"
-                " percentile_disc(0.95) within group (order by completion_ms) filter (where lately),"
-                " max(completion_ms) filter (where lately)"
-                " from (select *, finished_at >= now() - interval '1 hour' as lately from orders) o"
+                " count(*) filter (where state = 'completed' and is_recent),"
+                " count(*) filter (where state = 'cancelled' and is_recent),"
+                " percentile_disc(0.95) within group (order by completion_ms) filter (where is_recent),"
+                " max(completion_ms) filter (where is_recent)"
+                " from (select *, finished_at >= now() - interval '1 hour' as is_recent from orders) o"
             ).fetchone()
-        page.forget()
+        page.reset()
     in_flight, completed, cancelled, p95_ms, longest_ms = truth
     assert (in_flight, completed + cancelled > 100) == (7, True)
     assert shown["In flight"] == f"{in_flight:,}"
@@ -315,26 +309,26 @@ def test_a_link_reproduces_the_latency_page(page: Pages, seeded_url, seeded: Rea
     assert of_run["Orders"] == f"{truth.orders:,}"
     failed = metrics_of(page.run("latency", seeded_url, outcome="failed", faults="none"))
     assert int(failed["Orders"].replace(",", "")) < SEEDED / 10
-    how = latency.plan(seeded, Selection())
-    since = (how.since + timedelta(hours=30)).strftime("%Y-%m-%dT%H:%M")
+    plan = latency.plan(seeded, Selection())
+    since = (plan.since + timedelta(hours=30)).strftime("%Y-%m-%dT%H:%M")
     later = metrics_of(page.run("latency", seeded_url, since=since))
-    truth = latency.summary(seeded, latency.plan(seeded, Selection(since=how.since + timedelta(hours=30))))
+    truth = latency.summary(seeded, latency.plan(seeded, Selection(since=plan.since + timedelta(hours=30))))
     assert later["Orders"] == f"{truth.orders:,}"
 
 
 def test_two_runs_are_compared(page: Pages, seeded_url, seeded: ReadOnlyDatabase):
     one, other = (row["run_id"] for row in latency.run_names(seeded)[:2])
-    test = page.run("load_tests", seeded_url, run=one, beside=other)
+    test = page.run("load_tests", seeded_url, run=one, baseline=other)
     assert not test.exception
-    assert "Side by side" in said(test)
+    assert "Comparison" in texts(test)
     columns = [set(table.value.columns) for table in test.dataframe]
     assert any({"run", "verdict"} <= each for each in columns), columns
     assert any({"difference"} <= each for each in columns), columns
 
 
-def test_a_load_test_that_cannot_be_meant_is_one_sentence(page: Pages, seeded_url):
+def test_a_load_test_with_invalid_options_shows_one_error(page: Pages, seeded_url):
     test = page.run("load_tests", seeded_url)
-    next(field for field in test.text_input if field.label == "Rate").set_value("-3")
+    next(field for field in test.text_input if field.label == "Orders per second").set_value("-3")
     next(button for button in test.button if button.label == "Start").click()
     test.run()
     assert not test.exception
@@ -342,16 +336,16 @@ def test_a_load_test_that_cannot_be_meant_is_one_sentence(page: Pages, seeded_ur
     assert "more than 0" in test.error[0].value
 
 
-def test_the_load_runner_refuses_what_cannot_be_meant(tmp_path):
-    runner = LoadRunner(Settings(orders_home=tmp_path, port_base=None))
-    with pytest.raises(UsageError, match="Unknown scenario"):
-        runner.start({"scenario": "nonsense"})
-    assert runner.running() == []
-    assert runner.reports("nobody") == []
+def test_load_test_processes_reject_invalid_options(tmp_path):
+    processes = LoadTestProcesses(Settings(orders_home=tmp_path, port_base=None))
+    with pytest.raises(UsageError, match="no scenario"):
+        processes.start({"scenario": "nonsense"})
+    assert processes.running() == []
+    assert processes.reports("unknown") == []
     written = ("locust_exceptions.csv", "locust_failures.csv", "verdict.json")
-    directory = tmp_path / "reports" / "judged"
+    directory = tmp_path / "reports" / "finished"
     directory.mkdir(parents=True)
     for name in written:
         (directory / name).touch()
-    assert sorted(file.name for file in runner.reports("judged")) == sorted(written)
-    assert runner.last_words("nobody") == ""
+    assert sorted(file.name for file in processes.reports("finished")) == sorted(written)
+    assert processes.output("unknown") == ""

@@ -1,4 +1,4 @@
-"""Whoever looks asks the API with a key of their own, and is offered what that key is good for."""
+"""The dashboard calls the API with the viewer's key, and offers the requests that its role allows."""
 
 import logging
 import os
@@ -18,11 +18,11 @@ from orchestrator.security.key_hashing import Role
 from tests.dashboard.conftest import Pages
 from tests.dashboard.keyed_api import KeyedApi, keyed_api
 
-REQUESTS = {"Cancel the order", "Change the address", "Approve", "Reject"}
+REQUESTS = {"Cancel order", "Save address", "Approve", "Reject"}
 
 
 @pytest.fixture(autouse=True)
-def quiet():
+def silence_logs():
     logging.getLogger("streamlit").setLevel(logging.ERROR)
 
 
@@ -30,7 +30,7 @@ def quiet():
 def api(page: Pages) -> Iterator[KeyedApi]:
     with keyed_api(int(os.environ["PORT_BASE"])) as api:
         yield api
-        page.forget()
+        page.reset()
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def busy_url(postgres) -> Iterator[str]:
         yield url
 
 
-def come_in(monkeypatch: pytest.MonkeyPatch, role: Role) -> str:
-    """Has the pages see the cookie of somebody with such a key; returns the key."""
+def sign_in(monkeypatch: pytest.MonkeyPatch, role: Role) -> str:
+    """Give the pages the cookie of a viewer with this role; return the key."""
     key = f"key-of-a-{role.word}"
     cookies = {auth.viewers.cookie: auth.viewers.create(key)}
     monkeypatch.setattr(ContextProxy, "cookies", property(lambda _: cookies))
@@ -50,45 +50,43 @@ def come_in(monkeypatch: pytest.MonkeyPatch, role: Role) -> str:
 
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.CHAOS])
-def test_a_page_asks_the_api_with_its_viewers_own_key(page: Pages, api, busy_url, monkeypatch, role):
-    key = come_in(monkeypatch, role)
+def test_a_page_calls_the_api_with_the_key_of_its_viewer(page: Pages, api, busy_url, monkeypatch, role):
+    key = sign_in(monkeypatch, role)
     test = page.run("overview", busy_url)
     assert not test.exception
-    assert {path for path, _ in api.asked} == {"/health", "/metrics"}
-    assert {asked_with for _, asked_with in api.asked} == {key}
+    assert {path for path, _ in api.requests} == {"/health", "/metrics"}
+    assert {used_key for _, used_key in api.requests} == {key}
 
 
-@pytest.mark.parametrize(("role", "offered"), [(Role.VIEWER, False), (Role.OPERATOR, True)])
-def test_requests_are_offered_to_those_who_may_make_them(
-    page: Pages, api, busy_url, monkeypatch, role, offered
-):
-    come_in(monkeypatch, role)
+@pytest.mark.parametrize(("role", "is_offered"), [(Role.VIEWER, False), (Role.OPERATOR, True)])
+def test_requests_are_offered_to_operators(page: Pages, api, busy_url, monkeypatch, role, is_offered):
+    sign_in(monkeypatch, role)
     order = page.run("orders", busy_url, order="seed-flying-3")
-    desk = page.run("reviews", busy_url)
-    for test, requests in ((order, REQUESTS), (desk, {"Approve", "Reject"})):
+    reviews = page.run("reviews", busy_url)
+    for test, requests in ((order, REQUESTS), (reviews, {"Approve", "Reject"})):
         assert not test.exception
         labels = {button.label for button in test.button}
-        assert labels & REQUESTS == (requests if offered else set())
+        assert labels & REQUESTS == (requests if is_offered else set())
 
 
-def test_a_viewer_starts_and_stops_no_load_test(page: Pages, api, busy_url, monkeypatch):
-    key = come_in(monkeypatch, Role.VIEWER)
+def test_a_viewer_cannot_start_a_load_test(page: Pages, api, busy_url, monkeypatch):
+    key = sign_in(monkeypatch, Role.VIEWER)
     monkeypatch.setattr(
-        running_load_tests, "runner", lambda: SimpleNamespace(running=list, start=pytest.fail)
+        running_load_tests, "processes", lambda: SimpleNamespace(running=list, start=pytest.fail)
     )
     test = page.run("load_tests", busy_url)
     next(button for button in test.button if button.label == "Start").click().run()
     (error,) = test.error
-    assert error.value.replace("\\", "") == "This needs a key of role operator; yours is viewer."
-    assert ("/whoami", key) in api.asked
+    assert error.value.replace("\\", "") == "This requires a key of role operator; your key has role viewer."
+    assert ("/whoami", key) in api.requests
 
 
-def test_faults_in_a_run_need_the_key_for_them(page: Pages, api, busy_url, monkeypatch):
+def test_a_load_test_with_faults_requires_the_chaos_role(page: Pages, api, busy_url, monkeypatch):
     monkeypatch.setenv("DATABASE_URL", busy_url)
-    come_in(monkeypatch, Role.OPERATOR)
-    running_load_tests.must_be(Role.OPERATOR)
-    with pytest.raises(NotAllowed, match="role chaos; yours is operator"):
-        running_load_tests.must_be(Role.CHAOS)
+    sign_in(monkeypatch, Role.OPERATOR)
+    running_load_tests.require_role(Role.OPERATOR)
+    with pytest.raises(NotAllowed, match="role chaos; your key has role operator"):
+        running_load_tests.require_role(Role.CHAOS)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +98,7 @@ def test_faults_in_a_run_need_the_key_for_them(page: Pages, api, busy_url, monke
         (Role.CHAOS, {"faults": "lossy"}, None),
     ],
 )
-def test_the_run_itself_looks_at_its_key_too(role, options, needed):
+def test_the_run_checks_the_role_of_its_key_too(role, options, needed):
     given = RunOptions.parse({"rate": "3", "duration": "30s"} | options)
     if needed is None:
         check_role(role, given)

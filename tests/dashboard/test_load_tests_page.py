@@ -1,4 +1,4 @@
-"""The page Load tests: runs of whoever started them, any stored run, and what a look at it costs."""
+"""The Load tests page: runs in progress, stored runs, comparison, and the cost of its queries."""
 
 import logging
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from db.read_models import stored_runs
 from db.runs import NewRun
 from loadtest.bench.seed import seed
 from loadtest.options import RunOptions
-from tests.dashboard.conftest import Pages, reader_of, said
+from tests.dashboard.conftest import Pages, reader_of, texts
 from tests.servers import PostgresServer
 
 STORED = 130
 
-PLAINLY_COUNTED = """
+COUNTS = """
 select count(*) as accepted, count(*) filter (where state < 'completed') as in_flight,
     count(*) filter (where finished_at is not null) as finished,
     count(*) filter (where not within_limit or (state < 'completed' and deadline_at < now())) as late,
@@ -30,118 +30,118 @@ from orders where run_id = %s
 
 
 @pytest.fixture(autouse=True)
-def quiet():
+def silence_logs():
     logging.getLogger("streamlit").setLevel(logging.ERROR)
 
 
 @pytest.fixture
 def url(postgres: PostgresServer, page: Pages) -> Iterator[str]:
-    """Empty books of the test's own."""
+    """An empty database for one test."""
     with postgres.fresh_database() as url:
         yield url
-        page.forget()
+        page.reset()
 
 
-def begin(url: str, run_id: str, ago: timedelta = timedelta(0)) -> None:
-    """Writes down a run that began so long ago, as the load generator does, and has no process here."""
+def store_run(url: str, run_id: str, ago: timedelta = timedelta(0)) -> None:
+    """Store a run that started `ago`, as the load generator does, without a process on this machine."""
     options = RunOptions.parse({"run_id": run_id, "rate": "3", "duration": "30s"}).to_json()
-    began = datetime.now(UTC) - ago
+    started_at = datetime.now(UTC) - ago
     assert runs.open_run(
         url,
-        NewRun(run_id, options["scenario"], options, options["stages"], "none", 1, began, None, {}),
+        NewRun(run_id, options["scenario"], options, options["stages"], "none", 1, started_at, None, {}),
     )
 
 
-def pressed(test, label: str):
+def click(test, label: str):
     next(button for button in test.button if button.label == label).click()
     return test.run()
 
 
-def test_a_run_of_another_machine_is_shown_with_the_way_to_stop_it(page: Pages, url: str):
-    begin(url, "from-elsewhere")
-    begin(url, "broken-off", ago=timedelta(minutes=20))
+def test_a_run_of_another_machine_is_shown_without_a_stop_button(page: Pages, url: str):
+    store_run(url, "remote-run")
+    store_run(url, "aborted-run", ago=timedelta(minutes=20))
     test = page.run("load_tests", url)
     assert not test.exception
-    assert "from\\-elsewhere" in said(test)
-    assert "broken\\-off" not in said(test)
-    assert "stop it where it was started" in said(test)
+    assert "remote\\-run" in texts(test)
+    assert "aborted\\-run" not in texts(test)
+    assert "stop it in its shell or in the Locust web UI" in texts(test)
     assert not [button for button in test.button if button.label == "Stop"]
     (link,) = test.get("link_button")
     assert link.proto.url.startswith("http://127.0.0.1:")
 
 
-def test_no_run_is_started_beside_one_under_way(page: Pages, url: str, monkeypatch):
-    begin(url, "from-elsewhere")
-    monkeypatch.setattr(running_load_tests, "must_be", lambda _role: None)
-    test = pressed(page.run("load_tests", url), "Start")
+def test_no_run_is_started_while_another_is_in_progress(page: Pages, url: str, monkeypatch):
+    store_run(url, "remote-run")
+    monkeypatch.setattr(running_load_tests, "require_role", lambda _role: None)
+    test = click(page.run("load_tests", url), "Start")
     assert not test.exception
     assert [error.value for error in test.error] == [
-        "The run from\\-elsewhere is under way\\; wait for its verdict or stop it\\."
+        "Run remote\\-run is in progress\\; wait for its verdict or stop it\\."
     ]
 
 
 @pytest.mark.parametrize(
-    ("began", "last_order", "alive"),
+    ("started", "last_order", "is_in_progress"),
     [(10, None, True), (140, None, True), (160, None, False), (900, 20, True), (900, 200, False)],
 )
-def test_a_run_that_gives_no_sign_is_broken_off(began, last_order, alive):
+def test_a_run_without_activity_is_aborted(started, last_order, is_in_progress):
     now = datetime(2026, 1, 31, 12, tzinfo=UTC)
     row = {
-        "started_at": now - timedelta(seconds=began),
+        "started_at": now - timedelta(seconds=started),
         "last_accepted_at": None if last_order is None else now - timedelta(seconds=last_order),
         "options": {"drain_seconds": 30.0},
     }
-    assert running_load_tests.seems_alive(row, now) is alive
+    assert running_load_tests.is_in_progress(row, now) is is_in_progress
 
 
-def test_every_stored_run_can_be_chosen_and_the_shelf_shows_more(page: Pages, url: str):
+def test_every_stored_run_can_be_selected_and_older_runs_can_be_shown(page: Pages, url: str):
     for n in range(STORED):
-        begin(url, f"stored-{n:03d}", ago=timedelta(days=2, minutes=n))
+        store_run(url, f"stored-{n:03d}", ago=timedelta(days=2, minutes=n))
     test = page.run("load_tests", url)
     assert len(test.dataframe[0].value) == 100
-    test = pressed(test, "Older runs")
+    test = click(test, "Older runs")
     assert len(test.dataframe[0].value) == STORED
     assert not [button for button in test.button if button.label == "Older runs"]
     oldest = f"stored-{STORED - 1:03d}"
     test = page.run("load_tests", url, run=oldest)
     assert not test.exception
     assert test.selectbox(key="run").value == oldest
-    assert f"**stored\\-{STORED - 1:03d}** has no verdict" in said(test)
-    assert "There is no run nobody" in said(page.run("load_tests", url, run="nobody"))
+    assert f"**stored\\-{STORED - 1:03d}** has no verdict" in texts(test)
+    assert "Run unknown not found" in texts(page.run("load_tests", url, run="unknown"))
 
 
-def test_the_first_run_of_all_stands_in_the_address_when_its_verdict_is_shown(page: Pages, url: str):
+def test_the_url_has_the_run_whose_verdict_was_requested(page: Pages, url: str):
     test = page.run("load_tests", url)
-    begin(url, "first")
+    store_run(url, "first")
     st.cache_data.clear()
-    # As "Show its verdict" leaves it.
-    test.session_state[running_load_tests.WANTED] = "first"
+    # The state after "Show verdict".
+    test.session_state[running_load_tests.REQUESTED_RUN] = "first"
     test.run()
     assert not test.exception
     assert test.query_params["run"] == "first"
 
 
-def test_two_runs_are_read_and_compared_once(page: Pages, seeded_url: str, seeded, monkeypatch):
-    asked: list[str] = []
+def test_a_comparison_is_cached(page: Pages, seeded_url: str, seeded, monkeypatch):
+    read: list[str] = []
     times = stored_runs.times
 
-    def counted(reader, run_id):
-        asked.append(run_id)
-        return times(reader, run_id)
+    def counted(database, run_id):
+        read.append(run_id)
+        return times(database, run_id)
 
     one, other = (row["run_id"] for row in stored_runs.shelf(seeded, 2))
     monkeypatch.setattr(stored_runs, "times", counted)
-    test = page.run("load_tests", seeded_url, run=one, beside=other)
-    assert "Side by side" in said(test.run())
-    assert asked == [one, other]
+    test = page.run("load_tests", seeded_url, run=one, baseline=other)
+    assert "Comparison" in texts(test.run())
+    assert read == [one, other]
 
 
-def test_runs_under_way_are_counted_without_a_look_at_what_is_finished(url: str):
+def test_running_runs_are_counted_without_reading_finished_orders(url: str):
     seed(url, 2_000, days=1, progress=lambda _: None)
     with psycopg.connect(url, row_factory=dict_row, autocommit=True) as connection:
         connection.execute("alter table orders disable trigger orders_never_step_back")
         connection.execute("update runs set ended_at = null, started_at = now()")
-        # Some of their orders run again, one of them past its limit.
+        # Set some of their orders to running, one of them past its deadline.
         connection.execute(
             "delete from latency_rollup;"
             "update orders set state = 'charged', abort_reason = null, finished_at = null,"
@@ -153,33 +153,33 @@ def test_runs_under_way_are_counted_without_a_look_at_what_is_finished(url: str)
             "select rebuild_latency_rollup();"
         )
         connection.execute("vacuum (analyze) orders")
-        reader = reader_of(url)
-        found = stored_runs.under_way(reader)
-        reader.close()
+        database = reader_of(url)
+        found = stored_runs.under_way(database)
+        database.close()
         assert found
         assert sum(row["in_flight"] for row in found) > 0
         for row in found:
-            truth = connection.execute(PLAINLY_COUNTED, (row["run_id"],)).fetchone()
+            truth = connection.execute(COUNTS, (row["run_id"],)).fetchone()
             assert {name: row[name] for name in truth} == truth
         statement = queries.load("stored_runs.sql")["under_way"]
         plan = connection.execute("explain (analyze, format json) " + statement).fetchone()
-    seen = sum(rows_of_orders(plan["QUERY PLAN"][0]["Plan"]))
-    assert seen <= 40 + len(found), "those in flight, and the newest of each run"
+    rows_read = sum(rows_of_orders(plan["QUERY PLAN"][0]["Plan"]))
+    assert rows_read <= 40 + len(found), "orders in flight, and the newest order of each run"
 
 
 def rows_of_orders(node: dict) -> Iterator[float]:
-    """How many rows each part of a plan has read from the orders."""
+    """Yield the number of rows that each node of a plan has read from `orders`."""
     if node.get("Relation Name") == "orders":
         yield node["Actual Loops"] * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0))
     for child in node.get("Plans", []):
         yield from rows_of_orders(child)
 
 
-def test_a_start_while_the_api_is_away_is_one_sentence_and_can_be_tried_again(page: Pages, seeded_url: str):
+def test_a_start_without_an_api_shows_one_error_and_can_be_retried(page: Pages, seeded_url: str):
     test = page.run("load_tests", seeded_url)
     for _ in range(2):
-        test = pressed(test, "Start")
+        test = click(test, "Start")
         assert not test.exception
         assert [error.value for error in test.error] == [
-            "The API does not answer\\; is the stack up\\? Try again shortly\\."
+            "No connection to the API\\: start the stack with \\`make up\\`\\."
         ]

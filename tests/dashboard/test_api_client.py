@@ -1,0 +1,76 @@
+"""The dashboard's API client: errors, timeouts and the circuit breaker."""
+
+import time
+
+import httpx
+import pytest
+
+from dashboard.api_client import PAUSE_SECONDS, POLL_SECONDS, OrderApi
+from orchestrator.errors import OrderConflict, OrderUnknown, RequestMalformed, ServiceUnavailable, TooLate
+from orchestrator.rest_client import ApiUnavailable
+from tests.ports import free_port_base
+
+
+def api_returning(status: int, body: object) -> OrderApi:
+    api = OrderApi("http://api")
+    api._http = httpx.Client(
+        base_url="http://api", transport=httpx.MockTransport(lambda _: httpx.Response(status, json=body))
+    )
+    return api
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (404, OrderUnknown),
+        (409, TooLate),
+        (422, RequestMalformed),
+        (503, ServiceUnavailable),
+        (500, ServiceUnavailable),
+    ],
+)
+def test_a_problem_document_becomes_an_error_with_its_detail(status, error):
+    with pytest.raises(error, match="this is why"):
+        api_returning(status, {"detail": "this is why"}).cancel("o", "r", "me")
+
+
+def test_a_conflicting_start_is_not_too_late():
+    with pytest.raises(OrderConflict, match="other content"):
+        api_returning(409, {"detail": "other content"}).start("o", {})
+
+
+def test_an_error_without_a_problem_document_has_a_message():
+    with pytest.raises(ServiceUnavailable, match="HTTP status 500"):
+        api_returning(500, ["nothing"]).approve("o", "me")
+
+
+def test_an_unhealthy_report_is_returned():
+    assert api_returning(503, {"status": "unhealthy"}).health() == {"status": "unhealthy"}
+
+
+def test_a_refused_connection_raises_api_unavailable():
+    with pytest.raises(ApiUnavailable):
+        OrderApi(f"http://127.0.0.1:{free_port_base()}").metrics()
+
+
+def test_the_circuit_breaker_limits_the_time_spent_on_a_hanging_api(monkeypatch):
+    waits: list[float] = []
+
+    def hang(request: httpx.Request) -> httpx.Response:
+        waits.append(request.extensions["timeout"]["read"])
+        raise httpx.ReadTimeout("timed out", request=request)
+
+    api = OrderApi("http://api")
+    api._http = httpx.Client(base_url="http://api", transport=httpx.MockTransport(hang))
+    for poll in (api.health, api.metrics, api.with_key("another-key").role, api.health):
+        with pytest.raises(ServiceUnavailable):
+            poll()
+    assert waits == [POLL_SECONDS], "only the first request waits for the timeout"
+    # The breaker does not stop a viewer's own request.
+    with pytest.raises(ServiceUnavailable):
+        api.approve("o", "me")
+    assert len(waits) == 2
+    monkeypatch.setattr("dashboard.api_client.monotonic", lambda: time.monotonic() + PAUSE_SECONDS)
+    with pytest.raises(ServiceUnavailable):
+        api.health()
+    assert len(waits) == 3

@@ -1,0 +1,40 @@
+"""The seeded history: consistent, and shaped like a real one."""
+
+import pytest
+
+from db.audit import audit_database
+from db.database import Database
+from db.read_models import latency, stored_runs
+from db.read_models.latency import Selection
+from tests.dashboard.conftest import SEEDED, query
+
+
+async def test_a_seeded_history_passes_the_audit(seeded_url):
+    async with Database(seeded_url) as database:
+        report = await audit_database(database)
+    assert (report.judged, report.open_orders, report.violations) == (SEEDED, [], [])
+
+
+def test_a_seeded_history_has_twelve_events_per_order_and_no_active_faults(seeded_url, seeded):
+    (found,) = query(
+        seeded_url, "select count(*) as n, (select count(*) from events_ahead) as misplaced from events"
+    )
+    assert found["n"] / SEEDED == pytest.approx(12, abs=0.5)
+    assert found["misplaced"] == 0
+    assert latency.faults_in_force(seeded).profile == "none"
+
+
+def test_seeded_runs_have_exact_times(seeded, seeded_url):
+    runs = stored_runs.shelf(seeded, 100)
+    assert len(runs) == 8
+    times = stored_runs.times(seeded, runs[0]["run_id"])
+    truth = query(
+        seeded_url,
+        "select completion_ms from orders where run_id = %(r)s order by 1",
+        {"r": runs[0]["run_id"]},
+    )
+    assert times.completion_ms == [row["completion_ms"] for row in truth]
+    assert stored_runs.times(seeded, "unknown") is None
+    assert stored_runs.under_way(seeded) == []
+    assert len(stored_runs.shelf(seeded, 3)) == 3
+    assert sum(latency.summary(seeded, latency.plan(seeded, Selection())).outcomes.values()) == SEEDED
