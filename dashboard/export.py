@@ -7,9 +7,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from dashboard import filters
+from dashboard.data.clients import open_database
 from db.read_models import latency
 from db.read_only_database import ReadOnlyDatabase
-from orchestrator.errors import OrderSystemError, RequestMalformed
+from orchestrator.errors import OrderSystemError, RequestMalformed, TextRejected
 from orchestrator.settings import Settings
 
 PATH = "/export/latency.csv"
@@ -17,13 +18,13 @@ PATH = "/export/latency.csv"
 
 def endpoint(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
     """Return the route's endpoint, which has the same query parameters as the latency page."""
-    database = ReadOnlyDatabase.of(settings)
+    database = open_database(settings)
 
     async def export(request: Request) -> Response:
         try:
             selection = filters.selection_of(request.query_params)
             return await run_in_threadpool(_respond, database, selection)
-        except RequestMalformed as error:
+        except (RequestMalformed, TextRejected) as error:
             return PlainTextResponse(str(error), status_code=422)
         except OrderSystemError as error:
             return PlainTextResponse(str(error), status_code=503, headers={"Retry-After": "1"})

@@ -3,10 +3,11 @@
 from datetime import UTC, datetime
 
 import streamlit as st
+from psycopg.conninfo import make_conninfo
 
 from dashboard.api_client import OrderApi
 from dashboard.auth import viewers
-from db.read_only_database import ReadOnlyDatabase
+from db.read_only_database import ROLE, ReadOnlyDatabase, conninfo_as_reader
 from orchestrator.settings import Settings
 
 
@@ -18,7 +19,19 @@ def settings() -> Settings:
 
 @st.cache_resource(on_release=lambda database: database.close())
 def database() -> ReadOnlyDatabase:
-    return ReadOnlyDatabase.of(settings())
+    return open_database(settings())
+
+
+def open_database(settings: Settings) -> ReadOnlyDatabase:
+    """Return a pool with the role `orders_reader`, from DATABASE_READER_URL or the URL of the order database.
+
+    A server without that role is read as the user of the URL, in read-only transactions.
+    """
+    if settings.database_reader_url is not None:
+        return ReadOnlyDatabase(settings.database_reader_url)
+    if settings.uses_embedded_postgres:
+        return ReadOnlyDatabase(make_conninfo(settings.order_database_url, user=ROLE))
+    return ReadOnlyDatabase(conninfo_as_reader(settings.order_database_url))
 
 
 @st.cache_resource(on_release=lambda api: api.close())

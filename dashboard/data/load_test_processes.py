@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import psutil
 
-from loadtest.options import RunOptions
+from loadtest.options import RunOptions, command_line
 from orchestrator.errors import OrderSystemError, UsageError
 from orchestrator.settings import Settings
 
@@ -53,10 +53,8 @@ class LoadTestProcesses:
         """
         if others := sorted(_find(self._home)):
             raise UsageError(f"run {others[0]} is in progress; wait for its verdict or stop it")
-        options = parse_options(given)
-        arguments = [
-            f"--{name}={value}" for name, value in (given | {"run-id": options.run_id}).items() if value
-        ]
+        options = RunOptions.parse(given)
+        arguments = command_line(given | {"run_id": options.run_id})
         with _open_log(self._log(options.run_id)) as output:
             self._children[options.run_id] = subprocess.Popen(
                 [sys.executable, "-m", "loadtest", "run", *arguments],
@@ -117,11 +115,6 @@ class LoadTestProcesses:
 
     def _log(self, run_id: str) -> Path:
         return self._home / "logs" / f"loadtest-{run_id}.log"
-
-
-def parse_options(given: dict[str, str]) -> RunOptions:
-    """Raises UsageError for invalid options."""
-    return RunOptions.parse({name.replace("-", "_"): value for name, value in given.items()})
 
 
 @contextmanager

@@ -7,11 +7,12 @@ import streamlit as st
 from dashboard import plain_text
 from dashboard.data import clients
 from dashboard.data.cached import cached
-from dashboard.data.load_test_processes import LoadTestProcesses, parse_options
+from dashboard.data.load_test_processes import LoadTestProcesses
 from dashboard.layout import run_action
 from db.database import Row
 from db.read_models import stored_runs
 from db.runs import SILENT_SECONDS
+from loadtest.options import RunOptions
 from orchestrator.errors import NotAllowed, UsageError
 from orchestrator.security.key_hashing import Role
 
@@ -33,9 +34,7 @@ def start(given: dict[str, str]) -> None:
 
     Raises NotAllowed, DatabaseUnavailable, and UsageError while another run is in progress on any machine.
     """
-    # Invalid options are reported first, whatever the viewer's role.
-    parse_options(given)
-    require_role(Role.CHAOS if given.get("faults") or given.get("chaos") else Role.OPERATOR)
+    require_role(RunOptions.parse(given).required_role)
     for row in stored_runs.under_way(clients.database()):
         if is_in_progress(row, clients.now()):
             raise UsageError(f"run {row['run_id']} is in progress; wait for its verdict or stop it")

@@ -19,7 +19,7 @@ from db.read_models import latency
 from db.read_models.latency import Selection
 from db.read_only_database import ROLE, ReadOnlyDatabase
 from loadtest.bench.seed import seed
-from tests.orders import Clerk
+from tests.orders import OrderDriver
 from tests.ports import free_port_base
 from tests.servers import PostgresServer, postgres_server
 
@@ -57,9 +57,9 @@ def seeded(seeded_url: str) -> Iterator[ReadOnlyDatabase]:
 
 
 @pytest.fixture
-async def clerk(order_database_url: str) -> AsyncIterator[Clerk]:
+async def driver(order_database_url: str) -> AsyncIterator[OrderDriver]:
     async with Database(order_database_url, max_size=16) as database:
-        yield Clerk(OrderRepository(database, "w"), database)
+        yield OrderDriver(OrderRepository(database, "w"), database)
 
 
 def reader_of(url: str) -> ReadOnlyDatabase:

@@ -32,9 +32,9 @@ async def test_the_csv_equals_that_of_the_api_byte_for_byte(seeded, seeded_url):
     assert exported_csv.count(b"\n") > 50
 
 
-async def test_the_csv_escapes_formulas(clerk, order_database_url):
+async def test_the_csv_escapes_formulas(driver, order_database_url):
     order_id = f"-{new_order().order_id}"
-    await clerk.carry_to(
+    await driver.carry_to(
         State.COMPLETED, new_order(order_id=order_id, payment_id=f"p{order_id}", run_id="-1")
     )
     database = reader_of(order_database_url)

@@ -12,11 +12,11 @@ from tests.orders import new_order
 ROLLUP = "select * from latency_rollup order by grain_seconds, at, run_id, outcome, fault_profile, upto_ms"
 
 
-async def test_triggers_and_rebuild_count_the_same(clerk, order_database_url):
+async def test_triggers_and_rebuild_count_the_same(driver, order_database_url):
     for n in range(12):
         state = (State.COMPLETED, State.CANCELLED, State.FAILED)[n % 3]
         order = new_order(run_id=f"run-{n % 2}" if n % 4 else None)
-        await clerk.carry_to(state, order)
+        await driver.carry_to(state, order)
     counted = query(order_database_url, ROLLUP)
     with psycopg.connect(order_database_url, autocommit=True) as connection:
         connection.execute("select rebuild_latency_rollup()")
@@ -42,8 +42,8 @@ def finish_with_sql(url: str, order_id: str, *, commit: bool) -> None:
             connection.rollback()
 
 
-async def test_an_outcome_and_its_count_are_written_in_one_transaction(clerk, order_database_url):
-    order_id = await clerk.open()
+async def test_an_outcome_and_its_count_are_written_in_one_transaction(driver, order_database_url):
+    order_id = await driver.open()
     before = query(order_database_url, ROLLUP)
     finish_with_sql(order_database_url, order_id, commit=False)
     assert query(order_database_url, ROLLUP) == before
@@ -54,26 +54,26 @@ async def test_an_outcome_and_its_count_are_written_in_one_transaction(clerk, or
     )
 
 
-async def test_concurrent_outcomes_are_all_counted(clerk, order_database_url):
-    order_ids = [await clerk.open() for _ in range(40)]
+async def test_concurrent_outcomes_are_all_counted(driver, order_database_url):
+    order_ids = [await driver.open() for _ in range(40)]
     before = sum(row["orders"] for row in query(order_database_url, ROLLUP))
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda order_id: finish_with_sql(order_database_url, order_id, commit=True), order_ids))
     assert sum(row["orders"] for row in query(order_database_url, ROLLUP)) == before + 3 * 40
 
 
-async def test_an_order_stores_the_fault_profile_of_its_acceptance(clerk, order_database_url):
+async def test_an_order_stores_the_fault_profile_of_its_acceptance(driver, order_database_url):
     with psycopg.connect(order_database_url, autocommit=True) as connection:
         # accepted_at is truncated to milliseconds: a change within the same millisecond could be later.
         connection.execute(
             "insert into fault_changes (at, profile, seed, rates)"
             " values (clock_timestamp() - interval '1 second', 'lossy', 1, '{}')"
         )
-        order_id = await clerk.open()
+        order_id = await driver.open()
         connection.execute("insert into fault_changes (profile, seed, rates) values ('none', 1, '{}')")
-    await clerk.abort(order_id)
-    await clerk.repository.finish(order_id, State.CANCELLED)
-    assert (await clerk.row(order_id))["fault_profile"] == "lossy"
+    await driver.abort(order_id)
+    await driver.repository.finish(order_id, State.CANCELLED)
+    assert (await driver.row(order_id))["fault_profile"] == "lossy"
 
 
 def test_replacing_seeded_orders_removes_their_counts(postgres):

@@ -17,11 +17,11 @@ from tests.dashboard.conftest import query, reader_of, some_run
 from tests.orders import new_order
 
 
-async def test_live_values_equal_sql(clerk, order_database_url):
+async def test_live_values_equal_sql(driver, order_database_url):
     for _ in range(3):
-        await clerk.carry_to(State.COMPLETED)
-    open_ids = [await clerk.carry_to(State.CHARGED) for _ in range(2)]
-    overdue = await clerk.open(accepted_at=datetime.now(UTC) - timedelta(seconds=60))
+        await driver.carry_to(State.COMPLETED)
+    open_ids = [await driver.carry_to(State.CHARGED) for _ in range(2)]
+    overdue = await driver.open(accepted_at=datetime.now(UTC) - timedelta(seconds=60))
     database = reader_of(order_database_url)
     (truth,) = query(
         order_database_url,
@@ -51,12 +51,12 @@ async def test_live_values_equal_sql(clerk, order_database_url):
     database.close()
 
 
-async def test_only_undecided_manual_orders_await_review(clerk, order_database_url):
-    waiting = await clerk.carry_to(State.IN_REVIEW, new_order(review=ReviewMode.MANUAL))
-    approved = await clerk.carry_to(State.APPROVED, new_order(review=ReviewMode.MANUAL))
-    automatic = await clerk.carry_to(State.IN_REVIEW)
-    early = await clerk.carry_to(State.VALIDATED, new_order(review=ReviewMode.MANUAL))
-    await clerk.repository.note_signal(early, "approve_order", accepted=True, reviewer="ann")
+async def test_only_undecided_manual_orders_await_review(driver, order_database_url):
+    waiting = await driver.carry_to(State.IN_REVIEW, new_order(review=ReviewMode.MANUAL))
+    approved = await driver.carry_to(State.APPROVED, new_order(review=ReviewMode.MANUAL))
+    automatic = await driver.carry_to(State.IN_REVIEW)
+    early = await driver.carry_to(State.VALIDATED, new_order(review=ReviewMode.MANUAL))
+    await driver.repository.record_request(early, "approve_order", accepted=True, reviewer="ann")
     database = reader_of(order_database_url)
     found = {row["order_id"]: row for row in live_orders.waiting_for_a_person(database, 50)}
     assert live_orders.in_flight(database).in_review == 1
@@ -120,13 +120,13 @@ def test_search_pages_have_no_gap_and_no_overlap(seeded):
     assert [row["order_id"] for row in first + second] == [row["order_id"] for row in together]
 
 
-async def test_order_details_have_the_order_database_and_the_provider_records(clerk, order_database_url):
-    order_id = await clerk.carry_to(State.COMPLETED)
+async def test_order_details_have_the_order_database_and_the_provider_records(driver, order_database_url):
+    order_id = await driver.carry_to(State.COMPLETED)
     database = reader_of(order_database_url)
     details = order_search.order_details(database, order_id)
     assert order_search.order_details(database, "unknown") is None
     database.close()
-    events = await clerk.events(order_id)
+    events = await driver.events(order_id)
     assert [event["at"] for event in details.events] == [event["at"] for event in events]
     assert json.loads(json.dumps(order_tables.events(details)["event"].tolist())) == [
         event["kind"] for event in events

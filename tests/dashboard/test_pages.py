@@ -328,7 +328,7 @@ def test_two_runs_are_compared(page: Pages, seeded_url, seeded: ReadOnlyDatabase
 
 def test_a_load_test_with_invalid_options_shows_one_error(page: Pages, seeded_url):
     test = page.run("load_tests", seeded_url)
-    next(field for field in test.text_input if field.label == "Orders per second").set_value("-3")
+    next(field for field in test.text_input if field.label == "Rate").set_value("-3")
     next(button for button in test.button if button.label == "Start").click()
     test.run()
     assert not test.exception
@@ -338,7 +338,7 @@ def test_a_load_test_with_invalid_options_shows_one_error(page: Pages, seeded_ur
 
 def test_load_test_processes_reject_invalid_options(tmp_path):
     processes = LoadTestProcesses(Settings(orders_home=tmp_path, port_base=None))
-    with pytest.raises(UsageError, match="no scenario"):
+    with pytest.raises(UsageError, match="Unknown scenario"):
         processes.start({"scenario": "nonsense"})
     assert processes.running() == []
     assert processes.reports("unknown") == []
