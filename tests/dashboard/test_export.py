@@ -13,7 +13,7 @@ from db.domain import State
 from db.read_models import latency, order_details
 from db.read_models.latency import Selection
 from db.read_models.order_details import LatencyFilter
-from db.read_only_database import PIECE_BYTES
+from db.read_only_database import CHUNK_BYTES
 from orchestrator.api import latency_csv
 from orchestrator.settings import Settings
 from tests.dashboard.conftest import reader_of, some_run
@@ -25,7 +25,9 @@ async def test_the_csv_equals_that_of_the_api_byte_for_byte(seeded, seeded_url):
     async with Database(seeded_url) as database:
         from_api = [
             line
-            async for line in latency_csv.lines(order_details.latency_rows(database, LatencyFilter(run_id)))
+            async for line in latency_csv.csv_chunks(
+                order_details.latency_rows(database, LatencyFilter(run_id))
+            )
         ]
     exported_csv = b"".join(latency.latency_csv(seeded, Selection(run_id=run_id)))
     assert exported_csv == b"".join(from_api)
@@ -56,8 +58,8 @@ def test_the_csv_has_the_orders_of_the_filter(seeded, selection):
 def test_an_export_is_streamed_in_large_chunks(seeded):
     chunks = list(latency.latency_csv(seeded, Selection()))
     total = sum(map(len, chunks))
-    assert total > 2 * PIECE_BYTES
-    assert all(PIECE_BYTES <= len(chunk) <= 1.1 * PIECE_BYTES for chunk in chunks[:-1])
+    assert total > 2 * CHUNK_BYTES
+    assert all(CHUNK_BYTES <= len(chunk) <= 1.1 * CHUNK_BYTES for chunk in chunks[:-1])
     assert len(chunks) == total // len(chunks[0]) + 1
 
 
