@@ -38,7 +38,7 @@ def main() -> int:
             "server.fileWatcherType": "none",
             "server.runOnSave": False,
             "browser.gatherUsageStats": False,
-            "browser.serverAddress": settings.near_address,
+            "browser.serverAddress": settings.local_address,
             "client.showErrorDetails": "none",
             "client.toolbarMode": "viewer",
             # Streamlit's CSV export does not escape text that a spreadsheet would run as a formula.

@@ -99,8 +99,8 @@ def _orders_and_verdict(settings: Settings) -> int:
 
 
 def _print_urls(settings: Settings) -> None:
-    console.print(f"\nDashboard    {settings.near_url('dashboard')}")
-    console.print(f"Load tests   {settings.near_url('locust')}")
+    console.print(f"\nDashboard    {settings.local_url('dashboard')}")
+    console.print(f"Load tests   {settings.local_url('locust')}")
     console.print(f"REST API     {settings.api_url}/docs")
     if settings.uses_embedded_temporal:
         console.print(f"Temporal UI  http://127.0.0.1:{settings.port('temporal_ui')}")

@@ -1,14 +1,14 @@
-"""Every error the project raises on purpose, in one tree.
+"""The errors of the project.
 
 OrderSystemError
- ├─ UsageError              the command or its settings are wrong        (exit code 2)
+ ├─ UsageError              a command or a setting is wrong              (exit code 2)
  │   ├─ SettingsError
- │   └─ StackError          the embedded stack cannot start, and the mend
- ├─ ServiceUnavailable      a service cannot be used at the moment       (HTTP 503)
+ │   └─ StackError          the embedded stack cannot start
+ ├─ ServiceUnavailable      a service is not responding                  (HTTP 503)
  │   ├─ DatabaseError       PostgreSQL; its kinds are in `db.errors`
  │   └─ TemporalUnavailable
- ├─ PayloadUnreadable       Temporal holds what no key of ours decrypts
- ├─ RequestRejected          the request cannot be carried out
+ ├─ PayloadUnreadable       no key in PAYLOAD_KEYS decrypts a payload    (HTTP 503)
+ ├─ RequestRejected
  │   ├─ RequestMalformed    HTTP 422
  │   ├─ NotAllowed          HTTP 401, 403
  │   ├─ OrderUnknown        HTTP 404
@@ -16,9 +16,8 @@ OrderSystemError
  │   ├─ OrderConflict       HTTP 409
  │   ├─ TooLate             HTTP 409
  │   └─ Overloaded          HTTP 429
- └─ GatewayError            a call to the outside world did not succeed
-     ├─ GatewayError       it answered with an error; another attempt may succeed
-     └─ GatewayDeclined     it said no; another attempt gets the same answer
+ └─ GatewayError            a gateway call failed; retried
+     └─ GatewayDeclined     a gateway declined; not retried
 
 The docstring of a class is its default message.
 """
@@ -38,11 +37,11 @@ from db.errors import WrongCredentials as WrongCredentials
 
 
 class UsageError(OrderSystemError):
-    """The command was used wrongly."""
+    """The command is not valid."""
 
 
 class SettingsError(UsageError):
-    """A setting has a value that cannot be used."""
+    """A setting is not valid."""
 
 
 class StackError(UsageError):
@@ -50,23 +49,23 @@ class StackError(UsageError):
 
 
 class TemporalUnavailable(ServiceUnavailable):
-    """Temporal does not answer; try again shortly."""
+    """Temporal is not responding. Try again shortly."""
 
 
 class PayloadUnreadable(OrderSystemError):
-    """A payload of Temporal cannot be decrypted with the keys that are here."""
+    """A Temporal payload cannot be decrypted with the keys in PAYLOAD_KEYS."""
 
 
 class RequestRejected(OrderSystemError):
-    """The request cannot be carried out."""
+    """The request was rejected."""
 
 
 class RequestMalformed(RequestRejected):
-    """The request is not well formed."""
+    """The request is malformed."""
 
 
 class NotAllowed(RequestRejected):
-    """This needs an API key, or one with another role."""
+    """This requires an API key, or a key with another role."""
 
 
 class OrderUnknown(RequestRejected):
@@ -82,11 +81,11 @@ class OrderConflict(RequestRejected):
 
 
 class TooLate(RequestRejected):
-    """The order is past the point where this was possible."""
+    """It is too late for this request: the order has progressed."""
 
 
 class Overloaded(RequestRejected):
-    """There is too much to do just now; try again shortly."""
+    """The system is overloaded. Try again shortly."""
 
     def __init__(self, message: str | None = None, retry_after_seconds: int = 1) -> None:
         super().__init__(message)
@@ -94,8 +93,8 @@ class Overloaded(RequestRejected):
 
 
 class GatewayError(OrderSystemError):
-    """A call to the outside world did not succeed."""
+    """The gateway call failed."""
 
 
 class GatewayDeclined(GatewayError):
-    """The call was declined; another attempt gets the same answer."""
+    """The gateway declined the call. A retry would be declined too."""

@@ -1,7 +1,7 @@
-"""The settings of every process, read once from the environment and `.env`, then passed down.
+"""Settings, read once from the environment and `.env`, then passed to every component.
 
-No other module reads the environment, except Temporal's own `temporalio.envconfig`, which reads
-`TEMPORAL_API_KEY`, `TEMPORAL_TLS*` and profiles when a client connects to an external server.
+No other module reads the environment, except the Temporal SDK: `temporalio.envconfig` reads `TEMPORAL_API_KEY`,
+`TEMPORAL_TLS*` and profiles when a client connects to an external server.
 """
 
 import hashlib
@@ -28,22 +28,13 @@ from orchestrator.security.payload_keys import PayloadKeys
 Port = int
 
 STACK_MARKER = "ORDERS_STACK_HOME"
-"""Environment variable that every process of a stack carries: whose it is, whatever its command line."""
+"""Environment variable of every process of a stack: identifies the stack that started it."""
 
 LOOPBACK = "127.0.0.1"
 MAX_SOCKET_PATH_LENGTH = 100
-"""Unix socket paths end at 107 bytes on Linux and 103 on macOS; some are appended to."""
+"""The limit is 107 bytes on Linux and 103 on macOS, and some programs append to the path."""
 
-_PORT_OFFSETS = {
-    "api": 0,
-    "dashboard": 1,
-    "locust": 2,
-    "temporal": 3,
-    "temporal_ui": 4,
-    "temporal_metrics": 5,
-    "temporal_http": 6,
-}
-_PORT_DEFAULTS = {
+_DEFAULT_PORTS = {
     "api": 8000,
     "dashboard": 8501,
     "locust": 8089,
@@ -52,27 +43,28 @@ _PORT_DEFAULTS = {
     "temporal_metrics": 7234,
     "temporal_http": 7243,
 }
+"""In the order of their offsets from PORT_BASE."""
 
 
 class _DotEnv(DotEnvSettingsSource):
-    """`.env`, of which the environment has the last word, also that something is not set."""
+    """Reads `.env`. A variable in the environment overrides it, under any of its names and with an empty value."""
 
     def _read_env_files(self) -> Mapping[str, str | None]:
         if STACK_MARKER in os.environ:
-            # The stack has decided, and given each of its processes what it may know.
+            # `up` passes to each process the settings that it needs.
             return {}
-        decided = {
+        overridden = {
             name.lower()
             for names in environment_names().values()
             if any(name in os.environ for name in names)
             for name in names
         }
-        found = super()._read_env_files()
-        return {name: value for name, value in found.items() if name.lower() not in decided}
+        values = super()._read_env_files()
+        return {name: value for name, value in values.items() if name.lower() not in overridden}
 
 
 class Settings(BaseSettings):
-    """See `.env.example` for what each setting means. Raises SettingsError through `load`."""
+    """`.env.example` describes each setting."""
 
     model_config = SettingsConfigDict(
         env_file=".env",
@@ -91,14 +83,14 @@ class Settings(BaseSettings):
     temporal_host: str | None = None
     temporal_profile: str | None = None
     temporal_config_file: Path | None = None
-    given_temporal_namespace: str | None = Field(
+    configured_temporal_namespace: str | None = Field(
         default=None, min_length=1, validation_alias=AliasChoices("TEMPORAL_NAMESPACE")
     )
     order_task_queue: str = Field(default="order-tq", min_length=1)
     shipping_task_queue: str = Field(default="shipping-tq", min_length=1)
 
     bind_address: str = Field(default=LOOPBACK, min_length=1)
-    given_api_url: str | None = Field(
+    configured_api_url: str | None = Field(
         default=None, validation_alias=AliasChoices("API_URL"), pattern=r"^https?://"
     )
 
@@ -136,7 +128,7 @@ class Settings(BaseSettings):
     events_keep_days: int | None = Field(default=None, ge=1, le=36_500)
 
     payload_keys: str | None = Field(default=None, repr=False, exclude=True)
-    """Encrypts payloads. Excluded, so that no file of a stack keeps the key beside what it encrypts."""
+    """Excluded from dumps, so that no file of a stack contains the keys next to the encrypted data."""
 
     temporal_ui_origin: str | None = Field(default=None, pattern=r"^https?://[^/\s]+$")
 
@@ -161,7 +153,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls) -> "Settings":
-        """Reads the environment. Raises SettingsError with one line a wrong setting."""
+        """Read the environment and `.env`. Raises SettingsError with one line per invalid setting."""
         try:
             return cls()
         except ValidationError as error:
@@ -173,11 +165,10 @@ class Settings(BaseSettings):
             ]
             raise SettingsError("\n".join(lines)) from None
 
-    def apart(self, home: Path, *, port_base: Port | None = None, **others: object) -> "Settings":
-        """The same orders and logs in a stack of its own, which shares nothing with another system: no
-        server, no address, no key, no version and, with `port_base`, no port. `others` are more settings of
-        that stack."""
-        shared_with_nobody: dict[str, object] = {
+    def isolated(self, home: Path, *, port_base: Port | None = None, **others: object) -> "Settings":
+        """Return these settings for a separate stack with its own servers, addresses, keys, worker version and, with
+        `port_base`, ports. `others` override more settings."""
+        separate: dict[str, object] = {
             "orders_home": home,
             "database_url": None,
             "database_reader_url": None,
@@ -187,38 +178,38 @@ class Settings(BaseSettings):
             "temporal_config_file": None,
             "temporal_ui_origin": None,
             "bind_address": LOOPBACK,
-            "given_api_url": None,
-            # Its books hold no key, so it must not ask for one, nor be asked with that of another system.
+            "configured_api_url": None,
+            # The new database has no key, so the stack can neither require one nor send one.
             "auth": "auto",
             "api_key": None,
-            # No worker gets orders as long as nobody has made its version current.
+            # A versioned worker receives no orders until its version is current.
             "worker_build_id": None,
         }
         if port_base is not None:
-            shared_with_nobody |= {f"{part}_port": None for part in _PORT_OFFSETS}
-            shared_with_nobody |= {"port_base": port_base, "worker_metrics_port": 0}
-        carried = self.model_dump() | {"payload_keys": self.payload_keys}
-        return Settings.model_validate(carried | shared_with_nobody | others)
+            separate |= {f"{component}_port": None for component in _DEFAULT_PORTS}
+            separate |= {"port_base": port_base, "worker_metrics_port": 0}
+        kept = self.model_dump() | {"payload_keys": self.payload_keys}
+        return Settings.model_validate(kept | separate | others)
 
     @property
     def api_key_text(self) -> str | None:
-        """The key itself, for a header; everywhere else it hides itself."""
+        """The API key as plain text, for a header."""
         return None if self.api_key is None else self.api_key.get_secret_value()
 
     @field_validator("payload_keys")
     @classmethod
-    def _are_keys(cls, text: str | None) -> str | None:
+    def _check_payload_keys(cls, text: str | None) -> str | None:
         PayloadKeys.parse(text)
         return text
 
     @field_validator("database_url", "database_reader_url")
     @classmethod
-    def _is_a_database(cls, text: str | None) -> str | None:
-        """Refuses what libpq would quote when it complains: it may be the password, or a part of it."""
-        if text is not None and not _names_a_database(text):
+    def _check_database_url(cls, text: str | None) -> str | None:
+        """Reject a malformed URL here: libpq's error message would quote parts of the password."""
+        if text is not None and not _is_database_url(text):
             raise ValueError(
-                "this is no database URL like postgresql://USER:PASSWORD@HOST:5432/DATABASE; write each "
-                "character of a password that is no letter, digit, '-', '.', '_' or '~' as %XX, '@' as %40"
+                "not a database URL like postgresql://USER:PASSWORD@HOST:5432/DATABASE; percent-encode each "
+                "character of the password except letters, digits, '-', '.', '_' and '~' ('@' is %40)"
             )
         return text
 
@@ -230,47 +221,47 @@ class Settings(BaseSettings):
     def order_limit(self) -> timedelta:
         return timedelta(seconds=self.order_deadline_seconds)
 
-    def port(self, part: str) -> Port:
-        """The port of `api`, `dashboard`, `locust`, `temporal`, `temporal_ui`, `temporal_metrics` or
-        `temporal_http`."""
-        explicit: Port | None = getattr(self, f"{part}_port", None)
+    def port(self, component: str) -> Port:
+        """Return the port of a component: `api`, `dashboard`, `locust`, `temporal`, `temporal_ui`,
+        `temporal_metrics` or `temporal_http`."""
+        explicit: Port | None = getattr(self, f"{component}_port", None)
         if explicit is not None:
             return explicit
         if self.port_base is not None:
-            return self.port_base + _PORT_OFFSETS[part]
-        return _PORT_DEFAULTS[part]
+            return self.port_base + list(_DEFAULT_PORTS).index(component)
+        return _DEFAULT_PORTS[component]
 
     @property
-    def near_address(self) -> str:
-        """Where this machine reaches what listens on BIND_ADDRESS."""
+    def local_address(self) -> str:
+        """The address at which this machine reaches components that listen on BIND_ADDRESS."""
         return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.bind_address, self.bind_address)
 
-    def near_url(self, part: str) -> str:
-        """Where this machine finds `api`, `dashboard` or `locust`."""
-        address = f"[{self.near_address}]" if ":" in self.near_address else self.near_address
-        return f"http://{address}:{self.port(part)}"
+    def local_url(self, component: str) -> str:
+        """Return the URL of `api`, `dashboard` or `locust` on this machine."""
+        address = f"[{self.local_address}]" if ":" in self.local_address else self.local_address
+        return f"http://{address}:{self.port(component)}"
 
     @property
     def api_url(self) -> str:
-        """Where the parts of this system that give orders find the API."""
-        if self.given_api_url is not None:
-            return self.given_api_url.rstrip("/")
-        return self.near_url("api")
+        """The URL of the API for command line, dashboard and load tests."""
+        if self.configured_api_url is not None:
+            return self.configured_api_url.rstrip("/")
+        return self.local_url("api")
 
     @property
     def external_temporal_address(self) -> str | None:
-        """host:port of a Temporal server that is not ours to start, or None for the embedded one."""
+        """host:port of an external Temporal server, or None for the embedded one."""
         if self.temporal_address is not None:
             return self.temporal_address
         if self.temporal_host is not None:
-            # PORT_BASE moves the ports of this machine, not those of another.
-            return f"{self.temporal_host}:{self.temporal_port or _PORT_DEFAULTS['temporal']}"
+            # PORT_BASE does not change the port of another machine.
+            return f"{self.temporal_host}:{self.temporal_port or _DEFAULT_PORTS['temporal']}"
         return None
 
     @property
     def temporal_namespace(self) -> str:
-        """The namespace, unless a profile of the Temporal SDK names another."""
-        return self.given_temporal_namespace or "default"
+        """The namespace. A profile of the Temporal SDK can override it."""
+        return self.configured_temporal_namespace or "default"
 
     @property
     def temporal_target(self) -> str:
@@ -278,7 +269,7 @@ class Settings(BaseSettings):
 
     @property
     def temporal_ui_origins(self) -> tuple[str, ...]:
-        """The origins that pages of Temporal's UI have, as browsers name them."""
+        """The values of the Origin header in requests of Temporal's UI."""
         if self.temporal_ui_origin is not None:
             return (self.temporal_ui_origin,)
         port = self.port("temporal_ui")
@@ -298,8 +289,8 @@ class Settings(BaseSettings):
 
     @cached_property
     def socket_dir(self) -> Path:
-        """Where the stack's unix sockets are: below ORDERS_HOME, or in the temporary directory when
-        that path is too long for a socket, or has a comma (libpq would take it for two hosts)."""
+        """The directory of the stack's Unix sockets: below ORDERS_HOME, or in the temporary directory if that path
+        is too long for a socket or contains a comma, which separates hosts in libpq."""
         below_home = self.home / "run"
         length = len(str(below_home / ".s.PGSQL.5432").encode())
         if length <= MAX_SOCKET_PATH_LENGTH and "," not in str(below_home):
@@ -309,19 +300,19 @@ class Settings(BaseSettings):
 
     @property
     def metrics_targets(self) -> Path:
-        """Where workers whose port was chosen by the system tell it: a file each, as Prometheus reads it."""
+        """The directory of Prometheus target files of workers whose metrics port the system has chosen."""
         return self.home / "metrics"
 
     @property
     def order_database_url(self) -> str:
-        """The libpq URL of the database that holds the books."""
+        """The resolved URL of the order database: DATABASE_URL, or the embedded PostgreSQL."""
         if self.database_url is not None:
             return self.database_url
         return f"postgresql://postgres@/orders?host={quote(str(self.socket_dir), safe='/')}&sslmode=disable"
 
 
-def _names_a_database(text: str) -> bool:
-    # Loaded only where a URL is given: every command reads the settings.
+def _is_database_url(text: str) -> bool:
+    # A late import: every command loads the settings, and few need psycopg.
     from psycopg import ProgrammingError
     from psycopg.conninfo import conninfo_to_dict
 
@@ -329,7 +320,7 @@ def _names_a_database(text: str) -> bool:
         parts = conninfo_to_dict(text)
     except ProgrammingError:
         return False
-    # A password with '@' or '/' goes on in the host, the port or the name. A path is no part of one.
+    # An unencoded '@' or '/' in the password moves the rest of it to the host, the port or the database name.
     host, port, database = (str(parts.get(name, "")) for name in ("host", "port", "dbname"))
     return (
         all(each.isdecimal() or not each for each in port.split(","))
@@ -339,7 +330,7 @@ def _names_a_database(text: str) -> bool:
 
 
 def environment_names() -> dict[str, tuple[str, ...]]:
-    """The environment variables of each field of `Settings`, the current name first."""
+    """Return the environment variables of each field of `Settings`, the current name first."""
     return {
         name: tuple(str(choice) for choice in field.validation_alias.choices)
         if isinstance(field.validation_alias, AliasChoices)

@@ -75,7 +75,7 @@ def connection(settings: Settings) -> ClientConnectConfig:
         raise SettingsError(f"Temporal's client configuration cannot be read: {error}") from error
     if settings.external_temporal_address is not None:
         config["target_host"] = settings.external_temporal_address
-    if settings.given_temporal_namespace is not None or "namespace" not in config:
+    if settings.configured_temporal_namespace is not None or "namespace" not in config:
         config["namespace"] = settings.temporal_namespace
     if "target_host" not in config:
         raise SettingsError("The Temporal profile has no address; add one, or set TEMPORAL_ADDRESS.")

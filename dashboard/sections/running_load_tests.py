@@ -98,7 +98,7 @@ def _show_progress(row: Row, *, is_local: bool) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption("This run was started elsewhere: stop it in its shell or in the Locust web UI.")
             st.link_button(
-                "Locust web UI", clients.settings().near_url("locust"), icon=":material/open_in_new:"
+                "Locust web UI", clients.settings().local_url("locust"), icon=":material/open_in_new:"
             )
 
 

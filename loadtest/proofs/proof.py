@@ -94,7 +94,7 @@ def own_stack(settings: Settings, name: str) -> Iterator[Stack]:
     if not (settings.uses_embedded_postgres and settings.uses_embedded_temporal):
         raise UsageError("this measures the embedded stack: unset DATABASE_URL and TEMPORAL_ADDRESS")
     home = Path(tempfile.mkdtemp(prefix=f"orders-{name}-")).resolve()
-    stack = Stack(settings.apart(home))
+    stack = Stack(settings.isolated(home))
     try:
         stack.up(bound=True)
         yield stack

@@ -97,7 +97,7 @@ def add_pages(web_ui: WebUI, session: "Session") -> None:
 
 def findings(session: "Session") -> dict[str, str]:
     """What can be said now: of the run under way, or of the last one."""
-    links = {"dashboard": f"{session.settings.near_url('dashboard')}/load_tests"}
+    links = {"dashboard": f"{session.settings.local_url('dashboard')}/load_tests"}
     run = session.run
     if session.trouble is not None:
         return {"not run": session.trouble} | links

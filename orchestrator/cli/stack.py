@@ -173,13 +173,13 @@ def _watch(stack: "Stack") -> None:
 def _echo_urls(stack: "Stack") -> None:
     settings = stack.running_settings()
     places = {
-        "Dashboard": settings.near_url("dashboard"),
+        "Dashboard": settings.local_url("dashboard"),
         "API": f"{settings.api_url}/docs",
     }
     if settings.uses_embedded_temporal:
         places["Temporal UI"] = f"http://127.0.0.1:{settings.port('temporal_ui')}"
         places["Temporal"] = settings.temporal_target
-    places["Load tests"] = settings.near_url("locust")
+    places["Load tests"] = settings.local_url("locust")
     places["Logs"] = str(settings.home / "logs")
     for name, place in places.items():
         echo(f"  {name:<12} {place}")

@@ -73,7 +73,7 @@ class Probes:
 
     def http_answers(self, port: int, path: str) -> bool:
         """Whether GET answers 200, of a part that listens on BIND_ADDRESS."""
-        address = self._settings.near_address
+        address = self._settings.local_address
         connection = http.client.HTTPConnection(address, port, timeout=PATIENCE_SECONDS)
         try:
             connection.request("GET", path)

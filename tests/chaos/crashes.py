@@ -251,7 +251,7 @@ def site_of_its_own() -> Iterator[Site]:
     Call it from the main thread.
     """
     home = tempfile.mkdtemp(prefix="orders-chaos-")
-    settings = Settings().apart(Path(home), port_base=free_port_base())
+    settings = Settings().isolated(Path(home), port_base=free_port_base())
     stack = Stack(settings)
     try:
         stack.up(bound=True)

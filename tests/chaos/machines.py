@@ -99,7 +99,7 @@ class Machines:
             "api": network.add_ourselves("api")
         }
         password = secrets.token_urlsafe(16)
-        self.settings = Settings().apart(
+        self.settings = Settings().isolated(
             home,
             database_url=_url("orders", password, self._machines["postgres"].address),
             temporal_address=f"{self._machines['temporal'].address}:{TEMPORAL_PORT}",

@@ -38,7 +38,7 @@ class Target:
 def target() -> Iterator[Target]:
     home = Path(tempfile.mkdtemp(prefix="orders-fuzz-")).resolve()
     stack = Stack(
-        Settings().apart(
+        Settings().isolated(
             home,
             port_base=free_port_base(),
             order_workers=1,

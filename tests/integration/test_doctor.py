@@ -47,7 +47,7 @@ CLOCK_OFF_SECONDS = 120.0
 
 def external(home: Path, url: str, **others: Any) -> Settings:
     """External servers. Temporal is unavailable; no stack and no API are running."""
-    places = {"database_url": url, "temporal_address": NO_TEMPORAL, "given_api_url": NO_API}
+    places = {"database_url": url, "temporal_address": NO_TEMPORAL, "configured_api_url": NO_API}
     return Settings(orders_home=home, **places | others)
 
 

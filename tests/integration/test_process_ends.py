@@ -89,6 +89,6 @@ def test_a_wrong_database_url_ends_a_process_in_the_same_way(name: str, words: t
         timeout=60,
     )
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith(f"{name}: this is no database URL")
+    assert ended.stderr.startswith(f"{name}: not a database URL")
     assert ended.stderr.count("\n") == 1
     assert "s3cret" not in ended.stderr

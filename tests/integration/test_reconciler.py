@@ -289,7 +289,7 @@ async def test_a_look_that_fails_is_counted_and_followed_by_others(
 async def test_an_unknown_namespace_is_a_server_that_is_away_and_no_lost_workflow(
     live: LiveApi, live_stack: Stack, driver: OrderDriver, monkeypatch: pytest.MonkeyPatch, pool: Database
 ) -> None:
-    settings = live_stack.settings.model_copy(update={"given_temporal_namespace": "not-yet"})
+    settings = live_stack.settings.model_copy(update={"configured_temporal_namespace": "not-yet"})
     client: Client = await connect(settings)
     monkeypatch.setattr(reconciler_module, "STALE_AFTER_SECONDS", 0.0)
     await driver.open()

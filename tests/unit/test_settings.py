@@ -62,15 +62,15 @@ def test_a_process_of_a_stack_knows_what_the_stack_gave_it_and_reads_no_file(env
 
 def test_a_stack_of_its_own_shares_nothing_with_another_system(env_file: Path, tmp_path: Path) -> None:
     ours = Settings(_env_file=env_file)  # type: ignore[call-arg]
-    apart = ours.apart(tmp_path / "home", port_base=4_000, auto_review_seconds=0.5)
+    apart = ours.isolated(tmp_path / "home", port_base=4_000, auto_review_seconds=0.5)
     changed = {name for name, value in ours if value != getattr(apart, name)}
     assert changed == {
         "orders_home", "database_url", "database_reader_url", "temporal_address", "bind_address",
-        "given_api_url", "auth", "api_key", "worker_build_id", "api_port", "port_base", "auto_review_seconds",
+        "configured_api_url", "auth", "api_key", "worker_build_id", "api_port", "port_base", "auto_review_seconds",
     }  # fmt: skip
     assert apart.uses_embedded_postgres
     assert apart.uses_embedded_temporal
     assert apart.api_url == "http://127.0.0.1:4000"
     assert apart.home == tmp_path / "home"
     assert apart.payload_keys == PAYLOAD_KEYS
-    assert ours.apart(tmp_path).port("api") == 9_999
+    assert ours.isolated(tmp_path).port("api") == 9_999
