@@ -21,13 +21,8 @@ with times as (
         count(*) filter (where state = 'completed') as completed,
         count(*) filter (where state = 'cancelled') as cancelled,
         count(*) filter (where state = 'failed') as failed
-    from orders
+    from selected_orders(%(run_id)s, %(since)s, %(until)s, %(outcome)s::order_state, %(fault_profile)s)
     where finished_at is not null
-        and (%(run_id)s::text is null or run_id = %(run_id)s::text)
-        and (%(since)s::timestamptz is null or accepted_at >= %(since)s::timestamptz)
-        and (%(until)s::timestamptz is null or accepted_at < %(until)s::timestamptz)
-        and (%(outcome)s::order_state is null or state = %(outcome)s::order_state)
-        and (%(fault_profile)s::text is null or fault_profile = %(fault_profile)s::text)
     group by completion_ms
 )
 select coalesce(sum(late), 0)::bigint as late,
@@ -40,13 +35,8 @@ from times;
 
 -- name: exact_buckets
 select latency_bucket(completion_ms) as upto_ms, state as outcome, count(*) as orders
-from orders
+from selected_orders(%(run_id)s, %(since)s, %(until)s, %(outcome)s::order_state, %(fault_profile)s)
 where finished_at is not null
-    and (%(run_id)s::text is null or run_id = %(run_id)s::text)
-    and (%(since)s::timestamptz is null or accepted_at >= %(since)s::timestamptz)
-    and (%(until)s::timestamptz is null or accepted_at < %(until)s::timestamptz)
-    and (%(outcome)s::order_state is null or state = %(outcome)s::order_state)
-    and (%(fault_profile)s::text is null or fault_profile = %(fault_profile)s::text)
 group by 1, 2 order by 1, 2;
 
 -- name: exact_times
@@ -54,25 +44,15 @@ group by 1, 2 order by 1, 2;
 select date_bin(make_interval(secs => %(slice_seconds)s), accepted_at, '2000-01-01 00:00:00+00') as at,
     count(*) as orders, count(*) filter (where not within_limit) as late,
     percentile_disc(array[0.5, 0.95, 0.99, 1.0]) within group (order by completion_ms) as times_ms
-from orders
+from selected_orders(%(run_id)s, %(since)s, %(until)s, %(outcome)s::order_state, %(fault_profile)s)
 where finished_at is not null
-    and (%(run_id)s::text is null or run_id = %(run_id)s::text)
-    and (%(since)s::timestamptz is null or accepted_at >= %(since)s::timestamptz)
-    and (%(until)s::timestamptz is null or accepted_at < %(until)s::timestamptz)
-    and (%(outcome)s::order_state is null or state = %(outcome)s::order_state)
-    and (%(fault_profile)s::text is null or fault_profile = %(fault_profile)s::text)
 group by 1 order by 1;
 
 -- name: exact_cells
 select date_bin(make_interval(secs => %(slice_seconds)s), accepted_at, '2000-01-01 00:00:00+00') as at,
     latency_bucket(completion_ms) as upto_ms, count(*) as orders
-from orders
+from selected_orders(%(run_id)s, %(since)s, %(until)s, %(outcome)s::order_state, %(fault_profile)s)
 where finished_at is not null
-    and (%(run_id)s::text is null or run_id = %(run_id)s::text)
-    and (%(since)s::timestamptz is null or accepted_at >= %(since)s::timestamptz)
-    and (%(until)s::timestamptz is null or accepted_at < %(until)s::timestamptz)
-    and (%(outcome)s::order_state is null or state = %(outcome)s::order_state)
-    and (%(fault_profile)s::text is null or fault_profile = %(fault_profile)s::text)
 group by 1, 2 order by 1, 2;
 
 -- name: rollup_buckets
@@ -113,13 +93,8 @@ where (%(outcome)s::order_state is null or r.outcome = %(outcome)s::order_state)
 select order_id, run_id, state as outcome, abort_reason as reason, accepted_at, completion_ms, within_limit,
     receive_ms, validate_ms, review_ms, charge_ms, prepare_ms, dispatch_ms, compensate_ms, waiting_ms,
     attempts, failed_attempts, timed_out_attempts
-from orders
+from selected_orders(%(run_id)s, %(since)s, %(until)s, %(outcome)s::order_state, %(fault_profile)s)
 where finished_at is not null
-    and (%(run_id)s::text is null or run_id = %(run_id)s::text)
-    and (%(since)s::timestamptz is null or accepted_at >= %(since)s::timestamptz)
-    and (%(until)s::timestamptz is null or accepted_at < %(until)s::timestamptz)
-    and (%(outcome)s::order_state is null or state = %(outcome)s::order_state)
-    and (%(fault_profile)s::text is null or fault_profile = %(fault_profile)s::text)
     -- At least this many are as slow as that, the buckets say: so only they are read.
     and completion_ms > %(above_ms)s
 order by completion_ms desc, order_id
@@ -156,13 +131,8 @@ select
     o.end_to_end_ms, o.completion_ms, o.within_limit::text as within_limit,
     o.ingress_ms, o.receive_ms, o.validate_ms, o.review_ms, o.charge_ms, o.prepare_ms, o.dispatch_ms,
     o.compensate_ms, o.waiting_ms, o.attempts, o.failed_attempts, o.timed_out_attempts
-from orders o left join runs r on r.run_id = o.run_id
+from selected_orders(%(run_id)s, %(since)s, %(until)s, %(outcome)s::order_state, %(fault_profile)s) o left join runs r on r.run_id = o.run_id
 where o.finished_at is not null
-    and (%(run_id)s::text is null or o.run_id = %(run_id)s::text)
-    and (%(since)s::timestamptz is null or o.accepted_at >= %(since)s::timestamptz)
-    and (%(until)s::timestamptz is null or o.accepted_at < %(until)s::timestamptz)
-    and (%(outcome)s::order_state is null or o.state = %(outcome)s::order_state)
-    and (%(fault_profile)s::text is null or o.fault_profile = %(fault_profile)s::text)
 order by o.accepted_at, o.order_id;
 
 -- name: disturbances

@@ -74,25 +74,10 @@ limit %(limit)s;
 -- name: finished_among
 select order_id from orders where order_id = any(%(order_ids)s) and state >= 'completed';
 
--- name: latency_rows
-select o.order_id, o.run_id, r.scenario, o.state as outcome, o.abort_reason as reason,
-    o.requested_at, o.accepted_at, o.finished_at, o.end_to_end_ms, o.completion_ms, o.within_limit,
-    o.ingress_ms, o.receive_ms, o.validate_ms, o.review_ms, o.charge_ms, o.prepare_ms, o.dispatch_ms,
-    o.compensate_ms, o.waiting_ms, o.attempts, o.failed_attempts, o.timed_out_attempts
-from orders o left join runs r on r.run_id = o.run_id
-where o.finished_at is not null
-    and (%(run_id)s::text is null or o.run_id = %(run_id)s::text)
-    and (%(since)s::timestamptz is null or o.accepted_at >= %(since)s::timestamptz)
-    and (%(until)s::timestamptz is null or o.accepted_at < %(until)s::timestamptz)
-order by o.accepted_at, o.order_id;
-
 -- name: latency_summary
 -- percentile_disc: every percentile is the time of an order that there was, nothing is interpolated.
 with chosen as (
-    select * from orders
-    where (%(run_id)s::text is null or run_id = %(run_id)s::text)
-        and (%(since)s::timestamptz is null or accepted_at >= %(since)s::timestamptz)
-        and (%(until)s::timestamptz is null or accepted_at < %(until)s::timestamptz)
+    select * from selected_orders(%(run_id)s, %(since)s, %(until)s)
 ), finished as (
     select * from chosen where finished_at is not null
 ), parts as (

@@ -82,7 +82,7 @@ def some_ids(url: str, orders: int) -> list[str]:
 def _fill(connection: Connection, day: datetime, orders: int, prefix: str) -> int:
     parameters = {"day": day, "orders": orders, "prefix": prefix}
     # The rollups are made at the end. This also keeps other writers out, whose outcomes they would miss.
-    connection.execute("alter table orders disable trigger orders_fold_outcome_at_once")
+    connection.execute("alter table orders disable trigger orders_update_latency_rollup_on_insert")
     with psycopg.ClientCursor(connection) as drawing:
         drawing.execute(_SQL["seeded"], parameters)
     connection.execute("analyze seeded")
@@ -90,7 +90,7 @@ def _fill(connection: Connection, day: datetime, orders: int, prefix: str) -> in
         connection.execute(_SQL[name])
     connection.execute(_SQL["fault_changes"], {"day": day})
     events = connection.execute(_SQL["events"]).rowcount
-    connection.execute("alter table orders enable trigger orders_fold_outcome_at_once")
+    connection.execute("alter table orders enable trigger orders_update_latency_rollup_on_insert")
     return events
 
 

@@ -139,7 +139,7 @@ def test_a_comparison_is_cached(page: Pages, seeded_url: str, seeded, monkeypatc
 def test_running_runs_are_counted_without_reading_finished_orders(url: str):
     seed(url, 2_000, days=1, progress=lambda _: None)
     with psycopg.connect(url, row_factory=dict_row, autocommit=True) as connection:
-        connection.execute("alter table orders disable trigger orders_never_step_back")
+        connection.execute("alter table orders disable trigger orders_reject_illegal_transition")
         connection.execute("update runs set ended_at = null, started_at = now()")
         # Set some of their orders to running, one of them past its deadline.
         connection.execute(

@@ -193,7 +193,7 @@ def test_the_writer_cannot_change_the_tables(connect: Connect, postgres: Postgre
     (partition, *_) = partitions(postgres)
     refused(writer, "drop table orders")
     refused(writer, "alter table orders add column more int")
-    refused(writer, "alter table orders disable trigger orders_never_step_back")
+    refused(writer, "alter table orders disable trigger orders_reject_illegal_transition")
     refused(writer, f"alter table events detach partition {partition}")
     refused(writer, f"drop table {partition}")
     refused(writer, "create table more (a int)")

@@ -159,22 +159,3 @@ def test_partitions_are_not_waited_for_while_the_table_is_read(order_database_ur
         reader.execute("select count(*) from events")
         with pytest.raises(psycopg.errors.LockNotAvailable):
             connection.execute("select ensure_event_partitions(20)")
-
-
-def test_what_lay_in_the_default_partition_gets_its_days(empty_database):
-    succeed(empty_database, "up")
-    while "20261124000010" in applied(empty_database):
-        succeed(empty_database, "down")
-    at = "date_trunc('day', now(), 'UTC') + interval '240 hours'"
-    with psycopg.connect(empty_database) as connection:
-        for name, when in (("far", at), ("old", "'2025-03-04 05:06Z'"), ("today", "now()")):
-            connection.execute(
-                "insert into events (order_id, at, kind, state)"
-                f" values ('{name}', {when}, 'accepted', 'received')"
-            )
-    succeed(empty_database, "up")
-    with psycopg.connect(empty_database) as connection:
-        places = dict(connection.execute("select order_id, tableoid::regclass::text from events").fetchall())
-    assert sorted(places) == ["far", "old", "today"]
-    assert places["old"] == "events_20250304"
-    assert "events_ahead" not in places.values()

@@ -25,7 +25,7 @@ LONGEST_WAIT = "1s"
 """A writer that has to wait for longer fails."""
 
 AGE = """
-    alter table orders disable trigger orders_never_step_back;
+    alter table orders disable trigger orders_reject_illegal_transition;
     with aged as (
         update orders set accepted_at = accepted_at - {age}, last_event_at = last_event_at - {age},
             requested_at = requested_at - {age}, deadline_at = deadline_at - {age},
@@ -34,7 +34,7 @@ AGE = """
     )
     update events e set at = at - {age}, started_at = started_at - {age}
     from aged where e.order_id = aged.order_id;
-    alter table orders enable trigger orders_never_step_back;
+    alter table orders enable trigger orders_reject_illegal_transition;
 """
 
 

@@ -1,7 +1,7 @@
 -- migrate:up
 
--- What the simulated payment provider, warehouse and carrier know. No table here refers to ours: a
--- real provider would not either, and the audit holds the two sets of books against each other.
+-- The records of the simulated payment provider, warehouse and carrier. No table here refers to ours: a real
+-- provider's would not either, and the audit compares the two.
 create schema provider;
 
 create table provider.ledger (
@@ -12,8 +12,8 @@ create table provider.ledger (
     amount_cents bigint not null check (amount_cents >= 0),
     at timestamptz not null default clock_timestamp()
 );
--- An idempotency key is charged once or called off for good, whichever comes first; refunded once.
-create unique index ledger_one_fate on provider.ledger (payment_id) where kind in ('charge', 'void');
+-- A payment id, the idempotency key, is charged once or voided once, whichever is first, and refunded once.
+create unique index ledger_charge_or_void on provider.ledger (payment_id) where kind in ('charge', 'void');
 create unique index ledger_one_refund on provider.ledger (payment_id) where kind = 'refund';
 create index ledger_order on provider.ledger (order_id);
 
@@ -21,7 +21,7 @@ create table provider.packages (
     package_key text primary key,
     order_id text not null,
     items jsonb,
-    -- Null when the package was called off before it was packed; it never will be.
+    -- Null when the package was cancelled before it was packed. Then it is never packed.
     packed_at timestamptz,
     recalled_at timestamptz
 );
@@ -33,21 +33,11 @@ create table provider.parcels (
     label_version int,
     label_address jsonb,
     tracking text,
-    -- Null when the parcel was called off before it was handed over; it never will be.
+    -- Null when the shipment was cancelled before it was dispatched. Then it is never dispatched.
     dispatched_at timestamptz,
     recalled_at timestamptz
 );
 create index parcels_order on provider.parcels (order_id);
 
--- What the outside does wrong, and since when. The newest row is in force.
-create table fault_changes (
-    change_id bigint generated always as identity primary key,
-    at timestamptz not null default clock_timestamp(),
-    profile text not null,
-    seed bigint not null,
-    rates jsonb not null
-);
-
 -- migrate:down
-drop table fault_changes;
 drop schema provider cascade;

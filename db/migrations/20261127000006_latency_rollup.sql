@@ -1,18 +1,11 @@
 -- migrate:up
 
--- What the dashboard reads: history folded into buckets by minute, hour and day, indexes for its pages.
---
--- The rollups are kept up by the transaction that writes an order's outcome: by triggers, so whoever
--- writes it, and so exact after a crash of any part. A million orders are then a few thousand rows a chart.
+-- Finished orders, counted in buckets by minute, hour and day of acceptance: a million orders are a few thousand
+-- rows per chart. Triggers update the rollup in the transaction that writes the outcome, so it is exact after a
+-- crash of any component.
 
-alter table orders add column fault_profile text;
-comment on column orders.fault_profile is
-    'The fault profile in force when the order was accepted; known once it has its outcome.';
-
-create index fault_changes_at on fault_changes (at);
-
--- 15000 * 2^(n/16), rounded, so 4.4 % apart and with an edge at the limit of 15,000 ms itself. A bucket
--- holds what is above the edge before and not above its own: 15,000 ms is within the limit.
+-- 15000 * 2^(n/16), rounded: edges 4.4 % apart, one of them at the limit of 15,000 ms. A bucket holds the times above
+-- the previous edge and up to its own, so 15,000 ms is within the limit. Same as EDGES_MS in db/read_models/latency.py.
 create function latency_edges() returns int[] language sql immutable parallel safe
 return array[
         47, 49, 51, 54, 56, 59, 61, 64, 67, 70, 73, 76, 79, 83, 87, 90, 94, 99, 103, 107, 112, 117, 122,
@@ -43,11 +36,11 @@ language sql immutable parallel safe
 return date_bin(make_interval(secs => grain_seconds), moment, '2000-01-01 00:00:00+00');
 
 create table latency_rollup (
-    -- 60, 3600 or 86400: the same orders are counted once in each grain.
+    -- 60, 3600 or 86400: each order is counted once in each grain.
     grain_seconds int not null,
-    -- When the minute, hour or day of acceptance began.
+    -- The start of the minute, hour or day of acceptance.
     at timestamptz not null,
-    -- '' for orders of no run.
+    -- '' for orders without a run.
     run_id text not null,
     outcome order_state not null,
     fault_profile text not null,
@@ -63,21 +56,11 @@ create table latency_rollup (
 ) with (fillfactor = 70);
 create index latency_rollup_run on latency_rollup (run_id, grain_seconds, at) where run_id <> '';
 comment on table latency_rollup is
-    'Finished orders, counted by completion time. A bucket reaches up to upto_ms; completion_ms and attempts are sums.';
-
-create function set_fault_profile() returns trigger language plpgsql as $$
-begin
-    if new.fault_profile is null then
-        new.fault_profile := coalesce(
-            (select profile from fault_changes where at <= new.accepted_at order by at desc limit 1), 'none');
-    end if;
-    return new;
-end
-$$;
+    'Finished orders by completion time. upto_ms is the upper edge of the bucket; completion_ms and attempts are sums.';
 
 create function update_latency_rollup() returns trigger language plpgsql as $$
 begin
-    -- Always the finest grain first: two transactions that meet then never wait for each other in a circle.
+    -- Always the finest grain first, so that two transactions cannot deadlock.
     insert into latency_rollup as r
     select grain, rollup_start(new.accepted_at, grain), coalesce(new.run_id, ''), new.state, new.fault_profile,
         latency_bucket(new.completion_ms), 1, (not new.within_limit)::int, new.completion_ms, new.completion_ms,
@@ -95,10 +78,17 @@ begin
 end
 $$;
 
--- Counts everything anew. Waits for writers and holds them off meanwhile, so that no outcome is missed.
+create trigger orders_update_latency_rollup after update of finished_at on orders for each row
+when (new.finished_at is not null and old.finished_at is null)
+execute function update_latency_rollup();
+create trigger orders_update_latency_rollup_on_insert after insert on orders for each row
+when (new.finished_at is not null)
+execute function update_latency_rollup();
+
+-- Counts all orders again. Blocks writers of orders meanwhile, so that no outcome is missed.
 create function rebuild_latency_rollup() returns bigint language plpgsql as $$
 declare
-    folded bigint;
+    counted bigint;
 begin
     lock table orders in share mode;
     truncate latency_rollup;
@@ -109,57 +99,17 @@ begin
     from orders cross join (values (60), (3600), (86400)) grains (grain)
     where finished_at is not null
     group by 1, 2, 3, 4, 5, 6
-    -- As they would have come: what is read together lies together.
+    -- In the order of the primary key, so that rows that are read together are stored together.
     order by 1, 2, 3, 4, 5, 6;
-    get diagnostics folded = row_count;
-    return folded;
+    get diagnostics counted = row_count;
+    return counted;
 end
 $$;
-
--- Orders that have their outcome already are folded here, as the triggers would have done.
-alter table orders disable trigger orders_never_step_back;
-update orders o set fault_profile = coalesce(
-    (select profile from fault_changes f where f.at <= o.accepted_at order by f.at desc limit 1), 'none')
-where finished_at is not null;
-alter table orders enable trigger orders_never_step_back;
-select rebuild_latency_rollup();
-
--- Named by the column that they are about: the other statements on an order then cost nothing here.
-create trigger orders_note_fault_profile before update of finished_at on orders for each row
-when (new.finished_at is not null and old.finished_at is null)
-execute function set_fault_profile();
-create trigger orders_note_fault_profile_at_once before insert on orders for each row
-when (new.finished_at is not null)
-execute function set_fault_profile();
-create trigger orders_fold_outcome after update of finished_at on orders for each row
-when (new.finished_at is not null and old.finished_at is null)
-execute function update_latency_rollup();
-create trigger orders_fold_outcome_at_once after insert on orders for each row
-when (new.finished_at is not null)
-execute function update_latency_rollup();
-
--- Only finished orders are in these, so each costs one entry an order, with its outcome.
--- The time is part of the key, so that the slowest of a span are found without a look at the others.
-create index orders_latency on orders (accepted_at, completion_ms)
-    include (state, within_limit, fault_profile, run_id) where finished_at is not null;
-create index orders_run_latency on orders (run_id, accepted_at, completion_ms)
-    include (state, within_limit, fault_profile) where finished_at is not null and run_id is not null;
-create index orders_finished on orders (finished_at)
-    include (completion_ms, state, within_limit) where finished_at is not null;
-create index orders_slowest on orders (completion_ms desc)
-    include (accepted_at, state, fault_profile, run_id) where finished_at is not null;
-create index orders_late on orders (accepted_at desc, order_id desc) where within_limit = false;
-create index orders_turned_back on orders (state, accepted_at desc, order_id desc)
-    where state in ('cancelled', 'failed');
+revoke execute on function rebuild_latency_rollup() from public;
 
 -- migrate:down
-drop index orders_turned_back, orders_late, orders_slowest, orders_finished, orders_run_latency, orders_latency;
-drop trigger orders_fold_outcome_at_once on orders;
-drop trigger orders_fold_outcome on orders;
-drop trigger orders_note_fault_profile_at_once on orders;
-drop trigger orders_note_fault_profile on orders;
-drop function rebuild_latency_rollup, update_latency_rollup, set_fault_profile;
+drop trigger orders_update_latency_rollup_on_insert on orders;
+drop trigger orders_update_latency_rollup on orders;
+drop function rebuild_latency_rollup, update_latency_rollup;
 drop table latency_rollup;
 drop function rollup_start, latency_bucket, latency_edges;
-drop index fault_changes_at;
-alter table orders drop column fault_profile;
