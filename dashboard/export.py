@@ -8,7 +8,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from dashboard import filters
 from dashboard.data.clients import open_database
-from db.read_models import latency
+from db.read_models import latency, latency_report
 from db.read_only_database import ReadOnlyDatabase
 from orchestrator.errors import OrderSystemError, RequestMalformed, TextRejected
 from orchestrator.settings import Settings
@@ -33,7 +33,7 @@ def endpoint(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _respond(database: ReadOnlyDatabase, selection: latency.Selection) -> Response:
-    chunks = latency.latency_csv(database, selection)
+    chunks = latency_report.latency_csv(database, selection)
     # Reading the first chunk before the response starts turns an error into a status code.
     first = next(chunks)
 

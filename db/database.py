@@ -64,6 +64,26 @@ _CONFIGURE_REPORT: LiteralString = (
 )
 
 
+class ConnectErrors:
+    """Keeps why the last connection attempt of a pool failed: psycopg_pool only logs it, and raises PoolTimeout
+    both when all connections are in use and when none can be opened."""
+
+    def __init__(self) -> None:
+        self._last: psycopg.Error | None = None
+
+    def on_failure(self, error: psycopg.Error) -> None:
+        self._last = error
+
+    def on_success(self) -> None:
+        self._last = None
+
+    def explain(self, pool_size: int) -> DatabaseError:
+        """Return the error to raise when a pool with this many connections had none to offer."""
+        if self._last is None:
+            return PoolExhausted() if pool_size > 0 else DatabaseUnavailable()
+        return (error_class_of(self._last) or DatabaseUnavailable)()
+
+
 class Database:
     """A pool of connections. Each statement is a transaction of its own.
 
@@ -75,7 +95,7 @@ class Database:
         self._url = url
         self._max_size = max_size
         self._application_name = application_name
-        self._connect_error: psycopg.Error | None = None
+        self._connect_errors = ConnectErrors()
         self._pool = self._new_pool()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -90,7 +110,7 @@ class Database:
             max_idle=IDLE_SECONDS,
             # After this time the pool reports a failure and starts over, so it never stops connecting.
             reconnect_timeout=1.0,
-            connection_class=_connection_class(self._remember_connect_error),
+            connection_class=_connection_class(self._connect_errors),
             configure=self._configure,
             kwargs={
                 "autocommit": True,
@@ -109,6 +129,9 @@ class Database:
     async def __aexit__(self, *_: object) -> None:
         await self._pool.close(timeout=CLOSE_SECONDS)
         await asyncio.gather(*self._closing)
+
+    async def ping(self) -> None:
+        await self.fetch_one("select 1")
 
     async def fetch_all(
         self, statement: LiteralString, parameters: Row | None = None, *, work_mem_mb: int | None = None
@@ -173,9 +196,7 @@ class Database:
         except PoolExhausted as error:
             stats = pool.get_stats()
             await self._replace_blocked_pool(pool, stats)
-            if stats.get("pool_size", 0) > 0 and self._connect_error is None:
-                raise
-            raise self._connect_failure() from error.__cause__
+            raise self._connect_errors.explain(stats.get("pool_size", 0)) from error.__cause__
         try:
             with translate_errors():
                 yield connection
@@ -183,16 +204,8 @@ class Database:
             # The pool rolls back an open transaction.
             await pool.putconn(connection)
 
-    def _connect_failure(self) -> DatabaseError:
-        """Return why there is no connection: the last connection attempt failed, or has not ended."""
-        error_class = error_class_of(self._connect_error) if self._connect_error else None
-        return (error_class or DatabaseUnavailable)()
-
-    def _remember_connect_error(self, error: psycopg.Error) -> None:
-        self._connect_error = error
-
     async def _configure(self, connection: Connection) -> None:
-        self._connect_error = None
+        self._connect_errors.on_success()
         await connection.execute(
             _SET_SERVER_KEEPALIVE,
             {"count": str(DEAD_PEER_SECONDS - 2), "timeout": str(DEAD_PEER_SECONDS * 1000)},
@@ -216,8 +229,7 @@ class Database:
             closing.add_done_callback(self._closing.discard)
 
 
-def _connection_class(on_error: Callable[[psycopg.Error], None]) -> type[Connection]:
-    """Return a connection class that reports failed connection attempts: the pool only logs them."""
+def _connection_class(errors: ConnectErrors) -> type[Connection]:
 
     class ReportingConnection(AsyncConnection[Row]):
         @classmethod
@@ -225,7 +237,7 @@ def _connection_class(on_error: Callable[[psycopg.Error], None]) -> type[Connect
             try:
                 return await super().connect(*args, **kwargs)
             except psycopg.Error as error:
-                on_error(error)
+                errors.on_failure(error)
                 raise
 
     return ReportingConnection

@@ -15,8 +15,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from db.database import ACQUIRE_TIMEOUT_SECONDS, KEEPALIVE_OPTIONS, Row, is_broken
-from db.errors import TextRejected, WrongCredentials
+from db.database import ACQUIRE_TIMEOUT_SECONDS, KEEPALIVE_OPTIONS, ConnectErrors, Row, is_broken
+from db.errors import PoolExhausted, TextRejected, WrongCredentials
 from db.sqlstate import error_class_of, translate_errors
 
 ROLE = "orders_reader"
@@ -52,6 +52,7 @@ class ReadOnlyDatabase:
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
+        self._connect_errors = ConnectErrors()
         self._pool: ConnectionPool[Connection[Row]] = ConnectionPool(
             _with_options(conninfo, STATEMENT_TIMEOUT_MS),
             min_size=1,
@@ -65,6 +66,8 @@ class ReadOnlyDatabase:
                 "application_name": "dashboard",
                 "connect_timeout": 2,
             },
+            connection_class=_connection_class(self._connect_errors),
+            configure=lambda _connection: self._connect_errors.on_success(),
             check=_check_connection,
             configure=self._forget_connect_error,
             connection_class=self._connection_class(),
@@ -87,6 +90,9 @@ class ReadOnlyDatabase:
             with _query_errors(), self._connection() as connection:
                 rows = connection.execute(statement, parameters).fetchall()
             has_failed = False
+        except PoolExhausted as error:
+            pool_size = self._pool.get_stats().get("pool_size", 0)
+            raise self._connect_errors.explain(pool_size) from error.__cause__
         finally:
             self.times_ms.append((perf_counter() - began) * 1000)
             self.has_last_failed = has_failed
@@ -160,6 +166,19 @@ def conninfo_as_reader(url: str) -> str:
         # While the server is unavailable, assume that it has the role.
         return url if error_class_of(error) is WrongCredentials else as_reader
     return as_reader
+
+
+def _connection_class(errors: ConnectErrors) -> type[Connection[Row]]:
+    class ReportingConnection(Connection[Row]):
+        @classmethod
+        def connect(cls, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return super().connect(*args, **kwargs)
+            except psycopg.Error as error:
+                errors.on_failure(error)
+                raise
+
+    return ReportingConnection
 
 
 def _check_connection(connection: Connection[Row]) -> None:

@@ -117,24 +117,6 @@ select distinct profile from fault_changes order by 1;
 -- name: run_names
 select run_id, scenario, started_at from runs order by started_at desc limit %(limit)s;
 
--- name: latency_csv
--- One row for each finished order, oldest first, for COPY: the columns and forms of the REST API's file.
--- A text that a spreadsheet would run as a formula gets an apostrophe in front.
-select
-    regexp_replace(o.order_id, '^(?=[-=+@\t\r])', '''') as order_id,
-    regexp_replace(o.run_id, '^(?=[-=+@\t\r])', '''') as run_id,
-    regexp_replace(r.scenario, '^(?=[-=+@\t\r])', '''') as scenario,
-    o.state as outcome, o.abort_reason as reason,
-    to_char(o.requested_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as requested_at,
-    to_char(o.accepted_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as accepted_at,
-    to_char(o.finished_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as finished_at,
-    o.end_to_end_ms, o.completion_ms, o.within_limit::text as within_limit,
-    o.ingress_ms, o.receive_ms, o.validate_ms, o.review_ms, o.charge_ms, o.prepare_ms, o.dispatch_ms,
-    o.compensate_ms, o.waiting_ms, o.attempts, o.failed_attempts, o.timed_out_attempts
-from selected_orders(%(run_id)s, %(since)s, %(until)s, %(outcome)s::order_state, %(fault_profile)s) o left join runs r on r.run_id = o.run_id
-where o.finished_at is not null
-order by o.accepted_at, o.order_id;
-
 -- name: disturbances
 -- What was done to the stack between two times, oldest first. A judged load test knows all of its own, in
 -- seconds of the schedule that its orders have too; before that, and by hand, each is kept by itself.

@@ -264,11 +264,6 @@ def run_names(reader: ReadOnlyDatabase, limit: int = 200) -> list[Row]:
     return reader.fetch_all(_SQL["run_names"], {"limit": limit})
 
 
-def latency_csv(reader: ReadOnlyDatabase, chosen: Selection) -> Iterator[bytes]:
-    """The latency CSV of a selection in pieces, as the REST API writes it."""
-    return reader.copy_out(_SQL["latency_csv"], chosen.parameters())
-
-
 def _exact_summary(reader: ReadOnlyDatabase, how: Plan) -> Summary:
     row = reader.fetch_one(_SQL["exact_summary"], how.chosen.parameters())
     assert row is not None, "an aggregate gives a row"

@@ -15,7 +15,7 @@ from time import monotonic
 import structlog
 
 from db.database import Database
-from db.read_models import order_details
+from db.read_models import order_metrics
 from orchestrator.api.timeouts import with_timeout
 from orchestrator.errors import DatabaseError, Overloaded
 from orchestrator.settings import Settings
@@ -184,13 +184,13 @@ class Admission:
 
     async def _poll(self) -> None:
         pending = list(self._pending)
-        pressure = await with_timeout(order_details.pressure(self._database, pending, RATE_WINDOW_SECONDS))
+        sample = await with_timeout(order_metrics.load_sample(self._database, pending, RATE_WINDOW_SECONDS))
         now = monotonic()
-        self._recorded = pressure.in_flight
+        self._recorded = sample.in_flight
         unqueued = 0
         for order_id in pending:
             seconds = now - self._pending.get(order_id, now)
-            if order_id in pressure.taken:
+            if order_id in sample.stored:
                 unqueued += seconds <= PICKUP_SECONDS
                 self._pending.pop(order_id, None)
             elif seconds > FORGET_SECONDS:
@@ -198,4 +198,4 @@ class Admission:
         for order_id, at in list(self._uncertain.items()):
             if now - at > FORGET_SECONDS:
                 del self._uncertain[order_id]
-        self._limiter.observe(now, pressure.finished / RATE_WINDOW_SECONDS, pressure.waiting_ms, unqueued)
+        self._limiter.observe(now, sample.finished / RATE_WINDOW_SECONDS, sample.waiting_ms, unqueued)

@@ -18,7 +18,6 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from db.database import Database
-from db.read_models import order_details
 from orchestrator.api.timeouts import with_timeout
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.settings import Settings
@@ -71,7 +70,7 @@ class Health:
 
     async def _check(self) -> HealthReport:
         database, temporal, served = await asyncio.gather(
-            _succeeds(with_timeout(order_details.ping(self._database))),
+            _succeeds(with_timeout(self._database.ping())),
             _succeeds(self._describe_namespace()),
             self._queues_served(),
         )

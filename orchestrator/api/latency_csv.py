@@ -5,51 +5,26 @@ import csv
 import io
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from datetime import datetime
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from db.database import Row
-from orchestrator.api.schemas.rendering import rfc3339
-
-COLUMNS = (
-    "order_id", "run_id", "scenario", "outcome", "reason",
-    "requested_at", "accepted_at", "finished_at",
-    "end_to_end_ms", "completion_ms", "within_limit",
-    "ingress_ms", "receive_ms", "validate_ms", "review_ms", "charge_ms", "prepare_ms", "dispatch_ms",
-    "compensate_ms", "waiting_ms",
-    "attempts", "failed_attempts", "timed_out_attempts",
-)  # fmt: skip
+from db.read_models.latency_report import CSV_COLUMNS
 
 ROWS_PER_CHUNK = 500
 MAX_DOWNLOAD_SECONDS = 900
-
-_FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
-
-
-def cell(value: object) -> str:
-    """Return the text of a cell. Puts an apostrophe before text that a spreadsheet would run as a formula."""
-    if value is None:
-        return ""
-    if isinstance(value, datetime):
-        return rfc3339(value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return "'" + value if value.startswith(_FORMULA_PREFIXES) else value
-    return str(value)
 
 
 async def csv_chunks(rows: AsyncGenerator[Row, None]) -> AsyncGenerator[bytes, None]:
     """Yield the file in chunks. The first chunk has the header and the first rows, or raises if the query fails."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(CSV_COLUMNS)
     n = 0
     async with aclosing(rows):
         async for row in rows:
-            writer.writerow([cell(row[column]) for column in COLUMNS])
+            writer.writerow([row[column] for column in CSV_COLUMNS])
             n += 1
             if n % ROWS_PER_CHUNK == 0:
                 yield _drain(buffer)

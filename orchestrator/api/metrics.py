@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from db.database import Database
 from db.domain import TERMINAL_STATES
-from db.read_models import order_details
+from db.read_models import order_metrics
 from orchestrator.api.admission import Admission
 from orchestrator.api.timeouts import database_check, while_available
 from orchestrator.errors import DatabaseError
@@ -71,8 +71,8 @@ class Metrics:
                     self._orders.counts = None
         return generate_latest(self._registry)
 
-    async def _count_orders(self) -> tuple[order_details.Counters, order_details.OpenOrders]:
-        return await order_details.counters(self._database), await order_details.open_orders(self._database)
+    async def _count_orders(self) -> tuple[order_metrics.Counters, order_metrics.OpenOrders]:
+        return await order_metrics.counters(self._database), await order_metrics.open_orders(self._database)
 
 
 class _AdmissionCollector(Collector):
@@ -102,7 +102,7 @@ class _QueueCollector(Collector):
 
 class _OrderCollector(Collector):
     def __init__(self) -> None:
-        self.counts: tuple[order_details.Counters, order_details.OpenOrders] | None = None
+        self.counts: tuple[order_metrics.Counters, order_metrics.OpenOrders] | None = None
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily(
@@ -114,7 +114,7 @@ class _OrderCollector(Collector):
             yield from _totals(counters)
 
 
-def _in_flight(orders: order_details.OpenOrders) -> Iterable[Metric]:
+def _in_flight(orders: order_metrics.OpenOrders) -> Iterable[Metric]:
     yield GaugeMetricFamily("orders_in_flight", "Orders without an outcome.", orders.orders)
     yield GaugeMetricFamily("orders_overdue", "Orders in flight past their deadline.", orders.overdue)
     yield GaugeMetricFamily(
@@ -132,7 +132,7 @@ def _in_flight(orders: order_details.OpenOrders) -> Iterable[Metric]:
     )
 
 
-def _totals(counters: order_details.Counters) -> Iterable[Metric]:
+def _totals(counters: order_metrics.Counters) -> Iterable[Metric]:
     finished = CounterMetricFamily("orders_finished", "Orders by outcome.", labels=["outcome"])
     for outcome in TERMINAL_STATES:
         finished.add_metric([outcome.value], counters.finished.get(outcome, 0))

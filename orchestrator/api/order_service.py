@@ -93,7 +93,7 @@ class OrderService:
             raise RequestMalformed("; ".join(errors))
         wanted = order.fingerprint
         check = await with_timeout(
-            order_details.start_check(self._database, order.order_id, order.payment_id)
+            order_details.start_conflicts(self._database, order.order_id, order.payment_id)
         )
         if check.fingerprint is not None:
             _require_match(check.fingerprint, wanted)

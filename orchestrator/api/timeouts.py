@@ -13,7 +13,6 @@ from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 from temporalio.client import Client
 
 from db.database import Database
-from db.read_models import order_details
 from orchestrator.errors import DatabaseUnavailable, TemporalUnavailable
 from orchestrator.temporal_client import temporal_errors
 
@@ -59,7 +58,7 @@ def database_check(database: Database) -> Callable[[], Awaitable[None]]:
     """Return a check that raises DatabaseUnavailable when PostgreSQL does not respond."""
 
     async def check() -> None:
-        await with_timeout(order_details.ping(database), CHECK_SECONDS)
+        await with_timeout(database.ping(), CHECK_SECONDS)
 
     return check
 

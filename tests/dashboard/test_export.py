@@ -10,9 +10,9 @@ from starlette.routing import Route
 from dashboard import export
 from db.database import Database
 from db.domain import State
-from db.read_models import latency, order_details
+from db.read_models import latency, latency_report
 from db.read_models.latency import Selection
-from db.read_models.order_details import LatencyFilter
+from db.read_models.latency_report import LatencyFilter
 from db.read_only_database import CHUNK_BYTES
 from orchestrator.api import latency_csv
 from orchestrator.settings import Settings
@@ -26,10 +26,10 @@ async def test_the_csv_equals_that_of_the_api_byte_for_byte(seeded, seeded_url):
         from_api = [
             line
             async for line in latency_csv.csv_chunks(
-                order_details.latency_rows(database, LatencyFilter(run_id))
+                latency_report.latency_rows(database, LatencyFilter(run_id))
             )
         ]
-    exported_csv = b"".join(latency.latency_csv(seeded, Selection(run_id=run_id)))
+    exported_csv = b"".join(latency_report.latency_csv(seeded, Selection(run_id=run_id)))
     assert exported_csv == b"".join(from_api)
     assert exported_csv.count(b"\n") > 50
 
@@ -40,14 +40,14 @@ async def test_the_csv_escapes_formulas(driver, order_database_url):
         State.COMPLETED, new_order(order_id=order_id, payment_id=f"p{order_id}", run_id="-1")
     )
     database = reader_of(order_database_url)
-    text = b"".join(latency.latency_csv(database, Selection(run_id="-1"))).decode()
+    text = b"".join(latency_report.latency_csv(database, Selection(run_id="-1"))).decode()
     database.close()
     (row,) = csv.DictReader(io.StringIO(text))
     assert (row["order_id"], row["run_id"]) == (f"'{order_id}", "'-1")
 
 
 def test_the_csv_has_the_orders_of_the_filter(seeded, selection):
-    text = b"".join(latency.latency_csv(seeded, selection)).decode()
+    text = b"".join(latency_report.latency_csv(seeded, selection)).decode()
     found = list(csv.DictReader(io.StringIO(text)))
     plan = latency.plan(seeded, selection)
     summary = latency.summary(seeded, plan)
@@ -56,7 +56,7 @@ def test_the_csv_has_the_orders_of_the_filter(seeded, selection):
 
 
 def test_an_export_is_streamed_in_large_chunks(seeded):
-    chunks = list(latency.latency_csv(seeded, Selection()))
+    chunks = list(latency_report.latency_csv(seeded, Selection()))
     total = sum(map(len, chunks))
     assert total > 2 * CHUNK_BYTES
     assert all(CHUNK_BYTES <= len(chunk) <= 1.1 * CHUNK_BYTES for chunk in chunks[:-1])

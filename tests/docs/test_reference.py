@@ -12,10 +12,10 @@ import typer
 import db
 import orchestrator
 from db.audit import INVARIANTS
+from db.read_models.latency_report import CSV_COLUMNS
 from loadtest.commands import app as load_tests
 from orchestrator import errors
 from orchestrator.api.app import create_app
-from orchestrator.api.latency_csv import COLUMNS
 from orchestrator.api.problem_details import status_of
 from orchestrator.cli import app as orders
 from orchestrator.embedded.layout import PROJECT_ROOT
@@ -117,7 +117,7 @@ def test_every_error_with_its_http_status() -> None:
 
 
 def test_every_column_of_the_latency_csv() -> None:
-    assert first_column((REFERENCE / "latency-csv.md").read_text()) == list(COLUMNS)
+    assert first_column((REFERENCE / "latency-csv.md").read_text()) == list(CSV_COLUMNS)
 
 
 def test_every_invariant() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from db.domain import SAMPLE_ITEMS, AttemptOutcome, Item, Reason, ReviewMode, State, Step
 from db.orders import DUE_STATE, STATE_AFTER, OrderRepository, StaleAttempt
+from db.transitions import STATE_MACHINE
 from tests.orders import ADDRESS, OTHER_ADDRESS, RESTING_STATES, OrderDriver, failed, new_order, ok, row_of
 
 PARTS = ("receive_ms", "validate_ms", "review_ms", "charge_ms", "prepare_ms", "dispatch_ms", "compensate_ms")
@@ -519,15 +520,25 @@ async def test_of_a_dispatch_and_a_request_at_once_exactly_one_wins(driver, late
 
 
 @pytest.mark.parametrize("state", [*RESTING_STATES, *TERMINAL])
-async def test_no_update_steps_back_or_leaves_an_outcome(driver, pool, state):
+async def test_the_trigger_rejects_every_state_change_that_the_transition_table_does_not_have(
+    driver, pool, state
+):
     order_id = await driver.carry_to(state)
     for other in State:
-        if state.is_terminal or state.is_past(other):
-            with pytest.raises(psycopg.errors.CheckViolation, match="may not go"):
+        if state.is_terminal or (other is not state and (state, other) not in STATE_MACHINE.row_changes()):
+            with pytest.raises(psycopg.errors.CheckViolation, match="cannot change"):
                 await pool.execute(
                     "update orders set state = %(other)s where order_id = %(id)s",
                     {"other": other, "id": order_id},
                 )
+
+
+async def test_the_legal_state_changes_in_sql_are_those_of_the_transition_table(pool):
+    rows = await pool.fetch_all(
+        "select a, b from unnest(enum_range(null::order_state)) a, unnest(enum_range(null::order_state)) b"
+        " where is_legal_transition(a, b)"
+    )
+    assert {(row["a"], row["b"]) for row in rows} == set(STATE_MACHINE.row_changes())
 
 
 @pytest.mark.parametrize("state", TERMINAL)

@@ -11,16 +11,17 @@ import pytest_asyncio
 from fastapi import FastAPI
 from starlette.types import Message
 
-from db.read_models import order_details
+from db.read_models import latency_report
+from db.read_models.latency_report import CSV_COLUMNS
 from orchestrator.api import report_limiter
 from orchestrator.api.app import create_app
-from orchestrator.api.latency_csv import COLUMNS, ROWS_PER_CHUNK
+from orchestrator.api.latency_csv import ROWS_PER_CHUNK
 from orchestrator.api.report_limiter import Report
 from orchestrator.api.schemas.responses import Problem
 from orchestrator.settings import Settings
 
 ROWS = "select {} from generate_series(1, 5 * %(per_chunk)s)".format(
-    ", ".join(f"null as {column}" for column in COLUMNS)
+    ", ".join(f"null as {column}" for column in CSV_COLUMNS)
 )
 """Several chunks, so that the query does not finish before the client reads the first chunk."""
 
@@ -32,7 +33,7 @@ HOST = "127.0.0.1"
 async def app(order_database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FastAPI]:
     monkeypatch.setattr(report_limiter, "MAX_WAIT_SECONDS", 0.1)
     monkeypatch.setattr(
-        order_details,
+        latency_report,
         "latency_rows",
         lambda repository, _: repository.stream(ROWS, {"per_chunk": ROWS_PER_CHUNK}),
     )

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from db import fault_profiles
 from db.database import Row
-from db.read_models import order_details
+from db.read_models import latency_report
 from orchestrator.api import metrics
 from orchestrator.api.context import Context, Ctx
 from orchestrator.api.latency_csv import csv_response
@@ -54,10 +54,12 @@ async def latency_csv(query: Annotated[LatencyQuery, Query()], context: Ctx) -> 
     return await while_available(csv_response(rows, file_name), database_check(context.database))
 
 
-async def _latency_rows(context: Context, selected: order_details.LatencyFilter) -> AsyncGenerator[Row, None]:
+async def _latency_rows(
+    context: Context, selected: latency_report.LatencyFilter
+) -> AsyncGenerator[Row, None]:
     async with (
         context.report_limiter.slot(Report.EXPORT),
-        aclosing(order_details.latency_rows(context.reports, selected)) as rows,
+        aclosing(latency_report.latency_rows(context.reports, selected)) as rows,
     ):
         async for row in rows:
             yield row
@@ -69,13 +71,13 @@ async def latency(query: Annotated[LatencyQuery, Query()], context: Ctx) -> JSON
     selected = _selected(query)
     async with context.report_limiter.slot(Report.SUMMARY):
         summary = await while_available(
-            order_details.latency_summary(context.reports, selected), database_check(context.database)
+            latency_report.latency_summary(context.reports, selected), database_check(context.database)
         )
     return JSONResponse(rendering.latency_json(summary, selected))
 
 
-def _selected(query: LatencyQuery) -> order_details.LatencyFilter:
-    return order_details.LatencyFilter(query.run_id, query.since, query.until)
+def _selected(query: LatencyQuery) -> latency_report.LatencyFilter:
+    return latency_report.LatencyFilter(query.run_id, query.since, query.until)
 
 
 _JSON_LINES: dict[int | str, dict[str, Any]] = {

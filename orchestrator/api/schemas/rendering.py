@@ -7,15 +7,8 @@ from typing import Any
 
 from db.domain import State, Step
 from db.fault_profiles import FaultChange
-from db.read_models.order_details import (
-    Event,
-    LatencyFilter,
-    LatencySummary,
-    OrderReading,
-    OrderSummary,
-    PageKey,
-    Spread,
-)
+from db.read_models.latency_report import LatencyFilter, LatencySummary, Spread
+from db.read_models.order_details import Event, OrderSummary, PageKey, StoredOrder
 from orchestrator.api.schemas.requests import CURSOR_PATTERN
 from orchestrator.errors import RequestMalformed
 from orchestrator.gateways.fault_injection import named_profile
@@ -35,24 +28,24 @@ def _optional_time(time: datetime | None, timespec: str = "milliseconds") -> str
     return None if time is None else rfc3339(time, timespec)
 
 
-def order_status(reading: OrderReading) -> Json:
-    order = reading.summary
+def order_status(stored: StoredOrder) -> Json:
+    order = stored.summary
     result = None
     if order.state is State.COMPLETED:
         result = {
             "outcome": order.state,
-            "tracking": reading.tracking,
+            "tracking": stored.tracking,
             "amount_cents": order.amount_cents,
             "completion_ms": order.completion_ms,
         }
     return _summary(order) | {
-        "completed_steps": reading.completed_steps,
-        "retries": reading.retries,
+        "completed_steps": stored.completed_steps,
+        "retries": stored.retries,
         "recent_errors": [
-            asdict(failure) | {"at": rfc3339(failure.at)} for failure in reading.recent_failures
+            asdict(failure) | {"at": rfc3339(failure.at)} for failure in stored.recent_failures
         ],
         "result": result,
-        "error": _error(order, reading.abort_message),
+        "error": _error(order, stored.abort_message),
     }
 
 

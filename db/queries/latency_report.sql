@@ -1,0 +1,46 @@
+-- The latency report of the API, and the latency CSV.
+
+-- name: latency_summary
+-- percentile_disc: each percentile is the time of a real order, not interpolated.
+with selected as (
+    select * from selected_orders(%(run_id)s, %(since)s, %(until)s)
+), finished as (
+    select * from selected where finished_at is not null
+), parts as (
+    select part, round(avg(ms), 1) as mean, percentile_disc(%(shares)s::float8[]) within group (order by ms) as at
+    from finished, lateral (values
+        ('end_to_end', end_to_end_ms), ('completion', completion_ms), ('ingress', ingress_ms),
+        ('receive', receive_ms), ('validate', validate_ms), ('review', review_ms), ('charge', charge_ms),
+        ('prepare', prepare_ms), ('dispatch', dispatch_ms), ('compensate', compensate_ms), ('waiting', waiting_ms)
+    ) durations (part, ms)
+    group by part
+)
+select
+    count(*) filter (where finished_at is not null) as finished,
+    count(*) filter (where finished_at is not null and not within_limit) as late,
+    count(*) filter (where finished_at is null) as open,
+    count(*) filter (where finished_at is null and deadline_at < now()) as overdue,
+    count(*) filter (where state = 'completed') as completed,
+    count(*) filter (where state = 'cancelled') as cancelled,
+    count(*) filter (where state = 'failed') as failed,
+    (select jsonb_object_agg(part, jsonb_build_object('mean', mean, 'at', at)) from parts) as parts
+from selected;
+
+-- name: latency_csv
+-- One row for each finished order, oldest first. The cells are formatted here, for COPY and for the API's stream.
+-- A text that a spreadsheet would run as a formula gets an apostrophe in front.
+select
+    regexp_replace(o.order_id, '^(?=[-=+@\t\r])', '''') as order_id,
+    regexp_replace(o.run_id, '^(?=[-=+@\t\r])', '''') as run_id,
+    regexp_replace(r.scenario, '^(?=[-=+@\t\r])', '''') as scenario,
+    o.state as outcome, o.abort_reason as reason,
+    to_char(o.requested_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as requested_at,
+    to_char(o.accepted_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as accepted_at,
+    to_char(o.finished_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as finished_at,
+    o.end_to_end_ms, o.completion_ms, o.within_limit::text as within_limit,
+    o.ingress_ms, o.receive_ms, o.validate_ms, o.review_ms, o.charge_ms, o.prepare_ms, o.dispatch_ms,
+    o.compensate_ms, o.waiting_ms, o.attempts, o.failed_attempts, o.timed_out_attempts
+from selected_orders(%(run_id)s, %(since)s, %(until)s, %(outcome)s::order_state, %(fault_profile)s) o
+left join runs r on r.run_id = o.run_id
+where o.finished_at is not null
+order by o.accepted_at, o.order_id;

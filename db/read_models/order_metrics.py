@@ -1,0 +1,83 @@
+"""Counts of all orders, for the Prometheus metrics and the admission control of the API."""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from db import queries
+from db.database import Database
+from db.domain import State
+
+_SQL = queries.load("order_metrics.sql")
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Totals of all finished orders and their gateway calls.
+
+    `finished_upto` has the number of orders in each bucket of completion times, by its upper edge in ms.
+    """
+
+    finished: dict[State, int]
+    late: int
+    attempts: dict[str, int]
+    finished_upto: dict[int, int]
+    completion_ms: int
+
+
+@dataclass(frozen=True)
+class OpenOrders:
+    """Orders without an outcome. `overdue` are past their deadline; `compensating` are aborted;
+    `least_seconds_left` is the time until the nearest deadline, None without an open order."""
+
+    orders: int
+    overdue: int
+    compensating: int
+    compensating_overdue: int
+    least_seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class LoadSample:
+    """The current load.
+
+    `in_flight` excludes orders that await manual review. `stored` are those of the given orders that are in the
+    database. `finished` counts the orders of the last seconds; `waiting_ms` is the median of their queueing time,
+    None without any.
+    """
+
+    in_flight: int
+    stored: frozenset[str]
+    finished: int
+    waiting_ms: int | None
+
+
+async def counters(database: Database) -> Counters:
+    """Return the totals, from the rollup: the cost does not depend on the number of orders."""
+    finished: Counter[State] = Counter()
+    attempts: Counter[str] = Counter()
+    finished_upto: Counter[int] = Counter()
+    late = completion_ms = 0
+    for row in await database.fetch_all(_SQL["counters"]):
+        finished[State(row["outcome"])] += row["orders"]
+        finished_upto[row["upto_ms"]] += row["orders"]
+        completion_ms += row["completion_ms"]
+        late += row["late"]
+        attempts["ok"] += row["attempts"] - row["failed_attempts"]
+        attempts["timeout"] += row["timed_out_attempts"]
+        attempts["error"] += row["failed_attempts"] - row["timed_out_attempts"]
+    return Counters(dict(finished), late, dict(attempts), dict(finished_upto), completion_ms)
+
+
+async def open_orders(database: Database) -> OpenOrders:
+    """Return counts of the open orders, from an index that holds only these."""
+    row = await database.fetch_one(_SQL["open_orders"])
+    assert row is not None, "an aggregate returns a row"
+    return OpenOrders(**row)
+
+
+async def load_sample(database: Database, order_ids: Collection[str], seconds: float) -> LoadSample:
+    """Return the current load, with the orders that finished in the last `seconds`."""
+    row = await database.fetch_one(_SQL["load_sample"], {"order_ids": list(order_ids), "seconds": seconds})
+    assert row is not None, "an aggregate returns a row"
+    return LoadSample(row["in_flight"], frozenset(row["stored"]), row["finished"], row["waiting_ms"])
