@@ -13,7 +13,7 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import ConnectionPool
 
 from db.database import ACQUIRE_TIMEOUT_SECONDS, KEEPALIVE_OPTIONS, ConnectErrors, Row, is_broken
 from db.errors import PoolExhausted, TextRejected, WrongCredentials
@@ -69,10 +69,7 @@ class ReadOnlyDatabase:
             connection_class=_connection_class(self._connect_errors),
             configure=lambda _connection: self._connect_errors.on_success(),
             check=_check_connection,
-            configure=self._forget_connect_error,
-            connection_class=self._connection_class(),
         )
-        self._connect_error: psycopg.Error | None = None
         self.times_ms: deque[float] = deque(maxlen=KEPT_DURATIONS)
         """Durations of the last queries in milliseconds, including the transfer; a failed query counts with the
         time until it failed."""
@@ -106,31 +103,8 @@ class ReadOnlyDatabase:
     def _connection(self) -> Iterator[Connection[Row]]:
         # Opened by the first query: an export uses its own connection.
         self._pool.open(wait=False)
-        try:
-            with self._pool.connection() as connection:
-                yield connection
-        except PoolTimeout as error:
-            if self._connect_error is None:
-                raise
-            raise self._connect_error from error
-
-    def _connection_class(self) -> type[Connection[Row]]:
-        """Return a connection class that remembers failed connection attempts: the pool only logs them."""
-
-        class ReportingConnection(Connection[Row]):
-            @classmethod
-            def connect(cls, *args: Any, **kwargs: Any) -> Any:
-                try:
-                    return super().connect(*args, **kwargs)
-                except psycopg.Error as error:
-                    database._connect_error = error
-                    raise
-
-        database = self
-        return ReportingConnection
-
-    def _forget_connect_error(self, _: Connection[Row]) -> None:
-        self._connect_error = None
+        with self._pool.connection() as connection:
+            yield connection
 
     def copy_out(self, query: LiteralString, parameters: Row) -> Iterator[bytes]:
         """Yield the result as CSV with a header, in chunks of about CHUNK_BYTES, over a separate connection."""

@@ -62,8 +62,3 @@ where finished_at is not null and finished_at >= now() - make_interval(secs => %
 
 -- name: last_finished_at
 select max(finished_at) as at from orders where finished_at is not null;
-
--- name: server_load
--- Totals since the server started: how long all its clients' transactions were at work, and how many.
-select active_time as active_ms, xact_commit + xact_rollback as transactions
-from pg_stat_database where datname = current_database();

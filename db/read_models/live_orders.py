@@ -33,14 +33,6 @@ class RecentOutcomes:
     max_ms: int | None
 
 
-@dataclass(frozen=True)
-class ServerLoad:
-    """Totals of all clients of the database since it started."""
-
-    active_ms: float
-    transactions: int
-
-
 def in_flight(reader: ReadOnlyDatabase) -> InFlight:
     row = reader.fetch_one(_SQL["in_flight"])
     assert row is not None, "an aggregate gives a row"
@@ -84,8 +76,3 @@ def last_finished_at(reader: ReadOnlyDatabase) -> datetime | None:
     row = reader.fetch_one(_SQL["last_finished_at"])
     at: datetime | None = row["at"] if row else None
     return at
-
-
-def server_load(reader: ReadOnlyDatabase) -> ServerLoad:
-    row = reader.fetch_one(_SQL["server_load"])
-    return ServerLoad(**row) if row else ServerLoad(0.0, 0)
