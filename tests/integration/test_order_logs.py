@@ -31,7 +31,7 @@ def lines_of(stack: Stack, order_id: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.stack
-def test_every_change_of_an_order_and_every_signal_is_a_line(live: LiveApi, live_stack: Stack) -> None:
+def test_every_state_change_and_every_signal_is_logged(live: LiveApi, live_stack: Stack) -> None:
     run_id = new_id()
     order_id = live.start(run_id=run_id, review="manual")
     live.in_state(order_id, "in_review")
@@ -70,7 +70,7 @@ def test_every_change_of_an_order_and_every_signal_is_a_line(live: LiveApi, live
 
 
 @pytest.mark.stack
-def test_an_order_that_is_turned_back_says_why(live: LiveApi, live_stack: Stack) -> None:
+def test_an_aborted_order_logs_its_reason(live: LiveApi, live_stack: Stack) -> None:
     order_id = live.start(review="manual")
     live.in_state(order_id, "in_review")
     live.signal(order_id, "cancel", reason="not wanted", cancelled_by="customer")
@@ -85,7 +85,7 @@ def test_an_order_that_is_turned_back_says_why(live: LiveApi, live_stack: Stack)
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_a_line_is_json_or_for_the_eye(log_format: str) -> None:
+def test_log_lines_are_json_or_console_text(log_format: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LINE],
         env={"LOG_FORMAT": log_format},

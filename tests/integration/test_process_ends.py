@@ -26,7 +26,7 @@ def environment(**changes: str) -> dict[str, str]:
     }
 
 
-def test_a_worker_that_waits_for_temporal_ends_when_it_is_asked_to_however_often() -> None:
+def test_a_worker_that_waits_for_temporal_stops_on_sigterm() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "orchestrator.processes", "worker", "all"],
         cwd=PROJECT_ROOT,
@@ -55,7 +55,7 @@ def test_a_worker_that_waits_for_temporal_ends_when_it_is_asked_to_however_often
         ("orchestrator", "worker", "all"),
     ],
 )
-def test_a_wrong_key_ends_a_process_with_one_sentence_and_code_2(words: tuple[str, ...]) -> None:
+def test_an_invalid_payload_key_ends_a_process_with_one_line_and_exit_code_2(words: tuple[str, ...]) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", *words],
         cwd=PROJECT_ROOT,
@@ -78,7 +78,7 @@ def test_a_wrong_key_ends_a_process_with_one_sentence_and_code_2(words: tuple[st
         ("DATABASE_READER_URL", ("dashboard",)),
     ],
 )
-def test_a_wrong_database_url_ends_a_process_in_the_same_way(name: str, words: tuple[str, ...]) -> None:
+def test_an_invalid_database_url_ends_a_process_with_one_line_and_exit_code_2(name: str, words: tuple[str, ...]) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", *words],
         cwd=PROJECT_ROOT,

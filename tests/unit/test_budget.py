@@ -102,13 +102,13 @@ def live(
 
 
 @given(limits)
-def test_each_step_gives_up_no_later_than_the_next(limit):
+def test_no_step_may_start_an_attempt_later_than_the_next_step(limit):
     moments = [budget(limit).not_after(step) for step in FORWARD]
     assert moments == sorted(moments)
 
 
 @given(limits)
-def test_every_step_has_given_up_with_an_attempt_to_spare_before_the_order_is_turned_back(limit):
+def test_the_last_attempt_of_every_step_ends_before_the_abort(limit):
     plan = budget(limit)
     for step in FORWARD:
         assert plan.not_after(step) + ATTEMPT_TIMEOUT <= plan.abort_at
@@ -116,7 +116,7 @@ def test_every_step_has_given_up_with_an_attempt_to_spare_before_the_order_is_tu
 
 
 @given(lifetimes, lucks, st.lists(failures, max_size=20), reviews, patiences)
-def test_no_charge_is_started_without_time_to_ship_and_to_undo_it(limit, lucks, failing, review, time_budget):
+def test_no_charge_starts_without_time_to_ship_and_to_compensate(limit, lucks, failing, review, time_budget):
     plan = budget(limit)
     life = live(plan, lucks | {Step.CHARGE: (failing, Ending.FAILS)}, review, time_budget)
     shrunk = min(1.0, limit / AMPLE)
@@ -131,7 +131,7 @@ def test_no_charge_is_started_without_time_to_ship_and_to_undo_it(limit, lucks, 
 
 
 @given(lifetimes, lucks, reviews, patiences)
-def test_whatever_the_attempts_do_the_forward_path_ends_before_the_time_kept_back_to_undo(
+def test_the_forward_steps_end_before_the_time_reserved_for_compensation(
     limit, lucks, review, time_budget
 ):
     plan = budget(limit)
@@ -144,7 +144,7 @@ def test_whatever_the_attempts_do_the_forward_path_ends_before_the_time_kept_bac
 
 
 @given(lifetimes, st.lists(failures, max_size=20))
-def test_a_step_that_never_works_is_tried_for_as_long_as_it_may(limit, failing):
+def test_a_step_that_always_fails_uses_all_its_time(limit, failing):
     plan = budget(limit)
     life = live(plan, {Step.RECEIVE: (failing, Ending.FAILS)}, timedelta(0))
     assert life.done == []
@@ -156,7 +156,7 @@ def test_a_step_that_never_works_is_tried_for_as_long_as_it_may(limit, failing):
     *[st.lists(failures, max_size=AFFORDABLE_FAILURES)] * 2,
     patiences,
 )
-def test_an_order_turned_back_at_the_last_moment_is_undone_and_closed_by_its_deadline(
+def test_an_order_aborted_at_the_last_moment_is_finished_by_its_deadline(
     limit, refunding, recalling, time_budget
 ):
     plan = budget(limit)
@@ -175,7 +175,7 @@ def test_an_order_turned_back_at_the_last_moment_is_undone_and_closed_by_its_dea
 
 @settings(max_examples=20)
 @given(st.lists(failures, min_size=20, max_size=60))
-def test_a_compensation_is_tried_until_it_works_however_late_it_is(script):
+def test_a_compensation_is_retried_after_the_deadline(script):
     plan = budget(timedelta(seconds=15))
 
     async def undone(paper: Paper) -> StepResult:
@@ -186,7 +186,7 @@ def test_a_compensation_is_tried_until_it_works_however_late_it_is(script):
 
 
 @given(st.timedeltas(min_value=AMPLE, max_value=timedelta(hours=1)))
-def test_an_ample_limit_shrinks_nothing_that_is_kept_back(limit):
+def test_a_long_limit_does_not_shrink_the_reserved_times(limit):
     plan = budget(limit)
     assert plan.deadline_at - plan.abort_at == COMPENSATION_NEED + FINISH_NEED
     for step, following in itertools.pairwise(FORWARD):
@@ -194,7 +194,7 @@ def test_an_ample_limit_shrinks_nothing_that_is_kept_back(limit):
 
 
 @given(limits, limits)
-def test_a_longer_limit_never_gives_up_sooner(one, other):
+def test_a_longer_limit_never_ends_a_step_earlier(one, other):
     shorter, longer = sorted((one, other))
     for step in FORWARD:
         # Half a percent of slack for the rounding of scaled moments to microseconds.
@@ -202,13 +202,13 @@ def test_a_longer_limit_never_gives_up_sooner(one, other):
 
 
 @given(limits, st.datetimes(timezones=st.just(UTC)))
-def test_the_plan_only_depends_on_the_time_since_acceptance(limit, accepted_at):
+def test_deadlines_depend_only_on_the_acceptance_and_the_limit(limit, accepted_at):
     moved = OrderDeadlines(accepted_at, limit)
     for step in FORWARD:
         assert moved.not_after(step) - moved.accepted_at == budget(limit).not_after(step) - ACCEPTED_AT
 
 
-def test_within_15_seconds_the_moments_are_those_of_the_documentation():
+def test_the_deadlines_of_15_seconds_match_the_documentation():
     plan = budget(timedelta(seconds=15))
     seconds = {step: (plan.not_after(step) - ACCEPTED_AT).total_seconds() for step in FORWARD}
     assert (plan.abort_at - ACCEPTED_AT).total_seconds() == 11.75
@@ -223,13 +223,13 @@ def test_within_15_seconds_the_moments_are_those_of_the_documentation():
 
 
 @pytest.mark.parametrize("step", COMPENSATIONS)
-def test_a_compensation_has_no_moment_at_which_it_gives_up(step):
+def test_a_compensation_has_no_deadline(step):
     with pytest.raises(KeyError):
         budget(timedelta(seconds=15)).not_after(step)
 
 
 @pytest.mark.parametrize("limit", [timedelta(0), timedelta(milliseconds=1), timedelta(seconds=1)])
-def test_with_no_time_at_all_nothing_is_started(limit):
+def test_with_a_limit_of_zero_no_step_starts(limit):
     life = live(budget(limit), {step: ([], Ending.WORKS) for step in FORWARD}, timedelta(0))
     assert life.is_aborted
     assert life.done == []

@@ -46,12 +46,12 @@ def connected(**given: Any) -> dict[str, Any]:
     return dict(connection(Settings(**given)))
 
 
-def test_the_embedded_server_is_met_without_a_profile_that_lies_about(profiles: Path) -> None:
+def test_a_temporal_profile_does_not_apply_to_the_embedded_server(profiles: Path) -> None:
     assert Settings().uses_embedded_temporal
     assert connected(port_base=9000) == {"target_host": "127.0.0.1:9003", "namespace": "default"}
 
 
-def test_an_address_outweighs_the_profile_and_takes_its_key(profiles: Path) -> None:
+def test_temporal_address_overrides_the_profile_and_keeps_its_api_key(profiles: Path) -> None:
     given = {"temporal_address": "server.invalid:1", "temporal_profile": "cloud"}
     assert connected(**given) == {
         "target_host": "server.invalid:1",
@@ -61,14 +61,14 @@ def test_an_address_outweighs_the_profile_and_takes_its_key(profiles: Path) -> N
     }
 
 
-def test_a_named_profile_is_an_external_server(profiles: Path) -> None:
+def test_temporal_profile_selects_an_external_server(profiles: Path) -> None:
     settings = Settings(temporal_profile="cloud")
     assert not settings.uses_embedded_temporal
     assert connection(settings)["target_host"] == "cloud.invalid:7233"
     assert connection(settings)["namespace"] == "orders.account"
 
 
-def test_a_namespace_of_the_settings_outweighs_the_profiles(profiles: Path) -> None:
+def test_temporal_namespace_overrides_the_profile(profiles: Path) -> None:
     assert connected(temporal_profile="cloud", TEMPORAL_NAMESPACE="mine")["namespace"] == "mine"
 
 
@@ -85,12 +85,12 @@ def test_key_and_namespace_come_from_the_environment(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("profile", ["unheard-of", "nowhere"])
-def test_a_profile_that_leads_nowhere_is_refused(profiles: Path, profile: str) -> None:
+def test_a_profile_without_an_address_is_rejected(profiles: Path, profile: str) -> None:
     with pytest.raises(SettingsError):
         connected(temporal_profile=profile)
 
 
-def test_older_names_still_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_setting_names_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_URL", "postgresql://db.invalid/orders")
     monkeypatch.setenv("TEMPORAL_HOST", "server.invalid")
     monkeypatch.setenv("ORDER_WORKFLOW_TIMEOUT_SECONDS", "20")

@@ -37,7 +37,7 @@ def answering(status: int) -> Iterator[str]:
             thread.join()
 
 
-def test_a_port_is_well_when_it_answers_200() -> None:
+def test_a_process_is_healthy_when_it_returns_200() -> None:
     with answering(200) as url:
         assert liveness_file.failure(url) is None
     with answering(503) as url:
@@ -45,7 +45,7 @@ def test_a_port_is_well_when_it_answers_200() -> None:
     assert "refused" in str(liveness_file.failure(url))
 
 
-def test_a_file_is_well_while_it_is_fresh(tmp_path: Path) -> None:
+def test_a_process_is_healthy_while_its_file_is_fresh(tmp_path: Path) -> None:
     file = tmp_path / "alive"
     assert "cannot be read" in str(liveness_file.failure(str(file)))
     liveness_file.touch(file)
@@ -55,7 +55,7 @@ def test_a_file_is_well_while_it_is_fresh(tmp_path: Path) -> None:
     assert "was last touched 15 s ago" in str(liveness_file.failure(str(file)))
 
 
-async def test_the_file_is_touched_by_the_event_loop(tmp_path: Path) -> None:
+async def test_the_event_loop_touches_the_file(tmp_path: Path) -> None:
     file = tmp_path / "alive"
     task = asyncio.create_task(liveness_file.keep_touching(file))
     await asyncio.sleep(0)
@@ -64,7 +64,7 @@ async def test_the_file_is_touched_by_the_event_loop(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fresh", [True, False])
-def test_the_exit_code_tells(tmp_path: Path, fresh: bool) -> None:
+def test_the_exit_code_is_1_for_an_unhealthy_process(tmp_path: Path, fresh: bool) -> None:
     file = tmp_path / "alive"
     if fresh:
         file.touch()

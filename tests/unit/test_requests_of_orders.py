@@ -42,7 +42,7 @@ class Temporal:
         return answer
 
 
-async def test_an_order_that_is_not_ready_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_update_is_retried_while_the_workflow_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(order_service, "NOT_READY_PAUSE_SECONDS", 0.0)
     accepted = RequestResult(True, "the order is being cancelled", State.RECEIVED)
     temporal, database = Temporal(not_ready(), not_ready(), accepted), cast(Database, None)

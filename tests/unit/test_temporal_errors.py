@@ -27,7 +27,7 @@ def error(status: RPCStatusCode, *details: Message) -> RPCError:
         error(RPCStatusCode.NOT_FOUND, NamespaceNotFoundFailure(namespace="default")),
     ],
 )
-def test_a_server_that_cannot_answer_is_away(said: RPCError) -> None:
+def test_connection_errors_become_temporal_unavailable(said: RPCError) -> None:
     with pytest.raises(TemporalUnavailable), temporal_errors():
         raise said
 
@@ -36,7 +36,7 @@ def test_a_server_that_cannot_answer_is_away(said: RPCError) -> None:
     "said",
     [error(RPCStatusCode.NOT_FOUND, NotFoundFailure()), error(RPCStatusCode.NOT_FOUND)],
 )
-def test_a_workflow_that_is_not_there_is_no_server_that_is_away(said: RPCError) -> None:
+def test_an_unknown_workflow_is_not_an_unavailable_server(said: RPCError) -> None:
     with pytest.raises(RPCError) as raised, temporal_errors():
         raise said
     assert raised.value is said

@@ -42,7 +42,7 @@ def listening() -> set[tuple[str, int]]:
     }
 
 
-def test_a_worker_tells_its_attempts_and_the_budget_that_was_left(tmp_path: Path) -> None:
+def test_a_worker_exports_attempts_and_the_time_left(tmp_path: Path) -> None:
     before = listening()
     with measured_runtime(Settings(orders_home=tmp_path), "order-worker-1") as runtime:
         (file,) = (tmp_path / "metrics").iterdir()
@@ -78,27 +78,27 @@ def test_a_worker_tells_its_attempts_and_the_budget_that_was_left(tmp_path: Path
     assert not file.exists()
 
 
-def test_a_name_stays_a_file_of_its_directory(tmp_path: Path) -> None:
+def test_a_worker_name_with_slashes_stays_inside_the_metrics_directory(tmp_path: Path) -> None:
     with measured_runtime(Settings(orders_home=tmp_path), "../../w@host"):
         (file,) = (tmp_path / "metrics").iterdir()
         assert file.name == ".._.._w@host.json"
 
 
-def test_a_chosen_port_is_used_and_needs_no_file(tmp_path: Path) -> None:
+def test_a_configured_port_is_used_and_needs_no_file(tmp_path: Path) -> None:
     port = free_port_base()
     with measured_runtime(Settings(orders_home=tmp_path, worker_metrics_port=port), "w"):
         assert ("127.0.0.1", port) in listening()
         assert not (tmp_path / "metrics").exists()
 
 
-def test_a_taken_port_is_named_with_the_setting(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_with_the_setting(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = Settings(orders_home=tmp_path, worker_metrics_port=taken.getsockname()[1])
         with pytest.raises(UsageError, match="WORKER_METRICS_PORT"), measured_runtime(settings, "w"):
             pass
 
 
-def test_workers_of_a_stack_count_on_from_a_chosen_port(tmp_path: Path) -> None:
+def test_the_workers_of_a_stack_use_consecutive_ports(tmp_path: Path) -> None:
     settings = Settings(orders_home=tmp_path, worker_metrics_port=9400, order_workers=2, shipping_workers=1)
     ports = {
         component.name: component.environment["WORKER_METRICS_PORT"]

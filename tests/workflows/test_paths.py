@@ -9,19 +9,12 @@ from temporalio.exceptions import ApplicationError
 
 from db.domain import Address, Item, Reason, ReviewMode, State, Step
 from orchestrator.messages import DUPLICATE_ORDER, INVALID_ORDER, Activity, OrderResult, StepStatus
+from orchestrator.testing import COMPLETION_MS, InMemoryOrder, NotReported, NotStored, ResponseLost
 from orchestrator.workflow_ids import order_workflow_id, shipping_workflow_id
 from orchestrator.workflows.order import SHIP_AGAIN_PAUSE, OrderWorkflow
 from tests.orders import new_order
 from tests.workflows.conftest import ORDER_QUEUE
-from tests.workflows.fake_activities import (
-    COMPLETION_MS,
-    FORWARD_ACTIVITIES,
-    STEP_ACTIVITIES,
-    FakeOrder,
-    LostAnswer,
-    OnlyDatabase,
-    OnlyOutside,
-)
+from tests.workflows.held_activities import FORWARD_ACTIVITIES, STEP_ACTIVITY_NAMES
 
 SHORT = 2.0
 """A limit in seconds that is short enough to be waited for, also where time is not skipped."""
@@ -33,10 +26,10 @@ REFUSED = [StepStatus.DECLINED] * 100
 """The carrier or the warehouse refuses for as long as it is asked."""
 
 
-async def test_an_order_goes_through_every_step_and_completes(shop):
-    placed = await shop.place()
+async def test_an_order_runs_every_step_and_completes(env):
+    placed = await env.place()
     assert await placed.result() == OrderResult(placed.id, State.COMPLETED, None, COMPLETION_MS)
-    assert placed.orders.states == [state for state in State if state not in (State.CANCELLED, State.FAILED)]
+    assert placed.stored.states == [state for state in State if state not in (State.CANCELLED, State.FAILED)]
     assert [name for name, _ in placed.calls] == [
         Activity.OPEN,
         Activity.RECEIVE,
@@ -50,9 +43,9 @@ async def test_an_order_goes_through_every_step_and_completes(shop):
     assert all(is_local for _, is_local in placed.calls)
 
 
-async def test_the_limit_counts_from_acceptance_however_late_a_worker_looks(shop):
+async def test_the_deadline_counts_from_acceptance_not_from_the_first_workflow_task(env):
     order = new_order(auto_review_seconds=0.0)
-    handle = await shop.client.start_workflow(
+    handle = await env.client.start_workflow(
         OrderWorkflow.run,
         order,
         id=order_workflow_id(order.order_id),
@@ -67,14 +60,14 @@ async def test_the_limit_counts_from_acceptance_however_late_a_worker_looks(shop
     assert deadline_at == accepted_at - behind + timedelta(seconds=order.limit_seconds)
 
 
-async def test_the_status_tells_every_step_on_the_way(shop):
-    placed = await shop.place(hold=(Activity.RECEIVE, Activity.CHARGE, Activity.DISPATCH, Activity.FINISH))
+async def test_the_status_query_returns_the_current_and_completed_steps(env):
+    placed = await env.place(hold=(Activity.RECEIVE, Activity.CHARGE, Activity.DISPATCH, Activity.FINISH))
     seen = []
     for name in (Activity.RECEIVE, Activity.CHARGE, Activity.DISPATCH, Activity.FINISH):
-        await placed.until_held(name)
+        await placed.wait_until_held(name)
         status = await placed.status()
         seen.append((status.current_step, status.completed_steps))
-        await placed.let_go(name)
+        await placed.release(name)
     first = [Step.RECEIVE, Step.VALIDATE, Step.REVIEW]
     assert seen == [
         (Step.RECEIVE, []),
@@ -92,49 +85,49 @@ async def test_the_status_tells_every_step_on_the_way(shop):
 # --- Review -------------------------------------------------------------------------------------------
 
 
-async def test_the_simulated_reviewer_approves_by_itself(shop):
-    placed = await shop.place(auto_review_seconds=2.0)
+async def test_the_simulated_reviewer_approves_after_its_time(env):
+    placed = await env.place(auto_review_seconds=2.0)
     assert (await placed.result()).outcome is State.COMPLETED
-    assert placed.orders.reviewer == "auto-review"
+    assert placed.stored.reviewer == "auto-review"
 
 
-async def test_the_simulated_reviewer_never_takes_longer_than_the_limit_allows(shop):
-    placed = await shop.place(auto_review_seconds=3600.0, limit_seconds=9.0)
+async def test_the_simulated_reviewer_approves_in_time_for_the_deadline(env):
+    placed = await env.place(auto_review_seconds=3600.0, limit_seconds=9.0)
     assert (await placed.result()).outcome is State.COMPLETED
 
 
-async def test_a_manual_review_waits_for_a_person(shop):
-    placed = await shop.place_in(State.IN_REVIEW)
+async def test_a_manual_review_waits_for_a_person(env):
+    placed = await env.place_in(State.IN_REVIEW)
     await placed.handle.signal("ApproveOrder", {"reviewer": "eve"})
     assert (await placed.result()).outcome is State.COMPLETED
-    assert placed.orders.reviewer == "eve"
+    assert placed.stored.reviewer == "eve"
 
 
-async def test_a_manual_review_that_nobody_gives_expires_uncharged(shop):
-    placed = await shop.place(review=ReviewMode.MANUAL, limit_seconds=5.0)
+async def test_a_manual_review_without_a_decision_expires_and_nothing_is_charged(env):
+    placed = await env.place(review=ReviewMode.MANUAL, limit_seconds=5.0)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.CANCELLED, Reason.REVIEW_EXPIRED)
-    assert placed.count(Activity.CHARGE) == placed.count(Activity.REFUND) == placed.orders.charges == 0
+    assert placed.count(Activity.CHARGE) == placed.count(Activity.REFUND) == placed.stored.charges == 0
 
 
 @pytest.mark.parametrize("first", ["ApproveOrder", "RejectOrder"])
-async def test_of_an_approval_and_a_rejection_the_first_one_counts(shop, first):
-    placed = await shop.place_in(State.IN_REVIEW)
+async def test_the_first_of_an_approval_and_a_rejection_decides(env, first):
+    placed = await env.place_in(State.IN_REVIEW)
     signals = {"ApproveOrder": {"reviewer": "eve"}, "RejectOrder": {"reviewer": "bob", "reason": "no"}}
     second = next(name for name in signals if name != first)
     await placed.handle.signal(first, signals[first])
-    await placed.until(lambda orders: len(orders.requests) == 1)
+    await placed.wait_until(lambda stored: len(stored.requests) == 1)
     await placed.handle.signal(second, signals[second])
     result = await placed.result()
     assert result.outcome is (State.COMPLETED if first == "ApproveOrder" else State.CANCELLED)
 
 
-async def test_an_approval_and_a_rejection_in_the_same_moment_lead_to_one_outcome(shop):
-    placed = await shop.place(hold=(Activity.OPEN,), review=ReviewMode.MANUAL)
-    await placed.until_held(Activity.OPEN)
+async def test_a_simultaneous_approval_and_rejection_lead_to_one_outcome(env):
+    placed = await env.place(hold=(Activity.OPEN,), review=ReviewMode.MANUAL)
+    await placed.wait_until_held(Activity.OPEN)
     await placed.handle.signal("RejectOrder", {"reviewer": "bob", "reason": "no"})
     await placed.handle.signal("ApproveOrder", {"reviewer": "eve"})
-    await placed.let_go(Activity.OPEN)
+    await placed.release(Activity.OPEN)
     result = await placed.result()
     assert (result.outcome, result.reason) in (
         (State.COMPLETED, None),
@@ -153,27 +146,27 @@ async def test_an_approval_and_a_rejection_in_the_same_moment_lead_to_one_outcom
         (Activity.CHARGE, Reason.PAYMENT_DECLINED),
     ],
 )
-async def test_a_declined_step_fails_the_order(shop, name, reason):
-    placed = await shop.place({name: [StepStatus.DECLINED]})
+async def test_a_declined_step_fails_the_order(env, name, reason):
+    placed = await env.place({name: [StepStatus.DECLINED]})
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, reason)
-    assert placed.orders.abort.message == "scripted declined"
+    assert placed.stored.abort.message == "scripted declined"
     assert placed.count(Activity.REFUND) == (1 if name is Activity.CHARGE else 0)
     assert placed.count(Activity.RECALL) == 0
 
 
-async def test_a_dispatch_that_fails_is_shipped_again_by_another_child(shop):
-    placed = await shop.place({Activity.DISPATCH: [StepStatus.DECLINED]})
+async def test_a_failed_dispatch_is_retried_in_a_new_child_workflow(env):
+    placed = await env.place({Activity.DISPATCH: [StepStatus.DECLINED]})
     assert (await placed.result()).outcome is State.COMPLETED
     assert placed.count(Activity.DISPATCH) == 2
     for n in (1, 2):
-        child = await shop.client.get_workflow_handle(shipping_workflow_id(placed.id, n)).describe()
+        child = await env.client.get_workflow_handle(shipping_workflow_id(placed.id, n)).describe()
         assert child.status is not None
         assert child.status.name == "COMPLETED"
 
 
-async def test_an_order_is_shipped_again_as_often_as_time_allows(shop):
-    placed = await shop.place({Activity.DISPATCH: [StepStatus.DECLINED] * 5}, limit_seconds=30.0)
+async def test_shipping_is_retried_while_there_is_time(env):
+    placed = await env.place({Activity.DISPATCH: [StepStatus.DECLINED] * 5}, limit_seconds=30.0)
     assert (await placed.result()).outcome is State.COMPLETED
     assert placed.count(Activity.DISPATCH) == 6
     assert await pauses(placed) == ["timer_fired_event_attributes"] * 5
@@ -192,10 +185,10 @@ async def pauses(placed):
     return list(found.values())
 
 
-async def test_a_cancellation_breaks_off_the_pause_between_two_shipments(real_shop):
+async def test_a_cancellation_ends_the_pause_between_two_shipments(real_env):
     # On a busy machine the cancellation may come just after the pause: then another order is tried.
     for _ in range(5):
-        placed = await real_shop.place({Activity.DISPATCH: REFUSED})
+        placed = await real_env.place({Activity.DISPATCH: REFUSED})
         async with asyncio.timeout(10):
             while None not in await pauses(placed):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
@@ -208,9 +201,9 @@ async def test_a_cancellation_breaks_off_the_pause_between_two_shipments(real_sh
 
 
 @pytest.mark.parametrize("name", [Activity.PREPARE, Activity.DISPATCH])
-async def test_shipping_that_is_refused_until_time_is_over_is_refunded_and_recalled(shop, name, caplog):
+async def test_an_order_whose_shipping_is_always_declined_is_refunded_and_recalled(env, name, caplog):
     caplog.set_level("INFO", logger="temporalio.workflow")
-    placed = await shop.place({name: REFUSED}, limit_seconds=TIME_TO_SHIP_AGAIN)
+    placed = await env.place({name: REFUSED}, limit_seconds=TIME_TO_SHIP_AGAIN)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.SHIPPING_FAILED)
     assert 3 < placed.count(name) < len(REFUSED)
@@ -218,74 +211,74 @@ async def test_shipping_that_is_refused_until_time_is_over_is_refunded_and_recal
     assert [(line.step, line.attempts, line.reason) for line in told] == [
         (Step.PREPARE, n, "scripted declined") for n in range(1, placed.count(name) + 1)
     ]
-    assert (placed.orders.charges, placed.orders.refunds) == (1, 1)
-    assert placed.orders.is_unpacked
+    assert (placed.stored.charges, placed.stored.refunds) == (1, 1)
+    assert placed.stored.is_unpacked
     # What the child told in its DispatchFailed signal.
-    assert placed.orders.abort.message == "scripted declined"
+    assert placed.stored.abort.message == "scripted declined"
 
 
 @pytest.mark.parametrize("name", FORWARD_ACTIVITIES)
-async def test_a_step_without_time_left_turns_the_order_back(shop, name):
+async def test_a_step_without_time_left_aborts_the_order(env, name):
     # Long after the moment at which nothing is shipped again.
-    placed = await shop.place({name: [StepStatus.OUT_OF_TIME] * 9}, limit_seconds=0.5)
+    placed = await env.place({name: [StepStatus.OUT_OF_TIME] * 9}, limit_seconds=0.5)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
 
 
-async def test_shipping_out_of_time_is_tried_again_while_there_is_time(shop):
-    placed = await shop.place({Activity.PREPARE: [StepStatus.OUT_OF_TIME]}, limit_seconds=600.0)
+async def test_a_shipment_out_of_time_is_retried_while_there_is_time(env):
+    placed = await env.place({Activity.PREPARE: [StepStatus.OUT_OF_TIME]}, limit_seconds=600.0)
     assert (await placed.result()).outcome is State.COMPLETED
 
 
-async def test_at_its_deadline_an_order_that_is_not_charged_fails_with_nothing_to_undo(shop):
-    placed = await shop.place(hold=(Activity.RECEIVE,), limit_seconds=SHORT)
+async def test_an_uncharged_order_fails_at_its_deadline_without_compensation(env):
+    placed = await env.place(hold=(Activity.RECEIVE,), limit_seconds=SHORT)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
     assert placed.count(Activity.REFUND) == placed.count(Activity.RECALL) == 0
 
 
 @pytest.mark.parametrize("name", [Activity.PREPARE, Activity.DISPATCH])
-async def test_at_its_deadline_an_order_that_is_charged_is_refunded_and_recalled(shop, name):
-    placed = await shop.place(hold=(name,), limit_seconds=SHORT)
+async def test_a_charged_order_is_refunded_and_recalled_at_its_deadline(env, name):
+    placed = await env.place(hold=(name,), limit_seconds=SHORT)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
-    assert (placed.orders.charges, placed.orders.refunds) == (1, 1)
+    assert (placed.stored.charges, placed.stored.refunds) == (1, 1)
 
 
-async def test_without_any_shipping_worker_the_order_is_refunded_at_its_deadline(shop):
-    placed = await shop.place(shipping_task_queue="nobody-works-here", limit_seconds=SHORT)
+async def test_without_a_shipping_worker_the_order_is_refunded_at_its_deadline(env):
+    placed = await env.place(shipping_task_queue="nobody-works-here", limit_seconds=SHORT)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
-    assert (placed.orders.charges, placed.orders.refunds) == (1, 1)
+    assert (placed.stored.charges, placed.stored.refunds) == (1, 1)
 
 
 @pytest.mark.parametrize("name", [Activity.CHARGE, Activity.PREPARE, Activity.DISPATCH])
-async def test_what_the_outside_did_without_our_knowing_is_undone(shop, name):
-    placed = await shop.place({name: [OnlyOutside(StepStatus.OUT_OF_TIME)] * 9}, limit_seconds=0.5)
+async def test_gateway_work_that_was_not_stored_is_compensated(env, name):
+    placed = await env.place({name: [NotStored(StepStatus.OUT_OF_TIME)] * 9}, limit_seconds=0.5)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
-    assert placed.orders.charges == placed.orders.refunds == 1
+    assert placed.stored.charges == placed.stored.refunds == 1
 
 
-async def test_a_dispatch_that_only_the_books_heard_of_in_time_completes_the_order(shop):
+async def test_a_stored_dispatch_that_was_not_reported_completes_the_order(env):
     # The worker wrote the dispatch into the books, and died before it could tell the workflow.
-    placed = await shop.place(
-        {Activity.DISPATCH: [OnlyDatabase(StepStatus.OUT_OF_TIME)] * 9}, limit_seconds=0.5
+    placed = await env.place(
+        {Activity.DISPATCH: [NotReported(StepStatus.OUT_OF_TIME)] * 9}, limit_seconds=0.5
     )
     assert (await placed.result()).outcome is State.COMPLETED
 
 
-async def test_a_dispatch_that_only_the_books_heard_of_completes_the_order_when_it_is_shipped_again(shop):
-    placed = await shop.place(
-        {Activity.DISPATCH: [OnlyDatabase(StepStatus.OUT_OF_TIME)] * 2}, limit_seconds=600.0
+async def test_a_stored_dispatch_that_was_not_reported_completes_the_order_at_the_next_shipment(env):
+    placed = await env.place(
+        {Activity.DISPATCH: [NotReported(StepStatus.OUT_OF_TIME)] * 2}, limit_seconds=600.0
     )
     assert (await placed.result()).outcome is State.COMPLETED
 
 
 @pytest.mark.parametrize("name", FORWARD_ACTIVITIES)
-async def test_a_step_that_fails_with_an_error_until_its_time_is_over_turns_the_order_back(shop, name):
+async def test_a_step_that_fails_until_its_time_is_over_aborts_the_order(env, name):
     # As when the books are away: the activity cannot even say that the time is over.
-    placed = await shop.place({name: [RuntimeError("scripted")] * 500}, limit_seconds=SHORT)
+    placed = await env.place({name: [RuntimeError("scripted")] * 500}, limit_seconds=SHORT)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
 
@@ -293,51 +286,51 @@ async def test_a_step_that_fails_with_an_error_until_its_time_is_over_turns_the_
 # --- Local and regular activities -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", STEP_ACTIVITIES)
-async def test_a_step_that_is_unfinished_locally_goes_on_as_a_regular_activity(shop, name):
+@pytest.mark.parametrize("name", STEP_ACTIVITY_NAMES)
+async def test_a_step_that_is_unfinished_locally_continues_as_a_regular_activity(env, name):
     scripts = {name: [StepStatus.UNFINISHED]}
     if name in (Activity.REFUND, Activity.RECALL):
         scripts[Activity.DISPATCH] = REFUSED
-    placed = await shop.place(scripts, limit_seconds=TIME_TO_SHIP_AGAIN)
+    placed = await env.place(scripts, limit_seconds=TIME_TO_SHIP_AGAIN)
     await placed.result()
     assert [is_local for called, is_local in placed.calls if called is name][:2] == [True, False]
 
 
-@pytest.mark.parametrize("failure", [RuntimeError("scripted"), LostAnswer()], ids=["error", "lost-answer"])
+@pytest.mark.parametrize("failure", [RuntimeError("scripted"), ResponseLost()], ids=["error", "lost-answer"])
 @pytest.mark.parametrize(
-    "name", [*STEP_ACTIVITIES, Activity.OPEN, Activity.APPROVE, Activity.ABORT, Activity.FINISH]
+    "name", [*STEP_ACTIVITY_NAMES, Activity.OPEN, Activity.APPROVE, Activity.ABORT, Activity.FINISH]
 )
-async def test_any_activity_may_run_twice(shop, name, failure):
+async def test_each_activity_can_run_twice(env, name, failure):
     scripts = {name: [failure]}
     undone = name in (Activity.REFUND, Activity.RECALL, Activity.ABORT)
     if undone:
         scripts[Activity.DISPATCH] = REFUSED
-    placed = await shop.place(scripts, limit_seconds=TIME_TO_SHIP_AGAIN)
+    placed = await env.place(scripts, limit_seconds=TIME_TO_SHIP_AGAIN)
     result = await placed.result()
     assert result.outcome is (State.FAILED if undone else State.COMPLETED)
-    assert placed.orders.charges == 1
+    assert placed.stored.charges == 1
     assert [is_local for called, is_local in placed.calls if called is name] == [True, False]
 
 
 @pytest.mark.parametrize("name", [Activity.RECEIVE, Activity.VALIDATE, Activity.CHARGE])
-async def test_a_non_retryable_error_of_a_step_fails_and_compensates_the_order(shop, name):
-    placed = await shop.place({name: [ApplicationError("scripted", non_retryable=True)] * 2})
+async def test_a_non_retryable_error_of_a_step_aborts_the_order(env, name):
+    placed = await env.place({name: [ApplicationError("scripted", non_retryable=True)] * 2})
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.INTERNAL_ERROR)
-    assert placed.orders.abort.message == "scripted"
+    assert placed.stored.abort.message == "scripted"
     assert placed.count(Activity.REFUND) == (1 if name is Activity.CHARGE else 0)
 
 
-async def test_a_non_retryable_error_while_opening_keeps_its_type(shop):
+async def test_a_non_retryable_error_while_opening_keeps_its_type(env):
     error = ApplicationError("scripted", type="SomethingElse", non_retryable=True)
-    placed = await shop.place({Activity.OPEN: [error] * 2})
+    placed = await env.place({Activity.OPEN: [error] * 2})
     with pytest.raises(WorkflowFailureError) as failure:
         await placed.handle.result()
     assert _cause(failure).type == "SomethingElse"
 
 
-async def test_a_compensation_is_repeated_until_it_works(shop):
-    placed = await shop.place(
+async def test_a_compensation_is_retried_until_it_succeeds(env):
+    placed = await env.place(
         {
             Activity.DISPATCH: REFUSED,
             Activity.REFUND: [RuntimeError("scripted")] * 4,
@@ -350,8 +343,8 @@ async def test_a_compensation_is_repeated_until_it_works(shop):
     assert (placed.count(Activity.REFUND), placed.count(Activity.RECALL)) == (5, 4)
 
 
-async def test_books_that_are_away_for_a_while_delay_the_outcome_and_lose_nothing(shop):
-    placed = await shop.place({Activity.FINISH: [RuntimeError("scripted")] * 6})
+async def test_an_unavailable_database_delays_the_outcome(env):
+    placed = await env.place({Activity.FINISH: [RuntimeError("scripted")] * 6})
     assert (await placed.result()).outcome is State.COMPLETED
 
 
@@ -373,47 +366,49 @@ def _cause(failure) -> ApplicationError:
     ],
     ids=lambda change: next(iter(change)),
 )
-async def test_an_order_that_cannot_be_carried_out_is_refused_and_not_in_the_books(shop, change):
-    placed = await shop.place(**change)
+async def test_an_invalid_order_is_rejected_and_not_stored(env, change):
+    placed = await env.place(**change)
     with pytest.raises(WorkflowFailureError) as failure:
         await placed.handle.result()
     assert _cause(failure).type == INVALID_ORDER
-    assert placed.id not in shop.activities.orders
+    assert placed.id not in env.activities.orders
     assert placed.calls == []
 
 
 @pytest.mark.parametrize("limit_seconds", [0.0, -5.0, float("nan"), float("inf"), 1e300], ids=str)
-async def test_an_order_with_an_impossible_limit_is_refused(shop, limit_seconds):
-    placed = await shop.place(limit_seconds=limit_seconds)
+async def test_an_order_with_an_invalid_limit_is_rejected(env, limit_seconds):
+    placed = await env.place(limit_seconds=limit_seconds)
     with pytest.raises(WorkflowFailureError) as failure:
         await placed.handle.result()
     assert _cause(failure).type == INVALID_ORDER
 
 
-async def test_an_order_in_the_workflow_of_another_one_is_refused(shop):
+async def test_an_order_under_another_workflow_id_is_rejected(env):
     order = new_order()
-    handle = await shop.client.start_workflow(
+    handle = await env.client.start_workflow(
         OrderWorkflow.run, order, id=order_workflow_id(f"{order.order_id}-again"), task_queue=ORDER_QUEUE
     )
     with pytest.raises(WorkflowFailureError) as failure:
         await handle.result()
     assert _cause(failure).type == INVALID_ORDER
-    assert order.order_id not in shop.activities.orders
+    assert order.order_id not in env.activities.orders
 
 
 @pytest.mark.parametrize("signalled", [False, True], ids=["alone", "with-signals"])
-async def test_an_order_that_was_carried_out_before_is_refused_and_left_as_it_is(shop, signalled):
+async def test_a_duplicate_order_is_rejected_and_the_first_one_unchanged(env, signalled):
     order = new_order()
-    before = FakeOrder(order.order_id, "an earlier run", order.initial_address, 4200, state=State.COMPLETED)
-    shop.activities.orders[order.order_id] = before
-    placed = await shop.place(hold=(Activity.OPEN,), order_id=order.order_id)
-    await placed.until_held(Activity.OPEN)
+    before = InMemoryOrder(
+        order.order_id, "an earlier run", order.initial_address, 4200, state=State.COMPLETED
+    )
+    env.activities.orders[order.order_id] = before
+    placed = await env.place(hold=(Activity.OPEN,), order_id=order.order_id)
+    await placed.wait_until_held(Activity.OPEN)
     if signalled:
         await placed.handle.signal("CancelOrder", {"reason": "why", "cancelled_by": "me"})
         await placed.handle.signal("ApproveOrder", {"reviewer": "me"})
-    await placed.let_go(Activity.OPEN)
+    await placed.release(Activity.OPEN)
     with pytest.raises(WorkflowFailureError) as failure:
         await placed.handle.result()
     assert _cause(failure).type == DUPLICATE_ORDER
-    assert set(shop.activities.count(order.order_id)) == {Activity.OPEN}
-    assert shop.activities.orders[order.order_id] is before
+    assert set(env.activities.call_counts(order.order_id)) == {Activity.OPEN}
+    assert env.activities.orders[order.order_id] is before

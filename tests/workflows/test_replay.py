@@ -46,11 +46,11 @@ def history_of(text: str) -> WorkflowHistory:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-async def test_a_saved_history_is_decided_the_same_way_again(file):
+async def test_a_saved_history_replays(file):
     await replayer().replay_workflow(history_of(read(file)))
 
 
-async def test_an_order_that_began_untraced_is_replayed_with_tracing_and_leaves_no_second_span():
+async def test_a_history_without_tracing_replays_with_tracing_and_creates_no_second_span():
     kept = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(kept))
@@ -94,7 +94,7 @@ def test_every_workflow_has_a_saved_history():
     assert {file.stem.split(".")[1].split("-")[0] for file in FILES} == {"order", "shipping", "reconcile"}
 
 
-async def test_a_history_of_other_decisions_is_noticed():
+async def test_a_changed_history_fails_the_replay():
     # The same history, but with another activity where the order went on.
     document = json.loads(read(next(file for file in FILES if file.name == "completed.order.json")))
     for event in document["events"]:

@@ -10,11 +10,11 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from db.domain import Reason, ReviewMode, State
 from orchestrator.messages import INVALID_REQUEST, Activity, RequestResult, StepStatus
+from orchestrator.testing import ResponseLost
 from orchestrator.workflow_ids import shipping_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from tests.orders import OTHER_ADDRESS
-from tests.workflows.conftest import Placed
-from tests.workflows.fake_activities import LostAnswer
+from tests.workflows.conftest import PlacedOrder
 
 NEW_ADDRESS = {
     "street": OTHER_ADDRESS.street,
@@ -61,13 +61,13 @@ def outcome_after(name: str, state: State) -> tuple[State, Reason | None]:
     return State.COMPLETED, None
 
 
-async def check_outcome(placed: Placed, name: str, state: State) -> None:
+async def check_outcome(placed: PlacedOrder, name: str, state: State) -> None:
     result = await placed.result()
     assert (result.outcome, result.reason) == outcome_after(name, state)
     changed = name == "update_address" and in_time(name, state)
-    assert placed.orders.address == (OTHER_ADDRESS if changed else placed.order.initial_address)
+    assert placed.stored.address == (OTHER_ADDRESS if changed else placed.order.initial_address)
     approval = [("approve_order", True)] if (name, state) == ("update_address", State.IN_REVIEW) else []
-    assert placed.orders.requests == [(name, in_time(name, state)), *approval]
+    assert placed.stored.requests == [(name, in_time(name, state)), *approval]
     # Nothing is undone that was never tried.
     assert (placed.count(Activity.REFUND) > 0) == (
         result.outcome is not State.COMPLETED and placed.count(Activity.CHARGE) > 0
@@ -79,48 +79,48 @@ async def check_outcome(placed: Placed, name: str, state: State) -> None:
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_a_signal_is_honoured_in_time_and_noted_when_it_is_too_late(shop, name, state):
-    placed = await shop.place_in(state)
+async def test_a_signal_is_accepted_in_time_and_recorded_when_too_late(env, name, state):
+    placed = await env.place_in(state)
     await placed.handle.signal(SIGNALS[name], REQUESTS[name])
-    await placed.until(lambda orders: orders.requests)
-    await placed.go_on(state)
+    await placed.wait_until(lambda stored: stored.requests)
+    await placed.resume(state)
     await check_outcome(placed, name, state)
 
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_an_update_is_answered_with_accepted_or_too_late(shop, name, state):
-    placed = await shop.place_in(state)
+async def test_an_update_returns_accepted_or_too_late(env, name, state):
+    placed = await env.place_in(state)
     answer = await placed.handle.execute_update(name, REQUESTS[name], result_type=RequestResult)
     assert answer.accepted == in_time(name, state)
     assert answer.accepted or answer.message.startswith("too late")
-    await placed.go_on(state)
+    await placed.resume(state)
     await check_outcome(placed, name, state)
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_a_signal_before_the_order_is_in_the_books_is_kept_for_later(shop, name):
-    placed = await shop.place(hold=(Activity.OPEN,), review=ReviewMode.MANUAL)
-    await placed.until_held(Activity.OPEN)
+async def test_a_signal_before_the_order_is_stored_is_handled_afterwards(env, name):
+    placed = await env.place(hold=(Activity.OPEN,), review=ReviewMode.MANUAL)
+    await placed.wait_until_held(Activity.OPEN)
     await placed.handle.signal(SIGNALS[name], REQUESTS[name])
-    await placed.let_go(Activity.OPEN)
+    await placed.release(Activity.OPEN)
     if name == "update_address":
-        await placed.until_in_review()
+        await placed.wait_until_in_review()
         await placed.handle.signal("ApproveOrder", {"reviewer": "eve"})
         await placed.result()
-        assert placed.orders.address == OTHER_ADDRESS
+        assert placed.stored.address == OTHER_ADDRESS
     else:
         await check_outcome(placed, name, State.RECEIVED)
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_an_update_before_the_order_is_in_the_books_waits_for_its_answer(shop, name):
-    placed = await shop.place(hold=(Activity.OPEN,), review=ReviewMode.MANUAL)
-    await placed.until_held(Activity.OPEN)
+async def test_an_update_before_the_order_is_stored_waits_for_its_result(env, name):
+    placed = await env.place(hold=(Activity.OPEN,), review=ReviewMode.MANUAL)
+    await placed.wait_until_held(Activity.OPEN)
     update = asyncio.create_task(
         placed.handle.execute_update(name, REQUESTS[name], result_type=RequestResult)
     )
-    await placed.let_go(Activity.OPEN)
+    await placed.release(Activity.OPEN)
     assert (await update).accepted
     if name == "update_address":
         await placed.handle.signal("ApproveOrder", {"reviewer": "eve"})
@@ -128,8 +128,8 @@ async def test_an_update_before_the_order_is_in_the_books_waits_for_its_answer(s
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_after_the_outcome_no_request_reaches_the_order(shop, name):
-    placed = await shop.place_in(State.COMPLETED)
+async def test_after_the_outcome_no_request_reaches_the_order(env, name):
+    placed = await env.place_in(State.COMPLETED)
     calls = list(placed.calls)
     with pytest.raises(RPCError) as signal:
         await placed.handle.signal(SIGNALS[name], REQUESTS[name])
@@ -137,14 +137,14 @@ async def test_after_the_outcome_no_request_reaches_the_order(shop, name):
         await placed.handle.execute_update(name, REQUESTS[name])
     assert signal.value.status == update.value.status == RPCStatusCode.NOT_FOUND
     assert placed.calls == calls
-    assert placed.orders.requests == []
+    assert placed.stored.requests == []
 
 
 # --- Several requests ---------------------------------------------------------------------------------
 
 
-async def test_two_cancels_are_answered_accepted_and_too_late(shop):
-    placed = await shop.place_in(State.CHARGED)
+async def test_the_second_of_two_cancellations_is_too_late(env):
+    placed = await env.place_in(State.CHARGED)
     answers = [
         await placed.handle.execute_update(
             "cancel_order", REQUESTS["cancel_order"], result_type=RequestResult
@@ -155,16 +155,16 @@ async def test_two_cancels_are_answered_accepted_and_too_late(shop):
     assert (await placed.result()).reason is Reason.CUSTOMER_CANCELLED
 
 
-async def test_the_first_of_a_cancel_and_a_rejection_names_the_reason(shop):
-    placed = await shop.place_in(State.RECEIVED)
+async def test_the_first_of_a_rejection_and_a_cancellation_sets_the_reason(env):
+    placed = await env.place_in(State.RECEIVED)
     await placed.handle.signal("RejectOrder", REQUESTS["reject_order"])
-    await placed.until(lambda orders: orders.requests)
+    await placed.wait_until(lambda stored: stored.requests)
     await placed.handle.signal("CancelOrder", REQUESTS["cancel_order"])
     assert (await placed.result()).reason is Reason.REVIEW_REJECTED
 
 
-async def test_the_last_of_several_addresses_is_on_the_label(shop):
-    placed = await shop.place_in(State.PREPARED)
+async def test_the_last_of_several_addresses_is_on_the_label(env):
+    placed = await env.place_in(State.PREPARED)
     for street in ("1 First", "2 Second", "3 Third"):
         answer = await placed.handle.execute_update(
             "update_address",
@@ -172,52 +172,52 @@ async def test_the_last_of_several_addresses_is_on_the_label(shop):
             result_type=RequestResult,
         )
         assert answer.accepted
-    await placed.go_on(State.PREPARED)
+    await placed.resume(State.PREPARED)
     await placed.result()
-    assert placed.orders.label.street == "3 Third"
-    assert placed.orders.address_version == 4
+    assert placed.stored.label.street == "3 Third"
+    assert placed.stored.address_version == 4
 
 
-async def test_an_approval_before_the_review_counts_once_it_begins(shop):
-    placed = await shop.place(hold=(Activity.RECEIVE,), review=ReviewMode.MANUAL)
-    await placed.until_held(Activity.RECEIVE)
+async def test_an_approval_before_the_review_takes_effect_when_it_begins(env):
+    placed = await env.place(hold=(Activity.RECEIVE,), review=ReviewMode.MANUAL)
+    await placed.wait_until_held(Activity.RECEIVE)
     answers = [
         await placed.handle.execute_update("approve_order", {"reviewer": name}, result_type=RequestResult)
         for name in ("eve", "bob")
     ]
     assert [answer.accepted for answer in answers] == [True, False]
-    await placed.let_go(Activity.RECEIVE)
+    await placed.release(Activity.RECEIVE)
     assert (await placed.result()).outcome is State.COMPLETED
-    assert placed.orders.reviewer == "eve"
-    assert placed.orders.requests == [("approve_order", True), ("approve_order", False)]
+    assert placed.stored.reviewer == "eve"
+    assert placed.stored.requests == [("approve_order", True), ("approve_order", False)]
 
 
-async def test_a_rejection_after_an_early_approval_still_counts_before_the_review(shop):
-    placed = await shop.place(hold=(Activity.RECEIVE,), review=ReviewMode.MANUAL)
-    await placed.until_held(Activity.RECEIVE)
+async def test_a_rejection_after_an_early_approval_takes_effect_before_the_review(env):
+    placed = await env.place(hold=(Activity.RECEIVE,), review=ReviewMode.MANUAL)
+    await placed.wait_until_held(Activity.RECEIVE)
     await placed.handle.execute_update("approve_order", REQUESTS["approve_order"])
     answer = await placed.handle.execute_update(
         "reject_order", REQUESTS["reject_order"], result_type=RequestResult
     )
     assert answer.accepted
     assert (await placed.result()).reason is Reason.REVIEW_REJECTED
-    assert placed.orders.charges == 0
+    assert placed.stored.charges == 0
 
 
 @pytest.mark.parametrize("name", ["cancel_order", "approve_order", "update_address"])
-async def test_a_request_whose_activity_ran_twice_gets_one_answer(shop, name):
+async def test_a_request_whose_activity_ran_twice_is_applied_once(env, name):
     activity = {
         "cancel_order": Activity.ABORT,
         "approve_order": Activity.APPROVE,
         "update_address": Activity.CHANGE_ADDRESS,
     }[name]
-    placed = await shop.place({activity: [LostAnswer()]}, review=ReviewMode.MANUAL)
-    await placed.until_in_review()
+    placed = await env.place({activity: [ResponseLost()]}, review=ReviewMode.MANUAL)
+    await placed.wait_until_in_review()
     answer = await placed.handle.execute_update(name, REQUESTS[name], result_type=RequestResult)
     assert answer.accepted
-    assert placed.orders.requests == [(name, True)]
-    assert placed.orders.address_version == (2 if name == "update_address" else 1)
-    await placed.go_on(State.IN_REVIEW)
+    assert placed.stored.requests == [(name, True)]
+    assert placed.stored.address_version == (2 if name == "update_address" else 1)
+    await placed.resume(State.IN_REVIEW)
     await placed.result()
 
 
@@ -251,26 +251,26 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("signal", "arguments"), MALFORMED, ids=lambda value: str(value)[:40])
-async def test_a_malformed_signal_is_ignored(shop, signal, arguments):
-    placed = await shop.place_in(State.RECEIVED)
+async def test_a_malformed_signal_is_ignored(env, signal, arguments):
+    placed = await env.place_in(State.RECEIVED)
     await placed.handle.signal(signal, args=arguments)
     assert (await placed.status()).abort_reason is None
-    await placed.go_on(State.RECEIVED)
+    await placed.resume(State.RECEIVED)
     assert (await placed.result()).outcome is State.COMPLETED
-    assert placed.orders.requests == []
-    assert placed.orders.address == placed.order.initial_address
+    assert placed.stored.requests == []
+    assert placed.stored.address == placed.order.initial_address
 
 
-async def test_a_signal_with_more_than_it_needs_is_understood(shop):
-    placed = await shop.place_in(State.RECEIVED)
+async def test_unknown_fields_of_a_signal_are_ignored(env):
+    placed = await env.place_in(State.RECEIVED)
     await placed.handle.signal("CancelOrder", {**REQUESTS["cancel_order"], "colour": "blue"})
     assert (await placed.result()).reason is Reason.CUSTOMER_CANCELLED
 
 
-async def test_a_false_report_of_a_failed_dispatch_changes_nothing(shop):
-    placed = await shop.place_in(State.CHARGED)
+async def test_a_dispatch_failed_signal_alone_does_not_abort_the_order(env):
+    placed = await env.place_in(State.CHARGED)
     await placed.handle.signal("DispatchFailed", {"reason": "nobody home", "attempts": 3})
-    await placed.go_on(State.CHARGED)
+    await placed.resume(State.CHARGED)
     assert (await placed.result()).outcome is State.COMPLETED
 
 
@@ -284,25 +284,25 @@ async def test_a_false_report_of_a_failed_dispatch_changes_nothing(shop):
         ("reject_order", {"reviewer": "bob", "reason": "\n"}),
     ],
 )
-async def test_a_malformed_update_is_refused_with_its_problems_and_leaves_no_trace(shop, name, request_):
-    placed = await shop.place_in(State.RECEIVED)
+async def test_an_invalid_update_is_rejected_and_not_recorded(env, name, request_):
+    placed = await env.place_in(State.RECEIVED)
     with pytest.raises(WorkflowUpdateFailedError) as refused:
         await placed.handle.execute_update(name, request_)
     assert isinstance(refused.value.cause, ApplicationError)
     assert refused.value.cause.type == INVALID_REQUEST
-    assert placed.orders.requests == []
-    await placed.go_on(State.RECEIVED)
+    assert placed.stored.requests == []
+    await placed.resume(State.RECEIVED)
     assert (await placed.result()).outcome is State.COMPLETED
 
 
 @pytest.mark.parametrize(
     "arguments", [[], [{}], [{"reason": "why"}], ["cancel it"], [None], [{}, {}]], ids=str
 )
-async def test_an_update_of_another_shape_is_refused(shop, arguments):
-    placed = await shop.place_in(State.RECEIVED)
+async def test_an_update_with_wrong_arguments_is_rejected(env, arguments):
+    placed = await env.place_in(State.RECEIVED)
     with pytest.raises((WorkflowUpdateFailedError, RPCError)):
         await placed.handle.execute_update("cancel_order", args=arguments)
-    await placed.go_on(State.RECEIVED)
+    await placed.resume(State.RECEIVED)
     assert (await placed.result()).outcome is State.COMPLETED
 
 
@@ -310,12 +310,12 @@ async def test_an_update_of_another_shape_is_refused(shop, arguments):
 
 
 @pytest.mark.parametrize("state", STATES)
-async def test_an_order_whose_workflow_an_operator_cancels_is_undone_and_closed_or_completes(shop, state):
-    placed = await shop.place_in(state)
+async def test_a_workflow_cancellation_compensates_the_order_unless_it_is_dispatched(env, state):
+    placed = await env.place_in(state)
     await placed.handle.cancel()
     if state is State.DISPATCHED:
-        await placed.shop.activities.until(lambda: placed.count(Activity.ABORT) > 0)
-        await placed.go_on(state)
+        await placed.env.activities.wait_until(lambda: placed.count(Activity.ABORT) > 0)
+        await placed.resume(state)
     result = await placed.result()
     if state is State.DISPATCHED:
         assert result.outcome is State.COMPLETED
@@ -323,38 +323,38 @@ async def test_an_order_whose_workflow_an_operator_cancels_is_undone_and_closed_
         assert (result.outcome, result.reason) == (State.FAILED, Reason.TERMINATED)
 
 
-async def test_an_operator_may_cancel_before_the_order_is_in_the_books(shop):
-    placed = await shop.place(hold=(Activity.OPEN,))
-    await placed.until_held(Activity.OPEN)
+async def test_a_workflow_cancellation_before_the_order_is_stored_aborts_it_afterwards(env):
+    placed = await env.place(hold=(Activity.OPEN,))
+    await placed.wait_until_held(Activity.OPEN)
     await placed.handle.cancel()
-    await placed.let_go(Activity.OPEN)
+    await placed.release(Activity.OPEN)
     assert (await placed.result()).reason is Reason.TERMINATED
 
 
-async def test_an_operator_who_cancels_an_order_that_is_being_undone_does_not_stop_that(shop):
-    placed = await shop.place({Activity.CHARGE: [StepStatus.DECLINED]}, hold=(Activity.REFUND,))
-    await placed.until_held(Activity.REFUND)
+async def test_a_workflow_cancellation_does_not_interrupt_the_compensation(env):
+    placed = await env.place({Activity.CHARGE: [StepStatus.DECLINED]}, hold=(Activity.REFUND,))
+    await placed.wait_until_held(Activity.REFUND)
     await placed.handle.cancel()
-    await placed.shop.activities.until(lambda: placed.count(Activity.ABORT) > 1)
-    await placed.let_go(Activity.REFUND)
+    await placed.env.activities.wait_until(lambda: placed.count(Activity.ABORT) > 1)
+    await placed.release(Activity.REFUND)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.PAYMENT_DECLINED)
 
 
-async def test_an_operator_who_cancels_after_the_outcome_is_written_changes_nothing(shop):
+async def test_a_workflow_cancellation_after_the_outcome_changes_nothing(env):
     # The workflow only waits for the answer to a request that came late.
-    placed = await shop.place(hold=(Activity.FINISH, Activity.CHANGE_ADDRESS))
-    await placed.until_held(Activity.FINISH)
+    placed = await env.place(hold=(Activity.FINISH, Activity.CHANGE_ADDRESS))
+    await placed.wait_until_held(Activity.FINISH)
     await placed.handle.signal("UpdateAddress", REQUESTS["update_address"])
-    await placed.until_held(Activity.CHANGE_ADDRESS)
-    await placed.let_go(Activity.FINISH)
-    await placed.until(lambda orders: orders.state is State.COMPLETED)
+    await placed.wait_until_held(Activity.CHANGE_ADDRESS)
+    await placed.release(Activity.FINISH)
+    await placed.wait_until(lambda stored: stored.state is State.COMPLETED)
     async with asyncio.timeout(10):
         while (await placed.status()).outcome is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await placed.handle.cancel()
     await placed.status()
-    await placed.let_go(Activity.CHANGE_ADDRESS)
+    await placed.release(Activity.CHANGE_ADDRESS)
     assert (await placed.result()).outcome is State.COMPLETED
 
 
@@ -363,34 +363,34 @@ async def test_an_operator_who_cancels_after_the_outcome_is_written_changes_noth
 
 @pytest.mark.parametrize("how", ["terminate", "cancel"])
 @pytest.mark.parametrize("held", [Activity.PREPARE, Activity.DISPATCH])
-async def test_a_shipment_that_an_operator_ends_is_shipped_again(real_shop, how, held):
-    placed = await real_shop.place(hold=(held,))
-    await placed.until_held(held)
-    child = real_shop.client.get_workflow_handle(shipping_workflow_id(placed.id, 1))
+async def test_a_shipment_that_an_operator_ends_is_retried(real_env, how, held):
+    placed = await real_env.place(hold=(held,))
+    await placed.wait_until_held(held)
+    child = real_env.client.get_workflow_handle(shipping_workflow_id(placed.id, 1))
     await (child.terminate("by an operator") if how == "terminate" else child.cancel())
     with pytest.raises(WorkflowFailureError):
         await child.result()
-    await placed.let_go(held)
+    await placed.release(held)
     assert (await placed.result()).outcome is State.COMPLETED
 
 
-async def test_shipments_that_are_ended_until_time_is_over_fail_the_order_and_undo_it(real_shop):
-    placed = await real_shop.place(hold=(Activity.DISPATCH,), limit_seconds=8.0)
+async def test_an_order_whose_shipments_are_always_terminated_fails_and_is_compensated(real_env):
+    placed = await real_env.place(hold=(Activity.DISPATCH,), limit_seconds=8.0)
     for n in itertools.count(1):
-        await placed.until(
-            lambda orders, n=n: placed.count(Activity.DISPATCH) >= 2 * n or orders.abort_reason is not None
+        await placed.wait_until(
+            lambda stored, n=n: placed.count(Activity.DISPATCH) >= 2 * n or stored.abort_reason is not None
         )
-        if placed.orders.abort_reason is not None:
+        if placed.stored.abort_reason is not None:
             break
-        child = real_shop.client.get_workflow_handle(shipping_workflow_id(placed.id, n))
+        child = real_env.client.get_workflow_handle(shipping_workflow_id(placed.id, n))
         await child.terminate("by an operator")
     result = await placed.result()
     assert placed.count(Activity.DISPATCH) >= 4
     assert (result.outcome, result.reason) == (State.FAILED, Reason.SHIPPING_FAILED)
 
 
-async def test_the_status_names_the_reason_and_the_outcome(shop):
-    placed = await shop.place_in(State.CHARGED)
+async def test_the_status_query_returns_the_reason_and_the_outcome(env):
+    placed = await env.place_in(State.CHARGED)
     await placed.handle.execute_update("cancel_order", REQUESTS["cancel_order"])
     await placed.result()
     status = await placed.handle.query(OrderWorkflow.status)

@@ -9,13 +9,13 @@ from db.domain import State
 from orchestrator.embedded.packaged_programs import packaged_program
 from orchestrator.messages import Activity
 from tests.orders import OTHER_ADDRESS
-from tests.workflows.conftest import Placed
+from tests.workflows.conftest import PlacedOrder
 from tests.workflows.test_requests import REQUESTS, SIGNALS, in_time, outcome_after
 
 
-async def temporal(placed: Placed, *words: str) -> str:
+async def temporal(placed: PlacedOrder, *words: str) -> str:
     """Runs `temporal workflow ...` on an order's workflow; returns what it printed."""
-    address = placed.shop.client.service_client.config.target_host
+    address = placed.env.client.service_client.config.target_host
     process = await asyncio.create_subprocess_exec(
         packaged_program("temporal"),
         "workflow",
@@ -30,40 +30,40 @@ async def temporal(placed: Placed, *words: str) -> str:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_a_signal_from_the_command_line_is_understood(real_shop, name):
-    placed = await real_shop.place_in(State.IN_REVIEW)
+async def test_a_signal_from_the_temporal_cli_is_accepted(real_env, name):
+    placed = await real_env.place_in(State.IN_REVIEW)
     await temporal(placed, "signal", "--name", SIGNALS[name], "--input", json.dumps(REQUESTS[name]))
-    await placed.until(lambda orders: orders.requests)
-    assert placed.orders.requests == [(name, True)]
-    await placed.go_on(State.IN_REVIEW)
+    await placed.wait_until(lambda stored: stored.requests)
+    assert placed.stored.requests == [(name, True)]
+    await placed.resume(State.IN_REVIEW)
     result = await placed.result()
     assert (result.outcome, result.reason) == outcome_after(name, State.IN_REVIEW)
-    assert name != "update_address" or placed.orders.label == OTHER_ADDRESS
+    assert name != "update_address" or placed.stored.label == OTHER_ADDRESS
 
 
 @pytest.mark.parametrize("state", [State.CHARGED, State.DISPATCHED])
-async def test_an_update_from_the_command_line_is_answered(real_shop, state):
-    placed = await real_shop.place_in(state)
+async def test_an_update_from_the_temporal_cli_returns_its_result(real_env, state):
+    placed = await real_env.place_in(state)
     words = ("--name", "cancel_order", "--input", json.dumps(REQUESTS["cancel_order"]), "--output", "json")
     printed = await temporal(placed, "update", "execute", *words)
     answer = json.loads(printed)["result"]
     assert answer["accepted"] == in_time("cancel_order", state)
-    await placed.go_on(state)
+    await placed.resume(state)
     await placed.result()
 
 
-async def test_a_signal_from_the_command_line_without_its_input_is_ignored(real_shop):
-    placed = await real_shop.place_in(State.CHARGED)
+async def test_a_signal_from_the_temporal_cli_without_input_is_ignored(real_env):
+    placed = await real_env.place_in(State.CHARGED)
     await temporal(placed, "signal", "--name", "CancelOrder")
-    await placed.go_on(State.CHARGED)
+    await placed.resume(State.CHARGED)
     assert (await placed.result()).outcome is State.COMPLETED
 
 
-async def test_the_status_can_be_queried_from_the_command_line(real_shop):
-    placed = await real_shop.place(hold=(Activity.CHARGE,))
-    await placed.until_held(Activity.CHARGE)
+async def test_the_status_query_works_from_the_temporal_cli(real_env):
+    placed = await real_env.place(hold=(Activity.CHARGE,))
+    await placed.wait_until_held(Activity.CHARGE)
     printed = json.loads(await temporal(placed, "query", "--name", "status", "--output", "json"))
     (status,) = printed["queryResult"]
     assert (status["order_id"], status["current_step"], status["outcome"]) == (placed.id, "charge", None)
-    await placed.let_go(Activity.CHARGE)
+    await placed.release(Activity.CHARGE)
     await placed.result()
