@@ -1,4 +1,4 @@
-"""A running stack as its users see it: over HTTP."""
+"""A client for the REST API of a running stack."""
 
 import time
 from collections.abc import Callable
@@ -27,17 +27,17 @@ class LiveApi:
         self.http.close()
 
     def start(self, order_id: str | None = None, **content: Any) -> str:
-        """Starts an order with next to no content of its own; returns its id."""
+        """Start an order with default content and return its id."""
         order_id = order_id or new_id()
-        answer = self.http.post(f"/orders/{order_id}/start", json=body(**content))
-        assert answer.status_code == 200, answer.text
-        assert answer.json()["status"] == "started"
+        response = self.http.post(f"/orders/{order_id}/start", json=body(**content))
+        assert response.status_code == 200, response.text
+        assert response.json()["status"] == "started"
         return order_id
 
     def status(self, order_id: str, wait: float = 0) -> Json:
-        answer = self.http.get(f"/orders/{order_id}/status", params={"wait": wait} if wait else None)
-        assert answer.status_code == 200, answer.text
-        status: Json = answer.json()
+        response = self.http.get(f"/orders/{order_id}/status", params={"wait": wait} if wait else None)
+        assert response.status_code == 200, response.text
+        status: Json = response.json()
         return status
 
     def finished(self, order_id: str) -> Json:
@@ -52,9 +52,9 @@ class LiveApi:
         return self.http.post(f"/orders/{order_id}/signals/{name}", json=request)
 
     def history(self, order_id: str) -> list[Json]:
-        answer = self.http.get(f"/orders/{order_id}/history")
-        assert answer.status_code == 200, answer.text
-        events: list[Json] = answer.json()["events"]
+        response = self.http.get(f"/orders/{order_id}/history")
+        assert response.status_code == 200, response.text
+        events: list[Json] = response.json()["events"]
         return events
 
 
@@ -63,14 +63,14 @@ def new_id() -> str:
 
 
 def body(**content: Any) -> Json:
-    """What POST /orders/{order_id}/start takes."""
+    """The body of POST /orders/{order_id}/start."""
     return {"initial_address": asdict(ADDRESS)} | content
 
 
 def eventually(look: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """The first truthy thing that `look` sees."""
+    """Call `look` until it returns a truthy value, and return that value."""
     not_after = time.monotonic() + seconds
-    while not (seen := look()):
-        assert time.monotonic() < not_after, "this did not happen in time"
+    while not (value := look()):
+        assert time.monotonic() < not_after, f"no result within {seconds:g} s"
         time.sleep(0.05)
-    return seen
+    return value

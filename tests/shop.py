@@ -1,4 +1,4 @@
-"""A shop inside the test's own process: real servers, real workflows, and desks that a test may replace."""
+"""Workers in the test's own process, on real servers, with activities that a test can replace."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -26,12 +26,12 @@ from tests.orders import ADDRESS
 
 ActivitySetFactory = Callable[[OrderRepository, ProfileFaultInjector, Gateways], ActivitySet]
 VISIBLE_SECONDS = 10.0
-LOOK_AGAIN_SECONDS = 0.02
+POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
 class Shop:
-    """Open while its workers run. Its orders carry its `run_id`."""
+    """An order worker and a shipping worker on task queues of their own. Its orders have its `run_id`."""
 
     run_id: str
     client: Client
@@ -40,7 +40,7 @@ class Shop:
     shipping_queue: str
 
     def order(self, name: str, **changes: Any) -> OrderRequest:
-        """An order of this shop, not yet placed, with next to no review."""
+        """Return an order for this shop with a short review, without starting it."""
         order_id = f"{self.run_id}-{name}"
         order = OrderRequest(
             order_id,
@@ -58,7 +58,7 @@ class Shop:
         order: OrderRequest,
         reuse: WorkflowIDReusePolicy = WorkflowIDReusePolicy.REJECT_DUPLICATE,
     ) -> WorkflowHandle[OrderWorkflow, OrderResult]:
-        """Starts the order as the API does."""
+        """Start the order as the API does."""
         return await self.client.start_workflow(
             OrderWorkflow.run,
             order,
@@ -73,7 +73,7 @@ class Shop:
         return await self.pool.fetch_one("select * from orders where order_id = %(id)s", {"id": order_id})
 
     async def until_visible(self, handles: list[WorkflowHandle[Any, Any]]) -> None:
-        """Returns once Temporal's list shows these workflows as closed, which it does a moment late."""
+        """Wait until Temporal lists these workflows as closed, which happens with a delay."""
         wanted = {handle.result_run_id or handle.run_id for handle in handles}
         query = f"TaskQueue = '{self.order_queue}' AND ExecutionStatus != 'Running'"
         async with asyncio.timeout(VISIBLE_SECONDS):
@@ -81,7 +81,7 @@ class Shop:
                 closed = {execution.run_id async for execution in self.client.list_workflows(query)}
                 if wanted <= closed:
                     return
-                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+                await asyncio.sleep(POLL_SECONDS)
 
 
 @asynccontextmanager
@@ -94,12 +94,12 @@ async def open_shop(
     repository: Callable[[Database, str], OrderRepository] = OrderRepository,
     activities: ActivitySetFactory = ActivitySet.create,
 ) -> AsyncIterator[Shop]:
-    """Runs an order worker and a shipping worker on queues of their own until the block ends."""
+    """Run the workers of a shop until the block ends."""
     run_id = f"{name}-{uuid4().hex[:8]}"
     shop = Shop(run_id, client, pool, f"{run_id}-orders", f"{run_id}-shipping")
-    staffed = activities(repository(pool, run_id), faults, simulated_gateways(pool))
+    worker_activities = activities(repository(pool, run_id), faults, simulated_gateways(pool))
     async with (
-        order_worker(client, shop.order_queue, staffed),
-        shipping_worker(client, shop.shipping_queue, staffed),
+        order_worker(client, shop.order_queue, worker_activities),
+        shipping_worker(client, shop.shipping_queue, worker_activities),
     ):
         yield shop

@@ -1,4 +1,4 @@
-"""A real Temporal server for tests, in a directory of its own and on free ports."""
+"""A Temporal development server for tests, in a temporary directory and on free ports."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ STOP_SECONDS = 5.0
 
 @contextmanager
 def temporal_server() -> Iterator[Settings]:
-    """Starts the development server as the stack would; yields the settings that lead to it."""
+    """Start the server with the stack's options, and yield the settings to connect to it."""
     home = Path(tempfile.mkdtemp(prefix="orders-temporal-")).resolve()
     try:
         settings = Settings(orders_home=home, port_base=free_port_base(), temporal_address=None)
@@ -42,7 +42,7 @@ def temporal_server() -> Iterator[Settings]:
                 env={**os.environ, **temporal.ENVIRONMENT},
             )
         try:
-            _wait_until_it_answers(settings, process, home / "temporal.log")
+            _wait_until_ready(settings, process, home / "temporal.log")
             yield settings
         finally:
             process.terminate()
@@ -55,22 +55,22 @@ def temporal_server() -> Iterator[Settings]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _wait_until_it_answers(settings: Settings, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], log: Path) -> None:
     not_after = monotonic() + STARTUP_SECONDS
-    while not asyncio.run(temporal_timeout(settings)):
+    while not asyncio.run(is_ready(settings)):
         if process.poll() is not None or monotonic() > not_after:
             raise RuntimeError(f"Temporal did not start:\n{log.read_text()}")
         sleep(0.05)
 
 
-async def temporal_timeout(settings: Settings) -> bool:
-    """Whether the server is there, and its namespace can be used."""
+async def is_ready(settings: Settings) -> bool:
+    """Return whether the server and its namespace can be used."""
     try:
         client = await connect(settings)
         await client.workflow_service.describe_namespace(
             DescribeNamespaceRequest(namespace=settings.temporal_namespace)
         )
-        # The server knows the namespace a moment before its task queues do.
+        # The namespace is usable by task queues a moment after it is described.
         await client.count_workflows()
     except (TemporalUnavailable, RPCError):
         return False

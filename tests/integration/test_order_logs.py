@@ -1,4 +1,4 @@
-"""What the workers' logs tell of an order: each change of its state and each signal, as JSON lines."""
+"""The workers log each state change of an order and each signal as a JSON line."""
 
 import json
 import subprocess
@@ -21,12 +21,12 @@ LINE = (
 
 
 def lines_of(stack: Stack, order_id: str) -> list[dict[str, Any]]:
-    """What the stack's workers have logged of an order, in the order of time."""
+    """The log lines of the stack's workers about an order, oldest first."""
     logs = Layout.of(stack.settings).logs
     lines = [line for file in logs.glob("*worker-1.log") for line in file.read_text().splitlines()]
-    told = [json.loads(line) for line in lines if order_id in line]
+    parsed = [json.loads(line) for line in lines if order_id in line]
     return sorted(
-        (each for each in told if each.get("order_id") == order_id), key=lambda each: each["timestamp"]
+        (each for each in parsed if each.get("order_id") == order_id), key=lambda each: each["timestamp"]
     )
 
 
@@ -47,9 +47,9 @@ def test_every_state_change_and_every_signal_is_logged(live: LiveApi, live_stack
 
     lines = eventually(finished)
     assert {line["run_id"] for line in lines} == {run_id}
-    told = [(line["event"], line.get("step") or line.get("signal")) for line in lines]
-    steady = [each for each in told if each != ("signal too late", "reject_order")]
-    assert steady == [
+    events = [(line["event"], line.get("step") or line.get("signal")) for line in lines]
+    in_order = [each for each in events if each != ("signal too late", "reject_order")]
+    assert in_order == [
         ("order accepted", "receive"),
         ("step done", "receive"),
         ("step done", "validate"),
@@ -62,9 +62,9 @@ def test_every_state_change_and_every_signal_is_logged(live: LiveApi, live_stack
         ("step done", "dispatch"),
         ("order finished", "finish"),
     ]
-    assert ("signal too late", "reject_order") in told
+    assert ("signal too late", "reject_order") in events
     assert (lines[-1]["outcome"], lines[-1]["completion_ms"]) == ("completed", completion_ms)
-    # Where somebody lives, and who decided, is for the books alone.
+    # Addresses and names are stored in the database only.
     text = json.dumps(lines)
     assert not [word for word in (OTHER_ADDRESS.street, "anna", "bert", "customer") if word in text]
 
@@ -95,13 +95,13 @@ def test_log_lines_are_json_or_console_text(log_format: str) -> None:
     )
     (line,) = done.stdout.splitlines()
     if log_format == "json":
-        told = json.loads(line)
-        assert (told["event"], told["level"], told["component"]) == (
+        parsed = json.loads(line)
+        assert (parsed["event"], parsed["level"], parsed["component"]) == (
             "order accepted",
             "info",
             "order-worker-1",
         )
-        assert (told["order_id"], told["run_id"]) == ("o-1", "r-1")
+        assert (parsed["order_id"], parsed["run_id"]) == ("o-1", "r-1")
     else:
         assert "order accepted" in line
         assert "order_id=o-1" in line

@@ -1,4 +1,4 @@
-"""How the long-running processes end when nothing they need is there, or a setting is wrong."""
+"""How the long-running processes end without their servers or with an invalid setting."""
 
 import os
 import signal
@@ -15,13 +15,13 @@ STOP_SECONDS = 3.0
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Leads to servers that are not there."""
-    nowhere = free_port_base()
+    """An environment whose servers do not exist."""
+    unused = free_port_base()
     return {
         **os.environ,
-        "PORT_BASE": str(nowhere),
-        "TEMPORAL_ADDRESS": f"127.0.0.1:{nowhere}",
-        "DATABASE_URL": f"postgresql://127.0.0.1:{nowhere + 1}/orders",
+        "PORT_BASE": str(unused),
+        "TEMPORAL_ADDRESS": f"127.0.0.1:{unused}",
+        "DATABASE_URL": f"postgresql://127.0.0.1:{unused + 1}/orders",
         **changes,
     }
 
@@ -78,7 +78,9 @@ def test_an_invalid_payload_key_ends_a_process_with_one_line_and_exit_code_2(wor
         ("DATABASE_READER_URL", ("dashboard",)),
     ],
 )
-def test_an_invalid_database_url_ends_a_process_with_one_line_and_exit_code_2(name: str, words: tuple[str, ...]) -> None:
+def test_an_invalid_database_url_ends_a_process_with_one_line_and_exit_code_2(
+    name: str, words: tuple[str, ...]
+) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", *words],
         cwd=PROJECT_ROOT,

@@ -1,4 +1,4 @@
-"""Where clients connect: the embedded server, a named address, a profile of Temporal's own configuration."""
+"""Where clients connect: to the embedded server, to TEMPORAL_ADDRESS, or to the server of a Temporal profile."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from orchestrator.temporal_client import connection
 
 PROFILES = """
 [profile.default]
-address = "elsewhere.invalid:7233"
+address = "other.invalid:7233"
 api_key = "not-for-us"
 
 [profile.cloud]
@@ -19,14 +19,14 @@ address = "cloud.invalid:7233"
 namespace = "orders.account"
 api_key = "key"
 
-[profile.nowhere]
+[profile.no-address]
 namespace = "orders.account"
 """
 
 
 @pytest.fixture
 def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A configuration file where the SDK looks for one by itself."""
+    """A configuration file at the SDK's default path."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     file = tmp_path / "temporalio" / "temporal.toml"
@@ -84,7 +84,7 @@ def test_key_and_namespace_come_from_the_environment(monkeypatch: pytest.MonkeyP
     }
 
 
-@pytest.mark.parametrize("profile", ["unheard-of", "nowhere"])
+@pytest.mark.parametrize("profile", ["unknown", "no-address"])
 def test_a_profile_without_an_address_is_rejected(profiles: Path, profile: str) -> None:
     with pytest.raises(SettingsError):
         connected(temporal_profile=profile)
@@ -98,7 +98,7 @@ def test_older_setting_names_are_accepted(monkeypatch: pytest.MonkeyPatch) -> No
     settings = Settings.load()
     assert settings.database_url == "postgresql://db.invalid/orders"
     assert settings.order_deadline_seconds == 20
-    # PORT_BASE moves the ports of this machine, not those of another.
+    # PORT_BASE moves the ports of this machine only.
     assert settings.temporal_target == "server.invalid:7233"
     monkeypatch.setenv("TEMPORAL_PORT", "7000")
     assert Settings.load().temporal_target == "server.invalid:7000"

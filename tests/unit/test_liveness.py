@@ -1,4 +1,4 @@
-"""The health check of a container, run as the container's engine runs it."""
+"""The health check of a container."""
 
 import asyncio
 import os
@@ -18,14 +18,14 @@ from orchestrator.worker import liveness_file
 
 
 @contextmanager
-def answering(status: int) -> Iterator[str]:
+def http_server(status: int) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)
             self.end_headers()
 
         def log_message(self, *words: object) -> None:
-            """Says nothing."""
+            """Logs nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -38,9 +38,9 @@ def answering(status: int) -> Iterator[str]:
 
 
 def test_a_process_is_healthy_when_it_returns_200() -> None:
-    with answering(200) as url:
+    with http_server(200) as url:
         assert liveness_file.failure(url) is None
-    with answering(503) as url:
+    with http_server(503) as url:
         assert "503" in str(liveness_file.failure(url))
     assert "refused" in str(liveness_file.failure(url))
 

@@ -1,4 +1,4 @@
-"""How the API passes a request on to an order whose workflow is not ready to hear it."""
+"""Sending an update to a workflow that is not ready."""
 
 from typing import Any, cast
 
@@ -19,32 +19,32 @@ from orchestrator.settings import Settings
 
 
 def not_ready() -> RPCError:
-    """What the server says while a workflow task has failed and is to be done again."""
+    """The server's error while a failed workflow task is being retried."""
     detail = AnyMessage()
     detail.Pack(WorkflowNotReadyFailure())
     code = RPCStatusCode.FAILED_PRECONDITION
     return RPCError("not ready", code, GrpcStatus(code=code, details=[detail]).SerializeToString())
 
 
-class Temporal:
-    """Stands in for the client and the handle of its one workflow."""
+class FakeTemporal:
+    """A client with one workflow, and its handle."""
 
-    def __init__(self, *answers: RPCError | RequestResult) -> None:
-        self._answers = list(answers)
+    def __init__(self, *results: RPCError | RequestResult) -> None:
+        self._results = list(results)
 
-    def get_workflow_handle(self, _workflow_id: str) -> "Temporal":
+    def get_workflow_handle(self, _workflow_id: str) -> "FakeTemporal":
         return self
 
     async def execute_update(self, _name: str, _request: object, **_options: Any) -> RequestResult:
-        answer = self._answers.pop(0)
-        if isinstance(answer, RPCError):
-            raise answer
-        return answer
+        result = self._results.pop(0)
+        if isinstance(result, RPCError):
+            raise result
+        return result
 
 
 async def test_an_update_is_retried_while_the_workflow_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(order_service, "NOT_READY_PAUSE_SECONDS", 0.0)
     accepted = RequestResult(True, "the order is being cancelled", State.RECEIVED)
-    temporal, database = Temporal(not_ready(), not_ready(), accepted), cast(Database, None)
+    temporal, database = FakeTemporal(not_ready(), not_ready(), accepted), cast(Database, None)
     service = OrderService(Settings(), database, cast(Client, temporal), Admission(Settings(), database))
     assert await service.send_request("o", CancelOrder("not wanted", "anna")) == accepted

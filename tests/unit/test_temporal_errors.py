@@ -1,4 +1,4 @@
-"""What the words of Temporal mean for those who ask it."""
+"""How errors of the Temporal SDK are translated."""
 
 import pytest
 from google.protobuf.any_pb2 import Any
@@ -16,27 +16,27 @@ def error(status: RPCStatusCode, *details: Message) -> RPCError:
     for detail in details:
         packed.append(Any())
         packed[-1].Pack(detail)
-    return RPCError("no", status, GrpcStatus(code=status.value, details=packed).SerializeToString())
+    return RPCError("error", status, GrpcStatus(code=status.value, details=packed).SerializeToString())
 
 
 @pytest.mark.parametrize(
-    "said",
+    "original",
     [
         error(RPCStatusCode.UNAVAILABLE),
         error(RPCStatusCode.DEADLINE_EXCEEDED),
         error(RPCStatusCode.NOT_FOUND, NamespaceNotFoundFailure(namespace="default")),
     ],
 )
-def test_connection_errors_become_temporal_unavailable(said: RPCError) -> None:
+def test_connection_errors_become_temporal_unavailable(original: RPCError) -> None:
     with pytest.raises(TemporalUnavailable), temporal_errors():
-        raise said
+        raise original
 
 
 @pytest.mark.parametrize(
-    "said",
+    "original",
     [error(RPCStatusCode.NOT_FOUND, NotFoundFailure()), error(RPCStatusCode.NOT_FOUND)],
 )
-def test_an_unknown_workflow_is_not_an_unavailable_server(said: RPCError) -> None:
+def test_an_unknown_workflow_is_not_an_unavailable_server(original: RPCError) -> None:
     with pytest.raises(RPCError) as raised, temporal_errors():
-        raise said
-    assert raised.value is said
+        raise original
+    assert raised.value is original

@@ -1,4 +1,4 @@
-"""What a worker tells Prometheus, and where."""
+"""The metrics that a worker exports, and where."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""Every way an order can go, from acceptance to each outcome."""
+"""Every path of an order from acceptance to an outcome."""
 
 import asyncio
 from datetime import timedelta
@@ -17,13 +17,13 @@ from tests.workflows.conftest import ORDER_QUEUE
 from tests.workflows.held_activities import FORWARD_ACTIVITIES, STEP_ACTIVITY_NAMES
 
 SHORT = 2.0
-"""A limit in seconds that is short enough to be waited for, also where time is not skipped."""
+"""A limit in seconds, short enough for the server that does not skip time."""
 
-TIME_TO_SHIP_AGAIN = 5.0
-"""A limit in seconds within which a refused order is shipped several times."""
+TIME_FOR_SHIPMENTS = 5.0
+"""A limit in seconds with time for several shipments."""
 
-REFUSED = [StepStatus.DECLINED] * 100
-"""The carrier or the warehouse refuses for as long as it is asked."""
+ALWAYS_DECLINED = [StepStatus.DECLINED] * 100
+"""Every call of the carrier or the warehouse is declined."""
 
 
 async def test_an_order_runs_every_step_and_completes(env):
@@ -50,7 +50,7 @@ async def test_the_deadline_counts_from_acceptance_not_from_the_first_workflow_t
         order,
         id=order_workflow_id(order.order_id),
         task_queue=ORDER_QUEUE,
-        # No worker gets to see it for so long.
+        # Delays the first workflow task.
         start_delay=timedelta(seconds=1),
     )
     await handle.result()
@@ -72,7 +72,7 @@ async def test_the_status_query_returns_the_current_and_completed_steps(env):
     assert seen == [
         (Step.RECEIVE, []),
         (Step.CHARGE, first),
-        # The child's steps are one to its parent.
+        # The workflow sees both steps of its child as one.
         (Step.PREPARE, [*first, Step.CHARGE]),
         (Step.FINISH, [*first, Step.CHARGE, Step.PREPARE, Step.DISPATCH]),
     ]
@@ -135,7 +135,7 @@ async def test_a_simultaneous_approval_and_rejection_lead_to_one_outcome(env):
     )
 
 
-# --- What goes wrong on the way -------------------------------------------------------------------------
+# --- Failures ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ async def test_shipping_is_retried_while_there_is_time(env):
 
 
 async def pauses(placed):
-    """The timers of the pauses between shipments so far: how each ended, None while it runs."""
+    """How the timer of each pause between shipments ended; None while it runs."""
     found = {}
     for event in (await placed.handle.fetch_history()).events:
         started = event.timer_started_event_attributes
@@ -186,9 +186,9 @@ async def pauses(placed):
 
 
 async def test_a_cancellation_ends_the_pause_between_two_shipments(real_env):
-    # On a busy machine the cancellation may come just after the pause: then another order is tried.
+    # On a busy machine the cancellation can arrive after the pause; then the test tries another order.
     for _ in range(5):
-        placed = await real_env.place({Activity.DISPATCH: REFUSED})
+        placed = await real_env.place({Activity.DISPATCH: ALWAYS_DECLINED})
         async with asyncio.timeout(10):
             while None not in await pauses(placed):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
@@ -197,29 +197,29 @@ async def test_a_cancellation_ends_the_pause_between_two_shipments(real_env):
         assert (result.outcome, result.reason) == (State.CANCELLED, Reason.CUSTOMER_CANCELLED)
         if (await pauses(placed))[-1] == "timer_canceled_event_attributes":
             return
-    pytest.fail("every pause went on to its end")
+    pytest.fail("no cancellation arrived during a pause")
 
 
 @pytest.mark.parametrize("name", [Activity.PREPARE, Activity.DISPATCH])
 async def test_an_order_whose_shipping_is_always_declined_is_refunded_and_recalled(env, name, caplog):
     caplog.set_level("INFO", logger="temporalio.workflow")
-    placed = await env.place({name: REFUSED}, limit_seconds=TIME_TO_SHIP_AGAIN)
+    placed = await env.place({name: ALWAYS_DECLINED}, limit_seconds=TIME_FOR_SHIPMENTS)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.SHIPPING_FAILED)
-    assert 3 < placed.count(name) < len(REFUSED)
-    told = [line for line in caplog.records if getattr(line, "order_id", None) == placed.id]
-    assert [(line.step, line.attempts, line.reason) for line in told] == [
+    assert 3 < placed.count(name) < len(ALWAYS_DECLINED)
+    logged = [line for line in caplog.records if getattr(line, "order_id", None) == placed.id]
+    assert [(line.step, line.attempts, line.reason) for line in logged] == [
         (Step.PREPARE, n, "scripted declined") for n in range(1, placed.count(name) + 1)
     ]
     assert (placed.stored.charges, placed.stored.refunds) == (1, 1)
     assert placed.stored.is_unpacked
-    # What the child told in its DispatchFailed signal.
+    # From the DispatchFailed signal of the child.
     assert placed.stored.abort.message == "scripted declined"
 
 
 @pytest.mark.parametrize("name", FORWARD_ACTIVITIES)
 async def test_a_step_without_time_left_aborts_the_order(env, name):
-    # Long after the moment at which nothing is shipped again.
+    # Too short for another shipment.
     placed = await env.place({name: [StepStatus.OUT_OF_TIME] * 9}, limit_seconds=0.5)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
@@ -246,7 +246,7 @@ async def test_a_charged_order_is_refunded_and_recalled_at_its_deadline(env, nam
 
 
 async def test_without_a_shipping_worker_the_order_is_refunded_at_its_deadline(env):
-    placed = await env.place(shipping_task_queue="nobody-works-here", limit_seconds=SHORT)
+    placed = await env.place(shipping_task_queue="no-worker", limit_seconds=SHORT)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
     assert (placed.stored.charges, placed.stored.refunds) == (1, 1)
@@ -261,7 +261,7 @@ async def test_gateway_work_that_was_not_stored_is_compensated(env, name):
 
 
 async def test_a_stored_dispatch_that_was_not_reported_completes_the_order(env):
-    # The worker wrote the dispatch into the books, and died before it could tell the workflow.
+    # The worker stored the dispatch and died before it could report to the workflow.
     placed = await env.place(
         {Activity.DISPATCH: [NotReported(StepStatus.OUT_OF_TIME)] * 9}, limit_seconds=0.5
     )
@@ -277,7 +277,7 @@ async def test_a_stored_dispatch_that_was_not_reported_completes_the_order_at_th
 
 @pytest.mark.parametrize("name", FORWARD_ACTIVITIES)
 async def test_a_step_that_fails_until_its_time_is_over_aborts_the_order(env, name):
-    # As when the books are away: the activity cannot even say that the time is over.
+    # As with an unavailable database: the activity cannot return OUT_OF_TIME either.
     placed = await env.place({name: [RuntimeError("scripted")] * 500}, limit_seconds=SHORT)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
@@ -290,8 +290,8 @@ async def test_a_step_that_fails_until_its_time_is_over_aborts_the_order(env, na
 async def test_a_step_that_is_unfinished_locally_continues_as_a_regular_activity(env, name):
     scripts = {name: [StepStatus.UNFINISHED]}
     if name in (Activity.REFUND, Activity.RECALL):
-        scripts[Activity.DISPATCH] = REFUSED
-    placed = await env.place(scripts, limit_seconds=TIME_TO_SHIP_AGAIN)
+        scripts[Activity.DISPATCH] = ALWAYS_DECLINED
+    placed = await env.place(scripts, limit_seconds=TIME_FOR_SHIPMENTS)
     await placed.result()
     assert [is_local for called, is_local in placed.calls if called is name][:2] == [True, False]
 
@@ -302,12 +302,12 @@ async def test_a_step_that_is_unfinished_locally_continues_as_a_regular_activity
 )
 async def test_each_activity_can_run_twice(env, name, failure):
     scripts = {name: [failure]}
-    undone = name in (Activity.REFUND, Activity.RECALL, Activity.ABORT)
-    if undone:
-        scripts[Activity.DISPATCH] = REFUSED
-    placed = await env.place(scripts, limit_seconds=TIME_TO_SHIP_AGAIN)
+    is_aborted = name in (Activity.REFUND, Activity.RECALL, Activity.ABORT)
+    if is_aborted:
+        scripts[Activity.DISPATCH] = ALWAYS_DECLINED
+    placed = await env.place(scripts, limit_seconds=TIME_FOR_SHIPMENTS)
     result = await placed.result()
-    assert result.outcome is (State.FAILED if undone else State.COMPLETED)
+    assert result.outcome is (State.FAILED if is_aborted else State.COMPLETED)
     assert placed.stored.charges == 1
     assert [is_local for called, is_local in placed.calls if called is name] == [True, False]
 
@@ -332,11 +332,11 @@ async def test_a_non_retryable_error_while_opening_keeps_its_type(env):
 async def test_a_compensation_is_retried_until_it_succeeds(env):
     placed = await env.place(
         {
-            Activity.DISPATCH: REFUSED,
+            Activity.DISPATCH: ALWAYS_DECLINED,
             Activity.REFUND: [RuntimeError("scripted")] * 4,
             Activity.RECALL: [RuntimeError("scripted")] * 3,
         },
-        limit_seconds=TIME_TO_SHIP_AGAIN,
+        limit_seconds=TIME_FOR_SHIPMENTS,
     )
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.SHIPPING_FAILED)
@@ -348,7 +348,7 @@ async def test_an_unavailable_database_delays_the_outcome(env):
     assert (await placed.result()).outcome is State.COMPLETED
 
 
-# --- Orders that never become one -----------------------------------------------------------------------
+# --- Rejected orders ----------------------------------------------------------------------------------------
 
 
 def _cause(failure) -> ApplicationError:

@@ -1,4 +1,4 @@
-"""What becomes of an order whose own workflow was ended from outside."""
+"""ReconcileWorkflow: an order whose own workflow was terminated."""
 
 import asyncio
 from datetime import timedelta

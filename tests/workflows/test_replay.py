@@ -1,8 +1,8 @@
-"""Saved histories of real orders, replayed: workflow code must still make the same decisions.
+"""Replays saved histories of real orders: workflow code must still produce the same commands.
 
-A failure here means that orders which are running during a deployment would be held up. Either keep the old
-decisions (`workflow.patched`), or record anew with `python -m tests.workflows.record_histories` and say why
-running orders need not survive.
+A failure means that orders that run during a deployment would get stuck. Either keep the old commands
+(`workflow.patched`), or record new histories with `python -m tests.workflows.record_histories` and explain why
+running orders need not continue.
 """
 
 import base64
@@ -40,7 +40,7 @@ def read(file: Path) -> str:
 
 
 def history_of(text: str) -> WorkflowHistory:
-    """With the workflow's own id, which belongs to what an order is decided by."""
+    """The history with its workflow id, which the order workflow checks."""
     started = json.loads(text)["events"][0]["workflowExecutionStartedEventAttributes"]
     return WorkflowHistory.from_json(started["workflowId"], text)
 
@@ -62,7 +62,7 @@ async def test_a_history_without_tracing_replays_with_tracing_and_creates_no_sec
 
 
 def results() -> set[tuple[str, str | None]]:
-    """(outcome, reason) of every saved order and reconciliation that returned one."""
+    """(outcome, reason) of every saved workflow that returned an outcome."""
     found = set()
     for file in FILES:
         last = json.loads(read(file))["events"][-1]
@@ -95,7 +95,7 @@ def test_every_workflow_has_a_saved_history():
 
 
 async def test_a_changed_history_fails_the_replay():
-    # The same history, but with another activity where the order went on.
+    # The same history with another activity in its place.
     document = json.loads(read(next(file for file in FILES if file.name == "completed.order.json")))
     for event in document["events"]:
         marker = event.get("markerRecordedEventAttributes")

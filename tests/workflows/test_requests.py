@@ -1,4 +1,4 @@
-"""What people and operators ask of a running order: each request, as signal and update, in each state."""
+"""Requests to a running order: each one as a signal and as an update, in each state; and operator actions."""
 
 import asyncio
 import itertools
@@ -28,7 +28,7 @@ REQUESTS = {
     "approve_order": {"reviewer": "eve"},
     "reject_order": {"reviewer": "bob", "reason": "looks odd"},
 }
-"""As plain JSON, which any Temporal tool can send."""
+"""Plain JSON, as any Temporal tool can send it."""
 
 SIGNALS = {
     "cancel_order": "CancelOrder",
@@ -47,7 +47,7 @@ STATES = [
 
 
 def in_time(name: str, state: State) -> bool:
-    """Whether a request of this kind is honoured in a state."""
+    """Return whether a request is accepted in a state."""
     before = {"reject_order": State.APPROVED, "approve_order": State.APPROVED}.get(name, State.DISPATCHED)
     return before.is_past(state)
 
@@ -68,7 +68,7 @@ async def check_outcome(placed: PlacedOrder, name: str, state: State) -> None:
     assert placed.stored.address == (OTHER_ADDRESS if changed else placed.order.initial_address)
     approval = [("approve_order", True)] if (name, state) == ("update_address", State.IN_REVIEW) else []
     assert placed.stored.requests == [(name, in_time(name, state)), *approval]
-    # Nothing is undone that was never tried.
+    # A compensation runs only if its step was attempted.
     assert (placed.count(Activity.REFUND) > 0) == (
         result.outcome is not State.COMPLETED and placed.count(Activity.CHARGE) > 0
     )
@@ -221,9 +221,9 @@ async def test_a_request_whose_activity_ran_twice_is_applied_once(env, name):
     await placed.result()
 
 
-# --- Malformed requests ---------------------------------------------------------------------------------
+# --- Invalid requests ---------------------------------------------------------------------------------
 
-MALFORMED = [
+INVALID_SIGNALS = [
     ("CancelOrder", []),
     ("CancelOrder", [{}]),
     ("CancelOrder", [{"reason": "", "cancelled_by": "me"}]),
@@ -243,15 +243,15 @@ MALFORMED = [
     ("UpdateAddress", [{"new_address": {"street": "1"}, "updated_by": "me"}]),
     ("ApproveOrder", [{"reviewer": "  "}]),
     ("RejectOrder", [{"reviewer": "bob"}]),
-    ("DispatchFailed", [{"reason": "nobody home"}]),
+    ("DispatchFailed", [{"reason": "no one at home"}]),
     ("DispatchFailed", []),
     ("DispatchFailed", [None]),
     ("NoSuchSignal", [{"reason": "why"}]),
 ]
 
 
-@pytest.mark.parametrize(("signal", "arguments"), MALFORMED, ids=lambda value: str(value)[:40])
-async def test_a_malformed_signal_is_ignored(env, signal, arguments):
+@pytest.mark.parametrize(("signal", "arguments"), INVALID_SIGNALS, ids=lambda value: str(value)[:40])
+async def test_an_invalid_signal_is_ignored(env, signal, arguments):
     placed = await env.place_in(State.RECEIVED)
     await placed.handle.signal(signal, args=arguments)
     assert (await placed.status()).abort_reason is None
@@ -269,7 +269,7 @@ async def test_unknown_fields_of_a_signal_are_ignored(env):
 
 async def test_a_dispatch_failed_signal_alone_does_not_abort_the_order(env):
     placed = await env.place_in(State.CHARGED)
-    await placed.handle.signal("DispatchFailed", {"reason": "nobody home", "attempts": 3})
+    await placed.handle.signal("DispatchFailed", {"reason": "no one at home", "attempts": 3})
     await placed.resume(State.CHARGED)
     assert (await placed.result()).outcome is State.COMPLETED
 
@@ -342,7 +342,7 @@ async def test_a_workflow_cancellation_does_not_interrupt_the_compensation(env):
 
 
 async def test_a_workflow_cancellation_after_the_outcome_changes_nothing(env):
-    # The workflow only waits for the answer to a request that came late.
+    # The workflow only waits for the handler of a late request.
     placed = await env.place(hold=(Activity.FINISH, Activity.CHANGE_ADDRESS))
     await placed.wait_until_held(Activity.FINISH)
     await placed.handle.signal("UpdateAddress", REQUESTS["update_address"])
@@ -358,7 +358,7 @@ async def test_a_workflow_cancellation_after_the_outcome_changes_nothing(env):
     assert (await placed.result()).outcome is State.COMPLETED
 
 
-# The server that skips time never tells a parent that its child was terminated; a real one does.
+# The time-skipping server does not report the termination of a child to its parent, so these need a real server.
 
 
 @pytest.mark.parametrize("how", ["terminate", "cancel"])

@@ -1,4 +1,4 @@
-"""Temporal's own command line sends every request as plain JSON, and reads the status."""
+"""The Temporal CLI sends every request as plain JSON and queries the status."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from tests.workflows.test_requests import REQUESTS, SIGNALS, in_time, outcome_af
 
 
 async def temporal(placed: PlacedOrder, *words: str) -> str:
-    """Runs `temporal workflow ...` on an order's workflow; returns what it printed."""
+    """Run `temporal workflow ...` on an order's workflow and return its output."""
     address = placed.env.client.service_client.config.target_host
     process = await asyncio.create_subprocess_exec(
         packaged_program("temporal"),
