@@ -1,1 +1,1 @@
-"""The dashboard at size, measured: every query, and pages of a server of its own over a million orders."""
+"""Benchmark of the dashboard: every query and page over a million orders."""

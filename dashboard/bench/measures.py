@@ -1,40 +1,26 @@
-"""What the bench prints: rows of a Markdown table, each judged against its target where there is one."""
+"""Measurements with a target, as percentiles of several values."""
 
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from dashboard.view_models.slo_targets import percentile
+from loadtest.bench.harness import Measurement
+from loadtest.verdict.percentiles import percentile
 
 Query = Callable[[], object]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table. `is_kept` is None where the target could not be judged."""
-
-    measure: str
-    value: str
-    target: str
-    is_kept: bool | None
-
-
-def at_most(measure: str, values: list[float], limit: float, unit: str, *, share: float = 1.0) -> Row:
-    """Judges the percentile `share` of the values; 1.0 is the largest of them."""
-    judged, p95 = percentile(values, share), percentile(values, 0.95)
-    assert judged is not None, "there is something to judge"
+def at_most(measure: str, values: list[float], limit: float, unit: str, *, share: float = 1.0) -> Measurement:
+    """Compare the percentile `share` (1.0: the maximum) of the values with `limit`."""
+    ordered = sorted(values)
+    measured, p95 = percentile(ordered, share), percentile(ordered, 0.95)
     name = "max" if share == 1.0 else f"p{100 * share:g}"
-    told = f"p50 {statistics.median(values):,.1f}, p95 {p95:,.1f}, max {max(values):,.1f} {unit}"
-    return Row(
-        measure,
-        told if len(values) > 1 else f"{judged:,.0f} {unit}",
-        f"{name} ≤ {limit:,g} {unit}",
-        judged <= limit,
-    )
+    spread = f"p50 {statistics.median(values):,.1f}, p95 {p95:,.1f}, max {ordered[-1]:,.1f} {unit}"
+    value = spread if len(values) > 1 else f"{measured:,.0f} {unit}"
+    return Measurement(measure, value, f"{name} ≤ {limit:,g} {unit}", measured <= limit)
 
 
-def timed_ms(work: Query) -> float:
+def timed_ms(query: Query) -> float:
     began = time.perf_counter()
-    work()
+    query()
     return (time.perf_counter() - began) * 1000

@@ -1,221 +1,234 @@
-"""The pages of a running dashboard: first runs, refreshes, first paint, export, and what ten viewers cost."""
+"""Pages of a running dashboard: first runs, refreshes, first paint, CSV export, and the cost of ten viewers."""
 
-import random
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from random import Random
 from urllib.parse import urlencode
 
 import httpx
 
 from dashboard import export, filters
-from dashboard.bench.measures import Row, at_most
-from dashboard.bench.server import Server
+from dashboard.bench.measures import at_most
+from dashboard.bench.server import DashboardProcess
 from dashboard.bench.viewer import Viewer
 from dashboard.data.cached import CHART_SECONDS, LIVE_SECONDS
 from dashboard.sections.orders_table import cursor_of
 from db.read_models import latency, order_search
 from db.read_models.latency import Selection
 from db.read_only_database import ReadOnlyDatabase
+from loadtest.bench.harness import Measurement
 from orchestrator.errors import StackError
 
 ROUNDS = 3
-EXPORTED = 100_000
-EXPORT_SECONDS = 5.0
-FIRST_MS, AGAIN_MS, PAINT_MS = 1_500.0, 500.0, 1_500.0
-MEMORY_MB = 500.0
+EXPORTED_ROWS = 100_000
+MAX_EXPORT_SECONDS = 5.0
+MAX_FIRST_RUN_MS, MAX_REFRESH_MS, MAX_PAINT_MS = 1_500.0, 500.0, 1_500.0
+MAX_MEMORY_MB = 500.0
 VIEWERS = 10
-OPENING_SECONDS = 30.0
+OPEN_TIMEOUT_SECONDS = 30.0
 VIEWING_SECONDS = 20.0
-POSTGRES_SHARE = 15.0
+MAX_POSTGRES_CPU_PERCENT = 15.0
 
 View = tuple[str, dict[str, str]]
-"""A page's address and its query."""
+"""Path and query of a page."""
 
-Note = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
-def some_views(reader: ReadOnlyDatabase, ids: list[str], chance: random.Random) -> dict[str, View]:
-    """Every page, and what one may choose on it; each time with another order, run or span of time."""
+def random_views(reader: ReadOnlyDatabase, order_ids: list[str], random: Random) -> dict[str, View]:
+    """Return every page and its main filters, with a random order, run or time range."""
     runs = [str(row["run_id"]) for row in latency.run_names(reader)]
-    one, other = chance.sample(runs, 2)
-    everything = latency.plan(reader, Selection())
-    file = order_search.order_details(reader, chance.choice(ids))
-    assert everything is not None, "the seeding makes orders"
-    assert file is not None, "the orders are in the books"
-    since = everything.since + (everything.until - everything.since) * chance.random() / 2
+    run, baseline = random.sample(runs, 2)
+    whole = latency.plan(reader, Selection())
+    details = order_search.order_details(reader, random.choice(order_ids))
+    assert whole is not None, "the database is seeded"
+    assert details is not None, "order_ids are of seeded orders"
+    since = whole.since + (whole.until - whole.since) * random.random() / 2
     week = filters.query_of(Selection(since=since, until=since + timedelta(days=7)))
-    day = file.order["order_id"].rpartition("-")[0]
+    day = details.order["order_id"].rpartition("-")[0]
     return {
         "overview": ("", {}),
-        "now, an hour": ("", {"window": "1 h"}),
+        "overview, an hour": ("", {"window": "1 h"}),
         "orders": ("orders", {}),
-        "orders, failed and older": ("orders", {"state": "failed", "before": cursor_of(file.order)}),
+        "orders, failed, older": ("orders", {"state": "failed", "before": cursor_of(details.order)}),
         "orders, of a day": ("orders", {"q": day}),
-        "an order": ("orders", {"order": file.order["order_id"]}),
+        "an order": ("orders", {"order": details.order["order_id"]}),
         "reviews": ("reviews", {}),
         "latency": ("latency", {}),
         "latency, a week": ("latency", week),
-        "latency, a run": ("latency", {"run": one}),
-        "latency, failed under faults": ("latency", {"outcome": "failed", "faults": "assignment"}),
+        "latency, a run": ("latency", {"run": run}),
+        "latency, failed, under faults": ("latency", {"outcome": "failed", "faults": "assignment"}),
         "load tests": ("load_tests", {}),
-        "load tests, a run": ("load_tests", {"run": one}),
-        "load tests, two runs": ("load_tests", {"run": one, "baseline": other}),
-        "audit, a run": ("audit", {"run": one}),
+        "load tests, a run": ("load_tests", {"run": run}),
+        "load tests, two runs": ("load_tests", {"run": run, "baseline": baseline}),
+        "audit, a run": ("audit", {"run": run}),
     }
 
 
-def runs_and_refreshes(server: Server, reader: ReadOnlyDatabase, ids: list[str], note: Note) -> Iterator[Row]:
-    """Each view opened anew when nothing of it is kept any more; then what a tick of all its live parts
-    costs, or where it has none, showing it again at once."""
-    chance = random.Random(5)
-    firsts: dict[str, list[float]] = {}
-    agains: dict[str, list[float]] = {}
+def first_runs_and_refreshes(
+    dashboard: DashboardProcess, reader: ReadOnlyDatabase, order_ids: list[str], progress: Progress
+) -> Iterator[Measurement]:
+    """Measure the first run of each view with an empty cache, then a refresh of its live fragments.
+
+    A view without live fragments is run again instead.
+    """
+    random = Random(5)
+    first_ms: dict[str, list[float]] = {}
+    refresh_ms: dict[str, list[float]] = {}
     for number in range(ROUNDS + 1):
-        note(f"pages, round {number} of {ROUNDS}")
+        progress(f"pages, round {number} of {ROUNDS}")
         began = time.monotonic()
-        for name, (page, query) in some_views(reader, ids, chance).items():
-            with Viewer(server.port, page, urlencode(query)) as viewer:
-                first = viewer.show()
-                if viewer.ticks:
-                    # A tick reads anew; a page that stands still keeps its figures for a while.
+        for name, (page, query) in random_views(reader, order_ids, random).items():
+            with Viewer(dashboard.port, page, urlencode(query)) as viewer:
+                first = viewer.run_page()
+                if viewer.intervals:
+                    # Wait until the data that live fragments share has expired.
                     time.sleep(LIVE_SECONDS + 0.1)
-                again = viewer.tick() if viewer.ticks else viewer.show()
-            # The first round of all is of a process that has not imported everything yet.
+                refresh = viewer.refresh_all() if viewer.intervals else viewer.run_page()
+            # In round 0 the process is still importing modules.
             if number > 0:
-                firsts.setdefault(name, []).append(first)
-                agains.setdefault(name, []).append(again)
+                first_ms.setdefault(name, []).append(first)
+                refresh_ms.setdefault(name, []).append(refresh)
         time.sleep(max(0.0, CHART_SECONDS + 0.5 - (time.monotonic() - began)))
-    for name in firsts:
-        yield at_most(f"page {name}: first run", firsts[name], FIRST_MS, "ms")
-        yield at_most(f"page {name}: refresh", agains[name], AGAIN_MS, "ms")
+    for name in first_ms:
+        yield at_most(f"page {name}: first run", first_ms[name], MAX_FIRST_RUN_MS, "ms")
+        yield at_most(f"page {name}: refresh", refresh_ms[name], MAX_REFRESH_MS, "ms")
 
 
-def exported(server: Server, reader: ReadOnlyDatabase) -> Row:
-    """Downloads about EXPORTED rows as a browser does."""
+def csv_export(dashboard: DashboardProcess, reader: ReadOnlyDatabase) -> Measurement:
+    """Measure the download of about EXPORTED_ROWS rows."""
     whole = latency.plan(reader, Selection())
-    assert whole is not None, "the seeding makes orders"
-    share = min(EXPORTED / max(latency.summary(reader, whole).orders, 1), 1.0)
-    chosen = Selection(since=whole.since, until=whole.since + (whole.until - whole.since) * share)
-    before, began, size, lines = server.memory_mb(), time.perf_counter(), 0, -1
-    with httpx.stream(
-        "GET", server.url + filters.link(export.PATH, chosen), timeout=60, trust_env=False
-    ) as answer:
-        answer.raise_for_status()
-        for piece in answer.iter_bytes():
-            size += len(piece)
-            lines += piece.count(b"\n")
-    taken = time.perf_counter() - began
-    per = taken * EXPORTED / max(lines, 1)
-    more = max(server.memory_mb() - before, 0)
-    return Row(
-        f"export of {lines:,} rows, {size / 1e6:.0f} MB, over HTTP",
-        f"{taken:.2f} s ({per:.2f} s for {EXPORTED:,}), {more:.0f} MB more memory",
-        f"≤ {EXPORT_SECONDS:g} s for {EXPORTED:,}",
-        per <= EXPORT_SECONDS,
+    assert whole is not None, "the database is seeded"
+    share = min(EXPORTED_ROWS / max(latency.summary(reader, whole).orders, 1), 1.0)
+    selection = Selection(since=whole.since, until=whole.since + (whole.until - whole.since) * share)
+    url = dashboard.url + filters.link(export.PATH, selection)
+    memory_before, began, size, rows = dashboard.memory_mb(), time.perf_counter(), 0, -1
+    with httpx.stream("GET", url, timeout=60, trust_env=False) as response:
+        response.raise_for_status()
+        for chunk in response.iter_bytes():
+            size += len(chunk)
+            rows += chunk.count(b"\n")
+    seconds = time.perf_counter() - began
+    scaled = seconds * EXPORTED_ROWS / max(rows, 1)
+    memory = max(dashboard.memory_mb() - memory_before, 0)
+    return Measurement(
+        f"export of {rows:,} rows, {size / 1e6:.0f} MB, over HTTP",
+        f"{seconds:.2f} s ({scaled:.2f} s for {EXPORTED_ROWS:,}), {memory:.0f} MB more memory",
+        f"≤ {MAX_EXPORT_SECONDS:g} s for {EXPORTED_ROWS:,}",
+        scaled <= MAX_EXPORT_SECONDS,
     )
 
 
-def first_paints(server: Server, reader: ReadOnlyDatabase, ids: list[str], note: Note) -> Iterator[Row]:
-    """From the address to a drawn page, in a headless Chromium that has been here before."""
+def first_paints(
+    dashboard: DashboardProcess, reader: ReadOnlyDatabase, order_ids: list[str], progress: Progress
+) -> Iterator[Measurement]:
+    """Measure the time from navigation to the painted page, in a headless Chromium with a warm cache."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
         chromium = None
     if chromium is None:
-        yield Row("first paint in a browser", "not measured: no Chromium here", f"≤ {PAINT_MS:,.0f} ms", None)
+        yield Measurement(
+            "first paint in a browser", "not measured: Chromium is not installed", f"≤ {MAX_PAINT_MS:,.0f} ms"
+        )
         return
-    drawn = (
+    is_painted = (
         "() => document.querySelector('h1') && !document.querySelector('[data-testid=stSkeleton]')"
         " && document.querySelector('[data-testid=stMain] :is(.js-plotly-plot, [data-testid=stDataFrame],"
         " [data-testid=stMetric], [data-testid=stMarkdownContainer])')"
     )
-    chance = random.Random(6)
+    random = Random(6)
     times: dict[str, list[float]] = {}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 1280, "height": 900})
         for number in range(ROUNDS + 1):
-            note(f"first paint, round {number} of {ROUNDS}")
-            for name, (page, query) in some_views(reader, ids, chance).items():
+            progress(f"first paint, round {number} of {ROUNDS}")
+            for name, (page, query) in random_views(reader, order_ids, random).items():
                 began = time.perf_counter()
-                tab.goto(f"{server.url}/{page}?{urlencode(query)}", wait_until="commit")
-                tab.wait_for_function(drawn)
+                tab.goto(f"{dashboard.url}/{page}?{urlencode(query)}", wait_until="commit")
+                tab.wait_for_function(is_painted)
                 if number > 0:
                     times.setdefault(name, []).append((time.perf_counter() - began) * 1000)
         browser.close()
-    for name, found in times.items():
-        yield at_most(f"page {name}: first paint", found, PAINT_MS, "ms")
+    for name, paint_ms in times.items():
+        yield at_most(f"page {name}: first paint", paint_ms, MAX_PAINT_MS, "ms")
 
 
 def ten_viewers(
-    server: Server, ids: list[str], postgres_cpu_seconds: Callable[[], float] | None
-) -> Iterator[Row]:
-    """What ten open pages cost PostgreSQL, with what the API asks it for them, and how much memory they take.
+    dashboard: DashboardProcess, order_ids: list[str], postgres_cpu_seconds: Callable[[], float] | None
+) -> Iterator[Measurement]:
+    """Measure dashboard memory and PostgreSQL CPU with ten open pages.
 
-    `postgres_cpu_seconds` is None where PostgreSQL is not ours to watch.
+    `postgres_cpu_seconds` is None for an external PostgreSQL server.
     """
     views: list[View] = [
         *(("", {"window": window}) for window in ("1 min", "5 min", "15 min", "1 h")),
         ("", {}),
         ("reviews", {}),
         ("load_tests", {}),
-        *(("orders", {"order": order_id}) for order_id in ("seed-flying-1", "seed-flying-2")),
-        ("orders", {"order": ids[0]}),
+        *(("orders", {"order": order_id}) for order_id in ("seed-running-1", "seed-running-2")),
+        ("orders", {"order": order_ids[0]}),
     ]
-    idle = _share_of_a_core(postgres_cpu_seconds, lambda: time.sleep(VIEWING_SECONDS / 4))
+    idle = _cpu_percent(postgres_cpu_seconds, lambda: time.sleep(VIEWING_SECONDS / 4))
     opened = threading.Barrier(len(views) + 1)
+    stopping = threading.Event()
     memory: list[float] = []
 
-    def look_on() -> None:
-        memory.append(server.memory_mb())
+    def view_for_a_while() -> None:
+        memory.append(dashboard.memory_mb())
         time.sleep(VIEWING_SECONDS)
-        memory.append(server.memory_mb())
+        memory.append(dashboard.memory_mb())
 
-    is_over = threading.Event()
     with ThreadPoolExecutor(len(views)) as pool:
-        viewing = [pool.submit(_view, server, view, opened, is_over) for view in views]
+        viewers = [pool.submit(_keep_open, dashboard, view, opened, stopping) for view in views]
         try:
-            opened.wait(OPENING_SECONDS)
-            busy = _share_of_a_core(postgres_cpu_seconds, look_on)
+            opened.wait(OPEN_TIMEOUT_SECONDS)
+            busy = _cpu_percent(postgres_cpu_seconds, view_for_a_while)
         except threading.BrokenBarrierError:
-            raise StackError("not every page could be opened") from None
+            raise StackError("Not all pages could be opened.") from None
         finally:
-            is_over.set()
-    for view in viewing:
-        # One that ended before its time would have cost too little.
-        view.result()
-    yield at_most(f"memory of the dashboard with {VIEWERS} open pages", [max(memory)], MEMORY_MB, "MB")
+            stopping.set()
+    for viewer in viewers:
+        # A viewer that failed early would make the result too low.
+        viewer.result()
+    yield at_most(f"memory of the dashboard with {VIEWERS} open pages", [max(memory)], MAX_MEMORY_MB, "MB")
+    measure, target = f"PostgreSQL CPU for {VIEWERS} open pages", f"< {MAX_POSTGRES_CPU_PERCENT:g} %"
     if busy is None or idle is None:
-        yield Row(f"PostgreSQL for {VIEWERS} open dashboards", "not measured: not ours", "< 15 %", None)
+        yield Measurement(measure, "not measured: external PostgreSQL", target)
         return
-    yield Row(
-        f"PostgreSQL for {VIEWERS} open dashboards",
-        f"{100 * (busy - idle):.1f} % of a core more than the {100 * idle:.1f} % without them",
-        f"< {POSTGRES_SHARE:g} %",
-        100 * (busy - idle) < POSTGRES_SHARE,
+    yield Measurement(
+        measure,
+        f"{busy - idle:.1f} % of a core, beyond {idle:.1f} % without them",
+        target,
+        busy - idle < MAX_POSTGRES_CPU_PERCENT,
     )
 
 
-def _view(server: Server, view: View, opened: threading.Barrier, is_over: threading.Event) -> None:
+def _keep_open(
+    dashboard: DashboardProcess, view: View, opened: threading.Barrier, stopping: threading.Event
+) -> None:
+    """Open a page and refresh its live fragments at their intervals, as a browser does."""
     page, query = view
-    with Viewer(server.port, page, urlencode(query)) as viewer:
-        viewer.show()
-        opened.wait(OPENING_SECONDS)
-        due = {part: time.monotonic() + interval for part, interval in viewer.ticks.items()}
-        while due and not is_over.is_set():
-            part = min(due, key=lambda each: due[each])
-            is_over.wait(max(0.0, due[part] - time.monotonic()))
-            viewer.refresh(part)
-            due[part] = time.monotonic() + viewer.ticks[part]
-        is_over.wait()
+    with Viewer(dashboard.port, page, urlencode(query)) as viewer:
+        viewer.run_page()
+        opened.wait(OPEN_TIMEOUT_SECONDS)
+        next_at = {fragment: time.monotonic() + interval for fragment, interval in viewer.intervals.items()}
+        while next_at and not stopping.is_set():
+            fragment = min(next_at, key=lambda each: next_at[each])
+            stopping.wait(max(0.0, next_at[fragment] - time.monotonic()))
+            viewer.refresh(fragment)
+            next_at[fragment] = time.monotonic() + viewer.intervals[fragment]
+        stopping.wait()
 
 
-def _share_of_a_core(cpu_seconds: Callable[[], float] | None, meanwhile: Callable[[], None]) -> float | None:
+def _cpu_percent(cpu_seconds: Callable[[], float] | None, work: Callable[[], None]) -> float | None:
+    """Return the CPU use during `work`, in percent of a core."""
     before, began = cpu_seconds() if cpu_seconds else 0.0, time.monotonic()
-    meanwhile()
-    return (cpu_seconds() - before) / (time.monotonic() - began) if cpu_seconds else None
+    work()
+    return 100 * (cpu_seconds() - before) / (time.monotonic() - began) if cpu_seconds else None

@@ -1,4 +1,4 @@
-"""A dashboard of its own before the seeded database, with an API beside it, as processes of their own."""
+"""A dashboard and an API on the seeded database, as processes."""
 
 import os
 import socket
@@ -20,8 +20,8 @@ START_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Server:
-    """A dashboard that serves on `port`."""
+class DashboardProcess:
+    """A running dashboard that listens on `port`."""
 
     port: int
     process: psutil.Process
@@ -35,9 +35,13 @@ class Server:
 
 
 @contextmanager
-def serving(settings: Settings, order_database_url: str, reader_url: str, logs: Path) -> Iterator[Server]:
-    """A dashboard and an API that use these books; Temporal is that of the settings. Raises StackError when
-    one of them does not answer."""
+def running_dashboard(
+    settings: Settings, order_database_url: str, reader_url: str, logs: Path
+) -> Iterator[DashboardProcess]:
+    """Run a dashboard and an API on this database, with the Temporal server of the settings.
+
+    Raises StackError when one of them does not respond.
+    """
     api_port, dashboard_port = _free_ports(2)
     environment = {name: value for name, value in os.environ.items() if name != "API_KEY"} | {
         "DATABASE_URL": order_database_url,
@@ -53,17 +57,17 @@ def serving(settings: Settings, order_database_url: str, reader_url: str, logs: 
         f"http://{LOOPBACK}:{dashboard_port}/_stcore/health": ["dashboard"],
     }
     with ExitStack() as running:
-        for url, words in commands.items():
-            log = running.enter_context((logs / f"bench-{words[-1]}.log").open("wb"))
+        for url, arguments in commands.items():
+            log = running.enter_context((logs / f"bench-{arguments[-1]}.log").open("wb"))
             process = subprocess.Popen(
-                [sys.executable, "-m", *words], env=environment, stdout=log, stderr=log
+                [sys.executable, "-m", *arguments], env=environment, stdout=log, stderr=log
             )
-            running.callback(_end, process)
-            _await_answer(url, process)
-        yield Server(dashboard_port, psutil.Process(process.pid))
+            running.callback(_stop, process)
+            _wait_until_ready(url, process)
+        yield DashboardProcess(dashboard_port, psutil.Process(process.pid))
 
 
-def _await_answer(url: str, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
     not_after = time.monotonic() + START_SECONDS
     while time.monotonic() < not_after and process.poll() is None:
         try:
@@ -72,10 +76,10 @@ def _await_answer(url: str, process: subprocess.Popen[bytes]) -> None:
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    raise StackError(f"nothing answers at {url}; see the bench's logs below ORDERS_HOME")
+    raise StackError(f"No response from {url}; see bench-*.log in ORDERS_HOME.")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
         process.wait(timeout=10)
@@ -85,8 +89,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+    with ExitStack() as sockets:
+        probes = [sockets.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
             probe.bind((LOOPBACK, 0))
         return [probe.getsockname()[1] for probe in probes]

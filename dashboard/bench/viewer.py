@@ -1,7 +1,6 @@
-"""A viewer without a browser: opens a page of a running dashboard and follows its ticks as one would."""
+"""A dashboard session without a browser: opens a page over Streamlit's WebSocket and refreshes its fragments."""
 
 import time
-from types import TracebackType
 
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
@@ -10,16 +9,16 @@ from websockets.typing import Subprotocol
 
 from orchestrator.settings import LOOPBACK
 
-ANSWER_SECONDS = 30.0
+RESPONSE_SECONDS = 30.0
 _SUCCEEDED = (ForwardMsg.FINISHED_SUCCESSFULLY, ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY)
 
 
 class Viewer:
-    """One open page. `ticks` are the parts that it refreshes by itself, each with its interval in seconds."""
+    """One open page. `intervals` are the refresh intervals of its live fragments, in seconds."""
 
     def __init__(self, port: int, page: str, query: str = "") -> None:
         self._page, self._query = page, query
-        self.ticks: dict[str, float] = {}
+        self.intervals: dict[str, float] = {}
         self._socket: ClientConnection = connect(
             f"ws://{LOOPBACK}:{port}/_stcore/stream",
             subprotocols=[Subprotocol("streamlit")],
@@ -30,23 +29,21 @@ class Viewer:
     def __enter__(self) -> "Viewer":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def show(self) -> float:
-        """Runs the whole page; returns how long that took, in ms. Raises AssertionError when it failed."""
+    def run_page(self) -> float:
+        """Run the whole page and return the time in ms. Raises AssertionError when the page fails."""
         return self._run(BackMsg())
 
-    def tick(self) -> float:
-        """Refreshes every part of the page that refreshes by itself; returns how long that took, in ms."""
-        return sum(self.refresh(part) for part in list(self.ticks))
+    def refresh_all(self) -> float:
+        """Refresh all live fragments and return the time in ms."""
+        return sum(self.refresh(fragment_id) for fragment_id in list(self.intervals))
 
-    def refresh(self, part: str) -> float:
-        """Refreshes one part; returns how long that took, in ms."""
+    def refresh(self, fragment_id: str) -> float:
+        """Refresh one live fragment and return the time in ms."""
         message = BackMsg()
-        message.rerun_script.fragment_id = part
+        message.rerun_script.fragment_id = fragment_id
         message.rerun_script.is_auto_rerun = True
         return self._run(message)
 
@@ -56,12 +53,14 @@ class Viewer:
         began = time.perf_counter()
         self._socket.send(message.SerializeToString())
         while True:
-            answer = ForwardMsg()
-            answer.ParseFromString(bytes(self._socket.recv(ANSWER_SECONDS, decode=False)))
-            if answer.HasField("auto_rerun"):
-                self.ticks[answer.auto_rerun.fragment_id] = answer.auto_rerun.interval
-            elif answer.HasField("delta") and answer.delta.new_element.HasField("exception"):
-                raise AssertionError(f"the page {self._page or 'now'} ended with an exception")
-            elif answer.HasField("script_finished"):
-                assert answer.script_finished in _SUCCEEDED, f"the page {self._page or 'now'} was not shown"
+            response = ForwardMsg()
+            response.ParseFromString(bytes(self._socket.recv(RESPONSE_SECONDS, decode=False)))
+            if response.HasField("auto_rerun"):
+                self.intervals[response.auto_rerun.fragment_id] = response.auto_rerun.interval
+            elif response.HasField("delta") and response.delta.new_element.HasField("exception"):
+                raise AssertionError(f"the page {self._page or 'overview'} raised an exception")
+            elif response.HasField("script_finished"):
+                assert response.script_finished in _SUCCEEDED, (
+                    f"the page {self._page or 'overview'} did not finish"
+                )
                 return (time.perf_counter() - began) * 1000

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from loadtest.bench import load, operations, single_orders
-from loadtest.bench.harness import Bench, Row
+from loadtest.bench.harness import TABLE_HEADER, Bench, Measurement
 from loadtest.proofs.proof import setup_text
 from orchestrator.embedded import Stack
 from orchestrator.errors import OrderSystemError, UsageError
@@ -20,7 +20,7 @@ from orchestrator.exit_codes import ExitCode
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
 
-Measure = Callable[[Bench], Awaitable[list[Row]]]
+Measure = Callable[[Bench], Awaitable[list[Measurement]]]
 
 MEASURES: dict[str, Measure] = {
     "alone": single_orders.alone,
@@ -59,11 +59,11 @@ def run(
 async def _measure(settings: Settings, stack: Stack, chosen: list[str]) -> None:
     bench = Bench(settings, stack, await connect(settings))
     print(f"{datetime.now(UTC):%Y-%m-%d}, {setup_text()}")  # noqa: T201
-    print("\n| measure | value | target |\n|---|---|---|")  # noqa: T201
+    print(f"\n{TABLE_HEADER}")  # noqa: T201
     for name in chosen:
         print(f"measuring: {name}", file=sys.stderr)  # noqa: T201
         for row in await MEASURES[name](bench):
-            print(f"| {row.measure} | {row.value} | {row.target} |", flush=True)  # noqa: T201
+            print(row, flush=True)  # noqa: T201
 
 
 def main() -> None:

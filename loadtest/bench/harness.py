@@ -1,9 +1,10 @@
-"""What every measurement needs: the running stack, rows of the table, and order ids."""
+"""Common parts of all measurements: the running stack, the lines of the table, order ids and databases."""
 
 import asyncio
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import httpx
@@ -18,12 +19,19 @@ FAULTS_APPLY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table; `target` is the promise, as text."""
+class Measurement:
+    """One line of the table. `target` is the promise as text; `is_met` is None where it is not checked."""
 
     measure: str
     value: str
     target: str = ""
+    is_met: bool | None = None
+
+    def __str__(self) -> str:
+        return f"| {self.measure} | {self.value} | {self.target} |"
+
+
+TABLE_HEADER = "| measure | value | target |\n|---|---|---|"
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,11 @@ class Bench:
             response = await http.put("/faults", json={"profile": profile, "seed": seed})
             response.raise_for_status()
         await asyncio.sleep(FAULTS_APPLY_SECONDS)
+
+
+def database_url(settings: Settings, name: str) -> str:
+    """Return the URL of another database on the server of the order database."""
+    return urlunsplit(urlsplit(settings.order_database_url)._replace(path=f"/{name}"))
 
 
 def unique_id(measure: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from loadtest.bench.harness import Bench, Row
+from loadtest.bench.harness import Bench, Measurement
 from loadtest.proofs.proof import FinishedRun, run_load_test
 
 START_ONLY = "--scenario=start-only"
@@ -27,30 +27,30 @@ class LoadResult:
     cpu_percent: float
 
 
-async def promise(bench: Bench, minutes: float = 5.0, rate: float = 10.0) -> list[Row]:
+async def promise(bench: Bench, minutes: float = 5.0, rate: float = 10.0) -> list[Measurement]:
     """Measure the promise of the product: orders under the assignment's faults."""
     result = await run_load(bench, rate, minutes * 60)
     return [
-        Row(
+        Measurement(
             f"{rate:g}/s for {minutes:g} min, assignment faults: late",
             f"{result.late} of {result.orders}",
             "0",
         ),
-        Row("completed", f"{100 * result.completed / result.orders:.1f} %", "100 %"),
-        Row("completion p50", f"{result.p50_ms / 1000:.2f} s", "at most 4 s"),
-        Row("completion p99", f"{result.p99_ms / 1000:.2f} s", "at most 8 s"),
-        Row("completion max", f"{result.max_ms / 1000:.2f} s", "15 s"),
+        Measurement("completed", f"{100 * result.completed / result.orders:.1f} %", "100 %"),
+        Measurement("completion p50", f"{result.p50_ms / 1000:.2f} s", "at most 4 s"),
+        Measurement("completion p99", f"{result.p99_ms / 1000:.2f} s", "at most 8 s"),
+        Measurement("completion max", f"{result.max_ms / 1000:.2f} s", "15 s"),
     ]
 
 
-async def capacity(bench: Bench, seconds: float = 60.0) -> list[Row]:
+async def capacity(bench: Bench, seconds: float = 60.0) -> list[Measurement]:
     """Find the highest rate held for a minute without a late order."""
     rows = []
     held = 0
     for rate in range(12, 31, 2):
         result = await run_load(bench, rate, seconds)
         rows.append(
-            Row(
+            Measurement(
                 f"{rate}/s for {seconds:g} s, assignment faults",
                 f"{result.late} late of {result.orders}, p50 {result.p50_ms / 1000:.2f} s, "
                 f"p99 {result.p99_ms / 1000:.2f} s, CPU {result.cpu_percent:.0f} %",
@@ -59,10 +59,10 @@ async def capacity(bench: Bench, seconds: float = 60.0) -> list[Row]:
         if result.late or result.completed < result.orders:
             break
         held = rate
-    return [*rows, Row("highest rate held with 0 late", f"{held}/s", "at least 14/s")]
+    return [*rows, Measurement("highest rate held with 0 late", f"{held}/s", "at least 14/s")]
 
 
-async def request_latency(bench: Bench) -> list[Row]:
+async def request_latency(bench: Bench) -> list[Measurement]:
     """Measure how fast cancellations and address changes are answered under faults."""
     rows = []
     for name, scenario in (("cancel", "cancel-storm"), ("address", "address-churn")):
@@ -73,12 +73,12 @@ async def request_latency(bench: Bench) -> list[Row]:
         with (run.directory / "locust_stats.csv").open(encoding="utf-8") as file:
             entry = next(row for row in csv.DictReader(file) if row["Name"] == name)
         rows += [
-            Row(
+            Measurement(
                 f"{name} requests accepted at {REQUEST_RATE:g} orders/s, assignment faults",
                 entry["Request Count"],
             ),
-            Row("answered, p50", f"{entry['50%']} ms"),
-            Row("answered, p99", f"{entry['99%']} ms", "at most 1500 ms"),
+            Measurement("answered, p50", f"{entry['50%']} ms"),
+            Measurement("answered, p99", f"{entry['99%']} ms", "at most 1500 ms"),
         ]
     return rows
 

@@ -5,7 +5,6 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import psycopg
@@ -13,7 +12,7 @@ from psycopg import sql
 
 from db.audit import audit_database
 from db.database import Database
-from loadtest.bench.harness import Bench, Row
+from loadtest.bench.harness import Bench, Measurement, database_url
 from loadtest.bench.seed import seed
 from orchestrator.embedded.migrations import migrate
 from orchestrator.settings import Settings
@@ -22,7 +21,7 @@ ROUNDS = 3
 AUDITED_ORDERS = 100_000
 
 
-async def restart(bench: Bench) -> list[Row]:
+async def restart(bench: Bench) -> list[Measurement]:
     """Measure the start of a stopped stack that has data."""
     seconds = []
     for _ in range(ROUNDS):
@@ -31,11 +30,13 @@ async def restart(bench: Bench) -> list[Row]:
         await asyncio.to_thread(bench.stack.up)
         seconds.append(time.perf_counter() - began)
     return [
-        Row("start of a stopped stack with data, median", f"{statistics.median(seconds):.1f} s", "under 10 s")
+        Measurement(
+            "start of a stopped stack with data, median", f"{statistics.median(seconds):.1f} s", "under 10 s"
+        )
     ]
 
 
-async def audit_sql(bench: Bench) -> list[Row]:
+async def audit_sql(bench: Bench) -> list[Measurement]:
     """Measure the audit of a seeded history, without its comparison with Temporal."""
     with _temporary_database(bench.settings) as url:
         await asyncio.to_thread(seed, url, AUDITED_ORDERS, progress=lambda _: None)
@@ -46,10 +47,10 @@ async def audit_sql(bench: Bench) -> list[Row]:
                 report = await audit_database(database)
                 seconds.append(time.perf_counter() - began)
     return [
-        Row(
+        Measurement(
             "orders audited in SQL", f"{report.judged:,}, {len(report.violations)} violations", "0 violations"
         ),
-        Row("audit in SQL, median", f"{statistics.median(seconds):.1f} s", "under 5 s"),
+        Measurement("audit in SQL, median", f"{statistics.median(seconds):.1f} s", "under 5 s"),
     ]
 
 
@@ -57,7 +58,7 @@ async def audit_sql(bench: Bench) -> list[Row]:
 def _temporary_database(settings: Settings) -> Iterator[str]:
     """Create a migrated database on the server of the order database; drop it at the end."""
     name = f"bench_{uuid4().hex[:8]}"
-    url = urlunsplit(urlsplit(settings.order_database_url)._replace(path=f"/{name}"))
+    url = database_url(settings, name)
     _execute(settings, sql.SQL("create database {}").format(sql.Identifier(name)))
     try:
         migrate(settings.model_copy(update={"database_url": url}))

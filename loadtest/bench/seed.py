@@ -1,8 +1,7 @@
-"""`python -m loadtest.bench.seed --orders N`: invents a history of orders, to see how everything does at size.
+"""`python -m loadtest.bench.seed --orders N`: generate a history of orders, to test at production size.
 
-Made in the database by set-based SQL, day by day: one transaction a day, so an interrupted seeding leaves
-whole days. The invented orders look like finished ones of the real system in every table, balance with the
-provider's ledger and pass the audit of our books; their ids begin with `seed-`.
+Set-based SQL generates one day per transaction, so an interrupted seeding leaves complete days. The orders are
+like finished ones in every table, agree with the provider ledger and pass the audit; their ids start with `seed-`.
 """
 
 import argparse
@@ -22,69 +21,69 @@ from orchestrator.settings import Settings
 _SQL = queries.load(str(Path(__file__).with_name("seed.sql")))
 
 DAYS = 14
-EVENTS_AN_ORDER = 12
+EVENTS_PER_ORDER = 12
 
 Progress = Callable[[str], None]
 Connection = psycopg.Connection[tuple[object, ...]]
 
 
 def seed(url: str, orders: int, *, days: int = DAYS, progress: Progress) -> int:
-    """Adds `orders` finished orders over the last `days` whole days; returns how many events they have.
+    """Add `orders` finished orders over the last `days` complete days; return the number of their events.
 
-    Writes the rollups at the end and as a whole, since a trigger a row would take much longer. Other writers
-    wait during each day. Raises psycopg.Error when the database refuses.
+    Rebuilds the rollups at the end, which is much faster than a trigger per row. Other writers are blocked
+    while a day is generated. Raises psycopg.Error.
     """
     now = datetime.now(UTC)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     events = 0
     with psycopg.connect(url, autocommit=True, application_name="seed") as connection:
         connection.execute("set synchronous_commit = off")
-        # From the newest day to the oldest: each day's fault changes are numbered before those there are.
+        # Newest day first: fault changes of a day are numbered before the existing ones.
         for number in range(days):
             day = today - timedelta(days=number + 1)
             share = orders * (number + 1) // days - orders * number // days
             began = time.monotonic()
             with connection.transaction():
-                _make_partition(connection, day)
+                _create_partition(connection, day)
                 events += _fill(connection, day, share, f"seed-{now:%y%m%d%H%M%S}-{number:02d}")
             progress(f"{day:%Y-%m-%d}: {share:,} orders in {time.monotonic() - began:.1f} s")
         connection.execute("select rebuild_latency_rollup()")
-        # Readings from an index alone need to know which pages all can see.
+        # Index-only scans need the visibility map.
         connection.execute("vacuum (analyze)")
     return events
 
 
-def seed_now(url: str, *, finished: int, running: int) -> None:
-    """Makes the last hour busy: `finished` outcomes in it and in the minutes to come, and `running` orders.
+def seed_recent(url: str, *, finished: int, running: int) -> None:
+    """Replace the recent orders: `finished` ones with outcomes in the last hour and the next minutes, and
+    `running` ones.
 
-    In place of those that an earlier call has made. For measuring alone: they have no events or payments, so
-    the audit would object. Raises psycopg.Error when the database refuses.
+    For benchmarks only: they have no events or payments, so the audit reports them. Raises psycopg.Error.
     """
     with psycopg.connect(url, autocommit=True, application_name="seed") as connection:
         with connection.transaction(), psycopg.ClientCursor(connection) as cursor:
-            cursor.execute(_SQL["forget_lately"], {})
-            cursor.execute(_SQL["forget_emptied"], {})
-            cursor.execute(_SQL["lately"], {"orders": finished})
-            cursor.execute(_SQL["flying"], {"orders": running})
-            cursor.execute(_SQL["flying_attempts"], {})
-        # Not by an autovacuum in the midst of what is measured.
+            cursor.execute(_SQL["delete_recent"], {})
+            cursor.execute(_SQL["delete_empty_rollups"], {})
+            cursor.execute(_SQL["recent"], {"orders": finished})
+            cursor.execute(_SQL["running"], {"orders": running})
+            cursor.execute(_SQL["running_attempts"], {})
+        # Otherwise an autovacuum would run during the measurement.
         connection.execute("vacuum (analyze) orders, latency_rollup")
 
 
-def some_ids(url: str, orders: int) -> list[str]:
-    """Ids of at most so many invented orders, drawn by chance from their whole history."""
+def random_order_ids(url: str, count: int) -> list[str]:
+    """Return at most `count` ids of seeded orders, sampled from the whole history."""
     with psycopg.connect(url) as connection, psycopg.ClientCursor(connection) as cursor:
-        (whole,) = connection.execute("select greatest(count(*), 1) from orders").fetchone() or (1,)
-        cursor.execute(_SQL["some_ids"], {"orders": orders, "of": whole})
+        (total,) = connection.execute("select greatest(count(*), 1) from orders").fetchone() or (1,)
+        cursor.execute(_SQL["random_order_ids"], {"orders": count, "of": total})
         return [str(order_id) for (order_id,) in cursor]
 
 
 def _fill(connection: Connection, day: datetime, orders: int, prefix: str) -> int:
     parameters = {"day": day, "orders": orders, "prefix": prefix}
-    # The rollups are made at the end. This also keeps other writers out, whose outcomes they would miss.
+    # The rollups are rebuilt at the end. The lock of this statement also blocks other writers.
     connection.execute("alter table orders disable trigger orders_update_latency_rollup_on_insert")
-    with psycopg.ClientCursor(connection) as drawing:
-        drawing.execute(_SQL["seeded"], parameters)
+    with psycopg.ClientCursor(connection) as cursor:
+        cursor.execute(_SQL["seeded"], parameters)
     connection.execute("analyze seeded")
     for name in ("orders", "payments", "shipments", "ledger", "packages", "parcels", "runs"):
         connection.execute(_SQL[name])
@@ -94,15 +93,15 @@ def _fill(connection: Connection, day: datetime, orders: int, prefix: str) -> in
     return events
 
 
-def _make_partition(connection: Connection, day: datetime) -> None:
-    """Gives the events of a past day a partition, unless that time has one already."""
+def _create_partition(connection: Connection, day: datetime) -> None:
+    """Create the partition of the events of a past day, unless one exists."""
     following = day + timedelta(days=1)
     name = f"events_{day:%Y%m%d}"
-    there = connection.execute(
+    exists = connection.execute(
         "select exists (select from event_partitions() where from_at < %s and coalesce(to_at > %s, true))",
         (following, day),
     ).fetchone()
-    if there == (True,):
+    if exists == (True,):
         return
     connection.execute(
         sql.SQL("create table {} partition of events for values from ({}) to ({})").format(
@@ -113,25 +112,30 @@ def _make_partition(connection: Connection, day: datetime) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtest.bench.seed", description=__doc__)
-    parser.add_argument("--orders", type=int, required=True, help=f"each has about {EVENTS_AN_ORDER} events")
-    parser.add_argument("--days", type=int, default=DAYS, help="over how many past days")
-    parser.add_argument("--url", help="the database; by default that of the settings")
+    parser.add_argument(
+        "--orders",
+        type=int,
+        required=True,
+        help=f"number of orders; each has about {EVENTS_PER_ORDER} events",
+    )
+    parser.add_argument("--days", type=int, default=DAYS, help="number of past days")
+    parser.add_argument("--url", help="database URL; by default DATABASE_URL of the settings")
     options = parser.parse_args()
     if options.orders < 1 or options.days < 1:
         parser.error("--orders and --days must be at least 1")
     began = time.monotonic()
     try:
         url = options.url or Settings.load().order_database_url
-        events = seed(url, options.orders, days=options.days, progress=_say)
+        events = seed(url, options.orders, days=options.days, progress=_print)
     except (SettingsError, psycopg.Error) as error:
-        sys.stderr.write(f"The seeding stopped: {str(error).strip().splitlines()[0]}\n")
+        sys.stderr.write(f"Seeding failed: {str(error).strip().splitlines()[0]}\n")
         return 1
-    _say(f"{options.orders:,} orders and {events:,} events in {time.monotonic() - began:.0f} s")
+    _print(f"{options.orders:,} orders and {events:,} events in {time.monotonic() - began:.0f} s")
     return 0
 
 
-def _say(sentence: str) -> None:
-    sys.stdout.write(sentence + "\n")
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 

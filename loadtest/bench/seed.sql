@@ -1,8 +1,8 @@
--- An invented history, one day at a time. `seeded` draws one row an order, from a hash of its number; the
--- other statements carry it into the tables. All times are whole milliseconds after acceptance.
+-- A generated history, one day at a time. `seeded` has one row per order, derived from a hash of its number; the
+-- other statements insert it into the tables. All times are whole milliseconds after acceptance.
 
 -- name: seeded
--- Four load tests a day, of ten minutes and a twentieth of the orders each, while one of three calls fails.
+-- Four load tests per day, each ten minutes long with a twentieth of the orders, under the assignment faults.
 create temporary table seeded on commit drop as
 select n, %(prefix)s::text || '-' || n as order_id,
     case when run >= 0 then %(prefix)s::text || '-run' || run end as run_id,
@@ -22,7 +22,7 @@ cross join lateral (select
         then 'assignment' else 'none' end as fault_profile,
     case when u1 < 0.94 then 'completed' when u1 < 0.99 then 'cancelled' else 'failed' end::order_state as outcome
 ) kind
--- About 2.5 s without faults, 4 to 12 s with them; longer where dispatch failed for good, and sometimes late.
+-- About 2.5 s without faults, 4 to 12 s with them; longer when dispatch never succeeded, and sometimes late.
 cross join lateral (select case fault_profile when 'none' then 120 else 1500 end as mean_ms,
     case outcome when 'failed' then 3000 else 0 end
         + case when hashint8extended(n, 6) %% case fault_profile when 'none' then 3000 else 300 end = 0 then 11000 else 0 end
@@ -44,7 +44,7 @@ cross join lateral (select
 ) t;
 
 -- name: orders
--- Turned back orders are so after their charge, while the package is packed in vain.
+-- Aborted orders were charged and prepared, and are refunded and recalled.
 insert into orders (
     order_id, workflow_run_id, run_id, fingerprint, state, abort_reason, aborted_at, aborted_by, address, items,
     amount_cents, payment_id, review, reviewer, requested_at, accepted_at, deadline_at, last_event_at, finished_at,
@@ -54,7 +54,7 @@ insert into orders (
 select order_id, 'seeded', run_id, md5(order_id), outcome,
     case outcome when 'cancelled' then 'customer_cancelled' when 'failed' then 'shipping_failed' end,
     case when outcome <> 'completed' then accepted_at + interval '1 ms' * third_failed end,
-    case outcome when 'cancelled' then 'somebody' when 'failed' then 'system' end,
+    case outcome when 'cancelled' then 'customer' when 'failed' then 'system' end,
     '{"street": "1 Main Street", "city": "Springfield", "state": "IL", "zip": "62701"}',
     jsonb_build_array(jsonb_build_object('sku', 'SEED', 'quantity', 1, 'unit_price_cents', amount_cents)),
     amount_cents, 'pay-' || order_id, 'auto', 'auto',
@@ -126,7 +126,7 @@ from seeded s cross join lateral (values
     (third_failed - 1, 'attempt', 'prepared', 'dispatch', 1, 'error', third_failed - prepared - 4, '{"error": "seeded"}'),
     (case outcome when 'completed' then dispatched end, 'attempt', 'dispatched', 'dispatch', 2, 'ok', dispatched - third_failed - 4, null),
     (case outcome when 'cancelled' then third_failed end, 'signal', 'prepared', null, null, null, null,
-        '{"signal": "cancel_order", "accepted": true, "reason": "seeded", "cancelled_by": "somebody"}'),
+        '{"signal": "cancel_order", "accepted": true, "reason": "seeded", "cancelled_by": "customer"}'),
     (case outcome when 'failed' then third_failed end, 'abort', 'prepared', null, null, null, null, '{"reason": "shipping_failed"}'),
     (case when outcome <> 'completed' then dispatched - 1 end, 'attempt', 'prepared', 'recall', 1, 'ok', 20, null),
     (case when outcome <> 'completed' then dispatched end, 'attempt', 'prepared', 'refund', 1, 'ok', 20, null),
@@ -141,7 +141,7 @@ select run_id, 'mixed', 'assignment', 1, min(accepted_at), max(accepted_at) + in
 from seeded where run_id is not null group by run_id;
 
 -- name: fault_changes
--- Numbered before every real change, so that none of these comes into force.
+-- Numbered before every real change, so that none of these becomes the active profile.
 insert into fault_changes (change_id, at, profile, seed, rates) overriding system value
 select (select least(min(change_id), 0) from fault_changes) - row_number() over (order by at desc), at, profile, 1, '{}'
 from (
@@ -150,10 +150,10 @@ from (
     select %(day)s::timestamptz + make_interval(hours => 3 + 6 * run, mins => 10), 'none' from generate_series(0, 3) run
 ) changes;
 
--- name: forget_lately
--- With what the rollups count of them. What stays in a bucket may keep their longest_ms, within its 4.4 %%.
+-- name: delete_recent
+-- Also from the rollups. A bucket that keeps other orders may keep a longest_ms up to 4.4 %% too high.
 with gone as (
-    delete from orders where order_id like 'seed-lately-%%' or order_id like 'seed-flying-%%' returning *
+    delete from orders where order_id like 'seed-recent-%%' or order_id like 'seed-running-%%' returning *
 ), counted as (
     select grain_seconds, rollup_start(accepted_at, grain_seconds) as at, coalesce(run_id, '') as run_id, state,
         fault_profile, latency_bucket(completion_ms) as upto_ms, count(*) as orders,
@@ -169,20 +169,20 @@ from counted c
 where (r.grain_seconds, r.at, r.run_id, r.outcome, r.fault_profile, r.upto_ms)
     = (c.grain_seconds, c.at, c.run_id, c.state, c.fault_profile, c.upto_ms);
 
--- name: forget_emptied
+-- name: delete_empty_rollups
 delete from latency_rollup where orders = 0;
 
--- name: some_ids
--- Ids of invented orders of all days, drawn by chance.
+-- name: random_order_ids
+-- Random ids of generated orders of all days.
 select order_id from orders tablesample bernoulli (least(100, 100.0 * 20 * %(orders)s / %(of)s))
-where workflow_run_id = 'seeded' and order_id not like 'seed-lately-%%' and order_id not like 'seed-flying-%%'
+where workflow_run_id = 'seeded' and order_id not like 'seed-recent-%%' and order_id not like 'seed-running-%%'
 order by random() limit %(orders)s;
 
--- name: lately
--- Copies of finished orders, as if they had finished within the last hour, and in the minutes to come.
+-- name: recent
+-- Copies of finished orders, moved into the last hour and the next minutes.
 insert into orders
 select (jsonb_populate_record(model, jsonb_build_object(
-    'order_id', 'seed-lately-' || n, 'payment_id', 'pay-seed-lately-' || n, 'run_id', null,
+    'order_id', 'seed-recent-' || n, 'payment_id', 'pay-seed-recent-' || n, 'run_id', null,
     'requested_at', (model).requested_at + moved, 'accepted_at', (model).accepted_at + moved,
     'deadline_at', (model).deadline_at + moved, 'last_event_at', (model).last_event_at + moved,
     'finished_at', (model).finished_at + moved
@@ -195,20 +195,20 @@ cross join lateral (
     select now() - interval '50 minutes' + interval '1 hour' * (n::float8 / %(orders)s) - (model).finished_at as moved
 ) moving;
 
--- name: flying
--- Orders that run, and will until they are forgotten; every third waits for a person.
+-- name: running
+-- Orders that run until they are deleted; every third is in manual review.
 insert into orders (
     order_id, workflow_run_id, fingerprint, state, current_step, address, items, amount_cents, payment_id, review,
     requested_at, accepted_at, deadline_at, last_event_at
 )
-select 'seed-flying-' || n, 'seeded', md5(n::text), (case n %% 3 when 0 then 'in_review' else 'charged' end)::order_state,
+select 'seed-running-' || n, 'seeded', md5(n::text), (case n %% 3 when 0 then 'in_review' else 'charged' end)::order_state,
     case n %% 3 when 0 then 'review' else 'prepare' end,
     '{"street": "1 Main Street", "city": "Springfield", "state": "IL", "zip": "62701"}',
-    '[{"sku": "SEED", "quantity": 1, "unit_price_cents": 4200}]', 4200, 'pay-seed-flying-' || n,
+    '[{"sku": "SEED", "quantity": 1, "unit_price_cents": 4200}]', 4200, 'pay-seed-running-' || n,
     case n %% 3 when 0 then 'manual' else 'auto' end, now(), now(), now() + interval '2 hours' + interval '1 s' * n, now()
 from generate_series(1, %(orders)s) n;
 
--- name: flying_attempts
+-- name: running_attempts
 insert into step_attempts (order_id, step, attempt, started_at, worker)
 select order_id, current_step, 1 + hashtext(order_id) & 7, now(), 'seed' from orders
-where order_id like 'seed-flying-%%' and state = 'charged';
+where order_id like 'seed-running-%%' and state = 'charged';

@@ -11,7 +11,7 @@ import psutil
 
 from db.domain import Address
 from loadtest.bench.baseline import baseline_workers, run_baseline_order
-from loadtest.bench.harness import SAMPLE_ADDRESS, Bench, Row, timed_ms, unique_id
+from loadtest.bench.harness import SAMPLE_ADDRESS, Bench, Measurement, timed_ms, unique_id
 from orchestrator.messages import OrderRequest
 from orchestrator.workflow_ids import order_workflow_id
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
@@ -25,7 +25,7 @@ API_START_INTERVAL_SECONDS = 0.25
 STATUS_WAIT_SECONDS = 20
 
 
-async def alone(bench: Bench) -> list[Row]:
+async def alone(bench: Bench) -> list[Measurement]:
     """Measure one order at a time without review time, alternating with the baseline."""
     with baseline_workers(bench.settings):
         await bench.set_faults("none")
@@ -37,13 +37,13 @@ async def alone(bench: Bench) -> list[Row]:
             order_ms.append(await timed_ms(_run_order(bench)))
     baseline_p50, order_p50 = statistics.median(baseline_ms), statistics.median(order_ms)
     return [
-        Row("one order alone, review 0 s, p50", f"{order_p50:.0f} ms"),
-        Row("baseline alone, p50", f"{baseline_p50:.0f} ms"),
-        Row("ratio", f"{order_p50 / baseline_p50:.2f}", "at most 2"),
+        Measurement("one order alone, review 0 s, p50", f"{order_p50:.0f} ms"),
+        Measurement("baseline alone, p50", f"{baseline_p50:.0f} ms"),
+        Measurement("ratio", f"{order_p50 / baseline_p50:.2f}", "at most 2"),
     ]
 
 
-async def cpu_per_order(bench: Bench) -> list[Row]:
+async def cpu_per_order(bench: Bench) -> list[Measurement]:
     """Measure CPU time per order with and without faults, alternating with the baseline."""
     server_and_workers = bench.pids("temporal", "order-worker", "shipping-worker")
     postgres = bench.pids("postgres")
@@ -67,17 +67,17 @@ async def cpu_per_order(bench: Bench) -> list[Row]:
     base = statistics.median(baseline_ms)
     plain, plain_all, faulty = (statistics.median(each) for each in (plain_ms, plain_all_ms, faulty_all_ms))
     return [
-        Row("CPU per baseline order: server + workers", f"{base:.0f} ms"),
-        Row("CPU per order, no faults: server + workers", f"{plain:.0f} ms"),
-        Row("ratio", f"{plain / base:.2f}", "at most 1.4"),
-        Row("CPU per order, no faults: with PostgreSQL", f"{plain_all:.0f} ms"),
-        Row("ratio", f"{plain_all / base:.2f}", "at most 1.3"),
-        Row("CPU per order, assignment faults: with PostgreSQL", f"{faulty:.0f} ms"),
-        Row("ratio", f"{faulty / base:.2f}", "at most 1.4"),
+        Measurement("CPU per baseline order: server + workers", f"{base:.0f} ms"),
+        Measurement("CPU per order, no faults: server + workers", f"{plain:.0f} ms"),
+        Measurement("ratio", f"{plain / base:.2f}", "at most 1.4"),
+        Measurement("CPU per order, no faults: with PostgreSQL", f"{plain_all:.0f} ms"),
+        Measurement("ratio", f"{plain_all / base:.2f}", "at most 1.3"),
+        Measurement("CPU per order, assignment faults: with PostgreSQL", f"{faulty:.0f} ms"),
+        Measurement("ratio", f"{faulty / base:.2f}", "at most 1.4"),
     ]
 
 
-async def api_latency(bench: Bench) -> list[Row]:
+async def api_latency(bench: Bench) -> list[Measurement]:
     """Measure start and status requests over HTTP without other load."""
     await bench.set_faults("none")
     run_id = unique_id("api")
@@ -92,8 +92,8 @@ async def api_latency(bench: Bench) -> list[Row]:
             await http.get(f"/orders/{order_id}/status", params={"wait": STATUS_WAIT_SECONDS})
         status_ms = [await timed_ms(http.get(f"/orders/{order_id}/status")) for order_id in order_ids]
     return [
-        Row("API start, p50", f"{statistics.median(start_ms):.1f} ms", "at most 25 ms"),
-        Row("API status, p50", f"{statistics.median(status_ms):.1f} ms", "at most 10 ms"),
+        Measurement("API start, p50", f"{statistics.median(start_ms):.1f} ms", "at most 25 ms"),
+        Measurement("API status, p50", f"{statistics.median(status_ms):.1f} ms", "at most 10 ms"),
     ]
 
 

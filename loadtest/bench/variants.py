@@ -18,6 +18,7 @@ from loadtest.bench.harness import Bench
 from loadtest.bench.load import LoadResult, run_load
 from loadtest.bench.single_orders import cpu_ms
 from loadtest.preflight import ROOT
+from loadtest.proofs.capacity import wait_until_healthy
 from loadtest.proofs.proof import print_report, table
 from orchestrator.embedded import Stack
 from orchestrator.embedded.layout import stack_environment
@@ -60,6 +61,8 @@ async def compare(settings: Settings, stack: Stack, checkouts: list[Path], fault
 
 async def _measure(bench: Bench, worker_pids: list[int], faults: str) -> tuple[float, LoadResult]:
     """Return CPU ms per order of server, workers and PostgreSQL, and the result of the load test."""
+    # The API is healthy once the started workers poll their task queues.
+    await asyncio.to_thread(wait_until_healthy, bench.api_url)
     pids = [*bench.pids("temporal", "postgres"), *worker_pids]
     before = cpu_ms(pids)
     result = await run_load(bench, RATE, SECONDS, faults)

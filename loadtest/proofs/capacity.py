@@ -240,9 +240,9 @@ def finding_of(report: Json) -> Finding:
 
 
 def wait_until_healthy(api_url: str) -> None:
-    """Wait until the system is healthy again after a probe, at most HEALTHY_SECONDS.
+    """Wait until the system is healthy, at most HEALTHY_SECONDS.
 
-    Returns in any case: an unhealthy system makes the next probe fail with a clear message.
+    Returns in any case: a load test on an unhealthy system fails with a clear message.
     """
     not_after = time.monotonic() + HEALTHY_SECONDS
     api = ApiClient(api_url, max_connections=1)

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 
 from db.domain import State
-from loadtest.bench.seed import seed, seed_now, some_ids
+from loadtest.bench.seed import random_order_ids, seed, seed_recent
 from tests.dashboard.conftest import query
 from tests.orders import new_order
 
@@ -80,7 +80,7 @@ def test_replacing_seeded_orders_removes_their_counts(postgres):
     with postgres.fresh_database() as url:
         seed(url, 300, days=1, progress=lambda _: None)
         for finished in (60, 40):
-            seed_now(url, finished=finished, running=3)
+            seed_recent(url, finished=finished, running=3)
         counted = query(url, ROLLUP)
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("select rebuild_latency_rollup()")
@@ -91,4 +91,4 @@ def test_replacing_seeded_orders_removes_their_counts(postgres):
             for row, true in zip(counted, rebuilt, strict=True)
         )
         assert counted == rebuilt
-        assert all(not name.startswith(("seed-lately", "seed-flying")) for name in some_ids(url, 50))
+        assert all(not name.startswith(("seed-recent", "seed-running")) for name in random_order_ids(url, 50))

@@ -16,7 +16,7 @@ from db.read_models import latency, order_search
 from db.read_models.latency import Selection
 from db.read_models.order_search import Search
 from db.read_only_database import ReadOnlyDatabase
-from loadtest.bench.seed import seed, seed_now, some_ids
+from loadtest.bench.seed import random_order_ids, seed, seed_recent
 from orchestrator.errors import UsageError
 from orchestrator.settings import Settings
 from tests.dashboard.conftest import NAMES, SEEDED, Pages, texts
@@ -133,7 +133,7 @@ def test_an_unknown_order_is_not_an_error(page: Pages, seeded_url):
 
 
 def test_a_new_order_appears_when_the_database_has_it(page: Pages, seeded_url, monkeypatch):
-    (order_id,) = some_ids(seeded_url, 1)
+    (order_id,) = random_order_ids(seeded_url, 1)
     real, calls = order_search.order_details, itertools.count()
     monkeypatch.setattr(order_search, "order_details", lambda *given: real(*given) if next(calls) else None)
     test = page.run("orders", seeded_url, order=order_id)
@@ -181,7 +181,7 @@ def test_an_invalid_run_id_never_shows_all_orders(page: Pages, seeded_url, name,
 @pytest.mark.parametrize("button", ["Approve", "Reject"])
 def test_a_review_without_an_api_shows_one_error_and_can_be_retried(page: Pages, postgres, button):
     with postgres.fresh_database() as url:
-        seed_now(url, finished=0, running=40)
+        seed_recent(url, finished=0, running=40)
         with psycopg.connect(url) as connection:
             connection.execute(
                 "update orders set review = 'manual', abort_reason = null,"
@@ -230,7 +230,7 @@ def test_a_click_opens_the_clicked_order_when_new_orders_have_arrived(page: Page
         test = page.run("orders", url)
         (table,) = (each for each in test.dataframe if each.key == "orders-table")
         clicked = table.value["order"].iloc[1]
-        seed_now(url, finished=1, running=3)
+        seed_recent(url, finished=1, running=3)
         states = test._tree.get_widget_states()
         selection = states.widgets.add()
         selection.id, selection.string_value = table.proto.id, json.dumps({"selection": {"rows": [1]}})
@@ -283,7 +283,7 @@ def test_the_latency_page_shows_exact_values(page: Pages, seeded_url, seeded: Re
 def test_the_metrics_of_the_overview_equal_sql(page: Pages, postgres):
     with postgres.fresh_database() as url:
         seed(url, 200, days=1, progress=lambda _: None)
-        seed_now(url, finished=150, running=7)
+        seed_recent(url, finished=150, running=7)
         shown = metrics_of(page.run("overview", url, window="1 h"))
         with psycopg.connect(url) as connection:
             truth = connection.execute(

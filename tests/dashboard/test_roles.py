@@ -10,7 +10,7 @@ from streamlit.runtime.context import ContextProxy
 
 from dashboard import auth
 from dashboard.sections import running_load_tests
-from loadtest.bench.seed import seed, seed_now
+from loadtest.bench.seed import seed, seed_recent
 from loadtest.options import RunOptions
 from loadtest.preflight import check_role
 from orchestrator.errors import NotAllowed, UsageError
@@ -37,7 +37,7 @@ def api(page: Pages) -> Iterator[KeyedApi]:
 def busy_url(postgres) -> Iterator[str]:
     with postgres.fresh_database() as url:
         seed(url, 20, days=1, progress=lambda _: None)
-        seed_now(url, finished=0, running=3)
+        seed_recent(url, finished=0, running=3)
         yield url
 
 
@@ -61,7 +61,7 @@ def test_a_page_calls_the_api_with_the_key_of_its_viewer(page: Pages, api, busy_
 @pytest.mark.parametrize(("role", "is_offered"), [(Role.VIEWER, False), (Role.OPERATOR, True)])
 def test_requests_are_offered_to_operators(page: Pages, api, busy_url, monkeypatch, role, is_offered):
     sign_in(monkeypatch, role)
-    order = page.run("orders", busy_url, order="seed-flying-3")
+    order = page.run("orders", busy_url, order="seed-running-3")
     reviews = page.run("reviews", busy_url)
     for test, requests in ((order, REQUESTS), (reviews, {"Approve", "Reject"})):
         assert not test.exception
