@@ -1,4 +1,4 @@
-"""A headless Chromium before a real stack. Skipped where there is no Chromium."""
+"""Headless Chromium against a real stack. Skipped without Chromium."""
 
 import shutil
 import tempfile
@@ -14,9 +14,7 @@ from orchestrator.settings import Settings
 from tests.live import LiveApi
 from tests.ports import free_port_base
 
-ARTEFACTS = Path(__file__).parents[2] / "var" / "screenshots"
-"""Where the screenshots of the last run are."""
-
+SCREENSHOTS = Path(__file__).parents[2] / "var" / "screenshots"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SIZES = {"light": (1280, 900), "dark": (1280, 900), "narrow": (390, 844)}
 
@@ -25,7 +23,7 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def whole_stack() -> Iterator[Stack]:
-    """A whole stack of its own, screens included."""
+    """A stack with all components, including the dashboard."""
     home = Path(tempfile.mkdtemp(prefix="orders-browser-")).resolve()
     settings = Settings(
         orders_home=home,
@@ -34,7 +32,7 @@ def whole_stack() -> Iterator[Stack]:
         temporal_address=None,
         order_workers=1,
         shipping_workers=1,
-        # A person at a busy machine is slower than the limit allows; what is shown is the same.
+        # Browser steps on a busy machine can take longer than 15 s.
         order_deadline_seconds=60,
     )
     stack = Stack(settings)
@@ -60,7 +58,7 @@ def order_database_url(whole_stack: Stack) -> str:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
-        pytest.skip("no Chromium here; on Debian: apt-get install chromium")
+        pytest.skip("Chromium is not installed; on Debian: apt-get install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -69,23 +67,25 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser, whole_stack: Stack) -> Iterator[Open]:
-    """Opens an address of the dashboard and returns it once it is drawn. At the end of the test the console
-    of every page it opened must be without an error."""
+    """Open a URL of the dashboard and return the page when it has a heading.
+
+    The test fails when the browser console of a page has an error.
+    """
     base = f"http://127.0.0.1:{whole_stack.settings.port('dashboard')}"
-    complaints: list[str] = []
+    errors: list[str] = []
     contexts = []
 
-    def open_at(address: str = "/", look: str = "light") -> Page:
-        width, height = SIZES[look]
+    def open_at(address: str = "/", theme: str = "light") -> Page:
+        width, height = SIZES[theme]
         context = browser.new_context(
             viewport={"width": width, "height": height},
-            color_scheme="dark" if look == "dark" else "light",
+            color_scheme="dark" if theme == "dark" else "light",
             accept_downloads=True,
         )
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda told: complaints.append(told.text) if told.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(address if address.startswith("http") else base + address)
         page.get_by_role("heading", level=1).first.wait_for(timeout=30_000)
         return page
@@ -93,11 +93,11 @@ def open_page(browser: Browser, whole_stack: Stack) -> Iterator[Open]:
     yield open_at
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert errors == []
 
 
-def settled(page: Page) -> None:
-    """Returns once the page has nothing left to run or to draw."""
+def wait_until_drawn(page: Page) -> None:
+    """Wait until the page has finished running and drawing."""
     page.wait_for_function(
         "() => !document.querySelector('[data-testid=stStatusWidget]')"
         " && !document.querySelector('[data-testid=stSkeleton]')",
@@ -106,19 +106,19 @@ def settled(page: Page) -> None:
     page.wait_for_timeout(400)
 
 
-def photograph(page: Page, name: str) -> Path:
-    """The whole page, however long, as a picture among the artefacts."""
-    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+def screenshot(page: Page, name: str) -> Path:
+    """Save a screenshot of the whole page."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     width = page.viewport_size["width"] if page.viewport_size else 1280
-    with _as_high_as_its_content(page, width):
-        path = ARTEFACTS / f"{name}.png"
+    with _full_height(page, width):
+        path = SCREENSHOTS / f"{name}.png"
         page.screenshot(path=path)
     return path
 
 
 @contextmanager
-def _as_high_as_its_content(page: Page, width: int) -> Iterator[None]:
-    # Streamlit scrolls an inner element, so a picture of the full document would end at the window.
+def _full_height(page: Page, width: int) -> Iterator[None]:
+    # Streamlit scrolls an inner element, so Playwright's full-page screenshot would end at the window.
     before = page.viewport_size
     height = page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollHeight")
     page.set_viewport_size({"width": width, "height": min(max(height + 20, 600), 6_000)})
