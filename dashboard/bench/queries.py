@@ -31,12 +31,12 @@ def measure(
 def _overview(reader: ReadOnlyDatabase) -> dict[str, Query]:
     return {
         "overview: in flight": lambda: live_orders.in_flight(reader),
-        "overview: closest to the deadline": lambda: live_orders.race(reader, 12),
-        "overview: throughput": lambda: live_orders.pace(reader, 120),
+        "overview: closest to the deadline": lambda: live_orders.orders_by_deadline(reader, 12),
+        "overview: throughput": lambda: live_orders.throughput(reader, 120),
         "overview: finished in the last hour": lambda: live_orders.recent_outcomes(reader, 3_600),
         "overview: last outcome": lambda: live_orders.last_finished_at(reader),
-        "overview: faults": lambda: latency.faults_in_force(reader),
-        "reviews": lambda: live_orders.waiting_for_a_person(reader, 25),
+        "overview: faults": lambda: latency.active_faults(reader),
+        "reviews": lambda: live_orders.orders_awaiting_review(reader, 25),
     }
 
 
@@ -79,8 +79,8 @@ def _runs(reader: ReadOnlyDatabase) -> dict[str, Query]:
     random = Random(2)
     runs = [str(row["run_id"]) for row in latency.run_names(reader)]
     return {
-        "load tests: stored runs": lambda: stored_runs.shelf(reader, 100),
-        "load tests: running": lambda: stored_runs.under_way(reader),
+        "load tests: stored runs": lambda: stored_runs.newest_runs(reader, 100),
+        "load tests: running": lambda: stored_runs.running_runs(reader),
         "load tests: a run": lambda: stored_runs.verdict(reader, random.choice(runs)),
         "load tests: times of a run": lambda: stored_runs.times(reader, random.choice(runs)),
     }

@@ -16,7 +16,7 @@ WARNING = 0.5
 def in_flight_chart(rows: list[Row], palette: Palette, limit_seconds: float) -> go.Figure:
     """Return one bar per order. The chart always has the height of ROWS rows, so that the page does not move.
 
-    Rows as returned by `db.read_models.live_orders.race`, closest to the deadline first.
+    Rows as returned by `db.read_models.live_orders.orders_by_deadline`, closest to the deadline first.
     """
     shown = rows[:ROWS]
     positions = list(range(len(shown)))

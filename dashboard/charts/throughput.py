@@ -9,7 +9,7 @@ HEIGHT = 200
 
 
 def throughput_chart(rows: list[Row], palette: Palette) -> go.Figure:
-    """Return two lines. Rows as returned by `db.read_models.live_orders.pace`."""
+    """Return two lines. Rows as returned by `db.read_models.live_orders.throughput`."""
     figure = go.Figure()
     for column, colour, dash in (("started", palette.info, "solid"), ("finished", palette.success, "dot")):
         figure.add_scatter(

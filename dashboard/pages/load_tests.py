@@ -32,7 +32,7 @@ def select_runs(rows: list[Row]) -> tuple[str | None, str | None]:
 
 def show_stored(run: str | None, baseline: str | None) -> None:
     limit = st.session_state.get(_ROWS, TABLE_ROWS)
-    rows = cached(stored_runs.shelf)(limit)
+    rows = cached(stored_runs.newest_runs)(limit)
     if not rows:
         empty_state("No load tests yet", "Start one above, for example 3 orders per second for 30 s.")
         return
@@ -66,5 +66,5 @@ with error_boundary("load-tests-runs"):
     st.subheader("Stored runs", anchor=False)
     # Drawn even without runs: Streamlit writes a selection made by the page into the URL only for a widget
     # that an earlier run of the page has drawn.
-    selected = select_runs(cached(stored_runs.shelf)(st.session_state.get(_ROWS, TABLE_ROWS)))
+    selected = select_runs(cached(stored_runs.newest_runs)(st.session_state.get(_ROWS, TABLE_ROWS)))
     live_fragment(partial(show_stored, *selected), is_live, every=5.0)

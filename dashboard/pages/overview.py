@@ -38,7 +38,7 @@ STATUS_STYLE: dict[bool | None, tuple[str, Literal["green", "red", "gray"]]] = {
 
 in_flight = cached(live_orders.in_flight)
 recent_outcomes = cached(live_orders.recent_outcomes)
-throughput = cached(live_orders.pace)
+throughput = cached(live_orders.throughput)
 
 limit_seconds = clients.settings().order_deadline_seconds
 is_live = page_header("Overview", live=True)
@@ -75,7 +75,7 @@ def metrics() -> None:
 
 
 def orders_in_flight() -> None:
-    rows, orders = cached(live_orders.race)(ROWS), in_flight().orders
+    rows, orders = cached(live_orders.orders_by_deadline)(ROWS), in_flight().orders
     st.subheader("In flight", anchor=False)
     count = f"{ROWS} of {orders:,} orders" if orders > ROWS else f"{orders} order{'s' if orders != 1 else ''}"
     st.caption(f"{count} in flight, closest to the deadline first")
@@ -132,7 +132,7 @@ def status_line(label: str, is_good: bool | None, text: str) -> None:
 
 def active_profile() -> None:
     st.subheader("Faults", anchor=False)
-    active = cached(latency.faults_in_force)()
+    active = cached(latency.active_faults)()
     name, seed = (active.profile, active.seed) if active else ("none", 0)
     since = f", since {active.since:%H:%M:%S} UTC" if active else ""
     st.caption(f"Active profile: {name} (seed {seed}){since}")
@@ -152,7 +152,7 @@ def apply_profile() -> None:
     run_action(
         FAULTS, lambda: api.set_faults(profile, seed), f"Applied fault profile {profile} (seed {seed})."
     )
-    cached(latency.faults_in_force).clear()
+    cached(latency.active_faults).clear()
 
 
 live_fragment(metrics, is_live)

@@ -15,7 +15,7 @@ from orchestrator.security.key_hashing import Role
 MAX_CARDS = 25
 REVIEWS = "reviews"
 
-awaiting_review = cached(live_orders.waiting_for_a_person)
+awaiting_review = cached(live_orders.orders_awaiting_review)
 is_live = page_header("Reviews", live=True)
 st.text_input("Your name", "reviewer", key="reviewer", max_chars=80)
 

@@ -35,7 +35,7 @@ def start(given: dict[str, str]) -> None:
     Raises NotAllowed, DatabaseUnavailable, and UsageError while another run is in progress on any machine.
     """
     require_role(RunOptions.parse(given).required_role)
-    for row in stored_runs.under_way(clients.database()):
+    for row in stored_runs.running_runs(clients.database()):
         if is_in_progress(row, clients.now()):
             raise UsageError(f"run {row['run_id']} is in progress; wait for its verdict or stop it")
     st.session_state[_STARTED_RUN] = processes().start(given, clients.viewer_key())
@@ -45,7 +45,7 @@ def is_in_progress(row: Row, now: datetime) -> bool:
     """Return False for an aborted run: one that has neither started nor accepted an order for too long.
 
     A run may drain and then compute its verdict without accepting orders. Rows as returned by
-    `db.read_models.stored_runs.under_way`.
+    `db.read_models.stored_runs.running_runs`.
     """
     last_activity = max(row["started_at"], row["last_accepted_at"] or row["started_at"])
     idle_seconds = (now - last_activity).total_seconds()
@@ -68,7 +68,7 @@ def require_role(role: Role) -> None:
 def show() -> None:
     """Draw every run in progress, whoever started it, and the result of the viewer's own run."""
     local = processes().running()
-    for row in cached(stored_runs.under_way)():
+    for row in cached(stored_runs.running_runs)():
         is_local = row["run_id"] in local
         if is_local:
             local.remove(row["run_id"])

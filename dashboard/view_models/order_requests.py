@@ -34,4 +34,4 @@ def attempt_counts(details: OrderDetails) -> tuple[int, int]:
         return order["attempts"], order["failed_attempts"]
     outcomes = [event["outcome"] for event in details.events if event["kind"] == "attempt"]
     failed = sum(outcome != AttemptOutcome.OK for outcome in outcomes)
-    return len(outcomes) + len(details.under_way), failed
+    return len(outcomes) + len(details.running_attempts), failed

@@ -57,7 +57,7 @@ def bars(details: OrderDetails) -> list[Bar]:
     end = seconds("finished_at" if order["finished_at"] else "read_at")
     busy += [
         Bar(each["step"], RUNNING, seconds("started_at", each), end, each["attempt"], each["worker"])
-        for each in details.under_way
+        for each in details.running_attempts
     ]
     review = next((e for e in details.events if e["kind"] == "state" and e["state"] == State.IN_REVIEW), None)
     if review is not None:

@@ -9,7 +9,7 @@ def review_time(order: Row) -> tuple[float, float]:
     """Return the seconds left for the review, and how long reviews may take in total.
 
     The review expires before the order's deadline. Rows as returned by
-    `db.read_models.live_orders.waiting_for_a_person`.
+    `db.read_models.live_orders.orders_awaiting_review`.
     """
     accepted_at = order["accepted_at"]
     expires_at = OrderDeadlines(accepted_at, order["deadline_at"] - accepted_at).not_after(Step.REVIEW)

@@ -16,7 +16,7 @@ _COLUMNS = ("run", "verdict", "scenario", "faults", "started", "orders", "late",
 
 
 def stored_runs(rows: list[Row]) -> pd.DataFrame:
-    """Times in seconds, rate in orders per second. Rows as returned by `db.read_models.stored_runs.shelf`."""
+    """Times in seconds, rate per second. Rows as returned by `db.read_models.stored_runs.newest_runs`."""
     return pd.DataFrame(
         [
             {

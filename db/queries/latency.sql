@@ -108,7 +108,7 @@ where (%(until)s::timestamptz is null or at < %(until)s::timestamptz)
     and (%(since)s::timestamptz is null or until is null or until > %(since)s::timestamptz)
 order by at desc limit %(limit)s;
 
--- name: faults_in_force
+-- name: active_faults
 select profile, seed, at as since, null::timestamptz as until from fault_changes order by change_id desc limit 1;
 
 -- name: fault_profiles

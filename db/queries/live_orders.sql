@@ -1,5 +1,4 @@
--- What is happening now: the pages that refresh every two seconds. Each statement reads through an index
--- that holds only what it shows.
+-- The current state, for pages that refresh every two seconds. Each statement uses a partial index.
 
 -- name: in_flight
 select count(*) as orders,
@@ -7,8 +6,8 @@ select count(*) as orders,
     count(*) filter (where state = 'in_review' and review = 'manual' and abort_reason is null) as in_review
 from orders where state < 'completed';
 
--- name: race
--- The orders that run, the ones nearest to their deadline first, with the attempts under way.
+-- name: orders_by_deadline
+-- Orders in flight, closest to their deadline first, with their running attempt.
 select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason, o.accepted_at, o.deadline_at,
     least(extract(epoch from now() - o.accepted_at) * 1000, 2147483647)::int as elapsed_ms,
     round(extract(epoch from o.deadline_at - o.accepted_at) * 1000)::int as limit_ms,
@@ -18,12 +17,12 @@ where o.state < 'completed'
 order by o.deadline_at
 limit %(limit)s;
 
--- name: waiting_for_a_person
+-- name: orders_awaiting_review
 select o.order_id, o.run_id, o.state, o.amount_cents, o.items, o.address, o.accepted_at, o.deadline_at,
     now() as read_at
 from orders o
 where o.state in ('received', 'validated', 'in_review') and o.review = 'manual' and o.abort_reason is null
-    -- Approved before its review began, it waits for nobody.
+    -- Not those that were approved before their review started.
     and not exists (
         select from events e
         where e.order_id = o.order_id and e.at between o.accepted_at and o.last_event_at and e.kind = 'signal'
@@ -32,7 +31,7 @@ where o.state in ('received', 'validated', 'in_review') and o.review = 'manual' 
 order by o.deadline_at
 limit %(limit)s;
 
--- name: pace
+-- name: throughput
 -- Orders started and finished in each of the last whole seconds, oldest first.
 with seconds as (
     select generate_series(date_trunc('second', now()) - make_interval(secs => %(seconds)s),
@@ -50,7 +49,7 @@ from seconds left join started using (at) left join finished using (at)
 order by 1;
 
 -- name: recent_outcomes
--- The orders that finished in the last seconds. percentile_disc: each is the time of an order that there was.
+-- Orders that finished in the last seconds. percentile_disc returns times of existing orders.
 select count(*) as finished,
     count(*) filter (where not within_limit) as late,
     count(*) filter (where state = 'completed') as completed,

@@ -1,13 +1,13 @@
--- Finding orders, and everything about one of them.
+-- Order search, and the details of one order.
 
 -- name: matches
--- How many orders begin with a prefix, up to `enough`. In the order of the index, which holds the planner to it.
+-- The number of orders whose id starts with a prefix, up to `enough`. `order by` makes the planner use the index.
 select count(*) as orders
 from (select from orders where order_id ^@ %(prefix)s::text order by order_id limit %(enough)s) found;
 
 -- name: search
--- Newest first. Each filter that may be rare has an index of its own, with the id in it, so that orders which
--- do not begin with the prefix (`^@`) are passed over without a look at their rows.
+-- Newest first. Each selective filter has an index that includes the order id, so that orders with another
+-- prefix (`^@`) are skipped without reading their rows.
 select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason, o.review, o.amount_cents,
     o.accepted_at, o.deadline_at, o.finished_at, o.completion_ms, o.within_limit, o.attempts, o.failed_attempts
 from (
@@ -27,8 +27,8 @@ join orders o using (order_id)
 order by o.accepted_at desc, o.order_id desc;
 
 -- name: search_of_few
--- The same among the orders that begin with a prefix, for one that not many do: they are read first (`offset 0`
--- keeps it so) and sorted, where newest first would walk through everything that is newer.
+-- The same for a prefix with few matches: reads the matches first (`offset 0` prevents another plan), then sorts
+-- them. A scan from the newest order would read all newer orders.
 select order_id, run_id, state, current_step, abort_reason, review, amount_cents,
     accepted_at, deadline_at, finished_at, completion_ms, within_limit, attempts, failed_attempts
 from (select * from orders where order_id ^@ %(prefix)s::text offset 0) found
@@ -62,7 +62,7 @@ from orders o join events e on e.order_id = o.order_id and e.at between o.accept
 where o.order_id = %(order_id)s
 order by e.at;
 
--- name: attempts_under_way
+-- name: running_attempts
 select step, attempt, started_at, worker from step_attempts
 where order_id = %(order_id)s and started_at is not null
 order by started_at;

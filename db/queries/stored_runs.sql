@@ -1,7 +1,6 @@
--- Load tests as the dashboard shows them.
+-- Stored load tests.
 
--- name: shelf
--- The newest runs in brief.
+-- name: newest_runs
 select run_id, scenario, fault_profile, started_at, ended_at, verdict ->> 'verdict' as verdict,
     (verdict ->> 'exit_code')::int as exit_code, late_orders, counted_orders,
     (verdict -> 'run' ->> 'offered_rate')::float8 as offered_rate,
@@ -14,9 +13,9 @@ select run_id, scenario, started_at, ended_at, verdict from runs where run_id = 
 -- name: times
 select completion_ms, late_orders, counted_orders from runs where run_id = %(run_id)s and ended_at is not null;
 
--- name: under_way
--- Runs without an end that began within a day, the newest first, each with its orders so far. Costs as much as
--- is in flight: orders with an outcome are counted in the rollup, the others in the index that holds only them.
+-- name: running_runs
+-- Runs of the last day without an end, newest first, with their order counts. Reads only orders in flight:
+-- finished orders are counted by the rollup.
 with running as materialized (
     select run_id, count(*) as orders, count(*) filter (where deadline_at < now()) as overdue
     from orders where state < 'completed' group by run_id

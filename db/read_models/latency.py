@@ -247,9 +247,9 @@ def disturbances(
     return [Disturbance(**row) for row in rows]
 
 
-def faults_in_force(reader: ReadOnlyDatabase) -> FaultSpan | None:
+def active_faults(reader: ReadOnlyDatabase) -> FaultSpan | None:
     """None when no profile was ever set."""
-    row = reader.fetch_one(_SQL["faults_in_force"])
+    row = reader.fetch_one(_SQL["active_faults"])
     return FaultSpan(**row) if row else None
 
 

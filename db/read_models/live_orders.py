@@ -1,4 +1,4 @@
-"""What is happening now, for the screens that refresh. Raises DatabaseUnavailable when PostgreSQL does not answer."""
+"""The current state of orders, for pages that refresh. Raises DatabaseError."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +13,7 @@ _SQL = queries.load("live_orders.sql")
 
 @dataclass(frozen=True)
 class InFlight:
-    """Orders without an outcome; `overdue` are past their deadline, `in_review` wait for a person."""
+    """Orders without an outcome: all, those past their deadline, and those in manual review."""
 
     orders: int
     overdue: int
@@ -22,7 +22,7 @@ class InFlight:
 
 @dataclass(frozen=True)
 class RecentOutcomes:
-    """The orders that finished within a window. Times in ms, exact; None when there was no order."""
+    """The orders that finished within a time window, with exact times in ms (None without orders)."""
 
     finished: int
     late: int
@@ -39,21 +39,21 @@ def in_flight(reader: ReadOnlyDatabase) -> InFlight:
     return InFlight(**row)
 
 
-def race(reader: ReadOnlyDatabase, limit: int) -> list[Row]:
-    """Running orders, the nearest to their deadline first: order_id, run_id, state, current_step,
-    abort_reason, accepted_at, deadline_at, elapsed_ms, limit_ms, attempt (of the step under way)."""
-    return reader.fetch_all(_SQL["race"], {"limit": limit})
+def orders_by_deadline(reader: ReadOnlyDatabase, limit: int) -> list[Row]:
+    """Return orders in flight, closest to their deadline first: order_id, run_id, state, current_step,
+    abort_reason, accepted_at, deadline_at, elapsed_ms, limit_ms, attempt (of the current step)."""
+    return reader.fetch_all(_SQL["orders_by_deadline"], {"limit": limit})
 
 
-def waiting_for_a_person(reader: ReadOnlyDatabase, limit: int) -> list[Row]:
-    """Orders in manual review or on their way to it, the most urgent first: order_id, run_id, state,
+def orders_awaiting_review(reader: ReadOnlyDatabase, limit: int) -> list[Row]:
+    """Return undecided orders with manual review, the most urgent first: order_id, run_id, state,
     amount_cents, items, address, accepted_at, deadline_at, read_at."""
-    return reader.fetch_all(_SQL["waiting_for_a_person"], {"limit": limit})
+    return reader.fetch_all(_SQL["orders_awaiting_review"], {"limit": limit})
 
 
-def pace(reader: ReadOnlyDatabase, seconds: int) -> list[Row]:
-    """at, started, finished: one row for each of the last whole seconds."""
-    return reader.fetch_all(_SQL["pace"], {"seconds": seconds})
+def throughput(reader: ReadOnlyDatabase, seconds: int) -> list[Row]:
+    """Return one row for each of the last whole seconds: at, started, finished."""
+    return reader.fetch_all(_SQL["throughput"], {"seconds": seconds})
 
 
 def recent_outcomes(reader: ReadOnlyDatabase, seconds: int) -> RecentOutcomes:
@@ -72,7 +72,7 @@ def recent_outcomes(reader: ReadOnlyDatabase, seconds: int) -> RecentOutcomes:
 
 
 def last_finished_at(reader: ReadOnlyDatabase) -> datetime | None:
-    """When the newest outcome was reached, or None when there is none."""
+    """Return the time of the newest outcome."""
     row = reader.fetch_one(_SQL["last_finished_at"])
     at: datetime | None = row["at"] if row else None
     return at

@@ -1,4 +1,4 @@
-"""Finding orders, and everything about one of them. Raises DatabaseUnavailable when PostgreSQL does not answer."""
+"""Order search, and the details of one order. Raises DatabaseError."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,13 +11,12 @@ from db.read_only_database import ReadOnlyDatabase
 _SQL = queries.load("order_search.sql")
 
 FEW = 5_000
-"""Fewer orders that begin with a prefix than this are looked through; the newest of more are found from the
-newest of all."""
+"""A prefix with fewer matches than this is searched by prefix, one with more from the newest order."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """What to look for; None or False: whatever it is. `before` is the last order of the page before."""
+    """Filters; None or False does not filter. `before` is the last order of the previous page."""
 
     prefix: str | None = None
     run_id: str | None = None
@@ -30,25 +29,25 @@ class Search:
 
 @dataclass(frozen=True)
 class OrderDetails:
-    """One order with all that is known of it.
+    """One order with its events and running attempts.
 
-    `order` has the columns of `orders`, `read_at`, and as JSON `payment`, `shipment`, and the outside's
-    own `ledger`, `packages` and `parcels`; `events` are oldest first; `under_way` are attempts without an
-    end: step, attempt, started_at, worker.
+    `order` has the columns of `orders`, `read_at`, and as JSON `payment`, `shipment` and the provider
+    records `ledger`, `packages` and `parcels`. `events` are oldest first. `running_attempts` have step, attempt,
+    started_at, worker.
     """
 
     order: Row
     events: list[Row]
-    under_way: list[Row]
+    running_attempts: list[Row]
 
     @property
     def has_all_events(self) -> bool:
-        """False for an old order of which events have been dropped (`db.maintenance.retention`)."""
+        """False for an old order whose events have been deleted (`db.maintenance.retention`)."""
         return bool(self.events) and self.events[0]["kind"] == "accepted"
 
 
 def search(reader: ReadOnlyDatabase, wanted: Search, limit: int) -> list[Row]:
-    """Orders in brief, newest first."""
+    """Return orders, newest first."""
     before_at, before_id = wanted.before or (None, None)
     return reader.fetch_all(
         _SQL["search_of_few" if _is_of_few(reader, wanted.prefix) else "search"],
@@ -74,7 +73,7 @@ def _is_of_few(reader: ReadOnlyDatabase, prefix: str | None) -> bool:
 
 
 def order_details(reader: ReadOnlyDatabase, order_id: str) -> OrderDetails | None:
-    """None when the books do not know the order."""
+    """Return None for an unknown order."""
     parameters = {"order_id": order_id}
     order = reader.fetch_one(_SQL["order"], parameters)
     if order is None:
@@ -82,5 +81,5 @@ def order_details(reader: ReadOnlyDatabase, order_id: str) -> OrderDetails | Non
     return OrderDetails(
         order,
         reader.fetch_all(_SQL["events"], parameters),
-        reader.fetch_all(_SQL["attempts_under_way"], parameters),
+        reader.fetch_all(_SQL["running_attempts"], parameters),
     )

@@ -152,9 +152,7 @@ def test_the_url_contains_the_filters(open_page: Open, a_run: str):
         expect(each.get_by_role("combobox", name="Time range")).to_have_value("Last hour")
 
 
-def test_the_csv_equals_the_database(
-    open_page: Open, a_run: str, order_database_url: str
-):
+def test_the_csv_equals_the_database(open_page: Open, a_run: str, order_database_url: str):
     page = open_page(f"/latency?run={a_run}")
     wait_until_drawn(page)
     href = page.get_by_role("link", name="Download CSV (8 orders)").get_attribute("href")

@@ -129,7 +129,7 @@ def test_a_comparison_is_cached(page: Pages, seeded_url: str, seeded, monkeypatc
         read.append(run_id)
         return times(database, run_id)
 
-    one, other = (row["run_id"] for row in stored_runs.shelf(seeded, 2))
+    one, other = (row["run_id"] for row in stored_runs.newest_runs(seeded, 2))
     monkeypatch.setattr(stored_runs, "times", counted)
     test = page.run("load_tests", seeded_url, run=one, baseline=other)
     assert "Comparison" in texts(test.run())
@@ -154,14 +154,14 @@ def test_running_runs_are_counted_without_reading_finished_orders(url: str):
         )
         connection.execute("vacuum (analyze) orders")
         database = reader_of(url)
-        found = stored_runs.under_way(database)
+        found = stored_runs.running_runs(database)
         database.close()
         assert found
         assert sum(row["in_flight"] for row in found) > 0
         for row in found:
             truth = connection.execute(COUNTS, (row["run_id"],)).fetchone()
             assert {name: row[name] for name in truth} == truth
-        statement = queries.load("stored_runs.sql")["under_way"]
+        statement = queries.load("stored_runs.sql")["running_runs"]
         plan = connection.execute("explain (analyze, format json) " + statement).fetchone()
     rows_read = sum(rows_of_orders(plan["QUERY PLAN"][0]["Plan"]))
     assert rows_read <= 40 + len(found), "orders in flight, and the newest order of each run"

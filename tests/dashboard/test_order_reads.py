@@ -37,7 +37,7 @@ async def test_live_values_equal_sql(driver, order_database_url):
     assert (in_flight.orders, in_flight.overdue) == (truth["orders"], truth["overdue"])
     assert (recent.finished, recent.late) == (truth["finished"], truth["late"])
     assert [recent.p50_ms, recent.p95_ms, recent.p99_ms, recent.max_ms] == truth["times"]
-    by_deadline = [row["order_id"] for row in live_orders.race(database, 50)]
+    by_deadline = [row["order_id"] for row in live_orders.orders_by_deadline(database, 50)]
     assert by_deadline[0] == overdue
     assert set(open_ids) <= set(by_deadline)
     (started,) = query(
@@ -45,7 +45,7 @@ async def test_live_values_equal_sql(driver, order_database_url):
         "select count(*) as n from orders where accepted_at >= date_trunc('second', now()) - interval '120 s'"
         " and accepted_at < date_trunc('second', now())",
     )
-    assert sum(row["started"] for row in live_orders.pace(database, 120)) == pytest.approx(
+    assert sum(row["started"] for row in live_orders.throughput(database, 120)) == pytest.approx(
         started["n"], abs=3
     )
     database.close()
@@ -58,7 +58,7 @@ async def test_only_undecided_manual_orders_await_review(driver, order_database_
     early = await driver.carry_to(State.VALIDATED, new_order(review=ReviewMode.MANUAL))
     await driver.repository.record_request(early, "approve_order", accepted=True, reviewer="ann")
     database = reader_of(order_database_url)
-    found = {row["order_id"]: row for row in live_orders.waiting_for_a_person(database, 50)}
+    found = {row["order_id"]: row for row in live_orders.orders_awaiting_review(database, 50)}
     assert live_orders.in_flight(database).in_review == 1
     database.close()
     assert waiting in found

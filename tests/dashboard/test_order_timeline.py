@@ -38,7 +38,7 @@ def test_the_bar_of_a_running_attempt_ends_now():
     running = [{"step": "charge", "attempt": 2, "started_at": after(5), "worker": "w2"}]
     (bar,) = [
         bar
-        for bar in timeline.bars(order_details(under_way=running, finished_at=None))
+        for bar in timeline.bars(order_details(running_attempts=running, finished_at=None))
         if bar.kind == timeline.RUNNING
     ]
     assert (bar.start_seconds, bar.end_seconds, bar.attempt) == (5.0, 9.0, 2)

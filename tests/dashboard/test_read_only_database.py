@@ -49,7 +49,7 @@ def test_times_are_in_utc_whatever_the_time_zone_of_the_server(postgres):
                 " values ('2026-01-31 12:00:00+00', 'slow', 1, '{}')"
             )
         database = reader_of(url)
-        span = latency.faults_in_force(database)
+        span = latency.active_faults(database)
         database.close()
     # Plotly ignores the offset of a time.
     assert span.since.isoformat() == "2026-01-31T12:00:00+00:00"

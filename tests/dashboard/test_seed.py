@@ -21,11 +21,11 @@ def test_a_seeded_history_has_twelve_events_per_order_and_no_active_faults(seede
     )
     assert found["n"] / SEEDED == pytest.approx(12, abs=0.5)
     assert found["misplaced"] == 0
-    assert latency.faults_in_force(seeded).profile == "none"
+    assert latency.active_faults(seeded).profile == "none"
 
 
 def test_seeded_runs_have_exact_times(seeded, seeded_url):
-    runs = stored_runs.shelf(seeded, 100)
+    runs = stored_runs.newest_runs(seeded, 100)
     assert len(runs) == 8
     times = stored_runs.times(seeded, runs[0]["run_id"])
     truth = query(
@@ -35,6 +35,6 @@ def test_seeded_runs_have_exact_times(seeded, seeded_url):
     )
     assert times.completion_ms == [row["completion_ms"] for row in truth]
     assert stored_runs.times(seeded, "unknown") is None
-    assert stored_runs.under_way(seeded) == []
-    assert len(stored_runs.shelf(seeded, 3)) == 3
+    assert stored_runs.running_runs(seeded) == []
+    assert len(stored_runs.newest_runs(seeded, 3)) == 3
     assert sum(latency.summary(seeded, latency.plan(seeded, Selection())).outcomes.values()) == SEEDED
