@@ -15,9 +15,8 @@ from uuid import uuid4
 import psycopg
 
 from orchestrator.embedded import postgres
-from orchestrator.embedded.layout import Layout
+from orchestrator.embedded.layout import Layout, packaged_program
 from orchestrator.embedded.migrations import MIGRATIONS, migrate
-from orchestrator.embedded.packaged_programs import packaged_program
 from orchestrator.settings import Settings
 
 STARTUP_SECONDS = 20.0

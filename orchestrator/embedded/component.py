@@ -1,4 +1,4 @@
-"""What the stack knows about each of its components: plain data, made in `plan.py`."""
+"""The description and the status of one component of the stack."""
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -8,30 +8,29 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.embedded.process_wait import pid_is_alive
+from orchestrator.embedded.process_table import pid_is_alive
 from orchestrator.settings import LOOPBACK
 
 if TYPE_CHECKING:
-    from orchestrator.embedded.health_checks import Probes
+    from orchestrator.embedded.health_checks import HealthChecks
 
 
 class Stage(IntEnum):
-    """Components of a stage start together, once every component of the stages before is healthy."""
+    """A stage starts when every component of the stages before it is healthy, and stops before them."""
 
     SERVERS = 1
-    """PostgreSQL and Temporal. The migrations are applied at the end of this stage."""
+    """PostgreSQL and Temporal. Migrations are applied at the end of this stage."""
 
     SERVICES = 2
     """Workers and API."""
 
-    SCREENS = 3
-    """What talks to the API: dashboard, load generator. They stop first, so that a run is judged while there
-    still is somebody to ask."""
+    CLIENTS = 3
+    """Clients of the API: dashboard and load generator. A load test needs the API until its verdict."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """The user a program runs as when the stack is started by root."""
+    """The user and group of a program if root starts the stack."""
 
     uid: int
     gid: int
@@ -43,76 +42,72 @@ class ListeningPort:
 
     number: int
     use: str
-    """What it is for, as a message would say it: "the API"."""
+    """As in a message, for example "the API"."""
 
     setting: str
-    """The environment variable that moves it."""
+    """The environment variable of the port."""
 
     address: str = LOOPBACK
-    """Where it listens."""
 
 
 @dataclass(frozen=True)
 class RunningProcess:
-    """What the supervisor says about the process of a component."""
+    """The process of a component as the supervisor reports it."""
 
     name: str
     pid: int
-    """0 when it does not run."""
+    """0 if it is not running."""
 
     state: str
-    """supervisord's word: RUNNING, STARTING, STOPPED, STOPPING, EXITED, BACKOFF, FATAL."""
+    """supervisord's state: RUNNING, STARTING, STOPPED, STOPPING, EXITED, BACKOFF, FATAL."""
 
     started_at: datetime
 
     @property
     def runs(self) -> bool:
-        """Also asks the system: the supervisor may not have noticed a death yet."""
+        """Checks the process table too, because the supervisor notices an exit with a delay."""
         return self.pid != 0 and self.state in ("STARTING", "RUNNING") and pid_is_alive(self.pid)
 
 
-def _nothing() -> None:
+def _none() -> None:
     return None
 
 
 @dataclass(frozen=True)
 class Component:
-    """One supervised process: how to start it, how to tell that it is well, how to stop it."""
+    """One supervised process: its command, health check and shutdown."""
 
     name: str
     command: tuple[str, ...]
     stage: Stage
-    healthy: "Callable[[Probes, RunningProcess], bool]"
-    """Whether a process that runs also does its work. May raise nothing."""
+    is_healthy: "Callable[[HealthChecks, RunningProcess], bool]"
+    """Checks a running process. Must not raise."""
 
     directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)
-    prepare: Callable[[], Sequence[str] | None] = _nothing
-    """Called before the first start of the stack; makes data directories. Returns what it had to change
-    outside of ORDERS_HOME, a sentence each. Raises StackError."""
+    prepare: Callable[[], Sequence[str] | None] = _none
+    """Called before the stack starts, to create data directories. Returns a sentence for each change outside
+    of ORDERS_HOME. Raises StackError."""
 
-    account: Callable[[], Account | None] = _nothing
-    """Asked after `prepare`; None to run as the caller."""
+    account: Callable[[], Account | None] = _none
+    """Called after `prepare`. None runs the program as the caller's user."""
 
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: int = 10
-    """How long it may take to stop before it is killed."""
-
-    stop_as_group: bool = False
-    """Whether the stop signal goes to its children too."""
+    """Time to stop before SIGKILL."""
 
     death_signal: signal.Signals = signal.SIGKILL
-    """What it gets when the supervisor dies."""
+    """Sent to it when the supervisor dies."""
 
     ports: tuple[ListeningPort, ...] = ()
-    """The first one is shown as the component's port."""
+    """`ps` shows the first one."""
 
     socket: Path | None = None
 
 
 @dataclass(frozen=True)
 class ComponentStatus:
-    """One line of `ps`."""
+    """One line of `orders ps`."""
 
     name: str
     pid: int | None
@@ -120,17 +115,18 @@ class ComponentStatus:
     socket: str | None
     healthy: bool
     restarts: int
-    """How often it was started again since `up`."""
+    """Since `up`."""
 
     state: str
 
     def as_json(self) -> dict[str, object]:
-        """`port` or `socket`, whichever the component listens on; a worker has neither."""
-        place: dict[str, object] = {"socket": self.socket} if self.socket is not None else {"port": self.port}
+        listens: dict[str, object] = (
+            {"socket": self.socket} if self.socket is not None else {"port": self.port}
+        )
         return {
             "name": self.name,
             "pid": self.pid,
-            **place,
+            **listens,
             "healthy": self.healthy,
             "restarts": self.restarts,
         }

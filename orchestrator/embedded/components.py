@@ -1,4 +1,4 @@
-"""The components of the stack, in one place: what is started, how, and how one sees that it is well."""
+"""The components of the stack: what is started, how, and how its health is checked."""
 
 import shutil
 import sys
@@ -7,59 +7,57 @@ from functools import partial
 
 from orchestrator.embedded import postgres, temporal
 from orchestrator.embedded.component import Component, ListeningPort, RunningProcess, Stage
-from orchestrator.embedded.health_checks import Probes
+from orchestrator.embedded.health_checks import HealthChecks
 from orchestrator.embedded.layout import PROJECT_ROOT, Layout
 from orchestrator.settings import Settings
 
-_LAST_RUN_SECONDS = 90
-"""How long a load test may take to drain and be judged when it is stopped, by default; without one Locust
-ends at once."""
+_LOCUST_STOP_SECONDS = 90
+"""Time for a load test to drain and compute its verdict. Locust without a test stops at once."""
 
-_OF_A_WORKER = 8
-"""Connections to PostgreSQL: its pool's, of db/database.py, which no command should have to load for this."""
+_CONNECTIONS_PER_WORKER = 8
+"""Pool size of a worker (db/database.py, not imported here: every command would load the driver)."""
 
-_OTHERS = 68
-"""For all who are no workers: API, dashboard, load tests, housekeeping, and people."""
+_OTHER_CONNECTIONS = 68
+"""For the API, dashboard, load tests, maintenance and psql."""
 
 _PROCESS = (sys.executable, "-m", "orchestrator.processes")
 
 
 def components(settings: Settings) -> tuple[Component, ...]:
-    """Every component, in the order of their start. External servers are not among them."""
+    """Return every component in starting order, without external servers."""
     layout = Layout.of(settings)
     planned = []
     if settings.uses_embedded_postgres:
         planned.append(_postgres(settings, layout))
     if settings.uses_embedded_temporal:
         planned.append(_temporal(settings, layout))
+    kinds = [("order", settings.order_task_queue, n + 1) for n in range(settings.order_workers)]
+    kinds += [("shipping", settings.shipping_task_queue, n + 1) for n in range(settings.shipping_workers)]
     planned += [
-        _worker(settings, "order", settings.order_task_queue, n + 1, nth=n)
-        for n in range(settings.order_workers)
+        _worker(settings, kind, task_queue, number, index=index)
+        for index, (kind, task_queue, number) in enumerate(kinds)
     ]
-    planned += [
-        _worker(settings, "shipping", settings.shipping_task_queue, n + 1, nth=settings.order_workers + n)
-        for n in range(settings.shipping_workers)
-    ]
-    planned.append(_api(settings))
-    planned.append(_dashboard(settings))
-    planned.append(_locust(settings))
+    planned += [_api(settings), _dashboard(settings), _locust(settings)]
     return tuple(_without_keys(component) for component in planned)
 
 
 def _without_keys(component: Component) -> Component:
-    """The keys of payloads go to those alone who read payloads: the workers and the API. The key of whoever
-    starts the stack goes to nobody: a screen asks the API with that of its viewer."""
+    """Withhold payload keys from all but workers and API, and the caller's API key from all components.
+
+    The dashboard uses the API key of its viewer.
+    """
     withheld = {"API_KEY": ""} if component.stage is Stage.SERVICES else {"API_KEY": "", "PAYLOAD_KEYS": ""}
     return replace(component, environment={**component.environment, **withheld})
 
 
 def _postgres(settings: Settings, layout: Layout) -> Component:
     workers = settings.order_workers + settings.shipping_workers
+    connections = max(postgres.MIN_CONNECTIONS, workers * _CONNECTIONS_PER_WORKER + _OTHER_CONNECTIONS)
     return Component(
         name="postgres",
-        command=postgres.server_command(layout, max(postgres.CONNECTIONS, workers * _OF_A_WORKER + _OTHERS)),
+        command=postgres.server_command(layout, connections),
         stage=Stage.SERVERS,
-        healthy=lambda probes, _process: probes.postgres_answers(),
+        is_healthy=lambda checks, _process: checks.postgres_responds(),
         directory=layout.home,
         prepare=partial(postgres.prepare, layout),
         account=partial(postgres.account, layout),
@@ -75,7 +73,7 @@ def _temporal(settings: Settings, layout: Layout) -> Component:
         name="temporal",
         command=temporal.server_command(settings),
         stage=Stage.SERVERS,
-        healthy=lambda probes, _process: probes.temporal_timeout(),
+        is_healthy=lambda checks, _process: checks.temporal_responds(),
         directory=layout.temporal_data,
         environment=temporal.ENVIRONMENT,
         prepare=partial(temporal.prepare, settings, layout),
@@ -88,29 +86,25 @@ def _temporal(settings: Settings, layout: Layout) -> Component:
     )
 
 
-def _worker(settings: Settings, kind: str, task_queue: str, number: int, *, nth: int) -> Component:
-    # The worker's identity at Temporal is its component's name.
+def _worker(settings: Settings, kind: str, task_queue: str, number: int, *, index: int) -> Component:
+    # The worker's identity at Temporal is the name of its component.
     name = f"{kind}-worker-{number}"
+    first_port = settings.worker_metrics_port
 
-    def healthy(probes: Probes, process: RunningProcess) -> bool:
-        return probes.worker_polls(task_queue, name, since=process.started_at)
+    def is_healthy(checks: HealthChecks, process: RunningProcess) -> bool:
+        return checks.worker_polls(task_queue, name, since=process.started_at)
 
     return Component(
         name=name,
         command=(*_PROCESS, "worker", kind, "--name", name),
         stage=Stage.SERVICES,
-        healthy=healthy,
+        is_healthy=is_healthy,
         directory=PROJECT_ROOT,
-        environment=_metrics_port(settings, nth),
-        # Whom an earlier stack had, and this one may have no more.
+        # Without a first port, the system assigns the ports.
+        environment={"WORKER_METRICS_PORT": str(first_port + index)} if first_port else {},
+        # Earlier stacks may have had other workers.
         prepare=partial(shutil.rmtree, settings.metrics_targets, ignore_errors=True),
     )
-
-
-def _metrics_port(settings: Settings, nth: int) -> dict[str, str]:
-    """Workers on one machine count on from the first one's port, when it is not the system's choice."""
-    first = settings.worker_metrics_port
-    return {"WORKER_METRICS_PORT": str(first + nth)} if first else {}
 
 
 def _api(settings: Settings) -> Component:
@@ -119,7 +113,7 @@ def _api(settings: Settings) -> Component:
         name="api",
         command=(*_PROCESS, "api"),
         stage=Stage.SERVICES,
-        healthy=lambda probes, _process: probes.http_answers(port, "/health"),
+        is_healthy=lambda checks, _process: checks.http_responds(port, "/health"),
         directory=PROJECT_ROOT,
         ports=(ListeningPort(port, "the API", "API_PORT", settings.bind_address),),
     )
@@ -130,8 +124,8 @@ def _dashboard(settings: Settings) -> Component:
     return Component(
         name="dashboard",
         command=(sys.executable, "-m", "dashboard"),
-        stage=Stage.SCREENS,
-        healthy=lambda probes, _process: probes.http_answers(port, "/_stcore/health"),
+        stage=Stage.CLIENTS,
+        is_healthy=lambda checks, _process: checks.http_responds(port, "/_stcore/health"),
         directory=PROJECT_ROOT,
         ports=(ListeningPort(port, "the dashboard", "DASHBOARD_PORT", settings.bind_address),),
     )
@@ -142,9 +136,9 @@ def _locust(settings: Settings) -> Component:
     return Component(
         name="locust",
         command=(sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py"),
-        stage=Stage.SCREENS,
-        healthy=lambda probes, _process: probes.http_answers(port, "/alive"),
+        stage=Stage.CLIENTS,
+        is_healthy=lambda checks, _process: checks.http_responds(port, "/alive"),
         directory=PROJECT_ROOT,
-        stop_seconds=_LAST_RUN_SECONDS,
+        stop_seconds=_LOCUST_STOP_SECONDS,
         ports=(ListeningPort(port, "the load tests", "LOCUST_PORT", settings.bind_address),),
     )

@@ -1,19 +1,21 @@
-"""Where the stack keeps what, below ORDERS_HOME, and the environment its processes get."""
+"""Files, programs and process environment of the stack."""
 
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.errors import StackError
 from orchestrator.settings import STACK_MARKER, Settings, environment_names
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
-"""Where `python -m orchestrator` works."""
+"""The directory of the packages and of the migrations."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of one stack."""
+    """The files of one stack, below ORDERS_HOME."""
 
     home: Path
     sockets: Path
@@ -24,8 +26,10 @@ class Layout:
 
     @property
     def control(self) -> Path:
-        """The supervisor's directory. Not the one of the sockets: that one belongs to PostgreSQL's
-        user when root starts the stack, and nobody but root may write what root executes."""
+        """The supervisor's files. Only its user may write them: they contain the commands that it executes.
+
+        The directory of the sockets belongs to PostgreSQL's user if root starts the stack.
+        """
         return self.home / "supervisor"
 
     @property
@@ -58,29 +62,31 @@ class Layout:
 
     @property
     def supervisor_output(self) -> Path:
-        """What supervisord says before it has its own log."""
+        """supervisord's output before it opens its log."""
         return self.logs / "supervisord.out"
 
     @property
     def running_settings(self) -> Path:
-        """The settings of the running stack; exists once the stack has become healthy."""
+        """Settings of the running stack. Written when the stack is healthy."""
         return self.control / "running.json"
 
     def log(self, component: str) -> Path:
         return self.logs / f"{component}.log"
 
     def spec(self, component: str) -> Path:
-        """How the launcher starts it."""
+        """Input of the launcher."""
         return self.control / f"{component}.json"
 
     def starts(self, component: str) -> Path:
-        """One line a start since `up`: process id and Unix time."""
+        """One line for each start since `up`: process id and Unix time."""
         return self.control / f"{component}.starts"
 
 
 def stack_environment(settings: Settings) -> dict[str, str]:
-    """The caller's environment with exactly these settings in it, for the supervisor and its components.
-    The stack's mark keeps them from reading `.env`."""
+    """Return the environment of the supervisor and its components: the caller's, with exactly these settings.
+
+    With STACK_MARKER set, they do not read `.env`.
+    """
     environment = dict(os.environ)
     for field_name, names in environment_names().items():
         for name in names:
@@ -91,8 +97,19 @@ def stack_environment(settings: Settings) -> dict[str, str]:
     environment["ORDERS_HOME"] = str(settings.home)
     environment[STACK_MARKER] = str(settings.home)
     environment["PYTHONUNBUFFERED"] = "1"
-    # Tools that packages put beside the interpreter, even when the virtual environment is not active.
+    # For programs of the virtual environment, which may not be active.
     environment["PATH"] = os.pathsep.join(
         [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
     )
     return environment
+
+
+def packaged_program(name: str) -> str:
+    """Return the path of a program of the virtual environment. Raises StackError if it is not installed."""
+    in_environment = Path(sys.executable).parent / name
+    if in_environment.exists():
+        return str(in_environment)
+    found = shutil.which(name)
+    if found is None:
+        raise StackError(f"The program {name} is not installed. Run `make setup`.")
+    return found

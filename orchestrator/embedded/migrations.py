@@ -1,11 +1,10 @@
-"""The migrations of the books, applied by dbmate. Safe when two processes start at once."""
+"""Migrations of the order database, applied by dbmate. Safe if two processes start at the same time."""
 
 import os
 import subprocess
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
-from orchestrator.embedded.layout import PROJECT_ROOT
-from orchestrator.embedded.packaged_programs import packaged_program
+from orchestrator.embedded.layout import PROJECT_ROOT, packaged_program
 from orchestrator.errors import StackError
 from orchestrator.settings import Settings
 
@@ -14,23 +13,22 @@ MIGRATIONS = PROJECT_ROOT / "db" / "migrations"
 LOCK_TIMEOUT = "60s"
 
 URL_VARIABLE = "ORDERS_MIGRATIONS_URL"
-"""The URL may hold a password, which must not be on a command line that everybody can list."""
+"""The URL can contain a password, and other users can list command lines."""
 
 
 def migrate(settings: Settings) -> None:
-    """Makes the database if there is none, and brings it to the newest migration.
+    """Apply all pending migrations. On the embedded server, create the database first if necessary.
 
-    Raises StackError with dbmate's last words when a migration cannot be applied, and when an external
-    server does not answer.
+    Raises StackError with dbmate's last line if a migration fails, or an external server is unavailable.
     """
     url = (
         settings.order_database_url
         if settings.uses_embedded_postgres
         else _with_ssl_mode(settings.order_database_url)
     )
-    # On an external server the database is somebody else's to make.
+    # `up` also creates the database, which on an external server is up to its owner.
     command = "up" if settings.uses_embedded_postgres else "migrate"
-    for last_try in (False, True):
+    for last_attempt in (False, True):
         done = subprocess.run(
             [
                 packaged_program("dbmate"),
@@ -48,21 +46,21 @@ def migrate(settings: Settings) -> None:
         )
         if done.returncode == 0:
             return
-        # The lock is inside the database, so two may try to make the database; the loser finds it made.
-        if last_try or not settings.uses_embedded_postgres:
-            words = (done.stderr or done.stdout).strip().splitlines()
-            reason = words[-1] if words else "no reason given"
+        # The migration lock is inside the database, so two processes may try to create it. One of them fails
+        # and finds the database the second time.
+        if last_attempt or not settings.uses_embedded_postgres:
+            output = (done.stderr or done.stdout).strip().splitlines()
             raise StackError(
-                f"The migrations of the database could not be applied: {reason}. Mend what it says and start "
-                f"again; each migration of {MIGRATIONS} is applied as a whole or not at all."
+                f"A migration failed: {output[-1] if output else 'no output'}. Each migration of {MIGRATIONS} is "
+                "applied as a whole or not at all; correct the cause and start again."
             )
 
 
 def _with_ssl_mode(url: str) -> str:
-    """The URL as dbmate's driver needs it: libpq tries TLS and then does without, that driver insists on
-    TLS unless told. So libpq is asked what it agreed on with the server.
+    """Return the URL with an explicit sslmode, by a test connection with libpq.
 
-    Raises StackError when the server does not let us in.
+    By default libpq falls back to a connection without TLS, but dbmate's driver does not. Raises StackError if
+    the connection fails.
     """
     import psycopg
 
@@ -74,10 +72,10 @@ def _with_ssl_mode(url: str) -> str:
         with psycopg.connect(url, connect_timeout=5) as connection:
             query["sslmode"] = "require" if connection.pgconn.ssl_in_use else "disable"
     except psycopg.Error as error:
-        place = parts.hostname or unquote(query.get("host", "its default place"))
+        host = parts.hostname or unquote(query.get("host", "default host"))
         reason = str(error).strip().splitlines()[0]
         raise StackError(
-            f"The database server of DATABASE_URL ({place}) does not let us in: {reason}. "
+            f"Cannot connect to the database server of DATABASE_URL ({host}): {reason}. "
             "Correct DATABASE_URL, or unset it to use the embedded server."
         ) from None
     return urlunsplit(parts._replace(query=urlencode(query, quote_via=quote)))

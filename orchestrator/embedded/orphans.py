@@ -1,4 +1,4 @@
-"""Ends what a killed stack left behind: exactly its own processes, known by the mark they carry."""
+"""End the processes that a killed stack left behind."""
 
 import os
 import signal
@@ -8,50 +8,48 @@ import psutil
 
 from orchestrator.embedded import postgres
 from orchestrator.embedded.layout import Layout
-from orchestrator.embedded.process_wait import is_alive, wait_until_ended
+from orchestrator.embedded.process_table import is_alive, wait_until_ended
 from orchestrator.settings import STACK_MARKER
 
-DYING_SECONDS = 3.0
-"""The supervisor's death already told its components to end; this is how long they may take."""
+DEATH_SIGNAL_SECONDS = 3.0
+"""The supervisor's death has sent a signal to every component."""
 
-ENDING_SECONDS = 5.0
+STOP_SECONDS = 5.0
 
 
-def end_leftovers(layout: Layout) -> None:
-    """Returns once no process of an earlier stack on this ORDERS_HOME runs, and its control files are gone.
+def end_orphans(layout: Layout) -> None:
+    """End every process of an earlier stack on this ORDERS_HOME and remove its control files.
 
-    Call it only under the stack's lock, when no supervisor answers.
+    The processes are known by an environment variable of theirs. The caller holds the stack's lock and has made
+    sure that no supervisor responds.
     """
-    left = _processes_of(layout)
+    orphans = _processes_of(layout)
     supervisor_pid = _recorded_supervisor(layout)
-    for process in left:
+    for process in orphans:
         if process.pid == supervisor_pid:
-            # It is there and does not answer; its components go with it.
+            # It hangs. Its components receive their death signals.
             process.kill()
-    left = wait_until_ended(left, DYING_SECONDS)
+    orphans = wait_until_ended(orphans, DEATH_SIGNAL_SECONDS)
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for process in left:
+        for process in orphans:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
-        left = wait_until_ended(left, ENDING_SECONDS)
-    # Sessions of a killed server end by themselves a moment after it; their mark is overwritten by then.
-    wait_until_ended(postgres.servers_on(layout.postgres_data), DYING_SECONDS)
+        orphans = wait_until_ended(orphans, STOP_SECONDS)
+    # Backends of a killed server exit a moment later. PostgreSQL has overwritten their environment.
+    wait_until_ended(postgres.servers_on(layout.postgres_data), DEATH_SIGNAL_SECONDS)
     for file in (layout.supervisor_pid, layout.supervisor_socket, layout.running_settings):
         file.unlink(missing_ok=True)
 
 
 def _processes_of(layout: Layout) -> list[psutil.Process]:
     found = []
-    ourselves = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
+    own = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
     for process in psutil.process_iter():
-        try:
-            if process.pid in ourselves or process.environ().get(STACK_MARKER) != str(layout.home):
-                continue
-            if is_alive(process):
+        # A process that has ended, or belongs to another user, raises an error.
+        with suppress(psutil.Error, OSError):
+            is_ours = process.pid not in own and process.environ().get(STACK_MARKER) == str(layout.home)
+            if is_ours and is_alive(process):
                 found.append(process)
-        except (psutil.Error, OSError):
-            # Gone, or another user's: not ours.
-            continue
     return found
 
 

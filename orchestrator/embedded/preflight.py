@@ -1,4 +1,4 @@
-"""What must hold before anything is started; each refusal is one sentence and its mend."""
+"""Checks before the stack starts. Each error message says how to correct the cause."""
 
 import errno
 import os
@@ -9,22 +9,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
 from orchestrator.embedded.component import ListeningPort
 from orchestrator.embedded.layout import Layout
-from orchestrator.embedded.process_wait import POLL_SECONDS
+from orchestrator.embedded.process_table import POLL_SECONDS, listening_process
 from orchestrator.errors import StackError
 
-DYING_SECONDS = 3.0
-"""How long a port may be held by a process that is not there any more."""
+PORT_RELEASE_SECONDS = 3.0
+"""The kernel can keep the port of a killed process for a moment."""
 
 FREE_BYTES_NEEDED = 300 * 1024 * 1024
-"""PostgreSQL's fresh data is 40 MB and its log of changes 80 MB before the first order."""
+"""Before the first order, PostgreSQL's data takes 40 MB and its WAL 80 MB."""
 
 
 def make_directories(layout: Layout) -> None:
-    """Makes ORDERS_HOME and what is in it. Raises StackError when that is not possible."""
+    """Create ORDERS_HOME and its directories. Raises StackError if that fails."""
     home = layout.home
     try:
         if home.exists() and not home.is_dir():
@@ -40,20 +38,20 @@ def make_directories(layout: Layout) -> None:
 
 def _make_socket_directory(directory: Path) -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Gateways ORDERS_HOME it has a name that others may guess and make first.
+    # Outside of ORDERS_HOME, another user may have created a directory of this name.
     owner = directory.lstat().st_uid
     if directory.is_symlink() or os.geteuid() not in (0, owner):
         raise StackError(
             f"The directory {directory} belongs to another user; "
             "remove it, or set ORDERS_HOME to another directory."
         )
-    # Root alone shares it, with PostgreSQL's user.
+    # If root starts the stack, PostgreSQL runs as another user and needs access.
     directory.chmod(0o711 if os.geteuid() == 0 else 0o700)
 
 
 @contextmanager
 def filesystem_errors(layout: Layout) -> Iterator[None]:
-    """Turns a full, read-only or forbidden disk into a StackError."""
+    """Convert errors of a full, read-only or inaccessible disk to StackError."""
     try:
         yield
     except OSError as error:
@@ -75,39 +73,39 @@ def _cannot_write(layout: Layout, error: OSError) -> StackError:
 
 
 def check_disk(layout: Layout) -> None:
-    """Raises StackError when there is too little space to start without damage."""
+    """Raises StackError if less than FREE_BYTES_NEEDED is free."""
     free = shutil.disk_usage(layout.home).free
     if free < FREE_BYTES_NEEDED:
         raise StackError(
-            f"The disk of ORDERS_HOME ({layout.home}) has only {free // 2**20} MB free, "
-            f"of {FREE_BYTES_NEEDED // 2**20} MB needed; free some space, or set ORDERS_HOME to another disk."
+            f"The disk of ORDERS_HOME ({layout.home}) has {free // 2**20} MB free and "
+            f"{FREE_BYTES_NEEDED // 2**20} MB are needed; free some space, or set ORDERS_HOME to another disk."
         )
 
 
 def check_ports(ports: Sequence[ListeningPort]) -> None:
-    """Raises StackError when one of the ports is taken, or wanted twice."""
-    wanted: dict[int, ListeningPort] = {}
+    """Raises StackError if a port is in use, or set twice."""
+    by_number: dict[int, ListeningPort] = {}
     for port in ports:
-        if port.number in wanted:
-            other = wanted[port.number]
+        if port.number in by_number:
+            other = by_number[port.number]
             raise StackError(
-                f"Port {port.number} is wanted by {other.use} ({other.setting}) and by {port.use} "
+                f"Port {port.number} is set for {other.use} ({other.setting}) and for {port.use} "
                 f"({port.setting}); set one of them to another port."
             )
-        wanted[port.number] = port
+        by_number[port.number] = port
     for port in ports:
         _check_port(port)
 
 
 def _check_port(port: ListeningPort) -> None:
-    not_after = time.monotonic() + DYING_SECONDS
+    not_after = time.monotonic() + PORT_RELEASE_SECONDS
     while not _is_free(port):
-        taken_by = used_by(port.number)
-        # Nobody's: a killed server still listens for a moment when it has no name and no files any more.
-        if taken_by or time.monotonic() > not_after:
+        process = listening_process(port.number)
+        # Without a process, a killed one still holds the port for a moment.
+        if process or time.monotonic() > not_after:
             raise StackError(
-                f"Port {port.number} for {port.use} is taken{taken_by}; "
-                f"free it, set {port.setting} to another port, or move all ports at once with PORT_BASE."
+                f"Port {port.number} for {port.use} is in use{f' by {process}' if process else ''}; "
+                f"free it, set {port.setting} to another port, or move all ports with PORT_BASE."
             )
         time.sleep(POLL_SECONDS)
 
@@ -115,7 +113,7 @@ def _check_port(port: ListeningPort) -> None:
 def _is_free(port: ListeningPort) -> bool:
     family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # Connections of an earlier stack that linger in TIME_WAIT do not take the port.
+        # Connections in TIME_WAIT of an earlier stack do not occupy the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((port.address, port.number))
@@ -127,22 +125,9 @@ def _is_free(port: ListeningPort) -> bool:
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
                 raise StackError(
-                    f"BIND_ADDRESS ({port.address}) is no address of this machine; set it to one that is."
+                    f"BIND_ADDRESS ({port.address}) is not an address of this machine."
                 ) from None
             if error.errno != errno.EADDRINUSE:
                 raise
             return False
         return True
-
-
-def used_by(port: int) -> str:
-    try:
-        for connection in psutil.net_connections("tcp"):
-            address = connection.laddr
-            if connection.status != psutil.CONN_LISTEN or not address or connection.pid is None:
-                continue
-            if address.port == port:
-                return f" by process {connection.pid} ({psutil.Process(connection.pid).name()})"
-    except psutil.Error:
-        pass
-    return ""

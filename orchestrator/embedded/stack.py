@@ -1,4 +1,4 @@
-"""The embedded stack as one thing: up, down, and what one may do to its components."""
+"""Start, stop and control the embedded stack."""
 
 import fcntl
 import json
@@ -14,11 +14,11 @@ import psutil
 
 from orchestrator.embedded import components, preflight
 from orchestrator.embedded.component import Component, ComponentStatus, RunningProcess, Stage
-from orchestrator.embedded.health_checks import Probes
+from orchestrator.embedded.health_checks import HealthChecks
 from orchestrator.embedded.layout import Layout, stack_environment
 from orchestrator.embedded.migrations import migrate
-from orchestrator.embedded.orphans import end_leftovers
-from orchestrator.embedded.process_wait import wait_until_ended
+from orchestrator.embedded.orphans import end_orphans
+from orchestrator.embedded.process_table import wait_until_ended
 from orchestrator.embedded.supervisor import (
     POLL_SECONDS,
     SupervisorControl,
@@ -31,58 +31,56 @@ from orchestrator.errors import StackError
 from orchestrator.settings import Settings
 
 HEALTHY_SECONDS = 120.0
-"""How long a component may take until it is healthy; generous, for machines that are busy otherwise."""
+"""Time for a component to become healthy, on a busy machine too."""
 
 EXTERNAL_TEMPORAL_SECONDS = 10.0
-"""How long a Temporal of somebody else's may take to answer; it was there before us."""
+"""Time for an external Temporal server to respond."""
 
 HEALTH_POLL_SECONDS = 0.1
-"""Each round costs the parts some work, while they need the machine to start."""
+"""Checks take CPU time from components that are starting."""
 
-HOPELESS_RESTARTS = 5
-"""A component that died this often while it was waited for will not come up."""
+MAX_RESTARTS = 5
+"""A component that has restarted this often while it is awaited is reported as failed."""
 
 Report = Callable[[str], None]
-"""Takes one sentence on how far a start or stop has come."""
+"""Receives one sentence for each step of a start or stop."""
 
 
-def _silent(_sentence: str) -> None:
+def _ignore(_sentence: str) -> None:
     return None
 
 
 class Stack:
-    """The stack of one ORDERS_HOME. Cheap to make; it holds nothing open.
+    """The stack of one ORDERS_HOME.
 
-    Everything is asked of the supervisor, so any process may look at a stack and command it.
+    Every process can control it: the supervisor and files below ORDERS_HOME hold its state.
     """
 
     def __init__(self, settings: Settings, components: Sequence[Component] | None = None) -> None:
-        """`components` replaces the plan, for tests of the stack itself."""
+        """`components` replaces the components that follow from the settings, for tests."""
         self.settings = settings
         self._layout = Layout.of(settings)
-        self._replaced_plan = components
+        self._components = components
         self._control = SupervisorControl(self._layout)
 
     def is_up(self) -> bool:
-        """Whether the stack runs, healthy or not."""
-        return self._layout.running_settings.exists() and self._control.answers()
+        """Return whether the stack is running, healthy or not."""
+        return self._layout.running_settings.exists() and self._control.responds()
 
     def has_supervisor(self) -> bool:
-        """Whether a supervisor is there, whatever of the stack runs under it."""
-        return self._control.answers()
+        """Return whether a supervisor is running, also one that a killed `up` left."""
+        return self._control.responds()
 
     def has_died(self) -> bool:
-        """Whether the stack was up and ended in another way than by `down`."""
-        return self._layout.running_settings.exists() and not self._control.answers()
+        """Return whether the stack was up and ended without `down`."""
+        return self._layout.running_settings.exists() and not self._control.responds()
 
-    def up(self, *, bound: bool = False, report: Report = _silent) -> bool:
-        """Starts what is not there and returns when every component is healthy; False if the stack was up
-        already.
+    def up(self, *, bound: bool = False, report: Report = _ignore) -> bool:
+        """Start the stack and return when every component is healthy; return False if it was up already.
 
-        With `bound` the stack stops by itself when the calling process ends, however it ends (Linux only,
-        from the main thread only). When a component does not become healthy, everything is stopped again.
-        Raises StackError, with the mend, when the stack cannot be started, and UsageError when it would
-        listen beyond this machine without keys.
+        With `bound`, the stack stops when the calling process ends (Linux only, from the main thread only).
+        Stops everything and raises StackError if a component does not become healthy. Raises UsageError if the
+        stack would listen on other interfaces than loopback without API keys.
         """
         if bound and threading.current_thread() is not threading.main_thread():
             raise ValueError("a bound stack must be started from the main thread")
@@ -90,10 +88,10 @@ class Stack:
         with preflight.filesystem_errors(self._layout), self.exclusively(report):
             if self.is_up():
                 return False
-            if self._control.answers():
-                # The process that was starting it was killed halfway.
-                self._stop_everything(_silent)
-            end_leftovers(self._layout)
+            if self._control.responds():
+                # An earlier `up` was killed before it finished.
+                self._stop_everything(_ignore)
+            end_orphans(self._layout)
             components = self._plan()
             preflight.check_disk(self._layout)
             preflight.check_ports([port for component in components for port in component.ports])
@@ -104,151 +102,145 @@ class Stack:
             start_supervisor(self._layout, stack_environment(self.settings), bound=bound)
             try:
                 self._start_in_order(components, report)
-                self._remember_settings()
+                self._store_settings()
             except BaseException:
-                self._stop_everything(_silent)
+                self._stop_everything(_ignore)
                 raise
             return True
 
-    def down(self, *, report: Report = _silent) -> bool:
-        """Stops every component and the supervisor, also one that a killed `up` left; False if there was
-        nothing to stop. The data stays."""
+    def down(self, *, report: Report = _ignore) -> bool:
+        """Stop every component and the supervisor; return False if none was running. The data remains."""
         if not self._layout.control.is_dir():
             return False
         with self.exclusively(report):
-            was_running = self._control.answers()
+            was_running = self._control.responds()
             if was_running:
                 self._stop_everything(report)
-            end_leftovers(self._layout)
+            end_orphans(self._layout)
             return was_running
 
     def components(self) -> list[ComponentStatus]:
-        """Every component as it is now, in the order of their start; none when the stack is not running."""
+        """Return the status of every component in starting order; [] if the stack is not running."""
         try:
             processes = self._control.processes()
         except SupervisorUnavailable:
             return []
         running = self.running_settings()
-        with Probes(running) as probes:
+        with HealthChecks(running) as checks:
             return [
-                self._status(component, processes[component.name], probes)
+                self._status(component, processes[component.name], checks)
                 for component in self._plan(running)
                 if component.name in processes
             ]
 
     def processes(self) -> list[RunningProcess]:
-        """Every component's process, without the question whether it is well; none when the stack is not
-        running."""
+        """Return the process of every component without health checks; [] if the stack is not running."""
         try:
             return list(self._control.processes().values())
         except SupervisorUnavailable:
             return []
 
     def restarted_at(self, name: str) -> list[datetime]:
-        """When a component was started again since `up`."""
+        """Return the times of the restarts of a component since `up`."""
         return [datetime.fromtimestamp(float(line.split()[1]), UTC) for line in self._starts(name)[1:]]
 
     def running_settings(self) -> Settings:
-        """The settings the running stack was started with, which may have other ports than ours."""
+        """Return the settings of the running stack, which can differ from `self.settings`."""
         try:
-            remembered = json.loads(self._layout.running_settings.read_text())
+            stored = json.loads(self._layout.running_settings.read_text())
         except (OSError, ValueError):
             return self.settings
-        return Settings(**remembered)
+        return Settings(**stored)
 
     def supervisor_pid(self) -> int:
-        """The process that all components belong to. Raises SupervisorUnavailable when the stack is not running."""
+        """Raises SupervisorUnavailable if the stack is not running."""
         return self._control.pid()
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
-        """Sends a signal to a component and returns the process id that got it. The supervisor starts the
-        component again if it dies of it.
+        """Send a signal to a component and return its process id. The supervisor restarts it if it exits.
 
-        Raises StackError for an unknown component, or one that does not run just now.
+        Raises StackError if the component is unknown or not running.
         """
         process = self._process(name)
         if not process.runs:
-            raise StackError(f"{name} does not run just now ({process.state}); wait until it does.")
+            raise StackError(f"{name} is not running ({process.state}).")
         self._control.signal(name, number)
         return process.pid
 
     def stop(self, name: str) -> None:
-        """Stops a component and returns when it has stopped. It stays away until `start`."""
+        """Stop a component and return when it has stopped. The supervisor does not restart it."""
         self._process(name)
         self._stop_and_wait([name])
 
     def start(self, name: str, *, healthy_seconds: float = HEALTHY_SECONDS) -> None:
-        """Starts a component and returns when it is healthy. Raises StackError when it does not become so."""
+        """Start a component and return when it is healthy. Raises StackError otherwise."""
         self._process(name)
         self._control.begin_start(name)
         self.wait_until_healthy([name], healthy_seconds=healthy_seconds)
 
     def restart(self, name: str, *, healthy_seconds: float = HEALTHY_SECONDS) -> None:
-        """Stops a component, starts it, and returns when it is healthy."""
         self.stop(name)
         self.start(name, healthy_seconds=healthy_seconds)
 
     def wait_until_healthy(
         self, names: Sequence[str] | None = None, *, healthy_seconds: float = HEALTHY_SECONDS
     ) -> None:
-        """Returns when these components (default: all) are healthy. Raises StackError when they are not in
-        time."""
+        """Wait until these components (default: all) are healthy. Raises StackError if they are not in time."""
         running = self.running_settings()
         awaited = [component for component in self._plan(running) if names is None or component.name in names]
-        with Probes(running) as probes:
-            self._wait_for(awaited, probes, _silent, healthy_seconds)
+        with HealthChecks(running) as checks:
+            self._wait_for(awaited, checks, _ignore, healthy_seconds)
 
     def _start_in_order(self, components: Sequence[Component], report: Report) -> None:
         starts_workers = any(component.stage is Stage.SERVICES for component in components)
-        with Probes(self.settings) as probes:
+        with HealthChecks(self.settings) as checks:
             for stage in Stage:
                 starting = [component for component in components if component.stage is stage]
                 for component in starting:
                     self._control.begin_start(component.name)
-                self._wait_for(starting, probes, report, HEALTHY_SECONDS)
+                self._wait_for(starting, checks, report, HEALTHY_SECONDS)
                 if stage is Stage.SERVERS:
                     began = time.monotonic()
                     migrate(self.settings)
                     report(f"migrations are applied ({time.monotonic() - began:.1f} s)")
-                    self._refuse_without_keys()
+                    self._require_keys()
                     if starts_workers and not self.settings.uses_embedded_temporal:
-                        self._find_external_temporal(probes)
+                        self._require_external_temporal(checks)
 
-    def _refuse_without_keys(self) -> None:
-        """Before each part refuses by itself, and is started again and again."""
-        # Imported late: PostgreSQL's driver takes 0.1 s, and not every command needs it.
+    def _require_keys(self) -> None:
+        # Each component checks this too, but would then be restarted again and again. Imported here, because
+        # the driver takes 0.1 s to load and most commands do not need it.
         from orchestrator.security import bind_policy
 
         bind_policy.require_api_keys(self.settings, "the stack")
 
-    def _find_external_temporal(self, probes: Probes) -> None:
-        """Before workers wait for it in vain. Raises StackError when it does not answer."""
+    def _require_external_temporal(self, checks: HealthChecks) -> None:
         not_after = time.monotonic() + EXTERNAL_TEMPORAL_SECONDS
-        while not probes.temporal_timeout():
+        while not checks.temporal_responds():
             if time.monotonic() > not_after:
-                place = self.settings.external_temporal_address or "the Temporal profile's address"
+                address = self.settings.external_temporal_address or "the address of the Temporal profile"
                 raise StackError(
-                    f"No Temporal with the namespace {self.settings.temporal_namespace} answers at {place}; "
-                    "start it, or correct TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE."
+                    f"No Temporal server with the namespace {self.settings.temporal_namespace} responds at "
+                    f"{address}; start it, or correct TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE."
                 )
             time.sleep(HEALTH_POLL_SECONDS)
 
     def _wait_for(
-        self, awaited: Sequence[Component], probes: Probes, report: Report, healthy_seconds: float
+        self, awaited: Sequence[Component], checks: HealthChecks, report: Report, healthy_seconds: float
     ) -> None:
         began = time.monotonic()
         waiting = list(awaited)
-        # Only deaths while somebody waits are hopeless; in a long life each is killed now and then.
+        # Only restarts from now on count.
         restarts = {component.name: self._restarts(component.name) for component in waiting}
         while waiting:
             processes = self._control.processes()
             for component in list(waiting):
-                process = self._exactly_timed(processes[component.name])
-                if process.runs and component.healthy(probes, process):
+                process = self._with_exact_start(processes[component.name])
+                if process.runs and component.is_healthy(checks, process):
                     waiting.remove(component)
                     report(f"{component.name} is healthy ({time.monotonic() - began:.1f} s)")
-                elif self._restarts(component.name) - restarts[component.name] >= HOPELESS_RESTARTS:
-                    raise self._unhealthy(component, f"died {HOPELESS_RESTARTS} times and more")
+                elif self._restarts(component.name) - restarts[component.name] >= MAX_RESTARTS:
+                    raise self._unhealthy(component, f"exited {MAX_RESTARTS} times")
             if waiting and time.monotonic() - began > healthy_seconds:
                 raise self._unhealthy(waiting[0], f"was not healthy within {healthy_seconds:.0f} s")
             if waiting:
@@ -261,12 +253,12 @@ class Stack:
             lines = log.read_text(errors="replace").splitlines()[-8:]
             last_lines = "".join(f"\n  {line}" for line in lines)
         return StackError(
-            f"{component.name} {what_happened}; mend what its log says and start again. "
-            f"The log is {log}, its last lines:{last_lines or ' none'}"
+            f"{component.name} {what_happened}. Correct the cause and start again. "
+            f"Last lines of {log}:{last_lines or ' none'}"
         )
 
     def _stop_everything(self, report: Report) -> None:
-        """Stops the stages from the last to the first, all of a stage at once, then the supervisor."""
+        """Stop the components of each stage in parallel, the last stage first, then the supervisor."""
         try:
             supervisor = psutil.Process(self._control.pid())
             running = self.running_settings()
@@ -288,10 +280,10 @@ class Stack:
         self._layout.running_settings.unlink(missing_ok=True)
 
     def _stop_and_wait(self, names: Sequence[str]) -> None:
-        """Returns when these have stopped: supervisord kills what does not stop in time, so this ends."""
+        """Returns because supervisord kills components that do not stop in time."""
         while True:
             processes = self._control.processes()
-            # One that has died by itself a moment ago is about to be started again, and then must be told.
+            # supervisord is about to restart a component that has just exited.
             left = [name for name in names if processes[name].pid or processes[name].state == "EXITED"]
             if not left:
                 return
@@ -305,17 +297,17 @@ class Stack:
         except SupervisorUnavailable:
             raise StackError("The stack is not running. Start it with `make up`.") from None
         if name not in processes:
-            raise StackError(f"There is no component {name}. There are: {', '.join(processes)}.")
+            raise StackError(f"Unknown component {name!r}. Choose one of: {', '.join(processes)}.")
         return processes[name]
 
-    def _status(self, component: Component, process: RunningProcess, probes: Probes) -> ComponentStatus:
-        process = self._exactly_timed(process)
+    def _status(self, component: Component, process: RunningProcess, checks: HealthChecks) -> ComponentStatus:
+        process = self._with_exact_start(process)
         return ComponentStatus(
             name=component.name,
             pid=process.pid or None,
             port=component.ports[0].number if component.ports else None,
             socket=None if component.socket is None else str(component.socket),
-            healthy=process.runs and component.healthy(probes, process),
+            healthy=process.runs and component.is_healthy(checks, process),
             restarts=self._restarts(component.name),
             state=process.state,
         )
@@ -323,13 +315,13 @@ class Stack:
     def _restarts(self, name: str) -> int:
         return max(0, len(self._starts(name)) - 1)
 
-    def _exactly_timed(self, process: RunningProcess) -> RunningProcess:
-        """supervisord cuts the time of a start to the second before; the launcher has noted it exactly."""
+    def _with_exact_start(self, process: RunningProcess) -> RunningProcess:
+        """supervisord truncates times to seconds; the launcher records them exactly."""
         for line in reversed(self._starts(process.name)):
             pid, _, started_at = line.partition(" ")
             if int(pid) == process.pid:
                 return replace(process, started_at=datetime.fromtimestamp(float(started_at), UTC))
-        # Not even the launcher has come to it yet.
+        # The launcher has not recorded this start yet.
         return replace(process, started_at=datetime.now(UTC))
 
     def _starts(self, name: str) -> list[str]:
@@ -339,24 +331,24 @@ class Stack:
             return []
 
     def _plan(self, settings: Settings | None = None) -> Sequence[Component]:
-        if self._replaced_plan is not None:
-            return self._replaced_plan
+        if self._components is not None:
+            return self._components
         return components.components(settings or self.settings)
 
-    def _remember_settings(self) -> None:
-        remembered = self.settings.model_copy(update={"orders_home": self.settings.home})
+    def _store_settings(self) -> None:
+        stored = self.settings.model_copy(update={"orders_home": self.settings.home})
         file = self._layout.running_settings
         file.touch(mode=0o600)
-        file.write_text(remembered.model_dump_json())
+        file.write_text(stored.model_dump_json())
 
     @contextmanager
     def exclusively(self, report: Report) -> Iterator[None]:
-        """One `up`, `down`, backup or restore at a time; the lock goes with the process that holds it."""
+        """Hold the lock that allows one `up`, `down`, backup or restore at a time."""
         with self._layout.lock.open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                report("another command is at work on this stack, waiting for it")
+                report("waiting for another command on this stack")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

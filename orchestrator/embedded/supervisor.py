@@ -1,8 +1,9 @@
-"""supervisord: its configuration, its start, and the conversation with it over its unix socket."""
+"""supervisord: its configuration, its start, and a client of its XML-RPC interface."""
 
 import http.client
 import json
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -21,12 +22,12 @@ from orchestrator.errors import StackError
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _PROGRAM = Path(__file__).with_name("supervisord.py")
 
-ANSWER_SECONDS = 10.0
+RESPONSE_SECONDS = 10.0
 START_SECONDS = 15.0
 POLL_SECONDS = 0.05
 
-# Paths of this installation may hold anything: `%`, ` ;`, quotes. So this file names none: they come
-# through the environment or are relative to ORDERS_HOME, where supervisord runs.
+# Paths may contain characters that are special in this file (`%`, ` ;`, quotes). So they are environment
+# variables, or relative to ORDERS_HOME, where supervisord runs.
 _CONFIG_HEAD = """\
 [unix_http_server]
 file=%(ENV_ORDERS_SUPERVISOR_SOCKET)s
@@ -46,8 +47,8 @@ logfile_maxbytes=10MB
 logfile_backups=2
 """
 
-# startsecs=0: what dies is started again at once, however often, never given up and never made to wait
-# longer each time; the wish for a part does not end because another part was away for a while.
+# startsecs=0: restart immediately, without a limit and without backoff. A component that exits because another
+# one is unavailable must be back soon after that one.
 _CONFIG_PROGRAM = """
 [program:{name}]
 command=%(ENV_ORDERS_LAUNCHER)s supervisor/{name}.json
@@ -58,7 +59,6 @@ startsecs=0
 startretries=1000000
 stopsignal={stop_signal}
 stopwaitsecs={stop_seconds}
-stopasgroup={stop_as_group}
 killasgroup=true
 redirect_stderr=true
 stdout_logfile=logs/{name}.log
@@ -68,28 +68,27 @@ stdout_logfile_backups=3
 
 
 class SupervisorUnavailable(StackError):
-    """The supervisor does not answer; the stack is not running."""
+    """The supervisor does not respond; the stack is not running."""
 
 
 class SupervisorRejected(StackError):
-    """The supervisor could not do this to the component."""
+    """The supervisor rejected the request."""
 
 
 def write_configuration(layout: Layout, components: Sequence[Component]) -> None:
-    """Writes supervisord's configuration and one launcher's spec for each component."""
+    """Write supervisord's configuration and the launcher's spec of each component."""
     sections = [_CONFIG_HEAD]
     if os.geteuid() == 0:
-        # Only says that running as root is meant; the servers drop root in the launcher.
+        # Without this line supervisord warns. The launcher drops root for the servers.
         sections.append("user=root\n")
     for component in components:
         sections.append(
             _CONFIG_PROGRAM.format(
                 name=component.name,
-                # Stopped from the highest to the lowest when supervisord itself is told to end.
+                # supervisord stops the highest priority first.
                 priority=component.stage * 100,
                 stop_signal=component.stop_signal.name.removeprefix("SIG"),
                 stop_seconds=component.stop_seconds,
-                stop_as_group=str(component.stop_as_group).lower(),
             )
         )
         account = component.account()
@@ -134,20 +133,18 @@ def _write_spec(
 
 
 def start_supervisor(layout: Layout, environment: Mapping[str, str], *, bound: bool) -> int:
-    """Starts supervisord, with no component yet, and returns its process id once it answers.
+    """Start supervisord without components and return its process id when it responds.
 
-    With `bound` it stops everything and ends when this process does (on Linux; call it from the main
-    thread, since the kernel watches the thread). Raises StackError when it does not come up.
+    With `bound`, it stops everything when this process ends (Linux only; call this from the main thread, because
+    the kernel's parent-death signal depends on the thread). Raises StackError if it does not start.
     """
     _write_spec(
         layout.spec("supervisord"),
-        # -P: this folder must not be searched for modules.
+        # -P: do not search this directory for modules.
         argv=[sys.executable, "-P", str(_PROGRAM), "-n", "-c", "supervisor/supervisord.conf"],
         environment={
             "ORDERS_SUPERVISOR_SOCKET": str(layout.supervisor_socket),
-            "ORDERS_LAUNCHER": " ".join(
-                _quoted(word) for word in (sys.executable, "-S", "-E", str(_LAUNCHER))
-            ),
+            "ORDERS_LAUNCHER": shlex.join([sys.executable, "-S", "-E", str(_LAUNCHER)]),
         },
         directory=layout.home,
         death_signal=signal.SIGTERM if bound else 0,
@@ -163,11 +160,11 @@ def start_supervisor(layout: Layout, environment: Mapping[str, str], *, bound: b
             (os.POSIX_SPAWN_OPEN, 1, str(layout.supervisor_output), output_flags, 0o644),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ],
-        # A caller in the background of a shell ignores SIGINT; the stack must not inherit that.
+        # A background command of a shell ignores SIGINT, and child processes inherit that.
         setsigdef=[signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE],
     )
     try:
-        _wait_until_it_answers(layout, pid)
+        _wait_until_it_responds(layout, pid)
     except BaseException:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -175,20 +172,16 @@ def start_supervisor(layout: Layout, environment: Mapping[str, str], *, bound: b
     return pid
 
 
-def _wait_until_it_answers(layout: Layout, pid: int) -> None:
+def _wait_until_it_responds(layout: Layout, pid: int) -> None:
     control = SupervisorControl(layout)
     not_after = time.monotonic() + START_SECONDS
-    while not control.answers():
+    while not control.responds():
         if _has_ended(pid) or time.monotonic() > not_after:
             raise StackError(
-                f"The process supervisor did not start; see {layout.supervisor_output} for its reason, "
-                "mend that and start again."
+                f"The process supervisor did not start. Read {layout.supervisor_output}, correct the cause and "
+                "start again."
             )
         time.sleep(POLL_SECONDS)
-
-
-def _quoted(word: str) -> str:
-    return "'" + word.replace("'", "'\"'\"'") + "'"
 
 
 def _has_ended(child_pid: int) -> bool:
@@ -197,13 +190,12 @@ def _has_ended(child_pid: int) -> bool:
 
 
 class SupervisorControl:
-    """Orders to a running supervisord. Every method raises SupervisorUnavailable when none answers."""
+    """Client of a running supervisord. Methods raise SupervisorUnavailable if it does not respond."""
 
     def __init__(self, layout: Layout) -> None:
         self._socket = str(layout.supervisor_socket)
 
-    def answers(self) -> bool:
-        """Whether a supervisord is there."""
+    def responds(self) -> bool:
         try:
             self._call("getState")
         except SupervisorUnavailable:
@@ -214,40 +206,39 @@ class SupervisorControl:
         return int(self._call("getPID"))
 
     def processes(self) -> dict[str, RunningProcess]:
-        """Every component by name."""
+        """Return the processes by component name."""
         return {info["name"]: _running_process(info) for info in self._call("getAllProcessInfo")}
 
     def begin_start(self, name: str) -> None:
-        """Starts a component without waiting for it; one that runs already is left alone."""
+        """Start a component, if it is not running, without waiting for it."""
         self._call("startProcess", name, False, tolerate=("ALREADY_STARTED",))
 
     def begin_stop(self, name: str) -> None:
-        """Tells a component to stop without waiting for it."""
+        """Stop a component without waiting for it."""
         self._call("stopProcess", name, False, tolerate=("NOT_RUNNING",))
 
     def signal(self, name: str, number: signal.Signals) -> None:
-        """Sends a signal. Raises SupervisorRejected when the component does not run just now."""
+        """Raises SupervisorRejected if the component is not running."""
         self._call("signalProcess", name, number.name.removeprefix("SIG"))
 
     def shut_down(self) -> None:
-        """Ends supervisord, and what still runs under it."""
+        """Stop supervisord and all components that still run."""
         self._call("shutdown", tolerate=("SHUTDOWN_STATE",))
 
     def _call(self, method: str, *arguments: object, tolerate: Sequence[str] = ()) -> Any:
         try:
-            return self._answer(method, arguments)
+            return self._request(method, arguments)
         except xmlrpc.client.Fault as fault:
             reason = fault.faultString.split(":")[0]
             if reason in tolerate:
                 return None
-            about = f" {arguments[0]}" if arguments else ""
             raise SupervisorRejected(
-                f"The supervisor refused {method}{about}: {fault.faultString}."
+                f"The supervisor rejected {method}{arguments}: {fault.faultString}."
             ) from None
         except (OSError, http.client.HTTPException):
             raise SupervisorUnavailable from None
 
-    def _answer(self, method: str, arguments: Sequence[object]) -> Any:
+    def _request(self, method: str, arguments: Sequence[object]) -> Any:
         request = xmlrpc.client.dumps(tuple(arguments), f"supervisor.{method}").encode()  # type: ignore[arg-type]
         connection = _UnixConnection(self._socket)
         try:
@@ -255,8 +246,8 @@ class SupervisorControl:
             response = connection.getresponse()
             if response.status != http.HTTPStatus.OK:
                 raise http.client.HTTPException(response.reason)
-            answer, _ = xmlrpc.client.loads(response.read())
-            return answer[0]
+            result, _ = xmlrpc.client.loads(response.read())
+            return result[0]
         finally:
             connection.close()
 
@@ -272,7 +263,7 @@ def _running_process(info: Mapping[str, Any]) -> RunningProcess:
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=ANSWER_SECONDS)
+        super().__init__("localhost", timeout=RESPONSE_SECONDS)
         self._path = path
 
     def connect(self) -> None:

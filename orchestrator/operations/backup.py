@@ -26,10 +26,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from orchestrator.embedded import postgres, preflight
-from orchestrator.embedded.layout import Layout
+from orchestrator.embedded.layout import Layout, packaged_program
 from orchestrator.embedded.migrations import MIGRATIONS
-from orchestrator.embedded.orphans import end_leftovers
-from orchestrator.embedded.packaged_programs import packaged_program
+from orchestrator.embedded.orphans import end_orphans
 from orchestrator.embedded.stack import Report, Stack
 from orchestrator.errors import StackError
 from orchestrator.settings import Settings
@@ -123,7 +122,7 @@ def restore(stack: Stack, file: Path, *, force: bool, report: Report) -> Restore
         preflight.make_directories(layout)
         with stack.exclusively(report):
             _refuse_running(stack)
-            end_leftovers(layout)
+            end_orphans(layout)
             if postgres.servers_on(layout.postgres_data):
                 raise StackError(f"A PostgreSQL server still uses {layout.postgres_data}; stop it first.")
             replaced = _set_aside(layout, force=force)

@@ -28,7 +28,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from db.database import Database, Row
 from orchestrator.audit import AuditReport, audit
 from orchestrator.embedded import Stack
-from orchestrator.embedded.process_wait import wait_until_ended
+from orchestrator.embedded.process_table import wait_until_ended
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
 from orchestrator.workflow_ids import order_workflow_id

@@ -29,7 +29,7 @@ import psycopg
 
 from db.database import Database
 from orchestrator.embedded import Stack, postgres, temporal
-from orchestrator.embedded.health_checks import Probes
+from orchestrator.embedded.health_checks import HealthChecks
 from orchestrator.embedded.layout import PROJECT_ROOT, Layout, stack_environment
 from orchestrator.embedded.migrations import migrate
 from orchestrator.settings import Settings
@@ -113,7 +113,7 @@ class Machines:
         (self._home / "logs").mkdir()
         self._start_postgres()
         self._start_temporal()
-        self._until(lambda probes: probes.postgres_answers() and probes.temporal_timeout(), "the servers")
+        self._until(lambda checks: checks.postgres_responds() and checks.temporal_responds(), "the servers")
         migrate(self.settings)
         environment = stack_environment(self.settings)
         began_at = datetime.now(UTC)
@@ -121,10 +121,10 @@ class Machines:
             self._start(name, (*_PROCESS, "worker", kind, "--name", name), environment)
         self._start("api", (*_PROCESS, "api"), environment)
 
-        def all_well(probes: Probes) -> bool:
+        def all_well(checks: HealthChecks) -> bool:
             queues = {"order": self.settings.order_task_queue, "shipping": self.settings.shipping_task_queue}
-            return probes.http_answers(API_PORT, "/health") and all(
-                probes.worker_polls(queues[kind], name, began_at) for name, kind in WORKERS.items()
+            return checks.http_responds(API_PORT, "/health") and all(
+                checks.worker_polls(queues[kind], name, began_at) for name, kind in WORKERS.items()
             )
 
         self._until(all_well, "the workers and the API")
@@ -223,10 +223,10 @@ class Machines:
     def _log(self, name: str) -> Path:
         return self._home / "logs" / f"{name}.log"
 
-    def _until(self, is_so: Callable[[Probes], bool], what: str) -> None:
+    def _until(self, is_so: Callable[[HealthChecks], bool], what: str) -> None:
         not_after = time.monotonic() + STARTUP_SECONDS
-        with Probes(self.settings) as probes:
-            while not is_so(probes):
+        with HealthChecks(self.settings) as checks:
+            while not is_so(checks):
                 ended = [process for process, _ in self._processes if process.poll() is not None]
                 if ended or time.monotonic() > not_after:
                     logs = "\n".join(file.read_text()[-2000:] for file in (self._home / "logs").iterdir())

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from orchestrator.embedded.layout import PROJECT_ROOT
-from orchestrator.embedded.process_wait import wait_until_ended
+from orchestrator.embedded.process_table import wait_until_ended
 
 IN_A_NETWORK = ("unshare", "--net", sys.executable)
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.embedded import postgres
-from orchestrator.embedded.layout import PROJECT_ROOT
-from orchestrator.embedded.packaged_programs import packaged_program
+from orchestrator.embedded.layout import PROJECT_ROOT, packaged_program
 from tests.deployment import compose
 from tests.deployment.compose import Service
 from tests.live import eventually

@@ -13,8 +13,7 @@ import yaml
 from pydantic import AliasChoices
 
 from orchestrator.api.app import create_app
-from orchestrator.embedded.layout import PROJECT_ROOT
-from orchestrator.embedded.packaged_programs import packaged_program
+from orchestrator.embedded.layout import PROJECT_ROOT, packaged_program
 from orchestrator.settings import Settings
 from tests.deployment import compose
 from tests.deployment.compose import SECRETS, Service

@@ -53,7 +53,7 @@ def settings_in(home: Path) -> Settings:
 
 
 def without_screens(settings: Settings) -> Stack:
-    return Stack(settings, [each for each in components.components(settings) if each.stage < Stage.SCREENS])
+    return Stack(settings, [each for each in components.components(settings) if each.stage < Stage.CLIENTS])
 
 
 def count(settings: Settings, condition: str) -> int:

@@ -4,17 +4,14 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from orchestrator import cli
 from orchestrator.embedded import Stack
 from orchestrator.embedded.layout import stack_environment
-from orchestrator.settings import STACK_MARKER
+from tests.command_line import Command, commands_for
 from tests.live import LiveApi, eventually, new_id
 from tests.orders import OTHER_ADDRESS
 
@@ -23,42 +20,11 @@ pytestmark = pytest.mark.stack
 NOBODY_LISTENS = "http://127.0.0.1:1"
 
 
-@dataclass(frozen=True)
-class Said:
-    """What a command printed, and its exit code."""
-
-    exit_code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        assert self.exit_code == 0, self.err
-        return json.loads(self.out)
-
-    def refuses(self, exit_code: int, words: str) -> bool:
-        """Whether it ended with this code and one sentence that says these words."""
-        assert self.exit_code == exit_code, (self.out, self.err)
-        assert words in self.err
-        assert self.err.count("\n") == 1
-        return self.out == ""
-
-
-Command = Callable[..., Said]
-
-
 @pytest.fixture
 def command(
     live_stack: Stack, live: LiveApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
-    """Runs a command of the CLI on the running stack."""
-    for name, value in stack_environment(live_stack.settings).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv(STACK_MARKER)
-
-    def run(*arguments: str) -> Said:
-        return Said(cli.run(list(arguments)), *capsys.readouterr())
-
-    return run
+    return commands_for(live_stack.settings, monkeypatch, capsys)
 
 
 # --- Orders -------------------------------------------------------------------------------------

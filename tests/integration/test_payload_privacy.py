@@ -21,8 +21,7 @@ from db import api_keys as stored_keys
 from db.database import Database
 from db.domain import Address, Reason, ReviewMode, State
 from db.orders import OrderRepository
-from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
-from orchestrator.embedded.packaged_programs import packaged_program
+from orchestrator.embedded.layout import PROJECT_ROOT, packaged_program, stack_environment
 from orchestrator.errors import GatewayError
 from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
 from orchestrator.gateways.simulated import SimulatedCarrier, simulated_gateways

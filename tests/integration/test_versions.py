@@ -20,9 +20,8 @@ from db import fault_profiles
 from db.database import Database
 from orchestrator.api.health import Health
 from orchestrator.audit import audit
-from orchestrator.embedded.health_checks import Probes
-from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
-from orchestrator.embedded.packaged_programs import packaged_program
+from orchestrator.embedded.health_checks import HealthChecks
+from orchestrator.embedded.layout import PROJECT_ROOT, packaged_program, stack_environment
 from orchestrator.gateways.fault_injection import named_profile
 from orchestrator.messages import OrderResult
 from orchestrator.operations.doctor import diagnose, observe
@@ -201,10 +200,10 @@ async def attempted_steps(deployment: Deployment, order_id: str) -> set[str]:
 
 async def test_health_checks_see_workers_of_a_version(deployment: Deployment) -> None:
     began_at = datetime.now(UTC)
-    with deployment.workers("seen") as process, Probes(deployment.settings) as probes:
+    with deployment.workers("seen") as process, HealthChecks(deployment.settings) as checks:
         for queue in ("order-tq", "shipping-tq"):
             await until(
-                lambda queue=queue: asyncio.to_thread(probes.worker_polls, queue, "all-seen", began_at)  # type: ignore[misc]
+                lambda queue=queue: asyncio.to_thread(checks.worker_polls, queue, "all-seen", began_at)  # type: ignore[misc]
             )
         report = await Health(deployment.settings, deployment.pool, deployment.client).report()
         assert report.is_healthy

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.embedded import Stack, components
 from orchestrator.embedded.component import ListeningPort
-from orchestrator.embedded.health_checks import Probes
+from orchestrator.embedded.health_checks import HealthChecks
 from orchestrator.embedded.preflight import check_ports
 from orchestrator.errors import StackError, UsageError
 from orchestrator.operations.doctor.observer import _is_listening
@@ -58,15 +58,15 @@ def test_where_this_machine_finds_the_api(bind_address: str, url: str) -> None:
 
 
 def test_a_part_is_asked_where_it_listens(port: int) -> None:
-    with Probes(Settings(bind_address=ELSEWHERE)) as probes:
-        assert probes.http_answers(port, "/health")
-    with Probes(Settings()) as probes:
-        assert not probes.http_answers(port, "/health")
+    with HealthChecks(Settings(bind_address=ELSEWHERE)) as checks:
+        assert checks.http_responds(port, "/health")
+    with HealthChecks(Settings()) as checks:
+        assert not checks.http_responds(port, "/health")
 
 
 def test_a_port_is_wanted_where_it_will_be_listened_on(port: int) -> None:
     taken = ListeningPort(port, "the API", "API_PORT", ELSEWHERE)
-    with pytest.raises(StackError, match=f"Port {port} for the API is taken"):
+    with pytest.raises(StackError, match=f"Port {port} for the API is in use"):
         check_ports([taken])
     assert _is_listening(taken)
     elsewhere = ListeningPort(port, "the API", "API_PORT")
@@ -88,7 +88,7 @@ def test_the_pages_and_the_api_listen_on_the_bound_address() -> None:
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1", "nowhere.invalid"])
 def test_an_address_of_another_machine_is_named(address: str) -> None:
-    with pytest.raises(StackError, match=rf"BIND_ADDRESS \({address}\) is no address of this machine"):
+    with pytest.raises(StackError, match=rf"BIND_ADDRESS \({address}\) is not an address of this machine"):
         check_ports([ListeningPort(free_port_base(), "the API", "API_PORT", address)])
 
 

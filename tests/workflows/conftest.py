@@ -15,7 +15,7 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from db.domain import ReviewMode, State
-from orchestrator.embedded.packaged_programs import packaged_program
+from orchestrator.embedded.layout import packaged_program
 from orchestrator.messages import Activity, OrderRequest, OrderResult, OrderStatus
 from orchestrator.testing import InMemoryOrder, ScriptedOutcome
 from orchestrator.worker.factory import order_worker, shipping_worker

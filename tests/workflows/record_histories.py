@@ -28,7 +28,7 @@ from temporalio.testing import WorkflowEnvironment
 from db.database import Database
 from db.domain import Reason, ReviewMode, State, Step
 from db.orders import OrderRepository
-from orchestrator.embedded.packaged_programs import packaged_program
+from orchestrator.embedded.layout import packaged_program
 from orchestrator.gateways.fault_injection import (
     Call,
     FaultProfile,

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from db.domain import State
-from orchestrator.embedded.packaged_programs import packaged_program
+from orchestrator.embedded.layout import packaged_program
 from orchestrator.messages import Activity
 from tests.orders import OTHER_ADDRESS
 from tests.workflows.conftest import PlacedOrder

@@ -29,10 +29,11 @@ from temporalio.service import RetryConfig, RPCError, RPCStatusCode
 
 from db.maintenance import diagnostics
 from orchestrator.api.health import POLL_FRESH, is_fresh, is_served
-from orchestrator.embedded import Stack, components, postgres, preflight
+from orchestrator.embedded import Stack, components, postgres
 from orchestrator.embedded.component import ListeningPort
 from orchestrator.embedded.layout import Layout
 from orchestrator.embedded.migrations import MIGRATIONS
+from orchestrator.embedded.process_table import listening_process
 from orchestrator.errors import DatabaseError, SettingsError, TemporalUnavailable
 from orchestrator.operations.doctor.findings import COMPENSATION_ATTEMPTS, RESTART_WINDOW_MINUTES
 from orchestrator.operations.doctor.observations import (
@@ -125,7 +126,7 @@ def _ports(settings: Settings, is_up: bool) -> tuple[PortState, ...]:
             port.use,
             port.setting,
             is_listening := _is_listening(port),
-            preflight.used_by(port.number) if is_listening and not is_up else "",
+            _used_by(port) if is_listening and not is_up else "",
         )
         for component in components.components(settings)
         for port in component.ports
@@ -138,6 +139,11 @@ def _is_listening(port: ListeningPort) -> bool:
             return True
     except OSError:
         return False
+
+
+def _used_by(port: ListeningPort) -> str:
+    process = listening_process(port.number)
+    return f" by {process}" if process else ""
 
 
 async def _api_responds(settings: Settings) -> bool:

@@ -1,0 +1,53 @@
+"""Find processes of this machine and wait for them to end."""
+
+import time
+from collections.abc import Iterable
+
+import psutil
+
+POLL_SECONDS = 0.02
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Return whether a process is running.
+
+    A zombie is not, unless it has other threads: these still hold its ports and files. In many containers no
+    process reaps orphans, so that zombies remain.
+    """
+    try:
+        if not process.is_running():
+            return False
+        return process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+def pid_is_alive(pid: int) -> bool:
+    try:
+        return is_alive(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until_ended(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait until all processes have ended, at most `seconds`, and return those that are still alive."""
+    not_after = time.monotonic() + seconds
+    while True:
+        alive = [process for process in processes if is_alive(process)]
+        if not alive or time.monotonic() >= not_after:
+            return alive
+        time.sleep(POLL_SECONDS)
+
+
+def listening_process(port: int) -> str:
+    """Return who listens on a TCP port, for example "process 7 (nginx)"; "" if it cannot be identified."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            address = connection.laddr
+            if connection.status != psutil.CONN_LISTEN or not address or connection.pid is None:
+                continue
+            if address.port == port:
+                return f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
+    except psutil.Error:
+        pass
+    return ""

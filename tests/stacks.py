@@ -1,0 +1,74 @@
+"""Stacks of their own for tests, and the processes that belong to them."""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator.embedded import Stack, Stage, components, postgres
+from orchestrator.errors import StackError
+from orchestrator.settings import STACK_MARKER, Settings
+from tests.ports import free_port_base
+
+
+def stack_settings(home: Path) -> Settings:
+    return Settings(
+        orders_home=home,
+        port_base=free_port_base(),
+        database_url=None,
+        temporal_address=None,
+        temporal_host=None,
+        order_workers=1,
+        shipping_workers=1,
+    )
+
+
+def without_clients(settings: Settings) -> Stack:
+    """A stack without dashboard and load generator, which starts in half the time."""
+    return Stack(
+        settings,
+        [component for component in components.components(settings) if component.stage < Stage.CLIENTS],
+    )
+
+
+@contextmanager
+def temporary_home(prefix: str) -> Iterator[Path]:
+    """An ORDERS_HOME that is removed at the end, with all its processes."""
+    home = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
+    try:
+        yield home
+    finally:
+        Stack(stack_settings(home)).down()
+        shutil.rmtree(home)
+
+
+def processes_in(home: Path) -> list[str]:
+    """Return the running processes of a stack or of PostgreSQL in this directory."""
+    found = [f"{process.pid} postgres" for process in postgres.servers_on(home / "postgres")]
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.environ().get(STACK_MARKER) == str(home) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(f"{process.pid} {process.cmdline()}")
+    return found
+
+
+def refusal(stack: Stack) -> str:
+    """Return the message with which the stack refuses to start. No process may remain."""
+    with pytest.raises(StackError) as refused:
+        stack.up()
+    assert processes_in(stack.settings.home) == []
+    return str(refused.value)
+
+
+@contextmanager
+def killed_at_the_end(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()

@@ -1,0 +1,86 @@
+"""The embedded PostgreSQL server: its connections, and what a start as root changes."""
+
+import os
+import pwd
+import subprocess
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from db.database import POOL_SIZE
+from orchestrator.embedded import Stack, components, postgres
+from orchestrator.embedded.component import Account
+from orchestrator.embedded.layout import Layout
+from orchestrator.settings import Settings
+
+
+def max_connections(workers: int) -> int:
+    settings = Settings(
+        database_url=None, temporal_address=None, order_workers=workers, shipping_workers=workers
+    )
+    (server,) = (each for each in components.components(settings) if each.name == "postgres")
+    (option,) = (word for word in server.command if word.startswith("max_connections="))
+    return int(option.removeprefix("max_connections="))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8, 32])
+def test_there_are_connections_for_all_workers_and_50_others(workers: int) -> None:
+    assert max_connections(workers) >= 2 * workers * POOL_SIZE + 50
+
+
+def test_a_small_stack_has_100_connections() -> None:
+    assert max_connections(2) == 100
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
+def test_directories_opened_for_the_server_are_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def initialise(data: Path, _user: Account | None) -> list[Path]:
+        data.mkdir(parents=True, exist_ok=True)
+        return []
+
+    monkeypatch.setattr(postgres, "_initialise", initialise)
+    # Not in tmp_path: if the name of ORDERS_HOME is long, the sockets are in another directory.
+    with tempfile.TemporaryDirectory(prefix="orders-closed-") as directory:
+        closed = Path(directory)
+        layout = Layout.of(Settings(orders_home=closed / "home", database_url=None))
+        layout.sockets.mkdir(parents=True)
+        assert [change for change in postgres.prepare(layout) if f"may now enter {closed}," in change]
+        assert closed.stat().st_mode & 0o777 == 0o711
+        assert postgres.prepare(layout) == []
+
+
+def test_concurrent_starts_create_the_server_s_user_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    created: list[str] = []
+
+    def getpwnam(name: str) -> SimpleNamespace:
+        if name not in created:
+            raise KeyError(name)
+        return SimpleNamespace(pw_uid=999, pw_gid=998)
+
+    def useradd(command: list[str], **_: object) -> None:
+        time.sleep(0.05)
+        assert command[-1] not in created
+        created.append(command[-1])
+
+    monkeypatch.setattr(pwd, "getpwnam", getpwnam)
+    monkeypatch.setattr(subprocess, "run", useradd)
+    with ThreadPoolExecutor(5) as threads:
+        users = list(threads.map(lambda _: postgres._server_user(), range(5)))
+    assert {account for account, _ in users} == {Account(999, 998)}
+    assert sorted(is_new for _, is_new in users) == [False, False, False, False, True]
+
+
+def test_changes_of_a_component_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("write_configuration", "start_supervisor"):
+        monkeypatch.setattr(f"orchestrator.embedded.stack.{name}", lambda *_, **__: None)
+    monkeypatch.setattr(Stack, "_start_in_order", lambda *_: None)
+    settings = Settings(orders_home=tmp_path, database_url=None, temporal_address=None)
+    changing = replace(components.components(settings)[-1], prepare=lambda: ["a change"], ports=())
+    reports: list[str] = []
+    Stack(settings, [changing]).up(report=reports.append)
+    assert reports == ["a change"]
