@@ -19,7 +19,7 @@ from orchestrator.settings import Settings
 from tests.deployment.processes import Container, Host
 from tests.live import LiveApi, eventually
 from tests.servers import PostgresServer
-from tests.temporal_server import temporal_responds
+from tests.temporal_server import is_ready
 
 pytestmark = pytest.mark.stack
 
@@ -43,7 +43,7 @@ def temporal_over_tcp(host: Host) -> Iterator[Settings]:
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(temporal.server_command(settings), stdout=log, stderr=log, cwd=home)
     try:
-        eventually(lambda: asyncio.run(temporal_responds(settings)), 30)
+        eventually(lambda: asyncio.run(is_ready(settings)), 30)
         yield settings
     finally:
         process.terminate()
