@@ -1,9 +1,8 @@
-"""Records the histories that `test_replay.py` replays: `python -m tests.workflows.record_histories`.
+"""Records the histories that `test_replay.py` replays: `python -m tests.workflows.record_histories [SCENARIO ...]`.
 
-Runs one order for each outcome through real workers, on a real Temporal server and a real PostgreSQL that it
-starts and stops by itself, and writes what Temporal recorded to `histories/`. To be run again, and the change
-reviewed, whenever a workflow changes on purpose in a way that running orders need not survive: with the names
-of the scenarios that are decided in another way now, or with none for all of them.
+Starts Temporal and PostgreSQL, runs one order per scenario through real workers, and writes the histories to
+`histories/`. Run it, and review the change, when a workflow changes on purpose in a way that running orders need not
+survive: with the names of the affected scenarios, or without names for all.
 """
 
 import asyncio
@@ -58,7 +57,7 @@ Handle = WorkflowHandle[OrderWorkflow, OrderResult]
 
 
 class FaultsByOrder(ProfileFaultInjector):
-    """The fault point of all workers here: each order has a profile of its own."""
+    """The fault injector of all workers here: each order has its own profile."""
 
     def __init__(self) -> None:
         super().__init__(named_profile("none"))
@@ -74,7 +73,7 @@ class Recorder:
     client: Client
     pool: Database
 
-    async def until(self, order_id: str, state: State) -> None:
+    async def wait_until(self, order_id: str, state: State) -> None:
         async with asyncio.timeout(30):
             while await self._state(order_id) is not state:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
@@ -84,52 +83,57 @@ class Recorder:
         return State(row["state"]) if row else None
 
 
-async def leave_alone(recorder: Recorder, handle: Handle, order_id: str) -> None:
+async def do_nothing(recorder: Recorder, handle: Handle, order_id: str) -> None:
     return None
 
 
 async def cancel_in_review(recorder: Recorder, handle: Handle, order_id: str) -> None:
-    await recorder.until(order_id, State.IN_REVIEW)
+    await recorder.wait_until(order_id, State.IN_REVIEW)
     await handle.execute_update("cancel_order", {"reason": "changed my mind", "cancelled_by": "customer"})
 
 
 async def cancel_once_charged(recorder: Recorder, handle: Handle, order_id: str) -> None:
-    await recorder.until(order_id, State.CHARGED)
+    await recorder.wait_until(order_id, State.CHARGED)
     await handle.signal("CancelOrder", {"reason": "changed my mind", "cancelled_by": "customer"})
 
 
 async def reject(recorder: Recorder, handle: Handle, order_id: str) -> None:
-    await recorder.until(order_id, State.IN_REVIEW)
+    await recorder.wait_until(order_id, State.IN_REVIEW)
     await handle.signal("RejectOrder", {"reviewer": "bob", "reason": "looks odd"})
 
 
 async def change_address_and_approve(recorder: Recorder, handle: Handle, order_id: str) -> None:
-    await recorder.until(order_id, State.IN_REVIEW)
+    await recorder.wait_until(order_id, State.IN_REVIEW)
     address = {"street": OTHER_ADDRESS.street, "city": OTHER_ADDRESS.city, "state": "IL", "zip": "62565"}
     await handle.execute_update("update_address", {"new_address": address, "updated_by": "customer"})
     await handle.execute_update("approve_order", {"reviewer": "eve"})
 
 
 async def cancel_the_workflow(recorder: Recorder, handle: Handle, order_id: str) -> None:
-    await recorder.until(order_id, State.CHARGED)
+    await recorder.wait_until(order_id, State.CHARGED)
     await handle.cancel()
 
 
 async def terminate_the_workflow(recorder: Recorder, handle: Handle, order_id: str) -> None:
-    await recorder.until(order_id, State.CHARGED)
+    await recorder.wait_until(order_id, State.CHARGED)
+    # Not before the shipment has started: a child whose parent closes before is never started.
+    child = recorder.client.get_workflow_handle(shipping_workflow_id(order_id, 1))
+    async with asyncio.timeout(30):
+        while not await _is_started(child):
+            await asyncio.sleep(0.02)
     await handle.terminate("by an operator")
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One order, what happens to it and how it must end."""
+    """One order, what happens to it, and its expected outcome."""
 
     name: str
     outcome: State
     reason: Reason | None = None
     changes: dict[str, Any] = field(default_factory=dict)
     faults: FaultProfile = field(default_factory=lambda: named_profile("none"))
-    meanwhile: Callable[[Recorder, Handle, str], Awaitable[None]] = leave_alone
+    meanwhile: Callable[[Recorder, Handle, str], Awaitable[None]] = do_nothing
 
     @property
     def order_id(self) -> str:
@@ -154,7 +158,7 @@ def always(step: Step, **rates: float) -> FaultProfile:
 
 
 def faulty_first(name: str, step: Step, fault: str, times: int) -> FaultProfile:
-    """A profile whose seed has the first attempts of one step meet a fault, and the next one none."""
+    """A profile whose seed makes the first `times` attempts of one step fail, and the next one succeed."""
     call_is_faulty = [True] * times + [False]
     for seed in range(10_000):
         profile = FaultProfile("custom", seed, Rates(), {step: Rates(**{fault: 0.5})})
@@ -176,7 +180,7 @@ SCENARIOS = [
         State.COMPLETED,
         faults=faulty_first("completed-shipped-again", Step.DISPATCH, "decline", 1),
     ),
-    # Long enough for the charge to go on as a regular activity.
+    # Long enough for the charge to continue as a regular activity.
     Scenario(
         "completed-after-a-long-charge",
         State.COMPLETED,
@@ -215,7 +219,7 @@ SCENARIOS = [
         "shipping-failed",
         State.FAILED,
         Reason.SHIPPING_FAILED,
-        # Time for a few shipments, each of which is a history of its own.
+        # Short, because each shipment is a history of its own.
         changes=SHORT,
         faults=always(Step.DISPATCH, decline=1.0),
     ),
@@ -237,7 +241,7 @@ SCENARIOS = [
 
 
 async def record(scenario: Scenario, recorder: Recorder) -> dict[str, str]:
-    """Runs one scenario; returns its histories by file name."""
+    """Run one scenario and return its histories by file name."""
     client, order = recorder.client, scenario.order()
     handle = await client.start_workflow(
         OrderWorkflow.run,
@@ -274,8 +278,18 @@ async def record(scenario: Scenario, recorder: Recorder) -> dict[str, str]:
     }
 
 
+async def _is_started(child: WorkflowHandle[Any, Any]) -> bool:
+    try:
+        await child.describe()
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return False
+        raise
+    return True
+
+
 async def _is_closed(child: WorkflowHandle[Any, Any]) -> bool:
-    """Whether a child was started; waits until it is closed."""
+    """Wait until a child is closed; return False if it was never started."""
     try:
         async with asyncio.timeout(30):
             while (await child.describe()).status is WorkflowExecutionStatus.RUNNING:  # noqa: ASYNC110
@@ -288,7 +302,7 @@ async def _is_closed(child: WorkflowHandle[Any, Any]) -> bool:
 
 
 def cleaned(history: str) -> str:
-    """The history without stack traces, which name files of the machine. Replay does not look at them."""
+    """Return the history without stack traces: they contain paths of this machine, and the replay ignores them."""
 
     def clean(value: Any) -> Any:
         if isinstance(value, dict):
@@ -296,13 +310,13 @@ def cleaned(history: str) -> str:
         return [clean(inner) for inner in value] if isinstance(value, list) else value
 
     document = clean(json.loads(history))
-    for word in _words_of_this_machine():
+    for word in _names_of_this_machine():
         if any(word in text for text in _texts(document)):
-            raise AssertionError(f"the history names this machine: {word}")
+            raise AssertionError(f"the history contains a name of this machine: {word}")
     return json.dumps(document, indent=1) + "\n"
 
 
-def _words_of_this_machine() -> list[str]:
+def _names_of_this_machine() -> list[str]:
     return [
         socket.gethostname(),
         str(Path.cwd()),
@@ -313,7 +327,7 @@ def _words_of_this_machine() -> list[str]:
 
 
 def _texts(value: Any) -> list[str]:
-    """Every text of a document, payloads decoded."""
+    """Every text of a document, with its payloads decoded."""
     if isinstance(value, dict):
         return [text for inner in value.values() for text in _texts(inner)]
     if isinstance(value, list):
@@ -328,7 +342,7 @@ def _texts(value: Any) -> list[str]:
 
 async def main(names: list[str]) -> None:
     scenarios = [scenario for scenario in SCENARIOS if not names or scenario.name in names]
-    # Failed attempts are what is recorded here, and no news.
+    # Failed attempts are expected.
     logging.disable(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with postgres_server() as postgres, postgres.fresh_database() as url:
