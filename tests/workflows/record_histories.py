@@ -119,7 +119,7 @@ async def terminate_the_workflow(recorder: Recorder, handle: Handle, order_id: s
     # Not before the shipment has started: a child whose parent closes before is never started.
     child = recorder.client.get_workflow_handle(shipping_workflow_id(order_id, 1))
     async with asyncio.timeout(30):
-        while not await _is_started(child):
+        while not await _is_started(child):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     await handle.terminate("by an operator")
 
