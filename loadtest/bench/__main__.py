@@ -58,7 +58,7 @@ def run(
 
 async def _measure(settings: Settings, stack: Stack, chosen: list[str]) -> None:
     bench = Bench(settings, stack, await connect(settings))
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {setup_text()}")  # noqa: T201
+    print(f"{datetime.now(UTC):%Y-%m-%d}. {setup_text()}")  # noqa: T201
     print(f"\n{TABLE_HEADER}")  # noqa: T201
     for name in chosen:
         print(f"measuring: {name}", file=sys.stderr)  # noqa: T201

@@ -1,6 +1,6 @@
 """`python -m loadtest.proofs.overload`: a load test above the capacity of the system, then normal load.
 
-Starts a stack of its own in a temporary directory, on the ports of the settings, and prints a Markdown report.
+Starts its own stack in a temporary directory, on the ports of the settings, and prints a Markdown report.
 Excess starts must be rejected with 429, accepted orders must keep the limit, and after the overload every order
 must be accepted again. Exits with 3 when one of these fails, a component ended or used too much memory; with 5
 when no start was rejected or memory was not sampled throughout; otherwise with the exit code of the load test.
@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from loadtest.proofs.proof import (
-    FinishedRun,
     Json,
     conclude,
     exit_with,
     own_stack,
     print_report,
     run_load_test,
-    setup_text,
     table,
 )
 from loadtest.proofs.resource_usage import MemoryUsage
@@ -50,7 +48,10 @@ MEMORY_LIMITS_MIB = {
 
 @dataclass(frozen=True)
 class Recovery:
-    """Orders sent after the overload. `first_accepted_seconds` counts from its end, None when none was accepted."""
+    """Orders sent after the overload; `sent` and `not_accepted` count those from RECOVERY_SECONDS on.
+
+    `first_accepted_seconds` counts from the end of the overload; None when no order was accepted.
+    """
 
     sent: int
     not_accepted: int
@@ -68,7 +69,7 @@ def overload(settings: Settings, rate: float, seconds: float, faults: str) -> Ex
         )  # fmt: skip
         with (run.directory / "orders.csv").open(encoding="utf-8") as file:
             recovery = recovery_of(list(csv.DictReader(file)), run.report["started_at"], seconds)
-    print_report(report(run, recovery, rate, faults, usage))
+    print_report(run, [recovery_text(recovery)], memory_report(usage))
     unproven = usage.gaps()
     if not run.report["run"]["rejected"]:
         unproven.append("no start was rejected: the load was below the capacity")
@@ -117,38 +118,20 @@ def memory_limit_mib(component: str) -> int:
     return MEMORY_LIMITS_MIB[component.rstrip("-0123456789")]
 
 
-def report(run: FinishedRun, recovery: Recovery, rate: float, faults: str, usage: MemoryUsage) -> list[str]:
-    """Return the lines of the Markdown report."""
-    measured, limit, database = (run.report[name] for name in ("run", "limit", "database"))
-    completion = run.report["times"]["completion_ms"]
-    delay = measured["lag_ms"] or {"p99": 0.0}
+def recovery_text(recovery: Recovery) -> str:
     first = recovery.first_accepted_seconds
-    return [
-        f"{measured['offered']} starts, at first {rate:g}/s, under the `{faults}` faults, {setup_text()}.",
-        "",
-        *table(
-            ("sent", "rejected (429)", "finished", "late", "slowest", "audit", "send delay p99",
-             "first order accepted after the overload"),
-            (
-                measured["offered"],
-                measured["rejected"],
-                sum(run.report["outcomes"].values()),
-                limit["late"],
-                "-" if completion is None else f"{completion['max'] / 1000:.1f} s",
-                "clean" if database["clean"] else f"{len(database['violations'])} violations",
-                f"{delay['p99']:.0f} ms",
-                "none" if first is None else f"{first:.1f} s",
-            ),
-        ),
-        "",
-        *table(
-            ("memory in MiB", "peak", "limit"),
-            *(
-                (component.name, f"{usage.peak_mib(component.name):.0f}", memory_limit_mib(component.name))
-                for component in usage.components
-            ),
-        ),
-    ]  # fmt: skip
+    accepted = f"{recovery.sent - recovery.not_accepted} of {recovery.sent} orders accepted"
+    return (
+        f"After the overload: first order accepted {'never' if first is None else f'after {first:.1f} s'}; "
+        f"from {RECOVERY_SECONDS:g} s on, {accepted}."
+    )
+
+
+def memory_report(usage: MemoryUsage) -> list[str]:
+    """Return the Markdown table of the memory."""
+    names = [component.name for component in usage.components]
+    rows = ((name, f"{usage.peak_mib(name):.0f}", memory_limit_mib(name)) for name in names)
+    return table(("memory in MiB", "peak", "limit"), *rows)
 
 
 def main() -> None:

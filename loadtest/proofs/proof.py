@@ -15,6 +15,7 @@ from typing import Any
 
 from loadtest.preflight import ROOT, commit, machine
 from loadtest.proofs.resource_usage import is_measurable
+from loadtest.reports.documents import markdown
 from orchestrator.embedded import Stack
 from orchestrator.embedded.layout import stack_environment
 from orchestrator.errors import OrderSystemError, UsageError
@@ -68,10 +69,10 @@ def conclude(run: FinishedRun, breaches: list[str], unproven: list[str]) -> Exit
 
 
 def setup_text() -> str:
-    """Return the commit and the machine, as every report names them."""
+    """Return the commit and the machine of a measurement in one line."""
     host = machine()
     return (
-        f"commit {commit() or 'unknown'}, {host['cpus']} cores, {host['memory_mb']} MB, {host['system']}, "
+        f"Commit {commit() or 'unknown'}, {host['cpus']} cores, {host['memory_mb']} MB, {host['system']}, "
         f"Python {host['python']}"
     )
 
@@ -115,8 +116,11 @@ def exit_with(proof: Callable[[Settings], ExitCode]) -> None:
     sys.exit(code)
 
 
-def print_report(lines: list[str]) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")
+def print_report(run: FinishedRun, *sections: list[str]) -> None:
+    """Print the setup, the summary of the verdict and further sections as Markdown."""
+    summary = markdown(run.report).splitlines()
+    lines = [line for section in ([setup_text()], summary, *sections) for line in ("", *section)]
+    sys.stdout.write("\n".join(lines[1:]) + "\n")
     sys.stdout.flush()
 
 

@@ -1,6 +1,6 @@
 """`python -m loadtest.proofs.soak`: a long load test at a constant rate; late orders, memory and disk.
 
-Starts a stack of its own in a temporary directory, on the ports of the settings, and prints a Markdown report.
+Starts its own stack in a temporary directory, on the ports of the settings, and prints a Markdown report.
 Exits with 3 when an order was late, a component ended or its memory grew, with 5 when the run was too short to
 tell, and otherwise with the exit code of the load test.
 """
@@ -9,14 +9,12 @@ import argparse
 from collections.abc import Mapping
 
 from loadtest.proofs.proof import (
-    FinishedRun,
     Json,
     conclude,
     exit_with,
     own_stack,
     print_report,
     run_load_test,
-    setup_text,
     table,
 )
 from loadtest.proofs.resource_usage import MIB, DiskUsage, MemoryTrend, MemoryUsage
@@ -50,7 +48,8 @@ def soak(settings: Settings, minutes: float, rate: float, faults: str) -> ExitCo
             )  # fmt: skip
         after = DiskUsage.of(layout)
     trends = usage.trends(minutes * 60)
-    print_report(report(run, trends, usage, before, after))
+    disk = disk_report(before, after, run.report["limit"]["orders"])
+    print_report(run, memory_report(trends, usage), disk)
     return conclude(run, breaches(run.report, trends, usage.ended), unproven(minutes, trends, usage))
 
 
@@ -81,58 +80,39 @@ def unproven(minutes: float, trends: Mapping[str, MemoryTrend], usage: MemoryUsa
     return found
 
 
-def report(
-    run: FinishedRun,
-    trends: Mapping[str, MemoryTrend],
-    usage: MemoryUsage,
-    before: DiskUsage,
-    after: DiskUsage,
-) -> list[str]:
-    """Return the lines of the Markdown report."""
-    sections = (run.report[name] for name in ("run", "limit", "database", "times"))
-    measured, limit, database, times = sections
-    completion = times["completion_ms"] or {"p50": 0.0, "p99": 0.0, "max": 0.0}
-    delay = measured["lag_ms"] or {"p99": 0.0}
-    outcomes = ", ".join(f"{count} {name}" for name, count in sorted(run.report["outcomes"].items()))
-    disk = (
+def memory_report(trends: Mapping[str, MemoryTrend], usage: MemoryUsage) -> list[str]:
+    """Return the Markdown table of the memory."""
+    rows = (
+        (
+            name,
+            f"{each.first:.1f}",
+            f"{each.second:.1f}",
+            f"{each.third:.1f}",
+            f"{each.change:+.1%}",
+            f"{each.peak:.1f}",
+        )
+        for name, each in trends.items()
+    )
+    return [
+        *table(("memory in MiB", "first third", "second third", "last third", "change", "peak"), *rows),
+        "",
+        "Memory is the proportional set size (PSS) of a component and its child processes, without shared "
+        f"memory. PostgreSQL used {usage.shared_mib:.0f} MiB of its shared memory at the end.",
+    ]
+
+
+def disk_report(before: DiskUsage, after: DiskUsage, orders: int) -> list[str]:
+    """Return the Markdown table of the disk growth."""
+    growth = (
         ("PostgreSQL, tables and indexes", after.tables - before.tables),
         ("PostgreSQL, write-ahead log (limited to about 1 GB)", after.wal - before.wal),
         ("Temporal's database", after.temporal - before.temporal),
         ("logs (each limited to 80 MB)", after.logs - before.logs),
     )
-    orders = max(limit["orders"], 1)
-    return [
-        f"{limit['orders']} orders at {measured['offered_rate']:g}/s under the "
-        f"`{run.report['faults']['profile']}` faults, {setup_text()}.",
-        "",
-        *table(
-            ("orders", "late", "outcomes", "p50", "p99", "slowest", "audit", "send delay p99"),
-            (
-                limit["orders"],
-                limit["late"],
-                outcomes,
-                *(f"{completion[name] / 1000:.1f} s" for name in ("p50", "p99", "max")),
-                "clean" if database["clean"] else f"{len(database['violations'])} violations",
-                f"{delay['p99']:.0f} ms",
-            ),
-        ),
-        "",
-        *table(
-            ("memory in MiB", "first third", "second third", "last third", "change", "peak"),
-            *(
-                (name, f"{t.first:.1f}", f"{t.second:.1f}", f"{t.third:.1f}", f"{t.change:+.1%}", f"{t.peak:.1f}")
-                for name, t in trends.items()
-            ),
-        ),
-        "",
-        "Memory is the proportional set size (PSS) of a component and its child processes, without shared "
-        f"memory. PostgreSQL used {usage.shared_mib:.0f} MiB of its shared memory at the end; its size is fixed.",
-        "",
-        *table(
-            ("disk", "growth", "per order"),
-            *((name, f"{size / MIB:.1f} MiB", f"{size / orders / 1024:.1f} KiB") for name, size in disk),
-        ),
-    ]  # fmt: skip
+    rows = (
+        (name, f"{size / MIB:.1f} MiB", f"{size / max(orders, 1) / 1024:.1f} KiB") for name, size in growth
+    )
+    return table(("disk", "growth", "per order"), *rows)
 
 
 def main() -> None:
