@@ -1,4 +1,4 @@
-"""The nine invariants as SQL over our books and the provider's ledger."""
+"""The nine invariants, as SQL over the order tables and the provider ledger."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from datetime import datetime
 
 from db import queries
 from db.database import Database, Row
-from db.domain import State
+from db.transitions import STATE_MACHINE
 
 _SQL = queries.load("audit.sql")
 
@@ -23,43 +23,42 @@ INVARIANTS: dict[int, str] = {
 }
 
 MAX_VIOLATIONS = 100
-"""Of each invariant; a broken system need not print every order."""
+"""Maximum number of violations per invariant."""
 
 EVENT_INVARIANTS = (1, 2, 7)
-"""About an order's own events: only asked of the orders that a first look at all events suspects."""
+"""Invariants about an order's own events. They read only the candidates of a first scan."""
 
 WORK_MEM_MB = 64
-"""With less, the hash tables over a hundred thousand orders go through the disk."""
+"""With less, the hash tables over 100,000 orders spill to disk."""
 
-LEGAL_MOVES = [f"{a}>{b}" for a in State for b in State if a.may_become(b)]
+LEGAL_CHANGES = [f"{before}>{after}" for before, after in STATE_MACHINE.event_changes()]
 
 
 @dataclass(frozen=True)
 class Violation:
-    """One order that breaks one invariant, and the rows that show it."""
+    """One order that violates one invariant, and the rows that show it."""
 
     invariant: int
     order_id: str
     finding: str
-    witness: Row
+    evidence: Row
 
 
 @dataclass(frozen=True)
 class DatabaseAudit:
-    """`judged` orders have their outcome; `open_orders` do not, and are not judged, `overdue` of them past
-    their deadline. That was so at `looked_at`, by PostgreSQL's clock; `last_finished_at` is when the last of
-    the judged had its outcome.
+    """`judged` orders have their outcome. `open_orders` do not and are not judged; `overdue` of them are past
+    their deadline. All as of `read_at`, by PostgreSQL's clock.
 
-    `since` is when the first of all these was accepted, `run_started_at` when the run began; each is None
-    where the books do not know. `without_events` of the judged were accepted before `events_since` (None
-    while nothing was dropped): of them the invariants that events tell (1, 2, 6, 7, 9) are not asked.
+    `since` is when the first of these orders was accepted, `last_finished_at` when the last one finished, and
+    `run_started_at` when the run started; None if there is none. `without_events` of the judged orders were
+    accepted before `events_since` (None if no events were dropped), so the invariants about events skip them.
     """
 
     judged: int
     late: int
     open_orders: list[str]
     overdue: int
-    looked_at: datetime
+    read_at: datetime
     last_finished_at: datetime | None
     since: datetime | None
     run_started_at: datetime | None
@@ -69,48 +68,36 @@ class DatabaseAudit:
 
 
 async def audit_database(database: Database, run_id: str | None = None) -> DatabaseAudit:
-    """Checks everything that PostgreSQL alone can show, for one run or for all. Raises DatabaseUnavailable."""
+    """Check every invariant that PostgreSQL alone can show, for one run or for all orders."""
     scope = await database.fetch_one(_SQL["scope"], {"run_id": run_id})
-    assert scope is not None, "an aggregate gives a row"
-    # Two at a time: enough to use two cores, and not all of the pool.
-    gate = asyncio.Semaphore(2)
+    assert scope is not None, "an aggregate returns a row"
+    # Two queries at a time use two cores and leave connections of the pool for others.
+    slots = asyncio.Semaphore(2)
 
-    async def ask(name: str, suspects: list[str] | None = None) -> list[Row]:
+    async def query(name: str, candidates: list[str] | None = None) -> list[Row]:
         parameters = {
             "run_id": run_id,
             "limit": MAX_VIOLATIONS,
-            "legal_moves": LEGAL_MOVES,
-            "suspects": suspects,
+            "legal_changes": LEGAL_CHANGES,
+            "candidates": candidates,
         }
-        async with gate:
+        async with slots:
             return await database.fetch_all(_SQL[name], parameters, work_mem_mb=WORK_MEM_MB)
 
-    async def check(number: int, suspects: list[str] | None = None) -> list[Violation]:
-        rows = await ask("invariant_" + str(number), suspects)
-        return [Violation(number, row["order_id"], row["finding"], row["witness"]) for row in rows]
+    async def check(number: int, candidates: list[str] | None = None) -> list[Violation]:
+        rows = await query(f"invariant_{number}", candidates)
+        return [Violation(number, row["order_id"], row["finding"], row["evidence"]) for row in rows]
 
     async def check_events() -> list[Violation]:
-        suspects = [row["order_id"] for row in await ask("suspects")]
-        return [each for number in EVENT_INVARIANTS for each in await check(number, suspects)]
+        candidates = [row["order_id"] for row in await query("candidates")]
+        return [each for number in EVENT_INVARIANTS for each in await check(number, candidates)]
 
     others = [check(number) for number in INVARIANTS if number not in EVENT_INVARIANTS]
-    found = await asyncio.gather(check_events(), *others)
-    return DatabaseAudit(
-        judged=scope["judged"],
-        late=scope["late"],
-        open_orders=scope["open_orders"],
-        overdue=scope["overdue"],
-        looked_at=scope["looked_at"],
-        last_finished_at=scope["last_finished_at"],
-        since=scope["since"],
-        run_started_at=scope["run_started_at"],
-        without_events=scope["without_events"],
-        events_since=scope["events_since"],
-        violations=[violation for each in found for violation in each],
-    )
+    violations = await asyncio.gather(check_events(), *others)
+    return DatabaseAudit(**scope, violations=[violation for each in violations for violation in each])
 
 
 async def known_orders(database: Database, order_ids: list[str]) -> dict[str, Row]:
-    """State, reason, workflow run and end of those of `order_ids` that the books know."""
+    """Return state, reason, workflow run and end of those of `order_ids` that exist, by order id."""
     rows = await database.fetch_all(_SQL["known_orders"], {"order_ids": order_ids})
     return {row["order_id"]: row for row in rows}

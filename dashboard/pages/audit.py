@@ -87,7 +87,7 @@ def show_invariant(invariant: Invariant) -> None:
         st.markdown(f"{invariant.number}. {plain_text.markdown(invariant.text)}", width="content")
     for violation in invariant.violations[:MAX_SHOWN_VIOLATIONS]:
         with st.expander(plain_text.markdown(f"{violation['order_id']}: {violation['finding']}")):
-            st.json(violation["witness"])
+            st.json(violation["evidence"])
     if len(invariant.violations) > MAX_SHOWN_VIOLATIONS:
         st.caption(
             f"Showing {MAX_SHOWN_VIOLATIONS} of {len(invariant.violations):,} violations. "

@@ -10,7 +10,7 @@ from orchestrator.rest_client import Json
 
 @dataclass(frozen=True)
 class Invariant:
-    """`violations` as in the API's report: order_id, finding, witness."""
+    """`violations` as in the API's report: order_id, finding, evidence."""
 
     number: int
     text: str

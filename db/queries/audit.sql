@@ -1,33 +1,32 @@
 -- The invariants, as queries that return their violations: an order, and the rows that show it.
 --
--- Over a long history nearly every order is in order. So each query only gathers the witnesses of the few that
--- it returns, and the three that are about an order's own events look at its suspects alone.
+-- Nearly all orders are correct. So each query collects evidence only for the violations that it returns, and the
+-- invariants about an order's own events (1, 2, 7) read only the candidates of the first query.
 --
--- `judged` is every order that has its outcome, of one run or of all. Orders still under way are counted
--- apart and not judged, because their books and the provider's may rightly differ for a moment. What is told
--- by events (1, 2, 6, 7 and 9) is asked of orders that still have all of theirs.
+-- `judged` are the orders that have their outcome, of one run or of all. Open orders are counted but not judged,
+-- because their rows and the provider's may differ for a moment. Invariants about events (1, 2, 6, 7, 9) skip
+-- orders whose events were dropped by retention.
 
 -- name: scope
 select count(*) filter (where state >= 'completed') as judged,
-    count(*) filter (where state < 'completed') as open,
     count(*) filter (where within_limit = false) as late,
     count(*) filter (where state < 'completed' and deadline_at < now()) as overdue,
     coalesce(array_agg(order_id order by accepted_at) filter (where state < 'completed'), '{}') as open_orders,
-    min(accepted_at) as since, max(finished_at) as last_finished_at, now() as looked_at,
+    min(accepted_at) as since, max(finished_at) as last_finished_at, now() as read_at,
     count(*) filter (where state >= 'completed' and accepted_at < (select events_since())) as without_events,
     (select max(to_at) from dropped_events) as events_since,
     (select started_at from runs where run_id = %(run_id)s) as run_started_at
 from orders
 where %(run_id)s::text is null or run_id = %(run_id)s;
 
--- name: suspects
--- The orders among which those are that break invariant 1, 2 or 7, by one look at every event and no sorting: an
--- order that is no suspect has one acceptance before and one outcome after all else, and between them it went
--- through the states one after the other without leaving one out, unless it was turned back.
+-- name: candidates
+-- The orders that may violate invariant 1, 2 or 7, from one scan of all events without a sort. All other orders have
+-- exactly one acceptance, as their first event, exactly one outcome, as their last event, and in between went
+-- through the states in order: without a gap, and completely if they completed.
 with judged as (
     select * from orders where state >= 'completed' and accepted_at >= (select events_since())
         and (%(run_id)s::text is null or run_id = %(run_id)s)
-), told as (
+), summary as (
     select o.order_id, o.state, min(e.at) as first_at, max(e.at) as last_at,
         count(*) filter (where e.kind = 'accepted') as acceptances, min(e.at) filter (where e.kind = 'accepted') as accepted_at,
         count(*) filter (where e.kind = 'outcome' and e.state = o.state) as outcomes,
@@ -44,7 +43,7 @@ with judged as (
     from judged o left join events e on e.order_id = o.order_id
     group by o.order_id, o.state
 )
-select order_id from told
+select order_id from summary
 where (
     acceptances = 1 and accepted_at = first_at
     and outcomes = 1 and ends = 1 and ended_at = last_at
@@ -60,35 +59,35 @@ where (
 ) is not true;
 
 -- name: invariant_1
--- One acceptance for each order.
+-- Each order has exactly one acceptance.
 with judged as (
-    select * from orders where state >= 'completed' and order_id = any (%(suspects)s)
+    select * from orders where state >= 'completed' and order_id = any (%(candidates)s)
         and accepted_at >= (select events_since())
         and (%(run_id)s::text is null or run_id = %(run_id)s)
 )
 select o.order_id, format('%%s acceptances in the events', count(e.order_id)) as finding,
-    jsonb_build_object('accepted_at', o.accepted_at, 'acceptances', coalesce(jsonb_agg(e.at) filter (where e.at is not null), '[]')) as witness
+    jsonb_build_object('accepted_at', o.accepted_at, 'acceptances', coalesce(jsonb_agg(e.at) filter (where e.at is not null), '[]')) as evidence
 from judged o left join events e on e.order_id = o.order_id and e.kind = 'accepted'
 group by o.order_id, o.accepted_at
 having count(e.order_id) <> 1
 limit %(limit)s;
 
 -- name: invariant_2
--- One outcome for each order, and the event says the same as the order.
+-- Each order has exactly one outcome event, equal to its state.
 with judged as (
-    select * from orders where state >= 'completed' and order_id = any (%(suspects)s)
+    select * from orders where state >= 'completed' and order_id = any (%(candidates)s)
         and accepted_at >= (select events_since())
         and (%(run_id)s::text is null or run_id = %(run_id)s)
 )
-select o.order_id, format('the order is %%s, its outcome events say %%s', o.state, coalesce(string_agg(e.state::text, ', '), 'nothing')) as finding,
-    jsonb_build_object('state', o.state, 'outcomes', coalesce(jsonb_agg(jsonb_build_object('at', e.at, 'state', e.state)) filter (where e.at is not null), '[]')) as witness
+select o.order_id, format('the order is %%s, its outcome events are %%s', o.state, coalesce(string_agg(e.state::text, ', '), 'none')) as finding,
+    jsonb_build_object('state', o.state, 'outcomes', coalesce(jsonb_agg(jsonb_build_object('at', e.at, 'state', e.state)) filter (where e.at is not null), '[]')) as evidence
 from judged o left join events e on e.order_id = o.order_id and e.kind = 'outcome'
 group by o.order_id, o.state
 having count(e.order_id) <> 1 or bool_or(e.state <> o.state)
 limit %(limit)s;
 
 -- name: invariant_3
--- A completed order is charged once and in full, not refunded, and dispatched once to its address.
+-- A completed order was charged once and in full, not refunded, and dispatched once to its address.
 with judged as not materialized (
     select * from orders where state = 'completed' and (%(run_id)s::text is null or run_id = %(run_id)s)
 ), money as (
@@ -112,21 +111,21 @@ select o.order_id,
         when m.refunds > 0 then 'completed and refunded'
         when coalesce(p.dispatched, 0) <> 1 then format('completed with %%s dispatches', coalesce(p.dispatched, 0))
         when p.recalled > 0 then 'completed and recalled'
-        else 'the label shows another address'
+        else 'the label has another address'
     end as finding,
     jsonb_build_object('amount_cents', o.amount_cents, 'ledger', (
         select jsonb_agg(jsonb_build_object('entry_id', entry_id, 'kind', kind, 'amount_cents', amount_cents, 'payment_id', payment_id) order by entry_id)
         from provider.ledger w where w.order_id = o.order_id and w.kind <> 'void'
     ), 'address', o.address, 'labels', (
         select jsonb_agg(w.label_address) from provider.parcels w where w.order_id = o.order_id
-    )) as witness
+    )) as evidence
 from judged o left join money m using (order_id) left join parcels p using (order_id)
 where coalesce(m.charges, 0) <> 1 or m.charged_cents <> o.amount_cents or m.refunds > 0
     or coalesce(p.dispatched, 0) <> 1 or p.recalled > 0 or p.rightly_addressed <> 1
 limit %(limit)s;
 
 -- name: invariant_4
--- A cancelled or failed order costs nothing, and nothing of it is on its way.
+-- A cancelled or failed order has a net charge of zero, and nothing of it is packed or dispatched.
 with judged as not materialized (
     select * from orders where state > 'completed' and (%(run_id)s::text is null or run_id = %(run_id)s)
 ), money as (
@@ -136,8 +135,8 @@ with judged as not materialized (
         count(*) filter (where l.kind = 'refund') as refunds,
         count(*) filter (where l.kind = 'charge') as charges
     from judged join provider.ledger l using (order_id) where l.kind <> 'void' group by l.order_id
-), away as (
-    select p.order_id, jsonb_build_object('parcel', p.shipment_key, 'dispatched_at', p.dispatched_at) as thing
+), not_recalled as (
+    select p.order_id, jsonb_build_object('parcel', p.shipment_key, 'dispatched_at', p.dispatched_at) as item
     from judged join provider.parcels p using (order_id) where p.dispatched_at is not null and p.recalled_at is null
     union all
     select p.order_id, jsonb_build_object('package', p.package_key, 'packed_at', p.packed_at)
@@ -152,31 +151,32 @@ select o.order_id,
     jsonb_build_object('state', o.state, 'reason', o.abort_reason, 'ledger', (
         select jsonb_agg(jsonb_build_object('entry_id', entry_id, 'kind', kind, 'amount_cents', amount_cents, 'payment_id', payment_id) order by entry_id)
         from provider.ledger w where w.order_id = o.order_id and w.kind <> 'void'
-    ), 'not_recalled', a.thing) as witness
-from judged o left join money m using (order_id) left join away a using (order_id)
-where m.net_cents <> 0 or m.charges <> m.refunds or m.refunds > 1 or a.thing is not null
+    ), 'not_recalled', a.item) as evidence
+from judged o left join money m using (order_id) left join not_recalled a using (order_id)
+where m.net_cents <> 0 or m.charges <> m.refunds or m.refunds > 1 or a.item is not null
 limit %(limit)s;
 
 -- name: invariant_5
--- No charge without an order; our payments are the provider's, row for row. A charge without an order belongs to
--- the run that its order's id begins with.
+-- No charge without an order, and our payments equal the provider's, row for row. A charge without an order belongs
+-- to the run whose id its order id starts with.
 with judged as not materialized (
     select * from orders where state >= 'completed' and (%(run_id)s::text is null or run_id = %(run_id)s)
-), theirs as (
+), provider_payment as (
     select l.payment_id, l.order_id,
         coalesce(sum(l.amount_cents) filter (where l.kind = 'charge'), 0) as charged_cents,
         count(*) filter (where l.kind = 'charge') as charges,
         count(*) filter (where l.kind = 'refund') as refunds
     from judged join provider.ledger l using (order_id) where l.kind <> 'void' group by l.payment_id, l.order_id
-), ours as (
+), our_payment as (
     select p.* from judged join payments p using (order_id)
 ), found as (
     select coalesce(ours.order_id, theirs.order_id) as order_id, theirs.payment_id,
-        case when ours.order_id is null then 'a charge that our payments do not know'
+        case when ours.order_id is null then 'a charge without a payment of ours'
             else format('our payment is %%s, the provider has %%s charges and %%s refunds',
                 ours.status, coalesce(theirs.charges, 0), coalesce(theirs.refunds, 0))
         end as finding, to_jsonb(ours) as payment
-    from theirs full join ours on ours.payment_id = theirs.payment_id and ours.order_id = theirs.order_id
+    from provider_payment theirs
+    full join our_payment ours on ours.payment_id = theirs.payment_id and ours.order_id = theirs.order_id
     where case
         when ours.order_id is null then true
         when ours.status = 'charged' then coalesce(theirs.charges, 0) <> 1 or theirs.refunds <> 0 or theirs.charged_cents <> ours.amount_cents
@@ -192,16 +192,16 @@ with judged as not materialized (
 select f.order_id, f.finding, jsonb_build_object('payment', f.payment, 'ledger', (
     select jsonb_agg(jsonb_build_object('entry_id', entry_id, 'kind', kind, 'amount_cents', amount_cents) order by entry_id)
     from provider.ledger w where w.payment_id = f.payment_id and w.order_id = f.order_id and w.kind <> 'void'
-)) as witness
+)) as evidence
 from found f
 limit %(limit)s;
 
 -- name: invariant_6
--- What was accepted holds: no cancelled order completes, and the last accepted address is on the label.
+-- An accepted cancellation never completes, and the last accepted address is on the label.
 with judged as (
     select * from orders where state = 'completed' and accepted_at >= (select events_since())
         and (%(run_id)s::text is null or run_id = %(run_id)s)
-), promises as (
+), accepted_request as (
     select o.order_id, e.detail ->> 'signal' as signal, e.at, e.detail -> 'new_address' as address,
         row_number() over (partition by o.order_id, e.detail ->> 'signal' order by e.at desc) as n
     from judged o join events e on e.order_id = o.order_id
@@ -209,20 +209,20 @@ with judged as (
         and e.detail ->> 'signal' in ('cancel_order', 'update_address')
 )
 select p.order_id,
-    case p.signal when 'cancel_order' then 'a cancellation was accepted, yet the order completed'
+    case p.signal when 'cancel_order' then 'a cancellation was accepted, but the order completed'
         else 'an accepted address is not the one on the label' end as finding,
-    jsonb_build_object('accepted_at', p.at, 'accepted_address', p.address, 'label', l.label_address) as witness
-from promises p left join provider.parcels l on l.order_id = p.order_id and l.dispatched_at is not null
+    jsonb_build_object('accepted_at', p.at, 'accepted_address', p.address, 'label', l.label_address) as evidence
+from accepted_request p left join provider.parcels l on l.order_id = p.order_id and l.dispatched_at is not null
 where p.n = 1 and (p.signal = 'cancel_order' or p.address is distinct from l.label_address)
 limit %(limit)s;
 
 -- name: invariant_7
--- The events walk a legal path, forward in time, and end with the outcome.
+-- The events are a legal path through the states, in time order, and end with the outcome.
 with judged as (
-    select * from orders where state >= 'completed' and order_id = any (%(suspects)s)
+    select * from orders where state >= 'completed' and order_id = any (%(candidates)s)
         and accepted_at >= (select events_since())
         and (%(run_id)s::text is null or run_id = %(run_id)s)
-), walk as (
+), step_through as (
     select e.order_id, e.at, e.kind, e.state, e.started_at,
         lag(e.state) over w as before, lag(e.kind) over w as kind_before, lag(e.at) over w as at_before
     from judged o join events e on e.order_id = o.order_id
@@ -232,31 +232,31 @@ select order_id,
     case
         when kind_before = 'outcome' then 'an event after the outcome'
         when before is null then 'the first event is not the acceptance'
-        when started_at > at then 'an attempt that ends before it starts'
+        when started_at > at then 'an attempt ends before it starts'
         else format('from %%s to %%s', before, state)
     end as finding,
     jsonb_build_object('before', jsonb_build_object('at', at_before, 'kind', kind_before, 'state', before),
-        'event', jsonb_build_object('at', at, 'kind', kind, 'state', state)) as witness
-from walk
+        'event', jsonb_build_object('at', at, 'kind', kind, 'state', state)) as evidence
+from step_through
 where kind_before = 'outcome'
     or (before is null) <> (kind = 'accepted')
     or started_at > at
-    or (before <> state and not (before::text || '>' || state::text) = any (%(legal_moves)s::text[]))
+    or (before <> state and not (before::text || '>' || state::text) = any (%(legal_changes)s::text[]))
 limit %(limit)s;
 
 -- name: invariant_8
--- The provider holds exactly the money of the completed orders.
+-- The provider's charges less refunds are the amount of a completed order, else zero.
 with judged as not materialized (
     select * from orders where state >= 'completed' and (%(run_id)s::text is null or run_id = %(run_id)s)
-), held as (
+), balance as (
     select l.order_id,
         sum(case l.kind when 'charge' then l.amount_cents when 'refund' then -l.amount_cents else 0 end) as cents
     from judged join provider.ledger l using (order_id) group by l.order_id
 )
-select o.order_id, format('the provider holds %%s cents, the order is worth %%s', coalesce(h.cents, 0),
+select o.order_id, format('the provider balance is %%s cents, the order is worth %%s', coalesce(h.cents, 0),
         case o.state when 'completed' then o.amount_cents else 0 end) as finding,
-    jsonb_build_object('state', o.state, 'amount_cents', o.amount_cents, 'held_cents', coalesce(h.cents, 0)) as witness
-from judged o left join held h using (order_id)
+    jsonb_build_object('state', o.state, 'amount_cents', o.amount_cents, 'balance_cents', coalesce(h.cents, 0)) as evidence
+from judged o left join balance h using (order_id)
 where coalesce(h.cents, 0) <> case o.state when 'completed' then o.amount_cents else 0 end
 limit %(limit)s;
 
@@ -278,11 +278,11 @@ select l.order_id,
     case when r.approved_at is null then 'charged without an approval'
         when l.at < r.approved_at then 'charged before the approval'
         else 'charged after a rejection' end as finding,
-    jsonb_build_object('charged_at', l.at, 'approved_at', r.approved_at, 'rejected_at', r.rejected_at) as witness
+    jsonb_build_object('charged_at', l.at, 'approved_at', r.approved_at, 'rejected_at', r.rejected_at) as evidence
 from provider.ledger l join judged o using (order_id) left join reviews r using (order_id)
 where l.kind = 'charge' and (r.approved_at is null or l.at < r.approved_at or l.at > r.rejected_at)
 limit %(limit)s;
 
 -- name: known_orders
--- How the books stand to orders that Temporal knows.
+-- Orders that Temporal has workflows of.
 select order_id, state, abort_reason, workflow_run_id, finished_at from orders where order_id = any (%(order_ids)s);

@@ -87,7 +87,7 @@ class TemporalComparison:
 
     def _finished_recently(self) -> bool:
         last = self._database_audit.last_finished_at
-        return last is not None and self._database_audit.looked_at - last < LISTED_BY_NOW
+        return last is not None and self._database_audit.read_at - last < LISTED_BY_NOW
 
     async def _compare_closed(self) -> None:
         query = closed_workflows(
@@ -120,7 +120,7 @@ class TemporalComparison:
         """Return whether the workflow belongs to an order that had its outcome when the database was audited."""
         if order is None or order["workflow_run_id"] != execution.run_id or order["finished_at"] is None:
             return False
-        is_judged: bool = order["finished_at"] <= self._database_audit.looked_at
+        is_judged: bool = order["finished_at"] <= self._database_audit.read_at
         return is_judged
 
     async def _compare_running(self) -> None:
@@ -142,7 +142,7 @@ class TemporalComparison:
     def _should_be_closed(self, execution: WorkflowExecution, order: Row) -> bool:
         if order["workflow_run_id"] != execution.run_id or order["finished_at"] is None:
             return False
-        is_overdue: bool = self._database_audit.looked_at - order["finished_at"] > CLOSING_TIME
+        is_overdue: bool = self._database_audit.read_at - order["finished_at"] > CLOSING_TIME
         return is_overdue
 
     async def _compare(

@@ -176,7 +176,7 @@ def audit_report(report: Json) -> RenderableType:
     parts += [
         Text(
             f"invariant {violation['invariant']}, order {violation['order_id']}: {violation['finding']}\n"
-            f"  {json.dumps(violation['witness'], ensure_ascii=False)}",
+            f"  {json.dumps(violation['evidence'], ensure_ascii=False)}",
             style="red",
         )
         for violation in report["violations"]

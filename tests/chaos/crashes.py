@@ -386,7 +386,7 @@ def broken_promises(
     broken = [f"{order_id} was never acknowledged: {why}" for order_id, why in report.failures.items()]
     broken += [f"{order_id} was acknowledged and has no outcome" for order_id in lost]
     broken += [
-        f"invariant {violation.invariant}, {violation.order_id}: {violation.finding} {violation.witness}"
+        f"invariant {violation.invariant}, {violation.order_id}: {violation.finding} {violation.evidence}"
         for violation in audited.violations
     ]
     if audited.open_orders:

@@ -23,7 +23,7 @@ REPORT = {
     "violations": [
         {
             "invariant": 2, "order_id": "o-1",
-            "finding": "has <b>markup</b> ![x](y)", "witness": {"state": "failed"},
+            "finding": "has <b>markup</b> ![x](y)", "evidence": {"state": "failed"},
         },
     ],
 }  # fmt: skip

@@ -143,7 +143,7 @@ def test_each_invariant_has_its_own_violations():
             {"number": 1, "text": "one", "holds": True},
             {"number": 2, "text": "two", "holds": False},
         ],
-        "violations": [{"invariant": 2, "order_id": "o", "finding": "f", "witness": {"x": 1}}],
+        "violations": [{"invariant": 2, "order_id": "o", "finding": "f", "evidence": {"x": 1}}],
     }
     one, two = invariants(report)
     assert (one.holds, one.violations, one.status) == (True, [], "holds")
@@ -152,7 +152,7 @@ def test_each_invariant_has_its_own_violations():
 
 def test_the_maximum_of_violations_is_a_lower_bound():
     many = [
-        {"invariant": 1, "order_id": f"o-{n}", "finding": "f", "witness": {}} for n in range(MAX_VIOLATIONS)
+        {"invariant": 1, "order_id": f"o-{n}", "finding": "f", "evidence": {}} for n in range(MAX_VIOLATIONS)
     ]
     (invariant,) = invariants(
         {"invariants": [{"number": 1, "text": "one", "holds": False}], "violations": many}

@@ -139,7 +139,7 @@ def test_audit_exits_4_when_an_invariant_is_broken(
     broken["clean"] = False
     broken["invariants"][2]["holds"] = False
     broken["violations"] = [
-        {"invariant": 3, "order_id": "o-1", "finding": "charged twice", "witness": {"ledger": [100, 100]}}
+        {"invariant": 3, "order_id": "o-1", "finding": "charged twice", "evidence": {"ledger": [100, 100]}}
     ]
     monkeypatch.setattr("orchestrator.cli.operations._audited", lambda client, run: broken)
     said = command("audit")

@@ -322,7 +322,7 @@ class Connection(asyncio.Protocol):
     def audit(self, run_id: str) -> dict[str, Any]:
         mine = {name: order for name, order in self.api.orders.items() if name.startswith(f"{run_id}-")}
         judged = [order for order in mine.values() if order.outcome is not None]
-        violation = {"invariant": 3, "order_id": f"{run_id}-0", "finding": "charged twice", "witness": {}}
+        violation = {"invariant": 3, "order_id": f"{run_id}-0", "finding": "charged twice", "evidence": {}}
         behaviour = self.api.behaviour
         found = [violation] if behaviour.violation else []
         return {

@@ -153,7 +153,7 @@ async def test_the_audit_names_the_invariant_and_the_order(
         broken = {violation.invariant for violation in report.violations if violation.order_id == order_id}
         assert mutant.breaks <= broken
     assert by_order <= {f"{shop.run_id}-{VICTIM}", *blamed}
-    assert all(violation.finding and violation.witness for violation in report.violations)
+    assert all(violation.finding and violation.evidence for violation in report.violations)
     exit_code, printed = await command_line.run("audit", "--run", shop.run_id)
     assert exit_code == ExitCode.INVARIANT_BROKEN, printed
     assert all(order_id in printed for order_id in blamed)

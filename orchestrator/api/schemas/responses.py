@@ -128,7 +128,7 @@ class ViolationResponse(BaseModel):
     invariant: int
     order_id: str
     finding: str
-    witness: dict[str, Any] = Field(description="The shortest list of facts that shows the violation.")
+    evidence: dict[str, Any] = Field(description="The shortest list of facts that shows the violation.")
 
 
 class AuditResponse(BaseModel):
