@@ -85,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
-        telemetry=tracing.of_requests if tracing else UNTRACED_REQUESTS,
+        telemetry=tracing.request_telemetry if tracing else UNTRACED_REQUESTS,
     )
     for routes in (orders, operations, payload_codec, temporal_ui_login):
         app.include_router(routes.router)

@@ -1,4 +1,4 @@
-"""Logging: structlog in front, JSON or console lines, the same shape for our lines and libraries'."""
+"""Logging with structlog: JSON or console lines, in one format for the project and its libraries."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ from orchestrator.settings import Settings
 
 
 def configure(settings: Settings, component: str) -> None:
-    """Sets up logging for one process; `component` is its name in the stack, on every line."""
+    """Configure logging of the process. Every line has the component's name."""
 
     def add_component(_logger: Any, _method: str, event: EventDict) -> EventDict:
         event["component"] = component
@@ -31,7 +31,7 @@ def configure(settings: Settings, component: str) -> None:
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        # Its handler never raises: who reads the log may go away, and no order fails of that.
+        # A standard handler never raises, so a closed log pipe does not fail an order.
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level)),
         cache_logger_on_first_use=True,
@@ -46,5 +46,5 @@ def configure(settings: Settings, component: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level)
-    for chatty in ("httpx", "httpcore", "uvicorn.access"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for verbose in ("httpx", "httpcore", "uvicorn.access"):
+        logging.getLogger(verbose).setLevel(logging.WARNING)

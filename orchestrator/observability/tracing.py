@@ -1,8 +1,7 @@
-"""OpenTelemetry traces, from a request through workflows and activities to each attempt.
+"""OpenTelemetry traces of requests, workflows, activities and attempts.
 
-They are on when OTEL_EXPORTER_OTLP_ENDPOINT is set. Nothing of OpenTelemetry is imported otherwise: its
-packages cost every process memory and time to start. Sampling, headers and batches are read by
-OpenTelemetry itself from its own `OTEL_*` variables.
+Enabled by OTEL_EXPORTER_OTLP_ENDPOINT. Without it, OpenTelemetry is not imported, because it costs every process
+memory and start-up time. OpenTelemetry reads its own `OTEL_*` variables for sampling, headers and batches.
 """
 
 from threading import Thread
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 EXPORT_SECONDS = 2.0
 CLOSE_SECONDS = 0.5
-"""A process that ends hands over its last spans, but is not kept by a collector that is away."""
+"""How long a process waits for the export of its last spans when it exits."""
 
 UNTRACED_REQUESTS: "TelemetryConfig" = {
     "tracing": False,
@@ -30,9 +29,9 @@ UNTRACED_REQUESTS: "TelemetryConfig" = {
     "operation_spans": False,
     "auto_configure": False,
 }
-"""What FastAPI is told when there is no collector; it would look for one by itself."""
+"""Disables FastAPI's own telemetry, which would otherwise detect a collector."""
 
-_ASKED_BY_MACHINES = ("/health", "/metrics")
+_UNTRACED_PATHS = ("/health", "/metrics")
 
 
 class Tracing:
@@ -46,13 +45,13 @@ class Tracing:
         self._tracer = provider.get_tracer("orchestrator")
         self._kind = SpanKind.CLIENT
         self._failed = StatusCode.ERROR
-        # Spans of workflows are made as they happen and never again on replay, and nothing of them is in the
-        # history but a header: so tracing may be switched on and off while orders run.
+        # Tracing can be enabled and disabled while orders are running: workflow spans are not repeated on replay,
+        # and the history contains nothing of them except a header.
         self.interceptor: Interceptor = TracingInterceptor(self._tracer)
 
     @classmethod
     def of(cls, settings: Settings, service: str, instance: str) -> "Tracing | None":
-        """The traces of `service`, sent to the collector of the settings; None when there is none."""
+        """Return the traces of `service` for the configured collector, or None without one."""
         if settings.otel_exporter_otlp_endpoint is None:
             return None
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -69,22 +68,22 @@ class Tracing:
         return cls(provider)
 
     @property
-    def of_requests(self) -> "TelemetryConfig":
-        """What FastAPI is told to make a span of every request, in the caller's trace if it names one."""
+    def request_telemetry(self) -> "TelemetryConfig":
+        """FastAPI's telemetry options: a span for each request, within the trace of the client if it sends one."""
         return UNTRACED_REQUESTS | {
             "tracing": True,
             "tracer_provider": self._provider,
-            "exclude": lambda scope: scope["path"] in _ASKED_BY_MACHINES,
+            "exclude": lambda scope: scope["path"] in _UNTRACED_PATHS,
         }
 
-    def attempt_ended(self, request: StepRequest, ended: AttemptResult) -> None:
-        """Makes a span of an attempt, below its activity's."""
+    def attempt_ended(self, request: StepRequest, result: AttemptResult) -> None:
+        """Record a span for an attempt, as a child of the activity's span."""
         now = time_ns()
         attributes: dict[str, str | int] = {
             "order.id": request.order_id,
             "order.step": request.step.value,
-            "order.attempt": ended.number,
-            "order.attempt.outcome": ended.outcome.value,
+            "order.attempt": result.number,
+            "order.attempt.outcome": result.outcome.value,
         }
         if request.run_id is not None:
             attributes["order.run_id"] = request.run_id
@@ -92,14 +91,14 @@ class Tracing:
             f"attempt:{request.step}",
             kind=self._kind,
             attributes=attributes,
-            start_time=now - round(ended.duration_ms * 1_000_000),
+            start_time=now - round(result.duration_ms * 1_000_000),
         )
-        if ended.outcome is not AttemptOutcome.OK:
-            span.set_status(self._failed, ended.detail.get("error"))
+        if result.outcome is not AttemptOutcome.OK:
+            span.set_status(self._failed, result.detail.get("error"))
         span.end(now)
 
     def close(self) -> None:
-        """Sends what is left, for as long as CLOSE_SECONDS."""
+        """Export the last spans, for at most CLOSE_SECONDS."""
         closing = Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
         closing.start()
         closing.join(CLOSE_SECONDS)

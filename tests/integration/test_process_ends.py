@@ -66,7 +66,7 @@ def test_an_invalid_payload_key_ends_a_process_with_one_line_and_exit_code_2(wor
         timeout=60,
     )
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == "PAYLOAD_KEYS: key 2026-11 has 5 bytes and needs 32\n"
+    assert ended.stderr == "PAYLOAD_KEYS: key 2026-11 has 5 bytes instead of 32\n"
 
 
 @pytest.mark.parametrize(

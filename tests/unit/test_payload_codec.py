@@ -1,4 +1,4 @@
-"""Encryption of payloads: what goes in comes out, and nothing else does."""
+"""Encryption of Temporal payloads."""
 
 import base64
 import os
@@ -34,7 +34,7 @@ async def encrypted(*entries: str) -> Payload:
     return payload
 
 
-async def test_what_was_encrypted_is_decrypted_and_does_not_show_in_between() -> None:
+async def test_a_payload_is_encrypted_and_decrypted() -> None:
     payload = await encrypted(OLD)
     assert SECRET not in payload.SerializeToString()
     assert payload.metadata["encoding"] == b"binary/encrypted"
@@ -42,7 +42,7 @@ async def test_what_was_encrypted_is_decrypted_and_does_not_show_in_between() ->
     assert await codec(OLD).decode([payload]) == [PLAIN]
 
 
-async def test_the_same_payload_is_never_encrypted_the_same_way_twice() -> None:
+async def test_equal_payloads_have_different_ciphertexts() -> None:
     assert (await encrypted(OLD)).data != (await encrypted(OLD)).data
 
 
@@ -51,55 +51,55 @@ async def test_several_payloads_keep_their_order() -> None:
     assert await codec(OLD).decode(await codec(OLD).encode(payloads)) == payloads
 
 
-async def test_every_changed_byte_is_noticed() -> None:
+async def test_every_modified_byte_is_detected() -> None:
     payload = await encrypted(OLD)
-    for place in range(len(payload.data)):
+    for position in range(len(payload.data)):
         changed = bytearray(payload.data)
-        changed[place] ^= 1
-        with pytest.raises(PayloadUnreadable, match="was changed"):
+        changed[position] ^= 1
+        with pytest.raises(PayloadUnreadable, match="was modified"):
             await codec(OLD).decode([Payload(metadata=payload.metadata, data=bytes(changed))])
 
 
 @pytest.mark.parametrize("length", [0, 5, 12, 20])
-async def test_a_payload_that_was_cut_off_is_refused(length: int) -> None:
+async def test_a_truncated_payload_is_rejected(length: int) -> None:
     payload = await encrypted(OLD)
     with pytest.raises(PayloadUnreadable):
         await codec(OLD).decode([Payload(metadata=payload.metadata, data=payload.data[:length])])
 
 
-async def test_a_payload_under_another_keys_name_is_refused_even_if_the_key_is_the_same() -> None:
+async def test_a_payload_with_the_name_of_another_key_is_rejected() -> None:
     same = OLD.partition(":")[2]
     payload = await encrypted(OLD)
     payload.metadata["encryption-key-id"] = b"other"
-    with pytest.raises(PayloadUnreadable, match="was changed"):
+    with pytest.raises(PayloadUnreadable, match="was modified"):
         await codec(f"other:{same}").decode([payload])
 
 
-async def test_another_key_of_the_same_name_does_not_decrypt() -> None:
-    with pytest.raises(PayloadUnreadable, match="the key is another one"):
+async def test_a_different_key_with_the_same_name_does_not_decrypt() -> None:
+    with pytest.raises(PayloadUnreadable, match="the key is a different one"):
         await codec(f"old:{key()}").decode([await encrypted(OLD)])
 
 
-async def test_a_new_key_encrypts_and_the_old_one_still_decrypts() -> None:
+async def test_after_a_rotation_the_old_key_still_decrypts() -> None:
     before, after = await encrypted(OLD), await encrypted(NEW, OLD)
     assert after.metadata["encryption-key-id"] == b"new"
     assert await codec(NEW, OLD).decode([before, after]) == [PLAIN, PLAIN]
-    # A process that does not encrypt with the new key yet can already read it.
+    # During a rotation, a process can decrypt with the new key before it encrypts with it.
     assert await codec(OLD, NEW).decode([after]) == [PLAIN]
 
 
-async def test_a_missing_key_is_named() -> None:
+async def test_the_error_names_the_missing_key() -> None:
     for without in ((NEW,), ()):
-        with pytest.raises(PayloadUnreadable, match="encrypted with key 'old', which PAYLOAD_KEYS lacks"):
+        with pytest.raises(PayloadUnreadable, match="encrypted with key 'old', which is not in PAYLOAD_KEYS"):
             await codec(*without).decode([await encrypted(OLD)])
 
 
-async def test_what_is_not_encrypted_passes_through() -> None:
+async def test_unencrypted_payloads_pass_through() -> None:
     assert await codec(OLD).decode([PLAIN]) == [PLAIN]
     assert await codec().encode([PLAIN]) == [PLAIN]
 
 
-async def test_a_failure_shows_neither_its_message_nor_its_details() -> None:
+async def test_messages_and_details_of_failures_are_encrypted() -> None:
     converter = data_converter(PayloadKeys.parse(OLD))
     failure = Failure()
     try:
@@ -114,30 +114,30 @@ async def test_a_failure_shows_neither_its_message_nor_its_details() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("nothing", "entry 1 must be NAME:KEY"),
         (f"{OLD},", "entry 2 must be NAME:KEY"),
         (f"a b:{key()}", "entry 1 must be NAME:KEY"),
         ("old:geheim!", "key old is not base64"),
-        ("old:Z2VoZWlt", "key old has 6 bytes and needs 32"),
-        (f"{OLD},old:{key()}", "two keys are named old"),
+        ("old:Z2VoZWlt", "key old has 6 bytes instead of 32"),
+        (f"{OLD},old:{key()}", "two keys have the name old"),
     ],
-    # The keys are other ones in each process; the names of tests are not.
+    # Test ids must be equal in all xdist workers, and the keys are random.
     ids=["no-key", "empty-entry", "blank-in-name", "not-base64", "short", "twice"],
 )
-def test_a_wrong_setting_is_one_sentence_that_quotes_no_key(
-    monkeypatch: pytest.MonkeyPatch, text: str, complaint: str
+def test_an_invalid_setting_is_reported_without_the_key(
+    monkeypatch: pytest.MonkeyPatch, text: str, message: str
 ) -> None:
     monkeypatch.setenv("PAYLOAD_KEYS", text)
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(SettingsError) as raised:
         Settings.load()
-    assert str(refused.value).startswith(f"PAYLOAD_KEYS: {complaint}")
-    assert "geheim" not in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert str(raised.value).startswith(f"PAYLOAD_KEYS: {message}")
+    assert "geheim" not in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
-def test_the_keys_are_in_no_text_and_no_file_that_settings_are_written_to() -> None:
+def test_settings_never_show_the_keys() -> None:
     settings = Settings(payload_keys=OLD)
     secret = OLD.partition(":")[2]
     assert secret not in repr(settings)
@@ -145,12 +145,12 @@ def test_the_keys_are_in_no_text_and_no_file_that_settings_are_written_to() -> N
     assert secret not in repr(PayloadKeys.parse(OLD))
 
 
-def test_only_workers_and_api_are_given_the_keys() -> None:
+def test_only_workers_and_api_receive_the_payload_keys() -> None:
     for component in components.components(Settings(payload_keys=OLD)):
         withheld = component.environment.get("PAYLOAD_KEYS") == ""
         assert withheld == (component.stage is not Stage.SERVICES), component.name
 
 
-def test_no_component_is_given_the_api_key_of_whoever_starts_the_stack() -> None:
+def test_no_component_receives_the_api_key_of_the_user_who_starts_the_stack() -> None:
     for component in components.components(Settings(api_key="ord_" + "k" * 43)):
         assert component.environment["API_KEY"] == "", component.name

@@ -13,13 +13,13 @@ from orchestrator.settings import Settings
 
 
 @pytest.mark.parametrize("outcome", [AttemptOutcome.ERROR, AttemptOutcome.TIMEOUT, AttemptOutcome.DECLINED])
-def test_an_attempt_that_failed_says_how_and_why(outcome: AttemptOutcome) -> None:
-    kept = InMemorySpanExporter()
+def test_the_span_of_a_failed_attempt_has_outcome_and_error(outcome: AttemptOutcome) -> None:
+    exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(kept))
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
     request = StepRequest("o-1", Step.CHARGE, run_id="r-1")
     Tracing(provider).attempt_ended(request, AttemptResult(3, outcome, 250.5, {"error": "no answer"}))
-    (span,) = kept.get_finished_spans()
+    (span,) = exporter.get_finished_spans()
     assert span.name == "attempt:charge"
     assert span.attributes == {
         "order.id": "o-1",
