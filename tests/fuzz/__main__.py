@@ -1,6 +1,6 @@
-"""`python -m tests.fuzz [OPTION ...]`: all of Schemathesis's checks, 200 examples an operation, stateful too.
+"""`python -m tests.fuzz [OPTION ...]`: all checks of Schemathesis, 200 examples per operation.
 
-Further options are Schemathesis's own. Ends with its exit code: 0 when nothing was found.
+Passes options to Schemathesis, and exits with its exit code: 0 when it found nothing.
 """
 
 import sys
@@ -8,7 +8,7 @@ import sys
 from tests.fuzz.fuzzing import fuzz, target
 
 if __name__ == "__main__":
-    with target() as found:
-        done = fuzz(found, "--max-examples", "200", *sys.argv[1:])
-    print(done.stdout)  # noqa: T201
-    sys.exit(done.returncode)
+    with target() as api:
+        result = fuzz(api, "--max-examples", "200", *sys.argv[1:])
+    print(result.stdout)  # noqa: T201
+    sys.exit(result.returncode)

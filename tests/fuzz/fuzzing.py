@@ -1,4 +1,4 @@
-"""Schemathesis over the API's own OpenAPI document, against a stack of its own that is closed by keys."""
+"""Runs Schemathesis with the API's OpenAPI document, against a separate stack with an API key."""
 
 import shutil
 import subprocess
@@ -20,15 +20,15 @@ from tests.ports import free_port_base
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 
 LIMIT_SECONDS = 3.0
-"""Held answers end with the outcome: short lives leave time for more of them."""
+"""Short, because long polls last until the outcome."""
 
-LONGEST_SECONDS = 1800.0
-"""All of it takes six minutes on two cores; what takes so much longer has found something that hangs."""
+MAX_SECONDS = 1800.0
+"""A full run takes 6 minutes on two cores. Beyond this time, a request hangs."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A running API, and a key of role chaos for it."""
+    """A running API, and a key with role chaos."""
 
     url: str
     key: str
@@ -51,36 +51,35 @@ def target() -> Iterator[Target]:
         stack.up(bound=True)
         key = new_key()
         assert api_keys.add(stack.settings.order_database_url, hash_key(key), "fuzz", "chaos")
-        found = Target(stack.settings.api_url, key)
-        _until_closed(found)
-        yield found
+        api = Target(stack.settings.api_url, key)
+        _wait_until_key_required(api)
+        yield api
     finally:
         stack.down()
         shutil.rmtree(home)
 
 
-def _until_closed(found: Target) -> None:
-    while httpx.get(f"{found.url}/whoami", trust_env=False).status_code != httpx.codes.UNAUTHORIZED:
+def _wait_until_key_required(api: Target) -> None:
+    while httpx.get(f"{api.url}/whoami", trust_env=False).status_code != httpx.codes.UNAUTHORIZED:
         pass
 
 
-def fuzz(found: Target, *words: str) -> subprocess.CompletedProcess[str]:
-    """Runs Schemathesis; its configuration names the checks. Further words are its own options. Raises
-    TimeoutExpired after LONGEST_SECONDS."""
+def fuzz(api: Target, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run Schemathesis with further options. Raises TimeoutExpired after MAX_SECONDS."""
     return subprocess.run(
         [
             str(Path(sys.executable).with_name("schemathesis")),
             *("--config-file", str(CONFIGURATION)),
-            *("run", f"{found.url}/openapi.json", "--request-timeout", "70"),
-            *("--header", f"Authorization: Bearer {found.key}", "--suppress-health-check", "all"),
+            *("run", f"{api.url}/openapi.json", "--request-timeout", "70"),
+            *("--header", f"Authorization: Bearer {api.key}", "--suppress-health-check", "all"),
             *("--continue-on-failure", "--no-color", "--workers", "1"),
-            *words,
+            *options,
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=LONGEST_SECONDS,
-        # Its own database of examples is kept where it runs.
+        timeout=MAX_SECONDS,
+        # Schemathesis writes its example database to the working directory.
         cwd=tempfile.gettempdir(),
     )

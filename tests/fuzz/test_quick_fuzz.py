@@ -1,4 +1,4 @@
-"""Few examples of everything; `make fuzz` makes 200 an operation."""
+"""A short fuzz test; `make fuzz` runs 200 examples per operation."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.fuzz.fuzzing import fuzz, target
 
 @pytest.mark.stack
 @pytest.mark.proof
-def test_nothing_that_anybody_sends_makes_an_error_or_an_undocumented_answer() -> None:
-    with target() as found:
-        done = fuzz(found, "--max-examples", "5", "--seed", "1")
-    assert done.returncode == 0, done.stdout
+def test_no_request_causes_a_server_error_or_an_undocumented_response() -> None:
+    with target() as api:
+        result = fuzz(api, "--max-examples", "5", "--seed", "1")
+    assert result.returncode == 0, result.stdout

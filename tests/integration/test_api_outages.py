@@ -1,4 +1,4 @@
-"""The API while a part behind it is away: 503 with Retry-After in under 2 s, then service by itself."""
+"""The API while Temporal, PostgreSQL or the workers are down: 503 with Retry-After within 2 s, then recovery."""
 
 import signal
 import subprocess
@@ -33,19 +33,19 @@ NEEDS_TEMPORAL: dict[str, Request] = {
     ),
     "audit": lambda live, _: live.http.get("/audit"),
 }
-NEEDS_BOOKS: dict[str, Request] = {
+NEEDS_DATABASE: dict[str, Request] = {
     "start": NEEDS_TEMPORAL["start"],
     "status": lambda live, order: live.http.get(f"/orders/{order}/status"),
-    "status, held": lambda live, order: live.http.get(f"/orders/{order}/status?wait=20"),
+    "long poll": lambda live, order: live.http.get(f"/orders/{order}/status?wait=20"),
     "history": lambda live, order: live.http.get(f"/orders/{order}/history"),
     "list": lambda live, _: live.http.get("/orders"),
     "late cancel": NEEDS_TEMPORAL["cancel"],
-    "address of a running order": NEEDS_TEMPORAL["update-address"],
+    "address change of a running order": NEEDS_TEMPORAL["update-address"],
     "cancel of a running order": NEEDS_TEMPORAL["cancel"],
     "latency": lambda live, _: live.http.get("/latency"),
     "latency.csv": lambda live, _: live.http.get("/latency.csv"),
     "faults": lambda live, _: live.http.get("/faults"),
-    "new faults": lambda live, _: live.http.put("/faults", json={"profile": "none"}),
+    "set faults": lambda live, _: live.http.put("/faults", json={"profile": "none"}),
     "audit": NEEDS_TEMPORAL["audit"],
 }
 
@@ -61,7 +61,7 @@ def stopped(stack: Stack, name: str) -> Iterator[None]:
 
 @contextmanager
 def frozen(stack: Stack, name: str) -> Iterator[None]:
-    """It is there, and says nothing."""
+    """A process that is running and does not respond."""
     stack.kill(name, signal.SIGSTOP)
     try:
         yield
@@ -69,22 +69,22 @@ def frozen(stack: Stack, name: str) -> Iterator[None]:
         stack.kill(name, signal.SIGCONT)
 
 
-def assert_away(answer: httpx.Response) -> None:
-    assert answer.status_code == 503, answer.text
-    assert int(answer.headers["retry-after"]) >= 1
-    assert answer.elapsed.total_seconds() < 2
-    assert answer.headers["content-type"] == "application/problem+json"
-    for inner_word in ("Traceback", "psycopg", "socket", "127.0.0.1", "tonic"):
-        assert inner_word not in answer.text
+def assert_unavailable(response: httpx.Response) -> None:
+    assert response.status_code == 503, response.text
+    assert int(response.headers["retry-after"]) >= 1
+    assert response.elapsed.total_seconds() < 2
+    assert response.headers["content-type"] == "application/problem+json"
+    for internal_word in ("Traceback", "psycopg", "socket", "127.0.0.1", "tonic"):
+        assert internal_word not in response.text
 
 
-def assert_serves(live: LiveApi) -> None:
-    def takes_an_order() -> str | None:
+def assert_recovers(live: LiveApi) -> None:
+    def start_order() -> str | None:
         order_id = new_id()
-        answer = live.http.post(f"/orders/{order_id}/start", json=body())
-        return order_id if answer.status_code == 200 else None
+        response = live.http.post(f"/orders/{order_id}/start", json=body())
+        return order_id if response.status_code == 200 else None
 
-    order_id = eventually(takes_an_order)
+    order_id = eventually(start_order)
     assert eventually(lambda: live.http.get(f"/orders/{order_id}/status").status_code == 200)
     assert live.finished(order_id)["status"] == "completed"
     assert eventually(lambda: live.http.get("/health").status_code == 200)
@@ -97,29 +97,29 @@ def finished_order(live: LiveApi) -> str:
     return order_id
 
 
-@pytest.mark.parametrize("away", [stopped, frozen])
-def test_without_temporal(
-    live: LiveApi, live_stack: Stack, finished_order: str, away: Callable[..., Iterator[None]]
+@pytest.mark.parametrize("outage", [stopped, frozen])
+def test_temporal_outage(
+    live: LiveApi, live_stack: Stack, finished_order: str, outage: Callable[..., Iterator[None]]
 ) -> None:
-    with away(live_stack, "temporal"):  # type: ignore[attr-defined]
+    with outage(live_stack, "temporal"):  # type: ignore[attr-defined]
         for request in NEEDS_TEMPORAL.values():
-            assert_away(request(live, finished_order))
-        # What only needs the books goes on.
+            assert_unavailable(request(live, finished_order))
+        # Routes that only need the database still work.
         assert live.status(finished_order)["status"] == "completed"
         health = live.http.get("/health")
         assert (health.status_code, health.elapsed.total_seconds() < 2) == (503, True)
         assert health.json()["database_connected"]
         assert not health.json()["temporal_connected"]
-    assert_serves(live)
+    assert_recovers(live)
 
 
-def test_without_postgres(live: LiveApi, live_stack: Stack, finished_order: str) -> None:
+def test_postgres_outage(live: LiveApi, live_stack: Stack, finished_order: str) -> None:
     running = live.start(review="manual")
     live.in_state(running, "in_review")
     with stopped(live_stack, "postgres"):
-        for name, request in NEEDS_BOOKS.items():
-            order_id = running if name == "status, held" or "running" in name else finished_order
-            assert_away(request(live, order_id))
+        for name, request in NEEDS_DATABASE.items():
+            order_id = running if name == "long poll" or "running" in name else finished_order
+            assert_unavailable(request(live, order_id))
         health = live.http.get("/health")
         assert (health.status_code, health.elapsed.total_seconds() < 2) == (503, True)
         assert health.json()["temporal_connected"]
@@ -127,8 +127,8 @@ def test_without_postgres(live: LiveApi, live_stack: Stack, finished_order: str)
         assert "database_connected 0.0" in eventually(
             lambda: "database_connected 0.0" in (text := live.http.get("/metrics").text) and text
         )
-    assert_serves(live)
-    # The cancellation had reached the order, unless its review expired first.
+    assert_recovers(live)
+    # Temporal had accepted the cancellation, unless the review expired before.
     assert live.finished(running)["reason"] in ("customer_cancelled", "review_expired")
 
 
@@ -148,34 +148,34 @@ def test_an_order_is_accepted_without_workers(live: LiveApi, live_stack: Stack) 
         assert other.status_code == 409
         cancelled = live.signal(order_id, "cancel", reason="r", cancelled_by="c")
         assert cancelled.status_code == 503
-        assert "may still be carried out" in cancelled.json()["detail"]
-    # The request had reached the order; where a worker takes long to come back, after the deadline had.
+        assert "may still process the request" in cancelled.json()["detail"]
+    # The order processes the request when a worker is back, which can be after its deadline.
     reason = live.finished(order_id)["reason"]
-    (heard,) = [event for event in live.history(order_id) if event["detail"].get("signal") == "cancel_order"]
-    assert reason == ("customer_cancelled" if heard["detail"]["accepted"] else "deadline")
+    (event,) = [each for each in live.history(order_id) if each["detail"].get("signal") == "cancel_order"]
+    assert reason == ("customer_cancelled" if event["detail"]["accepted"] else "deadline")
 
 
-@pytest.mark.parametrize(("worker", "away"), [("order-worker-1", frozen), ("shipping-worker-1", stopped)])
-def test_health_notices_that_a_queue_has_no_live_worker(
-    live: LiveApi, live_stack: Stack, worker: str, away: Callable[..., Iterator[None]]
+@pytest.mark.parametrize(("worker", "outage"), [("order-worker-1", frozen), ("shipping-worker-1", stopped)])
+def test_health_detects_a_task_queue_without_an_active_worker(
+    live: LiveApi, live_stack: Stack, worker: str, outage: Callable[..., Iterator[None]]
 ) -> None:
     assert eventually(lambda: live.http.get("/health").json()["workers_healthy"])
-    with away(live_stack, worker):  # type: ignore[attr-defined]
+    with outage(live_stack, worker):  # type: ignore[attr-defined]
         eventually(lambda: not live.http.get("/health").json()["workers_healthy"], seconds=40)
     eventually(lambda: live.http.get("/health").json()["workers_healthy"])
 
 
-def test_the_api_starts_with_nothing_behind_it_and_stops_at_once(tmp_path: Path) -> None:
+def test_the_api_starts_without_servers_and_stops_within_seconds(tmp_path: Path) -> None:
     settings = Settings(
         orders_home=tmp_path, port_base=free_port_base(), database_url=None, temporal_address=None
     )
     process = subprocess.Popen([sys.executable, "-m", "orchestrator", "api"], env=stack_environment(settings))
     try:
-        with LiveApi(settings.api_url) as lonely:
-            health = eventually(lambda: _answer(lonely, "/health"))
+        with LiveApi(settings.api_url) as api:
+            health = eventually(lambda: _get(api, "/health"))
             assert health.status_code == 503
             assert not any(value is True for value in health.json().values())
-            assert_away(NEEDS_TEMPORAL["start"](lonely, "x"))
+            assert_unavailable(NEEDS_TEMPORAL["start"](api, "x"))
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=3) == 0
     finally:
@@ -183,18 +183,18 @@ def test_the_api_starts_with_nothing_behind_it_and_stops_at_once(tmp_path: Path)
         process.wait()
 
 
-def test_held_requests_are_let_go_when_the_api_stops(live: LiveApi, live_stack: Stack) -> None:
+def test_long_polls_return_when_the_api_stops(live: LiveApi, live_stack: Stack) -> None:
     order_id = live.start(review="manual")
     with ThreadPoolExecutor(1) as threads:
-        held = threads.submit(live.http.get, f"/orders/{order_id}/status?wait=30")
+        pending = threads.submit(live.http.get, f"/orders/{order_id}/status?wait=30")
         time.sleep(1.0)
         live_stack.restart("api")
-        answer = held.result()
-    assert answer.json()["status"] == "running"
-    live.signal(order_id, "cancel", reason="enough seen", cancelled_by="test")
+        response = pending.result()
+    assert response.json()["status"] == "running"
+    live.signal(order_id, "cancel", reason="test is over", cancelled_by="test")
 
 
-def _answer(live: LiveApi, path: str) -> httpx.Response | None:
+def _get(live: LiveApi, path: str) -> httpx.Response | None:
     try:
         return live.http.get(path)
     except httpx.TransportError:

@@ -1,11 +1,11 @@
-"""What looks like SQL, a path, a formula or markup: refused where it is no id, and only text where it is."""
+"""Input that looks like SQL, a path, a formula or markup: rejected as an id, and stored as plain text."""
 
 from dataclasses import asdict
 from urllib.parse import quote
 
 import pytest
 
-from tests.integration.test_api import ORDER_ROUTES, is_problem
+from tests.integration.problems import ORDER_ROUTES, is_problem
 from tests.live import LiveApi, body, new_id
 from tests.orders import ADDRESS
 
@@ -35,13 +35,13 @@ def newest(live: LiveApi) -> list[str]:
 
 
 @pytest.mark.parametrize("order_id", HOSTILE)
-def test_a_hostile_id_is_refused_everywhere_and_nothing_is_stored(live: LiveApi, order_id: str) -> None:
+def test_a_hostile_id_is_rejected_by_every_route_and_nothing_is_stored(live: LiveApi, order_id: str) -> None:
     before = newest(live)
     for method, route, request in ORDER_ROUTES:
-        answer = live.http.request(method, f"/orders/{quote(order_id, safe='')}/{route}", json=request)
-        # With a slash in it, it is no address of ours at all.
-        assert is_problem(answer, 404 if "/" in order_id else 422), order_id
-        assert "script" not in answer.headers["content-type"]
+        response = live.http.request(method, f"/orders/{quote(order_id, safe='')}/{route}", json=request)
+        # A path with a further slash matches no route.
+        assert is_problem(response, 404 if "/" in order_id else 422), order_id
+        assert "script" not in response.headers["content-type"]
     for query in ({"run_id": order_id}, {"cursor": order_id}, {"state": order_id}):
         assert is_problem(live.http.get("/orders", params=query), 422)
     assert is_problem(live.http.get("/audit", params={"run_id": order_id}), 422)
@@ -50,7 +50,7 @@ def test_a_hostile_id_is_refused_everywhere_and_nothing_is_stored(live: LiveApi,
 
 
 @pytest.mark.parametrize("text", [text for text in HOSTILE if text.isprintable()])
-def test_hostile_text_is_only_text(live: LiveApi, text: str) -> None:
+def test_hostile_text_is_stored_as_text(live: LiveApi, text: str) -> None:
     order_id = live.start(initial_address=asdict(ADDRESS) | {"street": text}, review="manual")
     live.in_state(order_id, "in_review")
     assert live.signal(order_id, "cancel", reason=text, cancelled_by=text).status_code == 200

@@ -1,4 +1,4 @@
-"""Traces as a collector gets them: an order is in its caller's trace, from the request to each attempt."""
+"""Traces at a collector: an order is part of its client's trace, from the request to each attempt."""
 
 import os
 import subprocess
@@ -19,12 +19,12 @@ from tests.ports import free_port_base
 pytestmark = pytest.mark.stack
 
 STOP_SECONDS = 10
-CALLERS_TRACE, CALLERS_SPAN = "a" * 32, "b" * 16
+CLIENT_TRACE, CLIENT_SPAN = "a" * 32, "b" * 16
 
 
 @contextmanager
 def process(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process as the stack starts it. Its spans wait until it ends, unless their batch is full."""
+    """A process as the stack starts it. It exports its spans when it exits, or when a batch is full."""
     environment = stack_environment(settings) | {"OTEL_BSP_SCHEDULE_DELAY": "600000"}
     del environment[STACK_MARKER]
     with subprocess.Popen(
@@ -39,7 +39,7 @@ def process(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[by
             running.kill()
 
 
-def end(running: subprocess.Popen[bytes]) -> None:
+def stop(running: subprocess.Popen[bytes]) -> None:
     running.terminate()
     assert running.wait(STOP_SECONDS) == 0
 
@@ -53,8 +53,8 @@ def healthy(api: LiveApi) -> bool:
 
 @pytest.fixture(scope="module")
 def traced(live_stack: Stack) -> Iterator[Collector]:
-    """What one order left at the collector, with processes of its own before the stack's servers."""
-    with collector() as kept, ExitStack() as processes:
+    """The spans of one order, processed by separate worker and API processes on the servers of the stack."""
+    with collector() as collected, ExitStack() as processes:
         settings = live_stack.settings.model_copy(
             update={
                 "database_url": live_stack.settings.order_database_url,
@@ -62,7 +62,7 @@ def traced(live_stack: Stack) -> Iterator[Collector]:
                 "order_task_queue": "traced-orders",
                 "shipping_task_queue": "traced-shipping",
                 "port_base": free_port_base(),
-                "otel_exporter_otlp_endpoint": kept.url,
+                "otel_exporter_otlp_endpoint": collected.url,
             }
         )
         running = [
@@ -71,24 +71,24 @@ def traced(live_stack: Stack) -> Iterator[Collector]:
         ]
         with LiveApi(settings.api_url) as api:
             eventually(lambda: healthy(api), seconds=60)
-            api.http.headers["traceparent"] = f"00-{CALLERS_TRACE}-{CALLERS_SPAN}-01"
+            api.http.headers["traceparent"] = f"00-{CLIENT_TRACE}-{CLIENT_SPAN}-01"
             api.start("traced")
             del api.http.headers["traceparent"]
             assert api.finished("traced")["state"] == "completed"
             assert api.http.get("/metrics").status_code == 200
         for each in running:
-            end(each)
-        yield kept
+            stop(each)
+        yield collected
 
 
-def only(kept: Collector, name: str) -> Span:
-    (found,) = [span for span in kept.spans if span.name == name]
+def single(collected: Collector, name: str) -> Span:
+    (found,) = [span for span in collected.spans if span.name == name]
     return found
 
 
 def test_an_order_is_one_trace_from_its_request_to_each_attempt(traced: Collector) -> None:
-    request = only(traced, "POST /orders/{order_id}/start")
-    assert (request.trace_id, request.parent_id) == (CALLERS_TRACE, CALLERS_SPAN)
+    request = single(traced, "POST /orders/{order_id}/start")
+    assert (request.trace_id, request.parent_id) == (CLIENT_TRACE, CLIENT_SPAN)
     assert request.service == "order-api"
     of_the_order = [span for span in traced.spans if span.trace_id == request.trace_id]
     assert all(traced.parent(span) is not None for span in of_the_order if span is not request)
@@ -115,7 +115,7 @@ def test_an_order_is_one_trace_from_its_request_to_each_attempt(traced: Collecto
         ("dispatch", "ShippingWorkflow", "shipping-worker"),
     ],
 )
-def test_an_attempt_is_found_below_its_activity_and_workflow(
+def test_the_span_of_an_attempt_is_below_its_activity_and_workflow(
     traced: Collector, step: str, workflow: str, service: str
 ) -> None:
     attempt = [span for span in traced.spans if span.name == f"attempt:{step}"][-1]
@@ -140,18 +140,18 @@ def test_an_attempt_is_found_below_its_activity_and_workflow(
     assert attempt.duration_ms <= path[1].duration_ms
 
 
-def test_what_machines_ask_all_the_time_is_no_trace(traced: Collector) -> None:
+def test_health_checks_and_scrapes_are_not_traced(traced: Collector) -> None:
     assert not [span for span in traced.spans if "health" in span.name or "metrics" in span.name]
 
 
-def test_a_collector_that_is_away_keeps_nobody(live_stack: Stack) -> None:
-    nobody = f"http://127.0.0.1:{free_port_base()}"
+def test_an_unavailable_collector_does_not_delay_orders_or_the_shutdown(live_stack: Stack) -> None:
+    unused_url = f"http://127.0.0.1:{free_port_base()}"
     settings = live_stack.settings.model_copy(
         update={
             "database_url": live_stack.settings.order_database_url,
             "temporal_address": live_stack.settings.temporal_target,
             "port_base": free_port_base(),
-            "otel_exporter_otlp_endpoint": nobody,
+            "otel_exporter_otlp_endpoint": unused_url,
         }
     )
     with process(settings, "api") as running, LiveApi(settings.api_url) as api:
@@ -162,7 +162,7 @@ def test_a_collector_that_is_away_keeps_nobody(live_stack: Stack) -> None:
 
 
 def test_without_a_collector_opentelemetry_is_not_imported() -> None:
-    # FastAPI brings the bare interface along.
+    # FastAPI imports the OpenTelemetry API package itself.
     code = (
         "import sys; from orchestrator.settings import Settings; import orchestrator.worker.main;"
         "print([name for name in sys.modules if name.startswith('opentelemetry')]);"
@@ -171,7 +171,7 @@ def test_without_a_collector_opentelemetry_is_not_imported() -> None:
         "print([name for name in sys.modules if name.startswith(heavy)])"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    said = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", code],
         cwd=PROJECT_ROOT,
         env=environment,
@@ -179,4 +179,4 @@ def test_without_a_collector_opentelemetry_is_not_imported() -> None:
         text=True,
         check=True,
     )
-    assert said.stdout.split() == ["[]", "[]"]
+    assert printed.stdout.split() == ["[]", "[]"]
