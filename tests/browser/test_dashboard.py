@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 from psycopg.rows import dict_row
 
 from dashboard.charts.time_breakdown import SEGMENTS
@@ -39,6 +39,12 @@ def open_start_form(page: Page) -> None:
     page.get_by_label("Street").wait_for()
 
 
+def metric(page: Page, label: str) -> Locator:
+    """Return the value of a metric."""
+    box = page.get_by_test_id("stMetric").filter(has_text=re.compile(f"^{label}"))
+    return box.get_by_test_id("stMetricValue")
+
+
 def test_an_order_started_in_the_form_completes(open_page: Open, live: LiveApi):
     page = open_page("/orders")
     open_start_form(page)
@@ -46,7 +52,7 @@ def test_an_order_started_in_the_form_completes(open_page: Open, live: LiveApi):
     page.get_by_label("Street").fill(MARKUP)
     page.get_by_role("button", name="Start", exact=True).click()
     expect(page.get_by_role("heading", name="Order from-the-form")).to_be_visible(timeout=15_000)
-    expect(page.get_by_text("completed", exact=True)).to_be_visible(timeout=25_000)
+    expect(metric(page, "State")).to_have_text("completed", timeout=25_000)
     wait_until_drawn(page)
     assert live.status("from-the-form")["status"] == "completed"
     expect(page.locator(".js-plotly-plot")).to_have_count(1)
@@ -63,7 +69,7 @@ def test_a_cancelled_order_has_no_buttons(open_page: Open, live: LiveApi):
     page.get_by_label("Reason").fill(MARKUP)
     page.get_by_role("button", name="Cancel order").click()
     expect(page.get_by_text("Cancellation accepted.")).to_be_visible(timeout=10_000)
-    expect(page.get_by_text("cancelled", exact=True)).to_be_visible(timeout=20_000)
+    expect(metric(page, "State")).to_have_text("cancelled", timeout=20_000)
     wait_until_drawn(page)
     expect(page.get_by_role("button", name="Cancel", exact=True)).to_have_count(0)
     expect(page.get_by_role("button", name="Approve")).to_have_count(0)
@@ -126,15 +132,10 @@ def a_run(live: LiveApi) -> str:
     return "shown"
 
 
-def orders_shown(page: Page) -> str:
-    tile = page.get_by_test_id("stMetric").filter(has_text=re.compile("^Orders"))
-    return tile.get_by_test_id("stMetricValue").inner_text()
-
-
 def test_the_url_contains_the_filters(open_page: Open, a_run: str):
     page = open_page(f"/latency?run={a_run}")
     wait_until_drawn(page)
-    assert orders_shown(page) == "8"
+    assert metric(page, "Orders").inner_text() == "8"
     page.get_by_role("combobox", name="Outcome").click()
     page.get_by_role("option", name="cancelled").click()
     expect(page.get_by_role("link", name="Download CSV (2 orders)")).to_be_visible(timeout=15_000)
@@ -147,7 +148,7 @@ def test_the_url_contains_the_filters(open_page: Open, a_run: str):
     wait_until_drawn(page)
     again = open_page(page.url)
     wait_until_drawn(again)
-    assert orders_shown(again) == orders_shown(page) == "2"
+    assert metric(again, "Orders").inner_text() == metric(page, "Orders").inner_text() == "2"
     for each in (page, again):
         expect(each.get_by_role("combobox", name="Time range")).to_have_value("Last hour")
 
@@ -192,10 +193,10 @@ def test_tables_have_no_unescaped_csv_download(open_page: Open, a_run: str):
 def test_a_load_test_is_started_and_its_verdict_shown(open_page: Open):
     page = open_page("/load_tests")
     page.get_by_text("Start a load test").click()
-    page.get_by_label("Rate", exact=True).fill("2")
-    page.get_by_label("Duration").fill("5s")
-    page.get_by_label("SLO target", exact=True).fill("0.5")
-    page.get_by_label("Run id").fill("browser-run")
+    page.get_by_role("textbox", name="Rate").fill("2")
+    page.get_by_role("textbox", name="Duration").fill("5s")
+    page.get_by_role("textbox", name="SLO target").fill("0.5")
+    page.get_by_role("textbox", name="Run id").fill("browser-run")
     page.get_by_role("button", name="Start", exact=True).click()
     expect(page.get_by_text("browser-run").first).to_be_visible(timeout=30_000)
     expect(page.get_by_text(re.compile("The run ended with exit code"))).to_be_visible(timeout=120_000)
@@ -212,9 +213,9 @@ def test_a_load_test_is_started_and_its_verdict_shown(open_page: Open):
 def test_a_load_test_can_be_stopped(open_page: Open):
     page = open_page("/load_tests")
     page.get_by_text("Start a load test").click()
-    page.get_by_label("Rate", exact=True).fill("1")
-    page.get_by_label("Duration").fill("120s")
-    page.get_by_label("Run id").fill("stopped-run")
+    page.get_by_role("textbox", name="Rate").fill("1")
+    page.get_by_role("textbox", name="Duration").fill("120s")
+    page.get_by_role("textbox", name="Run id").fill("stopped-run")
     page.get_by_role("button", name="Start", exact=True).click()
     page.get_by_role("button", name="Stop", exact=True).click(timeout=40_000)
     expect(page.get_by_text(re.compile("The run ended with exit code"))).to_be_visible(timeout=90_000)
@@ -302,13 +303,13 @@ def test_a_page_that_is_not_live_does_not_change(open_page: Open, live: LiveApi)
     wait_until_drawn(page)
     page.get_by_text("Live", exact=True).click()
     wait_until_drawn(page)
-    tile = page.get_by_test_id("stMetric").filter(has_text="In flight").get_by_test_id("stMetricValue")
-    before = tile.inner_text()
+    value = metric(page, "In flight")
+    before = value.inner_text()
     order_id = live.start(review="manual")
     page.wait_for_timeout(5_000)
-    assert tile.inner_text() == before
+    assert value.inner_text() == before
     page.get_by_text("Live", exact=True).click()
-    expect(tile).not_to_have_text(before, timeout=8_000)
+    expect(value).not_to_have_text(before, timeout=8_000)
     live.signal(order_id, "cancel", reason="done", cancelled_by="test")
 
 
