@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import plotly.graph_objects as go
 
@@ -13,18 +14,20 @@ HEIGHT = 340
 _LINES = ((0.5, "p50", "solid"), (0.95, "p95", "dash"), (0.99, "p99", "dot"), (1.0, "longest", "dashdot"))
 
 
-def percentiles(
-    slices: Sequence[Slice],
-    plan: Plan,
-    palette: Palette,
-    limit_ms: int,
-    faults: list[FaultSpan],
-    disturbances: list[Disturbance],
-) -> go.Figure:
+class TimeRange(NamedTuple):
+    """The orders of a chart, and what affected them."""
+
+    plan: Plan
+    limit_ms: int
+    faults: list[FaultSpan]
+    disturbances: list[Disturbance]
+
+
+def percentiles(slices: Sequence[Slice], time_range: TimeRange, palette: Palette) -> go.Figure:
     """Return p50, p95, p99 and the longest time of each time slice, in seconds."""
     figure = go.Figure()
     colours = (palette.success, palette.info, palette.accent, palette.warning)
-    at, rows = _with_gaps(slices, plan)
+    at, rows = _with_gaps(slices, timedelta(seconds=time_range.plan.slice_seconds))
     for (share, name, dash), colour in zip(_LINES, colours, strict=True):
         figure.add_scatter(
             x=at,
@@ -36,28 +39,16 @@ def percentiles(
             customdata=[0 if row is None else row.orders for row in rows],
             hovertemplate="%{x|%H:%M:%S}  " + name + " %{y:.3f} s of %{customdata:,} orders<extra></extra>",
         )
-    apply_layout(figure, palette, height=HEIGHT)
+    _finish(figure, time_range, palette, limit_at=time_range.limit_ms / 1000)
     figure.update_yaxes(title="completion, s", rangemode="tozero")
-    figure.update_xaxes(title="accepted (UTC)", range=[plan.since, plan.until])
-    limit_line(figure, palette, limit_ms / 1000, limit_ms / 1000, vertical=False)
-    draw_faults_and_disturbances(
-        figure, palette, faults, disturbances, plan.since, plan.until, limit_ms / 1000
-    )
     return figure
 
 
-def heatmap(
-    cells: Sequence[Cell],
-    plan: Plan,
-    palette: Palette,
-    limit_ms: int,
-    faults: list[FaultSpan],
-    disturbances: list[Disturbance],
-) -> go.Figure:
+def heatmap(cells: Sequence[Cell], time_range: TimeRange, palette: Palette) -> go.Figure:
     """Return the number of orders by time slice and completion time."""
     # All buckets and slices between the first and the last: Plotly would stretch a cell over a gap.
     edges = _edges(min(cell.upto_ms for cell in cells), max(cell.upto_ms for cell in cells)) if cells else []
-    width = timedelta(seconds=plan.slice_seconds)
+    width = timedelta(seconds=time_range.plan.slice_seconds)
     starts = _slice_starts(cells, width)
     counts = {(cell.upto_ms, cell.at): cell.orders for cell in cells}
     figure = go.Figure(
@@ -76,15 +67,20 @@ def heatmap(
             xgap=1,
         )
     )
-    apply_layout(figure, palette, height=HEIGHT)
-    top = max(edges[-1] if edges else 0, limit_ms)
-    figure.update_yaxes(title="completion", **log_ticks(edge_below(edges[0]) if edges else 1000, top))
-    figure.update_xaxes(title="accepted (UTC)", range=[plan.since, plan.until])
-    limit_line(figure, palette, log_seconds(limit_ms), limit_ms / 1000, vertical=False)
-    draw_faults_and_disturbances(
-        figure, palette, faults, disturbances, plan.since, plan.until, limit_ms / 1000
-    )
+    _finish(figure, time_range, palette, limit_at=log_seconds(time_range.limit_ms))
+    low_ms, high_ms = (edge_below(edges[0]), edges[-1]) if edges else (1000, 0)
+    figure.update_yaxes(title="completion", **log_ticks(low_ms, max(high_ms, time_range.limit_ms)))
     return figure
+
+
+def _finish(figure: go.Figure, time_range: TimeRange, palette: Palette, *, limit_at: float) -> None:
+    plan, limit_seconds = time_range.plan, time_range.limit_ms / 1000
+    apply_layout(figure, palette, height=HEIGHT)
+    figure.update_xaxes(title="accepted (UTC)", range=[plan.since, plan.until])
+    limit_line(figure, palette, limit_at, limit_seconds, vertical=False)
+    draw_faults_and_disturbances(
+        figure, palette, time_range.faults, time_range.disturbances, plan.since, plan.until, limit_seconds
+    )
 
 
 def _slice_starts(cells: Sequence[Cell], width: timedelta) -> list[datetime]:
@@ -101,11 +97,10 @@ def _edges(first_ms: int, last_ms: int) -> list[int]:
     return edges[::-1]
 
 
-def _with_gaps(slices: Sequence[Slice], plan: Plan) -> tuple[list[datetime], list[Slice | None]]:
+def _with_gaps(slices: Sequence[Slice], width: timedelta) -> tuple[list[datetime], list[Slice | None]]:
     """Return slice centres and slices, with an empty slice in each gap so that no line crosses it."""
     at: list[datetime] = []
     rows: list[Slice | None] = []
-    width = timedelta(seconds=plan.slice_seconds)
     for number, row in enumerate(slices):
         at.append(row.at + width / 2)
         rows.append(row)

@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import BinaryIO
@@ -35,6 +33,7 @@ REPORTS = (
 """The files of a finished run that the page offers for download."""
 
 _RUN_ID = "--run-id="
+_PLAIN_OUTPUT = {"NO_COLOR": "1", "COLUMNS": "110"}
 
 
 class LoadTestProcesses:
@@ -55,20 +54,14 @@ class LoadTestProcesses:
             raise UsageError(f"run {others[0]} is in progress; wait for its verdict or stop it")
         options = RunOptions.parse(given)
         arguments = command_line(given | {"run_id": options.run_id})
-        with _open_log(self._log(options.run_id)) as output:
+        with _open_log(self._log(options.run_id)) as log:
             self._children[options.run_id] = subprocess.Popen(
                 [sys.executable, "-m", "loadtest", "run", *arguments],
                 cwd=PROJECT_ROOT,
                 # Only the viewer's key, never one from the dashboard's own environment.
-                env=os.environ
-                | {
-                    "ORDERS_HOME": str(self._home),
-                    "NO_COLOR": "1",
-                    "COLUMNS": "110",
-                    "API_KEY": api_key or "",
-                },
+                env=os.environ | {"ORDERS_HOME": str(self._home), "API_KEY": api_key or "", **_PLAIN_OUTPUT},
                 stdin=subprocess.DEVNULL,
-                stdout=output,
+                stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
@@ -117,18 +110,15 @@ class LoadTestProcesses:
         return self._home / "logs" / f"loadtest-{run_id}.log"
 
 
-@contextmanager
-def _open_log(log: Path) -> Iterator[BinaryIO]:
+def _open_log(path: Path) -> BinaryIO:
     try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        output = log.open("wb")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("wb")
     except OSError as error:
         raise UsageError(
             f"this dashboard cannot start load tests, because it cannot write to disk ({error.strerror}); "
             "use the Locust web UI"
         ) from error
-    with output:
-        yield output
 
 
 def _find(home: Path) -> dict[str, psutil.Process]:

@@ -49,14 +49,18 @@ def latency_charts(plan: Plan, theme: str | None, limit_ms: int) -> LatencyChart
     summary = cached(latency.summary, CHART_SECONDS)(plan)
     buckets = latency.buckets(database, plan)
     slices, cells = latency.over_time(database, plan)
-    faults = latency.fault_spans(database, plan.since, plan.until)
-    disturbances = latency.disturbances(database, plan.since, plan.until)
+    time_range = over_time.TimeRange(
+        plan,
+        limit_ms,
+        latency.fault_spans(database, plan.since, plan.until),
+        latency.disturbances(database, plan.since, plan.until),
+    )
     slowest = latency.slowest(database, plan, buckets, SLOWEST)
     return LatencyCharts(
         distribution.histogram(buckets, palette, limit_ms, summary.times_ms[1.0]),
         distribution.cumulative({"completion": summary.ecdf}, palette, limit_ms),
-        over_time.percentiles(slices, plan, palette, limit_ms, faults, disturbances),
-        over_time.heatmap(cells, plan, palette, limit_ms, faults, disturbances),
+        over_time.percentiles(slices, time_range, palette),
+        over_time.heatmap(cells, time_range, palette),
         time_breakdown.time_breakdown(slowest, palette, limit_ms),
     )
 

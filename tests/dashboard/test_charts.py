@@ -136,12 +136,13 @@ def test_the_cumulative_distribution_is_in_percent_and_names_two_curves():
 
 
 PLAN = Plan(Selection(), NOON, after(600), is_exact=True)
+TIME_RANGE = over_time.TimeRange(PLAN, LIMIT_MS, [], [])
 
 
 def test_percentile_lines_have_a_gap_where_there_are_no_orders():
     times = {0.5: 1_000, 0.95: 2_000, 0.99: 3_000, 1.0: 4_000}
     slices = [Slice(NOON, 3, times), Slice(after(5), 3, times), Slice(after(100), 4, times)]
-    figure = over_time.percentiles(slices, PLAN, LIGHT, LIMIT_MS, [], [])
+    figure = over_time.percentiles(slices, TIME_RANGE, LIGHT)
     assert PLAN.slice_seconds == 5
     assert list(figure.data[0].y) == [1.0, 1.0, None, 1.0]
     assert list(figure.data[3].y) == [4.0, 4.0, None, 4.0]
@@ -149,20 +150,20 @@ def test_percentile_lines_have_a_gap_where_there_are_no_orders():
 
 def test_the_heatmap_has_each_count_in_its_cell():
     cells = [Cell(NOON, 4_089, 2), Cell(after(5), 4_089, 1), Cell(after(5), 4_460, 7)]
-    (heat,) = over_time.heatmap(cells, PLAN, LIGHT, LIMIT_MS, [], []).data
+    (heat,) = over_time.heatmap(cells, TIME_RANGE, LIGHT).data
     assert [list(row) for row in heat.z] == [[2, 1], [None, None], [None, 7]]
 
 
 def test_the_heatmap_is_empty_where_there_are_no_orders():
     cells = [Cell(NOON, 4_089, 2), Cell(after(15), 4_089, 1)]
-    (heat,) = over_time.heatmap(cells, PLAN, LIGHT, LIMIT_MS, [], []).data
+    (heat,) = over_time.heatmap(cells, TIME_RANGE, LIGHT).data
     assert [list(row) for row in heat.z] == [[2, None, None, 1]]
     # The edges of the cells: each cell is as wide as its slice.
     assert list(heat.x) == [NOON, after(5), after(10), after(15), after(20)]
 
 
 def test_adjacent_spans_of_a_profile_are_one_band():
-    figure = over_time.percentiles([], PLAN, LIGHT, LIMIT_MS, [], [])
+    figure = over_time.percentiles([], TIME_RANGE, LIGHT)
     faults = [
         FaultSpan("lossy", 1, NOON, after(60)),
         FaultSpan("lossy", 2, after(60), after(120)),
@@ -177,7 +178,7 @@ def test_adjacent_spans_of_a_profile_are_one_band():
 
 
 def test_faults_and_disturbances_are_drawn_as_bands():
-    figure = over_time.percentiles([], PLAN, LIGHT, LIMIT_MS, [], [])
+    figure = over_time.percentiles([], TIME_RANGE, LIGHT)
     faults = [
         FaultSpan("none", 0, after(-100), after(60)),
         FaultSpan("assignment", 1, after(60), after(120)),
