@@ -7,7 +7,6 @@ when no start was rejected or memory was not sampled throughout; otherwise with 
 """
 
 import argparse
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -61,14 +60,13 @@ class Recovery:
 def overload(settings: Settings, rate: float, seconds: float, faults: str) -> ExitCode:
     """Run the proof and print its report. Raises UsageError when it cannot be run."""
     if rate * seconds < 1:
-        raise UsageError("the run is too short for a single order")
+        raise UsageError("The run is too short for a single order at this rate.")
     with own_stack(settings, "overload") as stack, MemoryUsage.of(stack) as usage:
         run = run_load_test(
             stack.settings, "overload", "--scenario=start-only", "--exclude-rejected", f"--faults={faults}",
             f"--stages={seconds:g}s@{rate:g},{NORMAL_SECONDS:g}s@{NORMAL_RATE:g}",
         )  # fmt: skip
-        with (run.directory / "orders.csv").open(encoding="utf-8") as file:
-            recovery = recovery_of(list(csv.DictReader(file)), run.report["started_at"], seconds)
+        recovery = recovery_of(run.orders(), run.report["started_at"], seconds)
     print_report(run, [recovery_text(recovery)], memory_report(usage))
     unproven = usage.gaps()
     if not run.report["run"]["rejected"]:

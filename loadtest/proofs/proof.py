@@ -1,5 +1,6 @@
-"""A proof: a load test on a stack of its own, with checks beyond those of its verdict."""
+"""Proofs: load tests on their own stack, with checks beyond those of the verdict."""
 
+import csv
 import json
 import shutil
 import signal
@@ -33,6 +34,14 @@ class FinishedRun:
     report: Json
     directory: Path
 
+    def orders(self) -> list[dict[str, str]]:
+        """Return the rows of orders.csv. Raises OrderSystemError when that report is missing."""
+        try:
+            with (self.directory / "orders.csv").open(encoding="utf-8") as file:
+                return list(csv.DictReader(file))
+        except FileNotFoundError:
+            raise OrderSystemError(f"Run {self.report['run_id']} has no orders.csv.") from None
+
 
 def run_load_test(settings: Settings, name: str, *options: str) -> FinishedRun:
     """Run `python -m loadtest run` against the stack of these settings; its output goes to stderr.
@@ -47,7 +56,7 @@ def run_load_test(settings: Settings, name: str, *options: str) -> FinishedRun:
     )  # fmt: skip
     directory = settings.home / "reports" / run_id
     if not (directory / "verdict.json").exists():
-        raise OrderSystemError(f"run {run_id} ended without a verdict (exit code {finished.returncode})")
+        raise OrderSystemError(f"Run {run_id} ended without a verdict (exit code {finished.returncode}).")
     report = json.loads((directory / "verdict.json").read_text(encoding="utf-8"))
     return FinishedRun(ExitCode(finished.returncode), report, directory)
 
@@ -91,9 +100,9 @@ def own_stack(settings: Settings, name: str) -> Iterator[Stack]:
     stack cannot be started.
     """
     if not is_measurable():
-        raise UsageError("memory can only be measured on Linux (/proc/PID/smaps_rollup)")
+        raise UsageError("Memory can only be measured on Linux (/proc/PID/smaps_rollup).")
     if not (settings.uses_embedded_postgres and settings.uses_embedded_temporal):
-        raise UsageError("this measures the embedded stack: unset DATABASE_URL and TEMPORAL_ADDRESS")
+        raise UsageError("This measures the embedded stack: unset DATABASE_URL and TEMPORAL_ADDRESS.")
     home = Path(tempfile.mkdtemp(prefix=f"orders-{name}-")).resolve()
     stack = Stack(settings.isolated(home))
     try:

@@ -37,7 +37,7 @@ MIN_MINUTES = 15.0
 def soak(settings: Settings, minutes: float, rate: float, faults: str) -> ExitCode:
     """Run the proof and print its report. Raises UsageError when it cannot be run."""
     if minutes * 60 * rate < 1:
-        raise UsageError("the run is too short for a single order")
+        raise UsageError("The run is too short for a single order at this rate.")
     with own_stack(settings, "soak") as stack:
         layout = Layout.of(stack.settings)
         before = DiskUsage.of(layout)

@@ -1,11 +1,8 @@
-"""Schedules, options and the search for the capacity, as pure functions."""
+"""Schedules and options, as pure functions."""
 
 import itertools
 import statistics
 import time
-from collections.abc import Callable
-from pathlib import Path
-from random import Random
 
 import pytest
 from hypothesis import given
@@ -13,22 +10,8 @@ from hypothesis import strategies as st
 
 from loadtest.chaos.disturbance import Disturbance, parse_chaos
 from loadtest.generator.arrivals import OpenLoop, due_times, planned_orders, worker_schedule
-from loadtest.generator.survival import SurvivalCurve
 from loadtest.options import RunOptions, Stage
-from loadtest.proofs.capacity import (
-    RETRY_LATE_ALLOWANCE,
-    Finding,
-    Probe,
-    SearchPlan,
-    capacity_of,
-    capacity_text,
-    finding_of,
-    search,
-    write_results,
-)
-from loadtest.verdict.slo import SloVerdict, evaluate_slo, orders_needed
 from orchestrator.errors import UsageError
-from orchestrator.exit_codes import ExitCode
 
 
 def options(**given: object) -> RunOptions:
@@ -145,139 +128,3 @@ def test_chaos() -> None:
 def test_unreadable_chaos(text: str) -> None:
     with pytest.raises(UsageError, match="chaos"):
         parse_chaos(text, 300)
-
-
-def test_how_many_orders_prove_a_target() -> None:
-    assert orders_needed(0, 0.99) == 299
-    assert orders_needed(0, 0.95) == 59
-    for late in (0, 1, 5):
-        needed = orders_needed(late, 0.99)
-        assert evaluate_slo(needed, late, 0.99).verdict is SloVerdict.MET
-        assert evaluate_slo(needed - 1, late, 0.99).verdict is not SloVerdict.MET
-
-
-@given(st.floats(2, 100), st.sampled_from([0.9, 0.95, 0.99]), st.sampled_from([1, 4]))
-def test_a_probe_is_long_enough_for_some_late_orders(rate: float, target: float, late: int) -> None:
-    plan = SearchPlan(min_rate=2, max_rate=100, precision=0.1, seconds=1, target=target)
-    planned = options(rate=rate, duration=f"{plan.probe_seconds(rate, late)}s").orders_at_rate
-    assert evaluate_slo(planned, late, target).verdict is SloVerdict.MET
-
-
-def _found(rate: float, finding: Finding, code: ExitCode = ExitCode.PASSED) -> Probe:
-    late = 50 if finding is Finding.BREACHED else 0
-    return Probe(
-        rate, "p", finding, "v", 1_000, late, late / 1_000, 0.1, 2_000.0, 4_000.0 + rate, exit_code=int(code)
-    )
-
-
-def _probe(capacity: float, rate: float) -> Probe:
-    return _found(rate, Finding.HELD if rate <= capacity else Finding.BREACHED)
-
-
-def searched(plan: SearchPlan, probe: Callable[[float, int], Probe]) -> list[Probe]:
-    return search(plan, probe, lambda _: None, lambda: None)
-
-
-@given(st.floats(2, 99))
-def test_the_search_finds_the_capacity(capacity: float) -> None:
-    plan = SearchPlan(min_rate=2, max_rate=100, precision=0.1, seconds=30, target=0.99)
-    probes = searched(plan, lambda rate, _: _probe(capacity, rate))
-    found = capacity_of(probes)
-    assert found is not None
-    assert found <= capacity <= found * 1.1 + 1e-9
-    assert len(probes) <= 15
-
-
-def test_the_search_ends_when_the_answer_is_clear() -> None:
-    plan = SearchPlan(min_rate=2, max_rate=10, precision=0.1, seconds=30, target=0.99)
-    nothing_holds = searched(plan, lambda rate, _: _probe(0, rate))
-    assert [probe.rate for probe in nothing_holds] == [2]
-    assert capacity_of(nothing_holds) is None
-    everything_holds = searched(plan, lambda rate, _: _probe(1_000, rate))
-    assert everything_holds[-1].rate == 10
-    assert capacity_text(everything_holds, 2) == "10 orders/s"
-    assert capacity_text(nothing_holds, 2) == "below 2 orders/s"
-
-
-def test_a_probe_that_decides_nothing_is_made_again_and_longer() -> None:
-    plan = SearchPlan(min_rate=8, max_rate=18, precision=0.1, seconds=30, target=0.99)
-
-    def probe(rate: float, late: int) -> Probe:
-        """Up to 10/s is held when there is time to see it, and up to 15/s nobody can tell."""
-        decides = rate > 15 or (rate <= 10 and late == RETRY_LATE_ALLOWANCE)
-        return _probe(10, rate) if decides else _found(rate, Finding.UNDECIDED, ExitCode.NOT_PROVEN)
-
-    probes = searched(plan, probe)
-    assert [probe.rate for probe in probes[:4]] == [8, 8, 12, 12]
-    assert capacity_text(probes, 8) == "9.8 orders/s, undecided at 10.3, 10.8, 12"
-
-
-def test_a_search_says_which_rate_was_breached() -> None:
-    plan = SearchPlan(min_rate=8, max_rate=100, precision=0.1, seconds=30, target=0.99)
-    assert (
-        capacity_text(searched(plan, lambda rate, _: _probe(10, rate)), 8) == "9.8 orders/s, breached at 10.3"
-    )
-    nothing = searched(plan, lambda rate, _: _found(rate, Finding.UNDECIDED, ExitCode.NOT_PROVEN))
-    assert capacity_text(nothing, 8) == "unknown, undecided at 8"
-
-
-def test_an_invalid_probe_is_made_again_when_the_machine_has_recovered() -> None:
-    plan = SearchPlan(min_rate=2, max_rate=2, precision=0.1, seconds=30, target=0.99)
-    invalid, held = _found(2, Finding.UNDECIDED, ExitCode.INVALID_RUN), _probe(9, 2)
-    made, recovered = [invalid, held], []
-    assert search(plan, lambda *_: made.pop(0), lambda _: None, lambda: recovered.append(1)) == [
-        invalid,
-        held,
-    ]
-    assert len(recovered) == 1
-    again = searched(plan, lambda *_: invalid)
-    assert again == [invalid, invalid]
-    assert again[-1].stop_reason == "the run at 2/s was invalid, see run p"
-
-
-@pytest.mark.parametrize(
-    ("code", "late", "stopped_after", "finding"),
-    [
-        (ExitCode.PASSED, 1, None, Finding.HELD),
-        (ExitCode.NOT_PROVEN, 2, 20.0, Finding.UNDECIDED),
-        (ExitCode.LIMIT_BREACHED, 3, 20.0, Finding.UNDECIDED),  # of 200 a breach, of 473 perhaps none
-        (ExitCode.LIMIT_BREACHED, 5, 20.0, Finding.BREACHED),
-        (ExitCode.LIMIT_BREACHED, 3, None, Finding.BREACHED),
-        (ExitCode.INVALID_RUN, 0, None, Finding.UNDECIDED),
-    ],
-)
-def test_what_a_verdict_says_of_a_rate(
-    code: ExitCode, late: int, stopped_after: float | None, finding: Finding
-) -> None:
-    limit = {"orders": 200, "late": late, "target": 0.99}
-    told = {"exit_code": int(code), "limit": limit}
-    told["run"] = {"planned": 473, "stopped_after_seconds": stopped_after}
-    assert finding_of(told) is finding
-
-
-@pytest.mark.parametrize("mean", [2.5, 8.0])
-def test_moments_of_a_life_are_drawn_from_what_orders_live(mean: float) -> None:
-    random = Random(1)
-    lifetimes = SurvivalCurve()
-    assert lifetimes.span_seconds() == 5.0, "until it is known"
-    spans = []
-    for _ in range(1_000):
-        lives = random.gauss(mean, 0.2 * mean)
-        cancelled_at = random.uniform(0, lifetimes.span_seconds())
-        if cancelled_at < lives:
-            lifetimes.add_censored(cancelled_at)
-        else:
-            lifetimes.add_finished(lives)
-        spans.append(lifetimes.span_seconds())
-    # Nine of ten live up to 1.26 times the mean; few of those that are cancelled show it.
-    assert 1.1 * mean < statistics.median(spans[200:]) < 1.5 * mean
-    assert all(mean < span < 2.5 * mean for span in spans[200:])
-
-
-def test_the_capacity_is_drawn(tmp_path: Path) -> None:
-    plan = SearchPlan(min_rate=2, max_rate=20, precision=0.2, seconds=30, target=0.99)
-    probes = searched(plan, lambda rate, _: _probe(9, rate))
-    files = {file.name: file for file in write_results(probes, plan, 15.0, tmp_path / "c")}
-    page = files["capacity.html"].read_text()
-    assert "late, %" in page
-    assert "p99, s" in page

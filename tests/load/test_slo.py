@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from loadtest.verdict.slo import SloVerdict, evaluate_slo, upper_bound
+from loadtest.verdict.slo import SloVerdict, evaluate_slo, orders_needed, upper_bound
 
 
 def test_a_late_share_equal_to_the_allowed_share_is_not_a_breach() -> None:
@@ -30,3 +30,12 @@ def test_the_upper_bound_takes_less_than_5_ms() -> None:
     for late in range(5_000, 5_050):
         upper_bound(late, 50_000)
     assert (time.process_time() - began) / 50 < 0.005
+
+
+def test_orders_needed_is_the_smallest_number_that_proves_the_target() -> None:
+    assert orders_needed(0, 0.99) == 299
+    assert orders_needed(0, 0.95) == 59
+    for late in (0, 1, 5):
+        needed = orders_needed(late, 0.99)
+        assert evaluate_slo(needed, late, 0.99).verdict is SloVerdict.MET
+        assert evaluate_slo(needed - 1, late, 0.99).verdict is not SloVerdict.MET
