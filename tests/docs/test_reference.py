@@ -137,3 +137,9 @@ def test_every_route_of_the_api() -> None:
 def test_every_activity() -> None:
     documented = first_column(section(REFERENCE / "workflows.md", "## Activities"))
     assert sorted(documented) == sorted(each.value for each in Activity)
+
+
+def test_every_table_of_the_database() -> None:
+    migrations = "".join(file.read_text() for file in (PROJECT_ROOT / "db" / "migrations").glob("*.sql"))
+    existing = set(re.findall(r"^create table ([a-z_.]+)", migrations, re.MULTILINE))
+    assert set(first_column((REFERENCE / "database-tables.md").read_text())) == existing
