@@ -1,7 +1,8 @@
-"""What the doctor asks of the database, over one connection of its own."""
+"""The state of the order database, for `orders doctor`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from pathlib import Path
 from time import perf_counter
 
 from psycopg import AsyncConnection
@@ -11,64 +12,106 @@ from db import queries
 from db.database import Row
 from db.sqlstate import translate_errors
 
-_SQL = queries.load("diagnostics.sql")
-
 STATEMENT_TIMEOUT_MS = 1_500
+
+_SQL = queries.load("diagnostics.sql")
+_MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
 
 
 @dataclass(frozen=True)
-class DatabaseLook:
-    """`clock` was read when this process's clock stood between `asked_at` and `answer_ms` later.
+class Session:
+    """A session that has executed one statement, or been idle in a transaction, for 2 seconds or more."""
 
-    `orders` holds what is asked of the books themselves; None before the first migration.
+    pid: int
+    application: str
+    seconds: float
+    statement: str
+    is_idle: bool = False
+    waits: bool = False
+    """For a lock."""
+
+
+@dataclass(frozen=True)
+class DatabaseState:
+    version: int
+    """As PostgreSQL numbers versions, for example 180004."""
+
+    version_text: str
+    response_ms: float
+    connections: int
+    hidden_connections: int
+    """Connections of other users, whose statements this user cannot see."""
+
+    max_connections: int
+    clock_ahead_seconds: float = 0.0
+    """Relative to this machine; negative if the database is behind."""
+
+    sessions: tuple[Session, ...] = ()
+    pending_migrations: tuple[str, ...] = ()
+    unknown_migrations: tuple[str, ...] = ()
+    partition_days_ahead: float | None = None
+    """None before the first migration, as `acceptance_gap_seconds`."""
+
+    overdue: int = 0
+    overdue_examples: tuple[str, ...] = ()
+    repeated_compensations: tuple[str, ...] = ()
+    """Orders whose refund or recall has had `compensation_attempts` attempts or more."""
+
+    acceptance_gap_seconds: float | None = None
+    """Shortest time between acceptance (Temporal's clock) and first event (the database's clock) among the
+    most recent orders; None without orders."""
+
+
+async def database_state(
+    url: str, *, compensation_attempts: int, clock: Callable[[], float]
+) -> DatabaseState:
+    """Return the state of the database. `clock` returns this machine's time, in seconds since the epoch.
+
+    Raises DatabaseError, also if a statement takes longer than 1.5 s.
     """
-
-    answer_ms: float
-    server: Row
-    sessions: list[Row]
-    migrations: list[str]
-    days_ahead: float | None
-    overdue: Row | None
-    stuck_undoing: list[str]
-    acceptance_gap_seconds: float | None
-
-    @property
-    def clock(self) -> datetime:
-        at: datetime = self.server["clock"]
-        return at
-
-
-async def look(url: str, *, undo_tries: int) -> DatabaseLook:
-    """Raises DatabaseUnavailable when the database does not answer, or a statement takes longer than 1.5 s."""
     with translate_errors():
         async with await AsyncConnection.connect(
-            url,
-            autocommit=True,
-            row_factory=dict_row,
-            connect_timeout=2,
-            application_name="doctor",
+            url, autocommit=True, row_factory=dict_row, connect_timeout=2, application_name="doctor"
         ) as connection:
 
             async def rows(name: str, parameters: Row | None = None) -> list[Row]:
                 return await (await connection.execute(_SQL[name], parameters)).fetchall()
 
             await connection.execute(f"set statement_timeout = {STATEMENT_TIMEOUT_MS}")
-            began = perf_counter()
+            sent_at, began = clock(), perf_counter()
             (server,) = await rows("server")
-            answer_ms = (perf_counter() - began) * 1000
-            sessions = await rows("sessions")
-            migrations = (
-                [row["version"] for row in await rows("migrations")] if server["has_migrations"] else []
-            )
-            if not server["has_partitions"]:
-                return DatabaseLook(answer_ms, server, sessions, migrations, None, None, [], None)
-            return DatabaseLook(
-                answer_ms=answer_ms,
-                server=server,
-                sessions=sessions,
-                migrations=migrations,
-                days_ahead=(await rows("days_ahead"))[0]["days"],
-                overdue=(await rows("overdue"))[0],
-                stuck_undoing=[row["order_id"] for row in await rows("stuck_undoing", {"tries": undo_tries})],
-                acceptance_gap_seconds=(await rows("acceptance_gap"))[0]["seconds"],
+            response_seconds = perf_counter() - began
+            # The database read its clock between sending and receiving; only a time outside of that is an
+            # offset.
+            early = server["clock"].timestamp() - sent_at
+            late = early - response_seconds
+            applied = [row["version"] for row in await rows("migrations")] if server["has_migrations"] else []
+            ours = {path.name.split("_")[0]: path.name for path in _MIGRATIONS.glob("*.sql")}
+            orders: Row = {}
+            if server["has_partitions"]:
+                attempts = {"attempts": compensation_attempts}
+                overdue = (await rows("overdue"))[0]
+                orders = {
+                    "partition_days_ahead": (await rows("partition_days_ahead"))[0]["days"],
+                    "overdue": overdue["orders"],
+                    "overdue_examples": tuple(overdue["examples"] or ()),
+                    "repeated_compensations": tuple(
+                        row["order_id"] for row in await rows("repeated_compensations", attempts)
+                    ),
+                    "acceptance_gap_seconds": (await rows("acceptance_gap"))[0]["seconds"],
+                }
+            return DatabaseState(
+                version=server["version"],
+                version_text=server["version_text"],
+                response_ms=response_seconds * 1000,
+                connections=server["connections"],
+                hidden_connections=server["hidden"],
+                max_connections=server["max_connections"],
+                clock_ahead_seconds=max(late, 0.0) + min(early, 0.0),
+                sessions=tuple(Session(**row) for row in await rows("sessions")),
+                pending_migrations=tuple(
+                    name for version, name in sorted(ours.items()) if version not in applied
+                ),
+                unknown_migrations=tuple(version for version in applied if version not in ours),
+                **orders,
             )

@@ -1,4 +1,4 @@
--- What the doctor asks of the database. Each statement is quick, however many orders there are.
+-- Statements of `orders doctor`. Their time does not depend on the number of orders.
 
 -- name: server
 select current_setting('server_version_num')::int as version, current_setting('server_version') as version_text,
@@ -8,14 +8,14 @@ select current_setting('server_version_num')::int as version, current_setting('s
     to_regclass('schema_migrations') is not null as has_migrations,
     to_regclass('dropped_events') is not null as has_partitions
 from (
-    -- Of other users' sessions one without pg_read_all_stats sees that they are there, not what they are or do.
+    -- Without pg_read_all_stats, a user can count the sessions of other users but not see what they do.
     select count(*)::int as connections, count(*) filter (where backend_type is null)::int as hidden
     from pg_stat_activity
     where datid is not null and usesysid is not null and coalesce(backend_type, 'client backend') = 'client backend'
 ) sessions;
 
 -- name: sessions
--- Sessions of this database that have been at one thing for over two seconds, the longest first.
+-- Sessions of this database with a statement or transaction of more than 2 s, the longest first.
 select pid, coalesce(application_name, '') as application,
     extract(epoch from clock_timestamp() - case when state = 'active' then query_start else xact_start end)::float8
         as seconds,
@@ -31,22 +31,22 @@ limit 5;
 -- name: migrations
 select version from schema_migrations order by version;
 
--- name: days_ahead
+-- name: partition_days_ahead
 select extract(epoch from from_at - now())::float8 / 86400 as days from event_partitions() where to_at is null;
 
 -- name: overdue
--- A second of grace: an outcome may be written at the very deadline.
+-- 1 s after the deadline, because an outcome can be recorded at the deadline.
 select count(*) as orders, (array_agg(order_id order by deadline_at))[1:3] as examples
 from orders where state < 'completed' and deadline_at < now() - interval '1 second';
 
--- name: stuck_undoing
+-- name: repeated_compensations
 select s.order_id from step_attempts s join orders o using (order_id)
-where s.step in ('refund', 'recall') and s.attempt >= %(tries)s and o.state < 'completed'
+where s.step in ('refund', 'recall') and s.attempt >= %(attempts)s and o.state < 'completed'
 order by s.attempt desc
 limit 3;
 
 -- name: acceptance_gap
--- The last orders of ten minutes, and the least time from their acceptance to their first event.
+-- Shortest time from acceptance to the first event among the last 20 orders of ten minutes.
 select extract(epoch from min(e.at - o.accepted_at))::float8 as seconds
 from (
     select order_id, accepted_at from orders

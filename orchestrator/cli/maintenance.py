@@ -124,7 +124,7 @@ def _measurements(observed: "Observations") -> list[str]:
     if observed.stack is not None and observed.stack.is_up:
         lines.append(f"stack     {len(observed.stack.processes)} components, {len(observed.ports)} ports")
     database = observed.database
-    if database is not None and database.error is None:
+    if database is not None:
         lines.append(
             f"database  PostgreSQL {database.version_text}, response in {database.response_ms:.1f} ms, "
             f"{database.connections} of {database.max_connections} connections"
@@ -134,7 +134,7 @@ def _measurements(observed: "Observations") -> list[str]:
                 f"          {database.hidden_connections} connections belong to other users; their locks and "
                 "statements are not visible"
             )
-    if observed.temporal is not None and observed.temporal.error is None:
+    if observed.temporal is not None:
         waiting = ", ".join(f"{queue.name} {queue.backlog} waiting" for queue in observed.temporal.queues)
         lines.append(f"queues    Temporal {observed.temporal.version}: {waiting}")
     return lines

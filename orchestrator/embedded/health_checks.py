@@ -4,7 +4,7 @@ import asyncio
 import http.client
 import threading
 from collections.abc import Coroutine
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from orchestrator.settings import Settings
@@ -87,23 +87,13 @@ class HealthChecks:
 
     async def _last_polls(self, task_queue: str) -> dict[str, datetime]:
         # Imported while the servers start: the SDK takes 0.5 s to load.
-        from temporalio.api.enums.v1 import TaskQueueType
-        from temporalio.api.taskqueue.v1 import TaskQueue
-        from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
-
+        from orchestrator.task_queues import describe_task_queue, poll_times
         from orchestrator.temporal_client import connect
 
         if self._client is None:
             self._client = await connect(self._settings, identity="stack")
-        response = await self._client.workflow_service.describe_task_queue(
-            DescribeTaskQueueRequest(
-                namespace=self._client.namespace,
-                task_queue=TaskQueue(name=task_queue),
-                task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-            ),
-            timeout=timedelta(seconds=TIMEOUT_SECONDS),
-        )
-        return {poller.identity: poller.last_access_time.ToDatetime(UTC) for poller in response.pollers}
+        timeout = timedelta(seconds=TIMEOUT_SECONDS)
+        return poll_times(await describe_task_queue(self._client, task_queue, timeout=timeout))
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T | None:
         """Return the result of the call; None if Temporal is unavailable."""

@@ -49,18 +49,18 @@ def migrate(settings: Settings) -> None:
         # The migration lock is inside the database, so two processes may try to create it. One of them fails
         # and finds the database the second time.
         if last_attempt or not settings.uses_embedded_postgres:
-            output = (done.stderr or done.stdout).strip().splitlines()
+            output = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
             raise StackError(
-                f"A migration failed: {output[-1] if output else 'no output'}. Each migration of {MIGRATIONS} is "
-                "applied as a whole or not at all; correct the cause and start again."
+                f"A migration of {MIGRATIONS} failed: {output[-1]}. Correct the cause "
+                "and start again: each migration is applied as a whole or not at all."
             )
 
 
 def _with_ssl_mode(url: str) -> str:
     """Return the URL with an explicit sslmode, by a test connection with libpq.
 
-    By default libpq falls back to a connection without TLS, but dbmate's driver does not. Raises StackError if
-    the connection fails.
+    By default libpq falls back to a connection without TLS, but dbmate's driver does not. Raises StackError
+    if the connection fails.
     """
     import psycopg
 

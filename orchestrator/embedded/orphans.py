@@ -20,8 +20,8 @@ STOP_SECONDS = 5.0
 def end_orphans(layout: Layout) -> None:
     """End every process of an earlier stack on this ORDERS_HOME and remove its control files.
 
-    The processes are known by an environment variable of theirs. The caller holds the stack's lock and has made
-    sure that no supervisor responds.
+    The processes are known by an environment variable of theirs. The caller holds the stack's lock and has
+    made sure that no supervisor responds.
     """
     orphans = _processes_of(layout)
     supervisor_pid = _recorded_supervisor(layout)

@@ -72,8 +72,8 @@ def account(layout: Layout) -> Account | None:
 def prepare(layout: Layout) -> list[str]:
     """Create the data directory if necessary, and remove the lock files of a killed server.
 
-    Returns a sentence for each change outside of ORDERS_HOME that a server under another user than root needs.
-    Raises StackError if the data belongs to another PostgreSQL version or user, or cannot be created.
+    Returns a sentence for each change outside of ORDERS_HOME that a server under another user than root
+    needs. Raises StackError if the data belongs to another PostgreSQL version or user, or cannot be created.
     """
     data = layout.postgres_data
     changes: list[str] = []
@@ -124,7 +124,8 @@ def _check_version(data: Path) -> None:
 
 
 def _initialise(data: Path, user: Account | None) -> list[Path]:
-    """Create the data in another directory and rename it, so that an interrupted start leaves no partial data.
+    """Create the data in another directory and rename it, so that an interrupted start leaves no partial
+    data.
 
     Returns the result of `_grant_access`.
     """
@@ -230,7 +231,8 @@ def _add_permissions(path: Path, permissions: int) -> bool:
 def _remove_stale_locks(layout: Layout) -> None:
     """Remove the lock files of a killed server. Raises StackError if a server uses the data.
 
-    PostgreSQL keeps such a file if another process has the recorded process id, which is likely in a container.
+    PostgreSQL keeps such a file if another process has the recorded process id, which is likely in a
+    container.
     """
     users = servers_on(layout.postgres_data)
     if users:

@@ -78,7 +78,8 @@ def check_disk(layout: Layout) -> None:
     if free < FREE_BYTES_NEEDED:
         raise StackError(
             f"The disk of ORDERS_HOME ({layout.home}) has {free // 2**20} MB free and "
-            f"{FREE_BYTES_NEEDED // 2**20} MB are needed; free some space, or set ORDERS_HOME to another disk."
+            f"{FREE_BYTES_NEEDED // 2**20} MB are needed; free some space, or set ORDERS_HOME to another "
+            "disk."
         )
 
 

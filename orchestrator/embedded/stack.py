@@ -79,8 +79,8 @@ class Stack:
         """Start the stack and return when every component is healthy; return False if it was up already.
 
         With `bound`, the stack stops when the calling process ends (Linux only, from the main thread only).
-        Stops everything and raises StackError if a component does not become healthy. Raises UsageError if the
-        stack would listen on other interfaces than loopback without API keys.
+        Stops everything and raises StackError if a component does not become healthy. Raises UsageError if
+        the stack would listen on other interfaces than loopback without API keys.
         """
         if bound and threading.current_thread() is not threading.main_thread():
             raise ValueError("a bound stack must be started from the main thread")
@@ -185,7 +185,8 @@ class Stack:
     def wait_until_healthy(
         self, names: Sequence[str] | None = None, *, healthy_seconds: float = HEALTHY_SECONDS
     ) -> None:
-        """Wait until these components (default: all) are healthy. Raises StackError if they are not in time."""
+        """Wait until these components (default: all) are healthy. Raises StackError if they are not in
+        time."""
         running = self.running_settings()
         awaited = [component for component in self._plan(running) if names is None or component.name in names]
         with HealthChecks(running) as checks:

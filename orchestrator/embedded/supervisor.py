@@ -47,8 +47,8 @@ logfile_maxbytes=10MB
 logfile_backups=2
 """
 
-# startsecs=0: restart immediately, without a limit and without backoff. A component that exits because another
-# one is unavailable must be back soon after that one.
+# startsecs=0: restart immediately, without a limit and without backoff. A component that exits because
+# another one is unavailable must be back soon after that one.
 _CONFIG_PROGRAM = """
 [program:{name}]
 command=%(ENV_ORDERS_LAUNCHER)s supervisor/{name}.json
@@ -135,8 +135,8 @@ def _write_spec(
 def start_supervisor(layout: Layout, environment: Mapping[str, str], *, bound: bool) -> int:
     """Start supervisord without components and return its process id when it responds.
 
-    With `bound`, it stops everything when this process ends (Linux only; call this from the main thread, because
-    the kernel's parent-death signal depends on the thread). Raises StackError if it does not start.
+    With `bound`, it stops everything when this process ends (Linux only; call this from the main thread,
+    because the kernel's parent-death signal depends on the thread). Raises StackError if it does not start.
     """
     _write_spec(
         layout.spec("supervisord"),
@@ -178,8 +178,8 @@ def _wait_until_it_responds(layout: Layout, pid: int) -> None:
     while not control.responds():
         if _has_ended(pid) or time.monotonic() > not_after:
             raise StackError(
-                f"The process supervisor did not start. Read {layout.supervisor_output}, correct the cause and "
-                "start again."
+                f"The process supervisor did not start. Read {layout.supervisor_output}, correct the cause "
+                "and start again."
             )
         time.sleep(POLL_SECONDS)
 

@@ -236,7 +236,6 @@ async def test_sessions_of_other_users_are_counted_and_reported_as_hidden(postgr
     with postgres.fresh_database() as url, psycopg.connect(url):
         settings = external(tmp_path, make_conninfo(url, user="orders_writer"))
         database = (await observe(settings)).database
-        assert database.error is None
         assert database.connections >= 2
         assert 1 <= database.hidden_connections < database.connections
         environment = {"ORDERS_HOME": str(tmp_path), "DATABASE_URL": settings.order_database_url}

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
+from db.maintenance.diagnostics import DatabaseState, Session
 from orchestrator.operations.doctor import diagnose, findings
 from orchestrator.operations.doctor.observations import (
-    DatabaseState,
     DiskSpace,
     Observations,
     PortState,
     ProcessState,
     QueueState,
-    Session,
     StackState,
     TemporalState,
 )
@@ -34,6 +33,8 @@ HEALTHY = Observations(
         version_text="18.4",
         response_ms=1.0,
         connections=20,
+        hidden_connections=0,
+        max_connections=100,
         partition_days_ahead=7.2,
         acceptance_gap_seconds=0.01,
     ),
@@ -41,6 +42,9 @@ HEALTHY = Observations(
         version="1.32.0", queues=(QueueState("order-tq", True), QueueState("shipping-tq", True))
     ),
 )
+
+NO_DATABASE = replace(HEALTHY, database=None, database_error="connection refused")
+NO_TEMPORAL = replace(HEALTHY, temporal=None, temporal_error="connection refused")
 
 
 def stack(**changes: Any) -> Observations:
@@ -77,7 +81,7 @@ CASES: list[tuple[str, Observations, str]] = [
     ("api-unavailable", replace(HEALTHY, api_responds=False), "API"),
     ("disk-full", replace(HEALTHY, disk=DiskSpace(Path("/srv"), GB // 2, 4 * GB)), "0.5 GB"),
     ("disk-full", replace(HEALTHY, disk=DiskSpace(Path("/srv"), 4 * GB, 100 * GB)), "4.0 GB"),
-    ("database-unavailable", database(error="connection refused"), "connection refused"),
+    ("database-unavailable", NO_DATABASE, "connection refused"),
     ("database-old", database(version=170002, version_text="17.2"), "17.2"),
     ("migrations-pending", database(pending_migrations=("20261124_x.sql",)), "20261124_x.sql"),
     ("migrations-unknown", database(unknown_migrations=("29991231",)), "29991231"),
@@ -87,7 +91,7 @@ CASES: list[tuple[str, Observations, str]] = [
     ("database-locked", session(seconds=3.0, waits=True), "waiting 3 s"),
     ("database-idle-transaction", session(is_idle=True), "in a transaction for 100 s"),
     ("database-long-statement", session(), "100 s: select 1"),
-    ("temporal-unavailable", temporal(error="connection refused"), "connection refused"),
+    ("temporal-unavailable", NO_TEMPORAL, "connection refused"),
     ("temporal-old", temporal(version="1.24.2"), "1.24.2"),
     ("queue-without-workers", temporal(queues=(QueueState("order-tq", False),)), "order-tq"),
     ("queue-backlog", temporal(queues=(QueueState("order-tq", True, 40, 9.0),)), "40 tasks are waiting"),
@@ -174,6 +178,6 @@ def test_a_value_just_below_its_threshold_is_not_a_finding(below: Callable[[], O
 
 @pytest.mark.parametrize(("is_embedded", "advice"), [(True, "postgres.log"), (False, "DATABASE_URL")])
 def test_the_advice_depends_on_whether_the_server_is_embedded(is_embedded, advice):
-    observed = replace(database(error="gone"), has_embedded_postgres=is_embedded)
+    observed = replace(HEALTHY, database=None, database_error="gone", has_embedded_postgres=is_embedded)
     (found,) = diagnose(observed)
     assert advice in found.advice

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.operations.doctor.observations import DatabaseState, Observations, Session
+from db.maintenance.diagnostics import Session
+from orchestrator.operations.doctor.observations import Observations
 
 RESTART_WINDOW_MINUTES = 10
 MAX_RESTARTS = 3
@@ -128,16 +129,15 @@ def _disk(observed: Observations) -> Iterator[Finding]:
 
 def _database(observed: Observations) -> Iterator[Finding]:
     database, is_embedded = observed.database, observed.has_embedded_postgres
-    if database is None:
-        return
-    if database.error is not None:
+    if observed.database_error is not None:
         yield Finding(
             "database-unavailable",
-            f"PostgreSQL is unavailable: {database.error}.",
+            f"PostgreSQL is unavailable: {observed.database_error}.",
             f"Read {_log(observed, 'postgres')}."
             if is_embedded
             else "Start that server, or correct DATABASE_URL.",
         )
+    if database is None:
         return
     if database.version < MIN_POSTGRES:
         yield Finding(
@@ -175,7 +175,7 @@ def _database(observed: Observations) -> Iterator[Finding]:
 
 
 def _slow_database(observed: Observations) -> Iterator[Finding]:
-    database = _available(observed)
+    database = observed.database
     if database is None:
         return
     if database.response_ms > SLOW_RESPONSE_MS:
@@ -214,16 +214,15 @@ def _session(session: Session) -> Iterator[Finding]:
 
 def _temporal(observed: Observations) -> Iterator[Finding]:
     temporal = observed.temporal
-    if temporal is None:
-        return
-    if temporal.error is not None:
+    if observed.temporal_error is not None:
         yield Finding(
             "temporal-unavailable",
-            f"Temporal is unavailable: {temporal.error}.",
+            f"Temporal is unavailable: {observed.temporal_error}.",
             f"Read {_log(observed, 'temporal')}."
             if observed.has_embedded_temporal
             else "Start that server, or correct TEMPORAL_ADDRESS.",
         )
+    if temporal is None:
         return
     if _numbers(temporal.version) < MIN_TEMPORAL:
         yield Finding(
@@ -250,7 +249,7 @@ def _temporal(observed: Observations) -> Iterator[Finding]:
 
 def _versions(observed: Observations) -> Iterator[Finding]:
     temporal = observed.temporal
-    if temporal is None or temporal.error is not None:
+    if temporal is None:
         return
     set_current = f"temporal worker deployment set-current-version --deployment-name {temporal.deployment}"
     if temporal.idle_builds:
@@ -277,7 +276,7 @@ def _versions(observed: Observations) -> Iterator[Finding]:
 
 
 def _orders(observed: Observations) -> Iterator[Finding]:
-    database = _available(observed)
+    database = observed.database
     if database is None:
         return
     if database.overdue:
@@ -313,11 +312,6 @@ def _clocks(observed: Observations) -> Iterator[Finding]:
             "accepted it.",
             "Either the workers are overloaded, or Temporal's clock is behind the database's.",
         )
-
-
-def _available(observed: Observations) -> DatabaseState | None:
-    database = observed.database
-    return None if database is None or database.error is not None else database
 
 
 def _offset(clock: str, seconds: float) -> str:

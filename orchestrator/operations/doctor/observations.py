@@ -1,7 +1,9 @@
-"""The facts that the doctor collects. A server that does not respond has an `error`."""
+"""The facts that the doctor collects."""
 
 from dataclasses import dataclass
 from pathlib import Path
+
+from db.maintenance.diagnostics import DatabaseState
 
 
 @dataclass(frozen=True)
@@ -44,51 +46,6 @@ class DiskSpace:
 
 
 @dataclass(frozen=True)
-class Session:
-    """A PostgreSQL session that has been in its present state for a while."""
-
-    pid: int
-    application: str
-    seconds: float
-    statement: str
-    is_idle: bool = False
-    waits: bool = False
-    """For a lock."""
-
-
-@dataclass(frozen=True)
-class DatabaseState:
-    error: str | None = None
-    version: int = 0
-    """As PostgreSQL numbers versions, for example 180004."""
-
-    version_text: str = ""
-    response_ms: float = 0.0
-    clock_ahead_seconds: float = 0.0
-    """Relative to this machine; negative if the database is behind."""
-
-    connections: int = 0
-    hidden_connections: int = 0
-    """Connections of other users, whose statements this user cannot see."""
-
-    max_connections: int = 100
-    sessions: tuple[Session, ...] = ()
-    pending_migrations: tuple[str, ...] = ()
-    unknown_migrations: tuple[str, ...] = ()
-    partition_days_ahead: float | None = None
-    """None before the first migration."""
-
-    overdue: int = 0
-    overdue_examples: tuple[str, ...] = ()
-    repeated_compensations: tuple[str, ...] = ()
-    """Orders whose refund or recall has had COMPENSATION_ATTEMPTS attempts or more."""
-
-    acceptance_gap_seconds: float | None = None
-    """Shortest time between acceptance (Temporal's clock) and first event (the database's clock) among the
-    most recent orders; None without orders."""
-
-
-@dataclass(frozen=True)
 class QueueState:
     name: str
     has_workers: bool
@@ -99,8 +56,7 @@ class QueueState:
 
 @dataclass(frozen=True)
 class TemporalState:
-    error: str | None = None
-    version: str = ""
+    version: str
     queues: tuple[QueueState, ...] = ()
     deployment: str = ""
     """Name of our worker deployment."""
@@ -129,8 +85,10 @@ class Observations:
     ports: tuple[PortState, ...] = ()
     api_responds: bool | None = None
     database: DatabaseState | None = None
-    """None if PostgreSQL is embedded and the stack is down. Likewise `temporal`."""
+    database_error: str | None = None
+    """Why PostgreSQL is unavailable. An embedded server is not called while the stack is down."""
 
     temporal: TemporalState | None = None
+    temporal_error: str | None = None
     has_embedded_postgres: bool = True
     has_embedded_temporal: bool = True

@@ -13,47 +13,44 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import psycopg
 from temporalio.api.deployment.v1 import WorkerDeploymentVersion
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.worker.v1 import WorkerHeartbeat
 from temporalio.api.workflowservice.v1 import (
-    DescribeTaskQueueRequest,
-    DescribeTaskQueueResponse,
     DescribeWorkerDeploymentRequest,
     DescribeWorkerDeploymentVersionRequest,
     GetSystemInfoRequest,
-    ListWorkersRequest,
 )
 from temporalio.client import Client
 from temporalio.service import RetryConfig, RPCError, RPCStatusCode
 
-from db.maintenance import diagnostics
-from orchestrator.api.health import POLL_FRESH, is_fresh, is_served
+from db.maintenance.diagnostics import DatabaseState, database_state
 from orchestrator.embedded import Stack, components, postgres
 from orchestrator.embedded.component import ListeningPort
 from orchestrator.embedded.layout import Layout
-from orchestrator.embedded.migrations import MIGRATIONS
 from orchestrator.embedded.process_table import listening_process
 from orchestrator.errors import DatabaseError, SettingsError, TemporalUnavailable
 from orchestrator.operations.doctor.findings import COMPENSATION_ATTEMPTS, RESTART_WINDOW_MINUTES
 from orchestrator.operations.doctor.observations import (
-    DatabaseState,
     DiskSpace,
     Observations,
     PortState,
     ProcessState,
     QueueState,
-    Session,
     StackState,
     TemporalState,
 )
 from orchestrator.settings import Settings
+from orchestrator.task_queues import (
+    RPC_TIMEOUT,
+    describe_task_queue,
+    is_fresh,
+    is_served,
+    poll_times,
+    worker_heartbeats,
+)
 from orchestrator.temporal_client import connect
 
 COMPONENT_SECONDS = 3.0
 """Timeout for all calls to one component."""
 
-RPC_TIMEOUT = timedelta(seconds=1)
 CONNECT_SECONDS = 0.2
 
 Clock = Callable[[], float]
@@ -68,11 +65,11 @@ async def observe(settings: Settings, clock: Clock = time.time) -> Observations:
     settings = stack.running_settings()
     stack_state = await asyncio.to_thread(_stack, stack, settings)
     is_up = stack_state is not None and stack_state.is_up
-    ports, api_responds, database, temporal = await asyncio.gather(
+    ports, api_responds, (database, database_error), (temporal, temporal_error) = await asyncio.gather(
         asyncio.to_thread(_ports, settings, is_up),
-        _api_responds(settings) if is_up or stack_state is None else _none(),
-        _database(settings, clock) if is_up or not settings.uses_embedded_postgres else _none(),
-        _temporal(settings, clock) if is_up or not settings.uses_embedded_temporal else _none(),
+        _api_responds(settings, is_up or stack_state is None),
+        _database(settings, clock) if is_up or not settings.uses_embedded_postgres else _not_observed(),
+        _temporal(settings, clock) if is_up or not settings.uses_embedded_temporal else _not_observed(),
     )
     return Observations(
         home=settings.home,
@@ -81,14 +78,16 @@ async def observe(settings: Settings, clock: Clock = time.time) -> Observations:
         ports=ports,
         api_responds=api_responds,
         database=database,
+        database_error=database_error,
         temporal=temporal,
+        temporal_error=temporal_error,
         has_embedded_postgres=settings.uses_embedded_postgres,
         has_embedded_temporal=settings.uses_embedded_temporal,
     )
 
 
-async def _none() -> None:
-    return None
+async def _not_observed() -> tuple[None, None]:
+    return None, None
 
 
 # --- This machine -----------------------------------------------------------------------------------
@@ -146,8 +145,10 @@ def _used_by(port: ListeningPort) -> str:
     return f" by {process}" if process else ""
 
 
-async def _api_responds(settings: Settings) -> bool:
-    """True if the API sends any HTTP response: its dependencies are checked directly."""
+async def _api_responds(settings: Settings, is_expected: bool) -> bool | None:
+    """Return whether the API sends any HTTP response; None if it is not expected to run."""
+    if not is_expected:
+        return None
     try:
         async with httpx.AsyncClient(timeout=COMPONENT_SECONDS, trust_env=False) as client:
             await client.get(f"{settings.api_url}/health")
@@ -162,101 +163,68 @@ def _disk(settings: Settings) -> DiskSpace:
     return DiskSpace(path, usage.free, usage.total)
 
 
-# --- PostgreSQL -------------------------------------------------------------------------------------
+# --- Servers ----------------------------------------------------------------------------------------
 
 
-async def _database(settings: Settings, clock: Clock) -> DatabaseState:
+async def _database(settings: Settings, clock: Clock) -> tuple[DatabaseState | None, str | None]:
+    """Return the state of the database, or why it is unavailable."""
     try:
         async with asyncio.timeout(COMPONENT_SECONDS):
-            sent_at, began = clock(), time.perf_counter()
-            look = await diagnostics.look(settings.order_database_url, undo_tries=COMPENSATION_ATTEMPTS)
-            received_at = sent_at + time.perf_counter() - began
+            url = settings.order_database_url
+            return await database_state(url, compensation_attempts=COMPENSATION_ATTEMPTS, clock=clock), None
     except (DatabaseError, TimeoutError) as error:
-        return DatabaseState(error=_first_line(error.__cause__) or "no response in time")
+        return None, _first_line(error.__cause__) or "no response in time"
     except psycopg.Error as error:
-        return DatabaseState(error=_first_line(error))
-    overdue = look.overdue or {"orders": 0, "examples": None}
-    ours = {path.name.split("_")[0]: path.name for path in MIGRATIONS.glob("*.sql")}
-    database_clock = look.clock.timestamp()
-    return DatabaseState(
-        version=look.server["version"],
-        version_text=look.server["version_text"],
-        response_ms=look.answer_ms,
-        # The database read its clock between the two moments; only the time outside of them is an offset.
-        clock_ahead_seconds=max(database_clock - received_at, 0.0) + min(database_clock - sent_at, 0.0),
-        connections=look.server["connections"],
-        hidden_connections=look.server["hidden"],
-        max_connections=look.server["max_connections"],
-        sessions=tuple(Session(**session) for session in look.sessions),
-        pending_migrations=tuple(
-            name for version, name in sorted(ours.items()) if version not in look.migrations
-        ),
-        unknown_migrations=tuple(version for version in look.migrations if version not in ours),
-        partition_days_ahead=look.days_ahead,
-        overdue=overdue["orders"],
-        overdue_examples=tuple(overdue["examples"] or ()),
-        repeated_compensations=tuple(look.stuck_undoing),
-        acceptance_gap_seconds=look.acceptance_gap_seconds,
-    )
+        return None, _first_line(error)
+
+
+async def _temporal(settings: Settings, clock: Clock) -> tuple[TemporalState | None, str | None]:
+    """Return the state of Temporal, or why it is unavailable."""
+    single_attempt = RetryConfig(max_retries=1, max_elapsed_time_millis=1_000)
+    try:
+        async with asyncio.timeout(COMPONENT_SECONDS):
+            client = await connect(settings, identity="doctor", retry_config=single_attempt)
+            return await _temporal_state(client, settings, clock), None
+    except TimeoutError:
+        return None, "no response in time"
+    except (SettingsError, TemporalUnavailable, RPCError, RuntimeError) as error:
+        return None, _first_line(error if isinstance(error, SettingsError) else error.__cause__ or error)
 
 
 def _first_line(error: BaseException | None) -> str:
     return str(error).strip().splitlines()[0].rstrip(".") if error is not None and str(error).strip() else ""
 
 
-# --- Temporal ---------------------------------------------------------------------------------------
-
-
-async def _temporal(settings: Settings, clock: Clock) -> TemporalState:
-    single_attempt = RetryConfig(max_retries=1, max_elapsed_time_millis=1_000)
-    try:
-        async with asyncio.timeout(COMPONENT_SECONDS):
-            client = await connect(settings, identity="doctor", retry_config=single_attempt)
-            return await _temporal_state(client, settings, clock)
-    except TimeoutError:
-        return TemporalState(error="no response in time")
-    except SettingsError as error:
-        return TemporalState(error=_first_line(error))
-    except (TemporalUnavailable, RPCError, RuntimeError) as error:
-        return TemporalState(error=_first_line(error.__cause__ or error))
-
-
 async def _temporal_state(client: Client, settings: Settings, clock: Clock) -> TemporalState:
     system = await client.workflow_service.get_system_info(
         GetSystemInfoRequest(), retry=False, timeout=RPC_TIMEOUT
     )
-    heartbeats = await _heartbeats(client)
-    queues, newest_poll = [], 0.0
+    heartbeats = await worker_heartbeats(client)
+    queues, polls = [], []
     for name in (settings.order_task_queue, settings.shipping_task_queue):
-        by_type = [
-            await _describe_queue(client, name, queue_type)
-            for queue_type in (TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY)
-        ]
-        polls = [poller.last_access_time.ToDatetime(UTC) for poller in by_type[0].pollers]
+        workflows = await describe_task_queue(client, name)
+        stats = (workflows.stats, (await describe_task_queue(client, name, activities=True)).stats)
+        times = list(poll_times(workflows).values())
         queues.append(
             QueueState(
                 name,
-                is_served([heartbeat for heartbeat in heartbeats if heartbeat.task_queue == name], polls),
-                sum(described.stats.approximate_backlog_count for described in by_type),
-                max(
-                    described.stats.approximate_backlog_age.ToTimedelta().total_seconds()
-                    for described in by_type
-                ),
+                is_served(name, heartbeats, times),
+                sum(tasks.approximate_backlog_count for tasks in stats),
+                max(tasks.approximate_backlog_age.ToTimedelta().total_seconds() for tasks in stats),
             )
         )
-        newest_poll = max([newest_poll, *(poll.timestamp() for poll in polls)])
+        polls += times
     versions = [heartbeat.deployment_version for heartbeat in heartbeats if is_fresh(heartbeat)]
-    builds = {version.build_id for version in versions} - {""}
-    ours = {
-        version.build_id for version in versions if version.deployment_name == settings.worker_deployment_name
-    }
+    deployment = settings.worker_deployment_name
+    ours = {version.build_id for version in versions if version.deployment_name == deployment}
     current = await _current_build(client, settings) if ours else None
     all_versioned = all(version.build_id for version in versions)
+    newest_poll = max((poll.timestamp() for poll in polls), default=0.0)
     return TemporalState(
         version=system.server_version,
         queues=tuple(queues),
-        deployment=settings.worker_deployment_name,
-        builds=tuple(sorted(builds)),
+        deployment=deployment,
+        builds=tuple(sorted({version.build_id for version in versions} - {""})),
         idle_builds=tuple(sorted(ours)) if all_versioned and not current else (),
         current_build=current,
         current_build_lacks=await _unserved_queues(client, settings, current) if current else (),
@@ -292,36 +260,3 @@ async def _unserved_queues(client: Client, settings: Settings, build_id: str) ->
     )
     served = {queue.name for queue in response.version_task_queues}
     return tuple(sorted({settings.order_task_queue, settings.shipping_task_queue} - served))
-
-
-async def _describe_queue(
-    client: Client, name: str, queue_type: "TaskQueueType.ValueType"
-) -> DescribeTaskQueueResponse:
-    return await client.workflow_service.describe_task_queue(
-        DescribeTaskQueueRequest(
-            namespace=client.namespace,
-            task_queue=TaskQueue(name=name),
-            task_queue_type=queue_type,
-            report_stats=True,
-        ),
-        retry=False,
-        timeout=RPC_TIMEOUT,
-    )
-
-
-async def _heartbeats(client: Client) -> list[WorkerHeartbeat]:
-    since = datetime.now(UTC) - POLL_FRESH
-    try:
-        response = await client.workflow_service.list_workers(
-            ListWorkersRequest(
-                namespace=client.namespace,
-                page_size=1_000,
-                query=f"HeartbeatTime > '{since.isoformat(timespec='seconds')}'",
-            ),
-            retry=False,
-            timeout=RPC_TIMEOUT,
-        )
-    except RPCError:
-        # The server keeps no heartbeats; its workers are known by their polls.
-        return []
-    return [worker.worker_heartbeat for worker in response.workers_info]
