@@ -23,7 +23,7 @@ def run_worker(kind: WorkerKind, name: str | None = None) -> None:
 
     async def serve() -> None:
         await worker.run(Settings.load(), kind, name)
-        # Within the event loop, which still handles a second SIGTERM: without it the process would exit with -15.
+        # Within the event loop, which handles a second SIGTERM; after it the process would exit with -15.
         exit_immediately()
 
     _freeze_imported_objects()
@@ -50,8 +50,10 @@ def _freeze_imported_objects() -> None:
 
 
 def exit_immediately(code: int = 0) -> NoReturn:
-    """End the process without the interpreter's shutdown: with calls of the Temporal SDK in flight, its threads
-    can delay that by seconds or abort the process."""
+    """End the process without the interpreter's shutdown.
+
+    With calls of the Temporal SDK in flight, its threads can delay the shutdown by seconds or abort the process.
+    """
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

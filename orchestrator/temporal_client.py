@@ -61,8 +61,8 @@ async def connect(
 def connection(settings: Settings) -> ClientConnectConfig:
     """Return the connection parameters. Settings take precedence over the profile.
 
-    For the embedded server the profile is ignored: one that other programs use must not redirect its clients or
-    add an API key. Raises SettingsError if the profile cannot be read or has no address.
+    For the embedded server the profile is ignored: a profile of other programs must not redirect its clients
+    or add an API key. Raises SettingsError if the profile cannot be read or has no address.
     """
     if settings.uses_embedded_temporal:
         return {"target_host": settings.temporal_target, "namespace": settings.temporal_namespace}
@@ -103,9 +103,9 @@ def temporal_errors() -> Iterator[None]:
 
 
 def is_not_ready(error: RPCError) -> bool:
-    """Return whether a query or update was not delivered because the workflow task failed and is being retried.
+    """Return whether a query or update was not delivered because the workflow task is being retried.
 
-    The call can be retried shortly."""
+    The caller can retry shortly."""
     return any(detail.Is(WorkflowNotReadyFailure.DESCRIPTOR) for detail in error.grpc_status.details)
 
 

@@ -14,12 +14,11 @@
     assert result.reason is Reason.PAYMENT_DECLINED
     assert activities.orders["order-1"].violations() == []
 
-They follow the state machine of `db.transitions` and accept or refuse requests as the order database does. Do not
-use them to test SQL, attempts, fault profiles or throughput: those exist only in the real activities.
+They follow the state machine of `db.transitions` and accept or refuse requests as the order database does. Do
+not use them to test SQL, attempts, fault profiles or throughput: those exist only in the real activities.
 """
 
-import asyncio
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -59,22 +58,16 @@ class ResponseLost:
 
 
 @dataclass(frozen=True)
-class NotStored:
-    """The gateway does its work, but it is not stored; the step returns `status`."""
+class DoneButReturns:
+    """The gateway does its work, but the step returns `status`; `is_stored`: the database has it as done."""
 
     status: StepStatus
+    is_stored: bool
 
 
-@dataclass(frozen=True)
-class NotReported:
-    """The work is done and stored, but the step returns `status`."""
-
-    status: StepStatus
-
-
-ScriptedOutcome = StepStatus | Exception | ResponseLost | NotStored | NotReported | None
-"""How one execution of an activity ends: a returned status without any work, a raised exception, or one of the
-classes above. None: it succeeds."""
+ScriptedOutcome = StepStatus | Exception | ResponseLost | DoneButReturns | None
+"""How one execution of an activity ends: a returned status without any work, a raised exception, or one of
+the classes above. None: it succeeds."""
 
 
 @dataclass
@@ -138,7 +131,7 @@ class InMemoryOrder:
 
 
 class InMemoryActivities:
-    """The activities of both workers, for any number of orders; pass it to `order_worker` and `shipping_worker`."""
+    """The activities of both workers, for any number of orders."""
 
     def __init__(self) -> None:
         self.orders: dict[str, InMemoryOrder] = {}
@@ -146,20 +139,11 @@ class InMemoryActivities:
         """By order: (activity, whether it ran as a local activity), in the order of their start."""
 
         self._scripts: dict[tuple[str, Activity], list[ScriptedOutcome]] = {}
-        self._changed = asyncio.Condition()
         self._steps = {step: self._step_activity(name) for step, name in STEP_ACTIVITIES.items()}
 
     def script(self, order_id: str, name: Activity, outcomes: Sequence[ScriptedOutcome]) -> None:
         """Set the outcomes of the next executions of an activity. After the last one it succeeds."""
         self._scripts[order_id, name] = list(outcomes)
-
-    def call_counts(self, order_id: str) -> Counter[Activity]:
-        return Counter(name for name, _ in self.calls[order_id])
-
-    async def wait_until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
-        """Wait until a condition on what activities have done holds. Raises TimeoutError."""
-        async with asyncio.timeout(seconds), self._changed:
-            await self._changed.wait_for(condition)
 
     @property
     def for_order_worker(self) -> ActivityMethods:
@@ -188,11 +172,6 @@ class InMemoryActivities:
         """
         return True
 
-    async def notify(self) -> None:
-        """Wake `wait_until`."""
-        async with self._changed:
-            self._changed.notify_all()
-
     # --- Steps --------------------------------------------------------------------------------------
 
     def _step_activity(self, name: Activity) -> Callable[[StepRequest], Awaitable[StepResult]]:
@@ -205,17 +184,15 @@ class InMemoryActivities:
     async def _run_step(self, name: Activity, request: StepRequest) -> StepResult:
         outcome = await self._start(name, request.order_id)
         order = self.orders[request.order_id]
-        attempts = self.call_counts(request.order_id)[name]
+        attempts = [called for called, _ in self.calls[request.order_id]].count(name)
         if isinstance(outcome, StepStatus):
             is_aborted = order.abort is not None and request.step not in COMPENSATIONS
             return StepResult(StepStatus.ABORTED if is_aborted else outcome, attempts, f"scripted {outcome}")
-        status = self._do_step(order, request.step, is_stored=not isinstance(outcome, NotStored))
-        await self.notify()
+        is_stored = outcome.is_stored if isinstance(outcome, DoneButReturns) else True
+        status = self._do_step(order, request.step, is_stored=is_stored)
         if isinstance(outcome, ResponseLost):
             raise RuntimeError("scripted: the response was lost")
-        if isinstance(outcome, NotStored | NotReported):
-            status = outcome.status
-        return StepResult(status, attempts)
+        return StepResult(outcome.status if isinstance(outcome, DoneButReturns) else status, attempts)
 
     def _do_step(self, order: InMemoryOrder, step: Step, *, is_stored: bool) -> StepStatus:
         transition = STATE_MACHINE.of(step)
@@ -305,14 +282,12 @@ class InMemoryActivities:
         if outcome is StepStatus.UNFINISHED:
             raise RuntimeError("held: continue as a regular activity")
         yield
-        await self.notify()
         if isinstance(outcome, ResponseLost):
             raise RuntimeError("scripted: the response was lost")
 
     async def _start(self, name: Activity, order_id: str) -> ScriptedOutcome:
         """Record the call and return its scripted outcome. Raises a scripted exception."""
         self.calls[order_id].append((name, activity.info().is_local))
-        await self.notify()
         if not await self.started(name, order_id):
             return StepStatus.UNFINISHED
         script = self._scripts.get((order_id, name))

@@ -1,7 +1,7 @@
 """Maintains the partitions of the event log: creates those of the coming days and drops expired ones.
 
-Every order worker runs this loop, so no other scheduler has to be installed. A pass with nothing to do costs one
-query. If several workers run a pass at once, an advisory lock lets one of them act.
+Every order worker runs this loop, so no other scheduler has to be installed. A pass with nothing to do costs
+one query. If several workers run a pass at once, an advisory lock lets one of them act.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ class EventMaintenance:
     async def prepare(self) -> bool:
         """Create the partitions of the coming days; call it before events are written.
 
-        Returns False if that is not possible now. Events then go into the default partition, and the next pass
-        tries again.
+        Returns False if that is not possible now. Events then go into the default partition until a later pass
+        succeeds.
         """
         try:
             created = await ensure_partitions(self._database)

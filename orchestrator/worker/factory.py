@@ -15,23 +15,23 @@ from orchestrator.workflows.reconcile import ReconcileWorkflow
 from orchestrator.workflows.shipping import ShippingWorkflow
 
 STICKY_TIMEOUT = timedelta(seconds=1)
-"""How long a workflow task waits for the worker that has the workflow cached before any worker may take it. So
-much time an order loses when its worker is killed."""
+"""How long a workflow task waits for the worker that has the workflow cached before any worker may take it. An
+order loses this time when its worker is killed."""
 
 WORKFLOW_RUNNER: WorkflowRunner = UnsandboxedWorkflowRunner()
-"""The sandbox costs a quarter of the worker's CPU (docs/decisions/0004). The workflow tests and the replay of
-saved histories run in it and would fail on what it forbids."""
+"""The sandbox costs a quarter of the worker's CPU (docs/decisions/0004). The workflow tests and the replay
+of saved histories run in it and would fail on what it forbids."""
 
 GRACEFUL_SHUTDOWN = timedelta(seconds=1.5)
-"""How long the activities of a stopping worker may run before they are cancelled. A step returns after its current
-attempt, which takes at most 0.2 s."""
+"""How long the activities of a stopping worker may run before they are cancelled. A step returns after its
+current attempt, which takes at most 0.2 s."""
 
 
 def deployment_config(settings: Settings) -> WorkerDeploymentConfig | None:
     """Return the version of these workers, or None for workers without a version.
 
-    The workflow definitions do not declare the versioning behavior: Temporal rejects that for workers without a
-    version.
+    The workflow definitions do not declare the versioning behavior: Temporal rejects it for workers without
+    a version.
     """
     if settings.worker_build_id is None:
         return None

@@ -13,8 +13,8 @@ from orchestrator.gateways.fault_injection import FaultProfile, ProfileFaultInje
 POLL_SECONDS = 0.4
 
 FIRST_PROFILE_TIMEOUT_SECONDS = 2.0
-"""How long a starting worker waits for the active profile. Without it, the first calls of a restarted worker would
-succeed under any profile."""
+"""How long a starting worker waits for the active profile. Without the wait, the first gateway calls of a
+restarted worker would succeed under any profile."""
 
 log = structlog.get_logger()
 

@@ -1,13 +1,13 @@
 """The health check of a container: `python -m orchestrator.worker.liveness_file TARGET`.
 
-TARGET is the URL of a process with a port, or the LIVENESS_FILE of one without, which the process touches every
-second:
+TARGET is the URL of a process with a port, or the LIVENESS_FILE of one without, which the process touches
+every second:
 
     python -m orchestrator.worker.liveness_file http://127.0.0.1:8000/health
     python -m orchestrator.worker.liveness_file /tmp/alive
 
-Exits with 0 if the process is healthy, else with 1 and a message. It imports nothing of this project, so that it
-starts in a few hundredths of a second: every container runs it every few seconds.
+Exits with 0 if the process is healthy, else with 1 and a message. It imports nothing of this project, so that
+it starts in a few hundredths of a second: every container runs it every few seconds.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Finds orders whose workflow is closed but that have no outcome, and starts a ReconcileWorkflow for each.
 
-A loop in every order worker rather than a scheduled workflow: a pass with nothing to do costs one indexed query,
-while a schedule would write workflow history each time. Several workers can find the same order; the id of the
-reconciling workflow lets only one of them start it.
+A loop in every order worker rather than a scheduled workflow: a pass with nothing to do costs one indexed
+query, while a schedule would write workflow history each time. Several workers can find the same order; the id of
+the reconciling workflow lets only one of them start it.
 """
 
 import asyncio
@@ -33,8 +33,8 @@ SEARCH_INTERVAL_SECONDS = 5.0
 recently closed workflows for it (docs/decisions/0011)."""
 
 FIRST_SEARCH_WINDOW = timedelta(hours=24)
-"""How far back a worker's first search goes: Temporal's default retention of closed workflows, so that it finds
-those that closed while no worker ran."""
+"""How far back a worker's first search goes: Temporal's default retention of closed workflows, to find those
+that closed while no worker ran."""
 
 SEARCH_OVERLAP = timedelta(minutes=5)
 """How far each search reaches behind the previous one: Temporal lists a closed workflow with a delay, and its

@@ -1,4 +1,4 @@
-"""Where clients connect: to the embedded server, to TEMPORAL_ADDRESS, or to the server of a Temporal profile."""
+"""Where clients connect: the embedded server, TEMPORAL_ADDRESS, or the server of a Temporal profile."""
 
 from pathlib import Path
 from typing import Any

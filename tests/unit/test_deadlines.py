@@ -25,8 +25,8 @@ LONG_ENOUGH = sum(STEP_NEEDS.values(), timedelta(0)) + COMPENSATION_NEED + FINIS
 
 ROUNDING = timedelta(microseconds=10)
 AFFORDABLE_FAILURES = 6
-"""A compensation is done in its reserved time after so many failed attempts of the longest duration: 6 x 200 ms,
-800 ms of backoff between them, and 200 ms for the successful one."""
+"""Failed attempts of the longest duration after which a compensation still ends in its reserved time: 6 x
+200 ms, 800 ms of backoff between them, and 200 ms for the successful one."""
 
 
 class Ending(StrEnum):

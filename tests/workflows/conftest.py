@@ -41,7 +41,7 @@ HELD_IN: dict[State, Activity] = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The SDK warns when an activity ends while it is being cancelled; as an error the warning would end the worker.
+    # The SDK warns when an activity ends while it is being cancelled. As an error it would end the worker.
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.filterwarnings("ignore:Cannot find activity to cancel"))
@@ -158,7 +158,7 @@ class PlacedOrder:
         return self.env.activities.calls[self.id]
 
     def count(self, name: Activity) -> int:
-        return self.env.activities.call_counts(self.id)[name]
+        return [called for called, _ in self.calls].count(name)
 
     async def result(self) -> OrderResult:
         """Return the workflow's result, after checking it against the stored order and its invariants."""
@@ -178,9 +178,9 @@ class PlacedOrder:
             await gate.reached.wait()
 
     async def wait_until(self, condition: Callable[[InMemoryOrder], Any]) -> None:
-        await self.env.activities.wait_until(
-            lambda: self.id in self.env.activities.orders and bool(condition(self.stored)), WAIT_SECONDS
-        )
+        async with asyncio.timeout(WAIT_SECONDS):
+            while self.id not in self.env.activities.orders or not condition(self.stored):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     async def wait_until_in_review(self) -> None:
         await self.wait_until(lambda stored: stored.state is State.IN_REVIEW)
@@ -188,12 +188,12 @@ class PlacedOrder:
             while (await self.status()).current_step != "review":  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
-    async def release(self, name: Activity) -> None:
-        await self.env.activities.release(self.id, name)
+    def release(self, name: Activity) -> None:
+        self.env.activities.release(self.id, name)
 
     async def resume(self, state: State) -> None:
         """Let an order continue that was placed in a state."""
         if state in HELD_IN:
-            await self.release(HELD_IN[state])
+            self.release(HELD_IN[state])
         elif state is State.IN_REVIEW and self.stored.state is state and self.stored.abort is None:
             await self.handle.signal("ApproveOrder", {"reviewer": "tester"})

@@ -1,6 +1,7 @@
 """In-memory activities that a test can hold, so that an order stays in a known state."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from temporalio import activity
@@ -8,7 +9,7 @@ from temporalio import activity
 from orchestrator.messages import STEP_ACTIVITIES, Activity
 from orchestrator.testing import InMemoryActivities
 
-HEARTBEAT_SECONDS = 0.5
+POLL_SECONDS = 0.05
 
 FORWARD_ACTIVITIES = (
     Activity.RECEIVE,
@@ -40,9 +41,8 @@ class HeldActivities(InMemoryActivities):
         """
         return self._gates.setdefault((order_id, name), Gate())
 
-    async def release(self, order_id: str, name: Activity) -> None:
+    def release(self, order_id: str, name: Activity) -> None:
         self._gates[order_id, name].opened.set()
-        await self.notify()
 
     async def started(self, name: Activity, order_id: str) -> bool:
         gate = self._gates.get((order_id, name))
@@ -51,16 +51,11 @@ class HeldActivities(InMemoryActivities):
         if activity.info().is_local:
             return False
         gate.reached.set()
-        await self.notify()
         while not gate.opened.is_set():
             activity.heartbeat()
             order = self.orders.get(order_id)
             if order is not None and order.abort is not None and name in FORWARD_ACTIVITIES:
                 return True
-            async with self._changed:
-                try:
-                    async with asyncio.timeout(HEARTBEAT_SECONDS):
-                        await self._changed.wait()
-                except TimeoutError:
-                    continue
+            with suppress(TimeoutError):
+                await asyncio.wait_for(gate.opened.wait(), POLL_SECONDS)
         return True

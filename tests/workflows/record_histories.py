@@ -1,8 +1,8 @@
-"""Records the histories that `test_replay.py` replays: `python -m tests.workflows.record_histories [SCENARIO ...]`.
+"""Records the histories of `test_replay.py`: `python -m tests.workflows.record_histories [SCENARIO ...]`.
 
 Starts Temporal and PostgreSQL, runs one order per scenario through real workers, and writes the histories to
-`histories/`. Run it, and review the change, when a workflow changes on purpose in a way that running orders need not
-survive: with the names of the affected scenarios, or without names for all.
+`histories/`. Run it, and review the change, when a workflow changes on purpose in a way that running orders
+need not survive: with the names of the affected scenarios, or without names for all.
 """
 
 import asyncio
@@ -302,7 +302,7 @@ async def _is_closed(child: WorkflowHandle[Any, Any]) -> bool:
 
 
 def cleaned(history: str) -> str:
-    """Return the history without stack traces: they contain paths of this machine, and the replay ignores them."""
+    """Return the history without stack traces: they contain local paths, and the replay ignores them."""
 
     def clean(value: Any) -> Any:
         if isinstance(value, dict):

@@ -33,7 +33,7 @@ async def terminated_in(env: OrderEnvironment, state: State) -> PlacedOrder:
     with pytest.raises(WorkflowFailureError):
         await placed.handle.result()
     if state is State.DISPATCHED:
-        await placed.release(Activity.FINISH)
+        placed.release(Activity.FINISH)
     return placed
 
 
@@ -68,7 +68,7 @@ async def test_an_order_that_was_cancelled_before_the_termination_keeps_its_reas
     await placed.handle.signal("CancelOrder", {"reason": "why", "cancelled_by": "customer"})
     await placed.wait_until_held(Activity.REFUND)
     await placed.handle.terminate("by an operator")
-    await placed.release(Activity.REFUND)
+    placed.release(Activity.REFUND)
     result = await reconcile(env, ReconcileRequest(placed.id, "terminated"))
     assert (result.outcome, result.reason) == (State.CANCELLED, Reason.CUSTOMER_CANCELLED)
     assert placed.stored.violations() == []

@@ -1,8 +1,8 @@
 """Replays saved histories of real orders: workflow code must still produce the same commands.
 
-A failure means that orders that run during a deployment would get stuck. Either keep the old commands
-(`workflow.patched`), or record new histories with `python -m tests.workflows.record_histories` and explain why
-running orders need not continue.
+After a failure here, orders that run during a deployment would get stuck. Either keep the old commands
+(`workflow.patched`), or record new histories with `python -m tests.workflows.record_histories` and explain
+why running orders need not continue.
 """
 
 import base64

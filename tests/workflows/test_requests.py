@@ -103,7 +103,7 @@ async def test_a_signal_before_the_order_is_stored_is_handled_afterwards(env, na
     placed = await env.place(hold=(Activity.OPEN,), review=ReviewMode.MANUAL)
     await placed.wait_until_held(Activity.OPEN)
     await placed.handle.signal(SIGNALS[name], REQUESTS[name])
-    await placed.release(Activity.OPEN)
+    placed.release(Activity.OPEN)
     if name == "update_address":
         await placed.wait_until_in_review()
         await placed.handle.signal("ApproveOrder", {"reviewer": "eve"})
@@ -120,7 +120,7 @@ async def test_an_update_before_the_order_is_stored_waits_for_its_result(env, na
     update = asyncio.create_task(
         placed.handle.execute_update(name, REQUESTS[name], result_type=RequestResult)
     )
-    await placed.release(Activity.OPEN)
+    placed.release(Activity.OPEN)
     assert (await update).accepted
     if name == "update_address":
         await placed.handle.signal("ApproveOrder", {"reviewer": "eve"})
@@ -186,7 +186,7 @@ async def test_an_approval_before_the_review_takes_effect_when_it_begins(env):
         for name in ("eve", "bob")
     ]
     assert [answer.accepted for answer in answers] == [True, False]
-    await placed.release(Activity.RECEIVE)
+    placed.release(Activity.RECEIVE)
     assert (await placed.result()).outcome is State.COMPLETED
     assert placed.stored.reviewer == "eve"
     assert placed.stored.requests == [("approve_order", True), ("approve_order", False)]
@@ -314,7 +314,7 @@ async def test_a_workflow_cancellation_compensates_the_order_unless_it_is_dispat
     placed = await env.place_in(state)
     await placed.handle.cancel()
     if state is State.DISPATCHED:
-        await placed.env.activities.wait_until(lambda: placed.count(Activity.ABORT) > 0)
+        await placed.wait_until(lambda _: placed.count(Activity.ABORT) > 0)
         await placed.resume(state)
     result = await placed.result()
     if state is State.DISPATCHED:
@@ -327,7 +327,7 @@ async def test_a_workflow_cancellation_before_the_order_is_stored_aborts_it_afte
     placed = await env.place(hold=(Activity.OPEN,))
     await placed.wait_until_held(Activity.OPEN)
     await placed.handle.cancel()
-    await placed.release(Activity.OPEN)
+    placed.release(Activity.OPEN)
     assert (await placed.result()).reason is Reason.TERMINATED
 
 
@@ -335,8 +335,8 @@ async def test_a_workflow_cancellation_does_not_interrupt_the_compensation(env):
     placed = await env.place({Activity.CHARGE: [StepStatus.DECLINED]}, hold=(Activity.REFUND,))
     await placed.wait_until_held(Activity.REFUND)
     await placed.handle.cancel()
-    await placed.env.activities.wait_until(lambda: placed.count(Activity.ABORT) > 1)
-    await placed.release(Activity.REFUND)
+    await placed.wait_until(lambda _: placed.count(Activity.ABORT) > 1)
+    placed.release(Activity.REFUND)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.PAYMENT_DECLINED)
 
@@ -347,18 +347,18 @@ async def test_a_workflow_cancellation_after_the_outcome_changes_nothing(env):
     await placed.wait_until_held(Activity.FINISH)
     await placed.handle.signal("UpdateAddress", REQUESTS["update_address"])
     await placed.wait_until_held(Activity.CHANGE_ADDRESS)
-    await placed.release(Activity.FINISH)
+    placed.release(Activity.FINISH)
     await placed.wait_until(lambda stored: stored.state is State.COMPLETED)
     async with asyncio.timeout(10):
         while (await placed.status()).outcome is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await placed.handle.cancel()
     await placed.status()
-    await placed.release(Activity.CHANGE_ADDRESS)
+    placed.release(Activity.CHANGE_ADDRESS)
     assert (await placed.result()).outcome is State.COMPLETED
 
 
-# The time-skipping server does not report the termination of a child to its parent, so these need a real server.
+# These need a real server: the time-skipping one does not report the termination of a child to its parent.
 
 
 @pytest.mark.parametrize("how", ["terminate", "cancel"])
@@ -370,7 +370,7 @@ async def test_a_shipment_that_an_operator_ends_is_retried(real_env, how, held):
     await (child.terminate("by an operator") if how == "terminate" else child.cancel())
     with pytest.raises(WorkflowFailureError):
         await child.result()
-    await placed.release(held)
+    placed.release(held)
     assert (await placed.result()).outcome is State.COMPLETED
 
 

@@ -65,5 +65,5 @@ async def test_the_status_query_works_from_the_temporal_cli(real_env):
     printed = json.loads(await temporal(placed, "query", "--name", "status", "--output", "json"))
     (status,) = printed["queryResult"]
     assert (status["order_id"], status["current_step"], status["outcome"]) == (placed.id, "charge", None)
-    await placed.release(Activity.CHARGE)
+    placed.release(Activity.CHARGE)
     await placed.result()
