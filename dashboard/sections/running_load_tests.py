@@ -66,7 +66,7 @@ def require_role(role: Role) -> None:
 
 
 def show() -> None:
-    """Draw every run in progress, whoever started it, and the result of the viewer's own run."""
+    """Draw every run in progress, on any machine, and the result of the run that the viewer started."""
     local = processes().running()
     for row in cached(stored_runs.running_runs)():
         is_local = row["run_id"] in local
