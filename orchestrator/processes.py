@@ -52,7 +52,7 @@ def _freeze_imported_objects() -> None:
 def exit_immediately(code: int = 0) -> NoReturn:
     """End the process without the interpreter's shutdown.
 
-    With calls of the Temporal SDK in flight, its threads can delay the shutdown by seconds or abort the process.
+    With calls in flight, threads of the Temporal SDK can delay the shutdown by seconds or abort the process.
     """
     logging.shutdown()
     sys.stdout.flush()

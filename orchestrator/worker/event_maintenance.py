@@ -29,8 +29,8 @@ class EventMaintenance:
     async def prepare(self) -> bool:
         """Create the partitions of the coming days; call it before events are written.
 
-        Returns False if that is not possible now. Events then go into the default partition until a later pass
-        succeeds.
+        Returns False if that is not possible now. Events then go into the default partition, until a later
+        pass succeeds.
         """
         try:
             created = await ensure_partitions(self._database)

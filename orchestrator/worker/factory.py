@@ -15,8 +15,8 @@ from orchestrator.workflows.reconcile import ReconcileWorkflow
 from orchestrator.workflows.shipping import ShippingWorkflow
 
 STICKY_TIMEOUT = timedelta(seconds=1)
-"""How long a workflow task waits for the worker that has the workflow cached before any worker may take it. An
-order loses this time when its worker is killed."""
+"""How long a workflow task waits for the worker that has the workflow cached before any worker may take it.
+An order loses this time when its worker is killed."""
 
 WORKFLOW_RUNNER: WorkflowRunner = UnsandboxedWorkflowRunner()
 """The sandbox costs a quarter of the worker's CPU (docs/decisions/0004). The workflow tests and the replay

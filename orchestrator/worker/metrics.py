@@ -100,8 +100,8 @@ def measured_runtime(settings: Settings, name: str) -> Iterator[Runtime]:
     """The SDK's runtime of a worker, with a metrics exporter at BIND_ADDRESS:WORKER_METRICS_PORT.
 
     With port 0 the system chooses a port. It is written to a file below ORDERS_HOME, where Prometheus
-    discovers it, until the block ends. Raises UsageError if the port or address cannot be used, or if the address needs
-    API keys and there are none.
+    discovers it, until the block ends. Raises UsageError if the port or address cannot be used, or if the
+    address needs API keys and there are none.
     """
     bind_policy.require_api_keys(settings, "the worker's metrics")
     address = _ip_address(settings.bind_address)

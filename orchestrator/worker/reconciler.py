@@ -1,8 +1,8 @@
 """Finds orders whose workflow is closed but that have no outcome, and starts a ReconcileWorkflow for each.
 
 A loop in every order worker rather than a scheduled workflow: a pass with nothing to do costs one indexed
-query, while a schedule would write workflow history each time. Several workers can find the same order; the id of
-the reconciling workflow lets only one of them start it.
+query, while a schedule would write workflow history each time. Several workers can find the same order; the
+workflow id lets only one of them start the reconciliation.
 """
 
 import asyncio

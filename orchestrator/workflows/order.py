@@ -154,7 +154,7 @@ class OrderWorkflow:
 
     async def _pay(self) -> None:
         """Charge the payment, after the simulated reviewer's approval if no person has approved."""
-        self._progress.register_compensations([Step.REFUND])
+        self._progress.register_compensation(Step.REFUND)
         approval = None
         if not self._progress.is_approved:
             approval = ApproveRequest(
@@ -166,7 +166,7 @@ class OrderWorkflow:
         """Prepare and dispatch in a child workflow. When it fails, start another one while there is time."""
         progress = self._progress
         progress.step_started(Step.PREPARE)
-        progress.register_compensations([Step.RECALL])
+        progress.register_compensation(Step.RECALL)
         for n in itertools.count(1):
             progress.dispatch_failure = None
             result = await self._steps.unless_aborted(self._run_shipment(n))

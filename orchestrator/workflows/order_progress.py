@@ -1,7 +1,5 @@
 """The state of an OrderWorkflow, as far as the workflow knows it."""
 
-from collections.abc import Sequence
-
 from temporalio.exceptions import ApplicationError
 
 from db.domain import Reason, State, Step
@@ -41,13 +39,15 @@ class OrderProgress(StepObserver):
         """Take over the state of the order that the database returned with a decision."""
         if result.abort_reason is not None:
             self.abort_reason = result.abort_reason
-        self.register_compensations(result.compensations)
+        for step in result.compensations:
+            self.register_compensation(step)
         if result.is_approved:
             self.is_approved = True
 
-    def register_compensations(self, steps: Sequence[Step]) -> None:
-        """Add the steps that an abort must run. Call it before the step that they compensate."""
-        self.compensations += [step for step in steps if step not in self.compensations]
+    def register_compensation(self, step: Step) -> None:
+        """Add a step that an abort must run. Call it before the step that it compensates."""
+        if step not in self.compensations:
+            self.compensations.append(step)
 
     # --- Progress of a batch ------------------------------------------------------------------------
 
