@@ -1,7 +1,7 @@
-"""`make loadbench`: what the load generator itself can do, against the fake API, as a Markdown table.
+"""`make loadbench`: performance of the load generator against the fake API, as a Markdown table.
 
-Ends with 1 when a target is missed. The fake API's audit takes no time: what is measured from the drain to
-the verdict is the generator's own part.
+Exits with 1 when a target is missed. The audit of the fake API takes no time, so the time from the drain to the
+verdict is that of the load generator alone.
 """
 
 import sys
@@ -18,9 +18,9 @@ RATE = 800
 SECONDS = 15
 MIXED_RATE = 50
 MIXED_SECONDS = 30
-MAX_LAG_MS = 20.0
+MAX_SEND_DELAY_MS = 20.0
 MAX_CPU_MS = 4.0
-MAX_JUDGING_SECONDS = 5.0
+MAX_VERDICT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -56,23 +56,23 @@ def main() -> int:
 
 
 def table(plain: Finished, mixed: Finished) -> list[Row]:
-    """What the two runs have shown."""
+    """Return the measurements of the two runs."""
     for run in (plain, mixed):
-        if not run.told:
+        if not run.report:
             raise RuntimeError(f"no verdict: {run.output}")
-    lag, unaccounted = plain.run["lag_ms"]["p99"], plain.run["unaccounted"]
+    delay, unaccounted = plain.run["lag_ms"]["p99"], plain.run["unaccounted"]
     lost = unaccounted + plain.run["skipped"] + plain.run["planned"] - plain.run["offered"]
-    cpu, judging = mixed.run["cpu_ms_per_order"], plain.told["verdict_seconds"]
+    cpu, verdict = mixed.run["cpu_ms_per_order"], plain.report["verdict_seconds"]
     orders = plain.limit["orders"]
     return [
-        Row(f"schedule lag p99, {RATE}/s from one process", f"{lag:.1f} ms", "20 ms", lag <= MAX_LAG_MS),
-        Row(f"orders of {plain.run['planned']} not sent or unaccounted", f"{lost}", "0", lost == 0),
+        Row(f"send delay p99, {RATE}/s from one process", f"{delay:.1f} ms", "20 ms", delay <= MAX_SEND_DELAY_MS),
+        Row(f"orders of {plain.run['planned']} not sent or unaccounted for", f"{lost}", "0", lost == 0),
         Row(
-            f"CPU for an order of `mixed`, {MIXED_RATE}/s", f"{cpu:.2f} ms", "4 ms", cpu <= MAX_CPU_MS
+            f"CPU per order of `mixed`, {MIXED_RATE}/s", f"{cpu:.2f} ms", "4 ms", cpu <= MAX_CPU_MS
         ),
         Row(
-            f"from the drain to the verdict, {orders} orders", f"{judging:.2f} s", "5 s",
-            judging <= MAX_JUDGING_SECONDS,
+            f"from the drain to the verdict, {orders} orders", f"{verdict:.2f} s", "5 s",
+            verdict <= MAX_VERDICT_SECONDS,
         ),
     ]  # fmt: skip
 

@@ -67,16 +67,16 @@ def fake_api(behaviour: Behaviour | None = None) -> Iterator[FakeApiProcess]:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that has ended: `told` is its verdict.json, empty when there is none."""
+    """A run that has ended; `report` is its verdict.json, empty when there is none."""
 
     code: int
     output: str
-    told: Json
+    report: Json
     directory: Path
 
     @property
     def run(self) -> Json:
-        found: Json = self.told["run"]
+        found: Json = self.report["run"]
         return found
 
     @property
@@ -87,7 +87,7 @@ class Finished:
 
     @property
     def limit(self) -> Json:
-        found: Json = self.told["limit"]
+        found: Json = self.report["limit"]
         return found
 
 

@@ -1,4 +1,4 @@
-"""The search for the capacity as a user starts it: whole probes against the fake API."""
+"""`loadtest capacity` with complete probes against the fake API."""
 
 import json
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ def searched(load_test: LoadTest, api: FakeApiProcess, *words: str) -> tuple[int
     return process.returncode, output
 
 
-def test_a_search_and_its_name_a_second_time(load_test: LoadTest) -> None:
+def test_a_search_and_a_second_one_with_the_same_id(load_test: LoadTest) -> None:
     with fake_api(Behaviour(completion_ms=100)) as api:
         code, output = searched(load_test, api)
         orders = len(api.truth()["orders"])
@@ -37,20 +37,20 @@ def test_a_search_and_its_name_a_second_time(load_test: LoadTest) -> None:
 
     assert code == 0, output
     assert "capacity  30 orders/s\n" in output
-    told = json.loads((load_test.home / "reports" / "search" / "capacity.json").read_text())
-    assert [(probe["rate"], probe["finding"]) for probe in told["probes"]] == [(20, "held"), (30, "held")]
-    assert sum(probe["orders"] for probe in told["probes"]) == orders
+    results = json.loads((load_test.home / "reports" / "search" / "capacity.json").read_text())
+    assert [(probe["rate"], probe["finding"]) for probe in results["probes"]] == [(20, "held"), (30, "held")]
+    assert sum(probe["orders"] for probe in results["probes"]) == orders
     assert (again, refusal.strip()) == (2, "Search id search was used before; choose another.")
 
 
-def test_a_rate_that_cannot_be_held_is_cut_short(load_test: LoadTest) -> None:
+def test_a_probe_is_aborted_when_its_rate_cannot_be_held(load_test: LoadTest) -> None:
     with fake_api(Behaviour(completion_ms=3_000)) as api:
         code, output = searched(load_test, api, "--slo-seconds=1", "--duration=30s")
         orders = len(api.truth()["orders"])
 
     assert code == 3, output
     assert "capacity  below 20 orders/s" in output
-    # A fifth of 600 orders may be late; no more are sent when so many are that it cannot be proven.
+    # A fifth of 600 orders may be late; the probe stops when the target cannot be proven any more.
     assert 120 < orders < 300
     verdict = json.loads((load_test.home / "reports" / "search-1" / "verdict.json").read_text())
     assert verdict["verdict"] == "limit breached"
@@ -66,7 +66,7 @@ def test_a_search_ends_with_a_broken_invariant(load_test: LoadTest) -> None:
     assert not (load_test.home / "reports" / "search-2").exists()
 
 
-def test_ctrl_c_drains_and_judges_the_probe(load_test: LoadTest) -> None:
+def test_ctrl_c_drains_the_probe_and_keeps_its_verdict(load_test: LoadTest) -> None:
     with fake_api(Behaviour(completion_ms=1_000)) as api:
         process = load_test.start("capacity", f"--host={api.url}", *WORDS, "--duration=60s")
         wait_for(lambda: len(api.truth()["orders"]) >= 30)
@@ -77,18 +77,18 @@ def test_ctrl_c_drains_and_judges_the_probe(load_test: LoadTest) -> None:
     assert process.returncode == 5, output
     assert "ended     interrupted" in output
     assert outcomes == {"completed"}
-    told = json.loads((load_test.home / "reports" / "search" / "capacity.json").read_text())
-    assert len(told["probes"]) == 1
+    results = json.loads((load_test.home / "reports" / "search" / "capacity.json").read_text())
+    assert len(results["probes"]) == 1
 
 
-def test_what_a_search_has_found_is_kept_when_a_probe_is_refused(load_test: LoadTest) -> None:
+def test_results_are_kept_when_a_later_probe_is_rejected(load_test: LoadTest) -> None:
     with fake_api(Behaviour(completion_ms=100)) as api:
         process = load_test.start("capacity", f"--host={api.url}", *WORDS)
         wait_for(lambda: (load_test.home / "reports" / "search-1" / "verdict.json").exists())
         api.put("behave", vars(Behaviour(completion_ms=100, healthy=False)))
-        # The next probe waits until all is well again; then its name has been used by somebody else.
-        asked = api.truth()["operations"]["health"]
-        wait_for(lambda: api.truth()["operations"]["health"] > asked + 1)
+        # The next probe waits until the API is healthy; by then its run id has been used.
+        checks = api.truth()["operations"]["health"]
+        wait_for(lambda: api.truth()["operations"]["health"] > checks + 1)
         runs.open_run(load_test.order_database_url, a_run("search-2"))
         api.put("behave", vars(Behaviour(completion_ms=100)))
         output, _ = process.communicate(timeout=60)
@@ -96,15 +96,15 @@ def test_what_a_search_has_found_is_kept_when_a_probe_is_refused(load_test: Load
     assert process.returncode == 5, output
     assert "capacity  20 orders/s\n" in output
     assert "ended     the next probe was not judged: run id search-2 was used before" in output
-    told = json.loads((load_test.home / "reports" / "search" / "capacity.json").read_text())
-    assert [probe["run_id"] for probe in told["probes"]] == ["search-1"]
+    results = json.loads((load_test.home / "reports" / "search" / "capacity.json").read_text())
+    assert [probe["run_id"] for probe in results["probes"]] == ["search-1"]
 
 
 def a_run(run_id: str) -> runs.NewRun:
     return runs.NewRun(run_id, "mixed", {}, [], None, None, datetime.now(UTC), None, {})
 
 
-def test_the_verdict_of_an_earlier_run_is_no_probe(
+def test_a_probe_does_not_read_the_verdict_of_an_earlier_run(
     load_test: LoadTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in load_test.environment.items():

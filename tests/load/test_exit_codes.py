@@ -50,8 +50,10 @@ def test_0_passed_and_everything_that_is_left_behind(load_test: LoadTest) -> Non
     ]
     assert stored.ended_at is not None
     assert stored.ended_at > stored.started_at
-    assert stored.started_at.isoformat(timespec="milliseconds") == found.told["started_at"], "the run's zero"
-    assert found.told["missing"] == []
+    assert stored.started_at.isoformat(timespec="milliseconds") == found.report["started_at"], (
+        "the run's zero"
+    )
+    assert found.report["missing"] == []
     assert stored.machine["cpus"] == os.cpu_count()
     assert stored.verdict is not None
     assert stored.verdict["exit_code"] == 0
@@ -159,7 +161,7 @@ def test_a_profile_that_somebody_set_during_the_run_stays(load_test: LoadTest) -
             found = load_test.finished(process)
         profiles = [change["profile"] for change in api.truth()["faults"]]
 
-    assert found.told["missing"] == []
+    assert found.report["missing"] == []
     assert profiles == ["assignment", "lossy"]
 
 
@@ -399,15 +401,15 @@ def test_6_orders_were_lost(load_test: LoadTest) -> None:
 
     assert found.code == 6, found.output
     # Everything that is asked afterwards shares the time in which the API could have come back.
-    assert found.told["verdict_seconds"] < 3 + 5
-    assert [each.split(":")[0] for each in found.told["missing"]] == [
+    assert found.report["verdict_seconds"] < 3 + 5
+    assert [each.split(":")[0] for each in found.report["missing"]] == [
         "the books were not audited",
         "the steps of the orders are not known",
         "orders.csv is missing",
     ]
     assert "orders.csv is missing" in unwrapped(found.output)
     assert found.run["unaccounted"] == 60
-    assert not found.told["database"]["audited"]
+    assert not found.report["database"]["audited"]
     assert any("the API did not answer" in outage for outage in found.run["outages"])
 
 
@@ -436,8 +438,8 @@ def test_two_runs_are_compared(load_test: LoadTest) -> None:
     with fake_api(Behaviour(completion_ms=500)) as api:
         found = load_test.run(api, *QUICK, "--compare=before", run_id="after")
 
-    assert found.told["comparison"]["verdict"] == "worse"
-    assert found.told["comparison"]["completion_ms"]["p50"]["difference"] == 200
+    assert found.report["comparison"]["verdict"] == "worse"
+    assert found.report["comparison"]["completion_ms"]["p50"]["difference"] == 200
     words = load_test.start("compare", "before", "after").communicate()[0]
     assert words.splitlines()[0] == "better"
 
@@ -461,7 +463,7 @@ def test_books_that_are_away_at_the_end_are_waited_for(load_test: LoadTest, post
             found = load_test.finished(process)
 
     assert found.code == 0, found.output
-    assert found.told["stored"]
+    assert found.report["stored"]
     stored = load_test.stored()
     assert stored is not None
     assert stored.ended_at is not None
