@@ -36,7 +36,7 @@ def is_query_valid() -> bool:
 
 def select_orders() -> Selection:
     """Draw the filters, which the URL contains, and return the selection."""
-    with st.grid(6, min_column_width=170, vertical_alignment="bottom"):
+    with st.grid(4, min_column_width=180, vertical_alignment="bottom"):
         runs = [row["run_id"] for row in cached(latency.run_names, CHART_SECONDS)()]
         select("Run", "run", runs, accept_new_options=True)
         time_range = select("Time range", "range", list(filters.RANGES), on_change=clear_times)
@@ -54,9 +54,9 @@ def select_orders() -> Selection:
             )
         select("Outcome", "outcome", [state.value for state in TERMINAL_STATES])
         select("Fault profile", "faults", fault_profiles())
-    if st.button("Refresh", icon=":material/refresh:"):
-        st.cache_data.clear()
-        latency_charts.latency_charts.clear()
+        if st.button("Refresh", icon=":material/refresh:", width="stretch"):
+            st.cache_data.clear()
+            latency_charts.latency_charts.clear()
     return filters.selection_of(
         {
             name: value.isoformat() if isinstance(value, datetime) else value

@@ -52,11 +52,8 @@ def metrics() -> None:
     """Draw in-flight count, throughput, completion times, outcomes and the SLO sentence."""
     open_orders, recent = in_flight(), recent_outcomes(window_seconds)
     rates = throughput(THROUGHPUT_SECONDS)
-    overdue = (
-        f"{open_orders.overdue:,} past the deadline" if open_orders.overdue else "none past the deadline"
-    )
     shown = [
-        ("In flight", f"{open_orders.orders:,}", overdue),
+        ("In flight", f"{open_orders.orders:,}", f"{open_orders.overdue:,} overdue"),
         ("Started / s", f"{mean_rate(rates, 'started'):.1f}", "last 10 s"),
         ("Finished / s", f"{mean_rate(rates, 'finished'):.1f}", "last 10 s"),
     ]
