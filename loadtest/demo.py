@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 
-from orchestrator.cli.stack import WATCH_SECONDS, interrupt_on_signals
+from orchestrator.cli.stack import POLL_SECONDS, interrupt_on_signals
 from orchestrator.embedded import Stack
 from orchestrator.embedded.layout import PROJECT_ROOT
 from orchestrator.errors import OrderSystemError, UsageError
@@ -64,7 +64,7 @@ def _serve(stack: Stack) -> None:
     """Returns upon Ctrl-C, or when somebody else has stopped the stack."""
     try:
         while stack.is_up():
-            time.sleep(WATCH_SECONDS)
+            time.sleep(POLL_SECONDS)
         console.print("The stack was stopped from elsewhere.")
     except KeyboardInterrupt:
         console.print("Stopping.")

@@ -11,9 +11,9 @@ import typer
 
 from orchestrator.cli import keys as keys
 from orchestrator.cli import maintenance as maintenance
-from orchestrator.cli import operations as operations
 from orchestrator.cli import orders as orders
 from orchestrator.cli import stack as stack
+from orchestrator.cli import system as system
 from orchestrator.cli.output import print_error
 from orchestrator.errors import OrderSystemError, RequestMalformed, UsageError
 from orchestrator.exit_codes import ExitCode
@@ -26,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (stack, orders, operations, maintenance, keys):
+for module in (stack, orders, system, maintenance, keys):
     module.register(app)
 
 

@@ -1,4 +1,4 @@
-"""Connects a command to the REST API."""
+"""The connection of a command to the REST API."""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ from orchestrator.settings import Settings
 
 ApiUrl = Annotated[
     str | None,
-    typer.Option("--api-url", metavar="URL", help="The REST API; by default that of the settings."),
+    typer.Option("--api-url", metavar="URL", help="URL of the REST API; API_URL by default."),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Commands about orders: start one, look at it, ask for something, watch it to its outcome."""
+"""Commands about single orders. All of them use the REST API."""
 
 import getpass
 import json
@@ -30,43 +30,41 @@ from orchestrator.settings import Settings
 
 SAMPLE_ADDRESS = {"street": "1 Main Street", "city": "Springfield", "state": "IL", "zip": "62701"}
 
-WATCH_SECONDS = 0.25
+POLL_SECONDS = 0.25
+LONG_POLL_SECONDS = 20.0
+"""Less than the read timeout of the client."""
+
 GRACE_SECONDS = 15.0
-"""How long past its deadline a watched order may still come to its outcome."""
+"""Time after the deadline for which `orders test` waits for the outcome."""
 
 
 def _user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        # A container may run a user that has no name.
+        # In a container, the user may have no name.
         return "cli"
 
 
-def _well_formed(order_id: str) -> str:
-    """Before it becomes part of an address."""
+def _valid_order_id(order_id: str) -> str:
+    # The id becomes part of a URL path.
     if not re.fullmatch(ORDER_ID_PATTERN, order_id):
-        raise UsageError(f"{order_id!r} is no order id: 1 to 64 letters, digits, '-' or '_'.")
+        raise UsageError(f"{order_id!r} is not an order id: use 1 to 64 letters, digits, '-' or '_'.")
     return order_id
 
 
 OrderId = Annotated[
-    str, typer.Argument(metavar="ID", help="1 to 64 letters, digits, '-' or '_'.", callback=_well_formed)
+    str,
+    typer.Argument(metavar="ID", help="1 to 64 letters, digits, '-' or '_'.", callback=_valid_order_id),
 ]
-AddressJson = Annotated[
+Address = Annotated[
     str | None,
     typer.Option("--address", metavar="JSON", help='{"street": ..., "city": ..., "state": ..., "zip": ...}'),
 ]
-Street = Annotated[str | None, typer.Option("--street")]
-City = Annotated[str | None, typer.Option("--city")]
-AddressState = Annotated[str | None, typer.Option("--state")]
-Zip = Annotated[str | None, typer.Option("--zip")]
-Items = Annotated[
-    list[str] | None, typer.Option("--item", metavar="SKU:QUANTITY:CENTS", help="May be given again.")
-]
-PaymentId = Annotated[str | None, typer.Option("--payment-id", help="By default pay-ID.")]
-Review = Annotated[ReviewMode, typer.Option("--review", help="Who reviews the order.")]
-RunId = Annotated[str | None, typer.Option("--run-id", help="The load test it belongs to.")]
+Items = Annotated[list[str] | None, typer.Option("--item", metavar="SKU:QUANTITY:CENTS", help="Repeatable.")]
+PaymentId = Annotated[str | None, typer.Option("--payment-id", help="pay-ID by default.")]
+Review = Annotated[ReviewMode, typer.Option("--review", help="Automatic or manual review.")]
+RunId = Annotated[str | None, typer.Option("--run-id", help="The load test of the order.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -78,16 +76,12 @@ def register(app: typer.Typer) -> None:
     app.command("update-address")(update_address)
     app.command()(approve)
     app.command()(reject)
-    app.command("test")(try_order)
+    app.command("test")(run_test_order)
 
 
 def start(
     order_id: OrderId,
-    address: AddressJson = None,
-    street: Street = None,
-    city: City = None,
-    state: AddressState = None,
-    zip_code: Zip = None,
+    address: Address = None,
     item: Items = None,
     payment_id: PaymentId = None,
     review: Review = ReviewMode.AUTO,
@@ -95,231 +89,219 @@ def start(
     as_json: AsJson = False,
     api_url: ApiUrl = None,
 ) -> None:
-    """Start an order; without an address and items it is a sample order."""
-    own = {"street": street, "city": city, "state": state, "zip": zip_code}
-    body = _start_body(_address(address, own), item, payment_id, review, run_id)
+    """Start an order. Address and items of a sample order are the default."""
     with connect(api_url) as api:
-        answer = api.post(f"/orders/{order_id}/start", body)
+        response = api.post(f"/orders/{order_id}/start", _body(address, item, payment_id, review, run_id))
     if as_json:
-        print_json(answer)
+        print_json(response)
     else:
-        echo(f"{order_id}: {answer['message']} (workflow {answer['workflow_id']})")
+        echo(f"{order_id}: {response['message']} (workflow {response['workflow_id']})")
 
 
 def status(
     order_id: OrderId,
     wait: Annotated[
-        float, typer.Option("--wait", min=0, help="Seconds to wait for the outcome at most.")
+        float, typer.Option("--wait", min=0, help="Maximum seconds to wait for the outcome.")
     ] = 0.0,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
 ) -> None:
-    """Show where an order stands: step, retries and recent errors, live from its events."""
-    until = time.monotonic() + wait
+    """Show the status of an order: step, retries and recent errors."""
+    not_after = time.monotonic() + wait
+    path = f"/orders/{order_id}/status"
     with connect(api_url) as api:
-        answer = api.get(f"/orders/{order_id}/status")
-        while answer["status"] == "running" and (seconds_left := until - time.monotonic()) > 0:
-            # Held for less than the client's own patience.
-            answer = api.get(f"/orders/{order_id}/status", wait=min(seconds_left, 20.0))
+        response = api.get(path)
+        while response["status"] == "running" and (seconds_left := not_after - time.monotonic()) > 0:
+            response = api.get(path, wait=min(seconds_left, LONG_POLL_SECONDS))
     if as_json:
-        print_json(answer)
+        print_json(response)
     else:
-        console.print(order_panel(answer))
+        console.print(order_panel(response))
 
 
 def history(order_id: OrderId, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
     """Show every event of an order, oldest first."""
     with connect(api_url) as api:
-        answer = api.get(f"/orders/{order_id}/history")
+        response = api.get(f"/orders/{order_id}/history")
     if as_json:
-        print_json(answer)
+        print_json(response)
     else:
-        console.print(event_table(answer["events"]))
+        console.print(event_table(response["events"]))
 
 
 def list_orders(
     state: Annotated[State | None, typer.Option("--state", help="Only orders in this state.")] = None,
     run_id: Annotated[str | None, typer.Option("--run-id", help="Only orders of this run.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=500)] = 20,
-    cursor: Annotated[
-        str | None, typer.Option("--cursor", help="The next page, as the last one named it.")
-    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=500, help="Orders per page.")] = 20,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Cursor of the next page.")] = None,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
 ) -> None:
     """List orders, newest first."""
-    wanted = state.value if state else None
+    state_name = state.value if state else None
     with connect(api_url) as api:
-        answer = api.get("/orders", state=wanted, run_id=run_id, limit=limit, cursor=cursor)
+        response = api.get("/orders", state=state_name, run_id=run_id, limit=limit, cursor=cursor)
     if as_json:
-        print_json(answer)
+        print_json(response)
         return
-    console.print(order_table(answer["orders"]))
-    if answer["next_cursor"]:
-        echo(f"more: --cursor {answer['next_cursor']}")
+    console.print(order_table(response["orders"]))
+    if response["next_cursor"]:
+        echo(f"Next page: --cursor {response['next_cursor']}")
 
 
 def cancel(
     order_id: OrderId,
-    reason: Annotated[str, typer.Option("--reason")],
-    cancelled_by: Annotated[str, typer.Option("--cancelled-by", default_factory=_user)],
+    reason: Annotated[str, typer.Option("--reason", help="The reason that is recorded.")],
+    cancelled_by: Annotated[
+        str, typer.Option("--cancelled-by", default_factory=_user, help="Your user name by default.")
+    ],
     as_json: AsJson = False,
     api_url: ApiUrl = None,
 ) -> None:
-    """Cancel an order, until its parcel is dispatched."""
-    _ask(api_url, order_id, "cancel", {"reason": reason, "cancelled_by": cancelled_by}, as_json)
+    """Cancel an order, until it is dispatched."""
+    _send(api_url, order_id, "cancel", {"reason": reason, "cancelled_by": cancelled_by}, as_json)
 
 
 def update_address(
     order_id: OrderId,
-    updated_by: Annotated[str, typer.Option("--updated-by", default_factory=_user)],
-    address: AddressJson = None,
-    street: Street = None,
-    city: City = None,
-    state: AddressState = None,
-    zip_code: Zip = None,
+    address: Annotated[
+        str,
+        typer.Option(
+            "--address", metavar="JSON", help='{"street": ..., "city": ..., "state": ..., "zip": ...}'
+        ),
+    ],
+    updated_by: Annotated[
+        str, typer.Option("--updated-by", default_factory=_user, help="Your user name by default.")
+    ],
     as_json: AsJson = False,
     api_url: ApiUrl = None,
 ) -> None:
-    """Change where an order goes, until its parcel is dispatched."""
-    own = {"street": street, "city": city, "state": state, "zip": zip_code}
-    if address is None and None in own.values():
-        raise UsageError("give the whole new address: --address JSON, or --street --city --state --zip")
-    body = {"new_address": _address(address, own), "updated_by": updated_by}
-    _ask(api_url, order_id, "update-address", body, as_json)
+    """Change the address of an order, until it is dispatched."""
+    body = {"new_address": _json_object(address), "updated_by": updated_by}
+    _send(api_url, order_id, "update-address", body, as_json)
 
 
 def approve(
     order_id: OrderId,
-    reviewer: Annotated[str, typer.Option("--reviewer", default_factory=_user)],
+    reviewer: Annotated[
+        str, typer.Option("--reviewer", default_factory=_user, help="Your user name by default.")
+    ],
     as_json: AsJson = False,
     api_url: ApiUrl = None,
 ) -> None:
-    """Approve an order in its review."""
-    _ask(api_url, order_id, "approve", {"reviewer": reviewer}, as_json)
+    """Approve an order that awaits its review."""
+    _send(api_url, order_id, "approve", {"reviewer": reviewer}, as_json)
 
 
 def reject(
     order_id: OrderId,
-    reason: Annotated[str, typer.Option("--reason")],
-    reviewer: Annotated[str, typer.Option("--reviewer", default_factory=_user)],
+    reason: Annotated[str, typer.Option("--reason", help="The reason that is recorded.")],
+    reviewer: Annotated[
+        str, typer.Option("--reviewer", default_factory=_user, help="Your user name by default.")
+    ],
     as_json: AsJson = False,
     api_url: ApiUrl = None,
 ) -> None:
-    """Reject an order in its review; nothing is charged."""
-    _ask(api_url, order_id, "reject", {"reviewer": reviewer, "reason": reason}, as_json)
+    """Reject an order that awaits its review. Nothing is charged."""
+    _send(api_url, order_id, "reject", {"reviewer": reviewer, "reason": reason}, as_json)
 
 
-def try_order(
+def run_test_order(
     order_id: OrderId,
-    address: AddressJson = None,
+    address: Address = None,
     item: Items = None,
     review: Review = ReviewMode.AUTO,
     run_id: RunId = None,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
 ) -> None:
-    """Start an order and show it live; exits 0 only when it completed within the limit, else 3."""
-    body = _start_body(_address(address, {}), item, None, review, run_id)
+    """Start an order and show its progress. Exits 0 if it completes within the limit, else 3."""
     with connect(api_url) as api:
-        if api.post(f"/orders/{order_id}/start", body)["status"] != "started":
-            raise OrderConflict(f"order {order_id} has been started before; a test needs a new one")
-        last = _last(_watch(api, order_id)) if as_json else _shown_live(api, order_id)
+        response = api.post(f"/orders/{order_id}/start", _body(address, item, None, review, run_id))
+        if response["status"] != "started":
+            raise OrderConflict(f"Order {order_id} exists already. Use a new id.")
+        last = _last(_poll(api, order_id)) if as_json else _show_progress(api, order_id)
     if as_json:
         print_json(last)
     if last is None or last["status"] == "running":
-        print_error(f"{order_id} has no outcome yet, well past its deadline")
+        print_error(f"{order_id} has no outcome {GRACE_SECONDS:g} s after its deadline.")
     if last is None or last["status"] != "completed" or not last["within_limit"]:
         raise typer.Exit(ExitCode.LIMIT_BREACHED)
 
 
-def _shown_live(api: RestClient, order_id: str) -> Json | None:
-    if not console.is_terminal:
-        return _shown_line_by_line(api, order_id)
+def _show_progress(api: RestClient, order_id: str) -> Json | None:
     last = None
-    with Live(console=console, auto_refresh=False) as live:
-        for last in _watch(api, order_id):
-            live.update(order_panel(last), refresh=True)
-    return last
-
-
-def _shown_line_by_line(api: RestClient, order_id: str) -> Json | None:
-    """For pipes and logs: a line a change of state, then the whole order."""
-    last = None
-    for each in _watch(api, order_id):
-        if last is None or last["state"] != each["state"]:
-            echo(f"{each['updated_at']} {each['state']}")
-        last = each
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            for last in _poll(api, order_id):
+                live.update(order_panel(last), refresh=True)
+        return last
+    for status in _poll(api, order_id):
+        if last is None or last["state"] != status["state"]:
+            echo(f"{status['updated_at']} {status['state']}")
+        last = status
     if last is not None:
         console.print(order_panel(last))
     return last
 
 
-def _watch(api: RestClient, order_id: str) -> Iterator[Json]:
-    """The order's status again and again until its outcome, or until it is hopeless.
-
-    The API may be away meanwhile: that is what the order is tested against.
-    """
-    time_budget = Settings.load().order_deadline_seconds + GRACE_SECONDS
-    not_after = time.monotonic() + time_budget
+def _poll(api: RestClient, order_id: str) -> Iterator[Json]:
+    """Yield the status until the outcome or the end of the grace period, also after failures of the API."""
+    not_after = time.monotonic() + Settings.load().order_deadline_seconds + GRACE_SECONDS
     while time.monotonic() < not_after:
         try:
-            answer = api.get(f"/orders/{order_id}/status")
+            status = api.get(f"/orders/{order_id}/status")
         except ServiceUnavailable:
-            time.sleep(WATCH_SECONDS)
+            time.sleep(POLL_SECONDS)
             continue
-        yield answer
-        if answer["status"] != "running":
+        yield status
+        if status["status"] != "running":
             return
-        time.sleep(WATCH_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _last(statuses: Iterator[Json]) -> Json | None:
     return next(iter(deque(statuses, maxlen=1)), None)
 
 
-def _ask(api_url: str | None, order_id: str, signal: str, body: Json, as_json: bool) -> None:
+def _send(api_url: str | None, order_id: str, signal: str, body: Json, as_json: bool) -> None:
     with connect(api_url) as api:
-        answer = api.post(f"/orders/{order_id}/signals/{signal}", body)
+        response = api.post(f"/orders/{order_id}/signals/{signal}", body)
     if as_json:
-        print_json(answer)
+        print_json(response)
     else:
-        echo(f"{order_id}: {answer['message']}")
+        echo(f"{order_id}: {response['message']}")
 
 
-def _start_body(
-    address: Json, items: list[str] | None, payment_id: str | None, review: ReviewMode, run_id: str | None
+def _body(
+    address: str | None,
+    items: list[str] | None,
+    payment_id: str | None,
+    review: ReviewMode,
+    run_id: str | None,
 ) -> Json:
-    body: Json = {"initial_address": address, "review": review.value}
-    if items:
-        body["items"] = [_item(text) for text in items]
-    if payment_id is not None:
-        body["payment_id"] = payment_id
-    if run_id is not None:
-        body["run_id"] = run_id
-    return body
+    body = {
+        "initial_address": SAMPLE_ADDRESS if address is None else _json_object(address),
+        "review": review.value,
+        "items": [_item(text) for text in items or ()] or None,
+        "payment_id": payment_id,
+        "run_id": run_id,
+    }
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def _item(text: str) -> Json:
     parts = text.rsplit(":", 2)
     if len(parts) != 3 or not parts[1].isdecimal() or not parts[2].isdecimal():
-        raise UsageError(f"--item {text}: must be SKU:QUANTITY:CENTS, for example CUP-1:2:1250")
+        raise UsageError(f"--item must be SKU:QUANTITY:CENTS (for example CUP-1:2:1250), not {text}.")
     return {"sku": parts[0], "quantity": int(parts[1]), "unit_price_cents": int(parts[2])}
 
 
-def _address(text: str | None, own: dict[str, str | None]) -> Json:
-    """The address in `text`, or the sample one, with the parts given one by one."""
-    address: Json = dict(SAMPLE_ADDRESS)
-    if text is not None:
-        address = _read_json(text)
-    return address | {part: value for part, value in own.items() if value is not None}
-
-
-def _read_json(text: str) -> Json:
+def _json_object(address: str) -> Json:
     try:
-        value: Any = json.loads(text)
+        value: Any = json.loads(address)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise UsageError("--address must be a JSON object with street, city, state and zip")
+        raise UsageError("--address must be a JSON object with street, city, state and zip.")
     return value

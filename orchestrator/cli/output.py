@@ -1,4 +1,4 @@
-"""How the CLI shows what the API answered."""
+"""Terminal output of the commands."""
 
 import json
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ Json = dict[str, Any]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 WIDTH_WITHOUT_TERMINAL = 160
-OPEN_ORDERS_NAMED = 20
+MAX_LISTED_ORDERS = 20
 
 console = Console()
 if not console.is_terminal:
@@ -43,7 +43,7 @@ def print_json(value: Any) -> None:
 
 
 def order_panel(status: Json) -> RenderableType:
-    """One order as it stands: facts, time, and what went wrong on the way."""
+    """Return the status of an order: facts, time and recent errors."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold")
     facts.add_column()
@@ -131,46 +131,46 @@ def _table(*columns: str) -> Table:
 
 
 def _clock(time: str) -> str:
-    """The time of day, to the millisecond."""
+    """Return the time of day of an RFC 3339 time, to the millisecond."""
     return time[11:23]
 
 
 def _detail(detail: Json) -> str:
-    told = {name: value for name, value in detail.items() if value not in (None, "")}
+    present = {name: value for name, value in detail.items() if value not in (None, "")}
     return ", ".join(
         f"{name} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
-        for name, value in told.items()
+        for name, value in present.items()
     )
 
 
 def audit_report(report: Json) -> RenderableType:
-    """The invariants, and each violation with the rows that show it."""
+    """Return a table of the invariants, and each violation with its evidence."""
     table = _table("", "invariant", "holds")
     for invariant in report["invariants"]:
         verdict = Text("yes", style="green") if invariant["holds"] else Text("NO", style="bold red")
         table.add_row(str(invariant["number"]), Text(invariant["text"]), verdict)
-    still_open = f"{report['open']} still running, {report['overdue']} of them past their deadline"
+    open_orders = f"{report['open']} in progress, {report['overdue']} of them past their deadline"
     parts: list[RenderableType] = [
         table,
         Text(
-            f"{report['judged']} orders judged, {report['late']} late, {still_open}; "
-            f"{report['workflows_checked']} workflows compared"
+            f"{report['judged']} orders checked, {report['late']} late, {open_orders}; "
+            f"{report['workflows_checked']} workflow results compared"
         ),
     ]
     if report["open_orders"]:
-        parts.append(Text(f"still running: {_first_of(report['open_orders'])}"))
+        parts.append(Text(f"in progress: {_first_of(report['open_orders'])}"))
     if report["uncompared"]:
         parts.append(
             Text(
-                f"{report['uncompared']} judged orders not compared: their workflows run, are not in "
-                "Temporal's list of closed ones yet, or have been forgotten after its retention"
+                f"{report['uncompared']} orders not compared: their workflows are running, are not in "
+                "Temporal's list of closed workflows yet, or have been deleted after the retention period"
             )
         )
     if report["without_events"]:
         parts.append(
             Text(
                 f"{report['without_events']} of them were accepted before {report['events_since']}, and "
-                "their events have been dropped: of these, invariants 1, 2, 6, 7 and 9 are not judged"
+                "their events have been dropped: invariants 1, 2, 6, 7 and 9 are not checked for these"
             )
         )
     parts += [
@@ -185,6 +185,6 @@ def audit_report(report: Json) -> RenderableType:
 
 
 def _first_of(order_ids: list[str]) -> str:
-    left_out = len(order_ids) - OPEN_ORDERS_NAMED
-    named = ", ".join(order_ids[:OPEN_ORDERS_NAMED])
-    return f"{named} and {left_out} more" if left_out > 0 else named
+    omitted = len(order_ids) - MAX_LISTED_ORDERS
+    named = ", ".join(order_ids[:MAX_LISTED_ORDERS])
+    return f"{named} and {omitted} more" if omitted > 0 else named

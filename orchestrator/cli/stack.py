@@ -1,4 +1,4 @@
-"""The commands of the embedded stack: up, down, ps, kill."""
+"""Commands of the embedded stack: up, migrate, down, ps, kill."""
 
 import signal
 import time
@@ -17,17 +17,16 @@ from orchestrator.errors import DatabaseError, StackError, UsageError
 from orchestrator.exit_codes import ExitCode
 from orchestrator.settings import Settings
 
-# Workers and API start through this command line too, and would pay for the import; hence _stack().
+# `orders worker` and `orders api` do not need this import at runtime; see _stack().
 if TYPE_CHECKING:
     from orchestrator.embedded import ComponentStatus, Stack
 
-WATCH_SECONDS = 0.5
-KEEP_SECONDS = 5.0
-"""PostgreSQL that was killed is back in two or three."""
+POLL_SECONDS = 0.5
+RECORD_SECONDS = 5.0
+"""A killed PostgreSQL server restarts in 2 to 3 s."""
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands to the application."""
     app.command()(up)
     app.command()(migrate)
     app.command()(down)
@@ -36,9 +35,9 @@ def register(app: typer.Typer) -> None:
 
 
 def up(
-    detach: Annotated[bool, typer.Option("--detach", help="Return when everything is healthy.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when every component is healthy.")] = False,
 ) -> None:
-    """Start PostgreSQL, Temporal, workers and API; stop them on Ctrl-C."""
+    """Start PostgreSQL, Temporal, workers, API, dashboard and load generator. Ctrl-C stops them."""
     stack = _stack(Settings.load())
     with interrupt_on_signals():
         if detach:
@@ -47,40 +46,42 @@ def up(
         try:
             if not _start(stack, bound=True):
                 return
-            echo("Ctrl-C stops it.")
+            echo("Press Ctrl-C to stop it.")
             _watch(stack)
         except KeyboardInterrupt:
             echo("Stopping.")
             if not stack.is_up():
-                # What was started is stopped already; another `up` that has waited may begin right now.
-                echo("The stack is down; its data stays.")
+                # The interrupted start has stopped everything. A waiting `up` may be starting now.
+                echo("The stack is down. Its data remains.")
                 raise typer.Exit(ExitCode.CRASHED) from None
         stack.down(report=echo_step)
-        echo("The stack is down; its data stays.")
+        echo("The stack is down. Its data remains.")
 
 
 def migrate() -> None:
-    """Bring the database of DATABASE_URL to the newest migration; the user of that URL owns the tables."""
+    """Apply pending migrations to the database of DATABASE_URL, whose user owns the tables."""
     from orchestrator.embedded import migrate as apply_migrations
 
     settings = Settings.load()
     if settings.uses_embedded_postgres:
-        raise UsageError("DATABASE_URL is not set; the embedded server is migrated by `up`")
+        raise UsageError(
+            "DATABASE_URL is not set. `orders up` applies the migrations of the embedded server."
+        )
     apply_migrations(settings)
-    echo("The database has every migration.")
+    echo("All migrations are applied.")
 
 
 def down() -> None:
-    """Stop the stack. Its data stays."""
+    """Stop the stack. Its data remains."""
     settings = Settings.load()
     if _stack(settings).down(report=echo_step):
-        echo("The stack is down; its data stays.")
+        echo("The stack is down. Its data remains.")
     else:
         echo(f"No stack was running in {settings.home}.")
 
 
 def ps(as_json: AsJson = False) -> None:
-    """Show every component: process, place, health, restarts."""
+    """Show the process, address, health and restarts of every component."""
     settings = Settings.load()
     components = _stack(settings).components()
     if as_json:
@@ -92,20 +93,20 @@ def ps(as_json: AsJson = False) -> None:
 
 
 def kill(
-    component: Annotated[str, typer.Argument(help="A name that `ps` shows.")],
-    signal_name: Annotated[str, typer.Option("--signal", help="The signal's name or number.")] = "SIGKILL",
+    component: Annotated[str, typer.Argument(help="A name that `orders ps` shows.")],
+    signal_name: Annotated[str, typer.Option("--signal", help="Name or number of the signal.")] = "SIGKILL",
 ) -> None:
-    """Send a signal to a component; the supervisor starts again what dies of it."""
-    number = _signal_named(signal_name)
+    """Send a signal to a component. The supervisor restarts a component that exits."""
+    number = _parse_signal(signal_name)
     settings = Settings.load()
     at = datetime.now(UTC)
     pid = _stack(settings).kill(component, number)
     echo(f"Sent {number.name} to {component} (process {pid}).")
-    _keep(settings, at, number, component)
+    _record(settings, at, number, component)
 
 
-def _keep(settings: Settings, at: datetime, number: signal.Signals, component: str) -> None:
-    """Keeps it for the charts; that the books are away just then does not undo what was done."""
+def _record(settings: Settings, at: datetime, number: signal.Signals, component: str) -> None:
+    """Record the signal for the charts. PostgreSQL may be the killed component."""
     from db import disturbances
 
     action = number.name.removeprefix("SIG").lower()
@@ -115,17 +116,18 @@ def _keep(settings: Settings, at: datetime, number: signal.Signals, component: s
             at=at,
             action=action,
             component=component,
-            time_budget_seconds=KEEP_SECONDS,
+            time_budget_seconds=RECORD_SECONDS,
         )
     except DatabaseError as error:
-        print_error(f"The charts will not show it: {error}")
+        print_error(f"The charts will not show this: {error}")
 
 
 @contextmanager
 def interrupt_on_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal end a command as Ctrl-C does; Ctrl-C also where a shell started the
-    command in the background, with SIGINT ignored. Only the first one counts: the next must not leave
-    half a stack behind, and stopping is bounded in time anyway."""
+    """Raise KeyboardInterrupt on SIGINT, SIGTERM and SIGHUP, also where a shell has SIGINT ignored.
+
+    Later signals are ignored, because they would interrupt the shutdown, whose duration is limited.
+    """
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -155,54 +157,58 @@ def _start(stack: "Stack", *, bound: bool) -> bool:
         echo(f"The stack is up after {time.monotonic() - began:.1f} s.")
     else:
         echo("The stack is already up.")
-    _echo_urls(stack)
+    _echo_addresses(stack)
     return started
 
 
 def _watch(stack: "Stack") -> None:
-    """Returns when somebody else has stopped the stack."""
+    """Return when another command has stopped the stack."""
     while stack.is_up():
-        time.sleep(WATCH_SECONDS)
+        time.sleep(POLL_SECONDS)
     if stack.has_died():
         stack.down()
-        print_error("The process supervisor was killed, and the stack with it. Start it again.")
+        print_error("The process supervisor was killed, and the stack with it. Start the stack again.")
         raise typer.Exit(ExitCode.CRASHED)
-    echo("The stack was stopped from elsewhere.")
+    echo("Another command stopped the stack.")
 
 
-def _echo_urls(stack: "Stack") -> None:
+def _echo_addresses(stack: "Stack") -> None:
     settings = stack.running_settings()
-    places = {
+    addresses = {
         "Dashboard": settings.local_url("dashboard"),
         "API": f"{settings.api_url}/docs",
     }
     if settings.uses_embedded_temporal:
-        places["Temporal UI"] = f"http://127.0.0.1:{settings.port('temporal_ui')}"
-        places["Temporal"] = settings.temporal_target
-    places["Load tests"] = settings.local_url("locust")
-    places["Logs"] = str(settings.home / "logs")
-    for name, place in places.items():
-        echo(f"  {name:<12} {place}")
+        addresses["Temporal UI"] = f"http://127.0.0.1:{settings.port('temporal_ui')}"
+        addresses["Temporal"] = settings.temporal_target
+    addresses["Load tests"] = settings.local_url("locust")
+    addresses["Logs"] = str(settings.home / "logs")
+    for name, address in addresses.items():
+        echo(f"  {name:<12} {address}")
 
 
 def _table(components: "list[ComponentStatus]") -> Table:
-    table = Table("component", "process", "place", "health", "restarts", box=None, pad_edge=False)
+    table = Table("component", "process", "address", "health", "restarts", box=None, pad_edge=False)
     for component in components:
-        place = component.socket or (f"127.0.0.1:{component.port}" if component.port else "")
+        address = component.socket or (f"127.0.0.1:{component.port}" if component.port else "")
         health = (
             Text("healthy", style="green")
             if component.healthy
             else Text(f"not healthy ({component.state.lower()})", style="red")
         )
-        table.add_row(component.name, str(component.pid or ""), Text(place), health, str(component.restarts))
+        table.add_row(
+            component.name, str(component.pid or ""), Text(address), health, str(component.restarts)
+        )
     return table
 
 
-def _signal_named(name: str) -> signal.Signals:
-    """Takes `SIGKILL`, `KILL`, `kill` or `9`. Raises UsageError for anything else."""
+def _parse_signal(name: str) -> signal.Signals:
+    """Accepts SIGKILL, KILL, kill and 9."""
     try:
         if name.isdecimal():
             return signal.Signals(int(name))
         return signal.Signals["SIG" + name.upper().removeprefix("SIG")]
     except (KeyError, ValueError):
-        raise UsageError(f"There is no signal {name}; use a name like SIGKILL, SIGTERM or SIGSTOP.") from None
+        raise UsageError(
+            f"Unknown signal {name!r}. Use a name such as SIGKILL, SIGTERM or SIGSTOP."
+        ) from None

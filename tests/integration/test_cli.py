@@ -17,7 +17,7 @@ from tests.orders import OTHER_ADDRESS
 
 pytestmark = pytest.mark.stack
 
-NOBODY_LISTENS = "http://127.0.0.1:1"
+UNUSED_URL = "http://127.0.0.1:1"
 
 
 @pytest.fixture
@@ -32,33 +32,34 @@ def command(
 
 def test_start_status_history_and_list(command: Command) -> None:
     order_id, run_id = new_id(), new_id()
-    said = command(
-        "start", order_id, "--street", "9 Elm", "--city", "Ogdenville", "--state", "IL", "--zip", "60000",
+    address = {"street": "9 Elm", "city": "Ogdenville", "state": "IL", "zip": "60000"}
+    result = command(
+        "start", order_id, "--address", json.dumps(address),
         "--item", "CUP:RED:2:1250", "--item", "TEA:1:300", "--payment-id", f"p-{order_id}",
         "--run-id", run_id,
     )  # fmt: skip
-    assert said.exit_code == 0
-    assert said.out == f"{order_id}: the order is accepted (workflow order-{order_id})\n"
+    assert result.exit_code == 0
+    assert result.out == f"{order_id}: the order is accepted (workflow order-{order_id})\n"
     status = command("status", order_id, "--wait", "20", "--json").json()
     assert (status["status"], status["result"]["amount_cents"]) == ("completed", 2800)
 
     shown = command("status", order_id)
     assert shown.exit_code == 0
-    for words in (order_id, "completed", "within the limit", "2800 cents"):
-        assert words in shown.out
+    for text in (order_id, "completed", "within the limit", "2800 cents"):
+        assert text in shown.out
     accepted = command("history", order_id, "--json").json()["events"][0]["detail"]
-    assert accepted["address"] == {"street": "9 Elm", "city": "Ogdenville", "state": "IL", "zip": "60000"}
+    assert accepted["address"] == address
     assert accepted["payment_id"] == f"p-{order_id}"
-    told = command("history", order_id).out
-    assert "accepted" in told
-    assert "outcome" in told
+    printed = command("history", order_id).out
+    assert "accepted" in printed
+    assert "outcome" in printed
     listed = command("list", "--run-id", run_id, "--json").json()
     assert [order["order_id"] for order in listed["orders"]] == [order_id]
     assert order_id in command("list", "--run-id", run_id, "--state", "completed").out
     assert order_id not in command("list", "--run-id", run_id, "--state", "failed").out
 
 
-def test_the_list_goes_on_where_it_says(command: Command, live: LiveApi) -> None:
+def test_the_list_has_a_cursor_for_the_next_page(command: Command, live: LiveApi) -> None:
     run_id = new_id()
     for _ in range(3):
         live.start(run_id=run_id)
@@ -68,11 +69,11 @@ def test_the_list_goes_on_where_it_says(command: Command, live: LiveApi) -> None
     assert len({order["order_id"] for order in first["orders"] + rest["orders"]}) == 3
 
 
-def test_start_again_and_with_other_content(command: Command) -> None:
+def test_start_is_idempotent_and_rejects_other_content(command: Command) -> None:
     order_id = new_id()
     assert command("start", order_id, "--json").json()["status"] == "started"
     assert command("start", order_id, "--json").json()["status"] == "already_started"
-    assert command("start", order_id, "--zip", "1").refuses(1, "this id and other content")
+    assert command("start", order_id, "--item", "CUP:1:1").refuses(1, "this id and other content")
 
 
 def test_every_request_about_a_running_order(command: Command, live: LiveApi) -> None:
@@ -99,12 +100,12 @@ def test_every_request_about_a_running_order(command: Command, live: LiveApi) ->
 
 def test_test_passes_with_a_completed_order(command: Command) -> None:
     order_id = new_id()
-    said = command("test", order_id)
-    assert said.exit_code == 0
-    # Which states on the way are seen depends on how soon they pass.
-    assert "completed" in said.out
-    assert "within the limit" in said.out
-    assert command("test", order_id).refuses(1, "has been started before")
+    result = command("test", order_id)
+    assert result.exit_code == 0
+    # States before the last one can pass between two polls.
+    assert "completed" in result.out
+    assert "within the limit" in result.out
+    assert command("test", order_id).refuses(1, "exists already")
     assert command("test", new_id(), "--json").json()["within_limit"]
 
 
@@ -112,54 +113,55 @@ def test_test_fails_with_an_order_that_does_not_complete(command: Command, live:
     live.http.put("/faults", json={"profile": "custom", "rates": {"steps": {"charge": {"decline": 1.0}}}})
     try:
         eventually(lambda: command("test", new_id()).exit_code == 3)
-        said = command("test", new_id())
+        result = command("test", new_id())
     finally:
         live.http.put("/faults", json={"profile": "none"})
-    assert said.exit_code == 3
-    assert "payment_declined" in said.out
+    assert result.exit_code == 3
+    assert "payment_declined" in result.out
 
 
 # --- Operations ---------------------------------------------------------------------------------
 
 
-def test_audit_is_clean_and_says_so(command: Command, live: LiveApi) -> None:
+def test_audit_passes_without_violations(command: Command, live: LiveApi) -> None:
     live.finished(live.start(run_id=(run_id := new_id())))
     report = command("audit", "--run", run_id, "--json").json()
     assert (report["clean"], report["judged"]) == (True, 1)
-    said = command("audit")
-    assert said.exit_code == 0
-    assert "nothing is charged before approval" in said.out
+    result = command("audit")
+    assert result.exit_code == 0
+    assert "nothing is charged before approval" in result.out
 
 
 def test_audit_exits_4_when_an_invariant_is_broken(
     command: Command, live: LiveApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The mutants break invariants for real; here only what the command makes of it.
+    # tests/mutants break invariants; this test covers the output only.
     broken = live.http.get("/audit").json()
     broken["clean"] = False
     broken["invariants"][2]["holds"] = False
     broken["violations"] = [
         {"invariant": 3, "order_id": "o-1", "finding": "charged twice", "evidence": {"ledger": [100, 100]}}
     ]
-    monkeypatch.setattr("orchestrator.cli.operations._audited", lambda client, run: broken)
-    said = command("audit")
-    assert said.exit_code == 4
-    assert "invariant 3, order o-1: charged twice" in said.out
+    monkeypatch.setattr("orchestrator.cli.system._request_audit", lambda client, run: broken)
+    result = command("audit")
+    assert result.exit_code == 4
+    assert "invariant 3, order o-1: charged twice" in result.out
     assert command("audit", "--json").exit_code == 4
 
 
-def test_export_writes_the_whole_file_or_none(command: Command, live: LiveApi, tmp_path: Path) -> None:
+def test_export_writes_a_complete_file_or_none(command: Command, live: LiveApi, tmp_path: Path) -> None:
     run_id = new_id()
     live.finished(live.start(run_id=run_id))
     target = tmp_path / "orders.csv"
     assert command("export", "--run", run_id, "--csv", str(target)).out == f"1 orders in {target}\n"
+    assert command("export", "--run", run_id, "--csv", "-").out == target.read_text()
     with target.open() as file:
         assert [row["run_id"] for row in csv.DictReader(file)] == [run_id]
     missing = tmp_path / "no" / "orders.csv"
     assert command("export", "--csv", str(missing)).refuses(2, "No such file or directory")
     assert command("export", "--csv", str(tmp_path)).refuses(2, "irectory")
-    away = command("export", "--csv", str(tmp_path / "x.csv"), "--api-url", NOBODY_LISTENS)
-    assert away.refuses(1, "no connection to the API at")
+    unavailable = command("export", "--csv", str(tmp_path / "x.csv"), "--api-url", UNUSED_URL)
+    assert unavailable.refuses(1, "no connection to the API at")
     typo = command("export", "--run", f"{run_id}-typo", "--csv", str(tmp_path / "typo.csv"))
     assert typo.refuses(2, f"there is no run {run_id}-typo")
     assert list(tmp_path.iterdir()) == [target]
@@ -167,65 +169,72 @@ def test_export_writes_the_whole_file_or_none(command: Command, live: LiveApi, t
 
 def test_faults_are_set_and_shown(command: Command) -> None:
     try:
-        said = command("faults", "set", "assignment", "--seed", "7")
-        assert said.exit_code == 0
-        assert command("faults").out == command("faults", "show").out == said.out
-        assert said.out.startswith("assignment, seed 7 since ")
-        assert "error 0.33" in said.out
+        result = command("faults", "set", "assignment", "--seed", "7")
+        assert result.exit_code == 0
+        assert command("faults").out == command("faults", "show").out == result.out
+        assert result.out.startswith("assignment, seed 7 since ")
+        assert "error 0.33" in result.out
         shown = command("faults", "show", "--json").json()
         assert (shown["profile"], shown["seed"]) == ("assignment", 7)
         custom = '{"steps": {"charge": {"error": 0.5}}}'
         assert "charge: error 0.5" in command("faults", "set", "custom", "--rates", custom).out
-        assert command("faults", "set", "unheard-of").refuses(2, "assignment")
+        assert command("faults", "set", "unknown-profile").refuses(2, "assignment")
         assert command("faults", "set", "custom", "--rates", "{").refuses(2, "JSON")
     finally:
         assert command("faults", "set", "none").exit_code == 0
 
 
-# --- What users do wrong ------------------------------------------------------------------------
+# --- Wrong usage ------------------------------------------------------------------------
 
 
-def test_an_unknown_order_is_one_sentence(command: Command) -> None:
+def test_an_unknown_order_gives_one_sentence(command: Command) -> None:
     for arguments in (["status"], ["history"], ["cancel", "--reason", "r"], ["approve"]):
         name, *options = arguments
-        assert command(name, "nobody", *options).refuses(1, "there is no order nobody")
+        assert command(name, "unknown", *options).refuses(1, "there is no order unknown")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
-        (["start", "a b"], "'a b' is no order id"),
-        (["status", "a/b"], "'a/b' is no order id"),
-        (["history", "first/status?"], "is no order id"),
-        (["cancel", "..", "--reason", "r"], "'..' is no order id"),
+        (["start", "a b"], "'a b' is not an order id"),
+        (["status", "a/b"], "'a/b' is not an order id"),
+        (["history", "first/status?"], "is not an order id"),
+        (["cancel", "..", "--reason", "r"], "'..' is not an order id"),
         (["start", "x", "--item", "CUP"], "must be SKU:QUANTITY:CENTS"),
         (["start", "x", "--item", "CUP:0:1"], "greater than or equal to 1"),
         (["start", "x", "--address", "[1]"], "JSON object"),
         (["start", "x", "--address", "{}"], "body.initial_address.street"),
-        (["update-address", "x"], "the whole new address"),
+        (["update-address", "x", "--address", "1"], "JSON object"),
         (["status", "x", "--api-url", "nonsense"], "not the address of an API"),
     ],
 )
-def test_wrong_usage_exits_2(command: Command, arguments: list[str], words: str) -> None:
-    assert command(*arguments).refuses(2, words)
+def test_wrong_usage_exits_2(command: Command, arguments: list[str], message: str) -> None:
+    assert command(*arguments).refuses(2, message)
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["status"], ["nonsense"], ["cancel", "x"], ["start", "x", "--review", "never"], ["worker", "none"]],
+    [
+        ["status"],
+        ["nonsense"],
+        ["cancel", "x"],
+        ["start", "x", "--review", "never"],
+        ["worker", "none"],
+        ["update-address", "x"],
+    ],
 )
 def test_a_wrong_command_line_exits_2_with_a_hint(command: Command, arguments: list[str]) -> None:
-    said = command(*arguments)
-    assert said.exit_code == 2
-    assert "Usage" in said.err
+    result = command(*arguments)
+    assert result.exit_code == 2
+    assert "Usage" in result.err
 
 
-def test_no_api_is_one_sentence(command: Command) -> None:
+def test_an_unavailable_api_gives_one_sentence(command: Command) -> None:
     for arguments in (["status", "x"], ["list"], ["audit"], ["faults"], ["test", "x"]):
-        assert command(*arguments, "--api-url", NOBODY_LISTENS).refuses(1, "start the stack with `make up`")
+        assert command(*arguments, "--api-url", UNUSED_URL).refuses(1, "start the stack with `make up`")
 
 
-def test_the_api_says_when_its_port_is_taken(command: Command, live_stack: Stack) -> None:
+def test_the_api_names_a_port_in_use(command: Command, live_stack: Stack) -> None:
     port = live_stack.settings.port("api")
     assert command("api").refuses(2, f"port {port} cannot be used on 127.0.0.1")
 
@@ -247,6 +256,6 @@ def test_exit_codes_reach_the_shell(live_stack: Stack, live: LiveApi) -> None:
 
     assert run("--help").returncode == 0
     assert run("list", "--json").returncode == 0
-    unknown = run("status", "nobody")
-    assert (unknown.returncode, unknown.stderr) == (1, "there is no order nobody\n")
+    unknown = run("status", "unknown")
+    assert (unknown.returncode, unknown.stderr) == (1, "there is no order unknown\n")
     assert run("status", "a b").returncode == 2

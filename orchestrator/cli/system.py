@@ -1,0 +1,168 @@
+"""Commands of the whole system: audit, export, faults, and its long-running processes."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import IO, Annotated
+
+import typer
+
+from orchestrator.cli.connection import ApiUrl, connect
+from orchestrator.cli.output import AsJson, audit_report, console, echo, print_json
+from orchestrator.errors import OrderSystemError, ServiceUnavailable, UsageError
+from orchestrator.exit_codes import ExitCode
+from orchestrator.rest_client import Json, RestClient
+from orchestrator.worker.kind import WorkerKind
+
+faults = typer.Typer(help="Show or change the fault profile of the simulated gateways.")
+
+Run = Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only orders of this run.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(audit)
+    app.command()(export)
+    app.add_typer(faults, name="faults")
+    app.command()(worker)
+    app.command()(api)
+
+
+def audit(run: Run = None, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
+    """Check the nine invariants on the order database, provider records and workflows. Exits 4 on a
+    violation."""
+    with connect(api_url) as client:
+        report = _request_audit(client, run)
+    if as_json:
+        print_json(report)
+    else:
+        console.print(audit_report(report), soft_wrap=True)
+    if not report["clean"]:
+        raise typer.Exit(ExitCode.INVARIANT_BROKEN)
+
+
+def _request_audit(client: RestClient, run: str | None) -> Json:
+    """Return the report; show the number of compared workflows meanwhile."""
+    with (
+        console.status("Auditing") as progress,
+        client.stream("/audit", run_id=run, progress="true") as response,
+    ):
+        for line in response.iter_lines():
+            message: Json = json.loads(line)
+            if "report" in message:
+                report: Json = message["report"]
+                return report
+            if "problem" in message:
+                problem: Json = message["problem"]
+                # 404: there is no run of this name.
+                raise (UsageError if problem["status"] == 404 else ServiceUnavailable)(problem["detail"])
+            progress.update(f"{message['workflows_checked']} workflows compared")
+    raise OrderSystemError("The API ended the audit without a report.")
+
+
+def export(
+    csv: Annotated[
+        Path, typer.Option("--csv", metavar="FILE", help="The CSV file to write; - is standard output.")
+    ],
+    run: Run = None,
+    api_url: ApiUrl = None,
+) -> None:
+    """Write the latency CSV: one row for each finished order, with the time of each step."""
+    with connect(api_url) as client:
+        if str(csv) == "-":
+            _download(client, run, sys.stdout.buffer)
+            return
+        # Written under another name first, so that an interrupted download is not taken for a complete one.
+        partial = csv.with_name(csv.name + ".partial")
+        try:
+            with partial.open("wb") as file:
+                orders = _download(client, run, file)
+            os.replace(partial, csv)
+        except OSError as error:
+            raise UsageError(f"Cannot write {csv}: {error.strerror}.") from error
+        finally:
+            partial.unlink(missing_ok=True)
+    echo(f"{orders} orders in {csv}")
+
+
+def _download(client: RestClient, run: str | None, file: IO[bytes]) -> int:
+    """Write the CSV to `file` and return the number of orders. Raises UsageError for an unknown run."""
+    orders = -1
+    with client.stream("/latency.csv", run_id=run) as response:
+        for chunk in response.iter_bytes():
+            file.write(chunk)
+            orders += chunk.count(b"\n")
+    if run is not None and orders == 0:
+        # Only the audit distinguishes an unknown run from one without finished orders.
+        _request_audit(client, run)
+    return orders
+
+
+@faults.callback(invoke_without_command=True)
+def _show_by_default(context: typer.Context, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
+    if context.invoked_subcommand is None:
+        show(as_json, api_url)
+
+
+@faults.command()
+def show(as_json: AsJson = False, api_url: ApiUrl = None) -> None:
+    """Show the active fault profile."""
+    with connect(api_url) as client:
+        _show(client.get("/faults"), as_json)
+
+
+@faults.command("set")
+def set_profile(
+    profile: Annotated[str, typer.Argument(help="none, assignment, lossy, slow, outage or custom.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed produces the same faults.")] = 0,
+    rates: Annotated[
+        str | None,
+        typer.Option(
+            "--rates",
+            metavar="JSON",
+            help="Rates of a custom profile, in the format of `orders faults --json`.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+) -> None:
+    """Set the fault profile. Every worker applies it within a second."""
+    body: Json = {"profile": profile, "seed": seed}
+    if rates is not None:
+        try:
+            body["rates"] = json.loads(rates)
+        except ValueError as error:
+            raise UsageError("--rates must be JSON.") from error
+    with connect(api_url) as client:
+        _show(client.put("/faults", body), as_json)
+
+
+def _show(active: Json, as_json: bool) -> None:
+    if as_json:
+        print_json(active)
+        return
+    since = f" since {active['since']}" if active["since"] else ""
+    echo(f"{active['profile']}, seed {active['seed']}{since}")
+    rates = active["rates"]
+    for step, each in {"every step": rates["default"], **rates["steps"]}.items():
+        named = ", ".join(
+            f"{name} {share:g}" for name, share in each.items() if share and name != "slow_mean_ms"
+        )
+        echo(f"  {step}: {named or 'none'}")
+
+
+def worker(
+    kind: Annotated[WorkerKind, typer.Argument(help="The task queues to serve.")],
+    name: Annotated[str | None, typer.Option("--name", help="The name in logs and events.")] = None,
+) -> None:
+    """Run a worker process until SIGINT or SIGTERM."""
+    from orchestrator.processes import run_worker
+
+    run_worker(kind, name)
+
+
+def api() -> None:
+    """Run the REST API until SIGINT or SIGTERM."""
+    from orchestrator.processes import run_api
+
+    run_api()
