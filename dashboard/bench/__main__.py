@@ -1,7 +1,7 @@
 """`python -m dashboard.bench [--orders N]`: measure every query and page over N orders.
 
-Prints a Markdown table and exits with 3 when a target is missed. Uses its own database `orders_bench_N` on the
-server of the order database; it is created and seeded once and kept for later runs.
+Prints a Markdown table and exits with 3 when a target is missed. Uses its own database `orders_bench_N` on
+the server of the order database, which is created and seeded once and kept for later runs.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Pages of a running dashboard: first runs, refreshes, first paint, CSV export, and the cost of ten viewers."""
+"""Measurements of a running dashboard: first runs, refreshes, first paints, CSV export, ten viewers."""
 
 import shutil
 import threading

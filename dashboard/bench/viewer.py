@@ -1,4 +1,4 @@
-"""A dashboard session without a browser: opens a page over Streamlit's WebSocket and refreshes its fragments."""
+"""A dashboard session without a browser, over Streamlit's WebSocket."""
 
 import time
 

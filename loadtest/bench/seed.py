@@ -1,7 +1,7 @@
 """`python -m loadtest.bench.seed --orders N`: generate a history of orders, to test at production size.
 
-Set-based SQL generates one day per transaction, so an interrupted seeding leaves complete days. The orders are
-like finished ones in every table, agree with the provider ledger and pass the audit; their ids start with `seed-`.
+Set-based SQL generates one day per transaction, so an interrupted seeding leaves complete days. The orders
+have rows in every table, agree with the provider ledger and pass the audit. Their ids start with `seed-`.
 """
 
 import argparse
@@ -54,8 +54,9 @@ def seed(url: str, orders: int, *, days: int = DAYS, progress: Progress) -> int:
 
 
 def seed_recent(url: str, *, finished: int, running: int) -> None:
-    """Replace the recent orders: `finished` ones with outcomes in the last hour and the next minutes, and
-    `running` ones.
+    """Replace the seeded recent orders by `finished` and `running` ones.
+
+    The outcomes of the finished ones spread over the last 50 and the next 10 minutes.
 
     For benchmarks only: they have no events or payments, so the audit reports them. Raises psycopg.Error.
     """

@@ -27,8 +27,8 @@ STEP_FACTOR = 1.5
 
 LATE_ALLOWANCE = 1
 RETRY_LATE_ALLOWANCE = 4
-"""Late orders that the plan of a probe allows for. A rate with a fifth of the allowed late share has more than
-one late order in a quarter of the probes, and more than four in one of thirty."""
+"""Late orders that the plan of a probe allows for. A rate with a fifth of the allowed late share has more
+than one late order in a quarter of the probes, and more than four in one of thirty."""
 
 RECOVERY_SECONDS = 15.0
 """Pause after an invalid probe, in which an overloaded machine finishes its orders."""
@@ -49,8 +49,11 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """Search from `min_rate` to `max_rate` (orders per second) until both bounds are within `precision`, a share
-    of the rate. Each probe takes at least `seconds`."""
+    """Search from `min_rate` to `max_rate`, in orders per second.
+
+    The search ends when its bounds are within `precision`, a share of the rate. A probe takes at least
+    `seconds`.
+    """
 
     min_rate: float
     max_rate: float
@@ -166,7 +169,7 @@ def capacity_of(probes: list[Probe]) -> float | None:
 
 
 def capacity_text(probes: list[Probe], min_rate: float) -> str:
-    """Return the result in one line: the rate held, the rate breached, and the undecided rates between them."""
+    """Return one line: the rate held, the rate breached, and the undecided rates between them."""
     held = capacity_of(probes)
     breached = min((probe.rate for probe in probes if probe.finding is Finding.BREACHED), default=None)
     decided = {probe.rate for probe in probes if probe.finding is not Finding.UNDECIDED}

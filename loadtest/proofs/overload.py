@@ -1,9 +1,10 @@
 """`python -m loadtest.proofs.overload`: a load test above the capacity of the system, then normal load.
 
 Starts its own stack in a temporary directory, on the ports of the settings, and prints a Markdown report.
-Excess starts must be rejected with 429, accepted orders must keep the limit, and after the overload every order
-must be accepted again. Exits with 3 when one of these fails, a component ended or used too much memory; with 5
-when no start was rejected or memory was not sampled throughout; otherwise with the exit code of the load test.
+Excess starts must be rejected with 429, accepted orders must keep the limit, and after the overload every
+order must be accepted again. Exits with 3 when one of these fails, or a component ended or used too much
+memory; with 5 when no start was rejected or memory samples are missing; otherwise with the exit code of the
+load test.
 """
 
 import argparse
@@ -100,8 +101,8 @@ def breaches(verdict: Json, recovery: Recovery, usage: MemoryUsage) -> list[str]
         found.append(f"{late} orders were late, or refused without 429")
     if recovery.not_accepted:
         found.append(
-            f"{recovery.not_accepted} of {recovery.sent} orders sent {RECOVERY_SECONDS:g} s or more after the "
-            "overload were not accepted"
+            f"{recovery.not_accepted} of {recovery.sent} orders sent {RECOVERY_SECONDS:g} s or more "
+            "after the overload were not accepted"
         )
     found += [
         f"{component.name} used {usage.peak_mib(component.name):.0f} MiB, limit {limit} MiB"

@@ -1,8 +1,8 @@
 """Memory of the components of a running stack, and disk space below ORDERS_HOME. Linux only.
 
-Memory is the proportional set size (PSS) of a component with its child processes, so a page shared by several
-processes is counted once in total. PostgreSQL's shared buffers are counted separately: they have a fixed size,
-fill up once and stay full.
+Memory is the proportional set size (PSS) of a component with its child processes, so a page shared by
+several processes is counted once in total. PostgreSQL's shared buffers are counted separately: they have a
+fixed size, fill up once and stay full.
 """
 
 import threading

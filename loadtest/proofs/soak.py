@@ -1,8 +1,8 @@
 """`python -m loadtest.proofs.soak`: a long load test at a constant rate; late orders, memory and disk.
 
 Starts its own stack in a temporary directory, on the ports of the settings, and prints a Markdown report.
-Exits with 3 when an order was late, a component ended or its memory grew, with 5 when the run was too short to
-tell, and otherwise with the exit code of the load test.
+Exits with 3 when an order was late, a component ended or its memory grew, with 5 when the run was too short
+to prove constant memory, and otherwise with the exit code of the load test.
 """
 
 import argparse
@@ -43,8 +43,8 @@ def soak(settings: Settings, minutes: float, rate: float, faults: str) -> ExitCo
         before = DiskUsage.of(layout)
         with MemoryUsage.of(stack) as usage:
             run = run_load_test(
-                stack.settings, "soak", "--scenario=start-only", f"--rate={rate:g}", f"--duration={minutes * 60:g}s",
-                f"--faults={faults}", f"--slo-target={TARGET}",
+                stack.settings, "soak", "--scenario=start-only", f"--rate={rate:g}",
+                f"--duration={minutes * 60:g}s", f"--faults={faults}", f"--slo-target={TARGET}",
             )  # fmt: skip
         after = DiskUsage.of(layout)
     trends = usage.trends(minutes * 60)

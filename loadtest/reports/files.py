@@ -1,7 +1,8 @@
 """Report files of a run, under ORDERS_HOME/reports/RUN_ID/.
 
-`verdict.json` (everything), `junit.xml` (one test case for each check), `summary.md`, `orders.csv` (the latency
-CSV), and Locust's own `locust_stats.csv`, `locust_failures.csv`, `locust_exceptions.csv` and `locust.html`.
+`verdict.json` (everything), `junit.xml` (one test case for each check), `summary.md`, `orders.csv` (the
+latency CSV), and Locust's `locust_stats.csv`, `locust_failures.csv`, `locust_exceptions.csv` and
+`locust.html`.
 """
 
 import csv

@@ -68,8 +68,8 @@ def setup_differences(run: AnyRun, baseline: runs.StoredRun) -> list[str]:
 def compare_times(run: RunTimes, baseline: RunTimes) -> Json:
     """Compare completion times and late shares: differences (run less baseline) with 95 % intervals.
 
-    `verdict` covers all of them. With intervals of 95 % each, some would differ by chance more often than once
-    in twenty comparisons, so for `verdict` the intervals are wider (Bonferroni).
+    `verdict` covers all of them. With intervals of 95 % each, some would differ by chance in more than one of
+    twenty comparisons, so `verdict` uses wider intervals (Bonferroni).
     """
     random = Random(1)
     run_ms, baseline_ms = sorted(run.completion_ms), sorted(baseline.completion_ms)

@@ -13,7 +13,7 @@ Json = dict[str, Any]
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """Return the nearest-rank percentile of sorted values, as PostgreSQL's percentile_disc; `share` is 0 to 1.
+    """Return the nearest-rank percentile of sorted values, as PostgreSQL's percentile_disc; `share` is 0..1.
 
     Raises ValueError for an empty sequence.
     """
@@ -23,7 +23,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def spread(values: Iterable[float | None]) -> Json | None:
-    """Return count, mean and percentiles of the values that are not None, to two decimals; None if there are none."""
+    """Return count, mean and percentiles of the values that are not None; None if there are none."""
     ordered = sorted(value for value in values if value is not None)
     if not ordered:
         return None

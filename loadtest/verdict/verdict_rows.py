@@ -1,4 +1,4 @@
-"""View model of a verdict: the rows that the terminal, Markdown, JUnit, Locust's page and the dashboard show."""
+"""View model of a verdict, for the terminal, Markdown, JUnit, Locust's page and the dashboard."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,7 +1,7 @@
 """`make loadbench`: performance of the load generator against the fake API, as a Markdown table.
 
-Exits with 1 when a target is missed. The audit of the fake API takes no time, so the time from the drain to the
-verdict is that of the load generator alone.
+Exits with 1 when a target is missed. The audit of the fake API takes no time, so the time from the drain to
+the verdict is that of the load generator alone.
 """
 
 import sys
