@@ -2,8 +2,8 @@
 
 import asyncio
 import select
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, LiteralString, TypeVar
 
 import psycopg
@@ -31,6 +31,7 @@ IDLE_SECONDS = 60.0
 """Connections opened by a burst are closed after this idle time: each costs the server some MB."""
 
 CLOSE_SECONDS = 2.0
+CONNECT_TIMEOUT_SECONDS = 3
 
 CONFLICT_ATTEMPTS = 3
 """How often a single statement is run when it meets a deadlock or a serialization failure."""
@@ -227,6 +228,22 @@ class Database:
             closing = asyncio.create_task(pool.close(timeout=CLOSE_SECONDS))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
+
+
+@contextmanager
+def connect(url: str, application_name: str) -> Iterator[psycopg.Connection[Row]]:
+    """Open one synchronous connection, for commands and load tests. Raises DatabaseError."""
+    with (
+        translate_errors(),
+        psycopg.connect(
+            url,
+            autocommit=True,
+            row_factory=dict_row,
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            application_name=application_name,
+        ) as connection,
+    ):
+        yield connection
 
 
 def _connection_class(errors: ConnectErrors) -> type[Connection]:

@@ -1,4 +1,4 @@
-"""The fault profile in force, and the changes that led to it."""
+"""The active fault profile and its history."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +20,7 @@ class FaultChange:
 
 
 async def current(database: Database) -> FaultChange | None:
-    """The newest change, or None when there never was one."""
+    """Return the newest change, or None when there is none."""
     row = await database.fetch_one(_SQL["current_faults"])
     return FaultChange(**row) if row else None
 
@@ -29,10 +29,10 @@ async def record(database: Database, profile: str, seed: int, rates: Row) -> Fau
     row = await database.fetch_one(
         _SQL["set_faults"], {"profile": profile, "seed": seed, "rates": Jsonb(rates)}
     )
-    assert row is not None, "insert ... returning gives a row"
+    assert row is not None, "insert ... returning returns a row"
     return FaultChange(**row)
 
 
 async def history(database: Database, limit: int = 100) -> list[FaultChange]:
-    """Newest first."""
+    """Return the changes, newest first."""
     return [FaultChange(**row) for row in await database.fetch_all(_SQL["fault_history"], {"limit": limit})]

@@ -1,36 +1,28 @@
-"""Load tests in the books: what was asked, what was measured, and the verdict.
+"""Stored load tests: how each was started, what it measured, and its verdict.
 
-Synchronous, because the load generator is built on greenlets, with which psycopg's waiting cooperates.
-Every function opens a connection of its own, since the database may be restarted during a run, and raises
-DatabaseUnavailable when PostgreSQL does not answer.
+Synchronous, because load generators run on greenlets, with which psycopg's waits cooperate. Each function opens its
+own connection, since PostgreSQL may be restarted during a run, and raises DatabaseError.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-import psycopg
-from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from db import queries
-from db.database import Row
-from db.sqlstate import translate_errors
+from db.database import Row, connect
 
 _SQL = queries.load("runs.sql")
+_APPLICATION = "loadtest"
 
 SILENT_SECONDS = 120.0
-"""A run that lives starts an order more often than this, and needs less to judge itself after its drain."""
-
-CONNECT_SECONDS = 3
+"""A live run starts orders more often than this, and needs less time from its drain to its verdict."""
 
 
 @dataclass(frozen=True)
 class NewRun:
-    """A run as it starts. `fault_profile` is the one in force, `stages` the plan of its rates; `options` also
-    tell, as `faults_since`, from when on it has been in force if the run has set it."""
+    """A run as it starts. `fault_profile` is the active one, `stages` is the plan of rates. If the run set the
+    profile, `options` has the time of that as `faults_since`."""
 
     run_id: str
     scenario: str
@@ -45,7 +37,7 @@ class NewRun:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run as it was judged. `statistics` has one row a second; `completion_ms` are exact times."""
+    """The result of a run. `statistics` has one row per second; `completion_ms` are exact times."""
 
     ended_at: datetime
     statistics: list[Row]
@@ -58,7 +50,7 @@ class RunResult:
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run as the books have it; everything after `machine` is None while it is under way."""
+    """A stored run. `ended_at` and all fields after `machine` except `chaos` are None while it is running."""
 
     run_id: str
     scenario: str
@@ -78,62 +70,47 @@ class StoredRun:
     counted_orders: int | None
 
 
-def is_used(url: str, run_id: str) -> bool:
-    """Whether a run, or an order of one, has this id."""
-    with _connection(url) as connection:
-        row = connection.execute(_SQL["run_id_is_used"], {"run_id": run_id}).fetchone()
-    return row is not None and bool(row["used"])
+def run_id_exists(url: str, run_id: str) -> bool:
+    """Return whether a run or an order has this run id."""
+    with connect(url, _APPLICATION) as connection:
+        row = connection.execute(_SQL["run_id_exists"], {"run_id": run_id}).fetchone()
+    return row is not None and bool(row["found"])
 
 
-def that_set_faults(url: str, since: str) -> str | None:
-    """The run under way that set the fault profile which has been in force since then, as the API tells it;
-    None when somebody else set it, or the run is over, or was broken off."""
+def run_that_set_faults(url: str, since: str) -> str | None:
+    """Return the running run that set the fault profile active `since` (as in the API's JSON). None when it was
+    not set by a run, or the run has ended or was aborted."""
     parameters = {"since": since, "silent_seconds": SILENT_SECONDS}
-    with _connection(url) as connection:
+    with connect(url, _APPLICATION) as connection:
         row = connection.execute(_SQL["run_that_set_faults"], parameters).fetchone()
     return None if row is None else str(row["run_id"])
 
 
 def open_run(url: str, run: NewRun) -> bool:
-    """Writes down that a run begins. Returns False when its id was taken in the meantime."""
+    """Store a run that starts. Return False when its id exists."""
     parameters = vars(run) | {
         "options": Jsonb(run.options),
         "stages": Jsonb(run.stages),
         "machine": Jsonb(run.machine),
     }
-    with _connection(url) as connection:
+    with connect(url, _APPLICATION) as connection:
         return connection.execute(_SQL["open_run"], parameters).fetchone() is not None
 
 
 def close_run(url: str, run_id: str, result: RunResult) -> None:
-    """Writes down what a run has shown."""
+    """Store the result of a run."""
     parameters = vars(result) | {
         "run_id": run_id,
         "statistics": Jsonb(result.statistics),
         "verdict": Jsonb(result.verdict),
         "chaos": Jsonb(result.chaos),
     }
-    with _connection(url) as connection:
+    with connect(url, _APPLICATION) as connection:
         connection.execute(_SQL["close_run"], parameters)
 
 
 def find(url: str, run_id: str) -> StoredRun | None:
-    """The run, or None when there is none of this id."""
-    with _connection(url) as connection:
+    """Return a run, or None when there is none with this id."""
+    with connect(url, _APPLICATION) as connection:
         row = connection.execute(_SQL["run"], {"run_id": run_id}).fetchone()
     return None if row is None else StoredRun(**row)
-
-
-@contextmanager
-def _connection(url: str) -> Iterator[psycopg.Connection[dict[str, Any]]]:
-    with (
-        translate_errors(),
-        psycopg.connect(
-            url,
-            autocommit=True,
-            row_factory=dict_row,
-            connect_timeout=CONNECT_SECONDS,
-            application_name="loadtest",
-        ) as connection,
-    ):
-        yield connection

@@ -103,13 +103,13 @@ class Run:
         database = self._settings.order_database_url
         set_since = None if self.options.faults is None else self._faults.in_force()["since"]
         with require_database():
-            if runs.is_used(database, self.options.run_id):
+            if runs.run_id_exists(database, self.options.run_id):
                 raise UsageError(f"run id {self.options.run_id} was used before; choose another")
             if self.options.compare is not None:
                 earlier = runs.find(database, self.options.compare)
                 if earlier is None or earlier.completion_ms is None:
                     raise UsageError(f"there is no finished run {self.options.compare} to compare with")
-            other = None if set_since is None else runs.that_set_faults(database, set_since)
+            other = None if set_since is None else runs.run_that_set_faults(database, set_since)
             if other is not None:
                 # Two runs cannot both have the faults they were asked to have.
                 raise UsageError(

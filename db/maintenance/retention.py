@@ -1,7 +1,7 @@
-"""How long events are kept: partitions ahead of time, and old ones dropped without holding anybody up.
+"""Retention of events: creates partitions ahead of time, and drops old ones without blocking writers.
 
-Only events go. Orders, payments, shipments, the provider's ledger and the rollups stay, so no figure and no
-balance changes; what is lost is the story of each old order.
+Only events are dropped. Orders, payments, shipments, the provider ledger and the rollups stay, so counts, latencies
+and balances do not change; only the history of old orders is lost.
 """
 
 from collections.abc import AsyncIterator
@@ -21,17 +21,17 @@ from db.sqlstate import translate_errors
 
 _SQL = queries.load("retention.sql")
 
-DETACH_PATIENCE_MS = 20_000
-"""How long a detachment waits for readers that began before it. Nobody waits for the detachment."""
+DETACH_TIMEOUT_MS = 20_000
+"""How long a detachment waits for older readers of the partition. It blocks no other session."""
 
-DROP_PATIENCE_MS = 1_000
-DROP_TRIES = 3
-STATEMENT_SPARE_MS = 5_000
-"""So much longer than for its locks a statement may take, so that one that waits for a lock ends of that."""
+DROP_TIMEOUT_MS = 1_000
+DROP_ATTEMPTS = 3
+STATEMENT_MARGIN_MS = 5_000
+"""The statement timeout exceeds the lock timeout, so that a wait for a lock ends with the lock timeout."""
 
 
 class RetentionRejected(OrderSystemError):
-    """Only the owner of the table events may drop its partitions; use the URL of the user who migrates."""
+    """Only the owner of the table events can drop its partitions. Use the URL of the user that migrates."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Partition:
 
 @dataclass
 class RetentionReport:
-    """What a look found and did. `held` are old enough, and wait for an order that is still open; `busy`
-    are being read, and go with the next look."""
+    """What was found and done. `held` partitions have events of an order that may still be open; `busy` ones are
+    being read. A later call drops both."""
 
     cutoff: datetime
     expired: list[Partition] = field(default_factory=list)
@@ -64,7 +64,7 @@ class RetentionReport:
     busy: list[Partition] = field(default_factory=list)
     oldest_open_at: datetime | None = None
     is_elsewhere: bool = False
-    """Whether another process was at it: then nothing was done."""
+    """Another process is dropping partitions, so this call did nothing."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -79,33 +79,32 @@ class RetentionReport:
 
 
 async def ensure_partitions(database: Database) -> int | None:
-    """Makes the partitions of the days ahead, and returns how many; None when the open partition had filled
-    up, and one step was done towards its end: the next call does the next.
+    """Create the partitions of the next days, and return how many were created.
 
-    Raises DatabaseUnavailable, also when the table is too busy to be locked just now, and RetentionRejected where the
-    migrations are not applied or this user may not.
+    Return None when the unbounded partition has rows, and one step of bounding it was done: call again. Raises
+    LockTimeout when the table is too busy, and RetentionRejected when the function is missing or not allowed.
     """
     try:
         row = await database.fetch_one(_SQL["ensure_partitions"])
     except (psycopg.errors.UndefinedFunction, psycopg.errors.InsufficientPrivilege) as error:
         raise RetentionRejected(str(error).splitlines()[0]) from error
-    assert row is not None, "a function gives a row"
-    made: int | None = row["made"]
-    return made
+    assert row is not None, "a function returns a row"
+    created: int | None = row["created"]
+    return created
 
 
 async def drop_expired(url: str, keep: timedelta, *, dry_run: bool = False) -> RetentionReport:
-    """Drops the partitions whose every event is older than `keep`, and belongs to an order with an outcome.
+    """Drop the partitions whose events are all older than `keep` and belong to orders with an outcome.
 
-    With `dry_run` only says which. Raises DatabaseUnavailable, and RetentionRejected when `url` is not the owner's.
+    With `dry_run`, only report them. Raises RetentionRejected when the user of `url` is not the owner.
     """
     report = RetentionReport(cutoff=datetime.now(UTC) - keep)
     async with _session(url) as connection:
-        if not (await _rows(connection, "begin"))[0]["is_ours"]:
+        if not (await _rows(connection, "lock"))[0]["is_locked"]:
             report.is_elsewhere = True
             return report
         if not dry_run:
-            await _finish_earlier_looks(connection, report)
+            await _drop_unfinished(connection, report)
         report.oldest_open_at = (await _rows(connection, "oldest_open_order"))[0]["at"]
         for row in await _rows(connection, "expired", {"cutoff": report.cutoff}):
             partition = Partition(**row)
@@ -119,9 +118,10 @@ async def drop_expired(url: str, keep: timedelta, *, dry_run: bool = False) -> R
     return report
 
 
-async def _finish_earlier_looks(connection: AsyncConnection[Row], report: RetentionReport) -> None:
+async def _drop_unfinished(connection: AsyncConnection[Row], report: RetentionReport) -> None:
+    """Drop what an earlier call decided to drop and could not."""
     for row in await _rows(connection, "unfinished"):
-        # Null where nothing is attached any more.
+        # Null when the partition is already detached.
         half_detached = row.pop("half_detached")
         partition = Partition(**row)
         if half_detached is None:
@@ -133,18 +133,18 @@ async def _finish_earlier_looks(connection: AsyncConnection[Row], report: Retent
 async def _detach(
     connection: AsyncConnection[Row], partition: Partition, how: str, report: RetentionReport
 ) -> None:
-    """Detaches and drops. While it waits for those who read the partition, everybody else reads and writes
-    on; after DETACH_PATIENCE_MS it is left for the next look, which ends what was begun."""
+    """Detach and drop a partition. When its readers do not finish within DETACH_TIMEOUT_MS, a later call
+    finalizes the detachment."""
     statement = sql.SQL("alter table events detach partition {} {}").format(
         sql.Identifier(partition.name), sql.SQL("finalize" if how == "finalize" else "concurrently")
     )
-    await _wait_for_locks(connection, DETACH_PATIENCE_MS)
+    await _set_timeouts(connection, DETACH_TIMEOUT_MS)
     try:
         await connection.execute(statement)
     except (
         psycopg.errors.QueryCanceled,
         psycopg.errors.LockNotAvailable,
-        # Another partition is half detached, held up by its readers.
+        # Another partition is half detached.
         psycopg.errors.ObjectNotInPrerequisiteState,
     ):
         report.busy.append(partition)
@@ -153,14 +153,14 @@ async def _detach(
 
 
 async def _drop(connection: AsyncConnection[Row], partition: Partition, report: RetentionReport) -> None:
-    """Nobody finds the detached partition any more; only who was reading it may hold it for a moment."""
+    """Drop a detached partition. Only a session that was already reading it can delay that."""
     statement = sql.SQL("drop table if exists {}").format(sql.Identifier(partition.name))
-    await _wait_for_locks(connection, DROP_PATIENCE_MS)
-    for last_try in (*[False] * (DROP_TRIES - 1), True):
+    await _set_timeouts(connection, DROP_TIMEOUT_MS)
+    for attempt in range(1, DROP_ATTEMPTS + 1):
         try:
             await connection.execute(statement)
         except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
-            if last_try:
+            if attempt == DROP_ATTEMPTS:
                 report.busy.append(partition)
                 return
         else:
@@ -171,21 +171,20 @@ async def _drop(connection: AsyncConnection[Row], partition: Partition, report: 
 
 @asynccontextmanager
 async def _session(url: str) -> AsyncIterator[AsyncConnection[Row]]:
-    with translate_errors():
-        connection = await AsyncConnection.connect(
-            url, autocommit=True, row_factory=dict_row, application_name="retention", connect_timeout=2
-        )
     try:
         with translate_errors():
-            async with connection:
+            async with await AsyncConnection.connect(
+                url, autocommit=True, row_factory=dict_row, application_name="retention", connect_timeout=2
+            ) as connection:
                 yield connection
     except psycopg.errors.InsufficientPrivilege as error:
         raise RetentionRejected from error
 
 
-async def _wait_for_locks(connection: AsyncConnection[Row], ms: int) -> None:
-    for name, patience_ms in (("lock_timeout", ms), ("statement_timeout", ms + STATEMENT_SPARE_MS)):
-        await connection.execute("select set_config(%s, %s, false)", (name, str(patience_ms)))
+async def _set_timeouts(connection: AsyncConnection[Row], lock_timeout_ms: int) -> None:
+    statement_timeout_ms = lock_timeout_ms + STATEMENT_MARGIN_MS
+    for name, value in (("lock_timeout", lock_timeout_ms), ("statement_timeout", statement_timeout_ms)):
+        await connection.execute("select set_config(%s, %s, false)", (name, str(value)))
 
 
 async def _rows(connection: AsyncConnection[Row], name: str, parameters: Row | None = None) -> list[Row]:

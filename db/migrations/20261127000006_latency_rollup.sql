@@ -5,7 +5,7 @@
 -- crash of any component.
 
 -- 15000 * 2^(n/16), rounded: edges 4.4 % apart, one of them at the limit of 15,000 ms. A bucket holds the times above
--- the previous edge and up to its own, so 15,000 ms is within the limit. Same as EDGES_MS in db/read_models/latency.py.
+-- the previous edge and up to its own, so 15,000 ms is within the limit. Same as EDGES_MS in db/read_models/latency_buckets.py.
 create function latency_edges() returns int[] language sql immutable parallel safe
 return array[
         47, 49, 51, 54, 56, 59, 61, 64, 67, 70, 73, 76, 79, 83, 87, 90, 94, 99, 103, 107, 112, 117, 122,
@@ -57,6 +57,21 @@ create table latency_rollup (
 create index latency_rollup_run on latency_rollup (run_id, grain_seconds, at) where run_id <> '';
 comment on table latency_rollup is
     'Finished orders by completion time. upto_ms is the upper edge of the bucket; completion_ms and attempts are sums.';
+
+-- The rows of several time ranges, each in its own grain; a null outcome or fault profile selects all. `offset 0`
+-- makes PostgreSQL read each range through the index; as a plain join it would scan the whole table.
+create function selected_rollup(
+    grains int[], starts timestamptz[], ends timestamptz[], with_outcome order_state, under_fault_profile text
+) returns setof latency_rollup language sql stable as $$
+    select r.*
+    from unnest(grains, starts, ends) span (grain, since, until)
+    cross join lateral (
+        select * from latency_rollup
+        where grain_seconds = span.grain and at >= span.since and at < span.until offset 0
+    ) r
+    where (with_outcome is null or r.outcome = with_outcome)
+        and (under_fault_profile is null or r.fault_profile = under_fault_profile)
+$$;
 
 create function update_latency_rollup() returns trigger language plpgsql as $$
 begin
@@ -110,6 +125,6 @@ revoke execute on function rebuild_latency_rollup() from public;
 -- migrate:down
 drop trigger orders_update_latency_rollup_on_insert on orders;
 drop trigger orders_update_latency_rollup on orders;
-drop function rebuild_latency_rollup, update_latency_rollup;
+drop function rebuild_latency_rollup, update_latency_rollup, selected_rollup;
 drop table latency_rollup;
 drop function rollup_start, latency_bucket, latency_edges;

@@ -11,7 +11,7 @@ update api_keys set revoked_at = now() where name = %(name)s and revoked_at is n
 select name, role, created_at, revoked_at from api_keys order by created_at, name;
 
 -- name: all
-select key_hash, name, role, revoked_at is null as works from api_keys;
+select key_hash, name, role, revoked_at is null as is_valid from api_keys;
 
 -- name: exists
 select api_key_exists() as found;

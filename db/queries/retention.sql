@@ -1,14 +1,14 @@
--- Events leave by whole partitions. The statements that change the table itself are in db/maintenance/retention.py.
+-- Events are dropped by whole partitions. The statements that change tables are in db/maintenance/retention.py.
 
 -- name: ensure_partitions
-select ensure_event_partitions() as made;
+select ensure_event_partitions() as created;
 
--- name: begin
--- One at a time.
-select pg_try_advisory_lock(hashtext('event_retention')) as is_ours;
+-- name: lock
+-- Only one process at a time.
+select pg_try_advisory_lock(hashtext('event_retention')) as is_locked;
 
 -- name: expired
--- Whole days before the cutoff, oldest first. Bytes as PostgreSQL measures them, indexes included.
+-- Partitions whose last day ends before the cutoff, oldest first. Bytes include indexes.
 select name, from_at, to_at, pg_total_relation_size(to_regclass(name)) as bytes
 from event_partitions() where to_at <= %(cutoff)s order by from_at;
 
@@ -21,7 +21,7 @@ values (%(to_at)s, %(from_at)s, %(name)s, %(bytes)s)
 on conflict (to_at) do nothing;
 
 -- name: unfinished
--- What an earlier look decided and did not bring to its end: still attached, half detached, detached.
+-- Partitions that an earlier call decided to drop and did not: attached, half detached or detached.
 select d.partition as name, d.from_at, d.to_at, d.bytes, i.inhdetachpending as half_detached
 from dropped_events d
 left join pg_inherits i on i.inhparent = 'events'::regclass and i.inhrelid = to_regclass(d.partition)

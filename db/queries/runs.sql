@@ -1,11 +1,11 @@
--- Load tests: each run is written when it starts and again when it has been judged.
+-- Load tests. A run is inserted when it starts and updated with its result.
 
--- name: run_id_is_used
+-- name: run_id_exists
 select exists (select from runs where run_id = %(run_id)s)
-    or exists (select from orders where run_id = %(run_id)s) as used;
+    or exists (select from orders where run_id = %(run_id)s) as found;
 
 -- name: run_that_set_faults
--- One that has started no order for longer than its drain and its verdict may take was broken off.
+-- A run that has started no order for longer than its drain and its verdict take was aborted.
 select run_id from runs r
 where ended_at is null and options ->> 'faults_since' = %(since)s
     and greatest(started_at, (select max(accepted_at) from orders where run_id = r.run_id))

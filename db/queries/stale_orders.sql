@@ -1,5 +1,5 @@
 -- name: stale_orders
--- Open orders of which nothing has been heard for a while: their workflow may be gone.
+-- Open orders without recent events.
 select order_id, run_id, deadline_at from orders
 where state < 'completed' and last_event_at < clock_timestamp() - %(quiet_seconds)s * interval '1 second'
     and (%(after_order_id)s::text is null

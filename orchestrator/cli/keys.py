@@ -64,15 +64,15 @@ def _take(settings: Settings, name: str, role: str) -> None:
         raise UsageError(
             "API_KEY must be a key as `keys add` makes them: ord_ and 43 letters, digits, - or _"
         )
-    known = {each.key_hash: each for each in stored.every_now(settings.order_database_url)}
+    known = {each.key_hash: each for each in stored.load_stored_keys(settings.order_database_url)}
     if hash_key(key) not in known:
         if not stored.add(settings.order_database_url, hash_key(key), name, role):
             raise UsageError(f"there is another key {name} already; revoke it first, or take another name")
         echo(f"The key of {name} ({role}) is stored.")
         return
     found = known[hash_key(key)]
-    if not found.works or (found.name, found.role) != (name, role):
-        state = "works" if found.works else "is revoked"
+    if not found.is_valid or (found.name, found.role) != (name, role):
+        state = "works" if found.is_valid else "is revoked"
         raise UsageError(f"this key is that of {found.name} ({found.role}), and {state}")
     echo(f"The key of {name} ({role}) is there already.")
 
@@ -80,7 +80,7 @@ def _take(settings: Settings, name: str, role: str) -> None:
 @keys.command("list")
 def list_keys(as_json: AsJson = False) -> None:
     """Show every key that there ever was, without the keys themselves."""
-    found = stored.listed(Settings.load().order_database_url)
+    found = stored.list_keys(Settings.load().order_database_url)
     if as_json:
         print_json(
             {

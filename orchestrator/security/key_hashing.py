@@ -57,6 +57,6 @@ def match_key(key: str, stored: Iterable[StoredKey]) -> StoredKey | None:
     wanted = hash_key(key)
     found = None
     for each in stored:
-        if hmac.compare_digest(each.key_hash, wanted) and each.works:
+        if hmac.compare_digest(each.key_hash, wanted) and each.is_valid:
             found = each
     return found

@@ -11,7 +11,9 @@ from dashboard.charts.time_breakdown import SEGMENTS
 from db import queries
 from db.domain import State
 from db.read_models import latency
-from db.read_models.latency import EDGES_MS, Selection
+from db.read_models.latency import Selection
+from db.read_models.latency_buckets import EDGES_MS, edge_below, interpolated_percentile
+from db.read_models.time_spans import spans
 from tests.dashboard.conftest import SEEDED, query, some_run
 
 SHARES = (0.5, 0.95, 0.99, 1.0)
@@ -87,7 +89,7 @@ def test_histogram_equals_sql_over_orders(seeded, seeded_url, selection, source)
         selection.parameters(),
     )
     for bucket in buckets:
-        low = latency.edge_below(bucket.upto_ms)
+        low = edge_below(bucket.upto_ms)
         for outcome, orders in bucket.outcomes.items():
             inside = sum(row["state"] == outcome and low < row["ms"] <= bucket.upto_ms for row in times)
             assert orders == inside
@@ -99,7 +101,7 @@ def test_slices_and_cells_count_every_order_once(seeded, selection, source):
     found = latency.summary(seeded, plan)
     slices, cells = latency.over_time(seeded, plan)
     assert sum(each.orders for each in slices) == sum(cell.orders for cell in cells) == found.orders
-    assert len(slices) <= latency.SLICES + 1
+    assert len(slices) <= latency.MAX_SLICES + 1
     if slices:
         assert max(each.times_ms[1.0] for each in slices) == found.times_ms[1.0]
 
@@ -114,7 +116,7 @@ def test_exact_slices_equal_sql(seeded, seeded_url):
             " within group (order by completion_ms) as times"
             " from orders where run_id = %(run)s and accepted_at >= %(since)s and accepted_at < %(until)s",
             {
-                "run": plan.chosen.run_id,
+                "run": plan.selection.run_id,
                 "since": each.at,
                 "until": each.at + timedelta(seconds=plan.slice_seconds),
             },
@@ -138,7 +140,7 @@ def test_slowest_orders_have_segments_that_sum_to_their_completion_time(seeded, 
 
 def test_slowest_orders_of_a_rare_outcome_are_read_from_an_index(seeded, seeded_url):
     selected = latency.plan(seeded, Selection(outcome=State.FAILED, fault_profile="none"))
-    parameters = selected.chosen.parameters() | {"limit": 12, "above_ms": 0}
+    parameters = selected.selection.parameters() | {"limit": 12, "above_ms": 0}
     with psycopg.connect(seeded_url) as connection, psycopg.ClientCursor(connection) as cursor:
         connection.execute("set enable_seqscan = off")
         cursor.execute("explain (analyze, format json) " + queries.load("latency.sql")["slowest"], parameters)
@@ -152,7 +154,7 @@ def test_cdf_is_exact_at_every_point(seeded, seeded_url):
     times = [
         row["completion_ms"]
         for row in query(
-            seeded_url, "select completion_ms from orders where run_id = %(r)s", {"r": plan.chosen.run_id}
+            seeded_url, "select completion_ms from orders where run_id = %(r)s", {"r": plan.selection.run_id}
         )
     ]
     for ms, share in latency.summary(seeded, plan).ecdf:
@@ -176,19 +178,19 @@ def test_a_time_equal_to_an_edge_belongs_to_the_lower_bucket(seeded_url, ms, upt
 
 def test_spans_cover_an_interval_once_with_the_coarsest_grains():
     since, until = datetime(2026, 5, 1, 22, 58, tzinfo=UTC), datetime(2026, 5, 4, 1, 2, tzinfo=UTC)
-    cut = list(latency.spans(since, until))
+    cut = list(spans(since, until))
     assert [(span.grain_seconds, (span.until - span.since).total_seconds()) for span in cut] == [
         (60, 120), (3_600, 3_600), (86_400, 172_800), (3_600, 3_600), (60, 120),
     ]  # fmt: skip
     assert cut[0].since == since
     assert cut[-1].until == until
     assert all(one.until == other.since for one, other in pairwise(cut))
-    assert list(latency.spans(since, since)) == []
+    assert list(spans(since, since)) == []
 
 
 def test_interpolation_stays_within_its_bucket_and_the_longest_time():
     counts = [(4_089, 50), (4_270, 50)]
-    assert latency.interpolated(counts, 0.5, 4_200) == 4_089
-    assert latency.interpolated(counts, 0.75, 4_200) == round(4_089 + (4_200 - 4_089) / 2)
-    assert latency.interpolated(counts, 1.0, 4_200) == 4_200
-    assert latency.interpolated([(2**31 - 1, 1)], 0.99, 5_000_000) <= 5_000_000
+    assert interpolated_percentile(counts, 0.5, 4_200) == 4_089
+    assert interpolated_percentile(counts, 0.75, 4_200) == round(4_089 + (4_200 - 4_089) / 2)
+    assert interpolated_percentile(counts, 1.0, 4_200) == 4_200
+    assert interpolated_percentile([(2**31 - 1, 1)], 0.99, 5_000_000) <= 5_000_000

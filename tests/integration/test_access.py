@@ -253,7 +253,7 @@ def test_a_deployment_brings_its_key_by_the_environment(url: str) -> None:
     for _ in range(2):
         taken = command(url, *words, API_KEY=key)
         assert (taken.returncode, key in taken.stdout + taken.stderr) == (0, False), taken.stderr
-    assert [(each.name, each.role) for each in stored.listed(url)] == [("deployment", "chaos")]
+    assert [(each.name, each.role) for each in stored.list_keys(url)] == [("deployment", "chaos")]
     for wrong in ("", "secret", key[:-1], f"{key} "):
         assert command(url, *words, API_KEY=wrong).returncode == 2
     assert stored.revoke(url, "deployment")

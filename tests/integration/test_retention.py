@@ -13,7 +13,7 @@ import pytest
 from db.audit import audit_database
 from db.database import Database
 from db.domain import State
-from db.maintenance.retention import DROP_TRIES, RetentionRejected, drop_expired, ensure_partitions
+from db.maintenance.retention import DROP_ATTEMPTS, RetentionRejected, drop_expired, ensure_partitions
 from db.orders import OrderRepository
 from orchestrator.settings import Settings
 from orchestrator.worker.event_maintenance import EventMaintenance
@@ -166,7 +166,7 @@ async def test_no_writer_waits_while_partitions_are_made_and_dropped(url):
 
 
 async def test_a_reader_of_an_old_day_holds_up_only_the_dropping(url, monkeypatch):
-    monkeypatch.setattr("db.maintenance.retention.DETACH_PATIENCE_MS", 300)
+    monkeypatch.setattr("db.maintenance.retention.DETACH_TIMEOUT_MS", 300)
     impatient = psycopg.conninfo.make_conninfo(url, options="-c lock_timeout=200ms")
     async with shop(impatient) as driver:
         name = age(url, await driver.carry_to(State.COMPLETED), 100)
@@ -205,12 +205,12 @@ async def test_a_detached_partition_that_was_left_is_dropped_by_the_next_look(ur
 async def test_a_detached_partition_that_somebody_holds_is_tried_again_and_then_left(
     url, detached, monkeypatch
 ):
-    monkeypatch.setattr("db.maintenance.retention.DROP_PATIENCE_MS", 100)
+    monkeypatch.setattr("db.maintenance.retention.DROP_TIMEOUT_MS", 100)
     with psycopg.connect(url) as holder:
         holder.execute(f"lock table {detached} in access share mode")
         began = time.monotonic()
         report = await drop_expired(url, KEEP)
-        assert time.monotonic() - began >= DROP_TRIES * 0.1
+        assert time.monotonic() - began >= DROP_ATTEMPTS * 0.1
         assert ([p.name for p in report.busy], report.dropped) == ([detached], [])
     assert [p.name for p in (await drop_expired(url, KEEP)).dropped] == [detached]
 

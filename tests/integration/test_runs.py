@@ -24,6 +24,6 @@ async def test_a_run_that_was_broken_off_holds_the_faults_no_longer(
 ):
     run_id = f"silent-{margin:.0f}"
     begin(order_database_url, run_id, ago=timedelta(seconds=SILENT_SECONDS + DRAIN_SECONDS + margin))
-    assert runs.that_set_faults(order_database_url, run_id) == (run_id if margin < 0 else None)
+    assert runs.run_that_set_faults(order_database_url, run_id) == (run_id if margin < 0 else None)
     await OrderDriver(repository, pool).open(new_order(run_id=run_id))
-    assert runs.that_set_faults(order_database_url, run_id) == run_id, "it has just started an order"
+    assert runs.run_that_set_faults(order_database_url, run_id) == run_id, "it has just started an order"

@@ -73,7 +73,7 @@ class KeyStore:
         """Read the keys every second, until cancelled."""
         while True:
             try:
-                self._keys = await with_timeout(api_keys.every(self._database))
+                self._keys = await with_timeout(api_keys.fetch_stored_keys(self._database))
                 self._read_at = monotonic()
                 self._was_read.set()
             except DatabaseError as error:
