@@ -16,8 +16,9 @@ from db.domain import State
 from db.read_models.order_details import OrderSummary, PageKey
 from orchestrator.api import problem_details
 from orchestrator.api.middleware.security_headers import SecurityHeaders
-from orchestrator.api.schemas.rendering import cursor, page_key, rfc3339
-from orchestrator.api.schemas.requests import CURSOR_PATTERN, LatencyQuery
+from orchestrator.api.schemas.pagination import CURSOR_PATTERN, cursor, page_key
+from orchestrator.api.schemas.requests import LatencyQuery
+from orchestrator.api.schemas.responses import rfc3339
 from orchestrator.errors import (
     DatabaseUnavailable,
     OrderUnknown,

@@ -20,7 +20,6 @@ from orchestrator.api.latency_csv import csv_response
 from orchestrator.api.middleware.auth import caller_of
 from orchestrator.api.problem_details import as_text, responses, status_of
 from orchestrator.api.report_limiter import Report
-from orchestrator.api.schemas import rendering
 from orchestrator.api.schemas.requests import AuditQuery, FaultHistoryQuery, FaultsBody, LatencyQuery
 from orchestrator.api.schemas.responses import (
     AuditResponse,
@@ -65,15 +64,15 @@ async def _latency_rows(
             yield row
 
 
-@router.get("/latency", response_model=LatencyResponse, responses=responses(429))
-async def latency(query: Annotated[LatencyQuery, Query()], context: Ctx) -> JSONResponse:
+@router.get("/latency", responses=responses(429))
+async def latency(query: Annotated[LatencyQuery, Query()], context: Ctx) -> LatencyResponse:
     """Return exact counts and percentiles of the finished orders, in total and by step."""
     selected = _selected(query)
     async with context.report_limiter.slot(Report.SUMMARY):
         summary = await while_available(
             latency_report.latency_summary(context.reports, selected), database_check(context.database)
         )
-    return JSONResponse(rendering.latency_json(summary, selected))
+    return LatencyResponse.of(summary, selected)
 
 
 def _selected(query: LatencyQuery) -> latency_report.LatencyFilter:
@@ -121,28 +120,28 @@ async def _audit_lines(context: Context, run_id: str | None) -> AsyncGenerator[s
         auditing.cancel()
 
 
-@router.get("/faults", response_model=FaultsResponse, responses=responses())
-async def show_faults(context: Ctx) -> JSONResponse:
+@router.get("/faults", responses=responses())
+async def show_faults(context: Ctx) -> FaultsResponse:
     """Return the active fault profile."""
-    return JSONResponse(rendering.fault_profile(await with_timeout(fault_profiles.current(context.database))))
+    return FaultsResponse.of(await with_timeout(fault_profiles.current(context.database)))
 
 
-@router.put("/faults", response_model=FaultsResponse, responses=responses(413))
-async def set_faults(body: FaultsBody, context: Ctx) -> JSONResponse:
+@router.put("/faults", responses=responses(413))
+async def set_faults(body: FaultsBody, context: Ctx) -> FaultsResponse:
     """Change the fault profile of the simulated gateways. Every worker applies it within a second."""
     profile = _profile(body)
     change = await with_timeout(
         fault_profiles.record(context.database, profile.name, profile.seed, profile.to_json())
     )
     log.info("fault profile set", profile=profile.name, seed=profile.seed)
-    return JSONResponse(rendering.fault_profile(change))
+    return FaultsResponse.of(change)
 
 
-@router.get("/faults/history", response_model=FaultHistoryResponse, responses=responses())
-async def fault_history(query: Annotated[FaultHistoryQuery, Query()], context: Ctx) -> JSONResponse:
+@router.get("/faults/history", responses=responses())
+async def fault_history(query: Annotated[FaultHistoryQuery, Query()], context: Ctx) -> FaultHistoryResponse:
     """Return the changes of the fault profile, newest first."""
     changes = await with_timeout(fault_profiles.history(context.database, query.limit))
-    return JSONResponse({"changes": [rendering.fault_profile(change) for change in changes]})
+    return FaultHistoryResponse(changes=[FaultsResponse.of(change) for change in changes])
 
 
 def _profile(body: FaultsBody) -> FaultProfile:
@@ -156,30 +155,28 @@ def _profile(body: FaultsBody) -> FaultProfile:
 
 @router.get(
     "/health",
-    response_model=HealthResponse,
     responses={503: {"model": HealthResponse, "description": "A component that orders need is down."}},
 )
-async def health(context: Ctx) -> JSONResponse:
+async def health(context: Ctx, response: Response) -> HealthResponse:
     """Check that PostgreSQL and Temporal respond and that both task queues have active workers."""
     report = await context.health.report()
-    return JSONResponse(
-        {
-            "status": "healthy" if report.is_healthy else "unhealthy",
-            "timestamp": rendering.rfc3339(report.at),
-            "temporal_connected": report.temporal_connected,
-            "database_connected": report.database_connected,
-            "workers_healthy": report.workers_healthy,
-        },
-        status_code=200 if report.is_healthy else 503,
-        headers=None if report.is_healthy else {"Retry-After": "1"},
+    if not report.is_healthy:
+        response.status_code = 503
+        response.headers["Retry-After"] = "1"
+    return HealthResponse(
+        status="healthy" if report.is_healthy else "unhealthy",
+        timestamp=report.at,
+        temporal_connected=report.temporal_connected,
+        database_connected=report.database_connected,
+        workers_healthy=report.workers_healthy,
     )
 
 
-@router.get("/whoami", response_model=CallerResponse, responses=responses())
-async def whoami(request: Request) -> JSONResponse:
+@router.get("/whoami", responses=responses())
+async def whoami(request: Request) -> CallerResponse:
     """Return the name and the role of the API key. The name is null for a request without a key."""
     name, role = caller_of(request)
-    return JSONResponse({"name": name, "role": role.word})
+    return CallerResponse.model_validate({"name": name, "role": role.word})
 
 
 @router.get(

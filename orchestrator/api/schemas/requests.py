@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from db.domain import MAX_ORDER_LINES, MAX_QUANTITY, MAX_UNIT_PRICE_CENTS, State
+from orchestrator.api.schemas.pagination import CURSOR_PATTERN
 from orchestrator.api.schemas.types import (
     Integer,
     Number,
@@ -19,9 +20,6 @@ from orchestrator.api.schemas.types import (
 
 MAX_WAIT_SECONDS = 60.0
 """The longest long poll, whatever `?wait=` says."""
-
-CURSOR_PATTERN = r"^[0-9]{1,17}\.[A-Za-z0-9_-]{1,64}$"
-"""Microseconds since 1970, and an order id."""
 
 
 class AddressBody(StrictModel):

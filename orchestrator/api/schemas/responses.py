@@ -1,16 +1,31 @@
-"""Responses of the REST API, for the OpenAPI document.
+"""Responses of the REST API, built from the read models."""
 
-`rendering` builds responses as plain dictionaries, which FastAPI does not validate again. Tests compare the two.
-"""
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
 
-from datetime import datetime
-from typing import Any, Literal
-
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from db.domain import AttemptOutcome, Reason, State, Step
+from db.fault_profiles import FaultChange
+from db.read_models.latency_report import LatencyFilter, LatencySummary
+from db.read_models.order_details import OrderSummary, StoredOrder
+from orchestrator.gateways.fault_injection import named_profile
+from orchestrator.workflow_ids import order_workflow_id
 
-Status = Literal["running", "completed", "failed", "cancelled"]
+
+def rfc3339(time: datetime, timespec: str = "milliseconds") -> str:
+    """Return the time in UTC with the suffix Z."""
+    return time.astimezone(UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
+_TIME_SCHEMA = WithJsonSchema({"type": "string", "format": "date-time"})
+
+Timestamp = Annotated[datetime, PlainSerializer(rfc3339, when_used="json"), _TIME_SCHEMA]
+
+EventTimestamp = Annotated[
+    datetime, PlainSerializer(lambda time: rfc3339(time, "microseconds"), when_used="json"), _TIME_SCHEMA
+]
+"""In microseconds: events of one order can be less than a millisecond apart."""
 
 
 class StartResponse(BaseModel):
@@ -20,12 +35,46 @@ class StartResponse(BaseModel):
     message: str
 
 
+class _Order(BaseModel):
+    workflow_id: str
+    order_id: str
+    run_id: str | None
+    status: Literal["running", "completed", "failed", "cancelled"]
+    state: State
+    current_step: Step | None
+    reason: Reason | None
+    created_at: Timestamp
+    updated_at: Timestamp
+    deadline_at: Timestamp
+    completion_ms: int | None
+    within_limit: bool | None
+
+
+def _order_fields(order: OrderSummary) -> dict[str, Any]:
+    return {
+        "workflow_id": order_workflow_id(order.order_id),
+        "order_id": order.order_id,
+        "run_id": order.run_id,
+        "status": order.state.value if order.state.is_terminal else "running",
+        "state": order.state,
+        "current_step": order.current_step,
+        "reason": order.reason,
+        "created_at": order.accepted_at,
+        "updated_at": order.last_event_at,
+        "deadline_at": order.deadline_at,
+        "completion_ms": order.completion_ms,
+        "within_limit": order.within_limit,
+    }
+
+
 class RecentError(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
     step: Step
     attempt: int
     outcome: AttemptOutcome
     error: str
-    at: datetime
+    at: Timestamp
 
 
 class OrderOutcome(BaseModel):
@@ -35,21 +84,6 @@ class OrderOutcome(BaseModel):
     completion_ms: int
 
 
-class _Order(BaseModel):
-    workflow_id: str
-    order_id: str
-    run_id: str | None
-    status: Status
-    state: State
-    current_step: Step | None
-    reason: Reason | None
-    created_at: datetime
-    updated_at: datetime
-    deadline_at: datetime
-    completion_ms: int | None
-    within_limit: bool | None
-
-
 class OrderStatusResponse(_Order):
     completed_steps: list[Step]
     retries: dict[str, int] = Field(description="Failed attempts of each step that had any.")
@@ -57,9 +91,37 @@ class OrderStatusResponse(_Order):
     result: OrderOutcome | None
     error: str | None = Field(description="Why the order was cancelled or failed.")
 
+    @classmethod
+    def of(cls, stored: StoredOrder) -> Self:
+        order = stored.summary
+        result, error = None, None
+        if order.state is State.COMPLETED:
+            result = {
+                "outcome": order.state,
+                "tracking": stored.tracking,
+                "amount_cents": order.amount_cents,
+                "completion_ms": order.completion_ms,
+            }
+        elif order.state.is_terminal and order.reason is not None:
+            error = f"{order.reason}: {stored.abort_message}" if stored.abort_message else order.reason.value
+        return cls.model_validate(
+            _order_fields(order)
+            | {
+                "completed_steps": stored.completed_steps,
+                "retries": stored.retries,
+                "recent_errors": stored.recent_failures,
+                "result": result,
+                "error": error,
+            }
+        )
+
 
 class OrderSummaryResponse(_Order):
     amount_cents: int
+
+    @classmethod
+    def of(cls, order: OrderSummary) -> Self:
+        return cls.model_validate(_order_fields(order) | {"amount_cents": order.amount_cents})
 
 
 class OrderListResponse(BaseModel):
@@ -68,13 +130,15 @@ class OrderListResponse(BaseModel):
 
 
 class EventResponse(BaseModel):
-    at: datetime
+    model_config = ConfigDict(from_attributes=True)
+
+    at: EventTimestamp
     kind: str
     state: State
     step: str | None
     attempt: int | None
     outcome: AttemptOutcome | None
-    started_at: datetime | None
+    started_at: EventTimestamp | None
     duration_ms: float | None
     worker: str | None
     detail: dict[str, Any] | None
@@ -88,7 +152,7 @@ class HistoryResponse(BaseModel):
 class OrderRequestResponse(BaseModel):
     workflow_id: str
     order_id: str
-    accepted: Literal[True]
+    accepted: Literal[True] = True
     state: State
     message: str
 
@@ -106,8 +170,8 @@ class LatencyResponse(BaseModel):
     """Times in milliseconds; null or empty until an order has finished."""
 
     run_id: str | None
-    since: datetime | None
-    until: datetime | None
+    since: Timestamp | None
+    until: Timestamp | None
     count: int = Field(description="Orders with an outcome.")
     late: int = Field(description="Orders with an outcome after their deadline.")
     open: int = Field(description="Orders without an outcome.")
@@ -116,6 +180,26 @@ class LatencyResponse(BaseModel):
     completion_ms: Percentiles | None
     end_to_end_ms: Percentiles | None
     steps_ms: dict[str, Percentiles]
+
+    @classmethod
+    def of(cls, summary: LatencySummary, selected: LatencyFilter) -> Self:
+        parts = {
+            name: Percentiles(mean=spread.mean, **spread.percentiles)
+            for name, spread in summary.parts.items()
+        }
+        return cls(
+            run_id=selected.run_id,
+            since=selected.since,
+            until=selected.until,
+            count=summary.finished,
+            late=summary.late,
+            open=summary.open,
+            overdue=summary.overdue,
+            outcomes={state.value: orders for state, orders in summary.outcomes.items()},
+            completion_ms=parts.pop("completion", None),
+            end_to_end_ms=parts.pop("end_to_end", None),
+            steps_ms=parts,
+        )
 
 
 class InvariantResponse(BaseModel):
@@ -128,7 +212,7 @@ class ViolationResponse(BaseModel):
     invariant: int
     order_id: str
     finding: str
-    evidence: dict[str, Any] = Field(description="The shortest list of facts that shows the violation.")
+    witness: dict[str, Any] = Field(description="The shortest list of facts that shows the violation.")
 
 
 class AuditResponse(BaseModel):
@@ -143,11 +227,12 @@ class AuditResponse(BaseModel):
     overdue: int = Field(description="Open orders past their deadline.")
     workflows_checked: int = Field(description="Closed workflows compared with the order database.")
     uncompared: int = Field(
-        description="Orders with an outcome but without a closed workflow in Temporal's list: the workflow still "
-        "runs, is not listed yet, or was deleted after Temporal's retention."
+        description="Orders with an outcome but without a closed workflow in Temporal's list: the workflow "
+        "still runs, is not listed yet, or was deleted after Temporal's retention."
     )
     without_events: int = Field(
-        description="Orders with an outcome whose events were dropped: not checked for invariants 1, 2, 6, 7 and 9."
+        description="Orders with an outcome whose events were dropped: not checked for invariants 1, 2, 6, 7 "
+        "and 9."
     )
     events_since: datetime | None = Field(
         description="Orders accepted since this time have all their events; null when none were dropped."
@@ -160,7 +245,15 @@ class FaultsResponse(BaseModel):
     profile: str
     seed: int
     rates: dict[str, Any]
-    since: datetime | None = Field(description="Null until the profile is first set.")
+    since: Timestamp | None = Field(description="Null until the profile is first set.")
+
+    @classmethod
+    def of(cls, change: FaultChange | None) -> Self:
+        """Profile `none` before the first change."""
+        if change is None:
+            none = named_profile("none")
+            return cls(profile=none.name, seed=none.seed, rates=none.to_json(), since=None)
+        return cls(profile=change.profile, seed=change.seed, rates=change.rates, since=change.at)
 
 
 class FaultHistoryResponse(BaseModel):
@@ -169,7 +262,7 @@ class FaultHistoryResponse(BaseModel):
 
 class HealthResponse(BaseModel):
     status: Literal["healthy", "unhealthy"]
-    timestamp: datetime
+    timestamp: Timestamp
     temporal_connected: bool
     database_connected: bool
     workers_healthy: bool
