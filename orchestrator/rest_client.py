@@ -34,9 +34,10 @@ class ApiUnavailable(ServiceUnavailable):
 class RestClient:
     """Sends requests to the API and returns their JSON. Safe to share between threads.
 
-    An error response raises the error of its status code (`error_for`) with the detail of its problem document.
-    Raises ApiUnavailable when no connection is possible, ServiceUnavailable when the response does not come in
-    time, and UsageError for an address or an API key that cannot be used. `name` stands for the API in messages.
+    An error response raises the error of its status code (`error_for`) with the detail of its problem
+    document. Raises ApiUnavailable when no connection is possible, ServiceUnavailable when the response does
+    not come in time, and UsageError for an address or an API key that cannot be used. `name` stands for the
+    API in messages.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Settings, read once from the environment and `.env`, then passed to every component.
 
-No other module reads the environment, except the Temporal SDK: `temporalio.envconfig` reads `TEMPORAL_API_KEY`,
-`TEMPORAL_TLS*` and profiles when a client connects to an external server.
+No other module reads the environment, except the Temporal SDK: `temporalio.envconfig` reads
+`TEMPORAL_API_KEY`, `TEMPORAL_TLS*` and profiles when a client connects to an external server.
 """
 
 import hashlib
@@ -47,7 +47,8 @@ _DEFAULT_PORTS = {
 
 
 class _DotEnv(DotEnvSettingsSource):
-    """Reads `.env`. A variable in the environment overrides it, under any of its names and with an empty value."""
+    """Reads `.env`. A variable in the environment overrides it, under any of its names and with an empty
+    value."""
 
     def _read_env_files(self) -> Mapping[str, str | None]:
         if STACK_MARKER in os.environ:
@@ -166,8 +167,8 @@ class Settings(BaseSettings):
             raise SettingsError("\n".join(lines)) from None
 
     def isolated(self, home: Path, *, port_base: Port | None = None, **others: object) -> "Settings":
-        """Return these settings for a separate stack with its own servers, addresses, keys, worker version and, with
-        `port_base`, ports. `others` override more settings."""
+        """Return these settings for a separate stack with its own servers, addresses, keys, worker version
+        and, with `port_base`, ports. `others` override more settings."""
         separate: dict[str, object] = {
             "orders_home": home,
             "database_url": None,
@@ -289,8 +290,8 @@ class Settings(BaseSettings):
 
     @cached_property
     def socket_dir(self) -> Path:
-        """The directory of the stack's Unix sockets: below ORDERS_HOME, or in the temporary directory if that path
-        is too long for a socket or contains a comma, which separates hosts in libpq."""
+        """The directory of the stack's Unix sockets: below ORDERS_HOME, or in the temporary directory if that
+        path is too long for a socket or contains a comma, which separates hosts in libpq."""
         below_home = self.home / "run"
         length = len(str(below_home / ".s.PGSQL.5432").encode())
         if length <= MAX_SOCKET_PATH_LENGTH and "," not in str(below_home):

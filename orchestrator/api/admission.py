@@ -1,9 +1,9 @@
 """Admission control: whether one more order can reach its outcome within the limit.
 
-By Little's law, the orders in flight divided by the completion rate is the time that an order takes. So the API
-admits as many orders as finish within a share of the limit, at the best completion rate of the last seconds, and
-rejects all others with 429. Overload is detected from `waiting_ms` (queueing time) of recently finished orders,
-which excludes gateway latency and manual review.
+By Little's law, the orders in flight divided by the completion rate is the time that an order takes. So the
+API admits as many orders as finish within a share of the limit, at the best completion rate of the last
+seconds, and rejects all others with 429. Overload is detected from `waiting_ms` (queueing time) of recently
+finished orders, which excludes gateway latency and manual review.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ INITIAL_LIMIT = 56
 """Orders admitted before any order has finished: enough for 14 orders/s under the `assignment` faults."""
 
 UNQUEUED_LIMIT = 90
-"""Orders admitted at any completion rate while orders are not queueing: room for the orders that accumulate while
-killed workers are replaced."""
+"""Orders admitted at any completion rate while orders are not queueing: room for the orders that accumulate
+while killed workers are replaced."""
 
 PICKUP_SECONDS = 0.4
 """An order that a worker recorded within this time was not queued."""
@@ -44,8 +44,8 @@ WAITING_SHARE = 0.1
 """The system is overloaded when the median `waiting_ms` exceeds this share of the limit."""
 
 DECREASE_SHARE = 0.02
-"""Decrease of the limit at each poll under overload. Slow, so that a killed worker, whose orders wait for some
-seconds, does not count as overload."""
+"""Decrease of the limit at each poll under overload. Slow, so that a killed worker, whose orders wait for
+some seconds, does not count as overload."""
 
 RETRY_AFTER_SECONDS = 2
 FORGET_SECONDS = 30.0
@@ -118,8 +118,8 @@ class AdmissionState:
 class Admission:
     """Counts the orders in flight of all API processes, and rejects starts beyond the limit.
 
-    A background task polls the database, so a start costs no query. Between two polls, this process counts the
-    orders that it has admitted and no worker has recorded.
+    A background task polls the database, so a start costs no query. Between two polls, this process counts
+    the orders that it has admitted and no worker has recorded.
     """
 
     def __init__(self, settings: Settings, database: Database) -> None:

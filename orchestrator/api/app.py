@@ -27,8 +27,8 @@ from orchestrator.observability.tracing import UNTRACED_REQUESTS, Tracing
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
 
-_DESCRIPTION = """Starts orders, sends requests to them, and reports their status, latency and audit. Every error
-is a problem document (`application/problem+json`, RFC 9457)."""
+_DESCRIPTION = """Starts orders, sends requests to them, and reports their status, latency and audit. Every
+error is a problem document (`application/problem+json`, RFC 9457)."""
 
 _SHORT_RETRIES = RetryConfig(max_interval_millis=300, max_elapsed_time_millis=900)
 """The SDK retries for 10 s by default; a client receives its 503 within 2 s."""
@@ -89,7 +89,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     for routes in (orders, operations, payload_codec, temporal_ui_login):
         app.include_router(routes.router)
-    # The last middleware added runs first. The codec's CORS preflight has no key, so CORS runs before AuthMiddleware.
+    # The last middleware added runs first. The codec's CORS preflight has no key, so CORS runs before
+    # AuthMiddleware.
     app.add_middleware(BodyLimit, larger={payload_codec.PREFIX: payload_codec.MAX_BODY_BYTES})
     app.add_middleware(AuthMiddleware)
     app.add_middleware(payload_codec.CodecOrigins, origins=settings.temporal_ui_origins)

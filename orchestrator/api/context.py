@@ -20,8 +20,8 @@ from orchestrator.settings import Settings
 
 @dataclass(frozen=True)
 class Context:
-    """`reports` is a separate connection pool, so that reports do not delay other queries. Use it only inside a
-    slot of `report_limiter`."""
+    """`reports` is a separate connection pool, so that reports do not delay other queries. Use it only inside
+    a slot of `report_limiter`."""
 
     settings: Settings
     database: Database

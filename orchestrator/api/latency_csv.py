@@ -17,7 +17,8 @@ MAX_DOWNLOAD_SECONDS = 900
 
 
 async def csv_chunks(rows: AsyncGenerator[Row, None]) -> AsyncGenerator[bytes, None]:
-    """Yield the file in chunks. The first chunk has the header and the first rows, or raises if the query fails."""
+    """Yield the file in chunks. The first chunk has the header and the first rows, or raises if the query
+    fails."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)

@@ -35,19 +35,20 @@ _COMPLETION_EDGES_MS = (
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0)
 
 
-class Metrics:
+class Metrics(Collector):
+    """Collects all metrics. `requests` is filled by the middleware."""
+
     def __init__(self, database: Database, admission: Admission) -> None:
         self._database = database
+        self._admission = admission
         self._reading = asyncio.Lock()
+        self._counts: tuple[order_metrics.Counters, order_metrics.OpenOrders] | None = None
+        self._read_at = float("-inf")
+        self._queues_served: Mapping[str, bool] = {}
         self._registry = CollectorRegistry()
-        self._registry.register(_AdmissionCollector(admission))
-        self._orders = _OrderCollector()
-        self._queues = _QueueCollector()
-        self._registry.register(self._orders)
-        self._registry.register(self._queues)
+        self._registry.register(self)
         # Memory, CPU and open files of this process.
         ProcessCollector(registry=self._registry)
-        self._read_at = float("-inf")
         self.requests = Histogram(
             "http_request_duration_seconds",
             "Request duration by route; long polls (?wait=) are routes of their own.",
@@ -58,58 +59,37 @@ class Metrics:
 
     async def text(self, queues_served: Mapping[str, bool]) -> bytes:
         """Return the metrics in the text format. Without the database, the order counts are missing."""
-        self._queues.served = queues_served
+        self._queues_served = queues_served
         # Concurrent scrapes share one query.
         async with self._reading:
             if monotonic() - self._read_at > CACHE_SECONDS:
                 try:
-                    self._orders.counts = await while_available(
-                        self._count_orders(), database_check(self._database)
-                    )
+                    self._counts = await while_available(self._count_orders(), database_check(self._database))
                     self._read_at = monotonic()
                 except DatabaseError:
-                    self._orders.counts = None
+                    self._counts = None
         return generate_latest(self._registry)
 
     async def _count_orders(self) -> tuple[order_metrics.Counters, order_metrics.OpenOrders]:
         return await order_metrics.counters(self._database), await order_metrics.open_orders(self._database)
 
-
-class _AdmissionCollector(Collector):
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
-
     def collect(self) -> Iterable[Metric]:
-        state = self._admission.state
+        admission = self._admission.state
         yield GaugeMetricFamily(
-            "orders_admissible", "Orders that may be in flight before starts are rejected.", state.limit
+            "orders_admissible", "Orders that may be in flight before starts are rejected.", admission.limit
         )
-        yield CounterMetricFamily("order_starts_shed", "Starts rejected with 429.", state.rejected)
-
-
-class _QueueCollector(Collector):
-    def __init__(self) -> None:
-        self.served: Mapping[str, bool] = {}
-
-    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily("order_starts_shed", "Starts rejected with 429.", admission.rejected)
         served = GaugeMetricFamily(
             "task_queue_served", "Whether an active worker polls the task queue.", labels=["task_queue"]
         )
-        for queue, is_served in self.served.items():
+        for queue, is_served in self._queues_served.items():
             served.add_metric([queue], is_served)
         yield served
-
-
-class _OrderCollector(Collector):
-    def __init__(self) -> None:
-        self.counts: tuple[order_metrics.Counters, order_metrics.OpenOrders] | None = None
-
-    def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily(
-            "database_connected", "Whether the order database responds.", self.counts is not None
+            "database_connected", "Whether the order database responds.", self._counts is not None
         )
-        if self.counts is not None:
-            counters, open_orders = self.counts
+        if self._counts is not None:
+            counters, open_orders = self._counts
             yield from _in_flight(open_orders)
             yield from _totals(counters)
 

@@ -48,8 +48,8 @@ from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 Request = CancelOrder | UpdateAddress | ApproveOrder | RejectOrder
 
 EXECUTION_TIMEOUT_MARGIN = timedelta(hours=1)
-"""The execution timeout is this much later than the deadline. It ends a workflow without running its code, so the
-workflow's own deadline timer must always fire first."""
+"""The execution timeout is this much later than the deadline. It ends a workflow without running its code, so
+the workflow's own deadline timer must always fire first."""
 
 RPC_TIMEOUT = timedelta(seconds=1)
 NOT_READY_PAUSE_SECONDS = 0.1
@@ -110,7 +110,8 @@ class OrderService:
         try:
             await self._start_workflow(order, wanted)
         except WorkflowAlreadyStartedError:
-            # The order is not in the database yet, or never will be if the workflow was started without this API.
+            # The order is not in the database yet, or never will be if the workflow was started without this
+            # API.
             if not await self._is_started(order, wanted):
                 raise OrderConflict from None
             return False
@@ -166,8 +167,8 @@ class OrderService:
         """Send a request to a running order and return its result, which is accepted.
 
         Raises TooLate with the reason when the order rejects the request, RequestMalformed, OrderUnknown, and
-        ServiceUnavailable when PostgreSQL or Temporal is unavailable or no worker responds within 10 s. The order
-        may still process the request after ServiceUnavailable.
+        ServiceUnavailable when PostgreSQL or Temporal is unavailable or no worker responds within 10 s. The
+        order may still process the request after ServiceUnavailable.
         """
         try:
             result = await self._execute_update(order_id, request)

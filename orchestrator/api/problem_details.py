@@ -1,7 +1,7 @@
 """Error responses as problem documents (RFC 9457).
 
-A problem document has one sentence and, for a malformed request, the invalid fields. Internal details are only
-in the log.
+A problem document has one sentence and, for a malformed request, the invalid fields. Internal details are
+only in the log.
 """
 
 from collections.abc import Mapping, Sequence
@@ -143,8 +143,8 @@ async def _on_payload_unreadable(request: Request, error: Exception) -> ProblemD
     log.error("cannot decrypt a Temporal payload", path=request.url.path, error=str(error))
     return problem(
         503,
-        "Temporal's response cannot be decrypted with the keys of this process; the order may still process the "
-        "request",
+        "Temporal's response cannot be decrypted with the keys of this process; the order may still process "
+        "the request",
     )
 
 

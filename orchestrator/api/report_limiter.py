@@ -1,7 +1,7 @@
 """Bulkhead for reports: each kind of report has its own limit and its own database connections.
 
-Exports and audits run for minutes. Without the limit, a few of them would occupy every connection, and all other
-requests would fail with 503.
+Exports and audits run for minutes. Without the limit, a few of them would occupy every connection, and all
+other requests would fail with 503.
 """
 
 import asyncio

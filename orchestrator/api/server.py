@@ -1,7 +1,8 @@
 """Serves the API on its port.
 
-uvicorn limits the size of a request head and the number of connections. It has no time limit for a slow request:
-beyond the loopback interface, run a reverse proxy in front (orchestrator/deployment/nginx/orders.conf).
+uvicorn limits the size of a request head and the number of connections. It has no time limit for a slow
+request: beyond the loopback interface, run a reverse proxy in front
+(orchestrator/deployment/nginx/orders.conf).
 """
 
 import asyncio
@@ -24,7 +25,8 @@ from orchestrator.settings import Settings
 
 MAX_HEAD_BYTES = 32 * 1024
 MAX_CONNECTIONS = 2_000
-"""Twice the default MAX_IN_FLIGHT: each order in flight may have a client that waits on a connection of its own."""
+"""Twice the default MAX_IN_FLIGHT: each order in flight may have a client that waits on a connection of its
+own."""
 
 KEEP_ALIVE_SECONDS = 75
 """Longer than common clients keep idle connections, so that no client reuses a connection that is closing."""

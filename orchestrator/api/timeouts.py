@@ -1,7 +1,7 @@
 """Timeouts of calls to PostgreSQL and Temporal.
 
-A client receives its 503 within 2 s when a service does not respond. So no call waits longer, unless the service
-still responds to a check every second.
+A client receives its 503 within 2 s when a service does not respond. So no call waits longer, unless the
+service still responds to a check every second.
 """
 
 import asyncio

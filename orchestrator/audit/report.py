@@ -17,8 +17,8 @@ from orchestrator.errors import RunUnknown
 class AuditReport:
     """`judged` orders have an outcome; `open_orders` do not, and `overdue` of these are past their deadline.
 
-    `uncompared` of the judged orders had no closed workflow in Temporal's list. `without_events` of them are older
-    than the events that are kept. `late` orders are counted, and are no violation.
+    `uncompared` of the judged orders had no closed workflow in Temporal's list. `without_events` of them are
+    older than the events that are kept. `late` orders are counted, and are no violation.
     """
 
     run_id: str | None
@@ -68,8 +68,8 @@ async def audit(
 ) -> AuditReport:
     """Audit one run, or all orders.
 
-    `acknowledged` are ids of orders whose start was acknowledged to a client. Raises RunUnknown when neither the
-    database nor Temporal has an order of the run, and ServiceUnavailable.
+    `acknowledged` are ids of orders whose start was acknowledged to a client. Raises RunUnknown when neither
+    the database nor Temporal has an order of the run, and ServiceUnavailable.
     """
     database_audit = await audit_database(database, run_id)
     lost = await _lost_starts(database, acknowledged)

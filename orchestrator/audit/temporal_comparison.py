@@ -19,12 +19,13 @@ from orchestrator.workflow_ids import ORDER_WORKFLOW_PREFIX, order_workflow_id, 
 from orchestrator.workflow_lookup import is_running, started_order
 
 RECONCILER_TIME = timedelta(seconds=10)
-"""How long the reconciler may take to detect a workflow that was terminated: an order counts as stale after 3 s, the
-reconciler polls every second, and this leaves the same time again. Until then the order counts as open."""
+"""How long the reconciler may take to detect a workflow that was terminated: an order counts as stale after 3
+s, the reconciler polls every second, and this leaves the same time again. Until then the order counts as
+open."""
 
 CLOSING_TIME = timedelta(seconds=10)
-"""How long a workflow may take to close after its order has the outcome. When its worker dies in between, another
-worker takes over within 5 s."""
+"""How long a workflow may take to close after its order has the outcome. When its worker dies in between,
+another worker takes over within 5 s."""
 
 LISTING_SECONDS = 5.0
 """How long an audit of a run waits until Temporal's list shows the workflows of its orders as closed."""
@@ -40,8 +41,8 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class _InReconciliation:
-    """An order whose workflow was terminated or reset: the reconciler is about to close it, or a later workflow run
-    continues it."""
+    """An order whose workflow was terminated or reset: the reconciler is about to close it, or a later
+    workflow run continues it."""
 
     order_id: str
 
@@ -117,7 +118,8 @@ class TemporalComparison:
                 self._progress(self.checked)
 
     def _is_judged(self, execution: WorkflowExecution, order: Row | None) -> bool:
-        """Return whether the workflow belongs to an order that had its outcome when the database was audited."""
+        """Return whether the workflow belongs to an order that had its outcome when the database was
+        audited."""
         if order is None or order["workflow_run_id"] != execution.run_id or order["finished_at"] is None:
             return False
         is_judged: bool = order["finished_at"] <= self._database_audit.read_at
@@ -222,7 +224,8 @@ def _is_finished(order: Row | None) -> bool:
 
 
 def _closed_recently(execution: WorkflowExecution) -> bool:
-    """Return whether the workflow closed without completing, and the reconciler may not have detected it yet."""
+    """Return whether the workflow closed without completing, and the reconciler may not have detected it
+    yet."""
     if execution.status is WorkflowExecutionStatus.COMPLETED or execution.close_time is None:
         return False
     return datetime.now(UTC) - execution.close_time < RECONCILER_TIME

@@ -23,8 +23,9 @@ MAX_UNRECORDED_RUN = timedelta(days=1)
 def closed_workflows(run_id: str | None, since: datetime | None, run_started_at: datetime | None) -> str:
     """Return the list filter for closed order workflows, which include those of the run.
 
-    The search begins at the start of a recorded run, or MAX_UNRECORDED_RUN before the run's first order (`since`).
-    It has no lower bound when the database has no order of the run, because then all of them may be lost.
+    The search begins at the start of a recorded run, or MAX_UNRECORDED_RUN before the run's first order
+    (`since`). It has no lower bound when the database has no order of the run, because then all of them may
+    be lost.
     """
     return _order_workflows("!=", run_id, since, run_started_at)
 

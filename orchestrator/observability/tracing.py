@@ -1,7 +1,8 @@
 """OpenTelemetry traces of requests, workflows, activities and attempts.
 
-Enabled by OTEL_EXPORTER_OTLP_ENDPOINT. Without it, OpenTelemetry is not imported, because it costs every process
-memory and start-up time. OpenTelemetry reads its own `OTEL_*` variables for sampling, headers and batches.
+Enabled by OTEL_EXPORTER_OTLP_ENDPOINT. Without it, OpenTelemetry is not imported, because it costs every
+process memory and start-up time. OpenTelemetry reads its own `OTEL_*` variables for sampling, headers and
+batches.
 """
 
 from threading import Thread
@@ -45,8 +46,8 @@ class Tracing:
         self._tracer = provider.get_tracer("orchestrator")
         self._kind = SpanKind.CLIENT
         self._failed = StatusCode.ERROR
-        # Tracing can be enabled and disabled while orders are running: workflow spans are not repeated on replay,
-        # and the history contains nothing of them except a header.
+        # Tracing can be enabled and disabled while orders are running: workflow spans are not repeated on
+        # replay, and the history contains nothing of them except a header.
         self.interceptor: Interceptor = TracingInterceptor(self._tracer)
 
     @classmethod
@@ -69,7 +70,8 @@ class Tracing:
 
     @property
     def request_telemetry(self) -> "TelemetryConfig":
-        """FastAPI's telemetry options: a span for each request, within the trace of the client if it sends one."""
+        """FastAPI's telemetry options: a span for each request, within the trace of the client if it sends
+        one."""
         return UNTRACED_REQUESTS | {
             "tracing": True,
             "tracer_provider": self._provider,

@@ -44,7 +44,8 @@ def require_api_keys(settings: Settings, component: str, address: str | None = N
             return
     except ServiceUnavailable:
         raise UsageError(
-            f"{component} cannot listen on {address}: the database is unavailable, so API keys cannot be checked"
+            f"{component} cannot listen on {address}: the database is unavailable, so API keys "
+            "cannot be checked"
         ) from None
     before, after = (
         (f"start the stack on {LOOPBACK} and ", ", then start it again")

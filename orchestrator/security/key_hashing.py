@@ -43,7 +43,8 @@ def new_key() -> str:
 
 
 def is_strong(key: str) -> bool:
-    """Return whether a key has the format of `new_key`. SHA-256 would not protect a key that can be guessed."""
+    """Return whether a key has the format of `new_key`. SHA-256 would not protect a key that can be
+    guessed."""
     return re.fullmatch(PREFIX + r"[A-Za-z0-9_-]{43}", key, re.ASCII) is not None
 
 

@@ -1,7 +1,7 @@
 """Encrypts Temporal payloads, so that its history contains no address.
 
-An encrypted payload is a nonce and the AES-256-GCM ciphertext of the whole payload. Its metadata has the name of the
-key, which is authenticated too. docs/decisions/0008 lists what is encrypted.
+An encrypted payload is a nonce and the AES-256-GCM ciphertext of the whole payload. Its metadata has the name
+of the key, which is authenticated too. docs/decisions/0008 lists what is encrypted.
 """
 
 import os
@@ -25,7 +25,8 @@ NONCE_BYTES = 12
 class EncryptingCodec(PayloadCodec):
     """Encrypts with the first key, if there is one, and decrypts with any.
 
-    Passes unencrypted payloads through: signals of Temporal's tools, and orders from before encryption was enabled.
+    Passes unencrypted payloads through: signals of Temporal's tools, and orders from before encryption was
+    enabled.
     """
 
     def __init__(self, keys: PayloadKeys) -> None:
@@ -62,7 +63,8 @@ class EncryptingCodec(PayloadCodec):
             return Payload.FromString(cipher.decrypt(nonce, ciphertext, _associated_data(name)))
         except (InvalidTag, ValueError, DecodeError) as error:
             raise PayloadUnreadable(
-                f"a payload cannot be decrypted with key {name!r}: it was modified, or the key is a different one"
+                f"a payload cannot be decrypted with key {name!r}: it was modified, or the key is a "
+                "different one"
             ) from error
 
 

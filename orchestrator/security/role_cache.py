@@ -55,7 +55,8 @@ class RoleCache:
         try:
             role = self._call_api(key)
         except ServiceUnavailable:
-            # Access without a key does not expire: pages get their data from the same API, which checks again.
+            # Access without a key does not expire: pages get their data from the same API, which checks
+            # again.
             if monotonic() - cached_at <= GRACE_SECONDS or (key is None and role is not None):
                 return role
             raise

@@ -1,4 +1,5 @@
-"""Browser sessions: the API key that a browser has sent, by the value of its session cookie. In memory only."""
+"""Browser sessions: the API key that a browser has sent, by the value of its session cookie. In memory
+only."""
 
 import secrets
 from collections import OrderedDict

@@ -136,7 +136,8 @@ def _write_certificate(certificate_file: Path, key_file: Path) -> None:
 
 
 def _configuration(home: Path, port: int, upstream_port: int) -> str:
-    """Return a whole nginx.conf with the product's file, its ports and paths replaced, its times shortened."""
+    """Return a whole nginx.conf with the product's file, its ports and paths replaced, its times
+    shortened."""
     text = CONFIGURATION.read_text()
     for stated, replaced in {
         "/etc/nginx/tls": str(home),

@@ -1,4 +1,5 @@
-"""The API while Temporal, PostgreSQL or the workers are down: 503 with Retry-After within 2 s, then recovery."""
+"""The API while Temporal, PostgreSQL or the workers are down: 503 with Retry-After within 2 s, then
+recovery."""
 
 import signal
 import subprocess

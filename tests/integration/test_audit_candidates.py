@@ -20,7 +20,8 @@ ORDERS = 400
 
 
 def random_history(rng: random.Random) -> tuple[State, list[tuple[str, State, bool]]]:
-    """Return an outcome, and events (kind, state, whether it ends before it starts) that are often nearly legal."""
+    """Return an outcome, and events (kind, state, whether it ends before it starts) that are often nearly
+    legal."""
     outcome = rng.choice([State.COMPLETED, State.CANCELLED, State.FAILED])
     states = PATH if outcome is State.COMPLETED else PATH[: rng.randint(1, 6)]
     events = [("accepted", State.RECEIVED, False)]

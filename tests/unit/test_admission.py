@@ -85,8 +85,8 @@ def test_the_limit_never_shrinks_below_its_minimum() -> None:
 
 @dataclass
 class SimulatedSystem:
-    """Finishes at most `capacity` orders a second. An order takes 3.6 s without load; beyond the capacity, all
-    orders slow down equally. Uses the limiter as the API does."""
+    """Finishes at most `capacity` orders a second. An order takes 3.6 s without load; beyond the capacity,
+    all orders slow down equally. Uses the limiter as the API does."""
 
     capacity: float
     limiter: ConcurrencyLimiter = field(default_factory=new_limiter)

@@ -66,7 +66,8 @@ def test_a_stack_of_its_own_shares_nothing_with_another_system(env_file: Path, t
     changed = {name for name, value in ours if value != getattr(apart, name)}
     assert changed == {
         "orders_home", "database_url", "database_reader_url", "temporal_address", "bind_address",
-        "configured_api_url", "auth", "api_key", "worker_build_id", "api_port", "port_base", "auto_review_seconds",
+        "configured_api_url", "auth", "api_key", "worker_build_id", "api_port", "port_base",
+        "auto_review_seconds",
     }  # fmt: skip
     assert apart.uses_embedded_postgres
     assert apart.uses_embedded_temporal

@@ -1,7 +1,7 @@
 """Authentication by API key, and authorization by method and path.
 
-The rule covers every path, so a new route is protected by default. The keys are few: a background task reads all
-of them every second, so a request costs no query and a revoked key stops working within seconds.
+The rule covers every path, so a new route is protected by default. The keys are few: a background task reads
+all of them every second, so a request costs no query and a revoked key stops working within seconds.
 """
 
 import asyncio
@@ -85,8 +85,8 @@ class KeyStore:
 
 
 class AuthMiddleware:
-    """Return 401 (missing or invalid key), 403 (role too low), 421 (no key, and a Host that is not loopback) or
-    503 (keys could not be loaded)."""
+    """Return 401 (missing or invalid key), 403 (role too low), 421 (no key, and a Host that is not loopback)
+    or 503 (keys could not be loaded)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

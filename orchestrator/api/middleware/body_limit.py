@@ -10,7 +10,8 @@ MAX_BODY_BYTES = 64 * 1024
 
 
 class BodyLimit:
-    """Return 413 for a larger body, with or without a Content-Length. FastAPI's own limit responds in plain text."""
+    """Return 413 for a larger body, with or without a Content-Length. FastAPI's own limit responds in plain
+    text."""
 
     def __init__(
         self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES, larger: Mapping[str, int] | None = None

@@ -46,8 +46,8 @@ log = structlog.get_logger()
     responses=responses(429) | as_text("text/csv", "One row for each finished order."),
 )
 async def latency_csv(query: Annotated[LatencyQuery, Query()], context: Ctx) -> Response:
-    """Return one row for each finished order, oldest first. Durations are whole milliseconds; `completion_ms` is
-    exactly the sum of the steps and `waiting_ms`."""
+    """Return one row for each finished order, oldest first. Durations are whole milliseconds; `completion_ms`
+    is exactly the sum of the steps and `waiting_ms`."""
     file_name = f"latency-{query.run_id}.csv" if query.run_id else "latency.csv"
     rows = _latency_rows(context, _selected(query))
     return await while_available(csv_response(rows, file_name), database_check(context.database))

@@ -48,8 +48,8 @@ OrderIdPath = Annotated[
     summary="Start an order",
 )
 async def start(order_id: OrderIdPath, body: StartBody, context: Ctx) -> StartResponse:
-    """Start an order. Idempotent: the same request again returns `already_started`. The same id with other content
-    returns 409."""
+    """Start an order. Idempotent: the same request again returns `already_started`. The same id with other
+    content returns 409."""
     items = [Item(**item.model_dump()) for item in body.items] if body.items else list(SAMPLE_ITEMS)
     order = order_request(
         context.settings,
@@ -74,7 +74,8 @@ async def start(order_id: OrderIdPath, body: StartBody, context: Ctx) -> StartRe
 async def status(
     order_id: OrderIdPath, query: Annotated[StatusQuery, Query()], context: Ctx
 ) -> OrderStatusResponse:
-    """Return the current state of the order and its failed attempts. `wait` makes it a long poll for the outcome."""
+    """Return the current state of the order and its failed attempts. `wait` makes it a long poll for the
+    outcome."""
     current = await _status(order_id, context)
     if query.wait > 0 and current.status == "running":
         await context.outcomes.wait(order_id, min(query.wait, MAX_WAIT_SECONDS))

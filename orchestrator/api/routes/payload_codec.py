@@ -1,7 +1,7 @@
 """Temporal's remote codec: decrypts payloads for Temporal's UI and CLI.
 
-These routes reveal every address, so they need a key of role operator. A browser may call them only from pages of
-Temporal's UI.
+These routes reveal every address, so they need a key of role operator. A browser may call them only from
+pages of Temporal's UI.
 """
 
 import base64
@@ -25,7 +25,8 @@ from orchestrator.errors import PayloadUnreadable, RequestMalformed
 
 PREFIX = CODEC
 MAX_BODY_BYTES = 1024 * 1024
-"""Room for several payloads: the largest order that the API accepts (64 KiB) is half as large again when encrypted."""
+"""Room for several payloads: the largest order that the API accepts (64 KiB) is half as large again when
+encrypted."""
 
 MAX_PAYLOADS = 1_000
 
@@ -77,7 +78,8 @@ async def decode(body: EncodedPayloads, context: Ctx) -> JSONResponse:
 
 @router.post("/encode", response_model=EncodedPayloads, responses=responses(413))
 async def encode(body: EncodedPayloads, context: Ctx) -> JSONResponse:
-    """Encrypt payloads, for a signal from Temporal's CLI. Returns them unchanged when PAYLOAD_KEYS is not set."""
+    """Encrypt payloads, for a signal from Temporal's CLI. Returns them unchanged when PAYLOAD_KEYS is not
+    set."""
     return await _convert(body, context, lambda codec, payloads: codec.encode(payloads))
 
 

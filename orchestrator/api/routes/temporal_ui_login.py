@@ -1,7 +1,7 @@
 """Login for Temporal's UI, which cannot send an API key to the codec: a session cookie stands for the key.
 
-The UI sends the cookie when its user enables "include cross-origin credentials" in the codec settings. The cookie is
-valid for the codec only, and only in requests of the UI's pages.
+The UI sends the cookie when its user enables "include cross-origin credentials" in the codec settings. The
+cookie is valid for the codec only, and only in requests of the UI's pages.
 """
 
 from collections.abc import Sequence
@@ -83,7 +83,7 @@ async def login(request: Request) -> HTMLResponse:
 
 def _page(status: int, sentence: str, form: str = "") -> HTMLResponse:
     return HTMLResponse(
-        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Orders: sign-in for Temporal's UI</title>"
+        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Orders: sign in for Temporal UI</title>"
         f"<h1>Orders</h1><p>{escape(sentence)}</p>{form}</html>",
         status_code=status,
     )

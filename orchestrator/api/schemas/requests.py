@@ -47,8 +47,8 @@ class StartBody(StrictModel):
     run_id: RunId | None = Field(default=None, description="The load test that this order belongs to.")
     requested_at: Time | None = Field(
         default=None,
-        description="The scheduled send time of a load test's order; by default now. A time in the future counts "
-        "as now, a time more than a day ago as a day ago.",
+        description="The scheduled send time of a load test's order; by default now. A time in the future "
+        "counts as now, a time more than a day ago as a day ago.",
     )
 
 
