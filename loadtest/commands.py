@@ -1,13 +1,11 @@
 """Commands of the load tests. `run` becomes a Locust process with the same options."""
 
 import inspect
-import itertools
 import json
 import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -152,13 +150,19 @@ def capacity(
 ) -> None:
     """Search for the highest rate at which the limit is met.
 
-    0 found, 2 wrong usage, 3 not even the least rate is held, 4 a probe broke an invariant, 5 ended before
-    the answer was clear, 6 a probe was invalid twice.
+    0 found, 2 wrong usage, 3 the lowest rate is not held, 4 a probe broke an invariant, 5 undecided or
+    interrupted, 6 a probe was invalid twice.
     """
-    from loadtest.proofs import capacity as searching
+    from loadtest.proofs.capacity import (
+        SearchPlan,
+        capacity_text,
+        exit_code_of,
+        run_search,
+        write_results,
+    )
     from orchestrator.settings import Settings
 
-    # Also where a shell started it in the background, with SIGINT ignored: the probes hear it too.
+    # A shell starts background jobs with SIGINT ignored; the search and its probes need it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if not 0 < min_rate <= max_rate:
         raise UsageError("min-rate must be more than 0 and at most max-rate.")
@@ -167,57 +171,28 @@ def capacity(
     seconds = OPTIONS["duration"].value({"duration": duration})
     name = search_id or new_run_id().replace("run-", "capacity-")
     options = RunOptions.parse(values | {"run_id": f"{name}-00"})
-    common = command_line(values | {"host": host})
+    arguments = command_line(values | {"host": host})
     reports = Settings.load().home / "reports"
     if any((reports / used).exists() for used in (name, f"{name}-1")):
         raise UsageError(f"Search id {name} was used before; choose another.")
-    plan = searching.SearchPlan(min_rate, max_rate, precision, seconds, options.slo_target)
-    numbers = itertools.count(1)
-    probes: list[Probe] = []
-    api_url = host or Settings.load().api_url
-
-    def probe(rate: float, late: int) -> "Probe":
-        if probes:
-            searching.wait_until_healthy(api_url)
-        words = [*common, f"--duration={plan.probe_seconds(rate, late)}s", "--abort-on-breach"]
-        return searching.run_probe(words, reports, f"{name}-{next(numbers)}", rate)
-
+    plan = SearchPlan(min_rate, max_rate, precision, seconds, options.slo_target)
     typer.echo(
         f"search {name}: {options.scenario}, {values['faults']} faults, "
         f"{options.slo_target:g} within {options.slo_seconds:g} s"
     )
-
-    def tell(made: "Probe") -> None:
-        probes.append(made)
-        _tell_probe(made)
-
-    broken_off: str | None = None
-    try:
-        searching.search(plan, probe, tell, lambda: time.sleep(searching.RECOVERY_SECONDS))
-    except KeyboardInterrupt:
-        broken_off = "interrupted"
-    except OrderSystemError as error:
-        # What the others have shown is known all the same.
-        if not probes:
-            raise
-        broken_off = f"the next probe was not judged: {error}"
-    if not probes:
-        typer.echo("ended     interrupted before the first probe could be judged")
-        raise typer.Exit(ExitCode.NOT_PROVEN)
-    typer.echo(f"capacity  {searching.capacity_text(probes, min_rate)}")
-    for file in searching.write_results(probes, plan, options.slo_seconds, reports / name):
-        typer.echo(f"wrote     {file}")
-    last = probes[-1]
-    if ended := broken_off or last.stop_reason:
-        typer.echo(f"ended     {ended}")
-        early = broken_off is not None or last.was_interrupted
-        raise typer.Exit(ExitCode.NOT_PROVEN if early else last.exit_code)
-    if searching.capacity_of(probes) is None:
-        was_breached = last.finding is searching.Finding.BREACHED
-        raise typer.Exit(ExitCode.LIMIT_BREACHED if was_breached else ExitCode.NOT_PROVEN)
+    probes, stop_reason = run_search(
+        plan, name, arguments, reports, host or Settings.load().api_url, _print_probe
+    )
+    if probes:
+        typer.echo(f"capacity  {capacity_text(probes, min_rate)}")
+        for file in write_results(probes, plan, options.slo_seconds, reports / name):
+            typer.echo(f"wrote     {file}")
+    if stop_reason:
+        typer.echo(f"ended     {stop_reason}")
+    raise typer.Exit(exit_code_of(probes, stop_reason))
 
 
-def _tell_probe(probe: "Probe") -> None:
+def _print_probe(probe: "Probe") -> None:
     p99 = "-" if probe.p99_ms is None else f"{probe.p99_ms / 1000:.2f} s"
     typer.echo(
         f"{probe.rate:7.2f}/s  {probe.finding:<9}  {probe.verdict:<16} {probe.late} late of {probe.orders} "

@@ -109,40 +109,62 @@ class _SearchStopped(Exception):
     """The last probe has a `stop_reason`."""
 
 
-def search(
+def run_search(
     plan: SearchPlan,
-    probe: Callable[[float, int], Probe],
+    name: str,
+    options: list[str],
+    reports: Path,
+    api_url: str,
     on_probe: Callable[[Probe], None],
-    recover: Callable[[], None],
-) -> list[Probe]:
-    """Probe rates until the capacity is known; return the probes in order.
+) -> tuple[list[Probe], str | None]:
+    """Search with load tests as probes; return them and why the search stopped early (None: it did not).
+
+    `options` are those of each load test. Raises OrderSystemError when the first probe has no verdict.
+    """
+    probes: list[Probe] = []
+
+    def probe(rate: float, late: int) -> Probe:
+        if probes:
+            wait_until_healthy(api_url)
+        duration = f"--duration={plan.probe_seconds(rate, late)}s"
+        run_id = f"{name}-{len(probes) + 1}"
+        result = run_probe([*options, duration, "--abort-on-breach"], reports, run_id, rate)
+        probes.append(result)
+        on_probe(result)
+        return result
+
+    try:
+        search(plan, probe, lambda: time.sleep(RECOVERY_SECONDS))
+    except KeyboardInterrupt:
+        return probes, "interrupted"
+    except OrderSystemError as error:
+        if not probes:
+            raise
+        return probes, f"the next probe had no verdict: {error}"
+    return probes, probes[-1].stop_reason
+
+
+def search(plan: SearchPlan, probe: Callable[[float, int], Probe], recover: Callable[[], None]) -> None:
+    """Probe rates until the capacity is known.
 
     Rates rise by half until one is not held (or `max_rate` is), then bisection by ratio follows. `probe` gets
     the rate and the number of late orders to allow for. An undecided probe is repeated once with a larger
     allowance, an invalid one after `recover`. Stops after a probe with a `stop_reason`.
     """
-    probes: list[Probe] = []
-
-    def run(rate: float, late: int) -> Probe:
-        result = probe(rate, late)
-        probes.append(result)
-        on_probe(result)
-        return result
 
     def is_held(rate: float) -> bool:
-        result = run(rate, LATE_ALLOWANCE)
+        result = probe(rate, LATE_ALLOWANCE)
         if result.is_invalid:
             recover()
-            result = run(rate, LATE_ALLOWANCE)
+            result = probe(rate, LATE_ALLOWANCE)
         if result.stop_reason is None and result.finding is Finding.UNDECIDED:
-            result = run(rate, RETRY_LATE_ALLOWANCE)
+            result = probe(rate, RETRY_LATE_ALLOWANCE)
         if result.stop_reason is not None:
             raise _SearchStopped
         return result.finding is Finding.HELD
 
     with suppress(_SearchStopped):
         _bisect(plan, is_held)
-    return probes
 
 
 def _bisect(plan: SearchPlan, is_held: Callable[[float], bool]) -> None:
@@ -166,6 +188,19 @@ def _bisect(plan: SearchPlan, is_held: Callable[[float], bool]) -> None:
 def capacity_of(probes: list[Probe]) -> float | None:
     """Return the highest rate that was held, in orders per second; None when none was."""
     return max((probe.rate for probe in probes if probe.finding is Finding.HELD), default=None)
+
+
+def exit_code_of(probes: list[Probe], stop_reason: str | None) -> ExitCode:
+    """Return the exit code of a search, from the result of `run_search`."""
+    last = probes[-1] if probes else None
+    if last is None or last.was_interrupted or stop_reason != last.stop_reason:
+        # Stopped before or during a probe, so the capacity is not known.
+        return ExitCode.NOT_PROVEN
+    if last.stop_reason is not None:
+        return ExitCode(last.exit_code)
+    if capacity_of(probes) is not None:
+        return ExitCode.PASSED
+    return ExitCode.LIMIT_BREACHED if last.finding is Finding.BREACHED else ExitCode.NOT_PROVEN
 
 
 def capacity_text(probes: list[Probe], min_rate: float) -> str:

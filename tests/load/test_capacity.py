@@ -95,7 +95,7 @@ def test_results_are_kept_when_a_later_probe_is_rejected(load_test: LoadTest) ->
 
     assert process.returncode == 5, output
     assert "capacity  20 orders/s\n" in output
-    assert "ended     the next probe was not judged: run id search-2 was used before" in output
+    assert "ended     the next probe had no verdict: run id search-2 was used before" in output
     results = json.loads((load_test.home / "reports" / "search" / "capacity.json").read_text())
     assert [probe["run_id"] for probe in results["probes"]] == ["search-1"]
 

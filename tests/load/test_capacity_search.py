@@ -15,6 +15,7 @@ from loadtest.proofs.capacity import (
     SearchPlan,
     capacity_of,
     capacity_text,
+    exit_code_of,
     finding_of,
     search,
     write_results,
@@ -43,14 +44,24 @@ def probe_at(capacity: float, rate: float) -> Probe:
     return probe_result(rate, Finding.HELD if rate <= capacity else Finding.BREACHED)
 
 
-def run_search(plan: SearchPlan, probe: Callable[[float, int], Probe]) -> list[Probe]:
-    return search(plan, probe, lambda _: None, lambda: None)
+def probes_of(
+    plan: SearchPlan, probe: Callable[[float, int], Probe], recover: Callable[[], None] = lambda: None
+) -> list[Probe]:
+    """Return the probes of a search in order."""
+    probes: list[Probe] = []
+
+    def record(rate: float, late: int) -> Probe:
+        probes.append(probe(rate, late))
+        return probes[-1]
+
+    search(plan, record, recover)
+    return probes
 
 
 @given(st.floats(2, 99))
 def test_the_search_finds_the_capacity(capacity: float) -> None:
     plan = SearchPlan(min_rate=2, max_rate=100, precision=0.1, seconds=30, target=0.99)
-    probes = run_search(plan, lambda rate, _: probe_at(capacity, rate))
+    probes = probes_of(plan, lambda rate, _: probe_at(capacity, rate))
     found = capacity_of(probes)
     assert found is not None
     assert found <= capacity <= found * 1.1 + 1e-9
@@ -59,10 +70,10 @@ def test_the_search_finds_the_capacity(capacity: float) -> None:
 
 def test_the_search_ends_when_the_capacity_is_known() -> None:
     plan = SearchPlan(min_rate=2, max_rate=10, precision=0.1, seconds=30, target=0.99)
-    none_held = run_search(plan, lambda rate, _: probe_at(0, rate))
+    none_held = probes_of(plan, lambda rate, _: probe_at(0, rate))
     assert [probe.rate for probe in none_held] == [2]
     assert capacity_of(none_held) is None
-    all_held = run_search(plan, lambda rate, _: probe_at(1_000, rate))
+    all_held = probes_of(plan, lambda rate, _: probe_at(1_000, rate))
     assert all_held[-1].rate == 10
     assert capacity_text(all_held, 2) == "10 orders/s"
     assert capacity_text(none_held, 2) == "below 2 orders/s"
@@ -78,7 +89,7 @@ def test_an_undecided_probe_is_repeated_with_a_longer_plan() -> None:
             probe_at(10, rate) if is_decided else probe_result(rate, Finding.UNDECIDED, ExitCode.NOT_PROVEN)
         )
 
-    probes = run_search(plan, probe)
+    probes = probes_of(plan, probe)
     assert [probe.rate for probe in probes[:4]] == [8, 8, 12, 12]
     assert capacity_text(probes, 8) == "9.8 orders/s, undecided at 10.3, 10.8, 12"
 
@@ -86,10 +97,10 @@ def test_an_undecided_probe_is_repeated_with_a_longer_plan() -> None:
 def test_the_result_names_the_rate_that_was_breached() -> None:
     plan = SearchPlan(min_rate=8, max_rate=100, precision=0.1, seconds=30, target=0.99)
     assert (
-        capacity_text(run_search(plan, lambda rate, _: probe_at(10, rate)), 8)
+        capacity_text(probes_of(plan, lambda rate, _: probe_at(10, rate)), 8)
         == "9.8 orders/s, breached at 10.3"
     )
-    nothing = run_search(plan, lambda rate, _: probe_result(rate, Finding.UNDECIDED, ExitCode.NOT_PROVEN))
+    nothing = probes_of(plan, lambda rate, _: probe_result(rate, Finding.UNDECIDED, ExitCode.NOT_PROVEN))
     assert capacity_text(nothing, 8) == "unknown, undecided at 8"
 
 
@@ -97,12 +108,9 @@ def test_an_invalid_probe_is_repeated_after_a_pause() -> None:
     plan = SearchPlan(min_rate=2, max_rate=2, precision=0.1, seconds=30, target=0.99)
     invalid, held = probe_result(2, Finding.UNDECIDED, ExitCode.INVALID_RUN), probe_at(9, 2)
     results, pauses = [invalid, held], []
-    assert search(plan, lambda *_: results.pop(0), lambda _: None, lambda: pauses.append(1)) == [
-        invalid,
-        held,
-    ]
+    assert probes_of(plan, lambda *_: results.pop(0), lambda: pauses.append(1)) == [invalid, held]
     assert len(pauses) == 1
-    again = run_search(plan, lambda *_: invalid)
+    again = probes_of(plan, lambda *_: invalid)
     assert again == [invalid, invalid]
     assert again[-1].stop_reason == "the run at 2/s was invalid, see run p"
 
@@ -133,8 +141,20 @@ def test_finding_of_a_verdict(
 
 def test_the_results_have_a_chart(tmp_path: Path) -> None:
     plan = SearchPlan(min_rate=2, max_rate=20, precision=0.2, seconds=30, target=0.99)
-    probes = run_search(plan, lambda rate, _: probe_at(9, rate))
+    probes = probes_of(plan, lambda rate, _: probe_at(9, rate))
     files = {file.name: file for file in write_results(probes, plan, 15.0, tmp_path / "c")}
     page = files["capacity.html"].read_text()
     assert "late, %" in page
     assert "p99, s" in page
+
+
+def test_exit_code_of_a_search() -> None:
+    held, breached = probe_at(10, 5), probe_at(10, 20)
+    invalid = probe_result(5, Finding.UNDECIDED, ExitCode.INVALID_RUN)
+    undecided = probe_result(5, Finding.UNDECIDED, ExitCode.NOT_PROVEN)
+    assert exit_code_of([held, breached], None) is ExitCode.PASSED
+    assert exit_code_of([breached], None) is ExitCode.LIMIT_BREACHED
+    assert exit_code_of([undecided], None) is ExitCode.NOT_PROVEN
+    assert exit_code_of([invalid], invalid.stop_reason) is ExitCode.INVALID_RUN
+    assert exit_code_of([], "interrupted") is ExitCode.NOT_PROVEN
+    assert exit_code_of([held], "the next probe had no verdict: refused") is ExitCode.NOT_PROVEN
