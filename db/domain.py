@@ -11,7 +11,7 @@ MAX_TEXT_LENGTH = 200
 
 
 class Step(StrEnum):
-    """What is done for an order, in the order it is done; recall and refund undo."""
+    """The business steps of an order. Recall and refund are compensations."""
 
     RECEIVE = "receive"
     VALIDATE = "validate"
@@ -34,11 +34,11 @@ GATEWAY_STEPS = (
     Step.RECALL,
     Step.REFUND,
 )
-"""The steps that call the world outside, and so can fail, hang or lose an answer."""
+"""The steps that call a gateway, and so can fail, hang or lose the response."""
 
 
 class State(StrEnum):
-    """Where an order stands. The order of the members is the order of the path."""
+    """The states of an order, in path order."""
 
     RECEIVED = "received"
     VALIDATED = "validated"
@@ -56,30 +56,12 @@ class State(StrEnum):
         return self in TERMINAL_STATES
 
     def is_past(self, other: "State") -> bool:
-        """Whether this state lies further along the path than `other`."""
+        """Return whether this state is after `other` in path order."""
         path = list(State)
         return path.index(self) > path.index(other)
 
-    def may_become(self, later: "State") -> bool:
-        """Whether an order may go from this state directly to `later`."""
-        return later in _NEXT_STATES[self]
-
 
 TERMINAL_STATES = (State.COMPLETED, State.CANCELLED, State.FAILED)
-_ENDED_EARLY = (State.CANCELLED, State.FAILED)
-_NEXT_STATES: dict[State, tuple[State, ...]] = {
-    State.RECEIVED: (State.VALIDATED, *_ENDED_EARLY),
-    State.VALIDATED: (State.IN_REVIEW, *_ENDED_EARLY),
-    State.IN_REVIEW: (State.APPROVED, *_ENDED_EARLY),
-    State.APPROVED: (State.CHARGED, *_ENDED_EARLY),
-    State.CHARGED: (State.PREPARED, *_ENDED_EARLY),
-    State.PREPARED: (State.DISPATCHED, *_ENDED_EARLY),
-    # Once the carrier has the parcel, the order can only complete.
-    State.DISPATCHED: (State.COMPLETED,),
-    State.COMPLETED: (),
-    State.CANCELLED: (),
-    State.FAILED: (),
-}
 
 
 class Reason(StrEnum):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
@@ -23,6 +24,9 @@ STEP_INTO = {
     State.PREPARED: Step.PREPARE,
     State.DISPATCHED: Step.DISPATCH,
 }
+COMPENSATION_DETAILS: dict[Step, Row] = {Step.REFUND: {"refund_outcome": "refunded"}, Step.RECALL: {}}
+"""The compensations of a prepared order, with the details of a successful attempt."""
+
 RESTING_STATES = (
     State.RECEIVED,
     State.IN_REVIEW,
@@ -99,6 +103,10 @@ class OrderDriver:
             assert await self.step(order_id, Step.RECEIVE)
         return order_id
 
+    async def compensate(self, order_id: str) -> None:
+        for step, detail in COMPENSATION_DETAILS.items():
+            assert await self.step(order_id, step, **detail)
+
     async def abort(
         self, order_id: str, reason: Reason = Reason.CUSTOMER_CANCELLED, request_id: str | None = None
     ) -> RequestDecision:
@@ -160,6 +168,10 @@ async def provider_balance(pool: Database, payment_id: str) -> tuple[int, int]:
     )
     assert row is not None
     return row["charged"], row["refunded"]
+
+
+def times_increase(events: list[Row]) -> bool:
+    return all(earlier["at"] < later["at"] for earlier, later in pairwise(events))
 
 
 def ok(number: int, duration_ms: float = 0.5, **detail: Any) -> AttemptResult:

@@ -13,6 +13,7 @@ from db.orders import OrderRepository
 from orchestrator.embedded import Stack
 from orchestrator.settings import Settings
 from tests.live import LiveApi
+from tests.orders import OrderDriver
 from tests.ports import free_port_base
 from tests.servers import PostgresServer, postgres_server
 
@@ -31,8 +32,8 @@ def order_database_url(postgres: PostgresServer) -> Iterator[str]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def pool(order_database_url: str) -> AsyncIterator[Database]:
-    async with Database(order_database_url, max_size=16, application_name="tests") as repository:
-        yield repository
+    async with Database(order_database_url, max_size=16, application_name="tests") as database:
+        yield database
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +41,14 @@ def repository(pool: Database) -> OrderRepository:
     return OrderRepository(pool, "worker-1")
 
 
+@pytest.fixture(scope="module")
+def driver(repository: OrderRepository, pool: Database) -> OrderDriver:
+    return OrderDriver(repository, pool)
+
+
 @pytest.fixture(scope="session")
 def live_stack() -> Iterator[Stack]:
-    """A whole stack of its own, healthy. Who takes a part of it away brings it back."""
+    """A healthy stack. A test that stops a component restarts it."""
     home = Path(tempfile.mkdtemp(prefix="orders-live-")).resolve()
     settings = Settings(
         orders_home=home,

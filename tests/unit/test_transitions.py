@@ -5,6 +5,8 @@ from enum import StrEnum
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from db.domain import COMPENSATIONS, GATEWAY_STEPS, TERMINAL_STATES, Reason, State, Step
 from db.transitions import STATE_MACHINE, StateMachine, Transition
@@ -92,3 +94,41 @@ def test_a_step_is_completed_once_a_later_one_is_current(step: Step) -> None:
     completed = [STATE_MACHINE.is_completed(step, current) for current in steps]
     assert completed == [False] * (steps.index(step) + 1) + [True] * (len(steps) - steps.index(step) - 1)
     assert STATE_MACHINE.is_completed(step, None)
+
+
+@st.composite
+def legal_paths(draw: st.DrawFn) -> list[State]:
+    path = [State.RECEIVED]
+    while not path[-1].is_terminal:
+        path.append(
+            draw(
+                st.sampled_from(
+                    [after for before, after in STATE_MACHINE.event_changes() if before is path[-1]]
+                )
+            )
+        )
+    return path
+
+
+@given(legal_paths())
+def test_every_legal_path_goes_forward(path: list[State]) -> None:
+    for earlier, later in pairwise(path):
+        assert later.is_past(earlier)
+        assert not earlier.is_past(later)
+
+
+@given(legal_paths())
+def test_every_legal_path_ends_in_exactly_one_outcome(path: list[State]) -> None:
+    assert [state for state in path if state.is_terminal] == [path[-1]]
+
+
+@given(legal_paths())
+def test_a_completed_order_passed_every_state(path: list[State]) -> None:
+    if path[-1] is State.COMPLETED:
+        assert path == [state for state in State if state not in (State.CANCELLED, State.FAILED)]
+
+
+@given(legal_paths())
+def test_a_dispatched_order_can_only_complete(path: list[State]) -> None:
+    if State.DISPATCHED in path:
+        assert path[-1] is State.COMPLETED
