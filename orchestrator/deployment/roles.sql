@@ -1,9 +1,9 @@
--- The users and databases of one PostgreSQL server, each with no more rights than it needs. For a superuser;
--- as often as wanted: it makes what is missing, and sets every password and right as it is written here.
+-- The roles and databases of one PostgreSQL server, with least privilege. Run it as a superuser. It is idempotent:
+-- it creates missing roles and databases, and sets all passwords and privileges.
 --
 --     psql --no-psqlrc --file orchestrator/deployment/roles.sql
 --
--- The passwords come from the environment.
+-- The passwords are environment variables.
 \set ON_ERROR_STOP on
 \set QUIET on
 \getenv migrator_password ORDERS_MIGRATOR_PASSWORD
@@ -13,7 +13,7 @@
 \getenv reader_password ORDERS_READER_PASSWORD
 \getenv temporal_password TEMPORAL_DB_PASSWORD
 
--- The statements below have passwords in them, and the server's log shall have none.
+-- The statements below contain passwords, which must not appear in the server's log.
 set log_statement = 'none';
 set log_min_error_statement = 'panic';
 set log_min_duration_statement = -1;
@@ -26,24 +26,24 @@ from unnest(array[
 where not exists (select from pg_roles where rolname = name)
 \gexec
 
--- Owns the tables of the orders: applies migrations, and is not who serves requests.
+-- Owner of the tables. Applies migrations only.
 alter role orders_migrator with login nosuperuser nocreatedb nocreaterole noreplication nobypassrls
     password :'migrator_password';
 
--- Workers. What they and the next ones may do to which table is granted by the migrations.
+-- Workers. Migrations grant the privileges on tables to this role and the following ones.
 alter role orders_writer with login nosuperuser nocreatedb nocreaterole noreplication nobypassrls
     password :'writer_password';
 alter role orders_writer set statement_timeout = '60s';
 alter role orders_writer set idle_in_transaction_session_timeout = '5min';
 
--- API: what a worker may, and to know the hashes of keys.
+-- API: the privileges of a worker, and access to the hashes of API keys.
 alter role orders_api with login nosuperuser nocreatedb nocreaterole noreplication nobypassrls
     password :'api_password';
 alter role orders_api set statement_timeout = '60s';
 alter role orders_api set idle_in_transaction_session_timeout = '5min';
 grant orders_writer to orders_api;
 
--- Load tests: the records of runs.
+-- Load tests: access to the records of runs.
 alter role orders_loadtest with login nosuperuser nocreatedb nocreaterole noreplication nobypassrls
     password :'loadtest_password';
 alter role orders_loadtest set statement_timeout = '60s';
@@ -56,7 +56,7 @@ alter role orders_reader set default_transaction_read_only = on;
 alter role orders_reader set statement_timeout = '2s';
 alter role orders_reader set idle_in_transaction_session_timeout = '1min';
 
--- Temporal's server. Its databases are made here, so that it needs no right to make any.
+-- Temporal's server. Its databases are created here, so that it needs no privilege to create databases.
 alter role temporal with login nosuperuser nocreatedb nocreaterole noreplication nobypassrls
     password :'temporal_password';
 
@@ -66,6 +66,6 @@ from (values ('orders', 'orders_migrator'), ('temporal', 'temporal'), ('temporal
 where not exists (select from pg_database where datname = name)
 \gexec
 
--- Everybody may connect to every database unless told otherwise.
+-- By default, PUBLIC may connect to every database.
 revoke all on database postgres, orders, temporal, temporal_visibility from public;
 grant connect on database orders to orders_writer, orders_api, orders_loadtest, orders_reader;

@@ -1,4 +1,4 @@
-"""docker-compose.yml and the Dockerfile as data: what runs, with which command, variables and check."""
+"""docker-compose.yml and the Dockerfile as data."""
 
 import re
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from orchestrator.embedded.layout import PROJECT_ROOT
@@ -26,7 +27,7 @@ SECRETS = {
         "TEMPORAL_DB_PASSWORD",
     )
 } | {"API_KEY": "ord_" + "k" * 43, "LOAD_TEST_KEY": "ord_" + "l" * 43}
-"""What the file asks its environment for."""
+"""The variables that the file requires."""
 
 _VARIABLE = re.compile(r"\$(?:\$|\{(?P<name>\w+)(?:(?P<how>:[-?])(?P<rest>[^}]*))?\})")
 
@@ -35,7 +36,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Service:
-    """One service with its variables filled in. `environment` has no names without a value."""
+    """One service with its variables substituted. `environment` has no names without a value."""
 
     name: str
     definition: Json
@@ -55,7 +56,7 @@ class Service:
 
     @property
     def health_check(self) -> list[str]:
-        """Without its first word, which says that it is a command."""
+        """The command, without the first word `CMD`."""
         words = self.definition["healthcheck"]["test"]
         assert words[0] == "CMD", words
         return [str(word) for word in words[1:]]
@@ -73,15 +74,14 @@ def text() -> str:
 
 
 def services(given: dict[str, str] | None = None, profile: str | None = None) -> dict[str, Service]:
-    """Every service that is started by itself, or those of one profile, by name. `given` are the variables of
-    whoever starts them."""
+    """Return the services without a profile, or those of one profile, by name. `given` adds variables."""
     environment = SECRETS | (given or {})
     definitions = yaml.safe_load(text())["services"]
     found = {}
     for name, definition in definitions.items():
         if definition.get("profiles", [None]) != [profile]:
             continue
-        definition = _filled_in(definition, environment)
+        definition = _substitute(definition, environment)
         variables = {
             variable: environment.get(variable) if value is None else str(value)
             for variable, value in definition.get("environment", {}).items()
@@ -93,7 +93,7 @@ def services(given: dict[str, str] | None = None, profile: str | None = None) ->
 
 
 def in_order_of_start(among: dict[str, Service]) -> list[Service]:
-    """Each after those it depends on."""
+    """Return the services, each after its dependencies."""
     ordered: list[Service] = []
 
     def add(service: Service) -> None:
@@ -113,21 +113,21 @@ def top_level(key: str) -> Json:
 
 
 def image_environment() -> dict[str, str]:
-    """What the Dockerfile sets with ENV."""
+    """Return the variables that the Dockerfile sets."""
     (block,) = re.findall(r"^ENV ((?:.*\\\n)*.*)$", DOCKERFILE.read_text(), re.MULTILINE)
     return dict(word.split("=", 1) for word in block.replace("\\\n", " ").split())
 
 
 def image_folders() -> list[str]:
-    """The folders of the checkout that the Dockerfile copies into its working directory."""
+    """Return the directories that the Dockerfile copies."""
     return re.findall(r"^COPY (\w+) \1$", DOCKERFILE.read_text(), re.MULTILINE)
 
 
-def _filled_in(value: Any, environment: dict[str, str]) -> Any:
+def _substitute(value: Any, environment: dict[str, str]) -> Any:
     if isinstance(value, dict):
-        return {key: _filled_in(each, environment) for key, each in value.items()}
+        return {key: _substitute(each, environment) for key, each in value.items()}
     if isinstance(value, list):
-        return [_filled_in(each, environment) for each in value]
+        return [_substitute(each, environment) for each in value]
     if isinstance(value, str):
         return _VARIABLE.sub(lambda found: _value(found, environment), value)
     return value
@@ -144,9 +144,20 @@ def _value(found: re.Match[str], environment: dict[str, str]) -> str:
 
 
 def file_of_volume(service: Service, path: str) -> Path:
-    """The file of the checkout that the service sees at this path."""
+    """Return the file of the checkout that is mounted at this path."""
     for volume in service.definition["volumes"]:
         source, target, *_ = volume.split(":")
         if target == path:
             return PROJECT_ROOT / source
     raise LookupError(f"{service.name} has no {path}")
+
+
+SERVICES = services()
+NEXT = {"NEXT_BUILD_ID": "2", "NEXT_IMAGE": "orders:2"}
+NEXT_VERSION = services(NEXT, profile="next-version")
+OURS = [service for service in SERVICES.values() if service.is_ours]
+LASTING = [service for service in SERVICES.values() if not service.is_job]
+
+each_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
+each_of_ours = pytest.mark.parametrize("service", OURS, ids=[service.name for service in OURS])
+each_lasting = pytest.mark.parametrize("service", LASTING, ids=[service.name for service in LASTING])

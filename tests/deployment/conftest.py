@@ -1,4 +1,4 @@
-"""A PostgreSQL that is reached over TCP with passwords, with the users and tables that a deployment makes."""
+"""A PostgreSQL server with TCP and passwords, and the roles and tables of a deployment."""
 
 import tempfile
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from tests.deployment.compose import SECRETS
-from tests.deployment.processes import Host, Places
+from tests.deployment.processes import Host, Ports
 from tests.ports import free_port_base
 from tests.servers import PostgresServer, empty_postgres_server
 
@@ -16,18 +16,18 @@ ACCESS = """
 local all postgres trust
 host all all 127.0.0.1/32 scram-sha-256
 """
-"""The superuser over the socket for the tests themselves; everybody else with a password."""
+"""The tests connect as superuser over the socket; all others need a password."""
 
 
 @pytest.fixture(scope="session")
-def places() -> Places:
+def ports() -> Ports:
     base = free_port_base()
-    return Places(*range(base, base + 9))
+    return Ports(*range(base, base + 9))
 
 
 @pytest.fixture(scope="session")
-def postgres(places: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    # Not below pytest's own directory, which the server's user may not enter.
+def postgres(ports: Ports, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    # Not in tmp_path, which the server's user cannot enter.
     with tempfile.TemporaryDirectory(prefix="orders-access-") as directory:
         Path(directory).chmod(0o755)
         access = Path(directory) / "pg_hba.conf"
@@ -41,17 +41,17 @@ def postgres(places: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             "-c",
             "max_connections=300",
         )
-        with empty_postgres_server(*options, port=places.postgres) as (server, _):
+        with empty_postgres_server(*options, port=ports.postgres) as (server, _):
             with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
                 connection.execute(f"alter role postgres password '{SECRETS['POSTGRES_PASSWORD']}'".encode())
             yield server
 
 
 @pytest.fixture(scope="session")
-def host(places: Places, postgres: PostgresServer) -> Iterator[Host]:
-    """Users, databases and tables are there: made by the jobs of the file."""
+def host(ports: Ports, postgres: PostgresServer) -> Iterator[Host]:
+    """A host on which the jobs have created roles, databases and tables."""
     with tempfile.TemporaryDirectory(prefix="orders-deployment-") as directory:
-        host = Host(Path(directory), places)
+        host = Host(Path(directory), ports)
         host.make_image()
         for job in ("postgres-roles", "migrate"):
             done = host.run(job)

