@@ -24,7 +24,7 @@ from orchestrator.settings import Settings
 from orchestrator.workflow_ids import order_workflow_id, reconcile_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from tests.command_line import CommandLine
-from tests.shop import LOOK_AGAIN_SECONDS, VISIBLE_SECONDS, Shop, open_shop
+from tests.shop import POLL_SECONDS, VISIBLE_SECONDS, Shop, open_shop
 
 TASK_COMPLETED = "workflow_task_completed_event_attributes"
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -46,7 +46,7 @@ async def until_listed(client: Client, workflow_id: str) -> None:
         while True:
             if [each async for each in client.list_workflows(f"WorkflowId = '{workflow_id}'")]:
                 return
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
 
 async def test_a_run_of_which_nobody_knows_anything_is_unknown_and_not_clean(

@@ -31,7 +31,7 @@ from orchestrator.workflows.order import OrderWorkflow
 from tests.command_line import CommandLine
 from tests.mutants.broken import HEALTHY, MUTANTS, VICTIM, Mutant, Scenario, is_victim
 from tests.orders import OTHER_ADDRESS
-from tests.shop import LOOK_AGAIN_SECONDS, Shop, open_shop
+from tests.shop import POLL_SECONDS, Shop, open_shop
 
 Handle = WorkflowHandle[OrderWorkflow, OrderResult]
 
@@ -118,7 +118,7 @@ async def until_written(shop: Shop, handle: Handle) -> None:
     """Waits until the order of a workflow that does not close has its outcome in the books."""
     order_id = handle.id.removeprefix(ORDER_WORKFLOW_PREFIX)
     while (row := await shop.row(order_id)) is None or not State(row["state"]).is_terminal:  # noqa: ASYNC110
-        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
 
 
 async def until_closed(handle: Handle) -> None:
