@@ -1,4 +1,4 @@
-"""API keys: who may do what, what a start on an open address needs, and where a key must never be found."""
+"""API keys: roles, keyless access, bind addresses, and where a key must never appear."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ import psycopg
 import pytest
 import pytest_asyncio
 
-from db import api_keys as stored
+from db import api_keys
 from db.read_only_database import ROLE
 from orchestrator.api.app import create_app
 from orchestrator.security.key_hashing import Role, hash_key, new_key
@@ -63,7 +63,7 @@ def settings(url: str, **others: object) -> Settings:
 
 def make_key(url: str, name: str, role: str) -> str:
     key = new_key()
-    assert stored.add(url, hash_key(key), name, role)
+    assert api_keys.add(url, hash_key(key), name, role)
     return key
 
 
@@ -79,15 +79,15 @@ def url(postgres: PostgresServer) -> Iterator[str]:
 
 @pytest_asyncio.fixture
 async def api(url: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(settings(url)) as client:
+    async with served_api(settings(url)) as client:
         yield client
 
 
-class serving:
-    """The API in this process."""
+class served_api:
+    """An API in this process."""
 
-    def __init__(self, wanted: Settings) -> None:
-        self._app = create_app(wanted)
+    def __init__(self, settings: Settings) -> None:
+        self._app = create_app(settings)
 
     async def __aenter__(self) -> httpx.AsyncClient:
         self._lifespan = self._app.router.lifespan_context(self._app)
@@ -102,59 +102,60 @@ class serving:
         await self._lifespan.__aexit__(None, None, None)
 
 
-async def until_closed(api: httpx.AsyncClient) -> None:
-    """Keys are read, and one that was just made is known, within seconds."""
+async def until_key_required(api: httpx.AsyncClient) -> None:
+    """Wait until the API has read the first key."""
     not_after = time.monotonic() + 5
     while (await api.get("/whoami")).status_code != 401:
         assert time.monotonic() < not_after
         await asyncio.sleep(0.05)
 
 
-# --- Roles ------------------------------------------------------------------------------------------
+# --- Roles ---
 
 
-async def test_without_any_key_everybody_may_do_everything(api: httpx.AsyncClient) -> None:
+async def test_without_any_key_every_request_is_allowed(api: httpx.AsyncClient) -> None:
     assert (await api.get("/whoami")).json() == {"name": None, "role": "chaos"}
     assert (await api.put("/faults", json={"profile": "none"})).status_code == 200
 
 
-async def test_without_any_key_a_page_of_another_site_is_not_taken_for_ours(
+async def test_without_any_key_a_request_with_another_host_is_rejected(
     api: httpx.AsyncClient, url: str
 ) -> None:
     rebound = {"Host": "evil.example:8000"}
     for method, path in (("GET", "/orders"), ("PUT", "/faults"), ("GET", "/nothing/here")):
-        answer = await api.request(method, path, headers=rebound)
-        assert (answer.status_code, answer.headers["content-type"]) == (421, "application/problem+json")
+        response = await api.request(method, path, headers=rebound)
+        assert (response.status_code, response.headers["content-type"]) == (421, "application/problem+json")
     key = make_key(url, "ada", "viewer")
-    await until_closed(api)
+    await until_key_required(api)
     through_a_proxy = await api.get("/orders", headers=rebound | bearer(key))
     assert through_a_proxy.status_code == 200
 
 
-async def test_each_role_may_do_its_own_and_no_more(api: httpx.AsyncClient, url: str) -> None:
+async def test_each_role_is_allowed_its_routes_only(api: httpx.AsyncClient, url: str) -> None:
     keys = {role: make_key(url, role.word, role.word) for role in Role}
-    await until_closed(api)
-    for method, path, request, needed in ROUTES:
-        nobody = await api.request(method, path, json=request)
-        assert (nobody.status_code, nobody.headers["www-authenticate"]) == (401, 'Bearer realm="orders"'), (
-            path
-        )
-        assert nobody.headers["content-type"] == "application/problem+json"
+    await until_key_required(api)
+    for method, path, request, required in ROUTES:
+        without_key = await api.request(method, path, json=request)
+        assert (without_key.status_code, without_key.headers["www-authenticate"]) == (
+            401,
+            'Bearer realm="orders"',
+        ), path
+        assert without_key.headers["content-type"] == "application/problem+json"
         for token in (new_key(), "", "x", hash_key(keys[Role.CHAOS]), keys[Role.CHAOS][:-1]):
             wrong = await api.request(method, path, json=request, headers=bearer(token))
             assert wrong.status_code == 401, (path, token)
         for role, key in keys.items():
-            answer = await api.request(method, path, json=request, headers=bearer(key))
-            if role >= needed:
-                assert answer.status_code not in (401, 403), (method, path, role)
+            response = await api.request(method, path, json=request, headers=bearer(key))
+            if role >= required:
+                assert response.status_code not in (401, 403), (method, path, role)
             else:
-                assert answer.status_code == 403, (method, path, role)
-                assert f'scope="{needed.word}"' in answer.headers["www-authenticate"]
+                assert response.status_code == 403, (method, path, role)
+                assert f'scope="{required.word}"' in response.headers["www-authenticate"]
 
 
-async def test_other_ways_to_bring_a_key_are_none(api: httpx.AsyncClient, url: str) -> None:
+async def test_a_key_is_accepted_as_a_bearer_token_only(api: httpx.AsyncClient, url: str) -> None:
     key = make_key(url, "ada", "chaos")
-    await until_closed(api)
+    await until_key_required(api)
     for headers in (
         {"Authorization": key},
         {"Authorization": f"Basic {key}"},
@@ -167,47 +168,47 @@ async def test_other_ways_to_bring_a_key_are_none(api: httpx.AsyncClient, url: s
     assert (await api.get("/whoami", headers={"Authorization": f"bearer  {key}"})).status_code == 200
 
 
-async def test_health_needs_no_key_and_tells_nothing_else(api: httpx.AsyncClient, url: str) -> None:
+async def test_health_requires_no_key_and_has_five_fields(api: httpx.AsyncClient, url: str) -> None:
     make_key(url, "ada", "viewer")
-    await until_closed(api)
-    answer = await api.get("/health")
-    assert answer.status_code == 503
-    assert set(answer.json()) == {
+    await until_key_required(api)
+    response = await api.get("/health")
+    assert response.status_code == 503
+    assert set(response.json()) == {
         "status", "timestamp", "temporal_connected", "database_connected", "workers_healthy",
     }  # fmt: skip
 
 
-async def test_a_revoked_key_is_worthless_within_seconds_and_nothing_opens_again(
+async def test_a_revoked_key_is_rejected_within_seconds_and_a_key_stays_required(
     api: httpx.AsyncClient, url: str
 ) -> None:
     key = make_key(url, "ada", "chaos")
-    await until_closed(api)
+    await until_key_required(api)
     assert (await api.get("/whoami", headers=bearer(key))).json() == {"name": "ada", "role": "chaos"}
-    assert stored.revoke(url, "ada")
+    assert api_keys.revoke(url, "ada")
     revoked_at = time.monotonic()
     while (await api.get("/whoami", headers=bearer(key))).status_code != 401:
         assert time.monotonic() - revoked_at < 3
         await asyncio.sleep(0.05)
-    assert (await api.get("/orders")).status_code == 401, "with the last key gone it stays closed"
+    assert (await api.get("/orders")).status_code == 401, "a key stays required after the last one is revoked"
 
 
 @pytest.mark.parametrize("others", [{"auth": "required"}, {"bind_address": "192.0.2.1"}])
-async def test_closed_without_any_key(url: str, others: dict[str, str]) -> None:
-    async with serving(settings(url, **others)) as api:
-        await until_closed(api)
+async def test_a_key_is_required_although_none_exists(url: str, others: dict[str, str]) -> None:
+    async with served_api(settings(url, **others)) as api:
+        await until_key_required(api)
         assert (await api.get("/orders")).status_code == 401
 
 
-async def test_while_the_keys_cannot_be_read_nobody_is_let_in(tmp_path: Path) -> None:
-    async with serving(settings(f"postgresql://postgres@/orders?host={tmp_path}")) as api:
+async def test_every_request_is_rejected_while_the_keys_cannot_be_read(tmp_path: Path) -> None:
+    async with served_api(settings(f"postgresql://postgres@/orders?host={tmp_path}")) as api:
         for headers in ({}, bearer(new_key())):
             for path in ("/orders", "/metrics", "/openapi.json"):
-                answer = await api.get(path, headers=headers)
-                assert answer.status_code == 503, path
-                assert answer.headers["retry-after"] == "1"
+                response = await api.get(path, headers=headers)
+                assert response.status_code == 503, path
+                assert response.headers["retry-after"] == "1"
 
 
-# --- Where a key is ---------------------------------------------------------------------------------
+# --- Storage and bind addresses ---
 
 
 def command(url: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -221,7 +222,7 @@ def command(url: str, *words: str, **environment: str) -> subprocess.CompletedPr
     )
 
 
-def test_a_key_is_shown_once_and_stored_nowhere(url: str) -> None:
+def test_a_key_is_shown_once_and_stored_as_a_hash(url: str) -> None:
     keys = ("-m", "orchestrator", "keys")
     added = command(url, *keys, "add", "ada", "--role", "operator", "--json")
     assert added.returncode == 0, added.stderr
@@ -241,26 +242,26 @@ def test_a_key_is_shown_once_and_stored_nowhere(url: str) -> None:
         (("add", "a b", "--role", "viewer"), "a key's name is"),
         (("revoke", "bob"), "there is no working key bob"),
     ):
-        refused = command(url, *keys, *words)
-        assert (refused.returncode, sentence in refused.stderr) == (2, True), refused.stderr
+        failed = command(url, *keys, *words)
+        assert (failed.returncode, sentence in failed.stderr) == (2, True), failed.stderr
     assert command(url, *keys, "revoke", "ada").returncode == 0
     assert command(url, *keys, "add", "ada", "--role", "viewer").returncode == 0, "the name is free again"
 
 
-def test_a_deployment_brings_its_key_by_the_environment(url: str) -> None:
+def test_a_deployment_adds_its_key_from_the_environment(url: str) -> None:
     words = ("-m", "orchestrator", "keys", "add", "deployment", "--role", "chaos", "--from-environment")
     key = new_key()
     for _ in range(2):
-        taken = command(url, *words, API_KEY=key)
-        assert (taken.returncode, key in taken.stdout + taken.stderr) == (0, False), taken.stderr
-    assert [(each.name, each.role) for each in stored.list_keys(url)] == [("deployment", "chaos")]
+        added = command(url, *words, API_KEY=key)
+        assert (added.returncode, key in added.stdout + added.stderr) == (0, False), added.stderr
+    assert [(each.name, each.role) for each in api_keys.list_keys(url)] == [("deployment", "chaos")]
     for wrong in ("", "secret", key[:-1], f"{key} "):
         assert command(url, *words, API_KEY=wrong).returncode == 2
-    assert stored.revoke(url, "deployment")
+    assert api_keys.revoke(url, "deployment")
     assert "is revoked" in command(url, *words, API_KEY=key).stderr
 
 
-def test_the_reading_role_sees_no_hashes_and_yet_knows_whether_there_are_keys(url: str) -> None:
+def test_the_reader_role_sees_no_hashes_but_whether_a_key_exists(url: str) -> None:
     make_key(url, "ada", "viewer")
     with psycopg.connect(url, options=f"-c role={ROLE}") as connection:
         assert connection.execute("select api_key_exists()").fetchone() == (True,)
@@ -268,7 +269,7 @@ def test_the_reading_role_sees_no_hashes_and_yet_knows_whether_there_are_keys(ur
             connection.execute("select * from api_keys")
 
 
-PARTS = {
+COMPONENTS = {
     "the API": ("-m", "orchestrator.processes", "api"),
     "the dashboard": ("-m", "dashboard"),
     "the load tests' page": ("-m", "locust", "-f", "loadtest/locustfile.py"),
@@ -276,35 +277,39 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_no_part_starts_on_an_open_address_without_keys(url: str, part: str) -> None:
-    refused = command(url, *PARTS[part], BIND_ADDRESS="0.0.0.0", PORT_BASE=str(free_port_base()))
-    assert refused.returncode == 2, refused.stderr
-    assert f"{part} cannot listen on 0.0.0.0 without API keys" in refused.stderr
-    assert refused.stderr.count("\n") <= 3, "no traceback, only what Locust says of itself before"
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_no_component_listens_beyond_loopback_without_keys(url: str, component: str) -> None:
+    failed = command(url, *COMPONENTS[component], BIND_ADDRESS="0.0.0.0", PORT_BASE=str(free_port_base()))
+    assert failed.returncode == 2, failed.stderr
+    assert f"{component} cannot listen on 0.0.0.0 without API keys" in failed.stderr
+    assert failed.stderr.count("\n") <= 3, "no traceback; Locust prints two lines before"
 
 
-def test_no_part_starts_on_an_open_address_when_nobody_knows_of_keys(tmp_path: Path) -> None:
-    away = f"postgresql://postgres@/orders?host={tmp_path}"
-    refused = command(away, *PARTS["the API"], BIND_ADDRESS="0.0.0.0", PORT_BASE=str(free_port_base()))
-    assert (refused.returncode, "the database is unavailable" in refused.stderr) == (2, True), refused.stderr
+def test_no_component_listens_beyond_loopback_while_the_database_is_unavailable(tmp_path: Path) -> None:
+    unavailable = f"postgresql://postgres@/orders?host={tmp_path}"
+    failed = command(
+        unavailable, *COMPONENTS["the API"], BIND_ADDRESS="0.0.0.0", PORT_BASE=str(free_port_base())
+    )
+    assert (failed.returncode, "the database is unavailable" in failed.stderr) == (2, True), failed.stderr
 
 
 def test_a_database_without_the_migrations_has_no_keys(postgres: PostgresServer) -> None:
     with postgres.fresh_database(template="template0") as empty:
-        assert not stored.exists(empty)
-        refused = command(empty, *PARTS["the API"], BIND_ADDRESS="0.0.0.0", PORT_BASE=str(free_port_base()))
-    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
-    assert "the API cannot listen on 0.0.0.0 without API keys" in refused.stderr
+        assert not api_keys.exists(empty)
+        failed = command(
+            empty, *COMPONENTS["the API"], BIND_ADDRESS="0.0.0.0", PORT_BASE=str(free_port_base())
+        )
+    assert (failed.returncode, failed.stderr.count("\n")) == (2, 1), failed.stderr
+    assert "the API cannot listen on 0.0.0.0 without API keys" in failed.stderr
 
 
 @contextmanager
-def started(url: str, part: str, log: Path, **environment: str) -> Iterator[int]:
-    """A part as a process; the port of the API of its stack."""
+def started(url: str, component: str, log: Path, **environment: str) -> Iterator[int]:
+    """Start a component as a process. Yields its PORT_BASE."""
     port = free_port_base()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, *PARTS[part]],
+            [sys.executable, *COMPONENTS[component]],
             env=os.environ
             | {"DATABASE_URL": url, "TEMPORAL_ADDRESS": NOBODY_LISTENS, "PORT_BASE": str(port)}
             | environment,
@@ -318,25 +323,25 @@ def started(url: str, part: str, log: Path, **environment: str) -> Iterator[int]
         process.wait(20)
 
 
-def answers(address: str, **options: object) -> httpx.Response | None:
+def responses(address: str, **options: object) -> httpx.Response | None:
     try:
         return httpx.get(address, trust_env=False, timeout=5, **options)  # type: ignore[arg-type]
     except httpx.TransportError:
         return None
 
 
-def test_pages_are_closed_too_and_no_key_is_in_any_log(url: str, tmp_path: Path) -> None:
+def test_pages_require_a_key_and_no_log_contains_one(url: str, tmp_path: Path) -> None:
     viewer, operator = make_key(url, "ada", "viewer"), make_key(url, "bob", "operator")
     wrong = new_key()
     logs = [tmp_path / f"{name}.log" for name in ("api", "dashboard", "locust")]
-    # The keys make an open address possible; on this machine all of 127.0.0.0/8 is loopback.
+    # With keys, the API may listen on every address.
     with (
         started(url, "the API", logs[0], BIND_ADDRESS="0.0.0.0", LOG_LEVEL="DEBUG") as port,
         started(url, "the dashboard", logs[1], API_URL=f"http://127.0.0.1:{port}") as dashboard,
         started(url, "the load tests' page", logs[2], API_URL=f"http://127.0.0.1:{port}") as locust,
     ):
         api = f"http://127.0.0.1:{port}"
-        eventually(lambda: answers(f"{api}/health"))
+        eventually(lambda: responses(f"{api}/health"))
         assert httpx.get(f"{api}/orders").status_code == 401
         assert httpx.get(f"{api}/orders", headers=bearer(viewer)).status_code == 200
         assert httpx.get(f"{api}/orders?key={wrong}", headers=bearer(wrong)).status_code == 401
@@ -347,33 +352,33 @@ def test_pages_are_closed_too_and_no_key_is_in_any_log(url: str, tmp_path: Path)
         assert operator not in malformed.text
 
         page = f"http://127.0.0.1:{dashboard + 1}"
-        eventually(lambda: (found := answers(f"{page}/_stcore/health")) and found.status_code == 200)
-        eventually(lambda: (found := answers(page)) and found.status_code == 401)
+        eventually(lambda: (found := responses(f"{page}/_stcore/health")) and found.status_code == 200)
+        eventually(lambda: (found := responses(page)) and found.status_code == 401)
         for path in ("/orders", "/export/latency.csv", "/static/nothing.js", "/_stcore/host-config"):
             assert httpx.get(page + path).status_code == 401, path
         assert httpx.post(f"{page}/login", data={"key": wrong}).status_code == 401
         with httpx.Client(base_url=page) as browser:
-            let_in = browser.post("/login", data={"key": viewer})
-            assert let_in.status_code == 303
-            assert "HttpOnly" in let_in.headers["set-cookie"]
-            assert viewer not in str(let_in.headers)
+            login = browser.post("/login", data={"key": viewer})
+            assert login.status_code == 303
+            assert "HttpOnly" in login.headers["set-cookie"]
+            assert viewer not in str(login.headers)
             assert browser.get("/").status_code == 200
             assert browser.get("/export/latency.csv").text.startswith("order_id,")
-            assert stored.revoke(url, "ada")
+            assert api_keys.revoke(url, "ada")
             eventually(lambda: browser.get("/export/latency.csv").status_code == 401, seconds=6)
 
         tests = f"http://127.0.0.1:{locust + 2}"
-        eventually(lambda: answers(f"{tests}/alive"))
-        eventually(lambda: (found := answers(f"{tests}/verdict")) and found.status_code == 401)
+        eventually(lambda: responses(f"{tests}/alive"))
+        eventually(lambda: (found := responses(f"{tests}/verdict")) and found.status_code == 401)
         for path in ("/", "/stats/requests", "/verdict.json", "/stats/report"):
             assert httpx.get(tests + path).status_code == 401, path
         also_viewer = make_key(url, "eve", "viewer")
         assert eventually(lambda: httpx.get(tests, auth=("x", also_viewer)).status_code == 403)
         assert httpx.get(f"{tests}/verdict", auth=("x", operator)).status_code == 200
-        foreign = httpx.post(
+        cross_site = httpx.post(
             f"{tests}/swarm", data={}, auth=("x", operator), headers={"Origin": "http://evil.example"}
         )
-        assert foreign.status_code == 403
+        assert cross_site.status_code == 403
         for address in (api, page, tests):
             headers = httpx.get(f"{address}/alive").headers
             assert headers["x-content-type-options"] == "nosniff"

@@ -1,4 +1,4 @@
-"""Dashboard, alert rules and scrape configuration, held against what the running processes tell."""
+"""Grafana dashboard, alert rules and scrape configuration, compared with the metrics of running processes."""
 
 import json
 import re
@@ -36,7 +36,7 @@ _WITHOUT_NAMES = re.compile(
 
 
 def metrics_named(expression: str) -> set[str]:
-    """The metrics that a PromQL expression reads."""
+    """Return the metric names in a PromQL expression."""
     bare = _WITHOUT_NAMES.sub(" ", expression)
     bare = re.sub(r"\{[^}]*\}", " ", bare)
     names = re.findall(r"[A-Za-z_:][A-Za-z0-9_:]*\b(?!\s*\()", bare)
@@ -63,7 +63,7 @@ def shown_expressions() -> Iterator[tuple[str, str]]:
 
 
 def samples(text: str) -> dict[str, set[str]]:
-    """The names that a process tells, each with its labels. A family without samples has a name too."""
+    """Return the metric names of an exposition and their labels, including families without samples."""
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
         found.setdefault(family.name, set())
@@ -73,23 +73,23 @@ def samples(text: str) -> dict[str, set[str]]:
 
 
 def targets(settings: Settings) -> dict[str, str]:
-    """The address of each worker, as Prometheus finds it."""
+    """Return the metrics address of each worker from the target files for Prometheus."""
     groups = [
         group for file in settings.metrics_targets.glob("*.json") for group in json.loads(file.read_text())
     ]
     return {group["labels"]["component"]: group["targets"][0] for group in groups}
 
 
-def of_worker(address: str) -> str:
+def scrape(address: str) -> str:
     return httpx.get(f"http://{address}/metrics", trust_env=False).text
 
 
 @pytest.fixture(scope="module")
-def told(live_stack: Stack, live: LiveApi) -> dict[str, set[str]]:
-    """Every metric of API and workers once an order has gone through them, with its labels."""
+def exposed(live_stack: Stack, live: LiveApi) -> dict[str, set[str]]:
+    """The metrics of API and workers after one order, with their labels."""
     live.finished(live.start())
     texts = [live.http.get("/metrics").text]
-    texts += [of_worker(address) for address in targets(live_stack.settings).values()]
+    texts += [scrape(address) for address in targets(live_stack.settings).values()]
     known: dict[str, set[str]] = {}
     for text in texts:
         for name, labels in samples(text).items():
@@ -105,8 +105,8 @@ def test_names_are_found_in_expressions() -> None:
 
 
 @pytest.mark.stack
-def test_every_metric_of_rules_and_dashboard_is_told_by_a_running_process(told: dict[str, set[str]]) -> None:
-    known = set(told) | OF_PROMETHEUS | {rule["record"] for rule in rules() if "record" in rule}
+def test_every_metric_of_rules_and_dashboard_is_exposed(exposed: dict[str, set[str]]) -> None:
+    known = set(exposed) | OF_PROMETHEUS | {rule["record"] for rule in rules() if "record" in rule}
     named = [(rule.get("alert") or rule["record"], rule["expr"]) for rule in rules()]
     unknown = {
         (where, metric)
@@ -117,23 +117,23 @@ def test_every_metric_of_rules_and_dashboard_is_told_by_a_running_process(told: 
 
 
 @pytest.mark.stack
-def test_every_label_that_is_grouped_or_chosen_by_is_there(told: dict[str, set[str]]) -> None:
-    given_by_prometheus = {"job", "instance", "component", "le"}
+def test_every_label_in_rules_and_dashboard_exists(exposed: dict[str, set[str]]) -> None:
+    added_by_prometheus = {"job", "instance", "component", "le"}
     for where, expression in [*((r.get("alert", ""), r["expr"]) for r in rules()), *shown_expressions()]:
-        known = given_by_prometheus.union(*(told.get(name, set()) for name in metrics_named(expression)))
+        known = added_by_prometheus.union(*(exposed.get(name, set()) for name in metrics_named(expression)))
         grouped = {
             label.strip()
             for labels in re.findall(r"\b(?:by|without|on)\s*\(([^)]*)\)", expression)
             for label in labels.split(",")
         }
-        chosen = set(re.findall(r"([a-z_]+)\s*(?:=~|!~|!=|=)\s*\"", expression))
-        assert grouped | chosen <= known, (where, grouped | chosen)
+        matched = set(re.findall(r"([a-z_]+)\s*(?:=~|!~|!=|=)\s*\"", expression))
+        assert grouped | matched <= known, (where, grouped | matched)
 
 
 @pytest.mark.stack
-def test_each_process_tells_its_memory(live_stack: Stack, live: LiveApi) -> None:
+def test_each_process_exposes_its_memory(live_stack: Stack, live: LiveApi) -> None:
     pids = {component.name: component.pid for component in live_stack.components()}
-    texts = {name: of_worker(address) for name, address in targets(live_stack.settings).items()}
+    texts = {name: scrape(address) for name, address in targets(live_stack.settings).items()}
     assert texts.keys() == {"order-worker-1", "shipping-worker-1"}
     texts["api"] = live.http.get("/metrics").text
     for name, text in texts.items():
@@ -142,21 +142,21 @@ def test_each_process_tells_its_memory(live_stack: Stack, live: LiveApi) -> None
             for family in text_string_to_metric_families(text)
             if family.name == "process_resident_memory_bytes"
         ]
-        really = psutil.Process(pids[name]).memory_info().rss
-        assert family.samples[0].value == pytest.approx(really, rel=0.2)
+        actual = psutil.Process(pids[name]).memory_info().rss
+        assert family.samples[0].value == pytest.approx(actual, rel=0.2)
 
 
 @pytest.mark.stack
-def test_a_workflow_task_as_long_as_it_may_be_is_still_measured(live_stack: Stack, live: LiveApi) -> None:
+def test_the_buckets_cover_the_longest_workflow_task(live_stack: Stack, live: LiveApi) -> None:
     live.finished(live.start())
-    told = of_worker(targets(live_stack.settings)["order-worker-1"])
+    text = scrape(targets(live_stack.settings)["order-worker-1"])
     for latency in ("execution", "schedule_to_start"):
-        edges = re.findall(rf'temporal_workflow_task_{latency}_latency_seconds_bucket.*le="([\d.]+)"', told)
+        edges = re.findall(rf'temporal_workflow_task_{latency}_latency_seconds_bucket.*le="([\d.]+)"', text)
         assert max(map(float, edges)) > WORKFLOW_TASK_TIMEOUT.total_seconds()
 
 
 @pytest.mark.stack
-def test_the_limit_is_told_while_orders_run(live: LiveApi) -> None:
+def test_the_remaining_time_is_exposed_while_orders_run(live: LiveApi) -> None:
     order_id = live.start(review="manual")
     live.in_state(order_id, "in_review")
 
@@ -164,7 +164,7 @@ def test_the_limit_is_told_while_orders_run(live: LiveApi) -> None:
         found = re.search(rf"^{name} (\S+)$", live.http.get("/metrics").text, re.MULTILINE)
         return float(found[1]) if found else None
 
-    # Counts of the books are up to 5 s old.
+    # The order counts are up to 5 s old.
     left = eventually(lambda: sample("orders_least_budget_left_seconds"))
     assert 0 < left <= 15
     assert sample("orders_in_flight") == 1
@@ -180,19 +180,19 @@ def test_the_limit_is_told_while_orders_run(live: LiveApi) -> None:
 
 
 @pytest.mark.stack
-def test_a_worker_that_comes_back_is_found_at_its_new_address(live_stack: Stack) -> None:
+def test_a_restarted_worker_is_scraped_at_its_new_address(live_stack: Stack) -> None:
     before = targets(live_stack.settings)["shipping-worker-1"]
     live_stack.restart("shipping-worker-1")
     after = targets(live_stack.settings)["shipping-worker-1"]
     assert after != before
-    assert "temporal_num_pollers" in of_worker(after)
+    assert "temporal_num_pollers" in scrape(after)
     live_stack.kill("shipping-worker-1")
     killed = eventually(lambda: (now := targets(live_stack.settings)["shipping-worker-1"]) != after and now)
     live_stack.wait_until_healthy(["shipping-worker-1"])
-    assert "temporal_num_pollers" in of_worker(killed)
+    assert "temporal_num_pollers" in scrape(killed)
 
 
-def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
+def test_panels_have_unique_ids_and_do_not_overlap() -> None:
     ids = [panel["id"] for panel in panels()]
     assert len(ids) == len(set(ids))
     taken: set[tuple[int, int]] = set()
@@ -204,24 +204,24 @@ def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
         taken |= cells
 
 
-def test_panels_ask_the_data_source_that_is_provisioned() -> None:
+def test_panels_use_the_provisioned_data_source() -> None:
     (source,) = yaml.safe_load((MONITORING / "grafana/provisioning/datasources/prometheus.yml").read_text())[
         "datasources"
     ]
-    asked = {target["datasource"]["uid"] for panel in panels() for target in panel.get("targets", [])}
-    assert asked == {source["uid"]}
+    used = {target["datasource"]["uid"] for panel in panels() for target in panel.get("targets", [])}
+    assert used == {source["uid"]}
 
 
-def test_every_alert_is_fired_and_kept_quiet_by_a_test_of_the_rules() -> None:
+def test_the_rule_tests_cover_each_alert_firing_and_not_firing() -> None:
     tests = yaml.safe_load(RULE_TESTS.read_text())["tests"]
-    tried = [test for scenario in tests for test in scenario["alert_rule_test"]]
+    checked = [test for scenario in tests for test in scenario["alert_rule_test"]]
     names = {alert["alert"] for alert in alerts()}
-    assert {test["alertname"] for test in tried if test.get("exp_alerts")} == names
+    assert {test["alertname"] for test in checked if test.get("exp_alerts")} == names
     assert {test["alertname"] for test in tests[0]["alert_rule_test"]} == names
     assert not any(test.get("exp_alerts") for test in tests[0]["alert_rule_test"])
 
 
-def test_every_alert_says_what_it_means_and_what_to_do() -> None:
+def test_every_alert_has_a_summary_a_severity_and_a_runbook() -> None:
     headings = {
         heading.lower() for heading in re.findall(r"^## (\w+)$", ALERTS_PAGE.read_text(), re.MULTILINE)
     }
@@ -235,28 +235,28 @@ def test_every_alert_says_what_it_means_and_what_to_do() -> None:
 
 
 @pytest.mark.stack
-def test_the_guide_lists_our_metrics_and_no_others(told: dict[str, set[str]]) -> None:
+def test_the_reference_lists_exactly_our_metrics(exposed: dict[str, set[str]]) -> None:
     listed = set(re.findall(r"^\| `([a-z_]+)`", METRICS_PAGE.read_text(), re.MULTILINE))
-    told_of = {re.sub("_(bucket|sum|count|created)$", "", name) for name in told}
-    assert listed <= told_of
-    libraries_own = re.compile("temporal_|process_|python_")
-    ours = {name for name in told_of if not libraries_own.match(name)}
+    families = {re.sub("_(bucket|sum|count|created)$", "", name) for name in exposed}
+    assert listed <= families
+    of_libraries = re.compile("temporal_|process_|python_")
+    ours = {name for name in families if not of_libraries.match(name)}
     assert {name.removesuffix("_total") for name in ours} == {
-        name.removesuffix("_total") for name in listed if not libraries_own.match(name)
+        name.removesuffix("_total") for name in listed if not of_libraries.match(name)
     }
 
 
-def test_prometheus_looks_where_a_stack_with_usual_settings_is() -> None:
-    usual = Settings(_env_file=None)  # type: ignore[call-arg]
+def test_prometheus_scrapes_the_default_ports() -> None:
+    defaults = Settings(_env_file=None)  # type: ignore[call-arg]
     by_job = {job["job_name"]: job for job in yaml.safe_load(SCRAPES.read_text())["scrape_configs"]}
 
     def static(job: str) -> list[str]:
         found: list[str] = by_job[job]["static_configs"][0]["targets"]
         return found
 
-    assert static("order-api") == [f"127.0.0.1:{usual.port('api')}"]
-    assert static("temporal") == [f"127.0.0.1:{usual.port('temporal_metrics')}"]
-    (looked_for,) = by_job["order-workers"]["file_sd_configs"][0]["files"]
+    assert static("order-api") == [f"127.0.0.1:{defaults.port('api')}"]
+    assert static("temporal") == [f"127.0.0.1:{defaults.port('temporal_metrics')}"]
+    (pattern,) = by_job["order-workers"]["file_sd_configs"][0]["files"]
     default_home = PROJECT_ROOT / Settings.model_fields["orders_home"].default
-    found = (SCRAPES.parent / looked_for).resolve()
+    found = (SCRAPES.parent / pattern).resolve()
     assert found == Path(default_home).resolve() / "metrics" / "*.json"

@@ -1,4 +1,4 @@
-"""A stack that listens on an address other than 127.0.0.1 is looked for there."""
+"""BIND_ADDRESS: health checks and port checks use it, and it requires API keys beyond loopback."""
 
 import threading
 from collections.abc import Iterator
@@ -16,11 +16,10 @@ from orchestrator.operations.doctor.observer import _is_listening
 from orchestrator.settings import Settings
 from tests.ports import free_port_base
 
-ELSEWHERE = "127.0.0.2"
-"""Of this machine's own addresses, and not 127.0.0.1."""
+OTHER_LOOPBACK = "127.0.0.2"
 
 
-class Well(BaseHTTPRequestHandler):
+class HealthyServer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)
         self.send_header("Content-Length", "0")
@@ -32,8 +31,8 @@ class Well(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """Of a server on that address alone."""
-    server = HTTPServer((ELSEWHERE, 0), Well)
+    """The port of a server that listens on that address only."""
+    server = HTTPServer((OTHER_LOOPBACK, 0), HealthyServer)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server.server_port
@@ -46,40 +45,40 @@ def port() -> Iterator[int]:
     ("bind_address", "url"),
     [
         ("127.0.0.1", "http://127.0.0.1:8000"),
-        (ELSEWHERE, "http://127.0.0.2:8000"),
+        (OTHER_LOOPBACK, "http://127.0.0.2:8000"),
         ("0.0.0.0", "http://127.0.0.1:8000"),
         ("::", "http://[::1]:8000"),
         ("::1", "http://[::1]:8000"),
         ("localhost", "http://localhost:8000"),
     ],
 )
-def test_where_this_machine_finds_the_api(bind_address: str, url: str) -> None:
+def test_the_api_url_follows_the_bind_address(bind_address: str, url: str) -> None:
     assert Settings(bind_address=bind_address).api_url == url
 
 
-def test_a_part_is_asked_where_it_listens(port: int) -> None:
-    with HealthChecks(Settings(bind_address=ELSEWHERE)) as checks:
+def test_a_health_check_uses_the_bind_address(port: int) -> None:
+    with HealthChecks(Settings(bind_address=OTHER_LOOPBACK)) as checks:
         assert checks.http_responds(port, "/health")
     with HealthChecks(Settings()) as checks:
         assert not checks.http_responds(port, "/health")
 
 
-def test_a_port_is_wanted_where_it_will_be_listened_on(port: int) -> None:
-    taken = ListeningPort(port, "the API", "API_PORT", ELSEWHERE)
+def test_a_port_check_uses_the_bind_address(port: int) -> None:
+    taken = ListeningPort(port, "the API", "API_PORT", OTHER_LOOPBACK)
     with pytest.raises(StackError, match=f"Port {port} for the API is in use"):
         check_ports([taken])
     assert _is_listening(taken)
-    elsewhere = ListeningPort(port, "the API", "API_PORT")
-    check_ports([elsewhere])
-    assert not _is_listening(elsewhere)
+    on_default_address = ListeningPort(port, "the API", "API_PORT")
+    check_ports([on_default_address])
+    assert not _is_listening(on_default_address)
 
 
-def test_the_pages_and_the_api_listen_on_the_bound_address() -> None:
-    settings = Settings(bind_address=ELSEWHERE, database_url=None, temporal_address=None)
+def test_the_pages_and_the_api_listen_on_the_bind_address() -> None:
+    settings = Settings(bind_address=OTHER_LOOPBACK, database_url=None, temporal_address=None)
     listening = {
         port.setting: port.address for each in components.components(settings) for port in each.ports
     }
-    assert {name for name, address in listening.items() if address == ELSEWHERE} == {
+    assert {name for name, address in listening.items() if address == OTHER_LOOPBACK} == {
         "API_PORT",
         "DASHBOARD_PORT",
         "LOCUST_PORT",
@@ -87,21 +86,19 @@ def test_the_pages_and_the_api_listen_on_the_bound_address() -> None:
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1", "nowhere.invalid"])
-def test_an_address_of_another_machine_is_named(address: str) -> None:
+def test_an_address_of_another_machine_is_an_error(address: str) -> None:
     with pytest.raises(StackError, match=rf"BIND_ADDRESS \({address}\) is not an address of this machine"):
         check_ports([ListeningPort(free_port_base(), "the API", "API_PORT", address)])
 
 
-def test_a_stack_that_others_could_reach_says_what_comes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stack_beyond_loopback_requires_api_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("write_configuration", "start_supervisor", "migrate"):
         monkeypatch.setattr(f"orchestrator.embedded.stack.{name}", lambda *_, **__: None)
     monkeypatch.setattr("db.api_keys.exists", lambda _: False)
     stack = Stack(Settings(orders_home=tmp_path, database_url=None, bind_address="0.0.0.0"), [])
-    with pytest.raises(UsageError) as refused:
+    with pytest.raises(UsageError) as raised:
         stack.up()
-    assert str(refused.value) == (
+    assert str(raised.value) == (
         "the stack cannot listen on 0.0.0.0 without API keys; start the stack on 127.0.0.1 and create one: "
         "python -m orchestrator keys add NAME --role chaos, then start it again"
     )

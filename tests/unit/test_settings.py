@@ -1,4 +1,4 @@
-"""Where settings come from, and what a stack of its own has of them."""
+"""Sources of settings, and the settings of an isolated stack."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ def env_file(tmp_path: Path) -> Path:
         ({STACK_MARKER: "/somewhere"}, None),
     ],
 )
-def test_the_environment_wins_over_the_file_also_with_nothing(
+def test_the_environment_overrides_the_file_also_with_an_empty_value(
     env_file: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str | None
 ) -> None:
     for name, value in environment.items():
@@ -44,7 +44,7 @@ def test_the_environment_wins_over_the_file_also_with_nothing(
     assert Settings(_env_file=env_file).database_url == expected  # type: ignore[call-arg]
 
 
-def test_a_process_of_a_stack_knows_what_the_stack_gave_it_and_reads_no_file(env_file: Path) -> None:
+def test_a_process_of_a_stack_reads_no_env_file(env_file: Path) -> None:
     program = (
         "from orchestrator.settings import Settings; s = Settings.load();"
         "print(s.database_url, s.api_key, s.payload_keys, s.port('api'), s.order_workers)"
@@ -60,18 +60,18 @@ def test_a_process_of_a_stack_knows_what_the_stack_gave_it_and_reads_no_file(env
     assert done.stdout.split() == ["None", "None", "None", "8000", "2"]
 
 
-def test_a_stack_of_its_own_shares_nothing_with_another_system(env_file: Path, tmp_path: Path) -> None:
+def test_an_isolated_stack_shares_nothing_with_another_system(env_file: Path, tmp_path: Path) -> None:
     ours = Settings(_env_file=env_file)  # type: ignore[call-arg]
-    apart = ours.isolated(tmp_path / "home", port_base=4_000, auto_review_seconds=0.5)
-    changed = {name for name, value in ours if value != getattr(apart, name)}
+    isolated = ours.isolated(tmp_path / "home", port_base=4_000, auto_review_seconds=0.5)
+    changed = {name for name, value in ours if value != getattr(isolated, name)}
     assert changed == {
         "orders_home", "database_url", "database_reader_url", "temporal_address", "bind_address",
         "configured_api_url", "auth", "api_key", "worker_build_id", "api_port", "port_base",
         "auto_review_seconds",
     }  # fmt: skip
-    assert apart.uses_embedded_postgres
-    assert apart.uses_embedded_temporal
-    assert apart.api_url == "http://127.0.0.1:4000"
-    assert apart.home == tmp_path / "home"
-    assert apart.payload_keys == PAYLOAD_KEYS
+    assert isolated.uses_embedded_postgres
+    assert isolated.uses_embedded_temporal
+    assert isolated.api_url == "http://127.0.0.1:4000"
+    assert isolated.home == tmp_path / "home"
+    assert isolated.payload_keys == PAYLOAD_KEYS
     assert ours.isolated(tmp_path).port("api") == 9_999
