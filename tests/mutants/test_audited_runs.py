@@ -266,6 +266,6 @@ async def test_open_orders_are_named_and_the_overdue_ones_counted(
             await handle.terminate()
     assert (len(report.open_orders), report.overdue, report.to_json()["overdue"]) == (22, 3, 3)
     assert exit_code == ExitCode.PASSED
-    assert "22 still running, 3 of them past their deadline" in printed
+    assert "22 in progress, 3 of them past their deadline" in printed
     assert [order.order_id in printed for order in orders] == [True] * 20 + [False] * 2
     assert "and 2 more" in printed
