@@ -109,8 +109,8 @@ def findings(session: "Session") -> dict[str, str]:
         found = {"verdict": f"{report['verdict']} (exit code {report['exit_code']})"}
         found |= {row.label: row.value for row in verdict_rows(report)}
         for name, cells in time_rows(report["times"]):
-            pairs = zip(TIME_COLUMNS, cells, strict=True)
-            found[f"{name}, ms"] = ", ".join(f"{column} {cell}" for column, cell in pairs if cell)
+            milliseconds = zip(TIME_COLUMNS[1:], cells[1:], strict=True)
+            found[name] = ", ".join(f"{column} {cell} ms" for column, cell in milliseconds)
         return found | {"reports": report["report_dir"]} | links
     tally = run.tally
     judged, late = tally.counted_so_far, tally.late_so_far
