@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from streamlit.runtime.pages_manager import PagesManager
 
-from dashboard import auth, export, links, theme
+from dashboard import export, links, sign_in, theme
 from dashboard.preload import preload
 from orchestrator.errors import UsageError
 from orchestrator.security import bind_policy
@@ -27,7 +27,7 @@ def main() -> int:
     app = st.App(
         Path(__file__).with_name("app.py"),
         routes=[*links.routes(), Route(export.PATH, export.endpoint(settings), methods=["GET"])],
-        middleware=[Middleware(auth.AuthMiddleware, settings=settings)],
+        middleware=[Middleware(sign_in.SignInMiddleware, settings=settings)],
     )
     preload()
     app.run(

@@ -143,7 +143,7 @@ def conninfo_as_reader(url: str) -> str:
 
 
 def _connection_class(errors: ConnectErrors) -> type[Connection[Row]]:
-    class ReportingConnection(Connection[Row]):
+    class ObservedConnection(Connection[Row]):
         @classmethod
         def connect(cls, *args: Any, **kwargs: Any) -> Any:
             try:
@@ -152,7 +152,7 @@ def _connection_class(errors: ConnectErrors) -> type[Connection[Row]]:
                 errors.on_failure(error)
                 raise
 
-    return ReportingConnection
+    return ObservedConnection
 
 
 def _check_connection(connection: Connection[Row]) -> None:

@@ -7,7 +7,7 @@ from time import monotonic
 
 import streamlit as st
 
-from dashboard.api_client import OrderApi
+from dashboard.data.order_api import OrderApi
 from orchestrator.errors import OrderSystemError, ServiceUnavailable
 from orchestrator.rest_client import Json
 

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import streamlit as st
 from psycopg.conninfo import make_conninfo
 
-from dashboard.api_client import OrderApi
-from dashboard.auth import viewers
+from dashboard.data.order_api import OrderApi
+from dashboard.sign_in import viewers
 from db.read_only_database import ROLE, ReadOnlyDatabase, conninfo_as_reader
 from orchestrator.settings import Settings
 

@@ -8,7 +8,7 @@ from dashboard import plain_text
 from dashboard.data import clients
 from dashboard.data.audit_jobs import AuditState, audit_jobs
 from dashboard.data.cached import CHART_SECONDS, cached
-from dashboard.layout import empty_state, error_boundary, live_fragment, page_header, select, sentence
+from dashboard.page_elements import empty_state, error_boundary, live_fragment, page_header, select, sentence
 from dashboard.view_models.audit_report import Invariant, as_json, invariants
 from db.audit import INVARIANTS
 from db.read_models import latency, live_orders

@@ -7,7 +7,7 @@ import streamlit as st
 from dashboard import export, filters
 from dashboard.data import clients
 from dashboard.data.cached import CHART_SECONDS, cached
-from dashboard.layout import empty_state, error_boundary, page_header, select, sentence
+from dashboard.page_elements import empty_state, error_boundary, page_header, select, sentence
 from dashboard.sections import latency_charts
 from dashboard.view_models.slo_sentence import slo_sentence
 from dashboard.view_models.slo_targets import seconds

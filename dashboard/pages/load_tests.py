@@ -5,7 +5,7 @@ from functools import partial
 import streamlit as st
 
 from dashboard.data.cached import cached
-from dashboard.layout import empty_state, error_boundary, live_fragment, page_header, select
+from dashboard.page_elements import empty_state, error_boundary, live_fragment, page_header, select
 from dashboard.sections import run_comparison, running_load_tests, start_load_test, stored_run
 from dashboard.view_models import run_tables
 from db.database import Row

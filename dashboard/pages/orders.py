@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard.layout import error_boundary, page_header
+from dashboard.page_elements import error_boundary, page_header
 from dashboard.sections import order_view, orders_table, start_order
 
 order_id = st.query_params.get("order")

@@ -9,7 +9,7 @@ from dashboard.charts.throughput import mean_rate, throughput_chart
 from dashboard.data import api_reads, clients
 from dashboard.data.cached import cached
 from dashboard.data.worker_usage import worker_usage
-from dashboard.layout import (
+from dashboard.page_elements import (
     CHART_CONFIG,
     empty_state,
     error_boundary,

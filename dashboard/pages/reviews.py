@@ -6,7 +6,7 @@ from dashboard import plain_text
 from dashboard.data import clients
 from dashboard.data.api_reads import viewer_may
 from dashboard.data.cached import cached
-from dashboard.layout import empty_state, live_fragment, page_header, run_action
+from dashboard.page_elements import empty_state, live_fragment, page_header, run_action
 from dashboard.view_models.review_cards import contents, review_time
 from db.database import Row
 from db.read_models import live_orders

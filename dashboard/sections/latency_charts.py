@@ -9,7 +9,7 @@ from dashboard.charts import distribution, over_time, time_breakdown
 from dashboard.charts.palette import palette_of
 from dashboard.data import clients
 from dashboard.data.cached import CHART_SECONDS, cached
-from dashboard.layout import CHART_CONFIG
+from dashboard.page_elements import CHART_CONFIG
 from db.read_models import latency
 from db.read_models.latency import Plan, Summary
 

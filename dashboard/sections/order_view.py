@@ -10,7 +10,7 @@ from dashboard import plain_text
 from dashboard.charts.timeline import timeline
 from dashboard.data import clients
 from dashboard.data.api_reads import viewer_may
-from dashboard.layout import CHART_CONFIG, empty_state, live_fragment, page_header, palette, run_action
+from dashboard.page_elements import CHART_CONFIG, empty_state, live_fragment, page_header, palette, run_action
 from dashboard.view_models import order_tables
 from dashboard.view_models.order_requests import (
     attempt_counts,

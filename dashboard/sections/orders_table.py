@@ -5,7 +5,7 @@ from datetime import datetime
 import streamlit as st
 
 from dashboard.data import clients
-from dashboard.layout import empty_state
+from dashboard.page_elements import empty_state
 from dashboard.view_models import order_tables
 from db.database import Row
 from db.domain import TERMINAL_STATES, State

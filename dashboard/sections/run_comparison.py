@@ -9,7 +9,7 @@ from dashboard import plain_text
 from dashboard.charts import distribution
 from dashboard.data import clients
 from dashboard.data.cached import cached
-from dashboard.layout import CHART_CONFIG, empty_state, palette
+from dashboard.page_elements import CHART_CONFIG, empty_state, palette
 from dashboard.view_models import run_tables
 from db.read_models import stored_runs
 from loadtest.verdict.comparison import compare_times

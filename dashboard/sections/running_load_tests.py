@@ -8,7 +8,7 @@ from dashboard import plain_text
 from dashboard.data import clients
 from dashboard.data.cached import cached
 from dashboard.data.load_test_processes import LoadTestProcesses
-from dashboard.layout import run_action
+from dashboard.page_elements import run_action
 from db.database import Row
 from db.read_models import stored_runs
 from db.runs import SILENT_SECONDS

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard.layout import sentence
+from dashboard.page_elements import sentence
 from dashboard.sections import running_load_tests
 from loadtest.options import OPTIONS
 from orchestrator.errors import OrderSystemError

@@ -8,9 +8,9 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import plain_text
-from dashboard.api_client import OrderApi
 from dashboard.data import clients
-from dashboard.layout import sentence
+from dashboard.data.order_api import OrderApi
+from dashboard.page_elements import sentence
 from db.domain import Address, Item, ReviewMode
 from orchestrator.errors import OrderSystemError
 from orchestrator.messages import OrderRequest

@@ -4,7 +4,7 @@ import streamlit as st
 
 from dashboard import plain_text
 from dashboard.data.cached import cached
-from dashboard.layout import empty_state
+from dashboard.page_elements import empty_state
 from dashboard.sections.running_load_tests import processes
 from db.read_models import stored_runs
 from loadtest.verdict.verdict_rows import verdict_rows

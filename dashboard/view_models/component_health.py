@@ -7,7 +7,7 @@ from orchestrator.rest_client import Json
 
 
 @dataclass(frozen=True)
-class Component:
+class ComponentHealth:
     """`is_healthy` is None while the health is unknown."""
 
     name: str
@@ -15,23 +15,23 @@ class Component:
     status: str
 
 
-def components(report: Json | None, queues_served: Mapping[str, bool]) -> list[Component]:
+def components(report: Json | None, queues_served: Mapping[str, bool]) -> list[ComponentHealth]:
     """Return API, PostgreSQL, Temporal and the workers of each task queue (or of all, without metrics)."""
     if report is None:
         others = ("PostgreSQL", "Temporal", "Workers")
         return [
-            Component("API", False, "Not responding"),
-            *(Component(name, None, "Unknown: the API is not responding") for name in others),
+            ComponentHealth("API", False, "Not responding"),
+            *(ComponentHealth(name, None, "Unknown: the API is not responding") for name in others),
         ]
     queues = queues_served or {"Workers": report["workers_healthy"]}
     return [
-        Component("API", True, "Up"),
+        ComponentHealth("API", True, "Up"),
         *(
-            Component(name, report[key], "Up" if report[key] else "Not responding")
+            ComponentHealth(name, report[key], "Up" if report[key] else "Not responding")
             for name, key in (("PostgreSQL", "database_connected"), ("Temporal", "temporal_connected"))
         ),
         *(
-            Component(queue, is_served, "Workers connected" if is_served else "No active workers")
+            ComponentHealth(queue, is_served, "Workers connected" if is_served else "No active workers")
             for queue, is_served in queues.items()
         ),
     ]

@@ -7,9 +7,9 @@ import time
 import pytest
 import streamlit as st
 
-from dashboard.api_client import OrderApi
 from dashboard.data import audit_jobs
 from dashboard.data.audit_jobs import AuditJobs, AuditState
+from dashboard.data.order_api import OrderApi
 from dashboard.view_models.audit_report import as_json
 from orchestrator.errors import ServiceUnavailable
 from tests.dashboard.conftest import Pages, texts

@@ -8,7 +8,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from dashboard import layout
+from dashboard import page_elements
 from dashboard.data import clients
 from dashboard.data.audit_jobs import AuditJobs
 from dashboard.data.load_test_processes import LoadTestProcesses
@@ -203,7 +203,7 @@ def test_an_action_result_survives_reruns_until_it_expires(page: Pages, order_da
     for _ in range(2):
         assert [error.value for error in test.error] == [NO_API]
         test.run()
-    later = clients.now() + layout.RESULT_VISIBLE
+    later = clients.now() + page_elements.RESULT_VISIBLE
     monkeypatch.setattr(clients, "now", lambda: later)
     test.run()
     assert not test.error

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from streamlit.runtime.context import ContextProxy
 
-from dashboard import auth
 from dashboard.sections import running_load_tests
+from dashboard.sign_in import viewers
 from loadtest.bench.seed import seed, seed_recent
 from loadtest.options import RunOptions
 from loadtest.preflight import check_role
@@ -44,7 +44,7 @@ def busy_url(postgres) -> Iterator[str]:
 def sign_in(monkeypatch: pytest.MonkeyPatch, role: Role) -> str:
     """Give the pages the cookie of a viewer with this role; return the key."""
     key = f"key-of-a-{role.word}"
-    cookies = {auth.viewers.cookie: auth.viewers.create(key)}
+    cookies = {viewers.cookie: viewers.create(key)}
     monkeypatch.setattr(ContextProxy, "cookies", property(lambda _: cookies))
     return key
 

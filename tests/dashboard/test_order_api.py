@@ -5,7 +5,7 @@ import time
 import httpx
 import pytest
 
-from dashboard.api_client import PAUSE_SECONDS, POLL_SECONDS, OrderApi
+from dashboard.data.order_api import PAUSE_SECONDS, POLL_SECONDS, OrderApi
 from orchestrator.errors import OrderConflict, OrderUnknown, RequestMalformed, ServiceUnavailable, TooLate
 from orchestrator.rest_client import ApiUnavailable
 from tests.ports import free_port_base
@@ -70,7 +70,7 @@ def test_the_circuit_breaker_limits_the_time_spent_on_a_hanging_api(monkeypatch)
     with pytest.raises(ServiceUnavailable):
         api.approve("o", "me")
     assert len(waits) == 2
-    monkeypatch.setattr("dashboard.api_client.monotonic", lambda: time.monotonic() + PAUSE_SECONDS)
+    monkeypatch.setattr("dashboard.data.order_api.monotonic", lambda: time.monotonic() + PAUSE_SECONDS)
     with pytest.raises(ServiceUnavailable):
         api.health()
     assert len(waits) == 3

@@ -32,7 +32,7 @@ viewers = Sessions("orders_session")
 """Sessions of this process. The middleware and the pages, which Streamlit runs separately, both read it."""
 
 
-class AuthMiddleware:
+class SignInMiddleware:
     """Passes on requests and web sockets of viewers whose key has a role."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:

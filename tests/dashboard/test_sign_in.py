@@ -6,7 +6,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from dashboard import auth
+from dashboard import sign_in
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.security import role_cache
 from orchestrator.security.key_hashing import Role
@@ -26,11 +26,11 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": SECRET.encode()})
 
 
-def middleware(**settings: str) -> auth.AuthMiddleware:
-    return auth.AuthMiddleware(application, Settings(_env_file=None, **settings))
+def middleware(**settings: str) -> sign_in.SignInMiddleware:
+    return sign_in.SignInMiddleware(application, Settings(_env_file=None, **settings))
 
 
-def browser(app: auth.AuthMiddleware) -> httpx.AsyncClient:
+def browser(app: sign_in.SignInMiddleware) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://dashboard")
 
 
@@ -40,7 +40,7 @@ def roles(monkeypatch):
     found: dict[str | None, Role] = dict(KEYS)
     monkeypatch.setattr(role_cache, "look_up_role", lambda _url, key: found.get(key))
     monkeypatch.setattr(role_cache, "FRESH_SECONDS", 0.0)
-    monkeypatch.setattr(auth, "RECHECK_SECONDS", 0.0)
+    monkeypatch.setattr(sign_in, "RECHECK_SECONDS", 0.0)
     return found
 
 
@@ -100,7 +100,7 @@ async def test_malformed_keys_are_rejected(roles, form):
 
 
 async def web_socket_messages(
-    app: auth.AuthMiddleware, cookie: str, roles: dict, *, revoke_after: int
+    app: sign_in.SignInMiddleware, cookie: str, roles: dict, *, revoke_after: int
 ) -> list[str]:
     """Return the types of a web socket's messages. All keys are revoked after `revoke_after` messages."""
     types: list[str] = []
@@ -129,8 +129,8 @@ async def web_socket_messages(
 async def test_an_open_page_is_closed_when_its_key_is_revoked(roles):
     app = middleware()
     assert await web_socket_messages(app, "", roles, revoke_after=0) == ["websocket.close"]
-    session = auth.viewers.create("good-key")
-    types = await web_socket_messages(app, f"{auth.viewers.cookie}={session}", roles, revoke_after=5)
+    session = sign_in.viewers.create("good-key")
+    types = await web_socket_messages(app, f"{sign_in.viewers.cookie}={session}", roles, revoke_after=5)
     assert types[0] == "websocket.accept"
     assert types[-1] == "websocket.close"
     assert len(types) < 12, "closed at the next check"
