@@ -1,4 +1,4 @@
-"""What is looked at while a run is under way: whether the system is there, and how its books stand."""
+"""Monitors that run beside the orders: availability of the system, and interim audits."""
 
 import time
 from collections.abc import Callable
@@ -13,56 +13,59 @@ from orchestrator.errors import OrderSystemError, ServiceUnavailable
 
 PROBE_SECONDS = 1.0
 
-AUDIT_EVERY_SECONDS = 15.0
+AUDIT_INTERVAL_SECONDS = 15.0
 AUDIT_SHARE = 0.05
-"""An audit that takes long is made less often: it shall not take more than this share of the time."""
+"""Maximum share of the time that interim audits may take; slow audits run less often."""
 
 
-class Outages:
-    """Whether the system was there during the run, asked once a second."""
+class OutageMonitor:
+    """Probes the health of the system once a second, and adds up how long each component was unavailable."""
 
     def __init__(self, api: ApiClient) -> None:
         self._api = api
         self._seconds: dict[str, float] = {}
-        self._asked_at: float | None = None
+        self._probed_at: float | None = None
 
     def watch(self) -> None:
-        """Asks until it is killed; `settle` follows."""
+        """Probe until this greenlet is killed; call `finish` afterwards."""
         while True:
             gevent.sleep(PROBE_SECONDS)
-            self._asked_at = time.monotonic()
-            missing = self._ask()
-            self._count(missing)
-            self._asked_at = None
+            self._probed_at = time.monotonic()
+            self._add(self._probe())
+            self._probed_at = None
 
-    def settle(self) -> None:
-        """Counts the question that nobody has answered yet."""
-        if self._asked_at is not None and time.monotonic() - self._asked_at >= PROBE_SECONDS:
-            self._count(["the API did not answer"])
-        self._asked_at = None
+    def finish(self) -> None:
+        """Count a probe that has no response yet."""
+        if self._probed_at is not None and time.monotonic() - self._probed_at >= PROBE_SECONDS:
+            self._add(["the API"])
+        self._probed_at = None
 
-    def told(self) -> list[str]:
-        """One sentence for each part that was away."""
-        return [f"{what} for about {max(seconds, 1):.0f} s" for what, seconds in self._seconds.items()]
+    def outages(self) -> list[str]:
+        """Return one sentence for each component that was unavailable."""
+        return [
+            f"{component} was unavailable for about {max(seconds, 1):.0f} s"
+            for component, seconds in self._seconds.items()
+        ]
 
-    def _ask(self) -> list[str]:
+    def _probe(self) -> list[str]:
+        """Return the unavailable components."""
         try:
-            answer = self._api.get("/health", "health")
+            health = self._api.get("/health", "health").body
         except ServiceUnavailable:
-            return ["the API did not answer"]
-        parts = (("database_connected", "PostgreSQL"), ("temporal_connected", "Temporal"))
-        return [f"{name} was away" for part, name in parts if answer.body.get(part) is False]
+            return ["the API"]
+        checks = (("database_connected", "PostgreSQL"), ("temporal_connected", "Temporal"))
+        return [component for check, component in checks if health.get(check) is False]
 
-    def _count(self, missing: list[str]) -> None:
-        """Adds the pause before the question and the time that it took: one that hangs is no instant."""
-        assert self._asked_at is not None, "something was asked"
-        for what in missing:
-            away = PROBE_SECONDS + time.monotonic() - self._asked_at
-            self._seconds[what] = self._seconds.get(what, 0.0) + away
+    def _add(self, components: list[str]) -> None:
+        """Add the pause before the probe and the time of the probe, which can hang for seconds."""
+        assert self._probed_at is not None, "a probe was sent"
+        for component in components:
+            unavailable = PROBE_SECONDS + time.monotonic() - self._probed_at
+            self._seconds[component] = self._seconds.get(component, 0.0) + unavailable
 
 
 class InterimAudit:
-    """The audit of the orders that have their outcome, made in the background for who looks at the run."""
+    """Audits the finished orders of a running test in the background, for display."""
 
     def __init__(
         self, api_url: str, api_key: str | None, run_id: str, broken_promises: Callable[[], list[str]]
@@ -71,29 +74,28 @@ class InterimAudit:
         self._api_key = api_key
         self._run_id = run_id
         self._broken_promises = broken_promises
-        self._found = "not audited yet"
-        self._asking: gevent.Greenlet[..., None] | None = None
+        self._result = "not audited yet"
+        self._running: gevent.Greenlet[..., None] | None = None
         self._next_at = 0.0
 
-    def look(self) -> str:
-        """What the last audit has found; has the next one made when it is time. Returns at once."""
-        if (self._asking is None or self._asking.ready()) and time.monotonic() >= self._next_at:
-            self._asking = gevent.spawn(self._ask)
-        return self._found
+    def latest(self) -> str:
+        """Return the result of the latest audit at once, and start the next audit when it is due."""
+        if (self._running is None or self._running.ready()) and time.monotonic() >= self._next_at:
+            self._running = gevent.spawn(self._audit)
+        return self._result
 
-    def end(self) -> None:
-        """The run is over, and gets its own audit."""
-        if self._asking is not None:
-            self._asking.kill()
+    def stop(self) -> None:
+        if self._running is not None:
+            self._running.kill()
 
-    def _ask(self) -> None:
+    def _audit(self) -> None:
         began = time.monotonic()
         try:
-            found = audit(self._api_url, self._api_key, self._run_id)
+            report = audit(self._api_url, self._api_key, self._run_id)
         except OrderSystemError as error:
-            self._found = f"so far not audited: {error}"
+            self._result = f"so far not audited: {error}"
         else:
-            database = found | {"audited": True, "broken_promises": self._broken_promises()}
-            self._found = f"so far ({datetime.now(UTC):%H:%M:%S} UTC) {audit_text(database)}"
+            database = report | {"audited": True, "broken_promises": self._broken_promises()}
+            self._result = f"so far ({datetime.now(UTC):%H:%M:%S} UTC) {audit_text(database)}"
         took = time.monotonic() - began
-        self._next_at = began + max(AUDIT_EVERY_SECONDS, took / AUDIT_SHARE)
+        self._next_at = began + max(AUDIT_INTERVAL_SECONDS, took / AUDIT_SHARE)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self
 
-from loadtest.chaos.disturbance import Disturbance, parse_chaos
+from loadtest.chaos.disturbance import PlannedDisturbance, parse_chaos
 from orchestrator.errors import UsageError
 from orchestrator.security.key_hashing import Role
 
@@ -240,7 +240,7 @@ class RunOptions:
     users: int = 1
     faults: str | None = None
     seed: int = 1
-    chaos: tuple[Disturbance, ...] = ()
+    chaos: tuple[PlannedDisturbance, ...] = ()
     slo_seconds: float = 15.0
     slo_target: float = 0.99
     drain_seconds: float = 30.0
@@ -288,7 +288,7 @@ class RunOptions:
                 "scenario": Scenario(data["scenario"]),
                 "arrivals": Arrivals(data["arrivals"]),
                 "stages": tuple(Stage(**stage) for stage in data["stages"]),
-                "chaos": tuple(Disturbance(**each) for each in data["chaos"]),
+                "chaos": tuple(PlannedDisturbance(**each) for each in data["chaos"]),
             }
         )
 

@@ -1,4 +1,4 @@
-"""What is asked of the system once a run is over, while parts of it may still be coming back."""
+"""Calls to the system after a run, while components may still be recovering."""
 
 import json
 import logging
@@ -14,55 +14,60 @@ from orchestrator.rest_client import Json
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 30.0
-"""How long the API and PostgreSQL may take to come back, before the verdict goes without them."""
+RETRY_BUDGET_SECONDS = 30.0
+"""Time that all calls after a run may spend on retries while the API or PostgreSQL is unavailable."""
 
 AUDIT_SECONDS = 120.0
-"""How long an audit may say nothing: it tells its progress once the invariants in SQL are through."""
+"""Timeout between two parts of an audit response. The first progress line follows all SQL invariants."""
 
 RETRY_SECONDS = 0.5
 
 LISTED_SECONDS = 15.0
-"""How long Temporal may take to list workflows that have closed: its list lags behind them."""
+"""Time that Temporal's visibility may lag behind closed workflows."""
 
 log = logging.getLogger(__name__)
 
 
-class Afterwards:
-    """Asks again while a part is away: all questions of one run share one time to give up."""
+class PostRunCalls:
+    """Retries failed calls; all calls of one run share one retry budget."""
 
     def __init__(self) -> None:
-        self._give_up = time.monotonic() + PATIENCE_SECONDS
-        self.missing: list[str] = []
-        """One sentence for each thing that could not be had or done."""
+        self._not_after = time.monotonic() + RETRY_BUDGET_SECONDS
+        self.failures: list[str] = []
+        """One sentence for each call that failed."""
 
-    def ask(self, question: Callable[[], T], otherwise: str) -> T | None:
-        """The answer; None when the part stays away, and then `otherwise` is among what is missing. Each
-        question is asked once at least."""
+    def attempt(self, call: Callable[[], T], failure: str) -> T | None:
+        """Return the result of `call`, which is tried at least once; None after the budget is used up.
+
+        `failure` is the description of a failed call in `failures`.
+        """
         while True:
             try:
-                return question()
+                return call()
             except OrderSystemError as error:
-                if time.monotonic() > self._give_up:
-                    self.missing.append(f"{otherwise}: {error}")
-                    log.error("after the run: %s: %s", otherwise, error)
+                if time.monotonic() > self._not_after:
+                    self.failures.append(f"{failure}: {error}")
+                    log.error("after the run: %s: %s", failure, error)
                     return None
             gevent.sleep(RETRY_SECONDS)
 
 
 def complete_audit(api_url: str, api_key: str | None, run_id: str) -> Json:
-    """The audit of a run in which every judged order was compared with its workflow; the last one there was
-    when Temporal does not list them all in time. Raises ServiceUnavailable when there is none."""
-    give_up = time.monotonic() + LISTED_SECONDS
-    while (found := audit(api_url, api_key, run_id))["uncompared"] and time.monotonic() < give_up:
+    """Return an audit that compared every finished order with its workflow.
+
+    If Temporal does not list all workflows in time, the last audit is returned, with some orders uncompared.
+    Raises ServiceUnavailable if there is no audit.
+    """
+    not_after = time.monotonic() + LISTED_SECONDS
+    while (report := audit(api_url, api_key, run_id))["uncompared"] and time.monotonic() < not_after:
         gevent.sleep(RETRY_SECONDS)
-    return found
+    return report
 
 
 def audit(api_url: str, api_key: str | None, run_id: str) -> Json:
-    """The audit of a run, which takes as long as it takes: it comes with its progress.
+    """Return the audit report of a run. Raises ServiceUnavailable if it was not completed.
 
-    Raises ServiceUnavailable when there is none.
+    The response streams its progress, so an audit may take longer than the timeout.
     """
     client = ApiClient(api_url, read_seconds=AUDIT_SECONDS, api_key=api_key)
     try:
@@ -70,11 +75,11 @@ def audit(api_url: str, api_key: str | None, run_id: str) -> Json:
     finally:
         client.close()
     try:
-        told: Json = json.loads(lines[-1]) if lines else {}
+        last: Json = json.loads(lines[-1]) if lines else {}
     except ValueError:
-        told = {}
-    if "report" not in told:
-        problem = told.get("problem", {}).get("detail", "it broke off")
-        raise ServiceUnavailable(f"the audit was not finished: {problem}")
-    report: Json = told["report"]
+        last = {}
+    if "report" not in last:
+        problem = last.get("problem", {}).get("detail", "the response was incomplete")
+        raise ServiceUnavailable(f"the audit was not completed: {problem}")
+    report: Json = last["report"]
     return report

@@ -1,58 +1,25 @@
-"""Where a run takes place: the commit, the machine, the fault profile in force."""
+"""Checks before a run, so that a run that cannot work is refused before anything is stored."""
 
-import os
-import platform
-import subprocess
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import psutil
-
+from db import runs
+from loadtest.generator.api_client import ApiClient
 from loadtest.options import RunOptions
 from orchestrator.errors import ServiceUnavailable, UsageError
 from orchestrator.security.key_hashing import Role
 
-# Not loaded for commands that generate nothing: it brings Locust, which patches the whole process.
-if TYPE_CHECKING:
-    from loadtest.generator.api_client import ApiClient
-    from orchestrator.rest_client import Json
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def commit() -> str | None:
-    """The commit of this checkout, with `+changes` when files differ from it; None outside a checkout."""
+def check_api(api: ApiClient, url: str) -> None:
+    """Raises UsageError unless all components of the system behind the API are healthy."""
     try:
-        told = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+changes"],
-            cwd=ROOT, capture_output=True, text=True, check=True, timeout=5,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return told.stdout.strip() or None
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on; no names or addresses."""
-    return {
-        "cpus": os.cpu_count(),
-        "memory_mb": psutil.virtual_memory().total // 2**20,
-        "system": f"{platform.system()} {platform.release()}",
-        "architecture": platform.machine(),
-        "python": platform.python_version(),
-    }
-
-
-def check_api(api: "ApiClient", url: str) -> None:
-    """Raises UsageError with one sentence unless the whole order system behind the API is healthy."""
-    try:
-        answer = api.get("/health", "health")
+        response = api.get("/health", "health")
     except ServiceUnavailable:
-        raise UsageError(f"no API answers at {url}; start the stack with `make up`") from None
-    if not answer.is_ok:
-        parts = ("temporal_connected", "database_connected", "workers_healthy")
-        missing = ", ".join(part.split("_")[0] for part in parts if not answer.body.get(part, True))
-        raise UsageError(f"the order system at {url} is not healthy ({missing or answer.status})")
+        raise UsageError(f"The API at {url} is not responding. Start the stack with `make up`.") from None
+    if not response.is_ok:
+        checks = ("temporal_connected", "database_connected", "workers_healthy")
+        failed = ", ".join(check.split("_")[0] for check in checks if not response.body.get(check, True))
+        raise UsageError(f"The order system at {url} is not healthy ({failed or response.status}).")
 
 
 def check_role(role: Role | None, options: RunOptions) -> None:
@@ -61,60 +28,41 @@ def check_role(role: Role | None, options: RunOptions) -> None:
     Disturbances need the role although the run makes them itself, without the API.
     """
     if role is None:
-        raise UsageError("the API rejected API_KEY: the key is missing or invalid")
+        raise UsageError("The API rejected API_KEY: the key is missing or invalid.")
     needed = options.required_role
     if role < needed:
-        raise UsageError(f"this run needs a key of role {needed.word}; API_KEY has role {role.word}")
+        raise UsageError(f"This run needs a key of role {needed.word}; API_KEY has role {role.word}.")
 
 
-class Faults:
-    """The fault profile of a run: set at its start, and put back at its end."""
+def check_stored_runs(database_url: str, options: RunOptions, faults_since: str | None) -> None:
+    """Raises UsageError for a used run id, a missing run to compare with, or another run that uses faults.
 
-    def __init__(self, api: "ApiClient") -> None:
-        self._api = api
-        self._before: Json | None = None
-        self.since: str | None = None
-        """When the run set its profile, as the API tells it; None if it sets none."""
+    `faults_since` identifies the active fault profile; None if this run does not set one.
+    """
+    with require_database():
+        if runs.run_id_exists(database_url, options.run_id):
+            raise used_run_id(options.run_id)
+        if options.compare is not None:
+            earlier = runs.find(database_url, options.compare)
+            if earlier is None or earlier.completion_ms is None:
+                raise UsageError(f"There is no finished run {options.compare} to compare with.")
+        other = None if faults_since is None else runs.run_that_set_faults(database_url, faults_since)
+    if other is not None:
+        raise UsageError(
+            f"Run {other} has set the fault profile and has not ended. Wait for its end; if it has crashed, "
+            "reset the profile: python -m orchestrator faults set none"
+        )
 
-        self.profile: str | None = None
-        self.seed: int | None = None
 
-    def in_force(self) -> "Json":
-        """The profile in force. Raises UsageError when the API does not tell it, ServiceUnavailable when it does not
-        answer."""
-        answer = self._api.get("/faults", "faults")
-        if not answer.is_ok:
-            raise UsageError(f"the API does not tell its fault profile: it answered {answer.status}")
-        return answer.body
+def used_run_id(run_id: str) -> UsageError:
+    return UsageError(f"Run id {run_id} was used before; choose another.")
 
-    def begin(self, options: RunOptions) -> None:
-        """Raises UsageError when the API does not take the profile, ServiceUnavailable when it does not answer."""
-        in_force = self.in_force()
-        if options.faults is None:
-            self.profile, self.seed = in_force.get("profile"), in_force.get("seed")
-            return
-        self._before = in_force
-        self.since = self._put({"profile": options.faults, "seed": options.seed})
-        self.profile, self.seed = options.faults, options.seed
 
-    def put_back(self) -> None:
-        """Restores what was in force before the run, unless somebody has changed the profile meanwhile: then
-        that is what shall be. Raises ServiceUnavailable or UsageError when it cannot."""
-        if self._before is None:
-            return
-        # Nobody knows since when it is in force if the answer to setting it was lost.
-        if self.since is not None and self.in_force()["since"] != self.since:
-            self._before = None
-            return
-        before = {"profile": self._before["profile"], "seed": self._before["seed"]}
-        if before["profile"] == "custom":
-            before["rates"] = self._before["rates"]
-        self._put(before)
-        self._before = None
-
-    def _put(self, profile: "Json") -> str:
-        """Returns since when it has been in force, which no other change has in common with it."""
-        answer = self._api.call("PUT", "/faults", profile, "faults")
-        if not answer.is_ok:
-            raise UsageError(f"the API refused the fault profile: {answer.body.get('detail', answer.status)}")
-        return str(answer.body["since"])
+@contextmanager
+def require_database() -> Iterator[None]:
+    try:
+        yield
+    except ServiceUnavailable:
+        raise UsageError(
+            "The database that stores runs is not responding. Is the stack up, and is DATABASE_URL right?"
+        ) from None

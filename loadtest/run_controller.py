@@ -1,7 +1,7 @@
-"""Runs inside Locust: which of its events begin, stop, drain and judge one.
+"""Connects runs to Locust: which of its events start, stop, drain and finish a run.
 
-Ctrl-C, SIGTERM, the web page's stop, `--run-time` and the end of the schedule all lead here, to one drain and
-one verdict. In a worker the same events drain its share.
+Ctrl-C, SIGTERM, the stop button of the web UI, `--run-time` and the end of the schedule all lead to the same
+drain and verdict. In a worker process they drain the orders of that worker.
 """
 
 import gc
@@ -32,7 +32,7 @@ from orchestrator.worker.liveness_file import touch
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """A wrong request ends the process with one sentence and exit code 2."""
+    """Print an OrderSystemError as one sentence, and exit with code 2."""
     try:
         yield
     except OrderSystemError as error:
@@ -41,114 +41,113 @@ def exit_on_error() -> Iterator[None]:
 
 
 def prepare(environment: Environment) -> None:
-    """Makes this Locust process part of our runs. Ends it with exit code 2 when a run of the command line is
-    refused."""
-    _interrupt_the_main_greenlet_only()
+    """Set up this Locust process. Exits with code 2 if the run of the command line is refused."""
+    _interrupt_main_greenlet_only()
     locust_statistics.keep_exact_times()
-    # What was loaded so far stays: without this each full collection looks through all of Locust and Flask,
-    # and the schedule stands still meanwhile.
+    # Without this, each full garbage collection traverses all of Locust and Flask and delays the schedule.
     gc.collect()
     gc.freeze()
-    runner = environment.runner
-    if isinstance(runner, WorkerRunner):
-        worker = WorkerAgent(environment, runner)
-        environment.events.quitting.add_listener(lambda **_: worker.drain())
-        liveness_file = Settings.load().liveness_file
-        if liveness_file is not None:
-            # The master answers every second to a worker that speaks to it.
-            environment.events.heartbeat_received.add_listener(lambda **_: touch(liveness_file))
-        return
-    assert runner is not None, "Locust makes its runner before it fires init"
-    generators: LoadGenerators = (
-        DistributedGenerators(runner) if isinstance(runner, MasterRunner) else LocalGenerator(environment)
-    )
-    settings = Settings.load()
-    session = Session(environment, settings, generators)
-    given = vars(environment.parsed_options)
+    if isinstance(environment.runner, WorkerRunner):
+        _prepare_worker(environment, environment.runner)
+    else:
+        with exit_on_error():
+            _prepare_runs(environment, Settings.load())
+
+
+def _prepare_worker(environment: Environment, runner: WorkerRunner) -> None:
+    worker = WorkerAgent(environment, runner)
+    environment.events.quitting.add_listener(lambda **_: worker.drain())
+    liveness_file = Settings.load().liveness_file
+    if liveness_file is not None:
+        # A connected worker gets a heartbeat from its master every second.
+        environment.events.heartbeat_received.add_listener(lambda **_: touch(liveness_file))
+
+
+def _prepare_runs(environment: Environment, settings: Settings) -> None:
+    runner, web_ui = environment.runner, environment.web_ui
+    assert runner is not None, "Locust creates its runner before it fires init"
+    generators: LoadGenerators = LocalGenerator(environment)
     if isinstance(runner, MasterRunner):
-        with exit_on_error():
-            bind_policy.require_api_keys(settings, "the master of the load tests", runner.master_bind_host)
-    if environment.web_ui is not None:
-        with exit_on_error():
-            bind_policy.require_api_keys(settings, "the load tests' page", environment.web_ui.host)
-        add_pages(environment.web_ui, session)
-    if environment.web_ui is None or given["autostart"]:
-        # Nobody will send the form: the run is the one of the command line.
-        with exit_on_error():
-            session.propose({**given, "users": given["num_users"]})
-            if isinstance(generators, DistributedGenerators):
-                session.wait_for_workers(
-                    generators, given["expect_workers"], given["expect_workers_max_wait"]
-                )
+        generators = DistributedGenerators(runner)
+        bind_policy.require_api_keys(settings, "the master of the load tests", runner.master_bind_host)
+    controller = RunController(environment, settings, generators)
+    if web_ui is not None:
+        bind_policy.require_api_keys(settings, "the web UI of the load tests", web_ui.host)
+        add_pages(web_ui, controller)
+    options = vars(environment.parsed_options)
+    if web_ui is None or options["autostart"]:
+        controller.propose({**options, "users": options["num_users"]})
+        if isinstance(generators, DistributedGenerators):
+            controller.wait_for_workers(
+                generators, options["expect_workers"], options["expect_workers_max_wait"]
+            )
 
 
-class Session:
-    """The runs of one local or master process, one after another."""
+class RunController:
+    """Controls the runs of one local or master process, one after another."""
 
     def __init__(self, environment: Environment, settings: Settings, generators: LoadGenerators) -> None:
         self.settings = settings
         self.run: Run | None = None
-        """The run that is proposed, under way, or was the last."""
+        """The proposed, the active, or the last run."""
 
-        self.trouble: str | None = None
-        """Why the last run did not begin, or was not judged."""
+        self.problem: str | None = None
+        """Why the last run did not begin or has no verdict."""
 
         self._environment = environment
         self._generators = generators
-        self._conducting: gevent.Greenlet[..., None] | None = None
+        self._running: gevent.Greenlet[..., None] | None = None
         self._is_stopped = False
         self._is_quitting = False
         events = environment.events
         events.test_start.add_listener(self._on_test_start)
         events.test_stopping.add_listener(self._on_stop)
-        # Fired before the exit code is read; a local runner stops only after that.
+        # Locust reads the exit code after this event; a local runner stops only after that.
         events.quitting.add_listener(self._on_quitting)
 
     @property
     def is_active(self) -> bool:
-        return self._conducting is not None and not self._conducting.ready()
+        return self._running is not None and not self._running.ready()
 
     @property
     def verdict(self) -> Verdict | None:
         return None if self.run is None else self.run.verdict
 
-    def propose_now(self, given: Mapping[str, Any], api_key: str | None) -> None:
-        """Like `propose`, for a run that starts at once: whoever sends its orders must be there by now."""
+    def propose_from_form(self, given: Mapping[str, Any], api_key: str | None) -> None:
+        """Like `propose`, for a run that starts at once: a master needs a connected worker."""
         self._generators.require_workers()
         self.propose(given, api_key)
 
     def propose(self, given: Mapping[str, Any], api_key: str | None = None) -> None:
-        """Checks a run that Locust is about to start, which will ask the API with `api_key`, or with that of
-        the settings. Raises UsageError or ServiceUnavailable with one sentence."""
+        """Check a run that Locust is about to start. Without `api_key`, it uses the key of the settings.
+
+        Raises UsageError or ServiceUnavailable.
+        """
         if self.is_active:
-            raise UsageError("a run is under way; stop it first")
+            raise UsageError("A run is active. Stop it first.")
         if self.run is not None:
-            # It may have been proposed, and never started.
+            # It may have been proposed without being started.
             self.run.release()
-        self.trouble = None
+        self.problem = None
         options = RunOptions.parse(given)
-        run = Run(
-            self._environment,
-            self.settings,
-            str(given.get("host") or self.settings.api_url),
-            options,
-            self._generators,
-            api_key,
-        )
+        api_url = str(given.get("host") or self.settings.api_url)
+        run = Run(self._environment, self.settings, api_url, options, self._generators, api_key)
         try:
             run.check()
         except OrderSystemError:
             run.release()
             raise
         self.run = run
-        # Before Locust makes its plan of users from them.
+        # Locust reads these when it plans the users of the test, just after this.
         self._environment.user_classes = [SCENARIOS[options.scenario]]
         if options.arrivals is Arrivals.CLOSED and self._environment.parsed_options is not None:
             self._environment.parsed_options.num_users = options.users
 
     def wait_for_workers(self, generators: DistributedGenerators, wanted: int, seconds: float) -> None:
-        """Before Locust waits for them, in silence and for ever. Raises UsageError when they do not come;
-        ends the process when somebody does not want to wait any longer."""
+        """Wait for workers before Locust does so, silently and without a limit.
+
+        Raises UsageError if they do not connect in time. Ctrl-C exits with code 6.
+        """
         assert self.run is not None, "proposed"
         assert self._environment.runner is not None, "the master"
         try:
@@ -158,7 +157,7 @@ class Session:
             self._environment.runner.quit()
             if isinstance(error, UsageError):
                 raise
-            terminal.print_error("interrupted while workers were waited for: no order was sent")
+            terminal.print_error("Interrupted while waiting for workers: no order was sent.")
             sys.exit(ExitCode.INVALID_RUN)
 
     def _on_test_start(self, **_: Any) -> None:
@@ -166,10 +165,10 @@ class Session:
         if run is None or run.verdict is not None:
             return
         self._is_stopped = False
-        self._conducting = gevent.spawn(self._conduct, run)
+        self._running = gevent.spawn(self._execute, run)
 
-    def _conduct(self, run: Run) -> None:
-        """A run from its first order to its verdict, and the end of Locust's test with it."""
+    def _execute(self, run: Run) -> None:
+        """Execute a run from its first order to its verdict, then end Locust's test."""
         code = ExitCode.CRASHED
         try:
             run.begin()
@@ -180,11 +179,11 @@ class Session:
             terminal.show_verdict(verdict.report)
         except UsageError as error:
             code = ExitCode.WRONG_USAGE
-            self.trouble = str(error)
-            terminal.print_error(self.trouble)
+            self.problem = str(error)
+            terminal.print_error(self.problem)
         except Exception as error:
-            self.trouble = f"this should not have happened ({type(error).__name__}): {error}"
-            terminal.print_error(self.trouble)
+            self.problem = f"Internal error ({type(error).__name__}): {error}"
+            terminal.print_error(self.problem)
             terminal.error_console.print_exception()
         finally:
             run.release()
@@ -195,7 +194,7 @@ class Session:
         runner = self._environment.runner
         assert runner is not None, "a test runs"
         if self._environment.web_ui is None:
-            # Also when Locust stops the test by itself, because its last worker is lost: it would not end.
+            # Also after Locust has stopped the test because its last worker is lost: the process would stay.
             if not self._is_quitting:
                 runner.quit()
         elif not self._is_stopped:
@@ -206,23 +205,23 @@ class Session:
         self._on_stop()
 
     def _on_stop(self, **_: Any) -> None:
-        """Somebody stops the test, or the process: returns once the run has been judged."""
-        conducting = self._conducting
-        if conducting is None or conducting.ready() or conducting is gevent.getcurrent():
+        """Stop the run, and return once it has its verdict. Called when the test or the process is stopped."""
+        running = self._running
+        if running is None or running.ready() or running is gevent.getcurrent():
             return
-        assert self.run is not None, "what is conducted was proposed"
+        assert self.run is not None, "an executed run was proposed"
         self._is_stopped = True
         self.run.stop()
         try:
-            conducting.join()
+            running.join()
         except KeyboardInterrupt:
-            terminal.print_error("interrupted again: the run is not judged")
+            terminal.print_error("Interrupted again: the run has no verdict.")
             self._environment.process_exit_code = int(ExitCode.CRASHED)
-            conducting.kill(block=False)
+            running.kill(block=False)
 
 
-def _interrupt_the_main_greenlet_only() -> None:
-    """Python raises KeyboardInterrupt in whatever greenlet runs just then, which could be an order's."""
+def _interrupt_main_greenlet_only() -> None:
+    """Python raises KeyboardInterrupt in the current greenlet, which could be the one of an order."""
 
     def interrupt() -> None:
         gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())

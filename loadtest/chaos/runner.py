@@ -1,238 +1,145 @@
-"""Disturbances carried out on the running stack, through its supervisor, each one kept with its time.
+"""Makes the disturbances of a run at their times, and records what was done.
 
-A helper process carries them out, started before the first order: the generator's own process is patched
-for greenlets and has a schedule to keep, neither of which agrees with waiting for components to come back.
+A helper process (`loadtest.chaos.stack_control`) controls the stack. The process of the load test is patched by
+gevent and has a schedule to keep, so it cannot wait for components to start.
 """
 
 import json
-import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from contextlib import suppress
-from datetime import UTC, datetime
-from threading import Thread
-from typing import Any
 from urllib.parse import urlsplit
 
 import gevent
 import gevent.event
 import gevent.lock
 
-from db import disturbances
-from loadtest.chaos.disturbance import Disturbance
+from loadtest.chaos.disturbance import ENDED_BY, PlannedDisturbance, UnavailableComponents, assign_components
 from loadtest.options import RunOptions
-from loadtest.preflight import ROOT
-from orchestrator.embedded import Stack
-from orchestrator.errors import DatabaseError, OrderSystemError, UsageError
-from orchestrator.settings import LOOPBACK, Settings
+from orchestrator.embedded.layout import PROJECT_ROOT
+from orchestrator.errors import UsageError
+from orchestrator.rest_client import Json
+from orchestrator.settings import LOOPBACK
 
-Json = dict[str, Any]
-
-_BROUGHT_BACK_BY = {"pause": "resume", "stop": "start"}
-"""What takes a component away, and what brings it back."""
-
-_SIGNALS = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP, "resume": signal.SIGCONT}
-LAST_ANSWER_SECONDS = 60.0
-KEEP_SECONDS = 20.0
+HELPER_SECONDS = 60.0
+"""Time for a running disturbance, and for the end of the helper process."""
 
 
 class DisturbanceRunner:
     """The disturbances of one run."""
 
     def __init__(self, options: RunOptions, api_url: str) -> None:
-        self._planned = options.chaos
+        self._options = options
         self._api_url = api_url
-        self._run_id = options.run_id
         self._helper: subprocess.Popen[str] | None = None
-        self._plan: list[tuple[Disturbance, str]] = []
-        self._told: list[Json] = []
-        self._carrying_out: gevent.Greenlet[..., None] | None = None
+        self._plan: list[PlannedDisturbance] = []
+        self._done: list[Json] = []
+        self._running: gevent.Greenlet[..., None] | None = None
         self._is_idle = gevent.event.Event()
         self._ending = gevent.lock.RLock()
-        self._away: dict[str, str] = {}
+        self._unavailable = UnavailableComponents()
         self._began = 0.0
 
     def prepare(self) -> None:
-        """Starts the helper, so that the first disturbance is on time.
+        """Start the helper before the run, so that the first disturbance is on time.
 
-        Raises UsageError when there is no stack of ours, it is not the one that is tested, or there is no
-        such component in it.
+        Raises UsageError if no stack of this ORDERS_HOME is running, if the load test uses another API, and
+        for an unknown component.
         """
-        if not self._planned:
+        if not self._options.chaos:
             return
         self._helper = subprocess.Popen(
-            [sys.executable, "-m", "loadtest.chaos.runner"],
-            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-m", "loadtest.chaos.stack_control"],
+            cwd=PROJECT_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:
-            names, api_urls = json.loads(self._answer() or "[[], []]")
-            if not names:
-                raise UsageError("chaos: no stack of this ORDERS_HOME is running to be disturbed")
-            if _place(self._api_url) not in map(_place, api_urls):
+            components, api_urls = json.loads(self._read() or "[[], []]")
+            if not components:
+                raise UsageError("chaos: no stack of this ORDERS_HOME is running.")
+            if _endpoint(self._api_url) not in map(_endpoint, api_urls):
                 raise UsageError(
-                    f"chaos: {self._api_url} is tested, and what could be disturbed is the stack of this "
-                    f"ORDERS_HOME, with its API at {api_urls[0]}"
+                    f"chaos: disturbances are only possible on the stack of this ORDERS_HOME, with its API at "
+                    f"{api_urls[0]}; this load test uses {self._api_url}."
                 )
-            self._plan = with_components(self._planned, names)
+            self._plan = assign_components(self._options.chaos, components)
         except UsageError:
             self.finish()
             raise
 
     def begin(self) -> None:
-        """The run's zero is now."""
+        """Start the clock of the run."""
         self._is_idle.set()
         self._began = time.monotonic()
         if self._plan:
-            self._carrying_out = gevent.spawn(self._carry_out)
+            self._running = gevent.spawn(self._run)
 
     def end(self) -> None:
-        """No further disturbance begins. One that is under way is waited for, and what it or an earlier one
-        has taken away comes back now, whether it was to come back later or not at all."""
+        """Cancel further disturbances, wait for a running one, and bring stopped and paused components back."""
         with self._ending:
-            if self._carrying_out is None:
+            if self._running is None:
                 return
-            self._is_idle.wait(LAST_ANSWER_SECONDS)
-            self._carrying_out.kill()
-            self._carrying_out = None
-            for component, verb in list(self._away.items()):
+            self._is_idle.wait(HELPER_SECONDS)
+            self._running.kill()
+            self._running = None
+            for component, verb in list(self._unavailable.items()):
                 now = round(time.monotonic() - self._began, 3)
-                self._carry_out_one(Disturbance(now, _BROUGHT_BACK_BY[verb], component), component)
+                self._disturb(PlannedDisturbance(now, ENDED_BY[verb], component))
 
     def finish(self) -> list[Json]:
-        """What was done, in order: planned and actual time in seconds, verb, target, and how it went."""
+        """End and return the disturbances in order: planned, actual and completion time, and the result."""
         self.end()
         if self._helper is not None and self._helper.stdin is not None:
             self._helper.stdin.close()
             try:
-                self._helper.wait(timeout=LAST_ANSWER_SECONDS)
+                self._helper.wait(timeout=HELPER_SECONDS)
             except subprocess.TimeoutExpired:
                 self._helper.kill()
                 self._helper.wait()
             if self._helper.stdout is not None:
                 self._helper.stdout.close()
             self._helper = None
-        return self._told
+        return self._done
 
-    def _carry_out(self) -> None:
-        for disturbance, component in self._plan:
+    def _run(self) -> None:
+        for disturbance in self._plan:
             gevent.sleep(max(self._began + disturbance.at_seconds - time.monotonic(), 0.0))
             self._is_idle.clear()
-            self._carry_out_one(disturbance, component)
+            self._disturb(disturbance)
             self._is_idle.set()
 
-    def _carry_out_one(self, disturbance: Disturbance, component: str) -> None:
+    def _disturb(self, disturbance: PlannedDisturbance) -> None:
         at = time.monotonic() - self._began
-        answer = self._ask([disturbance.verb, component, self._run_id])
-        problem = json.loads(answer) if answer else "the helper has ended"
+        response = self._send([disturbance.verb, disturbance.target, self._options.run_id])
+        problem = json.loads(response) if response else "the helper process has ended"
         if problem is None:
-            _note_away(self._away, disturbance.verb, component)
-        self._told.append(
+            self._unavailable.update_after(disturbance.verb, disturbance.target)
+        self._done.append(
             {
                 "planned_seconds": disturbance.at_seconds,
                 "at_seconds": round(at, 3),
                 "done_seconds": round(time.monotonic() - self._began, 3),
                 "verb": disturbance.verb,
-                "target": component,
+                "target": disturbance.target,
                 "problem": problem,
             }
         )
 
-    def _ask(self, question: list[str]) -> str:
+    def _send(self, command: list[str]) -> str:
         assert self._helper is not None, "prepared"
         assert self._helper.stdin is not None, "a pipe"
         try:
-            self._helper.stdin.write(json.dumps(question) + "\n")
+            self._helper.stdin.write(json.dumps(command) + "\n")
             self._helper.stdin.flush()
         except BrokenPipeError:
             return ""
-        return self._answer()
+        return self._read()
 
-    def _answer(self) -> str:
+    def _read(self) -> str:
         assert self._helper is not None, "prepared"
         assert self._helper.stdout is not None, "a pipe"
         return self._helper.stdout.readline()
 
 
-def with_components(planned: tuple[Disturbance, ...], names: list[str]) -> list[tuple[Disturbance, str]]:
-    """Each disturbance with the component it hits: `order-worker` takes those that are there in turn, and
-    what brings back takes the one that has been away longest."""
-    turns: Counter[str] = Counter()
-    away: dict[str, str] = {}
-    found = []
-    for disturbance in planned:
-        target = disturbance.target
-        of_kind = [name for name in names if name == target or name.removeprefix(f"{target}-").isdecimal()]
-        if not of_kind:
-            raise UsageError(f"chaos: there is no component {target}; there are: {', '.join(names)}")
-        waiting = [name for name, verb in away.items() if _BROUGHT_BACK_BY[verb] == disturbance.verb]
-        component = next((name for name in waiting if name in of_kind), None)
-        if component is None:
-            there = [name for name in of_kind if name not in away] or of_kind
-            component = there[turns[target] % len(there)]
-            turns[target] += 1
-        found.append((disturbance, component))
-        _note_away(away, disturbance.verb, component)
-    return found
-
-
-def _note_away(away: dict[str, str], verb: str, component: str) -> None:
-    """Keeps what is away, and by which verb, in the order in which it went."""
-    if verb in _BROUGHT_BACK_BY:
-        away.pop(component, None)
-        away[component] = verb
-        return
-    taken_by = away.get(component)
-    # One that was frozen and is killed, the supervisor starts again, and that one runs.
-    comes_back_by = {"pause": ("resume", "restart", "kill"), "stop": ("start", "restart")}
-    if taken_by is not None and verb in comes_back_by[taken_by]:
-        del away[component]
-
-
-def _place(url: str) -> tuple[str | None, int]:
+def _endpoint(url: str) -> tuple[str | None, int]:
     parts = urlsplit(url)
     return LOOPBACK if parts.hostname == "localhost" else parts.hostname, parts.port or 80
-
-
-def _help() -> None:
-    """Tells the components of the running stack and the addresses of its API. Then reads one disturbance a
-    line, carries it out, keeps it for the charts, and answers null or what went wrong."""
-    settings = Settings.load()
-    stack = Stack(settings)
-    running = stack.running_settings()
-    own = [f"http://{address}:{running.port('api')}" for address in (LOOPBACK, running.bind_address)]
-    _tell([[component.name for component in stack.components()], [*own, running.api_url]])
-    for line in sys.stdin:
-        verb, component, run_id = json.loads(line)
-        problem, at = None, datetime.now(UTC)
-        try:
-            if verb in _SIGNALS:
-                stack.kill(component, _SIGNALS[verb])
-            else:
-                {"restart": stack.restart, "stop": stack.stop, "start": stack.start}[verb](component)
-        except OrderSystemError as error:
-            problem = str(error)
-        else:
-            # Beside the schedule: PostgreSQL may be what was hit.
-            Thread(target=_keep, args=(settings.order_database_url, at, verb, component, run_id)).start()
-        _tell(problem)
-
-
-def _keep(url: str, at: datetime, verb: str, component: str, run_id: str) -> None:
-    # When the books stay away, the verdict has it all the same.
-    with suppress(DatabaseError):
-        disturbances.record(
-            url, at=at, action=verb, component=component, run_id=run_id, time_budget_seconds=KEEP_SECONDS
-        )
-
-
-def _tell(answer: object) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    # Ctrl-C is for the generator, which then ends this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _help()

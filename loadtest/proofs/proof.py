@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from loadtest.preflight import ROOT, commit, machine
 from loadtest.proofs.resource_usage import is_measurable
 from loadtest.reports.documents import markdown
+from loadtest.reports.run_metadata import commit, machine
 from orchestrator.embedded import Stack
-from orchestrator.embedded.layout import stack_environment
+from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
 from orchestrator.errors import OrderSystemError, UsageError
 from orchestrator.exit_codes import ExitCode
 from orchestrator.settings import Settings
@@ -52,7 +52,7 @@ def run_load_test(settings: Settings, name: str, *options: str) -> FinishedRun:
     command = [sys.executable, "-m", "loadtest", "run", f"--run-id={run_id}", f"--host={settings.api_url}"]
     finished = subprocess.run(
         [*command, *options],
-        cwd=ROOT, env=stack_environment(settings), stdout=sys.stderr, check=False,
+        cwd=PROJECT_ROOT, env=stack_environment(settings), stdout=sys.stderr, check=False,
     )  # fmt: skip
     directory = settings.home / "reports" / run_id
     if not (directory / "verdict.json").exists():

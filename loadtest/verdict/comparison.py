@@ -14,7 +14,7 @@ from typing import Any
 
 from db import runs
 from db.read_models.stored_runs import RunTimes
-from loadtest.chaos.disturbance import Disturbance
+from loadtest.chaos.disturbance import PlannedDisturbance
 from loadtest.verdict.percentiles import PERCENTILES, percentile
 
 RESAMPLES = 4_000
@@ -138,7 +138,7 @@ def _faults(run: AnyRun) -> str:
 
 
 def _chaos(run: AnyRun) -> str:
-    return ", ".join(str(Disturbance(**each)) for each in run.options.get("chaos", [])) or "none"
+    return ", ".join(str(PlannedDisturbance(**each)) for each in run.options.get("chaos", [])) or "none"
 
 
 def _comparison(run: float, baseline: float, interval: tuple[float, float]) -> Json:

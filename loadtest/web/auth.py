@@ -1,7 +1,7 @@
-"""The door of Locust's web page: once there are API keys, it takes one of role operator.
+"""Authentication of Locust's web UI: once the API has keys, the web UI needs one of role operator.
 
-By HTTP Basic authentication, which every browser brings: any name, and the key as password. The run that a
-user starts asks the API with this user's key.
+The key is the password of HTTP Basic authentication, with any user name. A run that a user starts sends its
+requests to the API with the same key.
 """
 
 from urllib.parse import urlsplit
@@ -15,45 +15,45 @@ from orchestrator.security.key_hashing import Role
 from orchestrator.security.role_cache import RoleCache
 
 ALIVE = "/alive"
-"""Whether the page is there, for who watches over the processes."""
+"""Liveness check of the process, without authentication."""
 
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="orders: any name, an API key as password", charset="UTF-8"'}
 
 
-def hang(app: Flask, callers: RoleCache) -> None:
-    """Adds the door before every page of the application, and headers to every answer."""
+def add_authentication(app: Flask, roles: RoleCache) -> None:
+    """Authenticate every request, and set security headers on every response."""
 
     @app.before_request
-    def let_in() -> Response | None:
+    def authenticate() -> Response | None:
         if request.path == ALIVE:
             return None
-        if request.method not in ("GET", "HEAD", "OPTIONS") and _comes_from_elsewhere():
-            return _text(403, "this was sent by a page of somebody else")
-        key = _key()
+        if request.method not in ("GET", "HEAD", "OPTIONS") and _is_cross_site():
+            return _text(403, "Cross-site requests are not allowed.")
+        key = _request_key()
         try:
-            role = callers.role_of(key)
+            role = roles.role_of(key)
         except ServiceUnavailable:
-            return _text(503, "the API does not answer, so nobody knows who you are; try again shortly")
+            return _text(503, "Sign-in is unavailable: the API is not responding. Try again shortly.")
         if role is None:
-            return _text(401, "an API key is needed, as the password", _CHALLENGE)
+            return _text(401, "An API key is required as the password.", _CHALLENGE)
         if key is None and not bind_policy.is_loopback_host(request.host):
             return _text(421, bind_policy.LOOPBACK_ONLY)
         if role < Role.OPERATOR:
-            return _text(403, "load tests need a key of role operator", _CHALLENGE)
+            return _text(403, "Load tests need a key of role operator.", _CHALLENGE)
         g.api_key = key
         return None
 
-    def let_no_other_site_read(response: Response) -> Response:
+    def remove_cors_headers(response: Response) -> Response:
         for name, _ in list(response.headers):
             if name.lower().startswith("access-control-"):
                 del response.headers[name]
         return response
 
-    # Locust lets every site read its answers. Of these functions the first one has the last word.
-    app.after_request_funcs.setdefault(None, []).insert(0, let_no_other_site_read)
+    # Locust allows every origin. Flask runs after_request functions in reverse order, so index 0 runs last.
+    app.after_request_funcs.setdefault(None, []).insert(0, remove_cors_headers)
 
     @app.after_request
-    def add_headers(response: Response) -> Response:
+    def add_security_headers(response: Response) -> Response:
         for name, value in PAGE_HEADERS.items():
             response.headers[name] = value
         return response
@@ -63,21 +63,22 @@ def hang(app: Flask, callers: RoleCache) -> None:
         return _text(200, "alive")
 
 
-def caller_key() -> str | None:
-    """The key that the request under way was let in with, or None where none is needed."""
+def authenticated_key() -> str | None:
+    """Return the API key of the current request, or None if the API needs no keys."""
     key: str | None = g.get("api_key")
     return key
 
 
-def _key() -> str | None:
-    given = request.authorization
-    if given is None or given.type != "basic" or not given.password:
+def _request_key() -> str | None:
+    authorization = request.authorization
+    if authorization is None or authorization.type != "basic" or not authorization.password:
         return None
-    return given.password if given.password.isascii() and given.password.isprintable() else None
+    password = authorization.password
+    return password if password.isascii() and password.isprintable() else None
 
 
-def _comes_from_elsewhere() -> bool:
-    """Whether a browser sends this for another site: it adds the credentials to such requests too."""
+def _is_cross_site() -> bool:
+    """Whether another site made the browser send this: browsers add Basic credentials to such requests too."""
     origin = request.headers.get("Origin")
     return origin is not None and urlsplit(origin).netloc != request.host
 

@@ -1,8 +1,7 @@
-"""What Locust's web page gets from us: a checked form, and the verdict so far as a tab and as a page."""
+"""Additions to Locust's web UI: the checked form, the tab "Verdict", and `/verdict.json`."""
 
 import json
-from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask import Response, jsonify, request
 from locust.runners import STATE_CLEANUP, STATE_RUNNING
@@ -11,132 +10,100 @@ from locust.web import WebUI
 from loadtest.reports.terminal import progress_line
 from loadtest.verdict.slo import upper_bound
 from loadtest.verdict.verdict_rows import TIME_COLUMNS, time_rows, verdict_rows
-from loadtest.web import auth
+from loadtest.web.auth import add_authentication, authenticated_key
 from orchestrator.errors import OrderSystemError, UsageError
 from orchestrator.security import bind_policy
 from orchestrator.security.role_cache import RoleCache, look_up_role
 
 if TYPE_CHECKING:
-    from loadtest.run_controller import Session
+    from loadtest.run_controller import RunController
 
 TAB = "verdict"
 
 _LINKS = """<script>
-// The table of a tab shows text only: a click on a cell that is an address opens it.
+// The table of a tab shows plain text: a click on a cell with an address opens it.
 document.addEventListener("click", (event) => {
   const text = event.target.closest("td")?.textContent ?? "";
   if (/^https?:\\/\\//.test(text)) window.open(text, "_blank", "noopener");
 });
 </script></body>"""
 
-Json = dict[str, Any]
 
-
-def add_pages(web_ui: WebUI, session: "Session") -> None:
-    """Adds the tab, `/verdict` and `/verdict.json`, and checks the form before a run starts."""
+def add_pages(web_ui: WebUI, controller: "RunController") -> None:
+    """Add authentication, the checks of the form, the tab and `/verdict.json`."""
     app = web_ui.app
-    assert app is not None, "a web page has its application"
-    # The API that this page was started for, whatever address somebody types into the form.
+    assert app is not None, "the web UI has its Flask application"
     options = web_ui.environment.parsed_options
-    given_url = options.host if options is not None else None
-    api_url = (given_url or session.settings.api_url).rstrip("/")
-    # Beyond this machine nobody gets in without a key, whatever the API says.
+    host = options.host if options is not None else None
+    api_url = (host or controller.settings.api_url).rstrip("/")
     key_required = not bind_policy.is_loopback(web_ui.host)
-    auth.hang(app, RoleCache(lambda key: look_up_role(api_url, key), key_required=key_required))
+    add_authentication(app, RoleCache(lambda key: look_up_role(api_url, key), key_required=key_required))
     web_ui.template_args["extended_tabs"] = [{"title": "Verdict", "key": TAB}]
-    web_ui.template_args["extended_tables"] = [
-        {
-            "key": TAB,
-            "structure": [
-                {"key": "subject", "title": "Subject"},
-                {"key": "finding", "title": "Finding"},
-            ],
-        }
-    ]
+    columns = [{"key": "subject", "title": "Subject"}, {"key": "result", "title": "Result"}]
+    web_ui.template_args["extended_tables"] = [{"key": TAB, "structure": columns}]
 
     @app.before_request
-    def check_the_form() -> Response | None:
+    def check_form() -> Response | None:
         if request.path != "/swarm":
             return None
-        given = {**vars(web_ui.environment.parsed_options), **request.form.to_dict()}
-        given["users"] = given.get("user_count")
+        form = {**vars(web_ui.environment.parsed_options), **request.form.to_dict()}
+        form["users"] = form.get("user_count")
         try:
-            # Who may kill parts of this machine's stack is asked of its API, not of one that answers as it
-            # is told to.
-            if given["host"] and given["host"].rstrip("/") != api_url:
-                raise UsageError(f"this page tests {api_url} alone; start another page for {given['host']}")
-            session.propose_now({**given, "host": api_url}, auth.caller_key())
+            # The API decides about roles, also for disturbances of this machine's stack. Another API that a
+            # user enters could return any role.
+            if form["host"] and form["host"].rstrip("/") != api_url:
+                raise UsageError(f"This page only tests {api_url}. Start another page for {form['host']}.")
+            controller.propose_from_form({**form, "host": api_url}, authenticated_key())
         except OrderSystemError as error:
             return jsonify({"success": False, "message": str(error), "host": web_ui.environment.host})
         return None
 
     @app.after_request
-    def add_the_verdict(response: Response) -> Response:
+    def add_verdict_tab(response: Response) -> Response:
         if request.path == "/stats/requests" and response.is_json:
             rows = [
-                {"subject": subject, "finding": finding} for subject, finding in findings(session).items()
+                {"subject": subject, "result": result} for subject, result in result_rows(controller).items()
             ]
             stats = {**response.get_json(), "extended_stats": [{"key": TAB, "data": rows}]}
             if stats["state"] == STATE_CLEANUP:
-                # The page stops asking at any state but spawning and running, and would never see the end.
+                # Locust's page only polls while it is spawning or running, and would miss the end of the drain.
                 stats["state"] = STATE_RUNNING
             response.set_data(json.dumps(stats))
         if request.path == "/":
             response.set_data(response.get_data(as_text=True).replace("</body>", _LINKS))
         return response
 
-    @app.route("/verdict")
-    def verdict_page() -> str:
-        return page(findings(session))
-
     @app.route("/verdict.json")
     def verdict_json() -> Response:
-        told = session.verdict
-        return jsonify({"findings": findings(session), "verdict": None if told is None else told.report})
+        verdict = controller.verdict
+        return jsonify(
+            {"results": result_rows(controller), "verdict": None if verdict is None else verdict.report}
+        )
 
 
-def findings(session: "Session") -> dict[str, str]:
-    """What can be said now: of the run under way, or of the last one."""
-    links = {"dashboard": f"{session.settings.local_url('dashboard')}/load_tests"}
-    run = session.run
-    if session.trouble is not None:
-        return {"not run": session.trouble} | links
+def result_rows(controller: "RunController") -> dict[str, str]:
+    """Return the rows of the tab: progress of the active run, or the verdict of the last one."""
+    links = {"dashboard": f"{controller.settings.local_url('dashboard')}/load_tests"}
+    run = controller.run
+    if controller.problem is not None:
+        return {"problem": controller.problem} | links
     if run is None:
         return {"run": "none yet"} | links
     links["dashboard"] += f"?run={run.options.run_id}"
     if run.verdict is not None:
         report = run.verdict.report
-        found = {"verdict": f"{report['verdict']} (exit code {report['exit_code']})"}
-        found |= {row.label: row.value for row in verdict_rows(report)}
+        rows = {"verdict": f"{report['verdict']} (exit code {report['exit_code']})"}
+        rows |= {row.label: row.value for row in verdict_rows(report)}
         for name, cells in time_rows(report["times"]):
             milliseconds = zip(TIME_COLUMNS[1:], cells[1:], strict=True)
-            found[name] = ", ".join(f"{column} {cell} ms" for column, cell in milliseconds)
-        return found | {"reports": report["report_dir"]} | links
-    tally = run.tally
-    judged, late = tally.counted_so_far, tally.late_so_far
+            rows[name] = ", ".join(f"{column} {cell} ms" for column, cell in milliseconds)
+        return rows | {"reports": report["report_dir"]} | links
+    counted, late = run.tally.counted_so_far, run.tally.late_so_far
     return {
         "run": f"{run.options.run_id}, {run.options.scenario}",
-        "so far": progress_line(run),
-        "late": f"{late} of {judged} that are known",
-        "in flight": str(tally.in_flight),
-        "bound": f"at most {upper_bound(late, judged):.3%} late, with 95 % confidence" if judged else "-",
-        "audit": run.interim_audit.look(),
+        "progress": progress_line(run),
+        "late": f"{late} of {counted} orders with a known result",
+        "in flight": str(run.tally.in_flight),
+        "bound": f"at most {upper_bound(late, counted):.3%} late, with 95 % confidence" if counted else "-",
+        "audit": run.interim_audit.latest(),
     } | links
-
-
-def page(found: dict[str, str]) -> str:
-    """The findings as a plain page that renews itself."""
-    rows = "".join(
-        f"<tr><th>{escape(subject)}</th><td>{_linked(escape(finding))}</td></tr>"
-        for subject, finding in found.items()
-    )
-    return (
-        "<!doctype html><html lang='en'><meta charset='utf-8'><meta http-equiv='refresh' content='2'>"
-        "<title>Verdict</title><style>body{font-family:sans-serif;margin:2em}th{text-align:left;"
-        "vertical-align:top;padding:.3em 1.5em .3em 0}td{white-space:pre-line}</style>"
-        f"<h1>Verdict</h1><table>{rows}</table></html>"
-    )
-
-
-def _linked(text: str) -> str:
-    return f"<a href='{text}'>{text}</a>" if text.startswith("http://") else text

@@ -97,7 +97,7 @@ def test_a_key_is_required(host: Host, deployed: dict[str, list[Container]]) -> 
     for port, path in (
         (host.ports.api, "/orders"),
         (host.ports.dashboard, "/orders"),
-        (host.ports.locust, "/verdict"),
+        (host.ports.locust, "/verdict.json"),
     ):
         assert httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False).status_code == 401
 

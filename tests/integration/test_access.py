@@ -369,12 +369,12 @@ def test_pages_require_a_key_and_no_log_contains_one(url: str, tmp_path: Path) -
 
         tests = f"http://127.0.0.1:{locust + 2}"
         eventually(lambda: responses(f"{tests}/alive"))
-        eventually(lambda: (found := responses(f"{tests}/verdict")) and found.status_code == 401)
+        eventually(lambda: (found := responses(f"{tests}/verdict.json")) and found.status_code == 401)
         for path in ("/", "/stats/requests", "/verdict.json", "/stats/report"):
             assert httpx.get(tests + path).status_code == 401, path
         also_viewer = make_key(url, "eve", "viewer")
         assert eventually(lambda: httpx.get(tests, auth=("x", also_viewer)).status_code == 403)
-        assert httpx.get(f"{tests}/verdict", auth=("x", operator)).status_code == 200
+        assert httpx.get(f"{tests}/verdict.json", auth=("x", operator)).status_code == 200
         cross_site = httpx.post(
             f"{tests}/swarm", data={}, auth=("x", operator), headers={"Origin": "http://evil.example"}
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.chaos import disturbance_impact
+from loadtest.chaos.disturbance_impact import impact_of
 from loadtest.generator.recording import Ending, OrderRecord
 from tests.load.records import record, records, rows, verdict_of
 
@@ -29,7 +29,7 @@ def five_per_second(seconds: int, slow: range, slow_ms: float) -> list[OrderReco
 
 def test_recovery_time_after_a_disturbance() -> None:
     records = five_per_second(60, slow=range(20, 26), slow_ms=4_000.0)
-    found = disturbance_impact.of([disturbance(20.0)], records, 15.0)[0]
+    found = impact_of([disturbance(20.0)], records, 15.0)[0]
     assert found["made_late"] == 0
     assert found["former_level_ms"] == pytest.approx(1_003, abs=3)
     # The last slow order is due at 25.8 s; the median of ten in a row is normal from the 25th second on.
@@ -37,7 +37,7 @@ def test_recovery_time_after_a_disturbance() -> None:
 
 
 def test_a_disturbance_without_effect() -> None:
-    found = disturbance_impact.of([disturbance(20.0)], five_per_second(60, range(0), 0.0), 15.0)[0]
+    found = impact_of([disturbance(20.0)], five_per_second(60, range(0), 0.0), 15.0)[0]
     assert found["recovery_seconds"] == 0.0
 
 
@@ -53,20 +53,20 @@ def varying(random: Random, seconds: int = 120, affected: range = range(0)) -> l
 def test_random_variation_is_not_reported_as_an_effect() -> None:
     random = Random(7)
     disturbances = [disturbance(40.0), disturbance(70.0), disturbance(100.0)]
-    found = [each for _ in range(60) for each in disturbance_impact.of(disturbances, varying(random), 15.0)]
+    found = [each for _ in range(60) for each in impact_of(disturbances, varying(random), 15.0)]
     assert sum(each["recovery_seconds"] != 0 for each in found) <= 5, "of 180"
 
 
 def test_an_effect_is_detected_despite_random_variation() -> None:
     random = Random(8)
     for _ in range(20):
-        (found,) = disturbance_impact.of([disturbance(40.0)], varying(random, affected=range(41, 49)), 15.0)
+        (found,) = impact_of([disturbance(40.0)], varying(random, affected=range(41, 49)), 15.0)
         assert found["recovery_seconds"] == pytest.approx(8.0, abs=3.0)
 
 
 def test_a_rise_after_the_limit_is_not_attributed_to_the_disturbance() -> None:
     records = five_per_second(80, slow=range(60, 66), slow_ms=4_000.0)
-    assert disturbance_impact.of([disturbance(20.0)], records, 15.0)[0]["recovery_seconds"] == 0.0
+    assert impact_of([disturbance(20.0)], records, 15.0)[0]["recovery_seconds"] == 0.0
 
 
 def test_rejected_orders_are_attributed_to_the_disturbance_before_them() -> None:
@@ -76,12 +76,12 @@ def test_rejected_orders_are_attributed_to_the_disturbance_before_them() -> None
         for n in range(500, 507)
     ]
     records = five_per_second(60, range(0), 0.0) + shed
-    first, second = disturbance_impact.of([disturbance(20.0), disturbance(30.0)], records, 15.0)
+    first, second = impact_of([disturbance(20.0), disturbance(30.0)], records, 15.0)
     assert (first["made_late"], second["made_late"]) == (7, 0)
 
 
 def test_completion_time_that_does_not_recover() -> None:
-    found = disturbance_impact.of([disturbance(20.0)], five_per_second(60, range(20, 60), 4_000.0), 15.0)[0]
+    found = impact_of([disturbance(20.0)], five_per_second(60, range(20, 60), 4_000.0), 15.0)[0]
     assert found["recovery_seconds"] is None
 
 
@@ -89,7 +89,7 @@ def test_orders_that_never_finish_count_as_infinitely_slow() -> None:
     before = five_per_second(20, range(0), 0.0)
     nothing = dict.fromkeys(("completion_ms", "end_to_end_ms", "outcome"))
     stuck = [record(n, n / 5, late=True, ending=Ending.UNFINISHED.value, **nothing) for n in range(100, 200)]
-    found = disturbance_impact.of([disturbance(20.0)], before + stuck, 15.0)[0]
+    found = impact_of([disturbance(20.0)], before + stuck, 15.0)[0]
     assert (found["made_late"], found["too_few_after"]) == (100, False)
     assert found["recovery_seconds"] is None
     assert "did not return to its earlier level" in disturbance_row(found)
@@ -102,7 +102,7 @@ def disturbance_row(disturbance: dict[str, Any]) -> str:
 
 def test_too_few_orders_after_the_disturbance() -> None:
     records = five_per_second(22, range(0), 0.0)
-    found = disturbance_impact.of([disturbance(21.5)], records, 15.0)[0]
+    found = impact_of([disturbance(21.5)], records, 15.0)[0]
     assert found["former_level_ms"] is not None
     assert found["recovery_seconds"] is None
     assert disturbance_row(found) == (
@@ -112,19 +112,19 @@ def test_too_few_orders_after_the_disturbance() -> None:
 
 def test_each_late_order_is_attributed_to_one_disturbance() -> None:
     records = five_per_second(60, slow=range(20, 22), slow_ms=16_000.0)
-    first, second = disturbance_impact.of([disturbance(20.0), disturbance(50.0)], records, 15.0)
+    first, second = impact_of([disturbance(20.0), disturbance(50.0)], records, 15.0)
     assert (first["made_late"], second["made_late"]) == (10, 0)
 
 
 def test_too_few_orders_before_the_disturbance() -> None:
-    found = disturbance_impact.of([disturbance(1.0)], five_per_second(10, range(0), 0.0), 15.0)[0]
+    found = impact_of([disturbance(1.0)], five_per_second(10, range(0), 0.0), 15.0)[0]
     assert found["former_level_ms"] is None
     assert found["recovery_seconds"] is None
 
 
 def test_rows_of_a_verdict_with_a_failed_disturbance() -> None:
     report = verdict_of(records(400, late=1)).report | {"report_dir": "x"}
-    report["disturbances"] = disturbance_impact.of(
+    report["disturbances"] = impact_of(
         [disturbance(3.0) | {"problem": "it is not running"}], records(400), 15.0
     )
     text = rows(report)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.chaos.disturbance import Disturbance, parse_chaos
+from loadtest.chaos.disturbance import PlannedDisturbance, parse_chaos
 from loadtest.generator.arrivals import OpenLoop, due_times, planned_orders, worker_schedule
 from loadtest.options import RunOptions, Stage
 from orchestrator.errors import UsageError
@@ -117,8 +117,8 @@ def test_options_survive_a_message() -> None:
 
 def test_chaos() -> None:
     assert parse_chaos("40s restart postgres, 1m kill order-worker", 300) == (
-        Disturbance(40, "restart", "postgres"),
-        Disturbance(60, "kill", "order-worker"),
+        PlannedDisturbance(40, "restart", "postgres"),
+        PlannedDisturbance(60, "kill", "order-worker"),
     )
     times = [each.at_seconds for each in parse_chaos("every 60s kill order-worker", 300)]
     assert times == [60, 120, 180, 240]

@@ -1,10 +1,10 @@
-"""The door of Locust's page: who gets in, and with whose key a run is started."""
+"""Authentication of Locust's web UI."""
 
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_cors import CORS
 
-from loadtest.web import auth
+from loadtest.web.auth import add_authentication, authenticated_key
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.security.key_hashing import Role
 from orchestrator.security.role_cache import LookUp, RoleCache
@@ -12,52 +12,57 @@ from orchestrator.security.role_cache import LookUp, RoleCache
 KEYS = {"viewer-key": Role.VIEWER, "operator-key": Role.OPERATOR, "chaos-key": Role.CHAOS}
 
 
-def page(ask: LookUp, *, key_required: bool = False) -> FlaskClient:
+def client_of(look_up: LookUp, *, key_required: bool = False) -> FlaskClient:
     app = Flask("page")
-    # As Locust's own page has it.
+    # As in Locust's own application.
     CORS(app)
-    auth.hang(app, RoleCache(ask, key_required=key_required))
-    app.add_url_rule("/", view_func=lambda: f"as {auth.caller_key()}", methods=["GET", "POST"])
+    add_authentication(app, RoleCache(look_up, key_required=key_required))
+    app.add_url_rule("/", view_func=lambda: f"as {authenticated_key()}", methods=["GET", "POST"])
     return app.test_client()
 
 
-def known(key: str | None) -> Role | None:
+def role_of(key: str | None) -> Role | None:
     return KEYS.get(key or "")
 
 
-def test_it_takes_an_operator_s_key() -> None:
-    client = page(known)
-    nobody = client.get("/")
-    assert (nobody.status_code, nobody.headers["WWW-Authenticate"][:5]) == (401, "Basic")
+def test_only_an_operator_key_is_accepted() -> None:
+    client = client_of(role_of)
+    anonymous = client.get("/")
+    assert (anonymous.status_code, anonymous.headers["WWW-Authenticate"][:5]) == (401, "Basic")
     assert client.get("/", auth=("x", "wrong")).status_code == 401
     assert client.get("/", auth=("x", "")).status_code == 401
     assert client.get("/", headers={"Authorization": "Bearer operator-key"}).status_code == 401
     assert client.get("/", auth=("x", "viewer-key")).status_code == 403
     assert client.get("/", auth=("x", "operator-key")).text == "as operator-key"
     assert client.get("/alive").text == "alive\n"
-    assert nobody.headers["X-Frame-Options"] == "DENY"
+    assert anonymous.headers["X-Frame-Options"] == "DENY"
 
 
-def test_without_keys_it_stands_open_on_this_machine_alone() -> None:
-    assert page(lambda _key: Role.CHAOS).get("/").text == "as None"
-    assert page(lambda _key: Role.CHAOS, key_required=True).get("/").status_code == 401
+def test_without_keys_only_a_loopback_web_ui_is_open() -> None:
+    assert client_of(lambda _key: Role.CHAOS).get("/").text == "as None"
+    assert client_of(lambda _key: Role.CHAOS, key_required=True).get("/").status_code == 401
 
 
-def test_without_keys_a_page_of_another_site_is_not_taken_for_ours() -> None:
-    client = page(lambda _key: Role.CHAOS)
+def test_without_keys_only_loopback_host_headers_are_accepted() -> None:
+    client = client_of(lambda _key: Role.CHAOS)
     assert client.get("/", headers={"Host": "evil.example:8089"}).status_code == 421
     assert client.get("/", headers={"Host": "127.0.0.1:8089"}).status_code == 200
-    assert page(known).get("/", headers={"Host": "a.example"}, auth=("x", "operator-key")).status_code == 200
+    assert (
+        client_of(role_of).get("/", headers={"Host": "a.example"}, auth=("x", "operator-key")).status_code
+        == 200
+    )
 
 
-def test_no_other_site_may_read_an_answer() -> None:
-    answer = page(known).get("/", auth=("x", "operator-key"), headers={"Origin": "http://evil.example"})
-    assert answer.status_code == 200
-    assert not [name for name, _ in answer.headers if name.lower().startswith("access-control-")]
+def test_cors_headers_of_locust_are_removed() -> None:
+    response = client_of(role_of).get(
+        "/", auth=("x", "operator-key"), headers={"Origin": "http://evil.example"}
+    )
+    assert response.status_code == 200
+    assert not [name for name, _ in response.headers if name.lower().startswith("access-control-")]
 
 
-def test_another_site_cannot_start_a_run_with_the_browser_s_credentials() -> None:
-    client = page(known)
+def test_cross_site_requests_are_refused() -> None:
+    client = client_of(role_of)
     operator = ("x", "operator-key")
     assert client.post("/", auth=operator, headers={"Origin": "http://evil.example"}).status_code == 403
     assert client.post("/", auth=operator, headers={"Origin": "null"}).status_code == 403
@@ -65,8 +70,8 @@ def test_another_site_cannot_start_a_run_with_the_browser_s_credentials() -> Non
     assert client.post("/", auth=operator).status_code == 200
 
 
-def test_nobody_is_let_in_while_nobody_can_be_known() -> None:
-    def away(_key: str | None) -> Role | None:
+def test_requests_are_refused_while_the_api_is_unavailable() -> None:
+    def unavailable(_key: str | None) -> Role | None:
         raise ServiceUnavailable
 
-    assert page(away).get("/", auth=("x", "operator-key")).status_code == 503
+    assert client_of(unavailable).get("/", auth=("x", "operator-key")).status_code == 503

@@ -133,10 +133,10 @@ def test_a_run_that_ends_by_itself_and_another_one_after_it(load_test: LoadTest)
         page.get_by_role("button", name="New").click()
         page.get_by_text("Custom parameters").click()
         fill_and_start(page, rate="10", duration="2s", runId="first")
-        expect(page.get_by_text("run id first was used before")).to_be_visible()
+        expect(page.get_by_text("Run id first was used before")).to_be_visible()
         fill_and_start(page, runId="second")
         expect(page.get_by_role("button", name="New")).to_be_visible(timeout=30_000)
-        page.goto(f"{url}/verdict")
+        page.get_by_role("tab", name="Verdict").click()
         expect(page.get_by_text("not proven (exit code 5)")).to_be_visible()
         assert len(api.truth()["orders"]) == 40
 
@@ -163,7 +163,7 @@ def test_it_tests_the_api_that_it_was_started_for_and_no_other(load_test: LoadTe
         with urllib.request.urlopen(f"{url}/swarm", urllib.parse.urlencode(form).encode()) as answer:
             told = json.load(answer)
         assert not told["success"]
-        assert told["message"].startswith(f"this page tests {api.url} alone")
+        assert told["message"].startswith(f"This page only tests {api.url}.")
         assert other.truth()["orders"] == api.truth()["orders"] == {}
         short = {"scenario": "start-only", "rate": "10", "duration": "1s"}
         for host in ("", f"{api.url}/"):
