@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loadtest.options import EXPECT_WORKERS_SECONDS, OPTIONS, RunOptions, command_line, new_run_id
-from orchestrator.errors import DatabaseError, OrderSystemError, UsageError
+from orchestrator.errors import OrderSystemError, UsageError
 from orchestrator.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -202,27 +202,28 @@ def _print_probe(probe: "Probe") -> None:
 
 @app.command()
 def compare(
-    run_id: Annotated[str, typer.Argument(help="The run to judge.")],
-    earlier: Annotated[str, typer.Argument(help="The run to hold it against.")],
+    run_id: Annotated[str, typer.Argument(help="The run to compare.")],
+    earlier: Annotated[str, typer.Argument(help="The baseline: an earlier run.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Set two stored runs beside each other: better, worse, or no difference shown."""
+    """Compare two stored runs: better, worse, or no difference shown."""
     from loadtest.verdict.comparison import compare_runs, comparison_text, times_of
     from orchestrator.settings import Settings
 
-    database = Settings.load().order_database_url
-    run, baseline = (_stored(database, each) for each in (run_id, earlier))
-    found = compare_runs(run, times_of(run), earlier, baseline)
-    typer.echo(json.dumps(found, indent=2) if as_json else comparison_text(found).replace("; ", "\n"))
+    database_url = Settings.load().order_database_url
+    run, baseline = (_stored_run(database_url, each) for each in (run_id, earlier))
+    comparison = compare_runs(run, times_of(run), earlier, baseline)
+    typer.echo(
+        json.dumps(comparison, indent=2) if as_json else comparison_text(comparison).replace("; ", "\n")
+    )
 
 
-def _stored(database: str, run_id: str) -> "StoredRun":
+def _stored_run(database_url: str, run_id: str) -> "StoredRun":
     from db import runs
+    from loadtest.preflight import require_database
 
-    try:
-        found = runs.find(database, run_id)
-    except DatabaseError:
-        raise UsageError("no database answers where runs are stored; is DATABASE_URL right?") from None
-    if found is None or not found.completion_ms:
-        raise UsageError(f"there is no run {run_id} with finished orders")
-    return found
+    with require_database():
+        run = runs.find(database_url, run_id)
+    if run is None or not run.completion_ms:
+        raise UsageError(f"There is no run {run_id} with finished orders.")
+    return run

@@ -9,8 +9,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.load.driving import Finished, LoadTest, fake_api
 from tests.load.fake_api import Behaviour
+from tests.load.harness import Finished, LoadTest, fake_api
 from tests.ports import free_port_base
 from tests.servers import postgres_server
 

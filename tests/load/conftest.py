@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.load.driving import LoadTest
+from tests.load.harness import LoadTest
 from tests.ports import free_port_base
 from tests.servers import PostgresServer, postgres_server
 

@@ -1,7 +1,7 @@
-"""A stand-in for the REST API with known true latencies: `python -m tests.load.fake_api PORT JSON`.
+"""A fake REST API with known latencies and faults: `python -m tests.load.fake_api PORT BEHAVIOUR_AS_JSON`.
 
-It answers as the real one does, does wrong what it is told to, and keeps the truth of every order for
-`GET /truth`. One process, one event loop, no framework, so that it is faster than any generator.
+`GET /truth` returns what really happened to every order, for comparison with the load generator's records. One
+process with one event loop and no framework is faster than any load generator.
 """
 
 import asyncio
@@ -22,44 +22,44 @@ STEP_PARTS = ("mean", "p50", "p90", "p95", "p99", "max")
 
 @dataclass
 class Behaviour:
-    """What the system does. `every` n-th order (by its start) is meant; 0 means none."""
+    """Latencies and faults. `..._every` n applies to every n-th order by its number; 0 applies to none."""
 
     completion_ms: float = 1000.0
     slow_every: int = 0
     slow_ms: float = 15_400.0
-    never_every: int = 0
+    unfinireject_every: int = 0
     review_seconds: float = 6.0
-    """An order for manual review is cancelled when nobody has approved it within so long."""
+    """An order without an approval is cancelled after this time."""
 
     stall_at_seconds: float = 0.0
-    """From the first start: for `stall_seconds` nothing is answered."""
+    """Seconds after the first start at which the API sends no responses for `stall_seconds`."""
 
     stall_seconds: float = 0.0
-    lose_answer_every: int = 0
-    """The start is carried out, and the connection closed instead of an answer."""
+    lose_response_every: int = 0
+    """The order starts, but the connection is closed without a response."""
 
-    refuse_every: int = 0
-    """The first start of the order is answered 503, and not carried out."""
+    fail_every: int = 0
+    """The first start fails with 503."""
 
-    shed_every: int = 0
-    """The start of the order is answered 429, and not carried out."""
+    reject_every: int = 0
+    """Every start is rejected with 429."""
 
     accept_duplicates: bool = False
     accept_late_cancels: bool = False
-    """A cancel is answered as accepted also when the order has completed, which it then stays."""
+    """A cancellation of a completed order is answered as accepted, and the order stays completed."""
 
     violation: bool = False
     healthy: bool = True
-    books_away: bool = False
-    """PostgreSQL does not answer: no order starts, nothing is known of one, and the health check says why."""
+    database_unavailable: bool = False
+    """Starts and status requests fail with 503, and the health check reports it."""
 
-    faults_told_after_seconds: float = 0.0
+    faults_delay_seconds: float = 0.0
     uncompared: int = 0
-    """So many orders' workflows Temporal does not list yet."""
+    """Number of orders that the audit does not compare with their workflows."""
 
-    audit_away: bool = False
-    audit_is_nonsense: bool = False
-    latency_away: bool = False
+    audit_unavailable: bool = False
+    audit_is_malformed: bool = False
+    latency_unavailable: bool = False
 
 
 @dataclass
@@ -102,8 +102,8 @@ class FakeApi:
         if order.outcome is not None:
             return
         order.outcome, order.finished_at = outcome, time.perf_counter()
-        for answer in order.waiting:
-            answer()
+        for respond in order.waiting:
+            respond()
         order.waiting.clear()
 
     def truth(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class FakeApi:
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection; a client has one request at a time on it."""
+    """One keep-alive connection with one request at a time."""
 
     def __init__(self, api: FakeApi) -> None:
         self.api = api
@@ -154,7 +154,7 @@ class Connection(asyncio.Protocol):
         else:
             self.handle(method, target, body)
 
-    def answer(self, status: int, body: Any, media_type: str = "application/json") -> None:
+    def respond(self, status: int, body: Any, media_type: str = "application/json") -> None:
         content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
         head = f"HTTP/1.1 {status} X\r\nContent-Type: {media_type}\r\nContent-Length: {len(content)}\r\n\r\n"
         if self.transport is not None and not self.transport.is_closing():
@@ -176,23 +176,23 @@ class Connection(asyncio.Protocol):
         if action == ["start"]:
             self.start(order_id, body)
             return
-        if self.api.behaviour.books_away:
-            self.answer(503, {"detail": "PostgreSQL is away"})
+        if self.api.behaviour.database_unavailable:
+            self.respond(503, {"detail": "PostgreSQL is unavailable"})
             return
         order = self.api.orders.get(order_id)
         if order is None:
-            self.answer(404, {"detail": "there is no such order"})
+            self.respond(404, {"detail": "there is no such order"})
         elif action == ["status"]:
             self.status(order_id, order, float(query.get("wait", ["0"])[0]))
         elif action[-1] == "cancel" and self.api.behaviour.accept_late_cancels:
-            self.answer(200, {"accepted": True})
+            self.respond(200, {"accepted": True})
         elif order.outcome is not None:
-            self.answer(409, {"detail": f"too late: the order is {order.outcome}"})
+            self.respond(409, {"detail": f"too late: the order is {order.outcome}"})
         else:
-            self.carry_out(action[-1], order)
-            self.answer(200, {"accepted": True})
+            self.apply(action[-1], order)
+            self.respond(200, {"accepted": True})
 
-    def carry_out(self, request: str, order: Order) -> None:
+    def apply(self, request: str, order: Order) -> None:
         order.applied_request_ids[request] += 1
         if request in ("cancel", "reject"):
             self.api.finish(order, "cancelled")
@@ -204,8 +204,8 @@ class Connection(asyncio.Protocol):
 
     def start(self, order_id: str, body: bytes) -> None:
         api, behaviour = self.api, self.api.behaviour
-        if behaviour.books_away:
-            self.answer(503, {"detail": "PostgreSQL is away"})
+        if behaviour.database_unavailable:
+            self.respond(503, {"detail": "PostgreSQL is unavailable"})
             return
         now = time.perf_counter()
         api.first_start = api.first_start or now
@@ -213,127 +213,127 @@ class Connection(asyncio.Protocol):
         if order is not None:
             order.starts += 1
             if order.content == body or behaviour.accept_duplicates:
-                self.answer(200, {"order_id": order_id, "status": "already_started"})
+                self.respond(200, {"order_id": order_id, "status": "already_started"})
             else:
-                self.answer(409, {"detail": "other content"})
+                self.respond(409, {"detail": "other content"})
             return
         number = int(order_id.rpartition("-")[2])
-        if _is_nth(number, behaviour.refuse_every) and order_id not in api.seen:
+        if _is_nth(number, behaviour.fail_every) and order_id not in api.seen:
             api.seen.add(order_id)
-            self.answer(503, {"detail": "away"})
+            self.respond(503, {"detail": "unavailable"})
             return
-        if _is_nth(number, behaviour.shed_every):
-            self.answer(429, {"detail": "too many orders are under way"})
+        if _is_nth(number, behaviour.reject_every):
+            self.respond(429, {"detail": "too many orders are in flight"})
             return
-        takes: float | None = (
+        completion_ms: float | None = (
             behaviour.slow_ms if _is_nth(number, behaviour.slow_every) else behaviour.completion_ms
         )
-        if _is_nth(number, behaviour.never_every):
-            takes = None
-        order = api.orders[order_id] = Order(number, body, now, now, takes)
+        if _is_nth(number, behaviour.unfinireject_every):
+            completion_ms = None
+        order = api.orders[order_id] = Order(number, body, now, now, completion_ms)
         if json.loads(body).get("review") == "manual":
             order.is_in_review = True
             api.loop.call_later(behaviour.review_seconds, self.expire, order)
-        elif takes is not None:
-            api.loop.call_later(takes / 1000, api.finish, order, "completed")
-        if _is_nth(number, behaviour.lose_answer_every):
+        elif completion_ms is not None:
+            api.loop.call_later(completion_ms / 1000, api.finish, order, "completed")
+        if _is_nth(number, behaviour.lose_response_every):
             self.drop()
         else:
-            self.answer(200, {"order_id": order_id, "status": "started"})
+            self.respond(200, {"order_id": order_id, "status": "started"})
 
     def expire(self, order: Order) -> None:
         if order.is_in_review:
             self.api.finish(order, "cancelled")
 
     def status(self, order_id: str, order: Order, wait: float) -> None:
-        def tell() -> None:
-            over = order.outcome is not None
+        def respond() -> None:
+            is_over = order.outcome is not None
             elapsed = ((order.finished_at or 0.0) - order.accepted_at) * 1000
-            self.answer(
+            self.respond(
                 200,
                 {
                     "order_id": order_id,
-                    "status": order.outcome if over else "running",
+                    "status": order.outcome if is_over else "running",
                     "created_at": order.created_at.isoformat(timespec="milliseconds"),
                     "reason": "customer_cancelled" if order.outcome == "cancelled" else None,
-                    # The exact time it was meant to take, unless a request ended it sooner.
+                    # The configured time, unless a request ended the order sooner.
                     "completion_ms": (order.completion_ms if order.outcome == "completed" else elapsed)
-                    if over
+                    if is_over
                     else None,
                 },
             )
 
         if order.outcome is not None or wait <= 0:
-            tell()
+            respond()
             return
 
-        def once() -> None:
+        def respond_once() -> None:
             timer.cancel()
-            tell()
+            respond()
 
-        def time_is_up() -> None:
-            order.waiting.remove(once)
-            tell()
+        def time_out() -> None:
+            order.waiting.remove(respond_once)
+            respond()
 
-        timer = self.api.loop.call_later(wait, time_is_up)
-        order.waiting.append(once)
+        timer = self.api.loop.call_later(wait, time_out)
+        order.waiting.append(respond_once)
 
     def handle_operation(self, method: str, name: str, query: dict[str, Any], body: bytes) -> None:
         api, behaviour = self.api, self.api.behaviour
         api.operations[name] += 1
         if name == "health":
-            status = 200 if behaviour.healthy and not behaviour.books_away else 503
-            self.answer(
+            status = 200 if behaviour.healthy and not behaviour.database_unavailable else 503
+            self.respond(
                 status,
                 {
                     "temporal_connected": behaviour.healthy,
-                    "database_connected": not behaviour.books_away,
+                    "database_connected": not behaviour.database_unavailable,
                     "workers_healthy": True,
                 },
             )
         elif name == "whoami":
-            self.answer(200, {"name": None, "role": "chaos"})
+            self.respond(200, {"name": None, "role": "chaos"})
         elif name == "faults":
             if method == "PUT":
                 change = json.loads(body)
                 api.fault_changes.append(change)
                 api.faults = change | {"since": datetime.now(UTC).isoformat()}
-            api.loop.call_later(behaviour.faults_told_after_seconds, self.answer, 200, api.faults)
-        elif name == "audit" and behaviour.audit_away:
+            api.loop.call_later(behaviour.faults_delay_seconds, self.respond, 200, api.faults)
+        elif name == "audit" and behaviour.audit_unavailable:
             self.drop()
         elif name == "audit":
-            report = {} if behaviour.audit_is_nonsense else self.audit(query["run_id"][0])
+            report = {} if behaviour.audit_is_malformed else self.audit(query["run_id"][0])
             lines = [{"workflows_checked": report.get("workflows_checked", 0)}, {"report": report}]
-            self.answer(200, "".join(json.dumps(line) + "\n" for line in lines), "application/x-ndjson")
-        elif name == "latency" and behaviour.latency_away:
+            self.respond(200, "".join(json.dumps(line) + "\n" for line in lines), "application/x-ndjson")
+        elif name == "latency" and behaviour.latency_unavailable:
             self.drop()
         elif name == "latency":
-            self.answer(200, {"steps_ms": {"charge": dict.fromkeys(STEP_PARTS, 120.0)}})
+            self.respond(200, {"steps_ms": {"charge": dict.fromkeys(STEP_PARTS, 120.0)}})
         elif name == "latency.csv":
-            self.answer(200, self.csv(query["run_id"][0]), "text/csv")
+            self.respond(200, self.csv(query["run_id"][0]), "text/csv")
         elif name == "truth":
-            self.answer(200, api.truth())
-        elif name == "behave":
+            self.respond(200, api.truth())
+        elif name == "behaviour":
             api.behaviour = Behaviour(**json.loads(body))
-            self.answer(200, {})
+            self.respond(200, {})
         else:
-            self.answer(404, {"detail": "there is nothing at this address"})
+            self.respond(404, {"detail": "not found"})
 
     def audit(self, run_id: str) -> dict[str, Any]:
-        mine = {name: order for name, order in self.api.orders.items() if name.startswith(f"{run_id}-")}
-        judged = [order for order in mine.values() if order.outcome is not None]
+        of_run = {name: order for name, order in self.api.orders.items() if name.startswith(f"{run_id}-")}
+        judged = [order for order in of_run.values() if order.outcome is not None]
         violation = {"invariant": 3, "order_id": f"{run_id}-0", "finding": "charged twice", "evidence": {}}
         behaviour = self.api.behaviour
-        found = [violation] if behaviour.violation else []
+        violations = [violation] if behaviour.violation else []
         return {
             "run_id": run_id,
-            "clean": not found,
+            "clean": not violations,
             "judged": len(judged),
             "late": sum((order.completion_ms or 0) > 15_000 for order in judged),
-            "open": len(mine) - len(judged),
+            "open": len(of_run) - len(judged),
             "workflows_checked": len(judged) - behaviour.uncompared,
             "uncompared": behaviour.uncompared,
-            "violations": found,
+            "violations": violations,
         }
 
     def csv(self, run_id: str) -> str:

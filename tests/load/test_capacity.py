@@ -9,8 +9,8 @@ import pytest
 from db import runs
 from loadtest.proofs.capacity import Finding, run_probe
 from orchestrator.errors import UsageError
-from tests.load.driving import FakeApiProcess, LoadTest, fake_api, interrupt, wait_for
 from tests.load.fake_api import Behaviour
+from tests.load.harness import FakeApiProcess, LoadTest, fake_api, interrupt, wait_for
 
 WORDS = (
     "--faults=none",
@@ -85,17 +85,17 @@ def test_results_are_kept_when_a_later_probe_is_rejected(load_test: LoadTest) ->
     with fake_api(Behaviour(completion_ms=100)) as api:
         process = load_test.start("capacity", f"--host={api.url}", *WORDS)
         wait_for(lambda: (load_test.home / "reports" / "search-1" / "verdict.json").exists())
-        api.put("behave", vars(Behaviour(completion_ms=100, healthy=False)))
+        api.put("behaviour", vars(Behaviour(completion_ms=100, healthy=False)))
         # The next probe waits until the API is healthy; by then its run id has been used.
         checks = api.truth()["operations"]["health"]
         wait_for(lambda: api.truth()["operations"]["health"] > checks + 1)
         runs.open_run(load_test.order_database_url, a_run("search-2"))
-        api.put("behave", vars(Behaviour(completion_ms=100)))
+        api.put("behaviour", vars(Behaviour(completion_ms=100)))
         output, _ = process.communicate(timeout=60)
 
     assert process.returncode == 5, output
     assert "capacity  20 orders/s\n" in output
-    assert "ended     the next probe had no verdict: run id search-2 was used before" in output
+    assert "ended     the next probe had no verdict: Run id search-2 was used before" in output
     results = json.loads((load_test.home / "reports" / "search" / "capacity.json").read_text())
     assert [probe["run_id"] for probe in results["probes"]] == ["search-1"]
 
@@ -113,5 +113,5 @@ def test_a_probe_does_not_read_the_verdict_of_an_earlier_run(
         words = [f"--host={api.url}", "--scenario=start-only", "--duration=2s", "--slo-target=0.8"]
         reports: Path = load_test.home / "reports"
         assert run_probe(words, reports, "probe", 20).finding is Finding.HELD
-        with pytest.raises(UsageError, match="run id probe was used before"):
+        with pytest.raises(UsageError, match="Run id probe was used before"):
             run_probe(words, reports, "probe", 20)

@@ -12,8 +12,8 @@ from loadtest.generator import order_sender
 from loadtest.generator.order_sender import OrderSender
 from loadtest.generator.recording import Tally
 from loadtest.options import RunOptions
-from tests.load.driving import FakeApiProcess, fake_api
 from tests.load.fake_api import Behaviour
+from tests.load.harness import FakeApiProcess, fake_api
 
 # Importing Locust's environment would patch this process for gevent.
 NO_EVENTS: Any = SimpleNamespace(events=SimpleNamespace(request=SimpleNamespace(fire=lambda **_: None)))
@@ -41,9 +41,9 @@ def test_an_outage_beyond_the_limit_makes_orders_late_but_loses_none() -> None:
     with fake_api(Behaviour(completion_ms=100)) as api:
         tally, running = start_run(api, rate=20, duration="4s", slo_seconds=1)
         wait_for(lambda: tally.finished)
-        api.put("behave", vars(Behaviour(books_away=True)))
+        api.put("behaviour", vars(Behaviour(database_unavailable=True)))
         wait_for(lambda: tally.late_so_far > 5)
-        api.put("behave", vars(Behaviour(completion_ms=100)))
+        api.put("behaviour", vars(Behaviour(completion_ms=100)))
         running.join(timeout=20)
         truth = api.truth()["orders"]
 

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.embedded import Stack
 from orchestrator.settings import Settings
-from tests.load.driving import ROOT
+from tests.load.harness import ROOT
 from tests.ports import free_port_base
 
 pytestmark = [pytest.mark.stack, pytest.mark.proof, pytest.mark.timeout(400)]

@@ -6,8 +6,8 @@ import pytest
 
 from loadtest.generator.arrivals import due_times
 from loadtest.options import RunOptions
-from tests.load.driving import MODES, LoadTest, fake_api, interrupt, wait_for, wait_for_line
 from tests.load.fake_api import Behaviour
+from tests.load.harness import MODES, LoadTest, fake_api, interrupt, wait_for, wait_for_line
 
 every_mode = pytest.mark.parametrize("mode", MODES)
 
@@ -36,7 +36,7 @@ def test_fifty_orders_a_second_of_one_second(load_test: LoadTest, mode: str) -> 
 @every_mode
 def test_orders_of_15_4_seconds_and_lost_responses(load_test: LoadTest, mode: str) -> None:
     behaviour = Behaviour(
-        completion_ms=300, slow_every=20, slow_ms=15_400, lose_answer_every=7, refuse_every=9
+        completion_ms=300, slow_every=20, slow_ms=15_400, lose_response_every=7, fail_every=9
     )
     with fake_api(behaviour) as api:
         found = load_test.run(api, "--scenario=start-only", "--rate=20", "--duration=3s", mode=mode)
@@ -107,7 +107,7 @@ def test_more_orders_in_flight_than_locusts_client_has_connections(load_test: Lo
 
 
 def test_an_order_counts_as_late_as_soon_as_its_limit_has_passed(load_test: LoadTest) -> None:
-    with fake_api(Behaviour(never_every=1)) as api:
+    with fake_api(Behaviour(unfinished_every=1)) as api:
         words = (
             "--scenario=start-only",
             "--rate=10",

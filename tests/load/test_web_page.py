@@ -19,8 +19,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from orchestrator.embedded import Stack, components
 from orchestrator.settings import Settings
-from tests.load.driving import ROOT, FakeApiProcess, LoadTest, fake_api, wait_for
 from tests.load.fake_api import Behaviour
+from tests.load.harness import ROOT, FakeApiProcess, LoadTest, fake_api, wait_for
 
 CHROMIUM = shutil.which("chromium")
 

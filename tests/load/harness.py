@@ -1,4 +1,4 @@
-"""Whole load tests in processes of their own, against the fake API, with everything they leave behind."""
+"""Runs whole load tests as processes against the fake API, and reads their results."""
 
 import csv
 import json
@@ -30,15 +30,15 @@ class FakeApiProcess:
     process: subprocess.Popen[str]
 
     def truth(self) -> Json:
-        with urllib.request.urlopen(f"{self.url}/truth") as answer:
-            told: Json = json.load(answer)
-        return told
+        with urllib.request.urlopen(f"{self.url}/truth") as response:
+            truth: Json = json.load(response)
+        return truth
 
-    def put(self, name: str, told: Json) -> None:
-        """Changes how it behaves, or its fault profile, as anybody can."""
+    def put(self, name: str, body: Json) -> None:
+        """Change the behaviour or the fault profile."""
         request = urllib.request.Request(
             f"{self.url}/{name}",
-            json.dumps(told).encode(),
+            json.dumps(body).encode(),
             {"Content-Type": "application/json"},
             method="PUT",
         )
@@ -67,7 +67,7 @@ def fake_api(behaviour: Behaviour | None = None) -> Iterator[FakeApiProcess]:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that has ended; `report` is its verdict.json, empty when there is none."""
+    """A run that has ended. `report` is its verdict.json, empty if there is none."""
 
     code: int
     output: str
@@ -76,23 +76,23 @@ class Finished:
 
     @property
     def run(self) -> Json:
-        found: Json = self.report["run"]
-        return found
+        run: Json = self.report["run"]
+        return run
 
     @property
     def locust_rows(self) -> dict[str, dict[str, str]]:
-        """Locust's own table, by the name of the entry."""
+        """The rows of Locust's statistics by name."""
         text = (self.directory / "locust_stats.csv").read_text()
         return {row["Name"]: row for row in csv.DictReader(text.splitlines())}
 
     @property
     def limit(self) -> Json:
-        found: Json = self.report["limit"]
-        return found
+        limit: Json = self.report["limit"]
+        return limit
 
 
 class LoadTest:
-    """Starts runs with one ORDERS_HOME and one database."""
+    """Starts runs that share one ORDERS_HOME and one database."""
 
     def __init__(self, home: Path, order_database_url: str, port_base: int) -> None:
         self.home = home
@@ -105,9 +105,8 @@ class LoadTest:
             "PYTHONUNBUFFERED": "1",
         }
 
-    def run(self, api: FakeApiProcess, *words: str, mode: str = "local", run_id: str = RUN_ID) -> Finished:
-        """A run from start to end."""
-        with self.started(api, *words, mode=mode, run_id=run_id) as process:
+    def run(self, api: FakeApiProcess, *options: str, mode: str = "local", run_id: str = RUN_ID) -> Finished:
+        with self.started(api, *options, mode=mode, run_id=run_id) as process:
             return self.finished(process, run_id)
 
     def finished(
@@ -122,10 +121,10 @@ class LoadTest:
 
     @contextmanager
     def started(
-        self, api: FakeApiProcess, *words: str, mode: str = "local", run_id: str = RUN_ID
+        self, api: FakeApiProcess, *options: str, mode: str = "local", run_id: str = RUN_ID
     ) -> Iterator[subprocess.Popen[str]]:
-        """A run under way; in distributed mode with two workers of its own."""
-        command = ["run", f"--host={api.url}", f"--run-id={run_id}", *words]
+        """Start a run; in distributed mode with two workers."""
+        command = ["run", f"--host={api.url}", f"--run-id={run_id}", *options]
         port = self.port_base + 9
         workers = []
         if mode == "processes":
@@ -142,15 +141,15 @@ class LoadTest:
             for each in (process, *workers):
                 end(each)
 
-    def start(self, *words: str, program: tuple[str, ...] = ("-m", "loadtest")) -> subprocess.Popen[str]:
+    def start(self, *options: str, program: tuple[str, ...] = ("-m", "loadtest")) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, *program, *words],
+            [sys.executable, *program, *options],
             cwd=ROOT,
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            # A process group of its own, as a shell gives it to a command.
+            # Its own process group, as a shell creates it for a command.
             start_new_session=True,
         )
 
@@ -159,32 +158,36 @@ class LoadTest:
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:
-    """Ctrl-C, which a terminal sends to every process of the command."""
+    """Send SIGINT to all processes of the command, as Ctrl-C in a terminal does."""
     os.killpg(process.pid, signal.SIGINT)
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """Leaves nothing of it."""
+    """Kill all processes of the command."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
-def wait_for(look: Callable[[], object], seconds: float = 40) -> None:
-    """Returns as soon as `look` sees something."""
-    give_up = time.monotonic() + seconds
-    while not look():
-        assert time.monotonic() < give_up, "this did not happen in time"
+def wait_for(condition: Callable[[], object], seconds: float = 40) -> None:
+    not_after = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < not_after, "the condition was not met in time"
         time.sleep(0.05)
 
 
 def wait_for_line(process: subprocess.Popen[str], *, containing: str, seconds: float = 40) -> str:
-    """Reads what a run prints, up to a line that contains this."""
+    """Read the output of a run up to a line that contains a text, and return that line."""
     assert process.stdout is not None
-    give_up = time.monotonic() + seconds
+    not_after = time.monotonic() + seconds
     for line in process.stdout:
         if containing in line:
             return line
-        if time.monotonic() > give_up:
+        if time.monotonic() > not_after:
             break
     raise AssertionError(f"no line with {containing!r}")
+
+
+def unwrapped(output: str) -> str:
+    """Return the text of a panel without the line breaks of the terminal's width."""
+    return " ".join(output.replace("│", " ").split())
