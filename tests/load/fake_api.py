@@ -27,7 +27,7 @@ class Behaviour:
     completion_ms: float = 1000.0
     slow_every: int = 0
     slow_ms: float = 15_400.0
-    unfinireject_every: int = 0
+    unfinished_every: int = 0
     review_seconds: float = 6.0
     """An order without an approval is cancelled after this time."""
 
@@ -228,7 +228,7 @@ class Connection(asyncio.Protocol):
         completion_ms: float | None = (
             behaviour.slow_ms if _is_nth(number, behaviour.slow_every) else behaviour.completion_ms
         )
-        if _is_nth(number, behaviour.unfinireject_every):
+        if _is_nth(number, behaviour.unfinished_every):
             completion_ms = None
         order = api.orders[order_id] = Order(number, body, now, now, completion_ms)
         if json.loads(body).get("review") == "manual":

@@ -153,7 +153,7 @@ def test_6_lost_workers(load_test: LoadTest, lost: int) -> None:
 
 def test_6_lost_orders(load_test: LoadTest) -> None:
     options = (*QUICK, "--slo-seconds=1", "--drain-seconds=3", f"--run-id={RUN_ID}")
-    with fake_api(Behaviour(unfinireject_every=1)) as api:
+    with fake_api(Behaviour(unfinished_every=1)) as api:
         locust = (
             "-m",
             "locust",
