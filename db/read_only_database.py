@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
 
-from db.database import ACQUIRE_TIMEOUT_SECONDS, KEEPALIVE_OPTIONS, ConnectErrors, Row, is_broken
+from db.database import ACQUIRE_TIMEOUT_SECONDS, CHUNK_BYTES, KEEPALIVE_OPTIONS, ConnectErrors, Row, is_broken
 from db.errors import PoolExhausted, TextRejected, WrongCredentials
 from db.sqlstate import error_class_of, translate_errors
 
@@ -24,10 +24,6 @@ STATEMENT_TIMEOUT_MS = 2_000
 EXPORT_TIMEOUT_MS = 900_000
 MAX_CONNECTIONS = 4
 KEPT_DURATIONS = 500
-
-CHUNK_BYTES = 128 * 1024
-"""Size of the chunks of a CSV export. PostgreSQL sends single rows, and passing each on costs more than
-reading it."""
 
 _OPTIONS = {
     "default_transaction_read_only": "on",

@@ -20,16 +20,6 @@ PARTS = (
 )  # fmt: skip
 """The measured parts of an order's time: the two totals, then their summands."""
 
-CSV_COLUMNS = (
-    "order_id", "run_id", "scenario", "outcome", "reason",
-    "requested_at", "accepted_at", "finished_at",
-    "end_to_end_ms", "completion_ms", "within_limit",
-    "ingress_ms", "receive_ms", "validate_ms", "review_ms", "charge_ms", "prepare_ms", "dispatch_ms",
-    "compensate_ms", "waiting_ms",
-    "attempts", "failed_attempts", "timed_out_attempts",
-)  # fmt: skip
-"""The columns of the latency CSV, in order, as the statement returns them."""
-
 
 @dataclass(frozen=True)
 class LatencyFilter:
@@ -87,9 +77,9 @@ async def latency_summary(database: Database, selected: LatencyFilter) -> Latenc
     )
 
 
-def latency_rows(database: Database, selected: LatencyFilter) -> AsyncGenerator[Row, None]:
-    """Stream the rows of the latency CSV, oldest order first. Each cell is its text, an int or None."""
-    return database.stream(_SQL["latency_csv"], selected.parameters(), batch=500)
+def stream_latency_csv(database: Database, selected: LatencyFilter) -> AsyncGenerator[bytes, None]:
+    """Yield the latency CSV in chunks, oldest order first."""
+    return database.copy_csv(_SQL["latency_csv"], selected.parameters())
 
 
 def latency_csv(database: ReadOnlyDatabase, selected: Selection) -> Iterator[bytes]:

@@ -1,47 +1,16 @@
-"""The latency CSV: one row for each finished order, streamed."""
+"""The response of the latency CSV, streamed from the database."""
 
 import asyncio
-import csv
-import io
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from db.database import Row
-from db.read_models.latency_report import CSV_COLUMNS
-
-ROWS_PER_CHUNK = 500
 MAX_DOWNLOAD_SECONDS = 900
 
 
-async def csv_chunks(rows: AsyncGenerator[Row, None]) -> AsyncGenerator[bytes, None]:
-    """Yield the file in chunks. The first chunk has the header and the first rows, or raises if the query
-    fails."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    n = 0
-    async with aclosing(rows):
-        async for row in rows:
-            writer.writerow([row[column] for column in CSV_COLUMNS])
-            n += 1
-            if n % ROWS_PER_CHUNK == 0:
-                yield _drain(buffer)
-    yield _drain(buffer)
-
-
-def _drain(buffer: io.StringIO) -> bytes:
-    text = buffer.getvalue()
-    buffer.seek(0)
-    buffer.truncate()
-    return text.encode()
-
-
-async def csv_response(rows: AsyncGenerator[Row, None], file_name: str) -> StreamingResponse:
-    """Return a streaming response. Reads the first rows before, so that a database error is still a 503."""
-    chunks = csv_chunks(rows)
+async def csv_response(chunks: AsyncGenerator[bytes, None], file_name: str) -> StreamingResponse:
+    """Return a streaming response. Reads the first chunk before, so that a database error is still a 503."""
     return _CsvResponse(await anext(chunks), chunks, file_name)
 
 

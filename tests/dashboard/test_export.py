@@ -8,13 +8,11 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from dashboard import export
-from db.database import Database
+from db.database import CHUNK_BYTES, Database
 from db.domain import State
 from db.read_models import latency, latency_report
 from db.read_models.latency import Selection
 from db.read_models.latency_report import LatencyFilter
-from db.read_only_database import CHUNK_BYTES
-from orchestrator.api import latency_csv
 from orchestrator.settings import Settings
 from tests.dashboard.conftest import reader_of, some_run
 from tests.orders import new_order
@@ -24,10 +22,7 @@ async def test_the_csv_equals_that_of_the_api_byte_for_byte(seeded, seeded_url):
     run_id = some_run(seeded)
     async with Database(seeded_url) as database:
         from_api = [
-            line
-            async for line in latency_csv.csv_chunks(
-                latency_report.latency_rows(database, LatencyFilter(run_id))
-            )
+            chunk async for chunk in latency_report.stream_latency_csv(database, LatencyFilter(run_id))
         ]
     exported_csv = b"".join(latency_report.latency_csv(seeded, Selection(run_id=run_id)))
     assert exported_csv == b"".join(from_api)

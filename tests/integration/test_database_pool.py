@@ -60,10 +60,11 @@ async def test_connections_that_broke_while_idle_fail_no_statement(postgres: Pos
         all_are_open = asyncio.Barrier(4)
 
         async def own_backend_pid() -> int:
-            async with aclosing(database.stream("select pg_backend_pid() as pid")) as rows:
-                row = await anext(rows)
+            query = "select pg_backend_pid() as pid from generate_series(1, 100000)"
+            async with aclosing(database.copy_csv(query)) as chunks:
+                chunk = await anext(chunks)
                 await all_are_open.wait()
-            return int(row["pid"])
+            return int(chunk.splitlines()[1])
 
         pids = await asyncio.gather(*(own_backend_pid() for _ in range(4)))
         with psycopg.connect(postgres.url("postgres"), autocommit=True) as administrator:
@@ -175,8 +176,8 @@ async def test_a_role_without_a_free_connection_is_too_many_connections(order_da
 
 async def test_a_pool_whose_connections_are_all_in_use_is_exhausted(order_database_url: str) -> None:
     async with Database(order_database_url, max_size=1) as database:
-        async with aclosing(database.stream("select generate_series(1, 3) as n")) as rows:
-            await anext(rows)
+        async with aclosing(database.copy_csv("select generate_series(1, 100000) as n")) as chunks:
+            await anext(chunks)
             with pytest.raises(PoolExhausted):
                 await database.ping()
         await database.ping()

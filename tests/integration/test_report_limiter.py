@@ -12,17 +12,13 @@ from fastapi import FastAPI
 from starlette.types import Message
 
 from db.read_models import latency_report
-from db.read_models.latency_report import CSV_COLUMNS
 from orchestrator.api import report_limiter
 from orchestrator.api.app import create_app
-from orchestrator.api.latency_csv import ROWS_PER_CHUNK
 from orchestrator.api.report_limiter import Report
 from orchestrator.api.schemas.responses import Problem
 from orchestrator.settings import Settings
 
-ROWS = "select {} from generate_series(1, 5 * %(per_chunk)s)".format(
-    ", ".join(f"null as {column}" for column in CSV_COLUMNS)
-)
+ROWS = "select * from generate_series(1, 1000000)"
 """Several chunks, so that the query does not finish before the client reads the first chunk."""
 
 NOBODY_LISTENS = "127.0.0.1:9"
@@ -34,8 +30,8 @@ async def app(order_database_url: str, monkeypatch: pytest.MonkeyPatch) -> Async
     monkeypatch.setattr(report_limiter, "MAX_WAIT_SECONDS", 0.1)
     monkeypatch.setattr(
         latency_report,
-        "latency_rows",
-        lambda repository, _: repository.stream(ROWS, {"per_chunk": ROWS_PER_CHUNK}),
+        "stream_latency_csv",
+        lambda database, _: database.copy_csv(ROWS),
     )
     app = create_app(Settings(database_url=order_database_url, temporal_address=NOBODY_LISTENS))
     async with app.router.lifespan_context(app):

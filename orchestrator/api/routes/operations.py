@@ -12,7 +12,6 @@ from fastapi.encoders import jsonable_encoder
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from db import fault_profiles
-from db.database import Row
 from db.read_models import latency_report
 from orchestrator.api import metrics
 from orchestrator.api.context import Context, Ctx
@@ -49,19 +48,19 @@ async def latency_csv(query: Annotated[LatencyQuery, Query()], context: Ctx) -> 
     """Return one row for each finished order, oldest first. Durations are whole milliseconds; `completion_ms`
     is exactly the sum of the steps and `waiting_ms`."""
     file_name = f"latency-{query.run_id}.csv" if query.run_id else "latency.csv"
-    rows = _latency_rows(context, _selected(query))
-    return await while_available(csv_response(rows, file_name), database_check(context.database))
+    chunks = _latency_csv(context, _selected(query))
+    return await while_available(csv_response(chunks, file_name), database_check(context.database))
 
 
-async def _latency_rows(
+async def _latency_csv(
     context: Context, selected: latency_report.LatencyFilter
-) -> AsyncGenerator[Row, None]:
+) -> AsyncGenerator[bytes, None]:
     async with (
         context.report_limiter.slot(Report.EXPORT),
-        aclosing(latency_report.latency_rows(context.reports, selected)) as rows,
+        aclosing(latency_report.stream_latency_csv(context.reports, selected)) as chunks,
     ):
-        async for row in rows:
-            yield row
+        async for chunk in chunks:
+            yield chunk
 
 
 @router.get("/latency", responses=responses(429))
