@@ -1,10 +1,10 @@
-# Everything runs from a virtual environment of its own; no Docker, no root, no server needed.
-# ARGS is passed on, for example: make demo ARGS=--exit
+# Everything runs in the virtual environment .venv, without Docker, root or a server.
+# ARGS is passed to the command, for example: make demo ARGS=--exit
 
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
-# The first interpreter that is new enough; another one: make setup PYTHON=/path/to/python
+# The first suitable interpreter. To use another one: make setup PYTHON=/path/to/python
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; exit; }; \
 	done; echo python3)
@@ -13,38 +13,38 @@ ARGS ?=
 .PHONY: help setup up down demo test proofs browser lint format bench loadbench chaos fuzz machines overload soak alerts requirements
 
 help:
-	@echo "make up        the whole stack, until Ctrl-C"
-	@echo "make demo      the whole stack and 60 sample orders; ARGS=--exit stops after the verdict"
-	@echo "make test      every test but the proofs and those in a browser"
-	@echo "make proofs    short proofs under load: a minute of orders, races under faults, a new version of the"
-	@echo "               workers, a backup, a cut network, fuzzing"
-	@echo "make browser   the dashboard's tests in a headless Chromium; screenshots in var/screenshots"
-	@echo "make lint      format, lint and types"
-	@echo "make bench     the performance table"
-	@echo "make loadbench what the load generator itself can do"
-	@echo "make chaos     kills every part in turn under load, and prints what it cost"
-	@echo "make alerts    checks the alert rules and fires each once; needs promtool"
-	@echo "make machines  every part on a machine of its own, and their networks cut in turn (root only)"
+	@echo "make up        start the stack; Ctrl-C stops it"
+	@echo "make demo      start the stack and 60 sample orders; ARGS=--exit stops after the verdict"
+	@echo "make test      run all tests except proofs and browser tests"
+	@echo "make proofs    run the tests under load: a minute of orders, races under faults, an upgrade of the"
+	@echo "               workers, a backup, a network failure, fuzzing"
+	@echo "make browser   test the dashboard in a headless Chromium; screenshots in var/screenshots"
+	@echo "make lint      check format, lint, types and import contracts"
+	@echo "make bench     print the performance table"
+	@echo "make loadbench measure the capacity of the load generator"
+	@echo "make chaos     kill every component in turn under load and print the effects"
+	@echo "make alerts    test the alert rules; needs promtool"
+	@echo "make machines  cut the network of every component in turn (root only)"
 	@echo "make overload  60 s above the capacity: rejected starts, kept limit, recovery, memory"
 	@echo "make soak      30 minutes at 6 orders per second: late orders, memory, disk; ARGS='--minutes 5'"
-	@echo "make fuzz      every kind of request that the API's own documentation allows, and does not"
-	@echo "make setup     the virtual environment alone"
+	@echo "make fuzz      send valid and invalid requests, generated from the OpenAPI document"
+	@echo "make setup     create the virtual environment"
 
 setup: $(VENV)/.complete
 	@:
 
-# Made anew when requirements.txt changes; the stamp is written last, so an interrupted set-up is repeated.
+# Created again if requirements.txt changes. The stamp is written last, so an interrupted set-up is repeated.
 $(VENV)/.complete: requirements.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-		echo "Python 3.11 or newer is needed, and $(PYTHON) is not it; install one, or name it: make setup PYTHON=/path/to/python" >&2; \
+		echo "Python 3.11 or newer is needed, and $(PYTHON) is older; install it, or run: make setup PYTHON=/path/to/python" >&2; \
 		exit 2; }
-	@# --clear would empty what a link points to, and then refuse the link.
+	@# --clear would delete the files of the environment that a symbolic link points to.
 	@test ! -L "$(VENV)" || { \
-		echo "$(VENV) is a link to another environment, which is left alone; install requirements.txt there" >&2; \
+		echo "$(VENV) is a symbolic link to another environment; install requirements.txt there" >&2; \
 		exit 2; }
 	@echo "Installing the packages of requirements.txt into $(VENV), once"
 	@"$(PYTHON)" -m venv --clear "$(VENV)" || { \
-		echo "The virtual environment could not be made; if Python's venv module is missing, install it (on Debian: python3-venv)" >&2; \
+		echo "The virtual environment could not be created; if Python's venv module is missing, install it (on Debian: python3-venv)" >&2; \
 		exit 2; }
 	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
 	@# The project itself, for the command `orders`. Its build needs nothing that is not installed above.
@@ -60,8 +60,8 @@ down: setup
 demo: setup
 	@$(BIN)/python -m loadtest.demo $(ARGS)
 
-# Most tests wait for something: several at once. Those that hold the system to its limit come afterwards, one
-# by one. (5: none of those that were asked for is among them, which is wrong only of both.)
+# Most tests mostly wait, so several run in parallel. Tests marked `alone` measure deadlines and run one by one
+# after them. (Exit code 5: no test selected, which is an error only for both runs together.)
 test: setup
 	@$(BIN)/python -m pytest -n 5 --dist loadgroup --no-loadscope-reorder -m "not alone and not proof" $(ARGS); \
 	first=$$?; [ $$first = 0 ] || [ $$first = 5 ] || exit $$first; \
@@ -94,10 +94,10 @@ loadbench: setup
 chaos: setup
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
-# Needs promtool, which comes with Prometheus.
+# promtool is part of Prometheus.
 alerts:
 	@promtool check config orchestrator/monitoring/prometheus/prometheus.yml
-	@# The same rules; the key that it names is in the container alone.
+	@# Syntax only: the file with the API key exists in the container only.
 	@promtool check config --syntax-only orchestrator/monitoring/prometheus/containers.yml
 	@promtool test rules orchestrator/monitoring/prometheus/tests/orders_test.yml
 
@@ -113,8 +113,8 @@ soak: setup
 fuzz: setup
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
-# Pins everything that pyproject.toml asks for, with hashes, for every platform. Needs uv. The image gets the
-# same versions, without the embedded servers and the tools of development.
+# Pins all dependencies of pyproject.toml, with hashes, for every platform. Needs uv. The image gets the same
+# versions without the embedded servers and the development tools.
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements" --quiet
 IMAGE_REQUIREMENTS := orchestrator/deployment/requirements.txt

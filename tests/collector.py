@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector for tests: it keeps the spans that are sent to it over HTTP."""
+"""An OpenTelemetry collector for tests that stores the spans it receives over HTTP."""
 
 import gzip
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class Collector:
     url: str
     spans: list[Span] = field(default_factory=list)
 
-    def take(self, request: ExportTraceServiceRequest) -> None:
+    def store(self, request: ExportTraceServiceRequest) -> None:
         for group in request.resource_spans:
             service = _plain(group.resource.attributes)["service.name"]
             for scope in group.scope_spans:
@@ -52,7 +52,7 @@ class Collector:
 
 @contextmanager
 def collector() -> Iterator[Collector]:
-    """Listens on a free port of this machine until the block ends."""
+    """Listen on a free port until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -60,21 +60,21 @@ def collector() -> Iterator[Collector]:
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
             assert self.path == "/v1/traces", self.path
-            kept.take(ExportTraceServiceRequest.FromString(body))
+            stored.store(ExportTraceServiceRequest.FromString(body))
             self.send_response(200)
             self.send_header("Content-Type", "application/x-protobuf")
             self.send_header("Content-Length", "0")
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
-            """Says nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        kept = Collector(f"http://127.0.0.1:{server.server_address[1]}")
+        stored = Collector(f"http://127.0.0.1:{server.server_address[1]}")
         serving = Thread(target=server.serve_forever, daemon=True)
         serving.start()
         try:
-            yield kept
+            yield stored
         finally:
             server.shutdown()
             serving.join()

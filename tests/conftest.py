@@ -1,4 +1,5 @@
-"""What all tests share: the switches of the command line, and their distance from a developer's settings."""
+"""Options of the test run, the distribution to parallel processes, and isolation from the developer's
+settings."""
 
 import os
 
@@ -13,23 +14,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--workflow-environment",
         choices=("time-skipping", "local"),
         default="time-skipping",
-        help="the server for tests/workflows: one that skips time (default), or a real local one",
+        help="the server for tests/workflows: with time skipping (default), or a local server",
     )
 
 
 LIVE_STACKS = 2
-"""How many whole stacks tests side by side may have for themselves; each takes as much as many tests."""
+"""Maximum number of stacks at the same time: a stack needs as much CPU as many tests."""
 
 LONGEST_FIRST = ("races", "deployment", "integration", "mutants", "workflows", "dashboard")
-"""Folders of which one group may take a minute: begun last, it would run on when all others are done."""
+"""Directories with groups of a minute or more. They start first, so that no process waits for them at the
+end."""
 
 
-# First, because pytest-xdist reads the groups in a hook of the same name.
+# Before the hook of pytest-xdist, which reads the groups.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For tests side by side: those of a file stay together, since they share its servers, and so do files
-    that share a running stack. A load test has all but its database for itself and mostly waits, so each goes
-    wherever there is room; they are spread among the tests that compute, in the first half of these."""
+    """Group the tests for parallel processes.
+
+    The tests of a file share servers, so they form a group; so do files that share a stack. Load tests mostly
+    wait and share a database only, so each is on its own, spread over the first half of the other tests.
+    """
     live = sorted({item.path for item in items if "live_stack" in getattr(item, "fixturenames", ())})
     lives = {path: f"live-{number % LIVE_STACKS}" for number, path in enumerate(live)}
     loads = [item for item in items if "load_test" in getattr(item, "fixturenames", ())]
@@ -48,19 +52,18 @@ def _rank(item: pytest.Item) -> int:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Groups that nobody keeps together would go unnoticed, but for the time that it takes."""
+    """Fail if pytest-xdist ignores the groups, which otherwise only costs time."""
     if getattr(session.config.option, "loadgroup", False):
-        apart = [
+        ungrouped = [
             item
             for item in session.items
             if item.get_closest_marker("xdist_group") and "@" not in item.nodeid
         ]
-        assert not apart, "this pytest-xdist does not mark the groups of this pytest"
+        assert not ungrouped, "this pytest-xdist does not mark the groups of this pytest"
 
 
 def pytest_configure() -> None:
-    """Properties are not timed: a busy machine refutes none. And a developer's own server or home must never
-    be what the tests work on."""
+    """Remove time limits of properties, and ignore the environment and .env of the developer."""
     hypothesis.settings.register_profile("orders", deadline=None)
     hypothesis.settings.load_profile("orders")
     Settings.model_config["env_file"] = None

@@ -1,4 +1,4 @@
-"""Free ports for stacks that tests start beside others."""
+"""Free ports for the stacks of tests."""
 
 import random
 import socket
@@ -6,17 +6,17 @@ from contextlib import ExitStack
 
 PORTS_OF_A_STACK = 10
 
-# Below the range from which the system takes ports for outgoing connections.
+# Below the range of ephemeral ports.
 _BASES = range(20_000, 32_000, PORTS_OF_A_STACK)
 
 
 def free_port_base() -> int:
-    """A PORT_BASE whose ten ports are all free just now."""
+    """Return a PORT_BASE with ten free ports."""
     for _ in range(100):
         base = random.choice(_BASES)
         if _all_free(base):
             return base
-    raise RuntimeError("no ten free ports in a row were found")
+    raise RuntimeError("no ten consecutive free ports found")
 
 
 def _all_free(base: int) -> bool:

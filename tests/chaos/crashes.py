@@ -1,9 +1,8 @@
-"""Crashes of real processes under load, and what must be true after each.
+"""Crashes of real processes under load.
 
-Orders arrive through the REST API at an even rate under the `assignment` faults. When a third of them has
-been acknowledged something is killed, or taken away, while orders keep arriving; a careful client repeats
-the starts that nobody answered, and those that were told to come again. In the end every acknowledged order
-must have its outcome and the audit must be clean.
+A client starts orders through the REST API at an even rate under the `assignment` faults, and retries starts
+that were rejected or got no response. When a third of the orders is acknowledged, processes are killed or
+stopped. In the end every acknowledged order must have its outcome, and the audit must find no violation.
 """
 
 import asyncio
@@ -37,36 +36,36 @@ from tests.ports import free_port_base
 
 ORDERS = 150
 RATE = 7.0
-"""Orders a second."""
+"""Orders per second."""
 
 RETRY_SECONDS = 90.0
-"""How long the client repeats a start."""
+"""How long the client retries a start."""
 
 DRAIN_SECONDS = 90.0
-"""How long orders may take until nobody believes in them any more."""
+"""An order without an outcome after this time counts as lost."""
 
-DYING_SECONDS = 5.0
+EXIT_SECONDS = 5.0
 STOP_SECONDS = 3.0
-"""What a worker has to end in when it is asked to."""
+"""Time limit for a worker to exit after SIGTERM."""
 
 BETWEEN_STOPS_SECONDS = 2.0
-WORKERS_AWAY_SECONDS = 2.0
-LONG_AWAY_SECONDS = 20.0
+WORKERS_STOP_SECONDS = 2.0
+LONG_STOP_SECONDS = 20.0
 TERMINATED_SHARE = 3
-"""One in so many orders is terminated by the operator."""
+"""The operator terminates one of this many orders."""
 
 TERMINATED_WITHIN_SECONDS = 4.0
-LATE_SHOWN = 5
-"""Of late orders the story is told, but not of each of a hundred."""
+MAX_LISTED_LATE = 5
+"""Late orders whose events are printed."""
 
-FAULTS_TRIES = 10
+FAULTS_ATTEMPTS = 10
 VISIBLE_SECONDS = 15.0
-LOOK_AGAIN_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Site:
-    """A running stack to crash."""
+    """The stack under test."""
 
     stack: Stack
     settings: Settings
@@ -74,8 +73,8 @@ class Site:
     def names(self, *kinds: str) -> list[str]:
         return [component.name for component in self.stack.components() if component.name.startswith(kinds)]
 
-    def how_it_ended(self, name: str) -> str:
-        """The supervisor's words for the last end of a component that was not stopped through it."""
+    def last_exit(self, name: str) -> str:
+        """Return the exit status of a component that was not stopped by the supervisor, from its log."""
         log = (self.settings.home / "logs" / "supervisord.log").read_text(encoding="utf-8")
         return re.findall(rf"exited: {name} \((.*)\)", log)[-1]
 
@@ -83,25 +82,25 @@ class Site:
         await asyncio.to_thread(self.stack.wait_until_healthy, names)
 
 
-Strike = Callable[[Site], Awaitable[list[str]]]
-"""Kills or takes away, and returns when the part is healthy again: what it saw that was not as promised."""
+Disturb = Callable[[Site], Awaitable[list[str]]]
+"""Kills or stops components, waits until they are healthy again, and returns the problems it saw."""
 
 
 @dataclass(frozen=True)
 class Crash:
-    """`promises_limit`: not even this makes an order late."""
+    """With `all_in_time`, no order may be late."""
 
     name: str
     title: str
-    strike: Strike
-    promises_limit: bool = True
+    disturb: Disturb
+    all_in_time: bool = True
     terminates_workflows: bool = False
 
 
 @dataclass(frozen=True)
 class Aftermath:
-    """What a crash has done. `last_in_flight_seconds` counts from the crash until the last order that was
-    under way then had its outcome."""
+    """The result of a crash. `last_in_flight_seconds` is the time from the crash to the last outcome of the
+    orders that were in flight then."""
 
     crash: Crash
     orders: int
@@ -111,32 +110,32 @@ class Aftermath:
     recovery_seconds: float
     last_in_flight_seconds: float
     slowest_seconds: float
-    shed: int
-    """How often a start was told to come again later."""
+    rejected: int
+    """Rejected starts, each of which was retried."""
 
-    generator_lag_ms: float
-    """How late the slowest hundredth of orders was sent: much, and the machine itself was too busy."""
+    send_delay_p99_ms: float
+    """p99 of the send delay. If it is high, the machine was overloaded."""
 
     audit: AuditReport
-    broken_promises: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
 # --- Crashes ----------------------------------------------------------------------------------------
 
 
-def kill_one(name: str) -> Strike:
-    async def strike(site: Site) -> list[str]:
+def kill_component(name: str) -> Disturb:
+    async def disturb(site: Site) -> list[str]:
         await kill(site, name)
         await site.until_healthy([name])
         return []
 
-    return strike
+    return disturb
 
 
 async def kill_all_workers(site: Site) -> list[str]:
-    """All at once, and kept away although the supervisor would start them at once."""
+    """Kill all workers and keep them stopped for 2 s."""
     names = await asyncio.to_thread(site.names, "order-worker", "shipping-worker")
-    back_at = time.monotonic() + WORKERS_AWAY_SECONDS
+    back_at = time.monotonic() + WORKERS_STOP_SECONDS
     await asyncio.gather(*(kill(site, name) for name in names))
     await asyncio.gather(*(asyncio.to_thread(site.stack.stop, name) for name in names))
     await asyncio.sleep(back_at - time.monotonic())
@@ -145,45 +144,44 @@ async def kill_all_workers(site: Site) -> list[str]:
 
 
 async def stop_each_worker(site: Site) -> list[str]:
-    """Asks one worker after the other to end, the next one as soon as the last is back."""
+    """Send SIGTERM to each worker, the next one when the previous one is healthy again."""
     names = await asyncio.to_thread(site.names, "order-worker", "shipping-worker")
-    return [broken for name in names for broken in await ask_to_end(site, name)]
+    return [problem for name in names for problem in await stop_gracefully(site, name)]
 
 
-async def stop_one_of_each(site: Site) -> list[str]:
-    """Asks an order worker to end, and when its orders have long changed hands, a shipping worker."""
-    broken = await ask_to_end(site, "order-worker-1")
+async def stop_order_and_shipping_worker(site: Site) -> list[str]:
+    """Send SIGTERM to an order worker and, after its orders have moved to others, to a shipping worker."""
+    problems = await stop_gracefully(site, "order-worker-1")
     await asyncio.sleep(BETWEEN_STOPS_SECONDS)
-    return broken + await ask_to_end(site, "shipping-worker-1")
+    return problems + await stop_gracefully(site, "shipping-worker-1")
 
 
-async def ask_to_end(site: Site, name: str) -> list[str]:
-    """Asks twice, as impatient people do; returns when the supervisor has started it again, with what was not
-    as promised."""
-    broken = []
+async def stop_gracefully(site: Site, name: str) -> list[str]:
+    """Send SIGTERM twice and wait until the supervisor has restarted the worker; return the problems."""
+    problems = []
     began = time.monotonic()
     process = psutil.Process(await asyncio.to_thread(site.stack.kill, name, signal.SIGTERM))
     with suppress(psutil.NoSuchProcess):
         process.send_signal(signal.SIGTERM)
-    alive = await asyncio.to_thread(wait_until_ended, [process], DYING_SECONDS)
+    alive = await asyncio.to_thread(wait_until_ended, [process], EXIT_SECONDS)
     seconds = time.monotonic() - began
     if alive or seconds > STOP_SECONDS:
-        broken.append(f"{name} took {seconds:.1f} s to end")
+        problems.append(f"{name} took {seconds:.1f} s to exit")
     await site.until_healthy([name])
-    if (ended := site.how_it_ended(name)) != "exit status 0; expected":
-        broken.append(f"{name} ended with {ended}")
-    return broken
+    if (ended := site.last_exit(name)) != "exit status 0; expected":
+        problems.append(f"{name} exited with {ended}")
+    return problems
 
 
 async def kill(site: Site, name: str) -> None:
-    """Returns when the process is dead, so that nobody takes it for a healthy one."""
+    """Kill a component and wait until its process has ended."""
     pid = await asyncio.to_thread(site.stack.kill, name, signal.SIGKILL)
     with suppress(psutil.NoSuchProcess):
-        await asyncio.to_thread(wait_until_ended, [psutil.Process(pid)], DYING_SECONDS)
+        await asyncio.to_thread(wait_until_ended, [psutil.Process(pid)], EXIT_SECONDS)
 
 
 async def kill_everything(site: Site) -> list[str]:
-    """The supervisor and every process below it, then `up`."""
+    """Kill the supervisor and all its processes, then call `up`."""
     supervisor = psutil.Process(site.stack.supervisor_pid())
     for process in (supervisor, *supervisor.children(recursive=True)):
         with suppress(ProcessLookupError):
@@ -192,52 +190,54 @@ async def kill_everything(site: Site) -> list[str]:
     return []
 
 
-def take_away(name: str) -> Strike:
-    async def strike(site: Site) -> list[str]:
-        back_at = time.monotonic() + LONG_AWAY_SECONDS
+def stop_component(name: str) -> Disturb:
+    async def disturb(site: Site) -> list[str]:
+        back_at = time.monotonic() + LONG_STOP_SECONDS
         await asyncio.to_thread(site.stack.stop, name)
         await asyncio.sleep(back_at - time.monotonic())
         await asyncio.to_thread(site.stack.start, name)
         return []
 
-    return strike
+    return disturb
 
 
 async def nothing(site: Site) -> list[str]:
-    """The operator's terminations are strikes enough."""
+    """The operator terminates workflows meanwhile."""
     return []
 
 
 CRASHES = (
-    Crash("order-worker", "an order worker", kill_one("order-worker-1")),
-    Crash("shipping-worker", "a shipping worker", kill_one("shipping-worker-1")),
-    Crash("asked-to-end", "an order worker asked to end, then a shipping worker", stop_one_of_each),
+    Crash("order-worker", "an order worker", kill_component("order-worker-1")),
+    Crash("shipping-worker", "a shipping worker", kill_component("shipping-worker-1")),
+    Crash(
+        "worker-stop", "SIGTERM to an order worker, then to a shipping worker", stop_order_and_shipping_worker
+    ),
     Crash(
         "graceful-stop",
-        "each worker asked to end, one right after the other",
+        "SIGTERM to each worker, one right after the other",
         stop_each_worker,
-        # Every order changes hands twice within seconds, while workers that start take the processors.
-        promises_limit=False,
+        # Each order changes workers twice within seconds, while starting workers use the CPU.
+        all_in_time=False,
     ),
-    Crash("all-workers", "all workers, back after 2 s", kill_all_workers),
-    Crash("api", "the API", kill_one("api")),
-    Crash("postgres", "PostgreSQL", kill_one("postgres")),
-    Crash("temporal", "Temporal", kill_one("temporal")),
-    Crash("stack", "the whole stack, then `up`", kill_everything, promises_limit=False),
-    Crash("postgres-away", "PostgreSQL away for 20 s", take_away("postgres"), promises_limit=False),
-    Crash("temporal-away", "Temporal away for 20 s", take_away("temporal"), promises_limit=False),
+    Crash("all-workers", "all workers for 2 s", kill_all_workers),
+    Crash("api", "the API", kill_component("api")),
+    Crash("postgres", "PostgreSQL", kill_component("postgres")),
+    Crash("temporal", "Temporal", kill_component("temporal")),
+    Crash("stack", "the whole stack, then `up`", kill_everything, all_in_time=False),
+    Crash("postgres-stop", "PostgreSQL stopped for 20 s", stop_component("postgres"), all_in_time=False),
+    Crash("temporal-stop", "Temporal stopped for 20 s", stop_component("temporal"), all_in_time=False),
     Crash(
         "operator",
         "an operator terminates every third workflow",
         nothing,
-        promises_limit=False,
+        all_in_time=False,
         terminates_workflows=True,
     ),
 )
 
 
-def named(name: str) -> Crash:
-    """Raises KeyError for a name that no crash has."""
+def crash_named(name: str) -> Crash:
+    """Raises KeyError for an unknown name."""
     return {crash.name: crash for crash in CRASHES}[name]
 
 
@@ -245,11 +245,9 @@ def named(name: str) -> Crash:
 
 
 @contextmanager
-def site_of_its_own() -> Iterator[Site]:
-    """A whole stack in a directory of its own and on free ports, gone afterwards, even if we are killed.
-
-    Call it from the main thread.
-    """
+def temporary_site() -> Iterator[Site]:
+    """Start a stack in a temporary directory on free ports. It ends with this process; call it from the main
+    thread."""
     home = tempfile.mkdtemp(prefix="orders-chaos-")
     settings = Settings().isolated(Path(home), port_base=free_port_base())
     stack = Stack(settings)
@@ -262,9 +260,9 @@ def site_of_its_own() -> Iterator[Site]:
 
 
 async def set_faults(settings: Settings, profile: str) -> None:
-    """As a careful client: 503 says that a part does not answer just now."""
+    """Set the fault profile; retry on 503."""
     async with httpx.AsyncClient(base_url=settings.api_url, trust_env=False) as http:
-        for _ in range(FAULTS_TRIES):
+        for _ in range(FAULTS_ATTEMPTS):
             response = await http.put("/faults", json={"profile": profile, "seed": 1})
             if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 break
@@ -273,35 +271,35 @@ async def set_faults(settings: Settings, profile: str) -> None:
 
 
 async def run_crash(site: Site, crash: Crash, *, orders: int = ORDERS, rate: float = RATE) -> Aftermath:
-    """Sends orders, crashes, waits for every outcome, and audits."""
+    """Send orders, crash, wait for all outcomes, and audit."""
     await set_faults(site.settings, "assignment")
     run_id = f"chaos-{uuid4().hex[:8]}"
     acknowledged: list[str] = []
-    third_is_in = asyncio.Event()
+    third_acknowledged = asyncio.Event()
     operator = Operator(site, random.Random(run_id)) if crash.terminates_workflows else None
 
-    async def note(_http: httpx.AsyncClient, order_id: str) -> None:
+    async def on_acknowledged(_http: httpx.AsyncClient, order_id: str) -> None:
         acknowledged.append(order_id)
         if len(acknowledged) >= orders // 3:
-            third_is_in.set()
+            third_acknowledged.set()
         if operator is not None and len(acknowledged) % TERMINATED_SHARE == 0:
             await operator.terminate(order_id)
 
-    driving = asyncio.create_task(
+    sending = asyncio.create_task(
         send_orders(
             site.settings.api_url,
             run_id=run_id,
             rate=rate,
             count=orders,
-            action=note,
+            action=on_acknowledged,
             retry_for_seconds=RETRY_SECONDS,
         )
     )
-    await third_is_in.wait()
+    await third_acknowledged.wait()
     crashed_at, began = datetime.now(UTC), time.monotonic()
-    seen_broken = await crash.strike(site)
+    seen = await crash.disturb(site)
     recovery_seconds = time.monotonic() - began
-    report = await driving
+    report = await sending
     finished = await wait_for_outcomes(
         site.settings.api_url, report.acknowledged, timeout_seconds=DRAIN_SECONDS
     )
@@ -316,15 +314,15 @@ async def run_crash(site: Site, crash: Crash, *, orders: int = ORDERS, rate: flo
         recovery_seconds=recovery_seconds,
         last_in_flight_seconds=float(times["last_in_flight_seconds"] or 0),
         slowest_seconds=float(times["slowest_seconds"] or 0),
-        shed=report.rejected,
-        generator_lag_ms=sorted(report.send_delay_ms)[-1 - len(report.send_delay_ms) // 100],
+        rejected=report.rejected,
+        send_delay_p99_ms=sorted(report.send_delay_ms)[-1 - len(report.send_delay_ms) // 100],
         audit=audited,
-        broken_promises=seen_broken + broken_promises(crash, report, lost, audited, late),
+        problems=seen + find_problems(crash, report, lost, audited, late),
     )
 
 
 class Operator:
-    """Terminates workflows at random moments of their lives."""
+    """Terminates workflows at random times."""
 
     def __init__(self, site: Site, chance: random.Random) -> None:
         self._site = site
@@ -337,7 +335,7 @@ class Operator:
         try:
             await handle.terminate("operator")
         except RPCError as error:
-            # It had its outcome already.
+            # The order had its outcome already.
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise
 
@@ -345,8 +343,10 @@ class Operator:
 async def audit_run(
     site: Site, run_id: str, report: LoadReport, crashed_at: datetime
 ) -> tuple[AuditReport, Row, list[Row]]:
-    """The audit, once Temporal's list shows every workflow of the run as closed; the books' times; and
-    the late orders with their stories."""
+    """Return the audit, the times and the late orders of the run.
+
+    Waits until Temporal lists all its workflows as closed.
+    """
     client = await connect(site.settings)
     not_after = time.monotonic() + VISIBLE_SECONDS
     async with Database(site.settings.order_database_url, application_name="chaos") as database:
@@ -354,7 +354,7 @@ async def audit_run(
             audited = await audit(database, client, run_id, acknowledged=report.acknowledged)
             if audited.workflows_checked >= report.offered or time.monotonic() > not_after:
                 break
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         times = await database.fetch_one(TIMES, {"run_id": run_id, "crashed_at": crashed_at})
         late = await database.fetch_all(LATE, {"run_id": run_id})
     assert times is not None
@@ -372,44 +372,44 @@ LATE = """
 select o.order_id, o.state, o.abort_reason, o.completion_ms, string_agg(
         format('%%s s %%s %%s %%s %%s by %%s',
             round(extract(epoch from e.at - o.accepted_at), 2), e.kind, e.state, e.step, e.outcome, e.worker),
-        '; ' order by e.at) as story
+        '; ' order by e.at) as events
 from orders o join events e using (order_id)
 where o.run_id = %(run_id)s and not o.within_limit
 group by o.order_id
 """
 
 
-def broken_promises(
+def find_problems(
     crash: Crash, report: LoadReport, lost: list[str], audited: AuditReport, late: list[Row]
 ) -> list[str]:
-    """What is not as promised, one sentence each; empty when everything is."""
-    broken = [f"{order_id} was never acknowledged: {why}" for order_id, why in report.failures.items()]
-    broken += [f"{order_id} was acknowledged and has no outcome" for order_id in lost]
-    broken += [
+    """Return a sentence for each problem."""
+    problems = [f"{order_id} was never acknowledged: {why}" for order_id, why in report.failures.items()]
+    problems += [f"{order_id} was acknowledged and has no outcome" for order_id in lost]
+    problems += [
         f"invariant {violation.invariant}, {violation.order_id}: {violation.finding} {violation.evidence}"
         for violation in audited.violations
     ]
     if audited.open_orders:
-        broken.append(f"left open: {', '.join(audited.open_orders)}")
+        problems.append(f"without outcome: {', '.join(audited.open_orders)}")
     if audited.judged != report.offered:
-        broken.append(f"{audited.judged} orders in the books of {report.offered} sent")
+        problems.append(f"{audited.judged} orders in the database, {report.offered} sent")
     if audited.workflows_checked != report.offered:
-        broken.append(f"{audited.workflows_checked} closed workflows of {report.offered} orders")
-    if crash.promises_limit:
-        broken += [
+        problems.append(f"{audited.workflows_checked} closed workflows, {report.offered} orders")
+    if crash.all_in_time:
+        problems += [
             f"{order['order_id']} is late: {order['state']} ({order['abort_reason']}) after "
-            f"{order['completion_ms']} ms: {order['story']}"
-            for order in late[:LATE_SHOWN]
+            f"{order['completion_ms']} ms: {order['events']}"
+            for order in late[:MAX_LISTED_LATE]
         ]
-        broken += [f"{len(late) - LATE_SHOWN} more are late"] if len(late) > LATE_SHOWN else []
-    return broken
+        problems += [f"{len(late) - MAX_LISTED_LATE} more are late"] if len(late) > MAX_LISTED_LATE else []
+    return problems
 
 
 # --- The table --------------------------------------------------------------------------------------
 
-HEADING = (
-    "| crash | orders | completed | late | lost | healthy again after | last in flight done after "
-    "| slowest order | told to come again | generator p99 late | audit |\n"
+TABLE_HEAD = (
+    "| crash | orders | completed | late | lost | healthy again after | last outcome of orders in flight "
+    "| slowest order | rejected starts | send delay p99 | audit |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
@@ -424,8 +424,8 @@ def table_row(aftermath: Aftermath) -> str:
         f"{aftermath.recovery_seconds:.1f} s",
         f"{aftermath.last_in_flight_seconds:.1f} s",
         f"{aftermath.slowest_seconds:.1f} s",
-        str(aftermath.shed),
-        f"{aftermath.generator_lag_ms:.0f} ms",
-        "clean" if aftermath.audit.is_clean else f"{len(aftermath.audit.violations)} violations",
+        str(aftermath.rejected),
+        f"{aftermath.send_delay_p99_ms:.0f} ms",
+        "passed" if aftermath.audit.is_clean else f"{len(aftermath.audit.violations)} violations",
     )
     return f"| {' | '.join(cells)} |"

@@ -1,11 +1,11 @@
-"""`python -m tests.chaos.machines [NAME ...]`: every part on a machine of its own, and cables are pulled.
+"""`python -m tests.chaos.machines [NAME ...]`: cut the network of components that run on machines of their
+own.
 
 PostgreSQL, Temporal, two order workers, two shipping workers and the API each have a network namespace; the
-customers are on the API's machine. While orders arrive under the `assignment` faults, one machine is cut off
-for some seconds, silently: nobody sees the end of a connection. Then its cable is put back.
+client is on the API's machine. While orders run under the `assignment` faults, one machine loses its network
+for some seconds. Its packets are dropped silently: no connection is closed.
 
-Exits 0 when all is as promised, 1 when not, and then says on stderr what is not; 2 without root, or without
-the programs it needs.
+Exits 1 if there is a problem; problems are on stderr. Exits 2 without root or a required program.
 """
 
 import argparse
@@ -33,15 +33,15 @@ from orchestrator.embedded.health_checks import HealthChecks
 from orchestrator.embedded.layout import PROJECT_ROOT, Layout, stack_environment
 from orchestrator.embedded.migrations import migrate
 from orchestrator.settings import Settings
-from tests.chaos.crashes import HEADING, ORDERS, Crash, Site, Strike, run_crash, table_row
-from tests.chaos.network import SUBNET, Network, what_is_missing
+from tests.chaos.crashes import ORDERS, TABLE_HEAD, Crash, Disturb, Site, run_crash, table_row
+from tests.chaos.network import SUBNET, Network, missing_requirements
 
 CUT_SECONDS = 5.0
 LONG_CUT_SECONDS = 30.0
 STARTUP_SECONDS = 60.0
 BACK_SECONDS = 60.0
 STOP_SECONDS = 10.0
-LOOK_AGAIN_SECONDS = 0.1
+POLL_SECONDS = 0.1
 
 POSTGRES_PORT = 5432
 TEMPORAL_PORT = 7233
@@ -55,21 +55,21 @@ WORKERS = {
 }
 
 _INSIDE = "--inside"
-"""Says that this process has its own network namespace already."""
+"""Set if this process has its own network namespace."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A machine that is cut off, and for how long. `promises_limit`: it makes no order late.
+    """A network cut of one machine. With `all_in_time`, no order may be late.
 
-    `orders` are so many that they still arrive when the machine is back.
+    There are enough `orders` to continue after the cut.
     """
 
     name: str
     title: str
     machine: str
     seconds: float
-    promises_limit: bool = True
+    all_in_time: bool = True
     orders: int = ORDERS
 
 
@@ -79,24 +79,24 @@ CUTS = (
     Cut(
         "order-worker-long", "an order worker's network, 30 s", "order-worker-1", LONG_CUT_SECONDS, orders=420
     ),
-    Cut("postgres", "PostgreSQL's network, 5 s", "postgres", CUT_SECONDS, promises_limit=False),
-    Cut("temporal", "Temporal's network, 5 s", "temporal", CUT_SECONDS, promises_limit=False),
+    Cut("postgres", "PostgreSQL's network, 5 s", "postgres", CUT_SECONDS, all_in_time=False),
+    Cut("temporal", "Temporal's network, 5 s", "temporal", CUT_SECONDS, all_in_time=False),
 )
 
 
-def named(name: str) -> Cut:
-    """Raises KeyError for a name that no cut has."""
+def cut_named(name: str) -> Cut:
+    """Raises KeyError for an unknown name."""
     return {cut.name: cut for cut in CUTS}[name]
 
 
 class Machines:
-    """The running parts, each on its machine. `settings` lead to them."""
+    """The running components, each on its machine. `settings` contains their addresses."""
 
     def __init__(self, home: Path, network: Network) -> None:
         self._home = home
         self._network = network
         self._machines = {name: network.add(name) for name in ("postgres", "temporal", *WORKERS)} | {
-            "api": network.add_ourselves("api")
+            "api": network.add_command("api")
         }
         password = secrets.token_urlsafe(16)
         self.settings = Settings().isolated(
@@ -109,7 +109,7 @@ class Machines:
         self._processes: list[tuple[subprocess.Popen[bytes], signal.Signals]] = []
 
     def start(self) -> None:
-        """Returns when every part is well."""
+        """Start all components and wait until they are healthy."""
         (self._home / "logs").mkdir()
         self._start_postgres()
         self._start_temporal()
@@ -121,16 +121,16 @@ class Machines:
             self._start(name, (*_PROCESS, "worker", kind, "--name", name), environment)
         self._start("api", (*_PROCESS, "api"), environment)
 
-        def all_well(checks: HealthChecks) -> bool:
+        def all_healthy(checks: HealthChecks) -> bool:
             queues = {"order": self.settings.order_task_queue, "shipping": self.settings.shipping_task_queue}
             return checks.http_responds(API_PORT, "/health") and all(
                 checks.worker_polls(queues[kind], name, began_at) for name, kind in WORKERS.items()
             )
 
-        self._until(all_well, "the workers and the API")
+        self._until(all_healthy, "the workers and the API")
 
     def stop(self) -> None:
-        """Ends what was started, the last first."""
+        """Stop all components in reverse order."""
         for process, number in reversed(self._processes):
             process.send_signal(number)
             try:
@@ -139,10 +139,10 @@ class Machines:
                 process.kill()
                 process.wait()
 
-    def strike(self, cut: Cut) -> Strike:
-        """Pulls the cable, puts it back, and returns when the machine is of use again."""
+    def disturb(self, cut: Cut) -> Disturb:
+        """Return a function that cuts the network, restores it, and waits until the component works again."""
 
-        async def strike(_site: Site) -> list[str]:
+        async def disturb(_site: Site) -> list[str]:
             machine = self._machines[cut.machine]
             back_at = time.monotonic() + cut.seconds
             self._network.cut(machine)
@@ -151,19 +151,19 @@ class Machines:
             finally:
                 self._network.heal(machine)
             if cut.machine in WORKERS:
-                await self._until_it_writes(cut.machine, datetime.now(UTC))
+                await self._until_worker_writes(cut.machine, datetime.now(UTC))
             return []
 
-        return strike
+        return disturb
 
-    async def _until_it_writes(self, worker: str, since: datetime) -> None:
-        """Until the books hold something that this worker has written since then."""
+    async def _until_worker_writes(self, worker: str, since: datetime) -> None:
+        """Wait until the worker has recorded an event since then."""
         async with Database(self.settings.order_database_url, application_name="chaos") as database:
             not_after = time.monotonic() + BACK_SECONDS
-            while not await database.fetch_all(WRITTEN, {"worker": worker, "since": since}):
+            while not await database.fetch_all(RECORDED, {"worker": worker, "since": since}):
                 if time.monotonic() > not_after:
-                    raise RuntimeError(f"{worker} has written nothing since its network is back")
-                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+                    raise RuntimeError(f"{worker} has recorded no event since its network was restored")
+                await asyncio.sleep(POLL_SECONDS)
 
     def _start_postgres(self) -> None:
         machine = self._machines["postgres"]
@@ -174,7 +174,7 @@ class Machines:
             access.write(f"host all all {SUBNET} scram-sha-256\n")
         account = postgres.account(layout)
         assert account is not None, "root"
-        # Of an option that is given twice the last one counts.
+        # The last value of a repeated option applies.
         command = (*postgres.server_command(layout), "-c", f"listen_addresses={machine.address}")
         self._processes.append(
             (
@@ -200,13 +200,13 @@ class Machines:
             except psycopg.OperationalError as error:
                 if time.monotonic() > not_after:
                     raise RuntimeError(f"PostgreSQL did not start: {error}") from error
-                time.sleep(LOOK_AGAIN_SECONDS)
+                time.sleep(POLL_SECONDS)
 
     def _start_temporal(self) -> None:
         settings = Settings(orders_home=self._home, temporal_address=None, temporal_port=TEMPORAL_PORT)
         self._start(
             "temporal",
-            # On every address of its machine: its own services call each other on the loopback one.
+            # On all addresses: the services of the server call each other on the loopback address.
             (*temporal.server_command(settings), "--ip", "0.0.0.0"),
             {**os.environ, **temporal.ENVIRONMENT},
             self._home,
@@ -223,20 +223,20 @@ class Machines:
     def _log(self, name: str) -> Path:
         return self._home / "logs" / f"{name}.log"
 
-    def _until(self, is_so: Callable[[HealthChecks], bool], what: str) -> None:
+    def _until(self, condition: Callable[[HealthChecks], bool], what: str) -> None:
         not_after = time.monotonic() + STARTUP_SECONDS
         with HealthChecks(self.settings) as checks:
-            while not is_so(checks):
+            while not condition(checks):
                 ended = [process for process, _ in self._processes if process.poll() is not None]
                 if ended or time.monotonic() > not_after:
                     logs = "\n".join(file.read_text()[-2000:] for file in (self._home / "logs").iterdir())
-                    raise RuntimeError(f"{what} did not become well:\n{logs}")
-                time.sleep(LOOK_AGAIN_SECONDS)
+                    raise RuntimeError(f"{what} did not become healthy:\n{logs}")
+                time.sleep(POLL_SECONDS)
 
 
 _PROCESS = (sys.executable, "-m", "orchestrator.processes")
 
-WRITTEN = "select 1 from events where worker = %(worker)s and at > %(since)s limit 1"
+RECORDED = "select 1 from events where worker = %(worker)s and at > %(since)s limit 1"
 
 
 def _url(user: str, password: str, host: str) -> str:
@@ -244,59 +244,57 @@ def _url(user: str, password: str, host: str) -> str:
 
 
 @contextmanager
-def machines_of_our_own() -> Iterator[Machines]:
-    """All machines running, gone afterwards. This process must have a network namespace of its own."""
-    with ExitStack() as last_things:
+def running_machines() -> Iterator[Machines]:
+    """Start all machines. They end with the block. This process must have its own network namespace."""
+    with ExitStack() as cleanup:
         home = Path(tempfile.mkdtemp(prefix="orders-machines-")).resolve()
-        last_things.callback(shutil.rmtree, home, ignore_errors=True)
-        machines = Machines(home, last_things.enter_context(Network()))
-        last_things.callback(machines.stop)
+        cleanup.callback(shutil.rmtree, home, ignore_errors=True)
+        machines = Machines(home, cleanup.enter_context(Network()))
+        cleanup.callback(machines.stop)
         machines.start()
         yield machines
 
 
 async def run(machines: Machines, cuts: list[Cut]) -> bool:
-    """Prints a row for each cut; returns whether everything was as promised."""
-    # Nothing here is started or stopped through it: the parts are servers elsewhere.
+    """Print a row for each cut and return whether there was no problem."""
+    # This stack is not started; it only carries the settings.
     site = Site(Stack(machines.settings), machines.settings)
-    as_promised = True
-    print(HEADING, flush=True)  # noqa: T201
+    passed = True
+    print(TABLE_HEAD, flush=True)  # noqa: T201
     for cut in cuts:
-        crash = Crash(cut.name, cut.title, machines.strike(cut), promises_limit=cut.promises_limit)
+        crash = Crash(cut.name, cut.title, machines.disturb(cut), all_in_time=cut.all_in_time)
         aftermath = await run_crash(site, crash, orders=cut.orders)
         print(table_row(aftermath), flush=True)  # noqa: T201
-        for promise in aftermath.broken_promises:
-            print(f"{cut.name}: {promise}", file=sys.stderr, flush=True)  # noqa: T201
-        as_promised = as_promised and not aftermath.broken_promises
-    return as_promised
+        for problem in aftermath.problems:
+            print(f"{cut.name}: {problem}", file=sys.stderr, flush=True)  # noqa: T201
+        passed = passed and not aftermath.problems
+    return passed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.machines", description=__doc__)
     names = [cut.name for cut in CUTS]
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(names)}; default: all")
-    parser.add_argument(
-        "--orders", type=int, metavar="N", help="so many for each; by default what each needs"
-    )
+    parser.add_argument("--orders", type=int, metavar="N", help="number of orders for each cut")
     parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    wanted = options.names or names
-    if unknown := [name for name in wanted if name not in names]:
+    selected = options.names or names
+    if unknown := [name for name in selected if name not in names]:
         parser.error(f"unknown cut {unknown[0]!r}; known: {', '.join(names)}")
-    if missing := what_is_missing():
-        parser.error(f"machines of their own need {' and '.join(missing)}")
+    if missing := missing_requirements():
+        parser.error(f"network namespaces need {' and '.join(missing)}")
     if not options.inside:
-        # The same process, in a network of its own: nothing of it is seen from where we were called.
-        ourselves = (sys.executable, "-m", "tests.chaos.machines", _INSIDE, *sys.argv[1:])
-        os.execvp("unshare", ["unshare", "--net", *ourselves])
-    # Whoever ends us wants the machines gone too.
+        # Run this program again in its own network namespace.
+        command = (sys.executable, "-m", "tests.chaos.machines", _INSIDE, *sys.argv[1:])
+        os.execvp("unshare", ["unshare", "--net", *command])
+    # SIGTERM must stop the machines too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    cuts = [named(name) for name in wanted]
+    cuts = [cut_named(name) for name in selected]
     if options.orders is not None:
         cuts = [replace(cut, orders=options.orders) for cut in cuts]
-    with machines_of_our_own() as machines:
-        as_promised = asyncio.run(run(machines, cuts))
-    sys.exit(0 if as_promised else 1)
+    with running_machines() as machines:
+        passed = asyncio.run(run(machines, cuts))
+    sys.exit(0 if passed else 1)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Machines of a test: Linux network namespaces on one switch, whose cables can be pulled.
+"""Test machines: Linux network namespaces on one bridge, whose links can be cut.
 
-A namespace lives as long as a process is in it, and every process here dies with the one that made the
-network. So nothing is left of it, whatever happens to that process: no namespace, no link, no address.
-Needs root, and the programs of iproute2 and util-linux.
+A namespace exists as long as it has a process, and every process here ends with the process that created the
+network. So no namespace, link or address remains, however that process ends. Needs root, iproute2 and
+util-linux.
 """
 
 import os
@@ -17,26 +17,26 @@ from pathlib import Path
 PROGRAMS = ("ip", "nsenter", "setpriv", "unshare")
 SUBNET = "10.99.0.0/24"
 _ADDRESS = "10.99.0.{}"
-_SWITCH = "switch"
+_BRIDGE = "bridge0"
 
-APPEARS_SECONDS = 5.0
+CREATION_SECONDS = 5.0
 
 
-def what_is_missing() -> list[str]:
-    """Why this machine cannot make networks, a phrase each; empty when it can."""
+def missing_requirements() -> list[str]:
+    """Return what is missing for network namespaces, for example root."""
     missing = [] if os.geteuid() == 0 else ["root"]
     return missing + [f"the program {program}" for program in PROGRAMS if shutil.which(program) is None]
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A namespace with one address. `port` is its end of the cable at the switch."""
+    """A namespace with one address. `port` is the interface of the bridge to it."""
 
     name: str
     address: str
     port: str
     network: str
-    """The file that names its network namespace."""
+    """The file of its network namespace."""
 
     def start(
         self,
@@ -49,7 +49,7 @@ class Machine:
         group: int | None = None,
         death_signal: signal.Signals = signal.SIGKILL,
     ) -> subprocess.Popen[bytes]:
-        """Starts a process there. It dies with us, of `death_signal`."""
+        """Start a process in the namespace. It receives `death_signal` when this process ends."""
         account = []
         if user is not None and group is not None:
             account = [f"--reuid={user}", f"--regid={group}", f"--groups={group}"]
@@ -64,24 +64,24 @@ class Machine:
                 stderr=output,
                 cwd=directory,
                 env=None if environment is None else dict(environment),
-                # Ctrl-C is for the test, which then ends its machines in order.
+                # Ctrl-C must reach the test only, which stops its machines in order.
                 start_new_session=True,
             )
 
 
 class Network:
-    """A switch and the machines on it. A context manager; call it from the main thread."""
+    """A bridge and its machines. A context manager; call it from the main thread."""
 
     def __init__(self) -> None:
         self._keepers: list[subprocess.Popen[bytes]] = []
-        self._switch = ""
-        self._plugged = 0
+        self._bridge = ""
+        self._connected = 0
 
     def __enter__(self) -> "Network":
         try:
-            self._switch = self._new_namespace()
-            _run("ip", "link", "add", _SWITCH, "type", "bridge", inside=self._switch)
-            _run("ip", "link", "set", _SWITCH, "up", inside=self._switch)
+            self._bridge = self._new_namespace()
+            _run("ip", "link", "add", _BRIDGE, "type", "bridge", inside=self._bridge)
+            _run("ip", "link", "set", _BRIDGE, "up", inside=self._bridge)
         except BaseException:
             self.__exit__()
             raise
@@ -93,49 +93,48 @@ class Network:
             keeper.wait()
 
     def add(self, name: str) -> Machine:
-        """A new machine on the switch."""
-        return self._plug_in(name, self._new_namespace())
+        """Add a machine to the bridge."""
+        return self._connect(name, self._new_namespace())
 
-    def add_ourselves(self, name: str) -> Machine:
-        """This process's own namespace as a machine on the switch."""
-        return self._plug_in(name, "/proc/self/ns/net")
+    def add_own_namespace(self, name: str) -> Machine:
+        """Add the namespace of this process to the bridge."""
+        return self._connect(name, "/proc/self/ns/net")
 
     def cut(self, machine: Machine) -> None:
-        """Pulls its cable out of the switch: from now on all that it sends, or that is sent to it, is lost.
-        Nobody is told: its own link stays up, and no connection sees an end."""
-        _run("ip", "link", "set", machine.port, "nomaster", inside=self._switch)
+        """Drop all packets from and to a machine. Its link stays up, and no connection is closed."""
+        _run("ip", "link", "set", machine.port, "nomaster", inside=self._bridge)
 
     def heal(self, machine: Machine) -> None:
-        _run("ip", "link", "set", machine.port, "master", _SWITCH, inside=self._switch)
+        _run("ip", "link", "set", machine.port, "master", _BRIDGE, inside=self._bridge)
 
-    def _plug_in(self, name: str, network: str) -> Machine:
-        self._plugged += 1
-        address, port = _ADDRESS.format(self._plugged), f"port{self._plugged}"
+    def _connect(self, name: str, network: str) -> Machine:
+        self._connected += 1
+        address, port = _ADDRESS.format(self._connected), f"port{self._connected}"
         machine = Machine(name, address, port, network)
-        # Made at the machine, with the other end in the switch: our own namespace has no process to name.
-        switch_pid = str(self._keepers[0].pid)
+        # Created in the machine's namespace: for our own, no process id could be given.
+        bridge_pid = str(self._keepers[0].pid)
         _run(
-            *("ip", "link", "add", "eth0", "type", "veth", "peer", "name", machine.port, "netns", switch_pid),
+            *("ip", "link", "add", "eth0", "type", "veth", "peer", "name", machine.port, "netns", bridge_pid),
             inside=network,
         )
         _run("ip", "address", "add", f"{machine.address}/24", "dev", "eth0", inside=network)
         for link in ("lo", "eth0"):
             _run("ip", "link", "set", link, "up", inside=network)
-        _run("ip", "link", "set", machine.port, "master", _SWITCH, "up", inside=self._switch)
+        _run("ip", "link", "set", machine.port, "master", _BRIDGE, "up", inside=self._bridge)
         return machine
 
     def _new_namespace(self) -> str:
-        """Its file; a process that does nothing keeps it."""
+        """Create a namespace that a sleeping process keeps, and return its file."""
         keeper = subprocess.Popen(
             ["setpriv", "--pdeathsig=KILL", "unshare", "--net", "sleep", "infinity"], start_new_session=True
         )
         self._keepers.append(keeper)
         network = f"/proc/{keeper.pid}/ns/net"
         ours = os.readlink("/proc/self/ns/net")
-        not_after = time.monotonic() + APPEARS_SECONDS
+        not_after = time.monotonic() + CREATION_SECONDS
         while os.readlink(network) == ours:
             if keeper.poll() is not None or time.monotonic() > not_after:
-                raise RuntimeError("no network namespace could be made")
+                raise RuntimeError("no network namespace could be created")
             time.sleep(0.005)
         return network
 
