@@ -1,4 +1,4 @@
-"""`make demo`: the whole stack, sample orders under faults with live progress, a verdict, then it serves."""
+"""`make demo`: starts the stack, runs one load test under faults, and serves until Ctrl-C."""
 
 import argparse
 import signal
@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 
+from loadtest.options import command_line
 from orchestrator.cli.stack import POLL_SECONDS, interrupt_on_signals
 from orchestrator.embedded import Stack
 from orchestrator.embedded.layout import PROJECT_ROOT
@@ -16,10 +17,14 @@ from orchestrator.errors import OrderSystemError, UsageError
 from orchestrator.exit_codes import ExitCode
 from orchestrator.settings import Settings
 
-ORDERS_PER_SECOND = 3.0
-SECONDS = 20
-TARGET = 0.95
-FAULTS = "assignment"
+LOAD_TEST = {
+    "scenario": "start-only",
+    "rate": 3,
+    "duration": "20s",
+    "faults": "assignment",
+    "slo_target": 0.95,
+}
+"""60 orders are enough to prove a target of 0.95."""
 
 console = Console()
 
@@ -29,25 +34,25 @@ def main() -> int:
     parser.add_argument("--exit", action="store_true", help="stop the stack after the verdict")
     options = parser.parse_args()
     try:
-        return _demo(Settings.load(), stop_afterwards=options.exit)
+        return _demo(Settings.load(), exit_after_verdict=options.exit)
     except UsageError as error:
         console.print(str(error), style="red")
         return ExitCode.WRONG_USAGE
     except OrderSystemError as error:
-        console.print(f"The demo could not go on: {error}", style="red")
+        console.print(f"The demo failed: {error}", style="red")
         return ExitCode.CRASHED
 
 
-def _demo(settings: Settings, *, stop_afterwards: bool) -> int:
+def _demo(settings: Settings, *, exit_after_verdict: bool) -> int:
     stack = Stack(settings)
-    is_ours = False
+    is_own_stack = False
     with interrupt_on_signals():
         try:
-            # However the demo ends, its stack ends with it; one that somebody else started stays up.
-            is_ours = stack.up(bound=True, report=lambda sentence: console.print(f"  {sentence}"))
-            code = _orders_and_verdict(stack.running_settings())
+            # False for a stack that was running before: it stays up at the end of the demo.
+            is_own_stack = stack.up(bound=True, report=lambda sentence: console.print(f"  {sentence}"))
+            code = _run_load_test(stack.running_settings())
             _print_urls(stack.running_settings())
-            if not stop_afterwards and code != ExitCode.WRONG_USAGE:
+            if not exit_after_verdict and code != ExitCode.WRONG_USAGE:
                 code = ExitCode.PASSED
                 console.print("\nServing until Ctrl-C.")
                 _serve(stack)
@@ -55,42 +60,37 @@ def _demo(settings: Settings, *, stop_afterwards: bool) -> int:
             console.print("Stopped before the verdict.", style="red")
             code = ExitCode.CRASHED
         finally:
-            if is_ours:
+            if is_own_stack:
                 stack.down()
     return code
 
 
 def _serve(stack: Stack) -> None:
-    """Returns upon Ctrl-C, or when somebody else has stopped the stack."""
+    """Return on Ctrl-C, or when the stack was stopped by another command."""
     try:
         while stack.is_up():
             time.sleep(POLL_SECONDS)
-        console.print("The stack was stopped from elsewhere.")
+        console.print("The stack was stopped by another command.")
     except KeyboardInterrupt:
         console.print("Stopping.")
 
 
-def _orders_and_verdict(settings: Settings) -> int:
-    """Has the load tests drive the orders and judge them; returns the exit code of their verdict."""
-    run_id = f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+def _run_load_test(settings: Settings) -> int:
+    """Run the load test in a process of its own, and return the exit code of its verdict."""
+    options = LOAD_TEST | {"run_id": f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}", "host": settings.api_url}
     console.print(
-        f"\n{ORDERS_PER_SECOND:g} orders a second for {SECONDS} s, while one of three outside calls fails "
-        f"and one of three hangs (run {run_id})"
+        f"\n{LOAD_TEST['rate']} orders per second for {LOAD_TEST['duration']}; one third of the calls to "
+        f"simulated services fails and one third hangs (run {options['run_id']})"
     )
-    # Ctrl-C reaches the load test too, which then drains and judges what there is.
+    # Ctrl-C interrupts the load test too; it then drains and prints its verdict.
     before = signal.signal(signal.SIGINT, lambda *_: None)
     load_test = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "loadtest", "run", "--run-id", run_id, "--scenario", "start-only"),
-            *("--rate", str(ORDERS_PER_SECOND), "--duration", f"{SECONDS}s", "--faults", FAULTS),
-            *("--slo-target", str(TARGET), "--host", settings.api_url),
-        ],
-        cwd=PROJECT_ROOT,
+        [sys.executable, "-m", "loadtest", "run", *command_line(options)], cwd=PROJECT_ROOT
     )
     try:
         return load_test.wait()
     except KeyboardInterrupt:
-        # Whoever ends the demo alone: the run is drained and judged, and its faults are taken back.
+        # SIGTERM or SIGHUP was sent to the demo alone.
         load_test.send_signal(signal.SIGINT)
         load_test.wait()
         raise
