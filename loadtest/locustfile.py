@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 # Locust puts this file's directory first on the module search path, where its modules would hide others of
-# the same name, and removes the first entry afterwards. So the project root is both first and last.
+# the same name, and removes the first entry when the file is loaded. So the project root is first and last.
 _HERE = Path(__file__).resolve().parent
 sys.path = [
     str(_HERE.parent),
@@ -24,7 +24,7 @@ from locust.env import Environment
 
 from loadtest import run_controller
 from loadtest.options import EXPECT_WORKERS_SECONDS, OPTIONS, LoadTestOption
-from loadtest.scenarios import (
+from loadtest.scenarios import (  # noqa: F401 - Locust finds its user classes in this module
     AddressChurnUser,
     CancelStormUser,
     MixedUser,
@@ -33,15 +33,6 @@ from loadtest.scenarios import (
     StartOnlyUser,
 )
 from orchestrator.settings import Settings
-
-__all__ = [
-    "AddressChurnUser",
-    "CancelStormUser",
-    "MixedUser",
-    "ResubmitUser",
-    "ReviewDeskUser",
-    "StartOnlyUser",
-]
 
 
 def add_options(parser: LocustArgumentParser) -> None:

@@ -27,7 +27,7 @@ class OutageMonitor:
         self._probed_at: float | None = None
 
     def watch(self) -> None:
-        """Probe until this greenlet is killed; call `finish` afterwards."""
+        """Probe until this greenlet is killed. Call `finish` then."""
         while True:
             gevent.sleep(PROBE_SECONDS)
             self._probed_at = time.monotonic()

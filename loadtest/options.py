@@ -179,7 +179,7 @@ _TABLE = (
         parse=_between(1, 100_000, type_=int), allowed="a whole number between 1 and 100000",
     ),
     LoadTestOption(
-        "faults", "Fault profile during the run; the previous profile is restored afterwards.",
+        "faults", "Fault profile during the run; then the previous one is restored.",
         default=UNCHANGED, choices=(UNCHANGED, *FAULT_PROFILES),
     ),
     LoadTestOption(

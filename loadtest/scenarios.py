@@ -43,7 +43,7 @@ class OrderUser(User):
         self._last_began = 0.0
 
     def run_order(self, order: OrderJourney) -> None:
-        """Send the requests about an order. Its outcome is awaited afterwards."""
+        """Send the requests about an order. The sender then waits for its outcome."""
         order.start()
 
     @task
@@ -91,7 +91,7 @@ class StartOnlyUser(OrderUser):
 
 
 class CancelStormUser(OrderUser):
-    """Every order is cancelled at a random moment of the expected lifetime of an order in this run.
+    """Every order is cancelled at a random moment within the expected completion time of an order.
 
     A cancellation after dispatch is answered "too late" and counted as such. Proves that an order whose
     cancellation was accepted never completes, and that refunds are within the limit too.

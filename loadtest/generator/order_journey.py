@@ -103,7 +103,7 @@ class OrderJourney:
         return True
 
     def random_moment(self) -> float:
-        """Return a uniformly random number of seconds within the expected lifetime of an order."""
+        """Return a uniformly random number of seconds within the expected completion time of an order."""
         return self.random.uniform(0, self._recorder.survival.span_seconds())
 
     def wait(self, seconds: float) -> None:
@@ -207,7 +207,7 @@ class OrderJourney:
             return False
         status = response.body
         if self.record.accepted is None and status.get("created_at"):
-            # The start was never acknowledged, but the limit counts from acceptance all the same.
+            # The start was never acknowledged, but the limit counts from acceptance.
             age = datetime.now(UTC) - datetime.fromisoformat(status["created_at"])
             self._recorder.accepted_before(self.record, age.total_seconds())
         if status.get("status", "running") == "running":

@@ -263,7 +263,7 @@ class Tally:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether no process that has reported sends any more orders."""
+        """Whether none of the processes sends any more orders."""
         return bool(self._latest) and all(report.exhausted for report in self.reports)
 
     @property

@@ -21,7 +21,7 @@ from tests.load.test_exit_codes import QUICK
         ("--chaos=10s explode api", "Unknown chaos verb 'explode'. Choose one of: kill,"),
         ("--chaos=900s kill api", "is outside the run of 60 s."),
         ("--slo-target=1", "slo-target must be between 0 and 1 (for example 0.99), not 1."),
-        ("--compare=nobody", "There is no finished run nobody to compare with."),
+        ("--compare=unknown", "There is no finished run unknown to compare with."),
     ],
 )
 def test_invalid_options(load_test: LoadTest, option: str, sentence: str) -> None:

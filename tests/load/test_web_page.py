@@ -1,4 +1,4 @@
-"""Locust's own page with our form and tab, started, run and stopped by a browser."""
+"""Locust's web UI with our form and tab: runs are started and stopped by a browser."""
 
 import json
 import os
@@ -27,19 +27,19 @@ CHROMIUM = shutil.which("chromium")
 
 @pytest.fixture
 def chromium() -> None:
-    """Where everything must be tested, a missing browser is a failure."""
+    """Skip without a browser; fail in CI, where everything must be tested."""
     if CHROMIUM is None:
-        sentence = "Locust's page is tested with Debian's chromium, which is not installed"
+        reason = "the tests of Locust's web UI need Debian's chromium"
         if os.environ.get("CI") == "true":
-            pytest.fail(sentence)
-        pytest.skip(sentence)
+            pytest.fail(reason)
+        pytest.skip(reason)
 
 
 @contextmanager
-def locust_page(load_test: LoadTest, api: FakeApiProcess, *words: str) -> Iterator[str]:
+def locust_page(load_test: LoadTest, api: FakeApiProcess, *options: str) -> Iterator[str]:
     port = load_test.port_base + 2
     process = subprocess.Popen(
-        [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", f"--host={api.url}", *words],
+        [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", f"--host={api.url}", *options],
         cwd=ROOT,
         env=load_test.environment,
         stdout=subprocess.DEVNULL,
@@ -67,9 +67,9 @@ def browser_page() -> Iterator[Page]:
 
 
 def verdict(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{url}/verdict.json") as answer:
-        told: dict[str, Any] = json.load(answer)
-    return told
+    with urllib.request.urlopen(f"{url}/verdict.json") as response:
+        body: dict[str, Any] = json.load(response)
+    return body
 
 
 def fill_and_start(page: Page, **fields: str) -> None:
@@ -88,7 +88,7 @@ def test_a_run_from_the_form_to_its_verdict(load_test: LoadTest) -> None:
         page.goto(url)
         page.get_by_text("Custom parameters").click()
         fill_and_start(page, rate="0")
-        # Refused in the form, with the sentence of the command line.
+        # The form shows the message of the command line.
         expect(page.get_by_text("rate must be a number of orders per second")).to_be_visible()
         assert api.truth()["orders"] == {}
 
@@ -97,7 +97,7 @@ def test_a_run_from_the_form_to_its_verdict(load_test: LoadTest) -> None:
         expect(page.get_by_text("in flight", exact=True)).to_be_visible()
         expect(page.get_by_text("no violation: 9 invariants checked on")).to_be_visible(timeout=15_000)
         expect(page.get_by_text("with 95 % confidence")).to_be_visible(timeout=15_000)
-        # So many prove the target.
+        # 60 orders prove the target.
         wait_for(lambda: sum(order["outcome"] is not None for order in api.truth()["orders"].values()) >= 60)
         page.get_by_role("button", name="Stop").click()
         expect(page.get_by_text("passed (exit code 0)")).to_be_visible(timeout=30_000)
@@ -107,11 +107,11 @@ def test_a_run_from_the_form_to_its_verdict(load_test: LoadTest) -> None:
             page.get_by_text(f"http://127.0.0.1:{load_test.port_base + 1}/load_tests?run=from-the-form")
         ).to_be_visible()
 
-        told = verdict(url)["verdict"]
+        report = verdict(url)["verdict"]
         truth = api.truth()["orders"]
-    assert told["run"]["offered"] == len(truth) > 59
-    assert told["run"]["unaccounted"] == 0, "the stop has drained"
-    assert told["run"]["stopped_after_seconds"] < 60
+    assert report["run"]["offered"] == len(truth) > 59
+    assert report["run"]["unaccounted"] == 0, "orders in flight were drained"
+    assert report["run"]["stopped_after_seconds"] < 60
     stored = load_test.stored("from-the-form")
     assert stored is not None
     assert stored.verdict is not None
@@ -120,7 +120,7 @@ def test_a_run_from_the_form_to_its_verdict(load_test: LoadTest) -> None:
 
 
 @pytest.mark.usefixtures("chromium")
-def test_a_run_that_ends_by_itself_and_another_one_after_it(load_test: LoadTest) -> None:
+def test_two_runs_one_after_the_other(load_test: LoadTest) -> None:
     with (
         fake_api(Behaviour(completion_ms=100)) as api,
         locust_page(load_test, api) as url,
@@ -141,63 +141,63 @@ def test_a_run_that_ends_by_itself_and_another_one_after_it(load_test: LoadTest)
         assert len(api.truth()["orders"]) == 40
 
 
-def test_a_run_that_starts_by_itself(load_test: LoadTest) -> None:
-    words = ("--autostart", "--scenario=start-only", "--rate=10", "--duration=2s", "--run-id=by-itself")
-    with fake_api(Behaviour(completion_ms=100)) as api, locust_page(load_test, api, *words) as url:
+def test_autostart(load_test: LoadTest) -> None:
+    options = ("--autostart", "--scenario=start-only", "--rate=10", "--duration=2s", "--run-id=autostart")
+    with fake_api(Behaviour(completion_ms=100)) as api, locust_page(load_test, api, *options) as url:
         wait_for(lambda: verdict(url)["verdict"] is not None)
         assert verdict(url)["verdict"]["run"]["offered"] == len(api.truth()["orders"]) == 20
 
 
 def start(url: str, **fields: str) -> None:
-    """Sends the form as the page does."""
+    """Submit the form as the page does."""
     form = urllib.parse.urlencode({"user_count": "1", "spawn_rate": "100"} | fields).encode()
-    with urllib.request.urlopen(f"{url}/swarm", form) as answer:
-        told = json.load(answer)
-    assert told["success"], told
+    with urllib.request.urlopen(f"{url}/swarm", form) as response:
+        body = json.load(response)
+    assert body["success"], body
 
 
-def test_it_tests_the_api_that_it_was_started_for_and_no_other(load_test: LoadTest) -> None:
-    """What a role may do is asked of the API, and one of somebody else's may say anything."""
+def test_the_page_only_tests_the_api_it_was_started_for(load_test: LoadTest) -> None:
+    """The API decides about roles, so another API could allow anything."""
     with fake_api() as api, fake_api() as other, locust_page(load_test, api) as url:
         form = {"user_count": "1", "spawn_rate": "1", "chaos": "1s kill order-worker", "host": other.url}
-        with urllib.request.urlopen(f"{url}/swarm", urllib.parse.urlencode(form).encode()) as answer:
-            told = json.load(answer)
-        assert not told["success"]
-        assert told["message"].startswith(f"This page only tests {api.url}.")
+        with urllib.request.urlopen(f"{url}/swarm", urllib.parse.urlencode(form).encode()) as response:
+            body = json.load(response)
+        assert not body["success"]
+        assert body["message"].startswith(f"This page only tests {api.url}.")
         assert other.truth()["orders"] == api.truth()["orders"] == {}
         short = {"scenario": "start-only", "rate": "10", "duration": "1s"}
         for host in ("", f"{api.url}/"):
             run_id = f"host-{len(host)}"
             start(url, **short, host=host, run_id=run_id)
-            wait_for(lambda run_id=run_id: judged(url, run_id))  # type: ignore[misc]
+            wait_for(lambda run_id=run_id: has_verdict(url, run_id))  # type: ignore[misc]
             wait_for(lambda: stopped(url))
 
 
 def test_a_master_without_workers_refuses_the_form(load_test: LoadTest) -> None:
     port = load_test.port_base + 9
-    words = ("--master", f"--master-bind-port={port}")
+    options = ("--master", f"--master-bind-port={port}")
     with (
         fake_api() as api,
-        locust_page(load_test, api, *words) as url,
-        urllib.request.urlopen(f"{url}/swarm", b"user_count=1&spawn_rate=1") as answer,
+        locust_page(load_test, api, *options) as url,
+        urllib.request.urlopen(f"{url}/swarm", b"user_count=1&spawn_rate=1") as response,
     ):
-        told = json.load(answer)
-    assert told["message"] == "No worker is connected yet. Start a worker, then try again."
-    assert not told["success"]
+        body = json.load(response)
+    assert body["message"] == "No worker is connected yet. Start a worker, then try again."
+    assert not body["success"]
 
 
-def judged(url: str, run_id: str) -> bool:
-    told = verdict(url)["verdict"]
-    return told is not None and told["run_id"] == run_id
+def has_verdict(url: str, run_id: str) -> bool:
+    report = verdict(url)["verdict"]
+    return report is not None and report["run_id"] == run_id
 
 
-def test_a_second_closed_run_sends_at_its_own_pace(load_test: LoadTest) -> None:
+def test_a_second_closed_run_uses_its_own_rate(load_test: LoadTest) -> None:
     closed = {"arrivals": "closed", "scenario": "start-only", "rate": "20", "user_count": "5"}
     with fake_api(Behaviour(completion_ms=100)) as api, locust_page(load_test, api) as url:
         for run_id, duration in (("first", "6s"), ("second", "4s")):
             start(url, **closed, run_id=run_id, duration=duration)
-            wait_for(lambda run_id=run_id: judged(url, run_id))  # type: ignore[misc]
-            # Locust's users have stopped too.
+            wait_for(lambda run_id=run_id: has_verdict(url, run_id))  # type: ignore[misc]
+            # Locust's users must have stopped too.
             wait_for(lambda: stopped(url))
         orders = list(api.truth()["orders"])
 
@@ -206,13 +206,13 @@ def test_a_second_closed_run_sends_at_its_own_pace(load_test: LoadTest) -> None:
 
 
 def stopped(url: str) -> bool:
-    with urllib.request.urlopen(f"{url}/stats/requests") as answer:
-        return bool(json.load(answer)["state"] == "stopped")
+    with urllib.request.urlopen(f"{url}/stats/requests") as response:
+        return bool(json.load(response)["state"] == "stopped")
 
 
 @contextmanager
 def locust_in_a_stack(load_test: LoadTest, api: FakeApiProcess) -> Iterator[tuple[Stack, str]]:
-    """The stack's own component, of all its components alone."""
+    """Start the component `locust` of the stack without the other components."""
     settings = Settings(
         orders_home=load_test.home,
         port_base=load_test.port_base,
@@ -229,24 +229,24 @@ def locust_in_a_stack(load_test: LoadTest, api: FakeApiProcess) -> Iterator[tupl
 
 
 @pytest.mark.stack
-def test_a_stack_that_stops_has_the_run_under_way_judged(load_test: LoadTest) -> None:
+def test_stopping_the_stack_finishes_the_active_run(load_test: LoadTest) -> None:
     with (
         fake_api(Behaviour(completion_ms=12_000)) as api,
         locust_in_a_stack(load_test, api) as (stack, url),
     ):
-        start(url, scenario="start-only", duration="60s", faults="assignment", run_id="under-way")
+        start(url, scenario="start-only", duration="60s", faults="assignment", run_id="active")
         wait_for(lambda: api.truth()["orders"])
         stack.down()
         profiles = [change["profile"] for change in api.truth()["faults"]]
 
-    assert profiles == ["assignment", "none"], "put back"
-    told = json.loads((load_test.home / "reports" / "under-way" / "verdict.json").read_text())
-    assert told["run"]["unaccounted"] == 0
-    assert told["outcomes"] == {"completed": told["run"]["offered"]}
+    assert profiles == ["assignment", "none"], "restored"
+    report = json.loads((load_test.home / "reports" / "active" / "verdict.json").read_text())
+    assert report["run"]["unaccounted"] == 0
+    assert report["outcomes"] == {"completed": report["run"]["offered"]}
 
 
 @pytest.mark.stack
-def test_a_stack_without_a_run_stops_at_once(load_test: LoadTest) -> None:
+def test_a_stack_without_a_run_stops_within_seconds(load_test: LoadTest) -> None:
     with fake_api() as api, locust_in_a_stack(load_test, api) as (stack, _):
         began = time.monotonic()
         stack.down()
