@@ -46,15 +46,15 @@ class Violation:
 
 @dataclass(frozen=True)
 class DatabaseAudit:
-    """`judged` orders have their outcome. `open_orders` do not and are not judged; `overdue` of them are past
+    """`finished` orders have their outcome. `open_orders` do not and are not checked; `overdue` of them are past
     their deadline. All as of `read_at`, by PostgreSQL's clock.
 
     `since` is when the first of these orders was accepted, `last_finished_at` when the last one finished, and
-    `run_started_at` when the run started; None if there is none. `without_events` of the judged orders were
+    `run_started_at` when the run started; None if there is none. `without_events` of the finished orders were
     accepted before `events_since` (None if no events were dropped), so the invariants about events skip them.
     """
 
-    judged: int
+    finished: int
     late: int
     open_orders: list[str]
     overdue: int

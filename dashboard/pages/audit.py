@@ -56,7 +56,7 @@ def show_report(run_id: str | None, state: AuditState) -> None:
     report = state.report
     assert report is not None
     st.caption(
-        f"{report['judged']:,} orders checked, {report['open']:,} still running, {report['late']:,} late, "
+        f"{report['finished']:,} orders checked, {report['open']:,} still running, {report['late']:,} late, "
         f"{report['workflows_checked']:,} workflow results compared; "
         f"finished at {state.at:%H:%M:%S} UTC after {state.seconds:.1f} s"
     )

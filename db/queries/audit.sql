@@ -3,12 +3,12 @@
 -- Nearly all orders are correct. So each query collects evidence only for the violations that it returns, and the
 -- invariants about an order's own events (1, 2, 7) read only the candidates of the first query.
 --
--- `judged` are the orders that have their outcome, of one run or of all. Open orders are counted but not judged,
+-- `finished_orders` have their outcome, of one run or of all. Open orders are counted but not checked,
 -- because their rows and the provider's may differ for a moment. Invariants about events (1, 2, 6, 7, 9) skip
 -- orders whose events were dropped by retention.
 
 -- name: scope
-select count(*) filter (where state >= 'completed') as judged,
+select count(*) filter (where state >= 'completed') as finished,
     count(*) filter (where within_limit = false) as late,
     count(*) filter (where state < 'completed' and deadline_at < now()) as overdue,
     coalesce(array_agg(order_id order by accepted_at) filter (where state < 'completed'), '{}') as open_orders,
@@ -23,7 +23,7 @@ where %(run_id)s::text is null or run_id = %(run_id)s;
 -- The orders that may violate invariant 1, 2 or 7, from one scan of all events without a sort. All other orders have
 -- exactly one acceptance, as their first event, exactly one outcome, as their last event, and in between went
 -- through the states in order: without a gap, and completely if they completed.
-with judged as (
+with finished_orders as (
     select * from orders where state >= 'completed' and accepted_at >= (select events_since())
         and (%(run_id)s::text is null or run_id = %(run_id)s)
 ), summary as (
@@ -40,7 +40,7 @@ with judged as (
         min(e.at) filter (where e.state = 'charged') as first_charged, max(e.at) filter (where e.state = 'charged') as last_charged,
         min(e.at) filter (where e.state = 'prepared') as first_prepared, max(e.at) filter (where e.state = 'prepared') as last_prepared,
         min(e.at) filter (where e.state = 'dispatched') as first_dispatched, max(e.at) filter (where e.state = 'dispatched') as last_dispatched
-    from judged o left join events e on e.order_id = o.order_id
+    from finished_orders o left join events e on e.order_id = o.order_id
     group by o.order_id, o.state
 )
 select order_id from summary
@@ -60,48 +60,48 @@ where (
 
 -- name: invariant_1
 -- Each order has exactly one acceptance.
-with judged as (
+with finished_orders as (
     select * from orders where state >= 'completed' and order_id = any (%(candidates)s)
         and accepted_at >= (select events_since())
         and (%(run_id)s::text is null or run_id = %(run_id)s)
 )
 select o.order_id, format('%%s acceptances in the events', count(e.order_id)) as finding,
     jsonb_build_object('accepted_at', o.accepted_at, 'acceptances', coalesce(jsonb_agg(e.at) filter (where e.at is not null), '[]')) as evidence
-from judged o left join events e on e.order_id = o.order_id and e.kind = 'accepted'
+from finished_orders o left join events e on e.order_id = o.order_id and e.kind = 'accepted'
 group by o.order_id, o.accepted_at
 having count(e.order_id) <> 1
 limit %(limit)s;
 
 -- name: invariant_2
 -- Each order has exactly one outcome event, equal to its state.
-with judged as (
+with finished_orders as (
     select * from orders where state >= 'completed' and order_id = any (%(candidates)s)
         and accepted_at >= (select events_since())
         and (%(run_id)s::text is null or run_id = %(run_id)s)
 )
 select o.order_id, format('the order is %%s, its outcome events are %%s', o.state, coalesce(string_agg(e.state::text, ', '), 'none')) as finding,
     jsonb_build_object('state', o.state, 'outcomes', coalesce(jsonb_agg(jsonb_build_object('at', e.at, 'state', e.state)) filter (where e.at is not null), '[]')) as evidence
-from judged o left join events e on e.order_id = o.order_id and e.kind = 'outcome'
+from finished_orders o left join events e on e.order_id = o.order_id and e.kind = 'outcome'
 group by o.order_id, o.state
 having count(e.order_id) <> 1 or bool_or(e.state <> o.state)
 limit %(limit)s;
 
 -- name: invariant_3
 -- A completed order was charged once and in full, not refunded, and dispatched once to its address.
-with judged as not materialized (
+with finished_orders as not materialized (
     select * from orders where state = 'completed' and (%(run_id)s::text is null or run_id = %(run_id)s)
 ), money as (
     select l.order_id,
         count(*) filter (where l.kind = 'charge') as charges,
         coalesce(sum(l.amount_cents) filter (where l.kind = 'charge'), 0) as charged_cents,
         count(*) filter (where l.kind = 'refund') as refunds
-    from judged join provider.ledger l using (order_id) where l.kind <> 'void' group by l.order_id
+    from finished_orders join provider.ledger l using (order_id) where l.kind <> 'void' group by l.order_id
 ), parcels as (
     select p.order_id,
         count(*) filter (where p.dispatched_at is not null) as dispatched,
         count(*) filter (where p.recalled_at is not null) as recalled,
-        count(*) filter (where p.dispatched_at is not null and p.label_address = judged.address) as rightly_addressed
-    from judged join provider.parcels p using (order_id) group by p.order_id
+        count(*) filter (where p.dispatched_at is not null and p.label_address = finished_orders.address) as rightly_addressed
+    from finished_orders join provider.parcels p using (order_id) group by p.order_id
 )
 select o.order_id,
     case
@@ -119,14 +119,14 @@ select o.order_id,
     ), 'address', o.address, 'labels', (
         select jsonb_agg(w.label_address) from provider.parcels w where w.order_id = o.order_id
     )) as evidence
-from judged o left join money m using (order_id) left join parcels p using (order_id)
+from finished_orders o left join money m using (order_id) left join parcels p using (order_id)
 where coalesce(m.charges, 0) <> 1 or m.charged_cents <> o.amount_cents or m.refunds > 0
     or coalesce(p.dispatched, 0) <> 1 or p.recalled > 0 or p.rightly_addressed <> 1
 limit %(limit)s;
 
 -- name: invariant_4
 -- A cancelled or failed order has a net charge of zero, and nothing of it is packed or dispatched.
-with judged as not materialized (
+with finished_orders as not materialized (
     select * from orders where state > 'completed' and (%(run_id)s::text is null or run_id = %(run_id)s)
 ), money as (
     select l.order_id,
@@ -134,13 +134,13 @@ with judged as not materialized (
             - coalesce(sum(l.amount_cents) filter (where l.kind = 'refund'), 0) as net_cents,
         count(*) filter (where l.kind = 'refund') as refunds,
         count(*) filter (where l.kind = 'charge') as charges
-    from judged join provider.ledger l using (order_id) where l.kind <> 'void' group by l.order_id
+    from finished_orders join provider.ledger l using (order_id) where l.kind <> 'void' group by l.order_id
 ), not_recalled as (
     select p.order_id, jsonb_build_object('parcel', p.shipment_key, 'dispatched_at', p.dispatched_at) as item
-    from judged join provider.parcels p using (order_id) where p.dispatched_at is not null and p.recalled_at is null
+    from finished_orders join provider.parcels p using (order_id) where p.dispatched_at is not null and p.recalled_at is null
     union all
     select p.order_id, jsonb_build_object('package', p.package_key, 'packed_at', p.packed_at)
-    from judged join provider.packages p using (order_id) where p.packed_at is not null and p.recalled_at is null
+    from finished_orders join provider.packages p using (order_id) where p.packed_at is not null and p.recalled_at is null
 )
 select o.order_id,
     case
@@ -152,23 +152,23 @@ select o.order_id,
         select jsonb_agg(jsonb_build_object('entry_id', entry_id, 'kind', kind, 'amount_cents', amount_cents, 'payment_id', payment_id) order by entry_id)
         from provider.ledger w where w.order_id = o.order_id and w.kind <> 'void'
     ), 'not_recalled', a.item) as evidence
-from judged o left join money m using (order_id) left join not_recalled a using (order_id)
+from finished_orders o left join money m using (order_id) left join not_recalled a using (order_id)
 where m.net_cents <> 0 or m.charges <> m.refunds or m.refunds > 1 or a.item is not null
 limit %(limit)s;
 
 -- name: invariant_5
 -- No charge without an order, and our payments equal the provider's, row for row. A charge without an order belongs
 -- to the run whose id its order id starts with.
-with judged as not materialized (
+with finished_orders as not materialized (
     select * from orders where state >= 'completed' and (%(run_id)s::text is null or run_id = %(run_id)s)
 ), provider_payment as (
     select l.payment_id, l.order_id,
         coalesce(sum(l.amount_cents) filter (where l.kind = 'charge'), 0) as charged_cents,
         count(*) filter (where l.kind = 'charge') as charges,
         count(*) filter (where l.kind = 'refund') as refunds
-    from judged join provider.ledger l using (order_id) where l.kind <> 'void' group by l.payment_id, l.order_id
+    from finished_orders join provider.ledger l using (order_id) where l.kind <> 'void' group by l.payment_id, l.order_id
 ), our_payment as (
-    select p.* from judged join payments p using (order_id)
+    select p.* from finished_orders join payments p using (order_id)
 ), found as (
     select coalesce(ours.order_id, theirs.order_id) as order_id, theirs.payment_id,
         case when ours.order_id is null then 'a charge without a payment of ours'
@@ -198,13 +198,13 @@ limit %(limit)s;
 
 -- name: invariant_6
 -- An accepted cancellation never completes, and the last accepted address is on the label.
-with judged as (
+with finished_orders as (
     select * from orders where state = 'completed' and accepted_at >= (select events_since())
         and (%(run_id)s::text is null or run_id = %(run_id)s)
 ), accepted_request as (
     select o.order_id, e.detail ->> 'signal' as signal, e.at, e.detail -> 'new_address' as address,
         row_number() over (partition by o.order_id, e.detail ->> 'signal' order by e.at desc) as n
-    from judged o join events e on e.order_id = o.order_id
+    from finished_orders o join events e on e.order_id = o.order_id
     where e.kind = 'signal' and (e.detail ->> 'accepted')::boolean
         and e.detail ->> 'signal' in ('cancel_order', 'update_address')
 )
@@ -218,14 +218,14 @@ limit %(limit)s;
 
 -- name: invariant_7
 -- The events are a legal path through the states, in time order, and end with the outcome.
-with judged as (
+with finished_orders as (
     select * from orders where state >= 'completed' and order_id = any (%(candidates)s)
         and accepted_at >= (select events_since())
         and (%(run_id)s::text is null or run_id = %(run_id)s)
 ), step_through as (
     select e.order_id, e.at, e.kind, e.state, e.started_at,
         lag(e.state) over w as before, lag(e.kind) over w as kind_before, lag(e.at) over w as at_before
-    from judged o join events e on e.order_id = o.order_id
+    from finished_orders o join events e on e.order_id = o.order_id
     window w as (partition by e.order_id order by e.at)
 )
 select order_id,
@@ -246,23 +246,23 @@ limit %(limit)s;
 
 -- name: invariant_8
 -- The provider's charges less refunds are the amount of a completed order, else zero.
-with judged as not materialized (
+with finished_orders as not materialized (
     select * from orders where state >= 'completed' and (%(run_id)s::text is null or run_id = %(run_id)s)
 ), balance as (
     select l.order_id,
         sum(case l.kind when 'charge' then l.amount_cents when 'refund' then -l.amount_cents else 0 end) as cents
-    from judged join provider.ledger l using (order_id) group by l.order_id
+    from finished_orders join provider.ledger l using (order_id) group by l.order_id
 )
 select o.order_id, format('the provider balance is %%s cents, the order is worth %%s', coalesce(h.cents, 0),
         case o.state when 'completed' then o.amount_cents else 0 end) as finding,
     jsonb_build_object('state', o.state, 'amount_cents', o.amount_cents, 'balance_cents', coalesce(h.cents, 0)) as evidence
-from judged o left join balance h using (order_id)
+from finished_orders o left join balance h using (order_id)
 where coalesce(h.cents, 0) <> case o.state when 'completed' then o.amount_cents else 0 end
 limit %(limit)s;
 
 -- name: invariant_9
 -- Nothing is charged before the approval, nor after a rejection.
-with judged as not materialized (
+with finished_orders as not materialized (
     select * from orders where state >= 'completed' and accepted_at >= (select events_since())
         and (%(run_id)s::text is null or run_id = %(run_id)s)
 ), reviews as (
@@ -270,7 +270,7 @@ with judged as not materialized (
         min(e.at) filter (where e.state = 'approved') as approved_at,
         min(e.at) filter (where e.kind = 'signal' and e.detail ->> 'signal' = 'reject_order'
             and (e.detail ->> 'accepted')::boolean) as rejected_at
-    from judged o join events e on e.order_id = o.order_id
+    from finished_orders o join events e on e.order_id = o.order_id
     where e.state = 'approved' or e.kind = 'signal'
     group by e.order_id
 )
@@ -279,7 +279,7 @@ select l.order_id,
         when l.at < r.approved_at then 'charged before the approval'
         else 'charged after a rejection' end as finding,
     jsonb_build_object('charged_at', l.at, 'approved_at', r.approved_at, 'rejected_at', r.rejected_at) as evidence
-from provider.ledger l join judged o using (order_id) left join reviews r using (order_id)
+from provider.ledger l join finished_orders o using (order_id) left join reviews r using (order_id)
 where l.kind = 'charge' and (r.approved_at is null or l.at < r.approved_at or l.at > r.rejected_at)
 limit %(limit)s;
 

@@ -47,8 +47,8 @@ def show_progress(run: Run) -> None:
 def progress_line(run: Run) -> str:
     """Return one line: orders sent, finished, in flight and late, and the upper bound of the late share."""
     tally = run.tally
-    judged, late = tally.counted_so_far, tally.late_so_far
-    bound = f"{upper_bound(late, judged):.2%}" if judged else "-"
+    counted, late = tally.counted_so_far, tally.late_so_far
+    bound = f"{upper_bound(late, counted):.2%}" if counted else "-"
     rejected = f"{tally.excluded} rejected   " if tally.excluded else ""
     of_plan = "" if run.planned is None else f" of {run.planned}"
     return (

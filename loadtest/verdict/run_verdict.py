@@ -146,7 +146,7 @@ def _database_section(observed: RunObservations) -> Json:
     return {
         "audited": observed.audit is not None,
         "clean": bool(audit.get("clean")) and not audit.get("uncompared") and not broken_promises,
-        "judged": audit.get("judged", 0),
+        "finished": audit.get("finished", 0),
         "open": audit.get("open", 0),
         "late": audit.get("late", 0),
         "workflows_checked": audit.get("workflows_checked", 0),

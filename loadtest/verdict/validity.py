@@ -124,7 +124,7 @@ def _audit_problems(observed: RunObservations) -> list[str]:
     if audit["uncompared"]:
         problems.append(f"{audit['uncompared']} orders were not compared with their workflows")
     accepted = sum(record.accepted is not None for record in tally.records)
-    covered = audit["judged"] + audit["open"]
+    covered = audit["finished"] + audit["open"]
     if covered < accepted:
         problems.append(f"the audit covers {covered} of {accepted} accepted orders")
     return problems

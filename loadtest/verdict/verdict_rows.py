@@ -74,7 +74,7 @@ def audit_text(database: Json) -> str:
     if not database["audited"]:
         return "not audited: the API did not respond"
     text = (
-        f"9 invariants checked on {database['judged']} orders; "
+        f"9 invariants checked on {database['finished']} orders; "
         f"{database['workflows_checked']} workflow results compared"
     )
     if violations := _violations(database):

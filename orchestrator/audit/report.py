@@ -15,14 +15,14 @@ from orchestrator.errors import RunUnknown
 
 @dataclass(frozen=True)
 class AuditReport:
-    """`judged` orders have an outcome; `open_orders` do not, and `overdue` of these are past their deadline.
+    """`finished` orders have an outcome; `open_orders` do not, and `overdue` of these are past their deadline.
 
-    `uncompared` of the judged orders had no closed workflow in Temporal's list. `without_events` of them are
+    `uncompared` of the finished orders had no closed workflow in Temporal's list. `without_events` of them are
     older than the events that are kept. `late` orders are counted, and are no violation.
     """
 
     run_id: str | None
-    judged: int
+    finished: int
     late: int
     open_orders: list[str]
     workflows_checked: int
@@ -41,7 +41,7 @@ class AuditReport:
         return {
             "run_id": self.run_id,
             "clean": self.is_clean,
-            "judged": self.judged,
+            "finished": self.finished,
             "late": self.late,
             "open": len(self.open_orders),
             "open_orders": self.open_orders,
@@ -82,7 +82,7 @@ async def audit(
         raise RunUnknown(f"there is no run {run_id}: neither the database nor Temporal has an order of it")
     return AuditReport(
         run_id=run_id,
-        judged=database_audit.judged,
+        finished=database_audit.finished,
         late=database_audit.late,
         open_orders=list(dict.fromkeys([*database_audit.open_orders, *temporal.in_reconciliation])),
         workflows_checked=temporal.checked,
@@ -91,7 +91,7 @@ async def audit(
             key=lambda each: (each.invariant, each.order_id),
         ),
         overdue=database_audit.overdue,
-        uncompared=max(database_audit.judged - temporal.compared, 0),
+        uncompared=max(database_audit.finished - temporal.compared, 0),
         without_events=database_audit.without_events,
         events_since=database_audit.events_since,
     )

@@ -50,7 +50,7 @@ class _InReconciliation:
 class TemporalComparison:
     """`run` compares all workflows and fills the attributes.
 
-    `checked` counts closed workflows, `running` running ones, `compared` the judged orders whose workflow was
+    `checked` counts closed workflows, `running` running ones, `compared` the finished orders whose workflow was
     checked. `in_reconciliation` are ids of orders that are not closed yet.
     """
 
@@ -80,7 +80,7 @@ class TemporalComparison:
         not_after = time.monotonic() + LISTING_SECONDS
         while True:
             await self._compare_closed()
-            is_complete = self.compared >= self._database_audit.judged or not self._finished_recently()
+            is_complete = self.compared >= self._database_audit.finished or not self._finished_recently()
             if self._run_id is None or is_complete or time.monotonic() >= not_after:
                 break
             await asyncio.sleep(LISTING_INTERVAL_SECONDS)

@@ -153,7 +153,7 @@ def audit_report(report: Json) -> RenderableType:
     parts: list[RenderableType] = [
         table,
         Text(
-            f"{report['judged']} orders checked, {report['late']} late, {open_orders}; "
+            f"{report['finished']} orders checked, {report['late']} late, {open_orders}; "
             f"{report['workflows_checked']} workflow results compared"
         ),
     ]

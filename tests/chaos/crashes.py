@@ -391,8 +391,8 @@ def find_problems(
     ]
     if audited.open_orders:
         problems.append(f"without outcome: {', '.join(audited.open_orders)}")
-    if audited.judged != report.offered:
-        problems.append(f"{audited.judged} orders in the database, {report.offered} sent")
+    if audited.finished != report.offered:
+        problems.append(f"{audited.finished} orders in the database, {report.offered} sent")
     if audited.workflows_checked != report.offered:
         problems.append(f"{audited.workflows_checked} closed workflows, {report.offered} orders")
     if crash.all_in_time:

@@ -15,7 +15,7 @@ from orchestrator.errors import ServiceUnavailable
 from tests.dashboard.conftest import Pages, texts
 
 REPORT = {
-    "judged": 3, "open": 1, "late": 2, "workflows_checked": 3, "clean": False,
+    "finished": 3, "open": 1, "late": 2, "workflows_checked": 3, "clean": False,
     "invariants": [
         {"number": 1, "text": "one", "holds": True},
         {"number": 2, "text": "two", "holds": False},

@@ -12,7 +12,7 @@ from tests.dashboard.conftest import SEEDED, query
 async def test_a_seeded_history_passes_the_audit(seeded_url):
     async with Database(seeded_url) as database:
         report = await audit_database(database)
-    assert (report.judged, report.open_orders, report.violations) == (SEEDED, [], [])
+    assert (report.finished, report.open_orders, report.violations) == (SEEDED, [], [])
 
 
 def test_a_seeded_history_has_twelve_events_per_order_and_no_active_faults(seeded_url, seeded):

@@ -126,7 +126,7 @@ def test_test_fails_with_an_order_that_does_not_complete(command: Command, live:
 def test_audit_passes_without_violations(command: Command, live: LiveApi) -> None:
     live.finished(live.start(run_id=(run_id := new_id())))
     report = command("audit", "--run", run_id, "--json").json()
-    assert (report["clean"], report["judged"]) == (True, 1)
+    assert (report["clean"], report["finished"]) == (True, 1)
     result = command("audit")
     assert result.exit_code == 0
     assert "nothing is charged before approval" in result.out

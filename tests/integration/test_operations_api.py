@@ -126,7 +126,7 @@ def test_audit_of_all_orders_and_of_a_run(live: LiveApi) -> None:
     )
     assert responses.AuditResponse.model_validate(report)
     assert report["clean"]
-    assert (report["judged"], report["open"], report["violations"]) == (1, 0, [])
+    assert (report["finished"], report["open"], report["violations"]) == (1, 0, [])
     assert [invariant["number"] for invariant in report["invariants"]] == list(range(1, 10))
     with live.http.stream("GET", "/audit?progress=true") as response:
         lines = [json.loads(line) for line in response.iter_lines()]

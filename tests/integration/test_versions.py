@@ -188,7 +188,7 @@ async def test_orders_finish_on_their_version_and_none_is_late(deployment: Deplo
                 assert await version_of(deployment.client, shipping_workflow_id(order_id, 1)) == pinned
     await deployment.shop.until_visible([*before, *old, *new])
     report = await audit(deployment.pool, deployment.client, deployment.shop.run_id)
-    assert (report.violations, report.open_orders, report.late, report.judged) == ([], [], 0, 30)
+    assert (report.violations, report.open_orders, report.late, report.finished) == ([], [], 0, 30)
 
 
 async def attempted_steps(deployment: Deployment, order_id: str) -> set[str]:

@@ -321,17 +321,17 @@ class Connection(asyncio.Protocol):
 
     def audit(self, run_id: str) -> dict[str, Any]:
         of_run = {name: order for name, order in self.api.orders.items() if name.startswith(f"{run_id}-")}
-        judged = [order for order in of_run.values() if order.outcome is not None]
+        finished = [order for order in of_run.values() if order.outcome is not None]
         violation = {"invariant": 3, "order_id": f"{run_id}-0", "finding": "charged twice", "evidence": {}}
         behaviour = self.api.behaviour
         violations = [violation] if behaviour.violation else []
         return {
             "run_id": run_id,
             "clean": not violations,
-            "judged": len(judged),
-            "late": sum((order.completion_ms or 0) > 15_000 for order in judged),
-            "open": len(of_run) - len(judged),
-            "workflows_checked": len(judged) - behaviour.uncompared,
+            "finished": len(finished),
+            "late": sum((order.completion_ms or 0) > 15_000 for order in finished),
+            "open": len(of_run) - len(finished),
+            "workflows_checked": len(finished) - behaviour.uncompared,
             "uncompared": behaviour.uncompared,
             "violations": violations,
         }

@@ -9,7 +9,7 @@ from loadtest.verdict.run_verdict import Verdict, compute_verdict
 from loadtest.verdict.validity import RunObservations
 from loadtest.verdict.verdict_rows import verdict_rows
 
-AUDIT = {"clean": True, "judged": 10_000, "open": 0, "late": 0, "workflows_checked": 10_000,
+AUDIT = {"clean": True, "finished": 10_000, "open": 0, "late": 0, "workflows_checked": 10_000,
          "uncompared": 0, "violations": []}  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def test_interim_audits_run_in_the_background_one_at_a_time(monkeypatch: pytest.
     def audit(_url: str, _key: str | None, run_id: str) -> dict[str, Any]:
         audits.append(run_id)
         gevent.sleep(0.05)
-        return {"judged": 7, "workflows_checked": 7, "uncompared": 0, "violations": []}
+        return {"finished": 7, "workflows_checked": 7, "uncompared": 0, "violations": []}
 
     monkeypatch.setattr(monitors, "audit", audit)
     monkeypatch.setattr(monitors, "AUDIT_INTERVAL_SECONDS", 0.5)

@@ -47,7 +47,7 @@ def test_a_minute_of_mixed_orders_under_the_assignment_faults(stack: Stack) -> N
     assert report["run"]["offered"] == 300
     assert report["run"]["unaccounted"] == 0
     assert report["database"]["clean"]
-    assert report["database"]["judged"] == 300
+    assert report["database"]["finished"] == 300
     assert report["outcomes"]["completed"] > 200
     assert report["disturbances"][0]["target"] == "order-worker-1"
     assert report["disturbances"][0]["problem"] is None

@@ -142,7 +142,7 @@ def test_a_run_without_an_audit_is_invalid() -> None:
     ("partial", "problem"),
     [
         ({"uncompared": 3}, "3 orders were not compared with their workflows"),
-        ({"judged": 397, "open": 0}, "the audit covers 397 of 400 accepted orders"),
+        ({"finished": 397, "open": 0}, "the audit covers 397 of 400 accepted orders"),
     ],
 )
 def test_a_partial_audit_makes_the_run_invalid(partial: dict[str, Any], problem: str) -> None:

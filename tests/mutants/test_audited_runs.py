@@ -67,7 +67,7 @@ async def test_a_run_that_was_recorded_is_known_without_an_order(
     run = runs.NewRun(run_id, "steady", {}, [], "none", 0, datetime.now(UTC), None, {})
     assert runs.open_run(settings.order_database_url, run)
     report = await audit(pool, client, run_id)
-    assert (report.is_clean, report.judged, report.workflows_checked) == (True, 0, 0)
+    assert (report.is_clean, report.finished, report.workflows_checked) == (True, 0, 0)
 
 
 async def test_a_run_is_known_while_no_worker_has_its_order(client: Client, pool: Database) -> None:
@@ -77,7 +77,7 @@ async def test_a_run_is_known_while_no_worker_has_its_order(client: Client, pool
     )
     await until_listed(client, handle.id)
     report = await audit(pool, client, run_id)
-    assert (report.is_clean, report.judged, report.workflows_checked) == (True, 0, 0)
+    assert (report.is_clean, report.finished, report.workflows_checked) == (True, 0, 0)
     await handle.terminate()
 
 
@@ -208,7 +208,7 @@ async def test_a_workflow_that_was_reset_is_no_second_one(
     assert run_id != handle.result_run_id
     await shop.until_visible([client.get_workflow_handle(handle.id, run_id=run_id)])
     report = await audit(pool, client, shop.run_id)
-    assert (report.violations, report.judged, report.workflows_checked) == ([], 1, 2)
+    assert (report.violations, report.finished, report.workflows_checked) == ([], 1, 2)
     assert report.uncompared == 0
 
 

@@ -133,7 +133,7 @@ async def test_the_unbroken_product_audits_clean(
 ) -> None:
     shop, report = await run_and_audit(mutant, client, pool)
     assert report.violations == []
-    assert (report.judged, report.open_orders, report.uncompared) == (2, [], 0)
+    assert (report.finished, report.open_orders, report.uncompared) == (2, [], 0)
     for name in (HEALTHY, VICTIM):
         row = await shop.row(f"{shop.run_id}-{name}")
         assert row is not None

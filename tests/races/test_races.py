@@ -92,7 +92,7 @@ async def run_cells(
         found = await asyncio.gather(*(one(number, cell) for number, cell in enumerate(cells)))
     report = await audit(pool, client, shop.run_id)
     assert report.violations == []
-    assert (report.judged, report.open_orders) == (len(found), [])
+    assert (report.finished, report.open_orders) == (len(found), [])
     return [problem for each in found for problem in each]
 
 

@@ -218,7 +218,7 @@ class ViolationResponse(BaseModel):
 class AuditResponse(BaseModel):
     run_id: str | None
     clean: bool
-    judged: int = Field(description="Orders with an outcome.")
+    finished: int = Field(description="Orders with an outcome.")
     late: int
     open: int = Field(
         description="Orders without an outcome, or about to be closed by the reconciler: not checked."
