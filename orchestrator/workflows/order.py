@@ -50,7 +50,7 @@ with workflow.unsafe.imports_passed_through():
 
 AUTO_REVIEWER = "auto-review"
 
-SHIP_AGAIN_PAUSE = timedelta(milliseconds=250)
+SHIPPING_RETRY_DELAY = timedelta(milliseconds=250)
 """Between two shipments, to spare a carrier that has just declined: about the duration of one attempt. On
 Temporal's timers it can take a second."""
 
@@ -177,10 +177,10 @@ class OrderWorkflow:
             if result.status is StepStatus.ABORTED:
                 raise OrderAborted
             not_after = self._deadlines.not_after(Step.PREPARE)
-            if workflow.now() + SHIP_AGAIN_PAUSE < not_after:
-                await self._steps.pause_unless_aborted(SHIP_AGAIN_PAUSE)
-            # Checked after the pause, which can take longer than planned.
-            if workflow.now() + SHIP_AGAIN_PAUSE >= not_after:
+            if workflow.now() + SHIPPING_RETRY_DELAY < not_after:
+                await self._steps.sleep_unless_aborted(SHIPPING_RETRY_DELAY)
+            # Checked after the delay, which can take longer than planned.
+            if workflow.now() + SHIPPING_RETRY_DELAY >= not_after:
                 await self._abort_failed_shipping(result)
 
     async def _run_shipment(self, n: int) -> StepResult:
@@ -210,7 +210,7 @@ class OrderWorkflow:
 
     async def _abort_failed_shipping(self, last: StepResult) -> NoReturn:
         if last.status is StepStatus.OUT_OF_TIME:
-            await self._steps.abort(Reason.DEADLINE, "no time left to ship again")
+            await self._steps.abort(Reason.DEADLINE, "no time left for another shipment")
         failure = self._progress.dispatch_failure
         await self._steps.abort(Reason.SHIPPING_FAILED, failure.reason if failure else "")
 

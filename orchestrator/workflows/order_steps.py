@@ -98,10 +98,10 @@ class OrderSteps:
             raise OrderAborted
         return task.result()
 
-    async def pause_unless_aborted(self, pause: timedelta) -> None:
+    async def sleep_unless_aborted(self, duration: timedelta) -> None:
         with suppress(TimeoutError):
             await workflow.wait_condition(
-                lambda: self._progress.is_aborted, timeout=pause, timeout_summary="pause between shipments"
+                lambda: self._progress.is_aborted, timeout=duration, timeout_summary="delay between shipments"
             )
         if self._progress.is_aborted:
             raise OrderAborted

@@ -42,11 +42,11 @@ class ReconcileWorkflow:
             request_id=str(workflow.uuid4()),
             run_id=request.run_id,
         )
-        answer = await run_database_activity(Activity.ABORT, abort, RequestResult)
+        result = await run_database_activity(Activity.ABORT, abort, RequestResult)
         outcome = State.COMPLETED
         # Without an abort reason the package was dispatched before the workflow closed.
-        if answer.abort_reason is not None:
-            outcome = answer.abort_reason.outcome
+        if result.abort_reason is not None:
+            outcome = result.abort_reason.outcome
             # Both run whether or not something was charged or packed: they are idempotent.
             await asyncio.gather(
                 self._compensate(request, Step.REFUND), self._compensate(request, Step.RECALL)

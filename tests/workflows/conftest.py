@@ -120,16 +120,18 @@ class OrderEnvironment:
         )
         return PlacedOrder(self, order, handle)
 
-    async def place_in(self, state: State, **changes: Any) -> "PlacedOrder":
+    async def place_in(
+        self, state: State, *, hold: tuple[Activity, ...] = (), **changes: Any
+    ) -> "PlacedOrder":
         """Start an order that stays in a state until `resume`; in review it waits for a person."""
         if state is State.IN_REVIEW:
-            placed = await self.place(review=ReviewMode.MANUAL, **changes)
+            placed = await self.place(hold=hold, review=ReviewMode.MANUAL, **changes)
             await placed.wait_until_in_review()
         elif state.is_terminal:
-            placed = await self.place(**changes)
+            placed = await self.place(hold=hold, **changes)
             await placed.result()
         else:
-            placed = await self.place(hold=(HELD_IN[state],), **changes)
+            placed = await self.place(hold=(HELD_IN[state], *hold), **changes)
             await placed.wait_until_held(HELD_IN[state])
         assert placed.stored.state is state
         return placed

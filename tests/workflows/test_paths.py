@@ -11,7 +11,7 @@ from db.domain import Address, Item, Reason, ReviewMode, State, Step
 from orchestrator.messages import DUPLICATE_ORDER, INVALID_ORDER, Activity, OrderResult, StepStatus
 from orchestrator.testing import COMPLETION_MS, DoneButReturns, InMemoryOrder, ResponseLost
 from orchestrator.workflow_ids import order_workflow_id, shipping_workflow_id
-from orchestrator.workflows.order import SHIP_AGAIN_PAUSE, OrderWorkflow
+from orchestrator.workflows.order import SHIPPING_RETRY_DELAY, OrderWorkflow
 from tests.orders import new_order
 from tests.workflows.conftest import ORDER_QUEUE
 from tests.workflows.held_activities import FORWARD_ACTIVITIES, STEP_ACTIVITY_NAMES
@@ -112,12 +112,13 @@ async def test_a_manual_review_without_a_decision_expires_and_nothing_is_charged
 
 @pytest.mark.parametrize("first", ["ApproveOrder", "RejectOrder"])
 async def test_the_first_of_an_approval_and_a_rejection_decides(env, first):
-    placed = await env.place_in(State.IN_REVIEW)
+    placed = await env.place_in(State.IN_REVIEW, hold=(Activity.FINISH,))
     signals = {"ApproveOrder": {"reviewer": "eve"}, "RejectOrder": {"reviewer": "bob", "reason": "no"}}
     second = next(name for name in signals if name != first)
     await placed.handle.signal(first, signals[first])
     await placed.wait_until(lambda stored: len(stored.requests) == 1)
     await placed.handle.signal(second, signals[second])
+    placed.release(Activity.FINISH)
     result = await placed.result()
     assert result.outcome is (State.COMPLETED if first == "ApproveOrder" else State.CANCELLED)
 
@@ -169,15 +170,15 @@ async def test_shipping_is_retried_while_there_is_time(env):
     placed = await env.place({Activity.DISPATCH: [StepStatus.DECLINED] * 5}, limit_seconds=30.0)
     assert (await placed.result()).outcome is State.COMPLETED
     assert placed.count(Activity.DISPATCH) == 6
-    assert await pauses(placed) == ["timer_fired_event_attributes"] * 5
+    assert await retry_timers(placed) == ["timer_fired_event_attributes"] * 5
 
 
-async def pauses(placed):
-    """How the timer of each pause between shipments ended; None while it runs."""
+async def retry_timers(placed):
+    """How the timer of each delay between shipments ended; None while it runs."""
     found = {}
     for event in (await placed.handle.fetch_history()).events:
         started = event.timer_started_event_attributes
-        if started.start_to_fire_timeout.ToTimedelta() == SHIP_AGAIN_PAUSE:
+        if started.start_to_fire_timeout.ToTimedelta() == SHIPPING_RETRY_DELAY:
             found[started.timer_id] = None
         for end in ("timer_fired_event_attributes", "timer_canceled_event_attributes"):
             if event.HasField(end) and getattr(event, end).timer_id in found:
@@ -185,19 +186,19 @@ async def pauses(placed):
     return list(found.values())
 
 
-async def test_a_cancellation_ends_the_pause_between_two_shipments(real_env):
-    # On a busy machine the cancellation can arrive after the pause; then the test tries another order.
+async def test_a_cancellation_ends_the_delay_between_two_shipments(real_env):
+    # On a busy machine the cancellation can arrive after the delay; then the test tries another order.
     for _ in range(5):
         placed = await real_env.place({Activity.DISPATCH: ALWAYS_DECLINED})
         async with asyncio.timeout(10):
-            while None not in await pauses(placed):  # noqa: ASYNC110
+            while None not in await retry_timers(placed):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await placed.handle.signal("CancelOrder", {"reason": "why", "cancelled_by": "me"})
         result = await placed.result()
         assert (result.outcome, result.reason) == (State.CANCELLED, Reason.CUSTOMER_CANCELLED)
-        if (await pauses(placed))[-1] == "timer_canceled_event_attributes":
+        if (await retry_timers(placed))[-1] == "timer_canceled_event_attributes":
             return
-    pytest.fail("no cancellation arrived during a pause")
+    pytest.fail("no cancellation arrived during a delay")
 
 
 @pytest.mark.parametrize("name", [Activity.PREPARE, Activity.DISPATCH])

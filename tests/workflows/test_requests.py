@@ -91,15 +91,15 @@ async def test_a_signal_is_accepted_in_time_and_recorded_when_too_late(env, name
 @pytest.mark.parametrize("name", REQUESTS)
 async def test_an_update_returns_accepted_or_too_late(env, name, state):
     placed = await env.place_in(state)
-    answer = await placed.handle.execute_update(name, REQUESTS[name], result_type=RequestResult)
-    assert answer.accepted == in_time(name, state)
-    assert answer.accepted or answer.message.startswith("too late")
+    response = await placed.handle.execute_update(name, REQUESTS[name], result_type=RequestResult)
+    assert response.accepted == in_time(name, state)
+    assert response.accepted or response.message.startswith("too late")
     await placed.resume(state)
     await check_outcome(placed, name, state)
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_a_signal_before_the_order_is_stored_is_handled_afterwards(env, name):
+async def test_a_signal_before_the_order_is_stored_is_handled_later(env, name):
     placed = await env.place(hold=(Activity.OPEN,), review=ReviewMode.MANUAL)
     await placed.wait_until_held(Activity.OPEN)
     await placed.handle.signal(SIGNALS[name], REQUESTS[name])
@@ -144,34 +144,36 @@ async def test_after_the_outcome_no_request_reaches_the_order(env, name):
 
 
 async def test_the_second_of_two_cancellations_is_too_late(env):
-    placed = await env.place_in(State.CHARGED)
-    answers = [
+    placed = await env.place_in(State.CHARGED, hold=(Activity.FINISH,))
+    results = [
         await placed.handle.execute_update(
             "cancel_order", REQUESTS["cancel_order"], result_type=RequestResult
         )
         for _ in range(2)
     ]
-    assert [answer.accepted for answer in answers] == [True, False]
+    assert [result.accepted for result in results] == [True, False]
+    placed.release(Activity.FINISH)
     assert (await placed.result()).reason is Reason.CUSTOMER_CANCELLED
 
 
 async def test_the_first_of_a_rejection_and_a_cancellation_sets_the_reason(env):
-    placed = await env.place_in(State.RECEIVED)
+    placed = await env.place_in(State.RECEIVED, hold=(Activity.FINISH,))
     await placed.handle.signal("RejectOrder", REQUESTS["reject_order"])
     await placed.wait_until(lambda stored: stored.requests)
     await placed.handle.signal("CancelOrder", REQUESTS["cancel_order"])
+    placed.release(Activity.FINISH)
     assert (await placed.result()).reason is Reason.REVIEW_REJECTED
 
 
 async def test_the_last_of_several_addresses_is_on_the_label(env):
     placed = await env.place_in(State.PREPARED)
     for street in ("1 First", "2 Second", "3 Third"):
-        answer = await placed.handle.execute_update(
+        response = await placed.handle.execute_update(
             "update_address",
             {"new_address": NEW_ADDRESS | {"street": street}, "updated_by": "me"},
             result_type=RequestResult,
         )
-        assert answer.accepted
+        assert response.accepted
     await placed.resume(State.PREPARED)
     await placed.result()
     assert placed.stored.label.street == "3 Third"
@@ -181,11 +183,11 @@ async def test_the_last_of_several_addresses_is_on_the_label(env):
 async def test_an_approval_before_the_review_takes_effect_when_it_begins(env):
     placed = await env.place(hold=(Activity.RECEIVE,), review=ReviewMode.MANUAL)
     await placed.wait_until_held(Activity.RECEIVE)
-    answers = [
+    results = [
         await placed.handle.execute_update("approve_order", {"reviewer": name}, result_type=RequestResult)
         for name in ("eve", "bob")
     ]
-    assert [answer.accepted for answer in answers] == [True, False]
+    assert [result.accepted for result in results] == [True, False]
     placed.release(Activity.RECEIVE)
     assert (await placed.result()).outcome is State.COMPLETED
     assert placed.stored.reviewer == "eve"
@@ -196,10 +198,10 @@ async def test_a_rejection_after_an_early_approval_takes_effect_before_the_revie
     placed = await env.place(hold=(Activity.RECEIVE,), review=ReviewMode.MANUAL)
     await placed.wait_until_held(Activity.RECEIVE)
     await placed.handle.execute_update("approve_order", REQUESTS["approve_order"])
-    answer = await placed.handle.execute_update(
+    response = await placed.handle.execute_update(
         "reject_order", REQUESTS["reject_order"], result_type=RequestResult
     )
-    assert answer.accepted
+    assert response.accepted
     assert (await placed.result()).reason is Reason.REVIEW_REJECTED
     assert placed.stored.charges == 0
 
@@ -213,8 +215,8 @@ async def test_a_request_whose_activity_ran_twice_is_applied_once(env, name):
     }[name]
     placed = await env.place({activity: [ResponseLost()]}, review=ReviewMode.MANUAL)
     await placed.wait_until_in_review()
-    answer = await placed.handle.execute_update(name, REQUESTS[name], result_type=RequestResult)
-    assert answer.accepted
+    response = await placed.handle.execute_update(name, REQUESTS[name], result_type=RequestResult)
+    assert response.accepted
     assert placed.stored.requests == [(name, True)]
     assert placed.stored.address_version == (2 if name == "update_address" else 1)
     await placed.resume(State.IN_REVIEW)

@@ -46,8 +46,8 @@ async def test_an_update_from_the_temporal_cli_returns_its_result(real_env, stat
     placed = await real_env.place_in(state)
     words = ("--name", "cancel_order", "--input", json.dumps(REQUESTS["cancel_order"]), "--output", "json")
     printed = await temporal(placed, "update", "execute", *words)
-    answer = json.loads(printed)["result"]
-    assert answer["accepted"] == in_time("cancel_order", state)
+    result = json.loads(printed)["result"]
+    assert result["accepted"] == in_time("cancel_order", state)
     await placed.resume(state)
     await placed.result()
 
