@@ -1,6 +1,7 @@
 """`python -m dashboard`: serve the dashboard until SIGTERM or SIGINT."""
 
 import sys
+import tomllib
 from pathlib import Path
 
 import streamlit as st
@@ -8,7 +9,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from streamlit.runtime.pages_manager import PagesManager
 
-from dashboard import export, links, sign_in, theme
+from dashboard import export, links, sign_in
 from dashboard.preload import preload
 from orchestrator.errors import UsageError
 from orchestrator.security import bind_policy
@@ -43,10 +44,18 @@ def main() -> int:
             "client.toolbarMode": "viewer",
             # Streamlit's CSV export does not escape text that a spreadsheet would run as a formula.
             "client.disableDataExport": True,
-            **theme.CONFIGURATION,
+            **theme(),
         }
     )
     return 0
+
+
+def theme() -> dict[str, object]:
+    """Return the options of theme.toml by their full names."""
+    options = tomllib.loads(Path(__file__).with_name("theme.toml").read_text())["theme"]
+    for mode in ("light", "dark"):
+        options |= {f"{mode}.{name}": value for name, value in options.pop(mode).items()}
+    return {f"theme.{name}": value for name, value in options.items()}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import streamlit as st
@@ -15,26 +16,11 @@ from orchestrator.errors import OrderSystemError, RequestRejected
 
 REFRESH_SECONDS = 2.0
 RESULT_VISIBLE = timedelta(seconds=8)
+"""As in page_elements.css."""
+
 CHART_CONFIG = {"displaylogo": False, "displayModeBar": "hover", "scrollZoom": False}
 
 _LAST_RESULT = "last-action-result"
-
-_STYLE = """<style>
-[data-testid="stMainBlockContainer"] { padding-top: 4.2rem; padding-bottom: 3rem; }
-@media (max-width: 640px) {
-  [data-testid="stMainBlockContainer"] { padding-left: 0.8rem; padding-right: 0.8rem; }
-}
-[data-stale="true"] { opacity: 1 !important; }
-[data-testid="stStatusWidget"] { visibility: hidden; }
-[data-testid="stLayoutWrapper"]:has(> [class*="st-key-action-result-"]) {
-  position: fixed; top: 4.5rem; right: 1rem; z-index: 1000070; width: min(26rem, calc(100vw - 2rem));
-  border-radius: 0.6rem; backdrop-filter: blur(1rem); pointer-events: none;
-  animation: action-result-expired 0s RESULT_VISIBLE forwards;
-}
-@keyframes action-result-expired { to { visibility: hidden; } }
-</style>""".replace("RESULT_VISIBLE", f"{RESULT_VISIBLE.total_seconds():g}s")
-"""CSS overrides: less top padding, no fading of stale elements, and action results as an overlay. The browser
-hides a result after RESULT_VISIBLE, because a page that is not live has no refresh that would remove it."""
 
 
 class ActionResult(NamedTuple):
@@ -52,7 +38,7 @@ def palette() -> Palette:
 
 def page_header(title: str, *, live: bool) -> bool:
     """Draw the title and, with `live`, a switch. Return whether the page refreshes automatically."""
-    st.html(_STYLE)
+    st.html(Path(__file__).with_suffix(".css"))
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.title(title, anchor=False, width="content")
         if not live:

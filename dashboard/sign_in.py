@@ -6,6 +6,8 @@ loses access within seconds.
 """
 
 from html import escape
+from pathlib import Path
+from string import Template
 from time import monotonic
 from urllib.parse import parse_qs
 
@@ -27,6 +29,8 @@ PUBLIC_PATHS = ("/_stcore/health",)
 RECHECK_SECONDS = 2.0
 RETRY_SECONDS = 5
 UNAVAILABLE = "Sign-in is unavailable: the API is not responding. Try again shortly."
+
+_TEMPLATE = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
 
 viewers = Sessions("orders_session")
 """Sessions of this process. The middleware and the pages, which Streamlit runs separately, both read it."""
@@ -146,12 +150,6 @@ def _login_page(status: int, message: str) -> HTMLResponse:
 
 
 def _page(status: int, message: str, content: str, *, refresh_seconds: int | None = None) -> HTMLResponse:
-    refresh = f"<meta http-equiv=refresh content={refresh_seconds}>" if refresh_seconds else ""
-    page = (
-        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Orders</title>"
-        "<meta name='viewport' content='width=device-width'><meta name='color-scheme' content='light dark'>"
-        "<style>body{font-family:sans-serif;margin:4em auto;max-width:26em;padding:0 1em}"
-        "input,button{font:inherit;padding:.5em;width:100%;box-sizing:border-box;margin:.4em 0}</style>"
-        f"{refresh}<h1>Orders</h1><p>{escape(message)}</p>{content}</html>"
-    )
+    refresh = f"<meta http-equiv='refresh' content='{refresh_seconds}'>" if refresh_seconds else ""
+    page = _TEMPLATE.substitute(refresh=refresh, message=escape(message), content=content)
     return HTMLResponse(page, status_code=status, headers={"Cache-Control": "no-store"})

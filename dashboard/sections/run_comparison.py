@@ -1,7 +1,6 @@
 """Comparison of a stored run with a baseline run."""
 
 from datetime import datetime
-from typing import NamedTuple
 
 import streamlit as st
 
@@ -16,37 +15,26 @@ from loadtest.verdict.comparison import compare_times
 
 MAX_CACHED_PAIRS = 20
 
+EndedRun = tuple[str, datetime]
+"""Run id and end. The end distinguishes runs of the same id in different databases."""
 
-class EndedRun(NamedTuple):
-    """`ended_at` distinguishes runs of the same id in different databases."""
-
-    run_id: str
-    ended_at: datetime
-
-
-class Comparison(NamedTuple):
-    """`result` as returned by `loadtest.verdict.comparison.compare_times`."""
-
-    result: run_tables.Json
-    run_cdf: list[tuple[int, float]]
-    baseline_cdf: list[tuple[int, float]]
+Cdf = list[tuple[int, float]]
 
 
 def show(run_id: str, baseline_id: str) -> None:
-    run, baseline = _ended(run_id), _ended(baseline_id)
-    comparison = compare(run, baseline) if run and baseline else None
+    rows = [cached(stored_runs.verdict)(each) for each in (run_id, baseline_id)]
+    ended = [(row["run_id"], row["ended_at"]) for row in rows if row and row["ended_at"]]
+    comparison = compare(*ended) if len(ended) == len(rows) else None
     if comparison is None:
         empty_state("Nothing to compare", "Both runs need a verdict and a finished order.")
         return
+    result, run_cdf, baseline_cdf = comparison
     st.subheader("Comparison", anchor=False)
     st.markdown(
         f"**{plain_text.markdown(run_id)}** compared with {plain_text.markdown(baseline_id)}: "
-        f"**{comparison.result['verdict']}**"
+        f"**{result['verdict']}**"
     )
-    curves = {
-        plain_text.chart(run_id): comparison.run_cdf,
-        plain_text.chart(baseline_id): comparison.baseline_cdf,
-    }
+    curves = {plain_text.chart(run_id): run_cdf, plain_text.chart(baseline_id): baseline_cdf}
     limit_ms = round(clients.settings().order_deadline_seconds * 1000)
     st.plotly_chart(
         distribution.cumulative(curves, palette(), limit_ms),
@@ -54,20 +42,13 @@ def show(run_id: str, baseline_id: str) -> None:
         config=CHART_CONFIG,
         alt="Cumulative distribution of completion times of both runs",
     )
-    st.dataframe(run_tables.differences(comparison.result), hide_index=True, key="differences")
-
-
-def _ended(run_id: str) -> EndedRun | None:
-    row = cached(stored_runs.verdict)(run_id)
-    return EndedRun(run_id, row["ended_at"]) if row and row["ended_at"] else None
+    st.dataframe(run_tables.differences(result), hide_index=True, key="differences")
 
 
 @st.cache_data(max_entries=MAX_CACHED_PAIRS, show_spinner=False)
-def compare(run: EndedRun, baseline: EndedRun) -> Comparison | None:
+def compare(run: EndedRun, baseline: EndedRun) -> tuple[run_tables.Json, Cdf, Cdf] | None:
     """Return None when a run has no finished order. The result does not expire: ended runs do not change."""
-    times, baseline_times = (stored_runs.times(clients.database(), each.run_id) for each in (run, baseline))
+    times, baseline_times = (stored_runs.times(clients.database(), run_id) for run_id, _ in (run, baseline))
     if times is None or baseline_times is None or not times.completion_ms or not baseline_times.completion_ms:
         return None
-    return Comparison(
-        compare_times(times, baseline_times), run_tables.cdf(times), run_tables.cdf(baseline_times)
-    )
+    return compare_times(times, baseline_times), run_tables.cdf(times), run_tables.cdf(baseline_times)
