@@ -113,10 +113,9 @@ class MemoryUsage:
         thirds = samples[:size], samples[size : 2 * size], samples[2 * size :]
         trends = {}
         for component in self.components:
-            first, second, third = (
-                fmean(sample.memory[component.name] for sample in samples) / MIB for samples in thirds
-            )
-            trends[component.name] = MemoryTrend(first, second, third, self.peak_mib(component.name))
+            name = component.name
+            first, second, third = (fmean(sample.memory[name] for sample in part) / MIB for part in thirds)
+            trends[name] = MemoryTrend(first, second, third, self.peak_mib(name))
         return trends
 
     def peak_mib(self, name: str) -> float:
