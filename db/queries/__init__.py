@@ -1,4 +1,4 @@
-"""Named SQL: each `-- name: x` in a file of this folder is one statement."""
+"""Named SQL statements: each `-- name: x` in a file of this folder starts one."""
 
 import re
 from functools import cache
@@ -10,9 +10,9 @@ _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 @cache
 def load(file_name: str) -> dict[str, LiteralString]:
-    """The statements of `db/queries/FILE_NAME`, by name.
+    """Return the statements of `db/queries/FILE_NAME`, by name.
 
-    Raises FileNotFoundError for an unknown file and ValueError for a name that stands twice.
+    Raises FileNotFoundError for an unknown file and ValueError for a duplicate name.
     """
     text = (Path(__file__).parent / file_name).read_text(encoding="utf-8")
     parts = _NAME.split(text)[1:]

@@ -135,7 +135,7 @@ async def test_an_outcome_that_waited_for_a_lock_counts_the_events_of_the_other_
     assert await driver.step(order_id, Step.REFUND, refund_outcome="voided")
     await driver.repository.start_next_attempt(order_id, Step.RECALL)
     async with await psycopg.AsyncConnection.connect(order_database_url) as connection:
-        # The other statement has been executed, and not yet committed, when the outcome is written.
+        # The other statement is executed but not committed when the outcome is written.
         slow_books = OrderRepository(_OneConnection(connection), "slow-worker")
         if other == "end_attempt":
             await slow_books.end_attempt(order_id, Step.CHARGE, failed(1, AttemptOutcome.TIMEOUT, 0.2))
@@ -155,7 +155,7 @@ async def test_an_outcome_that_waited_for_a_lock_counts_the_events_of_the_other_
 
 
 class _OneConnection:
-    """The pool's interface on one connection inside an open transaction."""
+    """The interface of Database on one connection in an open transaction."""
 
     def __init__(self, connection) -> None:
         self._connection = connection
@@ -242,7 +242,7 @@ async def test_a_lost_attempt_counts_as_waiting(driver, pool):
 
 
 async def test_overlapping_attempts_of_one_step_count_once(driver, pool):
-    # A worker that was thought dead may still have its call in the air.
+    # A worker that is considered dead may still have a call in flight.
     order_id = await _order_with_attempts(
         driver,
         pool,
@@ -289,8 +289,8 @@ async def test_for_any_attempts_the_parts_and_waiting_ms_sum_to_completion_ms(dr
 async def _order_with_attempts(
     driver: OrderDriver, pool, *, aborted_ms: float, attempts: list[tuple[str, str, float, float]]
 ) -> str:
-    """A cancelled order whose events are rewritten, before the outcome, to what `attempts` say:
-    (step, outcome, begun, lasted), in milliseconds since acceptance, which was ten seconds ago."""
+    """Return a cancelled order that was accepted ten seconds ago and has these attempts: (step, outcome, start and
+    duration in milliseconds after acceptance)."""
     accepted_at = (datetime.now(UTC) - timedelta(seconds=10)).replace(microsecond=0)
     order_id = await driver.open(accepted_at=accepted_at)
     await driver.abort(order_id)

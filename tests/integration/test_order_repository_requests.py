@@ -47,8 +47,8 @@ async def test_the_first_accepted_reason_is_kept(driver):
     assert not decision.accepted
     assert decision.abort_reason is Reason.DEADLINE
     assert "was aborted (deadline)" in decision.message
-    (told,) = await driver.events(order_id, "signal")
-    assert (told["detail"]["signal"], told["detail"]["accepted"]) == ("cancel_order", False)
+    (event,) = await driver.events(order_id, "signal")
+    assert (event["detail"]["signal"], event["detail"]["accepted"]) == ("cancel_order", False)
 
 
 async def test_of_concurrent_aborts_exactly_one_is_accepted(driver):

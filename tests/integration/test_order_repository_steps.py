@@ -75,12 +75,12 @@ async def test_times_are_stored_in_milliseconds_and_requested_at_is_at_most_acce
 
 
 async def test_an_unknown_order_has_no_snapshot(driver):
-    assert await driver.repository.snapshot("nobody") is None
+    assert await driver.repository.snapshot("unknown") is None
     with pytest.raises(LookupError):
-        await driver.repository.finish("nobody", State.COMPLETED)
+        await driver.repository.finish("unknown", State.COMPLETED)
     with pytest.raises(LookupError):
-        await driver.abort("nobody")
-    assert await driver.repository.start_next_attempt("nobody", Step.RECEIVE) is None
+        await driver.abort("unknown")
+    assert await driver.repository.start_next_attempt("unknown", Step.RECEIVE) is None
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ async def test_a_step_that_succeeds_after_the_abort_takes_no_effect(driver, step
     before = await driver.row(order_id)
     assert not await driver.repository.complete_step(order_id, step, ok(attempt.number), None)
     assert await driver.row(order_id) == before
-    # Its attempt is still told, because the outside may have done its part.
+    # The attempt is still recorded: the gateway call took effect.
     await driver.repository.end_attempt(order_id, step, ok(attempt.number))
     assert await driver.attempts(order_id, step) == [(step.value, 1, "ok")]
 

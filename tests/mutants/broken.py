@@ -1,7 +1,4 @@
-"""Shops that break one promise each, for one order only: the victim, whose id ends in VICTIM.
-
-Every mutant is the product itself with one part replaced; the part does wrong what a plausible bug would.
-"""
+"""Mutants of the product, each with one plausible bug that affects one order: the victim, whose id ends in VICTIM."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -37,7 +34,7 @@ from tests.shop import ActivitySetFactory
 
 HEALTHY = "healthy"
 VICTIM = "victim"
-STRANGER = "stranger"
+UNPLACED = "unplaced"
 
 
 def is_victim(order_id: str) -> bool:
@@ -45,26 +42,26 @@ def is_victim(order_id: str) -> bool:
 
 
 class Scenario(StrEnum):
-    """What happens to both orders, the victim and the healthy one beside it."""
+    """What happens to both orders: the victim and a healthy one."""
 
     PLAIN = "plain"
     UNDELIVERABLE = "undeliverable"
     """The carrier declines the parcel, so the order is refunded and recalled."""
 
     CANCELLED_IN_REVIEW = "cancelled in review"
-    """A customer cancels while a person reviews; the person, who knows nothing of it, approves."""
+    """A customer cancels during the manual review; then the reviewer approves."""
 
     MOVED_IN_REVIEW = "moved in review"
-    """The address changes while a person reviews, then the person approves."""
+    """The address changes during the manual review; then the reviewer approves."""
 
     REJECTED = "rejected"
     STARTED_AGAIN = "started again"
-    """The same order id is started again after its outcome, past the API."""
+    """The same order id is started again after its outcome, directly at Temporal."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A broken variant, and the invariants that must name its victim."""
+    """A mutant, and the invariants that must report its victim."""
 
     name: str
     breaks: set[int]
@@ -72,17 +69,17 @@ class Mutant:
     repository: Callable[[Database, str], OrderRepository] = OrderRepository
     activities: ActivitySetFactory = ActivitySet.create
     leaves_running: bool = False
-    """Whether the victim's workflow never closes."""
+    """Whether the victim's workflow stays open."""
 
-    blamed: tuple[str, ...] = (VICTIM,)
-    """The orders that must be named: the victim, one that nobody placed, or all there are."""
-
-
-# --- The outside, lied to or not asked --------------------------------------------------------------
+    reported: tuple[str, ...] = (VICTIM,)
+    """The orders that must be reported: the victim, an order that was never placed, or all."""
 
 
-class PassedOnPayments:
-    """The provider as it is; mutants override one call."""
+# --- Broken gateways --------------------------------------------------------------
+
+
+class ForwardingPayments:
+    """Forwards all calls; mutants override one."""
 
     def __init__(self, provider: PaymentProvider) -> None:
         self._provider = provider
@@ -94,8 +91,8 @@ class PassedOnPayments:
         return await self._provider.refund(payment_id, order_id)
 
 
-class ChargesTwice(PassedOnPayments):
-    """A second idempotency key, as a retry with a fresh key would use."""
+class ChargesTwice(ForwardingPayments):
+    """Charges with a second idempotency key, as a retry with a new key would."""
 
     async def charge(self, payment_id: str, order_id: str, amount_cents: int) -> None:
         await super().charge(payment_id, order_id, amount_cents)
@@ -103,37 +100,37 @@ class ChargesTwice(PassedOnPayments):
             await super().charge(f"{payment_id}-again", order_id, amount_cents)
 
 
-class ChargesTooMuch(PassedOnPayments):
+class ChargesTooMuch(ForwardingPayments):
     async def charge(self, payment_id: str, order_id: str, amount_cents: int) -> None:
         await super().charge(payment_id, order_id, amount_cents + is_victim(order_id))
 
 
-class ChargesNobody(PassedOnPayments):
-    """Our books will say charged; the provider was never called."""
+class SkipsCharge(ForwardingPayments):
+    """Reports a charge without calling the provider."""
 
     async def charge(self, payment_id: str, order_id: str, amount_cents: int) -> None:
         if not is_victim(order_id):
             await super().charge(payment_id, order_id, amount_cents)
 
 
-class ChargesSomebodyElse(PassedOnPayments):
-    """Besides the victim's own charge there is one for an order that nobody placed."""
+class ChargesUnknownOrder(ForwardingPayments):
+    """Charges for an order that was never placed as well."""
 
     async def charge(self, payment_id: str, order_id: str, amount_cents: int) -> None:
         await super().charge(payment_id, order_id, amount_cents)
         if is_victim(order_id):
-            stranger = order_id.replace(VICTIM, STRANGER)
-            await super().charge(f"pay-{stranger}", stranger, amount_cents)
+            unplaced = order_id.replace(VICTIM, UNPLACED)
+            await super().charge(f"pay-{unplaced}", unplaced, amount_cents)
 
 
-class ForgetsRefunds(PassedOnPayments):
+class ForgetsRefunds(ForwardingPayments):
     async def refund(self, payment_id: str, order_id: str) -> RefundOutcome:
         if is_victim(order_id):
             return RefundOutcome.REFUNDED
         return await super().refund(payment_id, order_id)
 
 
-class PassedOnWarehouse:
+class ForwardingWarehouse:
     def __init__(self, warehouse: Warehouse) -> None:
         self._warehouse = warehouse
 
@@ -147,13 +144,13 @@ class PassedOnWarehouse:
         await self._warehouse.unpack(package_key, order_id)
 
 
-class ForgetsToUnpack(PassedOnWarehouse):
+class ForgetsToUnpack(ForwardingWarehouse):
     async def unpack(self, package_key: str, order_id: str) -> None:
         if not is_victim(order_id):
             await super().unpack(package_key, order_id)
 
 
-class PassedOnCarrier:
+class ForwardingCarrier:
     def __init__(self, carrier: Carrier) -> None:
         self._carrier = carrier
 
@@ -167,21 +164,21 @@ class PassedOnCarrier:
         await self._carrier.cancel_shipment(shipment_key, order_id)
 
 
-class PrintsOldLabels(PassedOnCarrier):
-    """The label shows the address that the order came with."""
+class PrintsOldLabels(ForwardingCarrier):
+    """Prints the order's first address on the label."""
 
     async def dispatch(self, shipment_key: str, order_id: str, address: Address, label_version: int) -> str:
-        shown = ADDRESS if is_victim(order_id) else address
-        return await super().dispatch(shipment_key, order_id, shown, label_version)
+        printed = ADDRESS if is_victim(order_id) else address
+        return await super().dispatch(shipment_key, order_id, printed, label_version)
 
 
-def with_outside(
+def with_gateways(
     *,
     payments: Callable[[PaymentProvider], PaymentProvider] | None = None,
     warehouse: Callable[[Warehouse], Warehouse] | None = None,
     carrier: Callable[[Carrier], Carrier] | None = None,
 ) -> ActivitySetFactory:
-    """The product's own desks, dealing with broken parties."""
+    """Return the activities of the product with broken gateways."""
 
     def open_activities(
         repository: OrderRepository, faults: ProfileFaultInjector, gateways: Gateways
@@ -196,19 +193,19 @@ def with_outside(
     return open_activities
 
 
-# --- Database that are kept wrongly --------------------------------------------------------------------
+# --- Broken repositories --------------------------------------------------------------------
 
 
-class OpenDatabase(OrderRepository):
-    """The books with their pool within a mutant's reach."""
+class MutantRepository(OrderRepository):
+    """An order repository whose pool is accessible to mutants."""
 
-    def __init__(self, repository: Database, worker: str) -> None:
-        super().__init__(repository, worker)
-        self.pool = repository
+    def __init__(self, database: Database, worker: str) -> None:
+        super().__init__(database, worker)
+        self.pool = database
 
 
-class DropsOrders(OpenDatabase):
-    """The order's row disappears although its start was acknowledged."""
+class DropsOrders(MutantRepository):
+    """Deletes the row of an order whose start was acknowledged."""
 
     async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
         snapshot = await super().finish(order_id, outcome)
@@ -217,8 +214,8 @@ class DropsOrders(OpenDatabase):
         return snapshot
 
 
-class DropsEveryOrder(OpenDatabase):
-    """The rows of all orders disappear, so that the books know nothing of the run."""
+class DropsEveryOrder(MutantRepository):
+    """Deletes the rows of all orders, so that nothing of the run is left."""
 
     async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
         snapshot = await super().finish(order_id, outcome)
@@ -226,30 +223,30 @@ class DropsEveryOrder(OpenDatabase):
         return snapshot
 
 
-class OpensTwice(OpenDatabase):
-    """A second run of the same order is let in."""
+class OpensTwice(MutantRepository):
+    """Accepts a second run of the same order."""
 
     async def insert_order(self, order: NewOrder) -> bool:
-        is_ours = await super().insert_order(order)
-        return is_ours or is_victim(order.order_id)
+        inserted = await super().insert_order(order)
+        return inserted or is_victim(order.order_id)
 
 
-class AcceptsTwice(OpenDatabase):
-    """The acceptance is written down twice."""
+class AcceptsTwice(MutantRepository):
+    """Writes the acceptance event twice."""
 
     async def insert_order(self, order: NewOrder) -> bool:
-        is_ours = await super().insert_order(order)
+        inserted = await super().insert_order(order)
         if is_victim(order.order_id):
             await self.pool.execute(
                 "insert into events (order_id, at, kind, state)"
                 " values (%(id)s, %(at)s, 'accepted', 'received')",
                 {"id": order.order_id, "at": order.accepted_at},
             )
-        return is_ours
+        return inserted
 
 
-class WritesTwoOutcomes(OpenDatabase):
-    """The outcome is written down twice, and not the same."""
+class WritesTwoOutcomes(MutantRepository):
+    """Writes two different outcome events."""
 
     async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
         snapshot = await super().finish(order_id, outcome)
@@ -258,13 +255,13 @@ class WritesTwoOutcomes(OpenDatabase):
         return snapshot
 
 
-class WritesLongAgo(OpenDatabase):
-    """The victim's outcome came a minute ago: a workflow is given some seconds to close."""
+class WritesLongAgo(MutantRepository):
+    """Dates the victim's outcome back by a minute: the audit allows a workflow a few seconds to close."""
 
     async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
         snapshot = await super().finish(order_id, outcome)
         if is_victim(order_id):
-            # The books' own trigger would refuse it.
+            # The trigger of table orders would reject it.
             await self.pool.execute(
                 "do $$ begin set local session_replication_role = replica;"
                 " update orders set finished_at = clock_timestamp() - interval '1 minute'"
@@ -273,7 +270,7 @@ class WritesLongAgo(OpenDatabase):
         return snapshot
 
 
-class WritesAfterTheOutcome(OpenDatabase):
+class WritesAfterTheOutcome(MutantRepository):
     async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
         snapshot = await super().finish(order_id, outcome)
         if is_victim(order_id):
@@ -281,18 +278,18 @@ class WritesAfterTheOutcome(OpenDatabase):
         return snapshot
 
 
-class SkipsAState(OpenDatabase):
-    """The events jump: the order is told to be prepared before it was reviewed."""
+class SkipsAState(MutantRepository):
+    """Writes an event of state prepared before the review."""
 
     async def insert_order(self, order: NewOrder) -> bool:
-        is_ours = await super().insert_order(order)
+        inserted = await super().insert_order(order)
         if is_victim(order.order_id):
             await add_event(self.pool, order.order_id, "state", State.PREPARED)
-        return is_ours
+        return inserted
 
 
-class IgnoresCancellations(OpenDatabase):
-    """The customer is told that the order is cancelled; nothing turns it back."""
+class IgnoresCancellations(MutantRepository):
+    """Accepts a cancellation without aborting the order."""
 
     async def abort(
         self,
@@ -310,8 +307,8 @@ class IgnoresCancellations(OpenDatabase):
         return RequestDecision(True, "the order is being cancelled", State.IN_REVIEW)
 
 
-class ForgetsAddresses(OpenDatabase):
-    """The customer is told that the address is changed; the books keep the old one."""
+class ForgetsAddresses(MutantRepository):
+    """Accepts an address change without storing it."""
 
     async def change_address(
         self, order_id: str, address: Address, by: str, *, request_id: str | None = None
@@ -323,7 +320,7 @@ class ForgetsAddresses(OpenDatabase):
 
 
 async def add_event(pool: Database, order_id: str, kind: str, state: State) -> None:
-    """Writes an event just after the order's last one, as no statement of the product does."""
+    """Insert an event directly after the order's last one."""
     await pool.execute(
         "insert into events (order_id, at, kind, state, detail)"
         " select order_id, last_event_at + interval '1 microsecond', %(kind)s, %(state)s, '{}'"
@@ -332,17 +329,17 @@ async def add_event(pool: Database, order_id: str, kind: str, state: State) -> N
     )
 
 
-# --- ActivitySet that act wrongly -------------------------------------------------------------------------
+# --- Broken activities -------------------------------------------------------------------------
 
 
-class ReportsAnotherOutcome(OrderActivities):
+class ReturnsAnotherOutcome(OrderActivities):
     @activity.defn(name=Activity.FINISH)
     async def finish(self, request: FinishRequest) -> OrderResult:
         result = await super().finish(request)
         return replace(result, outcome=State.FAILED) if is_victim(request.order_id) else result
 
 
-class ReportsAnotherReason(OrderActivities):
+class ReturnsAnotherReason(OrderActivities):
     @activity.defn(name=Activity.FINISH)
     async def finish(self, request: FinishRequest) -> OrderResult:
         result = await super().finish(request)
@@ -350,8 +347,8 @@ class ReportsAnotherReason(OrderActivities):
         return replace(result, reason=Reason.CUSTOMER_CANCELLED) if is_wrong else result
 
 
-class ReportsWithoutWriting(OrderActivities):
-    """The workflow closes with an outcome that the books never hear of."""
+class ReturnsWithoutStoring(OrderActivities):
+    """Returns an outcome that it does not store."""
 
     @activity.defn(name=Activity.FINISH)
     async def finish(self, request: FinishRequest) -> OrderResult:
@@ -360,19 +357,19 @@ class ReportsWithoutWriting(OrderActivities):
         return await super().finish(request)
 
 
-class WritesWithoutAnswering(OrderActivities):
-    """The outcome is in the books, and the workflow never hears of it, so that it runs on."""
+class StoresWithoutReturning(OrderActivities):
+    """Stores the outcome and fails, so that the workflow stays open."""
 
     @activity.defn(name=Activity.FINISH)
     async def finish(self, request: FinishRequest) -> OrderResult:
         result = await super().finish(request)
         if is_victim(request.order_id):
-            raise RuntimeError("the answer is lost, again and again")
+            raise RuntimeError("the response is lost")
         return result
 
 
 class ChargesWhenValidating(OrderActivities):
-    """The money is taken before the review."""
+    """Charges before the review."""
 
     @activity.defn(name=Activity.VALIDATE)
     async def validate(self, request: StepRequest) -> StepResult:
@@ -383,7 +380,7 @@ class ChargesWhenValidating(OrderActivities):
 
 
 class ChargesTheRejected(OrderActivities):
-    """The money is taken although the reviewer said no."""
+    """Charges after a rejection."""
 
     @activity.defn(name=Activity.ABORT)
     async def abort(self, request: AbortRequest) -> RequestResult:
@@ -398,7 +395,7 @@ async def charge_in_full(gateways: Gateways, order_id: str) -> None:
     await gateways.payments.charge(f"pay-{order_id}", order_id, amount_cents)
 
 
-def with_order_desk(broken: type[OrderActivities]) -> ActivitySetFactory:
+def with_order_activities(broken: type[OrderActivities]) -> ActivitySetFactory:
     def open_activities(
         repository: OrderRepository, faults: ProfileFaultInjector, gateways: Gateways
     ) -> ActivitySet:
@@ -410,41 +407,50 @@ def with_order_desk(broken: type[OrderActivities]) -> ActivitySetFactory:
 
 MUTANTS = (
     Mutant("drops an order", {1}, repository=DropsOrders),
-    # Rejected, because then not even the provider's ledger knows of them.
+    # Rejected orders have no entry in the provider ledger either.
     Mutant(
         "drops every order of the run",
         {1},
         Scenario.REJECTED,
         repository=DropsEveryOrder,
-        blamed=(HEALTHY, VICTIM),
+        reported=(HEALTHY, VICTIM),
     ),
-    Mutant("carries an order out twice", {1}, Scenario.STARTED_AGAIN, repository=OpensTwice),
+    Mutant("runs an order twice", {1}, Scenario.STARTED_AGAIN, repository=OpensTwice),
     Mutant("accepts an order twice", {1}, repository=AcceptsTwice),
-    Mutant("reports another outcome", {2}, activities=with_order_desk(ReportsAnotherOutcome)),
+    Mutant("reports another outcome", {2}, activities=with_order_activities(ReturnsAnotherOutcome)),
     Mutant(
-        "reports another reason", {2}, Scenario.REJECTED, activities=with_order_desk(ReportsAnotherReason)
+        "reports another reason",
+        {2},
+        Scenario.REJECTED,
+        activities=with_order_activities(ReturnsAnotherReason),
     ),
-    Mutant("reports an outcome it never wrote", {2}, activities=with_order_desk(ReportsWithoutWriting)),
+    Mutant(
+        "returns an outcome that it did not store",
+        {2},
+        activities=with_order_activities(ReturnsWithoutStoring),
+    ),
     Mutant("writes two outcomes", {2}, repository=WritesTwoOutcomes),
     Mutant(
         "leaves the workflow running after the outcome",
         {2},
         repository=WritesLongAgo,
-        activities=with_order_desk(WritesWithoutAnswering),
+        activities=with_order_activities(StoresWithoutReturning),
         leaves_running=True,
     ),
-    Mutant("charges twice", {3}, activities=with_outside(payments=ChargesTwice)),
-    Mutant("charges the wrong amount", {3, 8}, activities=with_outside(payments=ChargesTooMuch)),
-    Mutant("forgets a refund", {4}, Scenario.UNDELIVERABLE, activities=with_outside(payments=ForgetsRefunds)),
+    Mutant("charges twice", {3}, activities=with_gateways(payments=ChargesTwice)),
+    Mutant("charges the wrong amount", {3, 8}, activities=with_gateways(payments=ChargesTooMuch)),
     Mutant(
-        "forgets a recall", {4}, Scenario.UNDELIVERABLE, activities=with_outside(warehouse=ForgetsToUnpack)
+        "forgets a refund", {4}, Scenario.UNDELIVERABLE, activities=with_gateways(payments=ForgetsRefunds)
     ),
-    Mutant("keeps payments off the ledger", {5}, activities=with_outside(payments=ChargesNobody)),
+    Mutant(
+        "forgets a recall", {4}, Scenario.UNDELIVERABLE, activities=with_gateways(warehouse=ForgetsToUnpack)
+    ),
+    Mutant("skips the charge at the provider", {5}, activities=with_gateways(payments=SkipsCharge)),
     Mutant(
         "charges without an order",
         {5},
-        activities=with_outside(payments=ChargesSomebodyElse),
-        blamed=(STRANGER,),
+        activities=with_gateways(payments=ChargesUnknownOrder),
+        reported=(UNPLACED,),
     ),
     Mutant(
         "ships after an accepted cancellation",
@@ -457,12 +463,15 @@ MUTANTS = (
         "prints the old address",
         {3, 6},
         Scenario.MOVED_IN_REVIEW,
-        activities=with_outside(carrier=PrintsOldLabels),
+        activities=with_gateways(carrier=PrintsOldLabels),
     ),
     Mutant("writes an event after the outcome", {7}, repository=WritesAfterTheOutcome),
     Mutant("skips a state", {7}, repository=SkipsAState),
-    Mutant("charges before the approval", {9}, activities=with_order_desk(ChargesWhenValidating)),
+    Mutant("charges before the approval", {9}, activities=with_order_activities(ChargesWhenValidating)),
     Mutant(
-        "charges after a rejection", {9}, Scenario.REJECTED, activities=with_order_desk(ChargesTheRejected)
+        "charges after a rejection",
+        {9},
+        Scenario.REJECTED,
+        activities=with_order_activities(ChargesTheRejected),
     ),
 )

@@ -1,4 +1,4 @@
-"""The servers of the mutants: a PostgreSQL, a Temporal and an API that nobody else uses."""
+"""A PostgreSQL server, a Temporal server and an API for the mutants alone."""
 
 import subprocess
 import sys
@@ -23,15 +23,15 @@ API_STARTUP_SECONDS = 30.0
 
 @pytest.fixture(scope="package")
 def settings() -> Iterator[Settings]:
-    """Lead to both servers."""
+    """Settings that point to both servers."""
     with postgres_server() as postgres, temporal_server() as temporal, postgres.fresh_database() as url:
         yield temporal.model_copy(update={"database_url": url})
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def pool(settings: Settings) -> AsyncIterator[Database]:
-    async with Database(settings.order_database_url, max_size=16, application_name="mutants") as repository:
-        yield repository
+    async with Database(settings.order_database_url, max_size=16, application_name="mutants") as database:
+        yield database
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
@@ -41,7 +41,7 @@ async def client(settings: Settings) -> Client:
 
 @pytest.fixture(scope="package")
 def command_line(settings: Settings) -> Iterator[CommandLine]:
-    """Works through an API of its own on the mutants' servers."""
+    """Commands that use an API on these servers."""
     own = settings.model_copy(update={"temporal_address": settings.temporal_target})
     environment = {**stack_environment(own), "COLUMNS": "200"}
     log = own.home / "api.log"
@@ -55,7 +55,7 @@ def command_line(settings: Settings) -> Iterator[CommandLine]:
         )
     try:
         not_after = monotonic() + API_STARTUP_SECONDS
-        while not _answers(own.api_url):
+        while not _responds(own.api_url):
             if process.poll() is not None or monotonic() > not_after:
                 raise RuntimeError(f"the API did not start:\n{log.read_text()}")
             sleep(0.05)
@@ -69,7 +69,7 @@ def command_line(settings: Settings) -> Iterator[CommandLine]:
             process.wait()
 
 
-def _answers(api_url: str) -> bool:
+def _responds(api_url: str) -> bool:
     try:
         return httpx.get(f"{api_url}/faults", trust_env=False).is_success
     except httpx.TransportError:

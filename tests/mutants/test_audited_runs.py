@@ -1,4 +1,4 @@
-"""Which orders an audit of a run looks at: also those of which the books know nothing, or nothing yet."""
+"""Which orders the audit of a run checks: also those that are not, or not yet, in the order database."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -36,12 +36,12 @@ async def until_in_review(shop: Shop, order_id: str) -> None:
         row = await shop.row(order_id)
         if row is not None and row["state"] == State.IN_REVIEW:
             return
-        # Answered once the workflow has moved on, so this waits without sleeping.
+        # The query is answered after the workflow's next task, so this loop needs no sleep.
         await handle.query("status")
 
 
 async def until_listed(client: Client, workflow_id: str) -> None:
-    """Returns once Temporal's list shows the workflow, which it does a moment after its start."""
+    """Wait until Temporal lists the workflow, a moment after its start."""
     async with asyncio.timeout(VISIBLE_SECONDS):
         while True:
             if [each async for each in client.list_workflows(f"WorkflowId = '{workflow_id}'")]:
@@ -49,7 +49,7 @@ async def until_listed(client: Client, workflow_id: str) -> None:
             await asyncio.sleep(POLL_SECONDS)
 
 
-async def test_a_run_of_which_nobody_knows_anything_is_unknown_and_not_clean(
+async def test_an_unknown_run_is_an_error_and_not_clean(
     client: Client, pool: Database, command_line: CommandLine
 ) -> None:
     with pytest.raises(RunUnknown, match="there is no run typo"):
@@ -60,7 +60,7 @@ async def test_a_run_of_which_nobody_knows_anything_is_unknown_and_not_clean(
     assert len(printed.strip().splitlines()) == 1
 
 
-async def test_a_run_that_was_recorded_is_known_without_an_order(
+async def test_a_stored_run_without_orders_is_known(
     client: Client, pool: Database, settings: Settings
 ) -> None:
     run_id = f"recorded-{uuid4().hex[:8]}"
@@ -70,7 +70,7 @@ async def test_a_run_that_was_recorded_is_known_without_an_order(
     assert (report.is_clean, report.finished, report.workflows_checked) == (True, 0, 0)
 
 
-async def test_a_run_is_known_while_no_worker_has_its_order(client: Client, pool: Database) -> None:
+async def test_a_run_is_known_before_a_worker_has_its_order(client: Client, pool: Database) -> None:
     run_id = f"waiting-{uuid4().hex[:8]}"
     handle = await client.start_workflow(
         "OrderWorkflow", id=order_workflow_id(run_id), task_queue=run_id, memo={"run_id": run_id}
@@ -81,13 +81,13 @@ async def test_a_run_is_known_while_no_worker_has_its_order(client: Client, pool
     await handle.terminate()
 
 
-def unattended_shop(name: str, client: Client, pool: Database) -> Shop:
-    """One without workers, so that what is placed stays where it is."""
+def shop_without_workers(name: str, client: Client, pool: Database) -> Shop:
+    """Return a shop without workers, so that its orders stay in the queue."""
     run_id = f"{name}-{uuid4().hex[:8]}"
     return Shop(run_id, client, pool, f"{run_id}-orders", f"{run_id}-shipping")
 
 
-def test_the_search_reaches_back_to_where_the_run_may_have_begun() -> None:
+def test_the_search_starts_before_the_earliest_possible_order_of_the_run() -> None:
     closed = "WorkflowType = 'OrderWorkflow' AND ExecutionStatus != 'Running'"
 
     def begun(at: datetime) -> str:
@@ -99,12 +99,12 @@ def test_the_search_reaches_back_to_where_the_run_may_have_begun() -> None:
     assert running_workflows("run", None, None) == closed.replace("!=", "=")
     assert closed_workflows("run", NOON, NOON - hour) == begun(NOON - hour - MAX_CLOCK_SKEW)
     assert closed_workflows("run", None, NOON) == begun(NOON - MAX_CLOCK_SKEW)
-    # A record made after the fact does not hide the orders before it.
+    # A run that was stored late does not hide earlier orders.
     assert closed_workflows("run", NOON, NOON + hour) == begun(NOON - MAX_CLOCK_SKEW)
     assert closed_workflows("run", NOON, None) == begun(NOON - 24 * hour)
 
 
-async def test_an_order_ended_by_an_operator_is_open_until_the_reconciler_had_its_time(
+async def test_a_terminated_order_is_open_until_the_reconciler_has_had_time(
     client: Client, pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_shop(client, pool, ProfileFaultInjector(named_profile("none"))) as shop:
@@ -120,10 +120,10 @@ async def test_an_order_ended_by_an_operator_is_open_until_the_reconciler_had_it
     assert [(each.invariant, each.order_id) for each in report.violations] == [(2, order.order_id)]
 
 
-async def test_an_order_ended_before_it_was_in_the_books_is_open_as_long(
+async def test_an_order_terminated_before_its_insert_is_open_as_long(
     client: Client, pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop = unattended_shop("unopened", client, pool)
+    shop = shop_without_workers("unopened", client, pool)
     order = shop.order("ended")
     handle = await shop.place(order)
     await handle.terminate("by an operator")
@@ -135,11 +135,11 @@ async def test_an_order_ended_before_it_was_in_the_books_is_open_as_long(
     assert [(each.invariant, each.order_id) for each in report.violations] == [(1, order.order_id)]
 
 
-async def test_an_order_is_open_for_as_long_as_the_reconciler_works_on_it(
+async def test_an_order_is_open_while_the_reconciler_works_on_it(
     client: Client, pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(temporal_comparison, "RECONCILER_TIME", timedelta(0))
-    shop = unattended_shop("slow", client, pool)
+    shop = shop_without_workers("slow", client, pool)
     order = shop.order("ended")
     handle = await shop.place(order)
     await handle.terminate("by an operator")
@@ -157,11 +157,11 @@ async def test_an_order_is_open_for_as_long_as_the_reconciler_works_on_it(
     assert [(each.invariant, each.order_id) for each in report.violations] == [(1, order.order_id)]
 
 
-async def test_a_workflow_that_never_was_an_order_is_no_lost_one(
+async def test_a_workflow_that_rejected_its_order_is_not_a_lost_order(
     client: Client, pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(temporal_comparison, "RECONCILER_TIME", timedelta(0))
-    shop = unattended_shop("never", client, pool)
+    shop = shop_without_workers("never", client, pool)
     handles = [
         await client.start_workflow(
             "OrderWorkflow",
@@ -179,7 +179,7 @@ async def test_a_workflow_that_never_was_an_order_is_no_lost_one(
     assert (report.violations, report.open_orders, report.workflows_checked) == ([], [], len(handles))
 
 
-async def test_a_workflow_that_was_reset_is_no_second_one(
+async def test_a_reset_workflow_is_not_a_second_one(
     client: Client, pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(temporal_comparison, "RECONCILER_TIME", timedelta(0))
@@ -212,7 +212,7 @@ async def test_a_workflow_that_was_reset_is_no_second_one(
     assert report.uncompared == 0
 
 
-async def test_orders_whose_workflow_is_not_in_the_list_are_waited_for_and_counted(
+async def test_the_audit_waits_for_workflows_that_are_not_listed_and_counts_them(
     client: Client, pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_shop(client, pool, ProfileFaultInjector(named_profile("none"))) as shop:
@@ -241,14 +241,14 @@ async def test_orders_whose_workflow_is_not_in_the_list_are_waited_for_and_count
     report = await audit(pool, client, shop.run_id)
     assert (report.workflows_checked, report.uncompared, report.violations) == (0, 1, [])
     assert report.to_json()["uncompared"] == 1
-    # What Temporal has forgotten is not waited for.
+    # It does not wait for workflows that Temporal has deleted.
     monkeypatch.setattr(temporal_comparison, "LISTING_SECONDS", 60.0)
     monkeypatch.setattr(temporal_comparison, "LISTED_BY_NOW", timedelta(0))
     async with asyncio.timeout(10):
         assert (await audit(pool, client, shop.run_id)).uncompared == 1
 
 
-async def test_open_orders_are_named_and_the_overdue_ones_counted(
+async def test_open_orders_are_listed_and_overdue_ones_counted(
     client: Client, pool: Database, command_line: CommandLine
 ) -> None:
     async with open_shop(client, pool, ProfileFaultInjector(named_profile("none"))) as shop:

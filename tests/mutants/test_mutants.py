@@ -1,7 +1,7 @@
-"""Every invariant is broken on purpose, for real, and the audit must name it and the order.
+"""Each mutant violates an invariant, and the audit must report the invariant and the order.
 
-A healthy order goes through the same workers at the same time and must not be named; the same scenario
-without the mutation must be clean.
+A healthy order runs on the same workers at the same time and must not be reported. The same scenarios without a
+mutation must be clean.
 """
 
 import asyncio
@@ -35,8 +35,8 @@ from tests.shop import POLL_SECONDS, Shop, open_shop
 
 Handle = WorkflowHandle[OrderWorkflow, OrderResult]
 
-UNBROKEN = [Mutant(f"unbroken, {scenario}", set(), scenario) for scenario in Scenario]
-REVIEWED_BY_A_PERSON = (Scenario.CANCELLED_IN_REVIEW, Scenario.MOVED_IN_REVIEW, Scenario.REJECTED)
+UNMODIFIED = [Mutant(f"unmodified, {scenario}", set(), scenario) for scenario in Scenario]
+MANUAL_REVIEW = (Scenario.CANCELLED_IN_REVIEW, Scenario.MOVED_IN_REVIEW, Scenario.REJECTED)
 EXPECTED = {
     Scenario.PLAIN: State.COMPLETED,
     Scenario.UNDELIVERABLE: State.FAILED,
@@ -48,7 +48,7 @@ EXPECTED = {
 
 
 async def run_and_audit(mutant: Mutant, client: Client, pool: Database) -> tuple[Shop, AuditReport]:
-    """Carries two orders through the scenario in the mutant's shop, and audits what it left behind."""
+    """Run two orders through the scenario on the mutant's workers, and audit the result."""
     faults = ProfileFaultInjector(named_profile("none"))
     if mutant.scenario is Scenario.UNDELIVERABLE:
         faults.profile = FaultProfile("custom", 0, Rates(), {Step.DISPATCH: Rates(decline=1.0)})
@@ -56,24 +56,24 @@ async def run_and_audit(mutant: Mutant, client: Client, pool: Database) -> tuple
         client, pool, faults, name="mutant", repository=mutant.repository, activities=mutant.activities
     ) as shop:
         orders = [shop.order(name) for name in (HEALTHY, VICTIM)]
-        if mutant.scenario in REVIEWED_BY_A_PERSON:
+        if mutant.scenario in MANUAL_REVIEW:
             orders = [shop.order(name, review=ReviewMode.MANUAL) for name in (HEALTHY, VICTIM)]
         if mutant.scenario is Scenario.UNDELIVERABLE:
-            # It is shipped again until its time is over.
+            # The workflow repeats the shipment until the deadline.
             orders = [shop.order(name, limit_seconds=8.0) for name in (HEALTHY, VICTIM)]
         handles = [await shop.place(order) for order in orders]
         left_running: list[Handle] = []
         for handle in handles:
-            await act(mutant.scenario, handle)
+            await send_requests(mutant.scenario, handle)
             if mutant.leaves_running and is_victim(handle.id):
-                await until_written(shop, handle)
+                await wait_for_outcome(shop, handle)
                 left_running.append(handle)
             else:
                 await handle.result()
         if mutant.scenario is Scenario.STARTED_AGAIN:
             again = [await shop.place(order, WorkflowIDReusePolicy.ALLOW_DUPLICATE) for order in orders]
             for handle in again:
-                await until_closed(handle)
+                await wait_until_closed(handle)
             handles += again
     closed = [handle for handle in handles if handle not in left_running]
     await shop.until_visible(closed)
@@ -82,53 +82,53 @@ async def run_and_audit(mutant: Mutant, client: Client, pool: Database) -> tuple
     return shop, report
 
 
-async def act(scenario: Scenario, handle: Handle) -> None:
-    """What people do with one order of this scenario."""
+async def send_requests(scenario: Scenario, handle: Handle) -> None:
+    """Send the requests of this scenario for one order."""
     if scenario is Scenario.CANCELLED_IN_REVIEW:
-        answer = await handle.execute_update(
+        response = await handle.execute_update(
             OrderWorkflow.cancel_order, CancelOrder("not wanted", "customer")
         )
-        assert answer.accepted
+        assert response.accepted
         await approve(handle)
     elif scenario is Scenario.MOVED_IN_REVIEW:
-        moved = await handle.execute_update(
+        response = await handle.execute_update(
             OrderWorkflow.update_address, UpdateAddress(OTHER_ADDRESS, "customer")
         )
-        assert moved.accepted
+        assert response.accepted
         assert (await approve(handle)) is not None
     elif scenario is Scenario.REJECTED:
-        answer = await handle.execute_update(OrderWorkflow.reject_order, RejectOrder("anna", "suspicious"))
-        assert answer.accepted
+        response = await handle.execute_update(OrderWorkflow.reject_order, RejectOrder("anna", "suspicious"))
+        assert response.accepted
 
 
 async def approve(handle: Handle) -> RequestResult | None:
-    """The answer, or None when the order has closed already."""
+    """Return the response, or None when the workflow is closed."""
     try:
         return await handle.execute_update(OrderWorkflow.approve_order, ApproveOrder("anna"))
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise
     except WorkflowUpdateFailedError:
-        # It closed between taking the request in and answering it.
+        # The workflow closed after it had accepted the update.
         pass
     return None
 
 
-async def until_written(shop: Shop, handle: Handle) -> None:
-    """Waits until the order of a workflow that does not close has its outcome in the books."""
+async def wait_for_outcome(shop: Shop, handle: Handle) -> None:
+    """Wait until an order has its outcome in the order database."""
     order_id = handle.id.removeprefix(ORDER_WORKFLOW_PREFIX)
     while (row := await shop.row(order_id)) is None or not State(row["state"]).is_terminal:  # noqa: ASYNC110
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def until_closed(handle: Handle) -> None:
-    """Waits for a second run of an order: the product lets it fail as a duplicate."""
+async def wait_until_closed(handle: Handle) -> None:
+    """Wait for a second run of an order, which fails as a duplicate."""
     with suppress(WorkflowFailureError):
         await handle.result()
 
 
-@pytest.mark.parametrize("mutant", UNBROKEN, ids=lambda mutant: str(mutant.scenario))
-async def test_the_unbroken_product_audits_clean(
+@pytest.mark.parametrize("mutant", UNMODIFIED, ids=lambda mutant: str(mutant.scenario))
+async def test_the_audit_of_the_unmodified_product_is_clean(
     mutant: Mutant, client: Client, pool: Database, command_line: CommandLine
 ) -> None:
     shop, report = await run_and_audit(mutant, client, pool)
@@ -143,21 +143,21 @@ async def test_the_unbroken_product_audits_clean(
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-async def test_the_audit_names_the_invariant_and_the_order(
+async def test_the_audit_reports_the_invariant_and_the_order(
     mutant: Mutant, client: Client, pool: Database, command_line: CommandLine
 ) -> None:
     shop, report = await run_and_audit(mutant, client, pool)
-    blamed = [f"{shop.run_id}-{name}" for name in mutant.blamed]
+    reported = [f"{shop.run_id}-{name}" for name in mutant.reported]
     by_order = {violation.order_id for violation in report.violations}
-    for order_id in blamed:
-        broken = {violation.invariant for violation in report.violations if violation.order_id == order_id}
-        assert mutant.breaks <= broken
-    assert by_order <= {f"{shop.run_id}-{VICTIM}", *blamed}
+    for order_id in reported:
+        violated = {violation.invariant for violation in report.violations if violation.order_id == order_id}
+        assert mutant.breaks <= violated
+    assert by_order <= {f"{shop.run_id}-{VICTIM}", *reported}
     assert all(violation.finding and violation.evidence for violation in report.violations)
     exit_code, printed = await command_line.run("audit", "--run", shop.run_id)
     assert exit_code == ExitCode.INVARIANT_BROKEN, printed
-    assert all(order_id in printed for order_id in blamed)
+    assert all(order_id in printed for order_id in reported)
 
 
-def test_every_invariant_has_its_mutant() -> None:
+def test_every_invariant_has_a_mutant() -> None:
     assert set().union(*(mutant.breaks for mutant in MUTANTS)) == set(INVARIANTS)

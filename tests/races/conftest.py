@@ -1,4 +1,4 @@
-"""The servers of the races: a PostgreSQL and a Temporal that nobody else uses."""
+"""A PostgreSQL and a Temporal server for the races alone."""
 
 import logging
 from collections.abc import AsyncIterator, Iterator
@@ -17,15 +17,15 @@ from tests.temporal_server import temporal_server
 
 @pytest.fixture(scope="package")
 def settings() -> Iterator[Settings]:
-    """Lead to both servers."""
+    """Settings that point to both servers."""
     with postgres_server() as postgres, temporal_server() as temporal, postgres.fresh_database() as url:
         yield temporal.model_copy(update={"database_url": url})
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def pool(settings: Settings) -> AsyncIterator[Database]:
-    async with Database(settings.order_database_url, max_size=16, application_name="races") as repository:
-        yield repository
+    async with Database(settings.order_database_url, max_size=16, application_name="races") as database:
+        yield database
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
@@ -35,7 +35,7 @@ async def client(settings: Settings) -> Client:
 
 @pytest.fixture
 def only_errors_are_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Failed attempts and races lost are what is being tested here, and writing them down takes time."""
+    """Failed attempts are expected here, and logging them takes time."""
     caplog.set_level(logging.ERROR)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     yield
@@ -43,7 +43,7 @@ def only_errors_are_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Shows the grid, passed or failed."""
+    """Print the grid."""
     for report in [report for each in ("passed", "failed") for report in terminalreporter.getreports(each)]:
         for name, table in report.user_properties:
             if name == "races":

@@ -1,4 +1,4 @@
-"""The grid of races: every request of a person, at every boundary of every step, in several ways."""
+"""The grid of races: every request at every boundary of every step, with several timings."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from enum import StrEnum
 from db.domain import COMPENSATIONS, Step
 
 OPEN = "open"
-"""Taking the order into the books: the boundary before the first step."""
+"""Inserting the order: the boundary before the first step."""
 
 
 class Request(StrEnum):
@@ -19,46 +19,46 @@ class Request(StrEnum):
 
 
 class Moment(StrEnum):
-    """Where in a step, told by the statements that the step makes in the books."""
+    """When in a step, relative to its database statements."""
 
     BEFORE = "before"
-    IN_THE_AIR = "in the air"
-    """The attempt has begun and its call is not answered; in a review, the reviewer thinks."""
+    IN_FLIGHT = "in flight"
+    """The attempt was started and its call has not returned; in a review, the reviewer has not decided."""
 
     ANSWERED = "answered"
-    """The call is answered, or the reviewer has decided; the books do not know yet."""
+    """The call has returned, or the reviewer has decided, and the result is not stored yet."""
 
     AFTER = "after"
 
 
 class Place(StrEnum):
     IN_TASK = "in the workflow task"
-    """A local activity: the workflow hears nothing until it is over."""
+    """A local activity: the workflow handles no signal until it ends."""
 
     LOST_TASK = "in a workflow task that is lost"
-    """As before, but the task fails once the step is through: as after a crash, everything in it is done
-    again, and what people ask may come in another order."""
+    """A local activity in a workflow task that fails after the step: as after a crash, the task is repeated, and
+    requests may arrive in another order."""
 
     ACTIVITY = "as an activity"
-    """The same code as a regular activity, beside which the workflow hears and answers."""
+    """A regular activity: the workflow handles requests meanwhile."""
 
 
 class Manner(StrEnum):
     """How long the step waits after the request is sent."""
 
-    GO_ON = "goes on"
-    REACHED = "until the server has it"
-    ANSWERED = "until it is answered"
+    CONTINUE = "does not wait"
+    REACHED = "until the server has stored it"
+    ANSWERED = "until the response"
 
 
 class Answered(StrEnum):
     ACCEPTED = "accepted"
     TOO_LATE = "too late"
     CLOSED = "closed"
-    """The workflow had ended: nobody was there to answer."""
+    """The workflow was closed."""
 
     NEVER = "never"
-    """The order never ended, or the request was never answered."""
+    """The order never finished, or the request got no response."""
 
 
 SHOWN = (Answered.ACCEPTED, Answered.TOO_LATE, Answered.CLOSED)
@@ -75,7 +75,7 @@ class Boundary:
 
 @dataclass(frozen=True)
 class Cell:
-    """One race: what is asked, where, and how."""
+    """One race: which request, at which boundary, and how."""
 
     request: Request
     boundary: Boundary
@@ -87,21 +87,21 @@ BOUNDARIES = (
     *(Boundary(OPEN, moment) for moment in (Moment.BEFORE, Moment.AFTER)),
     *(Boundary(step, moment) for step in (Step.RECEIVE, Step.VALIDATE) for moment in Moment),
     # A review begins where the validation ends.
-    *(Boundary(Step.REVIEW, moment) for moment in (Moment.IN_THE_AIR, Moment.ANSWERED, Moment.AFTER)),
+    *(Boundary(Step.REVIEW, moment) for moment in (Moment.IN_FLIGHT, Moment.ANSWERED, Moment.AFTER)),
     *(Boundary(step, moment) for step in (Step.CHARGE, Step.PREPARE, Step.DISPATCH) for moment in Moment),
     *(Boundary(step, moment) for step in COMPENSATIONS for moment in Moment),
     *(Boundary(Step.FINISH, moment) for moment in (Moment.BEFORE, Moment.AFTER)),
 )
 
-IN_REVIEW = Boundary(Step.REVIEW, Moment.IN_THE_AIR)
+IN_REVIEW = Boundary(Step.REVIEW, Moment.IN_FLIGHT)
 _SHIPPED_BY_CHILD = (Step.PREPARE, Step.DISPATCH)
 
 
 def ways(boundary: Boundary) -> Iterator[tuple[Place, Manner]]:
-    """The places and manners that make sense at a boundary.
+    """Yield the places and manners that are possible at a boundary.
 
-    Waiting for the answer inside the workflow task would wait for itself, except where the task is the
-    shipping child's. No request is answered before the order is in the books.
+    Waiting for the response inside the workflow task would deadlock, except in a task of the shipping child. No
+    request gets a response before the order is inserted.
     """
     for place in Place:
         for manner in Manner:
@@ -111,7 +111,7 @@ def ways(boundary: Boundary) -> Iterator[tuple[Place, Manner]]:
                 if place is not Place.ACTIVITY and boundary.step not in _SHIPPED_BY_CHILD:
                     continue
             if boundary == IN_REVIEW and place is not Place.ACTIVITY:
-                # Nothing is being done while the reviewer thinks: there is only one place.
+                # No step runs during a review.
                 continue
             yield place, manner
 
@@ -126,23 +126,23 @@ CELLS = tuple(
 
 @dataclass
 class Score:
-    """What was hit, and how it was answered."""
+    """The races that were run, and their results."""
 
-    answers: Counter[tuple[Boundary, Request, Answered]] = field(default_factory=Counter)
+    responses: Counter[tuple[Boundary, Request, Answered]] = field(default_factory=Counter)
     hits: Counter[Cell] = field(default_factory=Counter)
 
     def table(self) -> str:
-        """The grid in Markdown: each cell shows accepted / too late / closed."""
+        """Return the grid in Markdown; each cell is accepted / too late / closed."""
         lines = [
             "| boundary | " + " | ".join(Request) + " |",
             "|---" * (len(Request) + 1) + "|",
         ]
         for boundary in BOUNDARIES:
             counts = (
-                " / ".join(str(self.answers[boundary, request, answer]) for answer in SHOWN)
+                " / ".join(str(self.responses[boundary, request, answer]) for answer in SHOWN)
                 for request in Request
             )
             lines.append(f"| {boundary} | " + " | ".join(counts) + " |")
-        total = Counter(answer for _, _, answer in self.answers.elements())
+        total = Counter(answer for _, _, answer in self.responses.elements())
         summary = ", ".join(f"{total[answer]} {answer}" for answer in Answered if total[answer])
         return "\n".join([*lines, "", f"{sum(total.values())} orders: {summary}"])

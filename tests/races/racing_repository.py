@@ -1,4 +1,4 @@
-"""The books of the product, which send a person's request exactly at the boundary that a cell names."""
+"""An order repository that sends a request exactly at the boundary of a cell."""
 
 import asyncio
 from collections.abc import Callable
@@ -42,14 +42,14 @@ from tests.orders import OTHER_ADDRESS
 from tests.races.grid import IN_REVIEW, OPEN, Answered, Boundary, Cell, Manner, Moment, Place, Request
 
 PERSON = "anna"
-PATIENCE_SECONDS = 1.0
-"""How long a step waits for its request; less than its heartbeat timeout."""
+MAX_WAIT_SECONDS = 1.0
+"""Maximum wait of a step for its request; less than its heartbeat timeout."""
 
-LOOK_AGAIN_SECONDS = 0.005
+POLL_SECONDS = 0.005
 
 
 class Race:
-    """The races under way: which order waits for which boundary, and what its request was answered."""
+    """The running races: the cell of each order, and the response to its request."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -59,34 +59,34 @@ class Race:
         self.sent: dict[str, asyncio.Task[Answered]] = {}
 
     def enter(self, order_id: str, cell: Cell) -> None:
-        """From now on the boundary of `cell` makes its request for this order, once."""
+        """Send the request of `cell` once when this order reaches its boundary."""
         self._cells[order_id] = cell
         if cell.boundary.step in COMPENSATIONS:
             self._preludes.add(order_id)
 
-    def step_aside(self, order_id: str, step: str) -> None:
-        """Lets the step fail where it is tried inside the workflow task, if its cell wants an activity."""
+    def fail_local_activity(self, order_id: str, step: str) -> None:
+        """Fail a step in a local activity if its cell needs a regular activity."""
         cell = self._cells.get(order_id)
         wants_activity = cell is not None and cell.boundary.step == step and cell.place is Place.ACTIVITY
         if wants_activity and activity.info().is_local:
-            raise DatabaseUnavailable("the race is run in an activity")
+            raise DatabaseUnavailable("the race needs a regular activity")
 
     async def reach(self, order_id: str, step: str, moment: Moment) -> None:
-        """Sends the request if this is the boundary of the order's cell."""
+        """Send the request if this is the boundary of the order's cell."""
         if order_id in self._preludes and (step, moment) == (Step.PREPARE, Moment.AFTER):
-            # There is nothing to undo before somebody has cancelled.
+            # Compensations need an aborted order.
             self._preludes.remove(order_id)
-            await _done(asyncio.create_task(self._ask(order_id, Request.CANCEL, uuid4().hex)))
+            await _done(asyncio.create_task(self._send_update(order_id, Request.CANCEL, uuid4().hex)))
         cell = self._cells.get(order_id)
         if cell is None or order_id in self.sent:
             return
         if cell.boundary == Boundary(step, moment):
             await self._send(order_id, cell)
         elif cell.boundary == IN_REVIEW and (step, moment) == (Step.VALIDATE, Moment.AFTER):
-            self.sent[order_id] = asyncio.create_task(self._ask_in_review(order_id, cell))
+            self.sent[order_id] = asyncio.create_task(self._send_in_review(order_id, cell))
 
     def loses_task(self, order_id: str) -> bool:
-        """Whether the workflow task that hit the boundary is to be lost now; true once."""
+        """Return whether the workflow task that reached the boundary must fail; True once."""
         if order_id not in self._tasks_to_lose:
             return False
         self._tasks_to_lose.remove(order_id)
@@ -96,32 +96,32 @@ class Race:
         if cell.place is Place.LOST_TASK:
             self._tasks_to_lose.add(order_id)
         update_id = uuid4().hex
-        request = asyncio.create_task(self._ask(order_id, cell.request, update_id))
+        request = asyncio.create_task(self._send_update(order_id, cell.request, update_id))
         self.sent[order_id] = request
         if cell.manner is Manner.ANSWERED:
             await _done(request)
         elif cell.manner is Manner.REACHED:
-            await self._reached(order_id, update_id, request)
+            await self._wait_until_stored(order_id, update_id, request)
 
-    async def _ask_in_review(self, order_id: str, cell: Cell) -> Answered:
+    async def _send_in_review(self, order_id: str, cell: Cell) -> Answered:
         handle = self._handle(order_id)
         status = await handle.query(OrderWorkflow.status)
         while status.current_step is not Step.REVIEW:
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             status = await handle.query(OrderWorkflow.status)
-        return await self._ask(order_id, cell.request, uuid4().hex)
+        return await self._send_update(order_id, cell.request, uuid4().hex)
 
-    async def _ask(self, order_id: str, request: Request, update_id: str) -> Answered:
+    async def _send_update(self, order_id: str, request: Request, update_id: str) -> Answered:
         while True:
             try:
-                return await self._asked(order_id, request, update_id)
+                return await self._execute_update(order_id, request, update_id)
             except RPCError as error:
-                # Nobody was asked: the workflow task that is lost here has just failed.
+                # The workflow task that fails here has just failed, so the request was not delivered.
                 if not is_not_ready(error):
                     raise
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
-    async def _asked(self, order_id: str, request: Request, update_id: str) -> Answered:
+    async def _execute_update(self, order_id: str, request: Request, update_id: str) -> Answered:
         handle = self._handle(order_id)
         try:
             answer: RequestResult
@@ -148,8 +148,10 @@ class Race:
             raise
         return Answered.ACCEPTED if answer.accepted else Answered.TOO_LATE
 
-    async def _reached(self, order_id: str, update_id: str, request: asyncio.Task[Answered]) -> None:
-        """Returns once the server knows the request, whatever it has done with it."""
+    async def _wait_until_stored(
+        self, order_id: str, update_id: str, request: asyncio.Task[Answered]
+    ) -> None:
+        """Return once the server has stored the request."""
         wanted = PollWorkflowExecutionUpdateRequest(
             namespace=self._client.namespace,
             update_ref=UpdateRef(
@@ -157,16 +159,16 @@ class Race:
                 update_id=update_id,
             ),
         )
-        not_after = monotonic() + PATIENCE_SECONDS
+        not_after = monotonic() + MAX_WAIT_SECONDS
         while not request.done() and monotonic() < not_after:
             try:
                 await self._client.workflow_service.poll_workflow_execution_update(
-                    wanted, timeout=timedelta(seconds=PATIENCE_SECONDS)
+                    wanted, timeout=timedelta(seconds=MAX_WAIT_SECONDS)
                 )
             except RPCError as error:
                 if error.status is not RPCStatusCode.NOT_FOUND:
                     raise
-                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+                await asyncio.sleep(POLL_SECONDS)
             else:
                 return
 
@@ -175,29 +177,29 @@ class Race:
 
 
 async def _done(request: asyncio.Task[Answered]) -> None:
-    await asyncio.wait([request], timeout=PATIENCE_SECONDS)
+    await asyncio.wait([request], timeout=MAX_WAIT_SECONDS)
 
 
 class RacingRepository(OrderRepository):
-    def __init__(self, repository: Database, worker: str, race: Race) -> None:
-        super().__init__(repository, worker)
+    def __init__(self, database: Database, worker: str, race: Race) -> None:
+        super().__init__(database, worker)
         self._race = race
 
     async def insert_order(self, order: NewOrder) -> bool:
-        self._race.step_aside(order.order_id, OPEN)
+        self._race.fail_local_activity(order.order_id, OPEN)
         await self._race.reach(order.order_id, OPEN, Moment.BEFORE)
-        is_ours = await super().insert_order(order)
+        inserted = await super().insert_order(order)
         await self._race.reach(order.order_id, OPEN, Moment.AFTER)
-        return is_ours
+        return inserted
 
     async def start_next_attempt(
         self, order_id: str, step: Step, ended: AttemptResult | None = None
     ) -> StartedAttempt | None:
-        self._race.step_aside(order_id, step)
+        self._race.fail_local_activity(order_id, step)
         await self._race.reach(order_id, step, Moment.BEFORE)
         attempt = await super().start_next_attempt(order_id, step, ended)
         if attempt is not None:
-            await self._race.reach(order_id, step, Moment.IN_THE_AIR)
+            await self._race.reach(order_id, step, Moment.IN_FLIGHT)
         return attempt
 
     async def complete_step(
@@ -213,14 +215,14 @@ class RacingRepository(OrderRepository):
     ) -> RequestDecision:
         if signal is not None:
             return await super().approve(order_id, reviewer, signal=signal, request_id=request_id)
-        self._race.step_aside(order_id, Step.REVIEW)
+        self._race.fail_local_activity(order_id, Step.REVIEW)
         await self._race.reach(order_id, Step.REVIEW, Moment.ANSWERED)
         decision = await super().approve(order_id, reviewer, request_id=request_id)
         await self._race.reach(order_id, Step.REVIEW, Moment.AFTER)
         return decision
 
     async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
-        self._race.step_aside(order_id, Step.FINISH)
+        self._race.fail_local_activity(order_id, Step.FINISH)
         await self._race.reach(order_id, Step.FINISH, Moment.BEFORE)
         standing = await super().finish(order_id, outcome)
         await self._race.reach(order_id, Step.FINISH, Moment.AFTER)
@@ -228,7 +230,7 @@ class RacingRepository(OrderRepository):
 
 
 class LosesTasks(temporalio.client.Interceptor, Interceptor):
-    """Fails a workflow task as a crash would, after a local activity of it that hit its boundary."""
+    """Fails a workflow task, as a crash would, after the local activity that reached its boundary."""
 
     def __init__(self, race: Race) -> None:
         self._race = race
@@ -258,11 +260,11 @@ class LosesTasks(temporalio.client.Interceptor, Interceptor):
 
 
 class TaskLost(RuntimeError):
-    """Fails the workflow task, which the server then has done again."""
+    """Fails the workflow task, which the server then retries."""
 
 
 def order_of(workflow_id: str) -> str:
-    """The order of an order's workflow, or of one of its shipments."""
+    """Return the order id of an OrderWorkflow or ShippingWorkflow id."""
     kind, _, rest = workflow_id.partition("-")
     return rest.rpartition("-")[0] if kind == "shipping" else rest
 

@@ -1,4 +1,4 @@
-"""A thousand and more orders, each asked for something at the worst moment; the answers must hold."""
+"""More than a thousand orders, each with a request at one boundary: every decision must agree with the outcome."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -15,24 +15,24 @@ from tests.races.grid import CELLS, IN_REVIEW, Answered, Cell, Manner, Request, 
 from tests.races.racing_repository import PERSON, LosesTasks, Race, racing_repository
 from tests.shop import Shop, open_shop
 
-AT_ONCE = 40
+CONCURRENT_ORDERS = 40
 LIMIT_SECONDS = 40.0
-"""Long, so that a busy machine does not end orders at their deadline: that is proven elsewhere."""
+"""Long, so that a busy machine aborts no order at its deadline: other tests cover that."""
 
 OUTCOME_SECONDS = 1.5 * LIMIT_SECONDS
 
 MORE_ROUNDS = 3
-"""For cells whose boundary no order came to: on a busy machine a cancellation may come too late for
-there to be anything to undo."""
+"""For cells whose boundary no order reached: on a busy machine a cancellation may come too late for a
+compensation."""
 
 REVIEW_SECONDS = 1.0
-"""For requests that must arrive while the reviewer thinks."""
+"""Long enough for a request to arrive during the review."""
 
 CELLS_UNDER_FAULTS = tuple(cell for cell in CELLS if cell.manner is Manner.ANSWERED)
 
 
 @pytest.mark.timeout(600)
-# The SDK says so when an activity ends just as the server takes it away for want of a heartbeat.
+# The SDK warns when an activity ends just as the server times it out for a missing heartbeat.
 @pytest.mark.filterwarnings("ignore:Cannot find activity to cancel")
 @pytest.mark.usefixtures("only_errors_are_logged")
 async def test_every_request_at_every_boundary(
@@ -58,35 +58,35 @@ async def test_every_request_at_every_boundary(
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore:Cannot find activity to cancel")
 @pytest.mark.usefixtures("only_errors_are_logged")
-async def test_requests_that_are_answered_at_a_boundary_under_the_assignment_faults(
+async def test_requests_at_every_boundary_under_the_assignment_faults(
     client: Client, pool: Database, record_property: Callable[[str, object], None]
 ) -> None:
     score = Score()
     assert await run_cells(client, pool, "assignment", CELLS_UNDER_FAULTS, score) == []
     record_property("races", score.table())
-    assert sum(score.hits.values()) > len(CELLS_UNDER_FAULTS) // 2, "some boundaries are not come to"
+    assert sum(score.hits.values()) > len(CELLS_UNDER_FAULTS) // 2, "most boundaries must be reached"
 
 
 async def run_cells(
     client: Client, pool: Database, profile: str, cells: Iterable[Cell], score: Score
 ) -> list[str]:
-    """Runs one order a cell; returns every answer that the outcome contradicts. The audit must be clean."""
+    """Run one order per cell; return every response that contradicts the outcome. The audit must be clean."""
     race = Race(client)
     faults = ProfileFaultInjector(named_profile(profile, seed=7))
-    gate = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(CONCURRENT_ORDERS)
     losing = Client(client.service_client, namespace=client.namespace, interceptors=[LosesTasks(race)])
     async with open_shop(losing, pool, faults, name="race", repository=racing_repository(race)) as shop:
 
         async def one(number: int, cell: Cell) -> list[str]:
             order_id = f"{shop.run_id}-{number}"
-            async with gate:
+            async with slots:
                 answer = await run_order(shop, race, number, cell)
             if answer is None:
                 return []
             score.hits[cell] += 1
-            score.answers[cell.boundary, cell.request, answer] += 1
+            score.responses[cell.boundary, cell.request, answer] += 1
             return [
-                f"{cell}: {answer}, yet {problem}" for problem in await problems(pool, order_id, cell, answer)
+                f"{cell}: {answer}, but {problem}" for problem in await problems(pool, order_id, cell, answer)
             ]
 
         found = await asyncio.gather(*(one(number, cell) for number, cell in enumerate(cells)))
@@ -97,7 +97,7 @@ async def run_cells(
 
 
 async def run_order(shop: Shop, race: Race, number: int, cell: Cell) -> Answered | None:
-    """Carries one order through its race. Returns the answer, or None when the boundary was not reached."""
+    """Run one order. Return the response to its request, or None when the boundary was not reached."""
     review_seconds = REVIEW_SECONDS if cell.boundary == IN_REVIEW else 0.05
     order = shop.order(str(number), auto_review_seconds=review_seconds, limit_seconds=LIMIT_SECONDS)
     race.enter(order.order_id, cell)
@@ -112,10 +112,10 @@ async def run_order(shop: Shop, race: Race, number: int, cell: Cell) -> Answered
 
 
 async def problems(pool: Database, order_id: str, cell: Cell, answer: Answered) -> list[str]:
-    """What in the books and at the provider contradicts the answer; empty when it holds."""
+    """Return what contradicts the response in the order database and the provider ledger."""
     if answer is Answered.NEVER:
-        return ["nothing else happened"]
-    row = await pool.fetch_one(STANDING, {"order_id": order_id, "person": PERSON})
+        return ["no response"]
+    row = await pool.fetch_one(ORDER_ROW, {"order_id": order_id, "person": PERSON})
     assert row is not None
     return [
         f"{name} is {row[name]!r}, not {value!r}"
@@ -125,7 +125,7 @@ async def problems(pool: Database, order_id: str, cell: Cell, answer: Answered) 
 
 
 def expected(cell: Cell, answer: Answered) -> Row:
-    """What must be found of an order whose request was answered so."""
+    """Return the expected row of an order whose request got this response."""
     accepted = answer is Answered.ACCEPTED
     row: Row = {"state": State.COMPLETED, "abort_reason": None, "charges": 1, "accepted": int(accepted)}
     if cell.boundary.step in COMPENSATIONS:
@@ -144,7 +144,7 @@ def expected(cell: Cell, answer: Answered) -> Row:
     return row
 
 
-STANDING = """
+ORDER_ROW = """
 select o.state, o.abort_reason, o.reviewer = %(person)s as was_reviewed_by_person, l.label_address as label,
     (select count(*) from provider.ledger c where c.order_id = o.order_id and c.kind = 'charge') as charges,
     (select count(*) from events e where e.order_id = o.order_id and e.kind = 'signal'

@@ -1,4 +1,4 @@
-"""Database URLs that libpq would quote, password and all, are refused without a word of them."""
+"""Malformed database URLs are rejected without quoting them: libpq's own message may contain the password."""
 
 import pytest
 
@@ -22,16 +22,16 @@ SCHEME = "postgresql://"
         "s3cret",
     ],
 )
-def test_it_is_refused_in_one_sentence_that_quotes_nothing(
+def test_a_malformed_url_is_rejected_without_quoting_it(
     monkeypatch: pytest.MonkeyPatch, name: str, text: str
 ) -> None:
     monkeypatch.setenv(name, text)
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(SettingsError) as rejected:
         Settings.load()
-    said = str(refused.value)
-    assert said.startswith(f"{name}: not a database URL")
-    assert "s3cret" not in said
-    assert "\n" not in said
+    message = str(rejected.value)
+    assert message.startswith(f"{name}: not a database URL")
+    assert "s3cret" not in message
+    assert "\n" not in message
     with pytest.raises(ValueError, match="not a database URL") as direct:
         Settings(database_url=text)
     assert "s3cret" not in str(direct.value)
@@ -47,5 +47,5 @@ def test_it_is_refused_in_one_sentence_that_quotes_nothing(
         "host=/run/postgresql dbname=orders password=p@ss",
     ],
 )
-def test_others_are_taken_as_they_are(text: str) -> None:
+def test_other_urls_are_used_unchanged(text: str) -> None:
     assert Settings(database_url=text).order_database_url == text

@@ -16,7 +16,7 @@ from orchestrator.activities.step_runner import MAX_BACKOFF
 from orchestrator.deadlines import ATTEMPT_TIMEOUT, COMPENSATION_NEED, FINISH_NEED, STEP_NEEDS, OrderDeadlines
 from orchestrator.messages import StepResult, StepStatus
 from orchestrator.workflows.order_steps import TIME_BUDGET
-from tests.unit.paper import HANGS, Paper, on_paper
+from tests.unit.simulated_attempts import HANGS, SimulatedAttempts, in_simulated_time
 
 ACCEPTED_AT = datetime(2030, 1, 1, 12, tzinfo=UTC)
 FORWARD = [Step.RECEIVE, Step.VALIDATE, Step.REVIEW, Step.CHARGE, Step.PREPARE, Step.DISPATCH]
@@ -90,22 +90,22 @@ def simulate(
     review: timedelta,
     time_budget: timedelta = TIME_BUDGET,
 ) -> SimulatedOrder:
-    async def run(paper: Paper) -> SimulatedOrder:
+    async def run(attempts: SimulatedAttempts) -> SimulatedOrder:
         done = []
         for step in FORWARD:
             if step is Step.REVIEW:
-                time_left = max(deadlines.not_after(step) - paper.now(), timedelta(0))
+                time_left = max(deadlines.not_after(step) - attempts.now(), timedelta(0))
                 await asyncio.sleep(min(review, time_left).total_seconds())
             else:
-                result = await paper.carry_out(
+                result = await attempts.run_step(
                     step, outcomes(scripts[step]), deadlines.not_after(step), time_budget
                 )
                 if result.status is not StepStatus.DONE:
                     break
             done.append(step)
-        return SimulatedOrder(paper.now(), done, paper.begun.get(Step.CHARGE, []))
+        return SimulatedOrder(attempts.now(), done, attempts.started.get(Step.CHARGE, []))
 
-    return on_paper(deadlines.accepted_at, run)
+    return in_simulated_time(deadlines.accepted_at, run)
 
 
 @given(limits)
@@ -169,17 +169,17 @@ def test_an_order_aborted_at_the_last_moment_is_finished_by_its_deadline(
 ):
     deadlines = deadlines_of(limit)
 
-    async def compensate(paper: Paper) -> tuple[list[StepResult], datetime]:
+    async def compensate(attempts: SimulatedAttempts) -> tuple[list[StepResult], datetime]:
         scripts = {Step.REFUND: refunding, Step.RECALL: recalling}
         results = await asyncio.gather(
             *(
-                paper.carry_out(step, [*script, SUCCESS], None, time_budget)
+                attempts.run_step(step, [*script, SUCCESS], None, time_budget)
                 for step, script in scripts.items()
             )
         )
-        return results, paper.now()
+        return results, attempts.now()
 
-    results, ended_at = on_paper(deadlines.abort_at, compensate)
+    results, ended_at = in_simulated_time(deadlines.abort_at, compensate)
     assert [result.status for result in results] == [StepStatus.DONE] * 2
     assert ended_at + FINISH_NEED <= deadlines.deadline_at
 
@@ -189,10 +189,10 @@ def test_an_order_aborted_at_the_last_moment_is_finished_by_its_deadline(
 def test_a_compensation_is_retried_after_the_deadline(script):
     deadlines = deadlines_of(timedelta(seconds=15))
 
-    async def compensate(paper: Paper) -> StepResult:
-        return await paper.carry_out(Step.REFUND, [*script, SUCCESS], None, TIME_BUDGET)
+    async def compensate(attempts: SimulatedAttempts) -> StepResult:
+        return await attempts.run_step(Step.REFUND, [*script, SUCCESS], None, TIME_BUDGET)
 
-    result = on_paper(deadlines.deadline_at, compensate)
+    result = in_simulated_time(deadlines.deadline_at, compensate)
     assert (result.status, result.attempts) == (StepStatus.DONE, len(script) + 1)
 
 

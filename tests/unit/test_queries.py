@@ -28,24 +28,24 @@ def test_every_statement_is_one_statement_without_its_semicolon(file_name):
 
 
 @pytest.mark.parametrize("file_name", FILES)
-def test_no_statement_has_a_percent_sign_that_psycopg_would_take_for_a_parameter(file_name):
+def test_no_statement_has_an_unescaped_percent_sign(file_name):
     for name, statement in queries.load(file_name).items():
         assert not re.search(r"(?<!%)%(?!\(\w+\)[sbt]|%)", statement), name
 
 
-def test_an_unknown_file_is_refused():
+def test_an_unknown_file_raises_file_not_found():
     with pytest.raises(FileNotFoundError):
         queries.load("no_such_file.sql")
 
 
-def test_a_name_that_stands_twice_is_refused(tmp_path):
+def test_a_duplicate_name_is_rejected(tmp_path):
     twice = tmp_path / "twice.sql"
     twice.write_text("-- name: one\nselect 1;\n\n-- name: one\nselect 2;\n", encoding="utf-8")
     with pytest.raises(ValueError, match="twice"):
         queries.load(str(twice))
 
 
-def test_what_stands_before_the_first_name_belongs_to_no_statement(tmp_path):
+def test_text_before_the_first_name_belongs_to_no_statement(tmp_path):
     file = tmp_path / "headed.sql"
     file.write_text("-- About this file.\n\n-- name: one\n-- Why.\nselect 1;\n", encoding="utf-8")
     assert queries.load(str(file)) == {"one": "-- Why.\nselect 1"}

@@ -1,4 +1,4 @@
-"""Orders lived through on paper: the product's own loop of attempts, in time that is skipped, not waited."""
+"""Runs the StepRunner in simulated time: timers fire at once and advance the clock."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from temporalio.testing import ActivityEnvironment
 
 from db.domain import SAMPLE_ITEMS, Step
 from db.orders import AttemptResult, StartedAttempt
-from orchestrator.activities import step_runner as attempts_module
+from orchestrator.activities import step_runner
 from orchestrator.activities.step_runner import StepRunner
 from orchestrator.deadlines import ATTEMPT_TIMEOUT
 from orchestrator.errors import GatewayDeclined, GatewayError
@@ -24,14 +24,14 @@ from tests.orders import ADDRESS, NO_FAULTS
 T = TypeVar("T")
 
 Script = Iterable[tuple[str, timedelta]]
-"""What the outside does in turn ("ok", "error", "timeout" or "declined"), and how long it takes."""
+"""The outcomes of the gateway calls ("ok", "error", "timeout" or "declined"), each with its duration."""
 
 HANGS = ("timeout", ATTEMPT_TIMEOUT)
 SILENT = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 class _SkippingSelector(selectors.DefaultSelector):
-    """Instead of waiting for the next timer, makes it that late."""
+    """Advances the time to the next timer instead of waiting."""
 
     now_seconds = 0.0
 
@@ -49,24 +49,22 @@ class _SkippingLoop(asyncio.SelectorEventLoop):
         return self._skipping.now_seconds
 
 
-class Paper:
-    """One order's time and attempts. `begun` are the attempts of each step, by the moment they began."""
+class SimulatedAttempts:
+    """An order's clock and attempts. `started` has the start times of the attempts of each step. Also the stub of
+    the order repository."""
 
     def __init__(self, begins_at: datetime) -> None:
         self._begins_at = begins_at
-        self.begun: dict[Step, list[datetime]] = {}
-        self._attempts = StepRunner(self, NO_FAULTS)  # type: ignore[arg-type]
+        self.started: dict[Step, list[datetime]] = {}
+        self._step_runner = StepRunner(self, NO_FAULTS)  # type: ignore[arg-type]
 
     def now(self, _zone: object = None) -> datetime:
         return self._begins_at + timedelta(seconds=asyncio.get_running_loop().time())
 
-    async def carry_out(
+    async def run_step(
         self, step: Step, script: Script, not_after: datetime | None, time_budget: timedelta
     ) -> StepResult:
-        """Tries a step as the workflow has it tried: with patience at first, then until it has an end.
-
-        When the script is over, the outside hangs for good.
-        """
+        """Run a step as the workflow does: first with a time budget, then without. After the script, calls hang."""
         gateways = iter(script)
 
         async def call(_attempt: StartedAttempt) -> dict[str, Any]:
@@ -79,19 +77,19 @@ class Paper:
             return {}
 
         async def tried(time_budget_seconds: float | None) -> StepResult:
-            request = StepRequest("on-paper", step, not_after, time_budget_seconds)
-            result: StepResult = await ActivityEnvironment().run(self._attempts.run, request, call)
+            request = StepRequest("simulated", step, not_after, time_budget_seconds)
+            result: StepResult = await ActivityEnvironment().run(self._step_runner.run, request, call)
             return result
 
         result = await tried(time_budget.total_seconds())
         return await tried(None) if result.status is StepStatus.UNFINISHED else result
 
-    # What the loop asks of the books.
+    # The methods of OrderRepository that StepRunner calls.
 
     async def start_next_attempt(
         self, order_id: str, step: Step, _ended: AttemptResult | None
     ) -> StartedAttempt:
-        moments = self.begun.setdefault(step, [])
+        moments = self.started.setdefault(step, [])
         moments.append(self.now())
         items = list(SAMPLE_ITEMS)
         return StartedAttempt(len(moments), order_id, "payment", 4_200, ADDRESS, 1, items, owns_payment=True)
@@ -106,14 +104,14 @@ class Paper:
         return SimpleNamespace(abort_reason=None, has_completed=lambda _step: False)
 
 
-def on_paper(begins_at: datetime, work: Callable[[Paper], Coroutine[Any, Any, T]]) -> T:
-    """The result of work on a new paper whose clock starts at `begins_at`."""
+def in_simulated_time(begins_at: datetime, work: Callable[[SimulatedAttempts], Coroutine[Any, Any, T]]) -> T:
+    """Return the result of `work` with a clock that starts at `begins_at`."""
 
     async def worked() -> T:
-        paper = Paper(begins_at)
+        attempts = SimulatedAttempts(begins_at)
         loop = asyncio.get_running_loop()
-        with patch.multiple(attempts_module, datetime=paper, perf_counter=loop.time, log=SILENT):
-            return await work(paper)
+        with patch.multiple(step_runner, datetime=attempts, perf_counter=loop.time, log=SILENT):
+            return await work(attempts)
 
     with asyncio.Runner(loop_factory=_SkippingLoop) as runner:
         return runner.run(worked())

@@ -1,4 +1,4 @@
-"""The simulated provider, warehouse and carrier: idempotent by key, and an undo also prevents."""
+"""The simulated gateways: idempotent by key, and a compensating call also prevents the call it reverts."""
 
 import asyncio
 from collections import Counter
@@ -58,15 +58,13 @@ async def test_a_payment_id_is_charged_once(gateways, pool, key):
     assert await provider_balance(pool, key) == (500, 0)
 
 
-async def test_a_payment_id_is_charged_once_by_many_at_once(gateways, pool, key):
+async def test_concurrent_charges_of_a_payment_id_charge_once(gateways, pool, key):
     await asyncio.gather(*(gateways.payments.charge(key, "order", 500) for _ in range(12)))
     assert await ledger(pool, key) == {"charge": 1}
 
 
 @pytest.mark.parametrize(("order_id", "cents"), [("another order", 500), ("order", 501)])
-async def test_a_payment_id_that_was_used_for_something_else_is_declined(
-    gateways, pool, key, order_id, cents
-):
+async def test_a_payment_id_of_another_charge_is_declined(gateways, pool, key, order_id, cents):
     await gateways.payments.charge(key, "order", 500)
     with pytest.raises(GatewayDeclined):
         await gateways.payments.charge(key, order_id, cents)
@@ -81,14 +79,16 @@ async def test_a_charge_is_refunded_once_in_full(gateways, pool, key):
     assert await ledger(pool, key) == {"charge": 1, "refund": 1}
 
 
-async def test_a_charge_is_refunded_once_by_many_at_once(gateways, pool, key):
+async def test_concurrent_refunds_refund_once(gateways, pool, key):
     await gateways.payments.charge(key, "order", 500)
-    undone = await asyncio.gather(*(gateways.payments.refund(key, "order") for _ in range(12)))
-    assert set(undone) == {RefundOutcome.REFUNDED}
+    outcome = await asyncio.gather(*(gateways.payments.refund(key, "order") for _ in range(12)))
+    assert set(outcome) == {RefundOutcome.REFUNDED}
     assert await ledger(pool, key) == {"charge": 1, "refund": 1}
 
 
-async def test_a_refund_before_the_charge_calls_it_off_and_the_late_charge_is_declined(gateways, pool, key):
+async def test_a_refund_before_the_charge_voids_the_payment_id_and_a_later_charge_is_declined(
+    gateways, pool, key
+):
     for _ in range(2):
         assert await gateways.payments.refund(key, "order") is RefundOutcome.VOIDED
     with pytest.raises(GatewayDeclined, match="voided"):
@@ -97,25 +97,25 @@ async def test_a_refund_before_the_charge_calls_it_off_and_the_late_charge_is_de
     assert await ledger(pool, key) == {"void": 1}
 
 
-async def test_a_charge_after_its_refund_is_not_made_again(gateways, pool, key):
+async def test_a_charge_repeated_after_its_refund_charges_nothing(gateways, pool, key):
     await gateways.payments.charge(key, "order", 500)
     await gateways.payments.refund(key, "order")
     await gateways.payments.charge(key, "order", 500)
     assert await provider_balance(pool, key) == (500, 500)
 
 
-async def test_a_charge_and_its_refund_at_once_leave_nothing_charged(gateways, pool):
+async def test_a_concurrent_charge_and_refund_leave_a_net_charge_of_zero(gateways, pool):
     for _ in range(20):
         key = new_order().order_id
-        was_declined, undone = await asyncio.gather(
+        was_declined, outcome = await asyncio.gather(
             declined(gateways.payments.charge(key, "order", 500)), gateways.payments.refund(key, "order")
         )
         charged_cents, refunded_cents = await provider_balance(pool, key)
         assert charged_cents == refunded_cents
-        assert was_declined == (undone is RefundOutcome.VOIDED)
+        assert was_declined == (outcome is RefundOutcome.VOIDED)
 
 
-async def test_a_refund_for_another_order_leaves_the_charge_alone(gateways, pool, key):
+async def test_a_refund_for_another_order_changes_nothing(gateways, pool, key):
     await gateways.payments.charge(key, "order", 500)
     await gateways.payments.refund(key, "another order")
     assert await provider_balance(pool, key) == (500, 0)
@@ -125,7 +125,7 @@ async def test_a_refund_for_another_order_leaves_the_charge_alone(gateways, pool
 
 
 @pytest.mark.parametrize("sku", ["OUT-OF-STOCK", "out-of-stock-7"])
-async def test_an_article_out_of_stock_is_declined_by_name(gateways, sku):
+async def test_an_item_out_of_stock_is_declined_with_its_sku(gateways, sku):
     with pytest.raises(GatewayDeclined, match=sku):
         await gateways.warehouse.check_stock([*ITEMS, Item(sku, 1, 1)])
     await gateways.warehouse.check_stock(ITEMS)
@@ -143,7 +143,7 @@ async def test_a_package_is_packed_once_and_returned_once(gateways, pool, key):
     assert returned["items"] == [{"sku": "A", "quantity": 1, "unit_price_cents": 100}]
 
 
-async def test_a_package_that_was_called_off_is_never_packed(gateways, pool, key):
+async def test_a_cancelled_package_is_never_packed(gateways, pool, key):
     await gateways.warehouse.unpack(key, "order")
     with pytest.raises(GatewayDeclined, match="cancelled"):
         await gateways.warehouse.pack(key, "order", ITEMS)
@@ -151,7 +151,7 @@ async def test_a_package_that_was_called_off_is_never_packed(gateways, pool, key
     assert (row["packed_at"], row["recalled_at"] is None) == (None, False)
 
 
-async def test_a_package_packed_and_returned_at_once_is_never_left_packed(gateways, pool):
+async def test_a_concurrently_packed_and_returned_package_is_not_left_packed(gateways, pool):
     for _ in range(20):
         key = new_order().order_id
         was_declined, _ = await asyncio.gather(
@@ -165,12 +165,12 @@ async def test_a_package_packed_and_returned_at_once_is_never_left_packed(gatewa
 # --- Carrier ----------------------------------------------------------------------------------------
 
 
-async def test_the_carrier_does_not_deliver_to_zip_codes_of_five_zeros(gateways):
+async def test_an_address_with_zip_00000_is_declined(gateways):
     with pytest.raises(GatewayDeclined, match="no delivery to 00000"):
         await gateways.carrier.check_address(Address("1 Nowhere", "Void", "XX", "00000"))
 
 
-async def test_a_parcel_is_not_taken_to_where_nobody_delivers(gateways, pool):
+async def test_a_dispatch_to_an_address_without_delivery_is_declined(gateways, pool):
     key = new_order().order_id
     assert await declined(
         gateways.carrier.dispatch(key, "order", Address("1 Nowhere", "Void", "XX", "00000"), 1)
@@ -179,7 +179,7 @@ async def test_a_parcel_is_not_taken_to_where_nobody_delivers(gateways, pool):
     await gateways.carrier.check_address(ADDRESS)
 
 
-async def test_a_parcel_is_handed_over_once_and_keeps_its_tracking_number(gateways, pool, key):
+async def test_a_parcel_is_dispatched_once_and_keeps_its_tracking_number(gateways, pool, key):
     numbers = {await gateways.carrier.dispatch(key, "order", ADDRESS, 1) for _ in range(3)}
     assert len(numbers) == 1
     row = await parcel(pool, key)
@@ -193,7 +193,7 @@ async def test_two_parcels_have_two_tracking_numbers(gateways):
     assert one != other
 
 
-async def test_a_newer_label_replaces_the_older_and_an_older_one_changes_nothing(gateways, pool, key):
+async def test_only_a_newer_label_replaces_the_stored_one(gateways, pool, key):
     first = await gateways.carrier.dispatch(key, "order", ADDRESS, 1)
     second = await gateways.carrier.dispatch(key, "order", OTHER_ADDRESS, 2)
     late = await gateways.carrier.dispatch(key, "order", ADDRESS, 1)
@@ -202,7 +202,7 @@ async def test_a_newer_label_replaces_the_older_and_an_older_one_changes_nothing
     assert (row["label_version"], row["label_address"]["street"]) == (2, OTHER_ADDRESS.street)
 
 
-async def test_labels_printed_at_once_leave_the_newest(gateways, pool, key):
+async def test_of_concurrent_labels_the_newest_is_stored(gateways, pool, key):
     addresses = {version: Address(f"{version} Street", "Town", "CA", "90001") for version in range(1, 9)}
     await asyncio.gather(
         *(gateways.carrier.dispatch(key, "order", address, version) for version, address in addresses.items())
@@ -211,7 +211,7 @@ async def test_labels_printed_at_once_leave_the_newest(gateways, pool, key):
     assert (row["label_version"], row["label_address"]["street"]) == (8, "8 Street")
 
 
-async def test_a_parcel_is_taken_back_and_not_handed_over_again(gateways, pool, key):
+async def test_a_recalled_parcel_is_not_dispatched_again(gateways, pool, key):
     await gateways.carrier.dispatch(key, "order", ADDRESS, 1)
     for _ in range(2):
         await gateways.carrier.cancel_shipment(key, "order")
@@ -221,13 +221,13 @@ async def test_a_parcel_is_taken_back_and_not_handed_over_again(gateways, pool, 
     assert row["label_version"] == 1
 
 
-async def test_a_parcel_that_was_called_off_is_never_handed_over(gateways, pool, key):
+async def test_a_cancelled_shipment_is_never_dispatched(gateways, pool, key):
     await gateways.carrier.cancel_shipment(key, "order")
     assert await declined(gateways.carrier.dispatch(key, "order", ADDRESS, 1))
     assert (await parcel(pool, key))["dispatched_at"] is None
 
 
-async def test_a_parcel_handed_over_and_called_off_at_once_is_never_left_out(gateways, pool):
+async def test_a_concurrently_dispatched_and_recalled_parcel_is_recalled(gateways, pool):
     for _ in range(20):
         key = new_order().order_id
         was_declined, _ = await asyncio.gather(
@@ -239,12 +239,12 @@ async def test_a_parcel_handed_over_and_called_off_at_once_is_never_left_out(gat
         assert was_declined == (row["dispatched_at"] is None)
 
 
-# --- When their own books are away ------------------------------------------------------------------
+# --- Outage ------------------------------------------------------------------
 
 
-async def test_a_provider_that_does_not_answer_is_a_failed_call_not_a_declined_one(tmp_path):
-    async with Database(f"postgresql://postgres@/orders?host={tmp_path}") as nowhere:
-        gateways = simulated_gateways(nowhere)
+async def test_a_provider_that_is_unavailable_is_an_error_not_a_decline(tmp_path):
+    async with Database(f"postgresql://postgres@/orders?host={tmp_path}") as unavailable:
+        gateways = simulated_gateways(unavailable)
         calls = [
             gateways.payments.charge("p", "o", 1),
             gateways.payments.refund("p", "o"),
