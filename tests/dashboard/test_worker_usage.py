@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from dashboard.data.worker_usage import WorkerMeter
+from dashboard.data.worker_usage import read_worker_usage
 
 
 def test_only_workers_of_this_stack_are_found(tmp_path):
@@ -14,14 +14,13 @@ def test_only_workers_of_this_stack_are_found(tmp_path):
     own = subprocess.Popen([*command, "order-worker-7"], env=env)
     foreign = subprocess.Popen([*command, "order-worker-8"], env={**env, "ORDERS_STACK_HOME": "/elsewhere"})
     try:
-        meter = WorkerMeter(tmp_path)
         not_after = time.monotonic() + 5
-        while not (found := meter.read()) and time.monotonic() < not_after:
-            meter = WorkerMeter(tmp_path)
+        while not (found := read_worker_usage(tmp_path)) and time.monotonic() < not_after:
+            time.sleep(0.01)
         assert [usage.name for usage in found] == ["order-worker-7"]
         assert found[0].memory_bytes > 1_000_000
     finally:
         for process in (own, foreign):
             process.kill()
             process.wait()
-    assert meter.read() == []
+    assert read_worker_usage(tmp_path) == []
