@@ -6,8 +6,11 @@ import re
 import secrets
 from collections.abc import Iterable
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-from db.api_keys import StoredKey
+# Not at runtime: every start of a load test imports the roles, and the database driver takes 0.1 s.
+if TYPE_CHECKING:
+    from db.api_keys import StoredKey
 
 PREFIX = "ord_"
 """Lets secret scanners recognise a key in a log or a repository."""
@@ -53,7 +56,7 @@ def hash_key(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def match_key(key: str, stored: Iterable[StoredKey]) -> StoredKey | None:
+def match_key(key: str, stored: Iterable["StoredKey"]) -> "StoredKey | None":
     """Return the valid stored key that equals `key`, or None. Compares in constant time."""
     wanted = hash_key(key)
     found = None
