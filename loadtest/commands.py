@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loadtest.options import EXPECT_WORKERS_SECONDS, OPTIONS, RunOptions, command_line, new_run_id
-from orchestrator.errors import OrderSystemError, UsageError
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode, OrderSystemError, UsageError
 
 if TYPE_CHECKING:
     from db.runs import StoredRun

@@ -13,8 +13,7 @@ from loadtest.options import command_line
 from orchestrator.cli.stack import POLL_SECONDS, interrupt_on_signals
 from orchestrator.embedded import Stack
 from orchestrator.embedded.layout import PROJECT_ROOT
-from orchestrator.errors import OrderSystemError, UsageError
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode, OrderSystemError, UsageError
 from orchestrator.settings import Settings
 
 LOAD_TEST = {

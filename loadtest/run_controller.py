@@ -23,8 +23,7 @@ from loadtest.run import Run
 from loadtest.scenarios import SCENARIOS
 from loadtest.verdict.run_verdict import Verdict
 from loadtest.web.pages import add_pages
-from orchestrator.errors import OrderSystemError, UsageError
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode, OrderSystemError, UsageError
 from orchestrator.security import bind_policy
 from orchestrator.settings import Settings
 from orchestrator.worker.liveness_file import touch

@@ -1,4 +1,4 @@
-"""The errors of the project.
+"""The errors and exit codes of the project.
 
 OrderSystemError
  ├─ UsageError              a command or a setting is wrong              (exit code 2)
@@ -22,6 +22,8 @@ OrderSystemError
 The docstring of a class is its default message.
 """
 
+from enum import IntEnum
+
 from db.errors import DatabaseError as DatabaseError
 from db.errors import DatabaseUnavailable as DatabaseUnavailable
 from db.errors import DiskFull as DiskFull
@@ -34,6 +36,23 @@ from db.errors import TextRejected as TextRejected
 from db.errors import TooManyConnections as TooManyConnections
 from db.errors import TransactionConflict as TransactionConflict
 from db.errors import WrongCredentials as WrongCredentials
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the command line, the load tests and the proofs."""
+
+    PASSED = 0
+    CRASHED = 1
+    WRONG_USAGE = 2
+    LIMIT_BREACHED = 3
+    INVARIANT_BROKEN = 4
+    NOT_PROVEN = 5
+    INVALID_RUN = 6
+
+    @property
+    def text(self) -> str:
+        """The name as it is printed, for example "limit breached"."""
+        return self.name.lower().replace("_", " ")
 
 
 class UsageError(OrderSystemError):

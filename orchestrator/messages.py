@@ -1,4 +1,4 @@
-"""Messages of the workflows: arguments, results, signals, updates and activity payloads.
+"""Ids and messages of the workflows: arguments, results, signals, updates and activity payloads.
 
 Plain dataclasses: Temporal's default JSON converter reads and writes them, so any Temporal tool can send a
 signal as a JSON object with the same field names.
@@ -35,6 +35,20 @@ INVALID_REQUEST = "InvalidRequest"
 
 NOT_AN_ORDER = (DUPLICATE_ORDER, INVALID_ORDER)
 """With one of these, an OrderWorkflow fails before it has created an order."""
+
+ORDER_WORKFLOW_PREFIX = "order-"
+
+
+def order_workflow_id(order_id: str) -> str:
+    return ORDER_WORKFLOW_PREFIX + order_id
+
+
+def reconcile_workflow_id(order_id: str) -> str:
+    return f"reconcile-{order_id}"
+
+
+def shipping_workflow_id(order_id: str, n: int) -> str:
+    return f"shipping-{order_id}-{n}"
 
 
 # --- Orders -------------------------------------------------------------------------------------------

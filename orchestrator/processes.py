@@ -11,8 +11,7 @@ import os
 import sys
 from typing import NoReturn
 
-from orchestrator.errors import OrderSystemError, UsageError
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode, OrderSystemError, UsageError
 from orchestrator.settings import Settings
 from orchestrator.worker.kind import WorkerKind
 

@@ -11,9 +11,8 @@ from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from orchestrator.errors import PayloadUnreadable
-from orchestrator.messages import NOT_AN_ORDER, OrderRequest
+from orchestrator.messages import NOT_AN_ORDER, OrderRequest, order_workflow_id
 from orchestrator.temporal_client import temporal_errors
-from orchestrator.workflow_ids import order_workflow_id
 
 log = structlog.get_logger()
 

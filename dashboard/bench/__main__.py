@@ -20,8 +20,7 @@ from loadtest.bench.seed import random_order_ids, seed, seed_recent
 from orchestrator.embedded import Stack, postgres
 from orchestrator.embedded.layout import Layout
 from orchestrator.embedded.migrations import migrate
-from orchestrator.errors import OrderSystemError, StackError
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode, OrderSystemError, StackError
 from orchestrator.settings import Settings
 
 ORDERS = 1_000_000

@@ -21,8 +21,8 @@ from dashboard.view_models.order_requests import (
 from dashboard.view_models.slo_targets import seconds
 from db.read_models import order_search
 from db.read_models.order_search import OrderDetails
+from orchestrator.messages import order_workflow_id
 from orchestrator.security.key_hashing import Role
-from orchestrator.workflow_ids import order_workflow_id
 
 ADDRESS_FIELDS = ("street", "city", "state", "zip")
 

@@ -15,8 +15,7 @@ from loadtest.bench import load, operations, single_orders
 from loadtest.bench.harness import TABLE_HEADER, Bench, Measurement
 from loadtest.proofs.proof import setup_text
 from orchestrator.embedded import Stack
-from orchestrator.errors import OrderSystemError, UsageError
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode, OrderSystemError, UsageError
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
 

@@ -20,8 +20,7 @@ from typing import Any
 
 from loadtest.generator.api_client import ApiClient
 from loadtest.verdict.slo import allowed_share, orders_needed
-from orchestrator.errors import OrderSystemError, ServiceUnavailable, UsageError
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode, OrderSystemError, ServiceUnavailable, UsageError
 
 STEP_FACTOR = 1.5
 

@@ -22,8 +22,7 @@ from loadtest.proofs.proof import (
     table,
 )
 from loadtest.proofs.resource_usage import MemoryUsage
-from orchestrator.errors import UsageError
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode, UsageError
 from orchestrator.settings import Settings
 
 RATE = 30.0

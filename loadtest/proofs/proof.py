@@ -19,8 +19,7 @@ from loadtest.reports.documents import markdown
 from loadtest.reports.run_metadata import commit, machine
 from orchestrator.embedded import Stack
 from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
-from orchestrator.errors import OrderSystemError, UsageError
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode, OrderSystemError, UsageError
 from orchestrator.settings import Settings
 
 Json = dict[str, Any]

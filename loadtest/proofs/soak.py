@@ -19,8 +19,7 @@ from loadtest.proofs.proof import (
 )
 from loadtest.proofs.resource_usage import MIB, DiskUsage, MemoryTrend, MemoryUsage
 from orchestrator.embedded.layout import Layout
-from orchestrator.errors import UsageError
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode, UsageError
 from orchestrator.settings import Settings
 
 MINUTES = 30.0

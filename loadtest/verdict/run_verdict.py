@@ -16,7 +16,7 @@ from loadtest.verdict.validity import (
     on_time_share,
     validity_problems,
 )
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode
 
 
 @dataclass(frozen=True)

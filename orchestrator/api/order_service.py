@@ -39,10 +39,10 @@ from orchestrator.messages import (
     RejectOrder,
     RequestResult,
     UpdateAddress,
+    order_workflow_id,
 )
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import is_not_ready, temporal_errors
-from orchestrator.workflow_ids import order_workflow_id
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 
 Request = CancelOrder | UpdateAddress | ApproveOrder | RejectOrder

@@ -14,8 +14,12 @@ from db.domain import State
 from orchestrator.audit.workflow_list import closed_workflows, list_chunks, running_workflows
 from orchestrator.audit.workflow_results import result_of
 from orchestrator.errors import PayloadUnreadable
-from orchestrator.messages import NOT_AN_ORDER
-from orchestrator.workflow_ids import ORDER_WORKFLOW_PREFIX, order_workflow_id, reconcile_workflow_id
+from orchestrator.messages import (
+    NOT_AN_ORDER,
+    ORDER_WORKFLOW_PREFIX,
+    order_workflow_id,
+    reconcile_workflow_id,
+)
 from orchestrator.workflow_lookup import is_running, started_order
 
 RECONCILER_TIME = timedelta(seconds=10)

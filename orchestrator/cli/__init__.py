@@ -1,7 +1,7 @@
 """The command line: `orders COMMAND`, or `python -m orchestrator COMMAND`.
 
 Commands about orders use the REST API only. An error is one sentence on stderr and an exit code of
-`orchestrator.exit_codes`.
+`orchestrator.errors.ExitCode`.
 """
 
 import sys
@@ -15,8 +15,7 @@ from orchestrator.cli import orders as orders
 from orchestrator.cli import stack as stack
 from orchestrator.cli import system as system
 from orchestrator.cli.output import print_error
-from orchestrator.errors import OrderSystemError, RequestMalformed, UsageError
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode, OrderSystemError, RequestMalformed, UsageError
 from orchestrator.processes import exit_immediately
 
 app = typer.Typer(

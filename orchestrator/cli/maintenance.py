@@ -12,8 +12,7 @@ import typer
 from rich.text import Text
 
 from orchestrator.cli.output import AsJson, console, echo, echo_step, print_json
-from orchestrator.errors import UsageError
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode, UsageError
 from orchestrator.settings import Settings
 
 if TYPE_CHECKING:

@@ -23,8 +23,7 @@ from orchestrator.cli.output import (
     print_error,
     print_json,
 )
-from orchestrator.errors import OrderConflict, ServiceUnavailable, UsageError
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode, OrderConflict, ServiceUnavailable, UsageError
 from orchestrator.rest_client import Json, RestClient
 from orchestrator.settings import Settings
 

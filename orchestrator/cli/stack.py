@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.output import AsJson, console, echo, echo_step, print_error, print_json
-from orchestrator.errors import DatabaseError, StackError, UsageError
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import DatabaseError, ExitCode, StackError, UsageError
 from orchestrator.settings import Settings
 
 # `orders worker` and `orders api` do not need this import at runtime; see _stack().

@@ -10,8 +10,7 @@ import typer
 
 from orchestrator.cli.connection import ApiUrl, connect
 from orchestrator.cli.output import AsJson, audit_report, console, echo, print_json
-from orchestrator.errors import OrderSystemError, ServiceUnavailable, UsageError
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode, OrderSystemError, ServiceUnavailable, UsageError
 from orchestrator.rest_client import Json, RestClient
 from orchestrator.worker.kind import WorkerKind
 

@@ -19,10 +19,15 @@ from db import audit as audit_database
 from db.database import Database
 from db.maintenance.stale_orders import StaleOrder, stale_orders
 from orchestrator.errors import PayloadUnreadable, ServiceUnavailable
-from orchestrator.messages import OpenRequest, ReconcileRequest
+from orchestrator.messages import (
+    ORDER_WORKFLOW_PREFIX,
+    OpenRequest,
+    ReconcileRequest,
+    order_workflow_id,
+    reconcile_workflow_id,
+)
 from orchestrator.temporal_client import temporal_errors
 from orchestrator.worker.metrics import WorkerMetrics
-from orchestrator.workflow_ids import ORDER_WORKFLOW_PREFIX, order_workflow_id, reconcile_workflow_id
 from orchestrator.workflow_lookup import is_running, started_order
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 

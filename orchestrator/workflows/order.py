@@ -36,8 +36,9 @@ with workflow.unsafe.imports_passed_through():
         StepResult,
         StepStatus,
         UpdateAddress,
+        order_workflow_id,
+        shipping_workflow_id,
     )
-    from orchestrator.workflow_ids import order_workflow_id, shipping_workflow_id
     from orchestrator.workflows.order_progress import OrderProgress
     from orchestrator.workflows.order_steps import OrderAborted, OrderSteps
     from orchestrator.workflows.request_handlers import (

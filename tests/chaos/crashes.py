@@ -28,9 +28,9 @@ from db.database import Database, Row
 from orchestrator.audit import AuditReport, audit
 from orchestrator.embedded import Stack
 from orchestrator.embedded.process_table import wait_until_ended
+from orchestrator.messages import order_workflow_id
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
-from orchestrator.workflow_ids import order_workflow_id
 from tests.async_load import LoadReport, send_orders, wait_for_outcomes
 from tests.ports import free_port_base
 

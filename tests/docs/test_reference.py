@@ -18,7 +18,7 @@ from orchestrator.api.app import create_app
 from orchestrator.api.problem_details import status_of
 from orchestrator.cli import app as orders
 from orchestrator.embedded.layout import PROJECT_ROOT
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode
 from orchestrator.messages import Activity
 from orchestrator.settings import Settings, environment_names
 from tests.docs.pages import CODE, REFERENCE, first_column, rows, section

@@ -25,13 +25,18 @@ from orchestrator.embedded.layout import PROJECT_ROOT, packaged_program, stack_e
 from orchestrator.errors import GatewayError
 from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
 from orchestrator.gateways.simulated import SimulatedCarrier, simulated_gateways
-from orchestrator.messages import ApproveOrder, OrderResult, RequestResult, UpdateAddress
+from orchestrator.messages import (
+    ApproveOrder,
+    OrderResult,
+    RequestResult,
+    UpdateAddress,
+    shipping_workflow_id,
+)
 from orchestrator.security.key_hashing import hash_key, new_key
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
 from orchestrator.worker.activity_set import ActivitySet
 from orchestrator.worker.factory import order_worker, shipping_worker
-from orchestrator.workflow_ids import shipping_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from tests.live import eventually
 from tests.shop import Shop

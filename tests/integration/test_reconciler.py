@@ -21,12 +21,11 @@ from orchestrator.api.admission import Admission
 from orchestrator.api.order_service import OrderService
 from orchestrator.embedded import Stack
 from orchestrator.errors import DatabaseUnavailable, PayloadUnreadable, TemporalUnavailable
-from orchestrator.messages import CancelOrder
+from orchestrator.messages import CancelOrder, order_workflow_id
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
 from orchestrator.worker import reconciler as reconciler_module
 from orchestrator.worker.reconciler import FIRST_SEARCH_WINDOW, SEARCH_OVERLAP, Reconciler
-from orchestrator.workflow_ids import order_workflow_id
 from tests.integration.test_api_outages import stopped
 from tests.live import LiveApi, eventually
 from tests.orders import OrderDriver, new_order

@@ -23,11 +23,10 @@ from orchestrator.audit import audit
 from orchestrator.embedded.health_checks import HealthChecks
 from orchestrator.embedded.layout import PROJECT_ROOT, packaged_program, stack_environment
 from orchestrator.gateways.fault_injection import named_profile
-from orchestrator.messages import OrderResult
+from orchestrator.messages import OrderResult, shipping_workflow_id
 from orchestrator.operations.doctor import diagnose, observe
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
-from orchestrator.workflow_ids import shipping_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from tests.shop import Shop
 from tests.temporal_server import temporal_server

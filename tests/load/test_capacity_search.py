@@ -21,7 +21,7 @@ from loadtest.proofs.capacity import (
     write_results,
 )
 from loadtest.verdict.slo import SloVerdict, evaluate_slo
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode
 
 
 @given(st.floats(2, 100), st.sampled_from([0.9, 0.95, 0.99]), st.sampled_from([1, 4]))

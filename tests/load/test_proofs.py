@@ -13,8 +13,7 @@ from loadtest.proofs.overload import Recovery
 from loadtest.proofs.proof import FinishedRun, conclude
 from loadtest.proofs.resource_usage import MemorySample, MemoryUsage
 from orchestrator.embedded import ComponentStatus, Stack, components
-from orchestrator.errors import StackError
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode, StackError
 from orchestrator.settings import Settings
 
 MIB = 2**20

@@ -9,7 +9,7 @@ from loadtest.generator.arrivals import due_times
 from loadtest.generator.recording import Ending
 from loadtest.options import RunOptions
 from loadtest.verdict.slo import SloVerdict
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode
 from tests.load.records import AUDIT, record, records, rows, verdict_of
 
 

@@ -16,12 +16,10 @@ from db.database import Database
 from db.domain import ReviewMode, State
 from orchestrator.audit import audit, temporal_comparison
 from orchestrator.audit.workflow_list import MAX_CLOCK_SKEW, closed_workflows, running_workflows
-from orchestrator.errors import RunUnknown
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode, RunUnknown
 from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
-from orchestrator.messages import ApproveOrder, ReconcileRequest
+from orchestrator.messages import ApproveOrder, ReconcileRequest, order_workflow_id, reconcile_workflow_id
 from orchestrator.settings import Settings
-from orchestrator.workflow_ids import order_workflow_id, reconcile_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from tests.command_line import CommandLine
 from tests.shop import POLL_SECONDS, VISIBLE_SECONDS, Shop, open_shop

@@ -16,9 +16,10 @@ from db.audit import INVARIANTS
 from db.database import Database
 from db.domain import ReviewMode, State, Step
 from orchestrator.audit import AuditReport, audit
-from orchestrator.exit_codes import ExitCode
+from orchestrator.errors import ExitCode
 from orchestrator.gateways.fault_injection import FaultProfile, ProfileFaultInjector, Rates, named_profile
 from orchestrator.messages import (
+    ORDER_WORKFLOW_PREFIX,
     ApproveOrder,
     CancelOrder,
     OrderResult,
@@ -26,7 +27,6 @@ from orchestrator.messages import (
     RequestResult,
     UpdateAddress,
 )
-from orchestrator.workflow_ids import ORDER_WORKFLOW_PREFIX
 from orchestrator.workflows.order import OrderWorkflow
 from tests.command_line import CommandLine
 from tests.mutants.broken import HEALTHY, MUTANTS, VICTIM, Mutant, Scenario, is_victim

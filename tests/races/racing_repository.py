@@ -34,9 +34,9 @@ from orchestrator.messages import (
     RejectOrder,
     RequestResult,
     UpdateAddress,
+    order_workflow_id,
 )
 from orchestrator.temporal_client import is_not_ready
-from orchestrator.workflow_ids import order_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from tests.orders import OTHER_ADDRESS
 from tests.races.grid import IN_REVIEW, OPEN, Answered, Boundary, Cell, Manner, Moment, Place, Request

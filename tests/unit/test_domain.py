@@ -18,8 +18,15 @@ from db.domain import (
     Reason,
     State,
 )
-from orchestrator.messages import ApproveOrder, CancelOrder, OrderRequest, RejectOrder, UpdateAddress
-from orchestrator.workflow_ids import order_workflow_id, shipping_workflow_id
+from orchestrator.messages import (
+    ApproveOrder,
+    CancelOrder,
+    OrderRequest,
+    RejectOrder,
+    UpdateAddress,
+    order_workflow_id,
+    shipping_workflow_id,
+)
 
 ADDRESS = Address("1 Main Street", "Springfield", "IL", "62701")
 ORDER = OrderRequest("order-1", ADDRESS, "payment-1", datetime(2030, 1, 1, tzinfo=UTC))

@@ -16,10 +16,9 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from db.domain import ReviewMode, State
 from orchestrator.embedded.layout import packaged_program
-from orchestrator.messages import Activity, OrderRequest, OrderResult, OrderStatus
+from orchestrator.messages import Activity, OrderRequest, OrderResult, OrderStatus, order_workflow_id
 from orchestrator.testing import InMemoryOrder, ScriptedOutcome
 from orchestrator.worker.factory import order_worker, shipping_worker
-from orchestrator.workflow_ids import order_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 from tests.orders import new_order

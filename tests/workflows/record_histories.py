@@ -36,10 +36,16 @@ from orchestrator.gateways.fault_injection import (
     named_profile,
 )
 from orchestrator.gateways.simulated import simulated_gateways
-from orchestrator.messages import OrderRequest, OrderResult, ReconcileRequest
+from orchestrator.messages import (
+    OrderRequest,
+    OrderResult,
+    ReconcileRequest,
+    order_workflow_id,
+    reconcile_workflow_id,
+    shipping_workflow_id,
+)
 from orchestrator.worker.activity_set import ActivitySet
 from orchestrator.worker.factory import order_worker, shipping_worker
-from orchestrator.workflow_ids import order_workflow_id, reconcile_workflow_id, shipping_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.reconcile import ReconcileWorkflow
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT

@@ -8,9 +8,16 @@ from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
 from db.domain import Address, Item, Reason, ReviewMode, State, Step
-from orchestrator.messages import DUPLICATE_ORDER, INVALID_ORDER, Activity, OrderResult, StepStatus
+from orchestrator.messages import (
+    DUPLICATE_ORDER,
+    INVALID_ORDER,
+    Activity,
+    OrderResult,
+    StepStatus,
+    order_workflow_id,
+    shipping_workflow_id,
+)
 from orchestrator.testing import COMPLETION_MS, DoneButReturns, InMemoryOrder, ResponseLost
-from orchestrator.workflow_ids import order_workflow_id, shipping_workflow_id
 from orchestrator.workflows.order import SHIPPING_RETRY_DELAY, OrderWorkflow
 from tests.orders import new_order
 from tests.workflows.conftest import ORDER_QUEUE

@@ -7,9 +7,8 @@ import pytest
 from temporalio.client import WorkflowFailureError
 
 from db.domain import Reason, State
-from orchestrator.messages import Activity, OpenRequest, OrderResult, ReconcileRequest
+from orchestrator.messages import Activity, OpenRequest, OrderResult, ReconcileRequest, reconcile_workflow_id
 from orchestrator.testing import ResponseLost
-from orchestrator.workflow_ids import reconcile_workflow_id
 from orchestrator.workflows.reconcile import ReconcileWorkflow
 from tests.orders import new_order
 from tests.workflows.conftest import ORDER_QUEUE, OrderEnvironment, PlacedOrder

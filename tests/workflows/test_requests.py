@@ -9,9 +9,8 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from db.domain import Reason, ReviewMode, State
-from orchestrator.messages import INVALID_REQUEST, Activity, RequestResult, StepStatus
+from orchestrator.messages import INVALID_REQUEST, Activity, RequestResult, StepStatus, shipping_workflow_id
 from orchestrator.testing import ResponseLost
-from orchestrator.workflow_ids import shipping_workflow_id
 from orchestrator.workflows.order import OrderWorkflow
 from tests.orders import OTHER_ADDRESS
 from tests.workflows.conftest import PlacedOrder

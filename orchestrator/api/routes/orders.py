@@ -32,8 +32,7 @@ from orchestrator.api.schemas.responses import (
 )
 from orchestrator.api.timeouts import with_timeout
 from orchestrator.errors import OrderUnknown
-from orchestrator.messages import ApproveOrder, CancelOrder, RejectOrder, UpdateAddress
-from orchestrator.workflow_ids import order_workflow_id
+from orchestrator.messages import ApproveOrder, CancelOrder, RejectOrder, UpdateAddress, order_workflow_id
 
 router = APIRouter(prefix="/orders", tags=["orders"])
 

@@ -10,7 +10,7 @@ from db.fault_profiles import FaultChange
 from db.read_models.latency_report import LatencyFilter, LatencySummary
 from db.read_models.order_details import OrderSummary, StoredOrder
 from orchestrator.gateways.fault_injection import named_profile
-from orchestrator.workflow_ids import order_workflow_id
+from orchestrator.messages import order_workflow_id
 
 
 def rfc3339(time: datetime, timespec: str = "milliseconds") -> str:
