@@ -31,8 +31,7 @@ def temporal_server() -> Iterator[Settings]:
     try:
         settings = Settings(orders_home=home, port_base=free_port_base(), temporal_address=None)
         layout = Layout.of(settings)
-        layout.logs.mkdir()
-        temporal.prepare(settings, layout)
+        layout.temporal_data.mkdir()
         with (home / "temporal.log").open("wb") as log:
             process = subprocess.Popen(
                 temporal.server_command(settings),
@@ -43,6 +42,7 @@ def temporal_server() -> Iterator[Settings]:
             )
         try:
             _wait_until_ready(settings, process, home / "temporal.log")
+            temporal.drop_unused_indexes(layout)
             yield settings
         finally:
             process.terminate()

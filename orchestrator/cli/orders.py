@@ -22,6 +22,7 @@ from orchestrator.cli.output import (
     order_table,
     print_error,
     print_json,
+    show,
 )
 from orchestrator.errors import ExitCode, OrderConflict, ServiceUnavailable, UsageError
 from orchestrator.rest_client import Json, RestClient
@@ -56,10 +57,11 @@ OrderId = Annotated[
     str,
     typer.Argument(metavar="ID", help="1 to 64 letters, digits, '-' or '_'.", callback=_valid_order_id),
 ]
-Address = Annotated[
-    str | None,
-    typer.Option("--address", metavar="JSON", help='{"street": ..., "city": ..., "state": ..., "zip": ...}'),
-]
+USER_HELP = "Your user name by default."
+_ADDRESS = typer.Option(metavar="JSON", help='{"street": ..., "city": ..., "state": ..., "zip": ...}')
+Address = Annotated[str | None, _ADDRESS]
+Reason = Annotated[str, typer.Option(help="The reason that is recorded.")]
+Reviewer = Annotated[str, typer.Option(default_factory=_user, help=USER_HELP)]
 Items = Annotated[list[str] | None, typer.Option("--item", metavar="SKU:QUANTITY:CENTS", help="Repeatable.")]
 PaymentId = Annotated[str | None, typer.Option("--payment-id", help="pay-ID by default.")]
 Review = Annotated[ReviewMode, typer.Option("--review", help="Automatic or manual review.")]
@@ -91,10 +93,7 @@ def start(
     """Start an order. Address and items of a sample order are the default."""
     with connect(api_url) as api:
         response = api.post(f"/orders/{order_id}/start", _body(address, item, payment_id, review, run_id))
-    if as_json:
-        print_json(response)
-    else:
-        echo(f"{order_id}: {response['message']} (workflow {response['workflow_id']})")
+    show(response, as_json, f"{order_id}: {response['message']} (workflow {response['workflow_id']})")
 
 
 def status(
@@ -112,20 +111,14 @@ def status(
         response = api.get(path)
         while response["status"] == "running" and (seconds_left := not_after - time.monotonic()) > 0:
             response = api.get(path, wait=min(seconds_left, LONG_POLL_SECONDS))
-    if as_json:
-        print_json(response)
-    else:
-        console.print(order_panel(response))
+    show(response, as_json, order_panel(response))
 
 
 def history(order_id: OrderId, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
     """Show every event of an order, oldest first."""
     with connect(api_url) as api:
         response = api.get(f"/orders/{order_id}/history")
-    if as_json:
-        print_json(response)
-    else:
-        console.print(event_table(response["events"]))
+    show(response, as_json, event_table(response["events"]))
 
 
 def list_orders(
@@ -140,20 +133,15 @@ def list_orders(
     state_name = state.value if state else None
     with connect(api_url) as api:
         response = api.get("/orders", state=state_name, run_id=run_id, limit=limit, cursor=cursor)
-    if as_json:
-        print_json(response)
-        return
-    console.print(order_table(response["orders"]))
-    if response["next_cursor"]:
+    show(response, as_json, order_table(response["orders"]))
+    if response["next_cursor"] and not as_json:
         echo(f"Next page: --cursor {response['next_cursor']}")
 
 
 def cancel(
     order_id: OrderId,
-    reason: Annotated[str, typer.Option("--reason", help="The reason that is recorded.")],
-    cancelled_by: Annotated[
-        str, typer.Option("--cancelled-by", default_factory=_user, help="Your user name by default.")
-    ],
+    reason: Reason,
+    cancelled_by: Annotated[str, typer.Option(default_factory=_user, help=USER_HELP)],
     as_json: AsJson = False,
     api_url: ApiUrl = None,
 ) -> None:
@@ -163,15 +151,8 @@ def cancel(
 
 def update_address(
     order_id: OrderId,
-    address: Annotated[
-        str,
-        typer.Option(
-            "--address", metavar="JSON", help='{"street": ..., "city": ..., "state": ..., "zip": ...}'
-        ),
-    ],
-    updated_by: Annotated[
-        str, typer.Option("--updated-by", default_factory=_user, help="Your user name by default.")
-    ],
+    address: Annotated[str, _ADDRESS],
+    updated_by: Annotated[str, typer.Option(default_factory=_user, help=USER_HELP)],
     as_json: AsJson = False,
     api_url: ApiUrl = None,
 ) -> None:
@@ -182,9 +163,7 @@ def update_address(
 
 def approve(
     order_id: OrderId,
-    reviewer: Annotated[
-        str, typer.Option("--reviewer", default_factory=_user, help="Your user name by default.")
-    ],
+    reviewer: Reviewer,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
 ) -> None:
@@ -194,10 +173,8 @@ def approve(
 
 def reject(
     order_id: OrderId,
-    reason: Annotated[str, typer.Option("--reason", help="The reason that is recorded.")],
-    reviewer: Annotated[
-        str, typer.Option("--reviewer", default_factory=_user, help="Your user name by default.")
-    ],
+    reason: Reason,
+    reviewer: Reviewer,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
 ) -> None:
@@ -266,10 +243,7 @@ def _last(statuses: Iterator[Json]) -> Json | None:
 def _send(api_url: str | None, order_id: str, signal: str, body: Json, as_json: bool) -> None:
     with connect(api_url) as api:
         response = api.post(f"/orders/{order_id}/signals/{signal}", body)
-    if as_json:
-        print_json(response)
-    else:
-        echo(f"{order_id}: {response['message']}")
+    show(response, as_json, f"{order_id}: {response['message']}")
 
 
 def _body(

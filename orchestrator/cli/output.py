@@ -42,38 +42,42 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
+def show(response: Json, as_json: bool, output: RenderableType) -> None:
+    """Print the response as JSON, or the output for people."""
+    if as_json:
+        print_json(response)
+    else:
+        console.print(Text(output) if isinstance(output, str) else output, soft_wrap=isinstance(output, str))
+
+
 def order_panel(status: Json) -> RenderableType:
     """Return the status of an order: facts, time and recent errors."""
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="bold")
-    facts.add_column()
-    facts.add_row("order", status["order_id"])
-    facts.add_row("state", state_text(status["state"]))
-    facts.add_row("step", Text(status["current_step"] or "-"))
-    facts.add_row("done", Text(", ".join(status["completed_steps"]) or "-"))
-    facts.add_row("retries", Text(_retries(status["retries"])))
-    facts.add_row("accepted", Text(status["created_at"]))
-    facts.add_row("deadline", Text(status["deadline_at"]))
+    facts = {
+        "order": status["order_id"],
+        "state": state_text(status["state"]),
+        "step": status["current_step"] or "-",
+        "done": ", ".join(status["completed_steps"]) or "-",
+        "retries": ", ".join(f"{step} {n}" for step, n in status["retries"].items()) or "none",
+        "accepted": status["created_at"],
+        "deadline": status["deadline_at"],
+    }
     if status["completion_ms"] is not None:
         verdict = "within the limit" if status["within_limit"] else "LATE"
-        facts.add_row("time", Text(f"{status['completion_ms']} ms, {verdict}"))
+        facts["time"] = f"{status['completion_ms']} ms, {verdict}"
     if status["result"]:
-        facts.add_row(
-            "result", Text(f"{status['result']['amount_cents']} cents, {status['result']['tracking']}")
-        )
+        facts["result"] = f"{status['result']['amount_cents']} cents, {status['result']['tracking']}"
     if status["error"] or status["reason"]:
-        facts.add_row("reason", Text(status["error"] or status["reason"]))
-    if not status["recent_errors"]:
-        return facts
-    return Group(facts, _errors(status["recent_errors"]))
+        facts["reason"] = status["error"] or status["reason"]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in facts.items():
+        table.add_row(name, value if isinstance(value, Text) else Text(value))
+    return Group(table, _errors(status["recent_errors"])) if status["recent_errors"] else table
 
 
 def state_text(state: str) -> Text:
     return Text(state, style=_STATE_STYLES.get(state, "cyan"))
-
-
-def _retries(retries: dict[str, int]) -> str:
-    return ", ".join(f"{step} {n}" for step, n in retries.items()) or "none"
 
 
 def _errors(errors: list[Json]) -> Table:

@@ -89,6 +89,9 @@ class Component:
     """Called before the stack starts, to create data directories. Returns a sentence for each change outside
     of ORDERS_HOME. Raises StackError."""
 
+    after_start: Callable[[], None] = _none
+    """Called when it is healthy after the start of the stack."""
+
     account: Callable[[], Account | None] = _none
     """Called after `prepare`. None runs the program as the caller's user."""
 

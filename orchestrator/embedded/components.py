@@ -76,7 +76,8 @@ def _temporal(settings: Settings, layout: Layout) -> Component:
         is_healthy=lambda checks, _process: checks.temporal_responds(),
         directory=layout.temporal_data,
         environment=temporal.ENVIRONMENT,
-        prepare=partial(temporal.prepare, settings, layout),
+        prepare=partial(layout.temporal_data.mkdir, exist_ok=True),
+        after_start=partial(temporal.drop_unused_indexes, layout),
         ports=(
             ListeningPort(settings.port("temporal"), "Temporal", "TEMPORAL_PORT"),
             ListeningPort(settings.port("temporal_ui"), "Temporal's UI", "TEMPORAL_UI_PORT"),

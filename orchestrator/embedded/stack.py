@@ -200,6 +200,8 @@ class Stack:
                 for component in starting:
                     self._control.begin_start(component.name)
                 self._wait_for(starting, checks, report, HEALTHY_SECONDS)
+                for component in starting:
+                    component.after_start()
                 if stage is Stage.SERVERS:
                     began = time.monotonic()
                     migrate(self.settings)

@@ -1,16 +1,10 @@
 """Temporal's development server: its command, its configuration and its database."""
 
-import shutil
-import socket
 import sqlite3
-import subprocess
-import time
 from contextlib import closing
-from pathlib import Path
 
-from orchestrator.embedded.layout import Layout, packaged_program, stack_environment
-from orchestrator.errors import StackError
-from orchestrator.settings import LOOPBACK, Settings
+from orchestrator.embedded.layout import Layout, packaged_program
+from orchestrator.settings import Settings
 
 DATABASE = "temporal.db"
 
@@ -46,9 +40,7 @@ _USED_INDEXES = {
 unused search attributes. Each start and end of a workflow updates all of them, which takes an eighth of the
 server's CPU. Queries by other columns still work, without an index."""
 
-_FIRST_START_SECONDS = 60.0
-_STOP_SECONDS = 10.0
-_POLL_SECONDS = 0.05
+_SQLITE_BUSY_SECONDS = 10.0
 
 
 def server_command(settings: Settings) -> tuple[str, ...]:
@@ -81,71 +73,13 @@ def server_command(settings: Settings) -> tuple[str, ...]:
     )
 
 
-def prepare(settings: Settings, layout: Layout) -> None:
-    """Create the server's database if necessary and drop its unused indexes. Raises StackError if that
-    fails."""
-    layout.temporal_data.mkdir(exist_ok=True)
-    database = layout.temporal_data / DATABASE
-    if not database.exists():
-        _create_database(settings, layout, database)
-    with closing(sqlite3.connect(database)) as connection:
-        for index in _indexes(connection) - _USED_INDEXES:
-            connection.execute(f'drop index "{index}"')
-        connection.commit()
-
-
-def _indexes(connection: sqlite3.Connection) -> set[str]:
-    rows = connection.execute(
-        "select name from sqlite_master where type = 'index' and tbl_name = 'executions_visibility'"
-        " and sql is not null"
-    )
-    return {name for (name,) in rows}
-
-
-def _create_database(settings: Settings, layout: Layout, database: Path) -> None:
-    """Run the server until it listens: it creates the schema.
-
-    It runs in another directory, so that an interrupted start leaves no partial data.
-    """
-    unfinished = layout.temporal_data.with_name("temporal.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    log = layout.log("temporal-first-start")
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            server_command(settings),
-            cwd=unfinished,
-            # With STACK_MARKER, the next start ends it if this one is killed.
-            env={**stack_environment(settings), **ENVIRONMENT},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-        try:
-            if not _wait_until_listening(settings.port("temporal"), process):
-                raise StackError(f"Temporal could not create its database. Read {log}.")
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-    for file in unfinished.iterdir():
-        # The database last, because its existence means that the data is complete.
-        if file.name != DATABASE:
-            file.rename(database.with_name(file.name))
-    (unfinished / DATABASE).rename(database)
-    unfinished.rmdir()
-
-
-def _wait_until_listening(port: int, process: subprocess.Popen[bytes]) -> bool:
-    not_after = time.monotonic() + _FIRST_START_SECONDS
-    while process.poll() is None and time.monotonic() < not_after:
-        try:
-            socket.create_connection((LOOPBACK, port), timeout=1).close()
-        except OSError:
-            time.sleep(_POLL_SECONDS)
-        else:
-            return True
-    return False
+def drop_unused_indexes(layout: Layout) -> None:
+    """Drop the indexes that the server created at its first start. The server may be running."""
+    database = sqlite3.connect(layout.temporal_data / DATABASE, timeout=_SQLITE_BUSY_SECONDS)
+    with closing(database), database:
+        rows = database.execute(
+            "select name from sqlite_master where type = 'index' and tbl_name = 'executions_visibility'"
+            " and sql is not null"
+        ).fetchall()
+        for name in {name for (name,) in rows} - _USED_INDEXES:
+            database.execute(f'drop index "{name}"')

@@ -34,7 +34,7 @@ from tests.live import eventually
 from tests.orders import OrderDriver
 from tests.ports import free_port_base
 
-NOWHERE = "postgresql://nobody@127.0.0.1:1/orders"
+NOWHERE = "postgresql://unknown@127.0.0.1:1/orders"
 NO_TEMPORAL = "127.0.0.1:1"
 NO_API = "http://127.0.0.1:1"
 UNAVAILABLE = {"temporal-unavailable", "api-unavailable"}

@@ -3,18 +3,19 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
 
-from orchestrator.embedded import Stack
+from orchestrator.embedded import Stack, temporal
 from orchestrator.embedded.layout import PROJECT_ROOT, Layout, stack_environment
 from orchestrator.errors import StackError
 from orchestrator.settings import STACK_MARKER
@@ -155,6 +156,15 @@ def test_the_database_is_migrated_and_durable(stack: Stack) -> None:
     assert execute(stack, "select current_setting('fsync'), current_setting('synchronous_commit')") == [
         ("on", "on")
     ]
+
+
+def test_temporal_keeps_the_used_indexes_only(stack: Stack) -> None:
+    with closing(sqlite3.connect(Layout.of(stack.settings).temporal_data / "temporal.db")) as database:
+        rows = database.execute(
+            "select name from sqlite_master where type = 'index' and sql is not null"
+            " and tbl_name = 'executions_visibility'"
+        ).fetchall()
+    assert {name for (name,) in rows} == temporal._USED_INDEXES
 
 
 def test_every_port_is_on_the_loopback_address(stack: Stack) -> None:

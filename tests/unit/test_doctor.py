@@ -68,7 +68,7 @@ def temporal(**changes: Any) -> Observations:
 
 
 def down(**changes: Any) -> Observations:
-    """The stack is not running, so nobody asked its servers."""
+    """The stack is down, so its servers were not called."""
     return replace(HEALTHY, stack=StackState(False, **changes), ports=(), database=None, temporal=None)
 
 
