@@ -1,13 +1,12 @@
 """Runs the audit and reports the nine invariants."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from temporalio.client import Client
 
-from db.audit import INVARIANTS, Violation, audit_database, known_orders
+from db.audit import Violation, audit_database, known_orders
 from db.database import Database
 from orchestrator.audit.temporal_comparison import Progress, TemporalComparison
 from orchestrator.errors import RunUnknown
@@ -35,27 +34,6 @@ class AuditReport:
     @property
     def is_clean(self) -> bool:
         return not self.violations
-
-    def to_json(self) -> dict[str, Any]:
-        broken = {violation.invariant for violation in self.violations}
-        return {
-            "run_id": self.run_id,
-            "clean": self.is_clean,
-            "finished": self.finished,
-            "late": self.late,
-            "open": len(self.open_orders),
-            "open_orders": self.open_orders,
-            "overdue": self.overdue,
-            "workflows_checked": self.workflows_checked,
-            "uncompared": self.uncompared,
-            "without_events": self.without_events,
-            "events_since": None if self.events_since is None else self.events_since.isoformat(),
-            "invariants": [
-                {"number": number, "text": text, "holds": number not in broken}
-                for number, text in INVARIANTS.items()
-            ],
-            "violations": [asdict(violation) for violation in self.violations],
-        }
 
 
 async def audit(

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Query, Request
-from fastapi.encoders import jsonable_encoder
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from db import fault_profiles
@@ -29,7 +28,7 @@ from orchestrator.api.schemas.responses import (
     LatencyResponse,
 )
 from orchestrator.api.timeouts import database_check, temporal_check, while_available, with_timeout
-from orchestrator.audit import AuditReport, Progress
+from orchestrator.audit import Progress
 from orchestrator.audit import audit as run_audit
 from orchestrator.errors import Overloaded, RequestMalformed, RunUnknown, ServiceUnavailable
 from orchestrator.gateways.fault_injection import FaultProfile, named_profile
@@ -92,16 +91,17 @@ async def audit(query: Annotated[AuditQuery, Query()], context: Ctx) -> Response
     service."""
     if query.progress:
         return StreamingResponse(_audit_lines(context, query.run_id), media_type="application/x-ndjson")
-    return JSONResponse(jsonable_encoder((await _audit(context, query.run_id)).to_json()))
+    return JSONResponse((await _audit(context, query.run_id)).model_dump(mode="json"))
 
 
-async def _audit(context: Context, run_id: str | None, progress: Progress | None = None) -> AuditReport:
+async def _audit(context: Context, run_id: str | None, progress: Progress | None = None) -> AuditResponse:
     async with context.report_limiter.slot(Report.AUDIT):
-        return await while_available(
+        report = await while_available(
             run_audit(context.reports, context.client, run_id, progress=progress),
             database_check(context.database),
             temporal_check(context.client),
         )
+    return AuditResponse.of(report)
 
 
 async def _audit_lines(context: Context, run_id: str | None) -> AsyncGenerator[str, None]:
@@ -112,7 +112,7 @@ async def _audit_lines(context: Context, run_id: str | None) -> AsyncGenerator[s
             with suppress(TimeoutError):
                 n = await asyncio.wait_for(checked.get(), timeout=0.1)
                 yield json.dumps({"workflows_checked": n}) + "\n"
-        yield json.dumps({"report": jsonable_encoder(auditing.result().to_json())}) + "\n"
+        yield json.dumps({"report": auditing.result().model_dump(mode="json")}) + "\n"
     except (RunUnknown, Overloaded, ServiceUnavailable) as error:
         yield json.dumps({"problem": {"status": status_of(error), "detail": str(error)}}) + "\n"
     finally:

@@ -5,15 +5,13 @@ pages of Temporal's UI.
 """
 
 import base64
-import binascii
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from temporalio.api.common.v1 import Payload
 from temporalio.converter import PayloadCodec
@@ -33,69 +31,70 @@ MAX_PAYLOADS = 1_000
 router = APIRouter(prefix=PREFIX, tags=["codec"])
 
 
-def _is_base64(text: str) -> str:
+def _decode(text: str) -> bytes:
     try:
-        base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError):
         raise ValueError("must be base64") from None
-    return text
+
+
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 Base64 = Annotated[
-    str,
-    Field(pattern=r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"),
-    AfterValidator(_is_base64),
+    bytes,
+    BeforeValidator(_decode),
+    PlainSerializer(_encode, return_type=str),
+    WithJsonSchema(
+        {"type": "string", "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"}
+    ),
 ]
 
 
 class EncodedPayload(BaseModel):
     """A payload in Temporal's JSON format. Unknown fields are dropped."""
 
-    model_config = ConfigDict(extra="ignore")
-
     metadata: dict[str, Base64] = Field(default_factory=dict)
-    data: Base64 = ""
-
-    def to_payload(self) -> Payload:
-        metadata = {name: base64.b64decode(value) for name, value in self.metadata.items()}
-        return Payload(metadata=metadata, data=base64.b64decode(self.data))
-
-    @classmethod
-    def of(cls, payload: Payload) -> "EncodedPayload":
-        metadata = {name: base64.b64encode(value).decode() for name, value in payload.metadata.items()}
-        return cls(metadata=metadata, data=base64.b64encode(payload.data).decode())
+    data: Base64 = b""
 
 
 class EncodedPayloads(BaseModel):
     payloads: list[EncodedPayload] = Field(max_length=MAX_PAYLOADS)
 
 
-@router.post("/decode", response_model=EncodedPayloads, responses=responses(413))
-async def decode(body: EncodedPayloads, context: Ctx) -> JSONResponse:
+@router.post("/decode", responses=responses(413))
+async def decode(body: EncodedPayloads, context: Ctx) -> EncodedPayloads:
     """Decrypt payloads. Returns unencrypted payloads unchanged."""
-    return await _convert(body, context, lambda codec, payloads: codec.decode(payloads))
+    return await _convert(body, _codec(context).decode)
 
 
-@router.post("/encode", response_model=EncodedPayloads, responses=responses(413))
-async def encode(body: EncodedPayloads, context: Ctx) -> JSONResponse:
-    """Encrypt payloads, for a signal from Temporal's CLI. Returns them unchanged when PAYLOAD_KEYS is not
-    set."""
-    return await _convert(body, context, lambda codec, payloads: codec.encode(payloads))
+@router.post("/encode", responses=responses(413))
+async def encode(body: EncodedPayloads, context: Ctx) -> EncodedPayloads:
+    """Encrypt payloads, for a signal from Temporal's CLI. Returns them unchanged without PAYLOAD_KEYS."""
+    return await _convert(body, _codec(context).encode)
+
+
+def _codec(context: Context) -> PayloadCodec:
+    codec = context.client.data_converter.payload_codec
+    assert codec is not None, "every client has a codec"
+    return codec
 
 
 async def _convert(
-    body: EncodedPayloads,
-    context: Context,
-    convert: Callable[[PayloadCodec, Sequence[Payload]], Awaitable[list[Payload]]],
-) -> JSONResponse:
-    codec = context.client.data_converter.payload_codec
-    assert codec is not None, "every client has a codec"
+    body: EncodedPayloads, convert: Callable[[Sequence[Payload]], Awaitable[list[Payload]]]
+) -> EncodedPayloads:
     try:
-        converted = await convert(codec, [each.to_payload() for each in body.payloads])
+        converted = await convert([Payload(metadata=each.metadata, data=each.data) for each in body.payloads])
     except PayloadUnreadable as error:
         raise RequestMalformed(str(error)) from error
-    response = EncodedPayloads(payloads=[EncodedPayload.of(payload) for payload in converted])
-    return JSONResponse(response.model_dump())
+    # Not validated: the fields are bytes already.
+    return EncodedPayloads(
+        payloads=[
+            EncodedPayload.model_construct(metadata=dict(payload.metadata), data=payload.data)
+            for payload in converted
+        ]
+    )
 
 
 class CodecOrigins:

@@ -5,10 +5,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
+from db.audit import INVARIANTS
 from db.domain import AttemptOutcome, Reason, State, Step
 from db.fault_profiles import FaultChange
 from db.read_models.latency_report import LatencyFilter, LatencySummary
 from db.read_models.order_details import OrderSummary, StoredOrder
+from orchestrator.audit import AuditReport
 from orchestrator.gateways.fault_injection import named_profile
 from orchestrator.messages import order_workflow_id
 
@@ -209,10 +211,12 @@ class InvariantResponse(BaseModel):
 
 
 class ViolationResponse(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
     invariant: int
     order_id: str
     finding: str
-    witness: dict[str, Any] = Field(description="The shortest list of facts that shows the violation.")
+    evidence: dict[str, Any] = Field(description="The shortest list of facts that shows the violation.")
 
 
 class AuditResponse(BaseModel):
@@ -234,11 +238,33 @@ class AuditResponse(BaseModel):
         description="Orders with an outcome whose events were dropped: not checked for invariants 1, 2, 6, 7 "
         "and 9."
     )
-    events_since: datetime | None = Field(
+    events_since: Timestamp | None = Field(
         description="Orders accepted since this time have all their events; null when none were dropped."
     )
     invariants: list[InvariantResponse]
     violations: list[ViolationResponse]
+
+    @classmethod
+    def of(cls, report: AuditReport) -> Self:
+        broken = {violation.invariant for violation in report.violations}
+        return cls(
+            run_id=report.run_id,
+            clean=report.is_clean,
+            finished=report.finished,
+            late=report.late,
+            open=len(report.open_orders),
+            open_orders=report.open_orders,
+            overdue=report.overdue,
+            workflows_checked=report.workflows_checked,
+            uncompared=report.uncompared,
+            without_events=report.without_events,
+            events_since=report.events_since,
+            invariants=[
+                InvariantResponse(number=number, text=text, holds=number not in broken)
+                for number, text in INVARIANTS.items()
+            ],
+            violations=[ViolationResponse.model_validate(each) for each in report.violations],
+        )
 
 
 class FaultsResponse(BaseModel):
