@@ -238,7 +238,6 @@ async def test_the_audit_waits_for_workflows_that_are_not_listed_and_counts_them
     )
     report = await audit(pool, client, shop.run_id)
     assert (report.workflows_checked, report.uncompared, report.violations) == (0, 1, [])
-    assert report.to_json()["uncompared"] == 1
     # It does not wait for workflows that Temporal has deleted.
     monkeypatch.setattr(temporal_comparison, "LISTING_SECONDS", 60.0)
     monkeypatch.setattr(temporal_comparison, "LISTED_BY_NOW", timedelta(0))
@@ -262,7 +261,7 @@ async def test_open_orders_are_listed_and_overdue_ones_counted(
         exit_code, printed = await command_line.run("audit", "--run", shop.run_id)
         for handle in handles:
             await handle.terminate()
-    assert (len(report.open_orders), report.overdue, report.to_json()["overdue"]) == (22, 3, 3)
+    assert (len(report.open_orders), report.overdue) == (22, 3)
     assert exit_code == ExitCode.PASSED
     assert "22 in progress, 3 of them past their deadline" in printed
     assert [order.order_id in printed for order in orders] == [True] * 20 + [False] * 2
