@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 from datetime import timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -207,6 +208,11 @@ def test_an_action_result_survives_reruns_until_it_expires(page: Pages, order_da
     monkeypatch.setattr(clients, "now", lambda: later)
     test.run()
     assert not test.error
+
+
+def test_the_style_sheet_hides_an_action_result_at_the_same_time():
+    style = Path(page_elements.__file__).with_suffix(".css").read_text()
+    assert f"animation: action-result-expired 0s {page_elements.RESULT_VISIBLE.total_seconds():g}s" in style
 
 
 @pytest.mark.parametrize(
