@@ -13,11 +13,10 @@ from db.database import Row
 from db.read_models import stored_runs
 from db.runs import SILENT_SECONDS
 from loadtest.options import RunOptions
-from orchestrator.errors import NotAllowed, UsageError
+from orchestrator.errors import ExitCode, NotAllowed, UsageError
 from orchestrator.security.key_hashing import Role
 
 PLACE = "running-load-tests"
-WRONG_USAGE = 2
 REQUESTED_RUN = "requested-run"
 """Session state: the run whose verdict the viewer wants to see, until the page selects it."""
 
@@ -32,7 +31,7 @@ def processes() -> LoadTestProcesses:
 def start(given: dict[str, str]) -> None:
     """Start a run with the viewer's key.
 
-    Raises NotAllowed, DatabaseUnavailable, and UsageError while another run is in progress on any machine.
+    Raises NotAllowed, DatabaseError, and UsageError while another run is in progress on any machine.
     """
     require_role(RunOptions.parse(given).required_role)
     for row in stored_runs.running_runs(clients.database()):
@@ -112,15 +111,15 @@ def _show_result() -> None:
     code = processes().exit_code(run_id) if run_id else None
     if run_id is None or code is None:
         return
-    if code == 0:
+    if code == ExitCode.PASSED:
         st.success("The run ended with exit code 0.", icon=":material/check_circle:")
-    elif code == WRONG_USAGE:
+    elif code == ExitCode.WRONG_USAGE:
         st.error("The run did not start:", icon=":material/error:")
     else:
         st.warning(f"The run ended with exit code {code}.", icon=":material/report:")
     # A code block, so that the output is not interpreted as Markdown.
     st.code(processes().output(run_id) or "No output.", language=None, wrap_lines=True)
-    has_started = code != WRONG_USAGE
+    has_started = code != ExitCode.WRONG_USAGE
     if st.button("Show verdict" if has_started else "Close", key="close-result"):
         del st.session_state[_STARTED_RUN]
         if has_started:

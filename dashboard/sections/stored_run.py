@@ -8,6 +8,7 @@ from dashboard.page_elements import empty_state
 from dashboard.sections.running_load_tests import processes
 from db.read_models import stored_runs
 from loadtest.verdict.verdict_rows import verdict_rows
+from orchestrator.errors import ExitCode
 
 
 def show(run_id: str) -> None:
@@ -20,7 +21,7 @@ def show(run_id: str) -> None:
         if verdict is None:
             st.markdown(f"**{plain_text.markdown(run_id)}** has no verdict: running or aborted.")
         else:
-            has_passed = verdict["exit_code"] == 0
+            has_passed = verdict["exit_code"] == ExitCode.PASSED
             st.badge(
                 verdict["verdict"],
                 icon=":material/check_circle:" if has_passed else ":material/error:",
