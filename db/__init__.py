@@ -1,1 +1,1 @@
-"""The books in PostgreSQL: migrations, named SQL and a thin typed layer over it."""
+"""The order database in PostgreSQL: migrations, named SQL, and typed functions over it."""

@@ -69,8 +69,8 @@ _CONFIGURE_REPORT: LiteralString = (
 
 
 class ConnectErrors:
-    """Keeps why the last connection attempt of a pool failed: psycopg_pool only logs it, and raises PoolTimeout
-    both when all connections are in use and when none can be opened."""
+    """Keeps why the last connection attempt of a pool failed: psycopg_pool only logs it, and raises
+    PoolTimeout both when all connections are in use and when none can be opened."""
 
     def __init__(self) -> None:
         self._last: psycopg.Error | None = None

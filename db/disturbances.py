@@ -21,8 +21,8 @@ def record(
     run_id: str | None = None,
     time_budget_seconds: float,
 ) -> None:
-    """Store one disturbance. Retries for `time_budget_seconds`, since the disturbance may have hit PostgreSQL;
-    then raises DatabaseError."""
+    """Store one disturbance. Retries for `time_budget_seconds`, since the disturbance may have hit
+    PostgreSQL; then raises DatabaseError."""
     retry_until = time.monotonic() + time_budget_seconds
     parameters = {"at": at, "component": component, "action": action, "run_id": run_id}
     while True:

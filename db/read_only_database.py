@@ -67,8 +67,8 @@ class ReadOnlyDatabase:
             check=_check_connection,
         )
         self.times_ms: deque[float] = deque(maxlen=KEPT_DURATIONS)
-        """Durations of the last queries in milliseconds, including the transfer; a failed query counts with the
-        time until it failed."""
+        """Durations of the last queries in milliseconds, including the transfer; a failed query counts with
+        the time until it failed."""
 
         self.has_last_failed = False
         """Whether the last query failed."""
@@ -103,7 +103,8 @@ class ReadOnlyDatabase:
             yield connection
 
     def copy_out(self, query: LiteralString, parameters: Row) -> Iterator[bytes]:
-        """Yield the result as CSV with a header, in chunks of about CHUNK_BYTES, over a separate connection."""
+        """Yield the result as CSV with a header, in chunks of about CHUNK_BYTES, over a separate
+        connection."""
         with (
             _query_errors(),
             psycopg.connect(

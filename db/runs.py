@@ -1,7 +1,7 @@
 """Stored load tests: how each was started, what it measured, and its verdict.
 
-Synchronous, because load generators run on greenlets, with which psycopg's waits cooperate. Each function opens its
-own connection, since PostgreSQL may be restarted during a run, and raises DatabaseError.
+Synchronous, because load generators run on greenlets, with which psycopg's waits cooperate. Each function
+opens its own connection, since PostgreSQL may be restarted during a run, and raises DatabaseError.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ SILENT_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class NewRun:
-    """A run as it starts. `fault_profile` is the active one, `stages` is the plan of rates. If the run set the
-    profile, `options` has the time of that as `faults_since`."""
+    """A run as it starts. `fault_profile` is the active one, `stages` is the plan of rates. If the run set
+    the profile, `options` has the time of that as `faults_since`."""
 
     run_id: str
     scenario: str
@@ -78,8 +78,8 @@ def run_id_exists(url: str, run_id: str) -> bool:
 
 
 def run_that_set_faults(url: str, since: str) -> str | None:
-    """Return the running run that set the fault profile active `since` (as in the API's JSON). None when it was
-    not set by a run, or the run has ended or was aborted."""
+    """Return the running run that set the fault profile active `since` (as in the API's JSON). None when it
+    was not set by a run, or the run has ended or was aborted."""
     parameters = {"since": since, "silent_seconds": SILENT_SECONDS}
     with connect(url, _APPLICATION) as connection:
         row = connection.execute(_SQL["run_that_set_faults"], parameters).fetchone()

@@ -113,14 +113,14 @@ class OrderDriver:
         request_id = request_id or uuid4().hex
         signal = "cancel_order" if reason is Reason.CUSTOMER_CANCELLED else None
         return await self.repository.abort(
-            order_id, reason, "somebody", "why", signal=signal, request_id=request_id
+            order_id, reason, "tester", "why", signal=signal, request_id=request_id
         )
 
     async def change_address(
         self, order_id: str, address: Address = OTHER_ADDRESS, request_id: str | None = None
     ) -> RequestDecision:
         return await self.repository.change_address(
-            order_id, address, "somebody", request_id=request_id or uuid4().hex
+            order_id, address, "tester", request_id=request_id or uuid4().hex
         )
 
     async def row(self, order_id: str) -> Row:

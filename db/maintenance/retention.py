@@ -1,7 +1,7 @@
 """Retention of events: creates partitions ahead of time, and drops old ones without blocking writers.
 
-Only events are dropped. Orders, payments, shipments, the provider ledger and the rollups stay, so counts, latencies
-and balances do not change; only the history of old orders is lost.
+Only events are dropped. Orders, payments, shipments, the provider ledger and the rollups stay, so counts,
+latencies and balances do not change; only the history of old orders is lost.
 """
 
 from collections.abc import AsyncIterator
@@ -54,8 +54,8 @@ class Partition:
 
 @dataclass
 class RetentionReport:
-    """What was found and done. `held` partitions have events of an order that may still be open; `busy` ones are
-    being read. A later call drops both."""
+    """What was found and done. `held` partitions have events of an order that may still be open; `busy` ones
+    are being read. A later call drops both."""
 
     cutoff: datetime
     expired: list[Partition] = field(default_factory=list)
@@ -81,8 +81,9 @@ class RetentionReport:
 async def ensure_partitions(database: Database) -> int | None:
     """Create the partitions of the next days, and return how many were created.
 
-    Return None when the unbounded partition has rows, and one step of bounding it was done: call again. Raises
-    LockTimeout when the table is too busy, and RetentionRejected when the function is missing or not allowed.
+    Return None when the unbounded partition has rows, and one step of bounding it was done: call again.
+    Raises LockTimeout when the table is too busy, and RetentionRejected when the function is missing or not
+    allowed.
     """
     try:
         row = await database.fetch_one(_SQL["ensure_partitions"])

@@ -19,8 +19,8 @@ class StaleOrder:
 async def stale_orders(
     database: Database, quiet_seconds: float, *, after: StaleOrder | None = None, limit: int
 ) -> list[StaleOrder]:
-    """Return a page of open orders without an event for `quiet_seconds`, earliest deadline first. `after` is the
-    last order of the previous page; a page with fewer than `limit` orders is the last one."""
+    """Return a page of open orders without an event for `quiet_seconds`, earliest deadline first. `after` is
+    the last order of the previous page; a page with fewer than `limit` orders is the last one."""
     parameters = {
         "quiet_seconds": quiet_seconds,
         "after_deadline_at": after.deadline_at if after else None,

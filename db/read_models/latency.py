@@ -1,8 +1,8 @@
 """Completion times for the charts, for any selection of finished orders.
 
-A run of any size, and any other selection of up to EXACT_ORDERS orders, is read from the orders and exact to the
-millisecond. A larger one is read from the rollup: counts, late orders and the longest time are exact, percentiles are
-interpolated within buckets 4.4 % wide. Raises DatabaseError.
+A run of any size, and any other selection of up to EXACT_ORDERS orders, is read from the orders and exact to
+the millisecond. A larger one is read from the rollup: counts, late orders and the longest time are exact,
+percentiles are interpolated within buckets 4.4 % wide. Raises DatabaseError.
 """
 
 from bisect import bisect_left
@@ -36,8 +36,8 @@ ROLLUP_SLICE_SECONDS = (60, 300, 900, 3_600, 10_800, 86_400, 604_800)
 
 @dataclass(frozen=True)
 class Selection:
-    """Selects finished orders by run, acceptance time (since <= time < until), outcome and fault profile. None
-    selects all. Times are extended to whole minutes, the finest grain of the rollup."""
+    """Selects finished orders by run, acceptance time (since <= time < until), outcome and fault profile.
+    None selects all. Times are extended to whole minutes, the finest grain of the rollup."""
 
     run_id: str | None = None
     since: datetime | None = None
@@ -63,7 +63,8 @@ class Selection:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a selection is read: its time range, and whether from the orders (`is_exact`) or from the rollup."""
+    """How a selection is read: its time range, and whether from the orders (`is_exact`) or from the
+    rollup."""
 
     selection: Selection
     since: datetime
@@ -92,7 +93,8 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Summary:
-    """`times_ms` has a percentile for each of SHARES; `ecdf` has pairs (ms, share of orders up to that time)."""
+    """`times_ms` has a percentile for each of SHARES; `ecdf` has pairs (ms, share of orders up to that
+    time)."""
 
     orders: int
     late: int

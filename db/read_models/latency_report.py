@@ -49,7 +49,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class LatencySummary:
-    """Exact counts and percentiles. `late` orders finished after their deadline, `overdue` ones are still open.
+    """Exact counts and percentiles. `late` orders finished after their deadline, `overdue` ones are still
+    open.
 
     `parts` has the keys of PARTS, and is empty without a finished order.
     """

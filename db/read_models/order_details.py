@@ -14,7 +14,8 @@ _SQL = queries.load("order_details.sql")
 
 @dataclass(frozen=True)
 class StartConflicts:
-    """What a start would conflict with: the fingerprint stored for its order id, the owner of its payment id."""
+    """What a start would conflict with: the fingerprint stored for its order id, the owner of its payment
+    id."""
 
     fingerprint: str | None
     payment_owner: str | None

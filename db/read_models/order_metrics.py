@@ -41,9 +41,9 @@ class OpenOrders:
 class LoadSample:
     """The current load.
 
-    `in_flight` excludes orders that await manual review. `stored` are those of the given orders that are in the
-    database. `finished` counts the orders of the last seconds; `waiting_ms` is the median of their queueing time,
-    None without any.
+    `in_flight` excludes orders that await manual review. `stored` are those of the given orders that are in
+    the database. `finished` counts the orders of the last seconds; `waiting_ms` is the median of their
+    queueing time, None without any.
     """
 
     in_flight: int

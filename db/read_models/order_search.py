@@ -32,8 +32,8 @@ class OrderDetails:
     """One order with its events and running attempts.
 
     `order` has the columns of `orders`, `read_at`, and as JSON `payment`, `shipment` and the provider
-    records `ledger`, `packages` and `parcels`. `events` are oldest first. `running_attempts` have step, attempt,
-    started_at, worker.
+    records `ledger`, `packages` and `parcels`. `events` are oldest first. `running_attempts` have step,
+    attempt, started_at, worker.
     """
 
     order: Row

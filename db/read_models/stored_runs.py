@@ -40,5 +40,6 @@ def times(reader: ReadOnlyDatabase, run_id: str) -> RunTimes | None:
 
 def running_runs(reader: ReadOnlyDatabase) -> list[Row]:
     """Return the runs of the last day that have not ended: run_id, scenario, started_at, options,
-    fault_profile, and their order counts accepted, in_flight, finished, late (with overdue ones) and last_accepted_at."""
+    fault_profile, and their order counts accepted, in_flight, finished, late (with overdue ones) and
+    last_accepted_at."""
     return reader.fetch_all(_SQL["running_runs"])

@@ -1,7 +1,8 @@
 """Runs several parts of an order in one activity.
 
-A local activity costs its worker more than the statement or call that it makes: the SDK hands it to the workflow
-and back. So parts that follow each other without a wait run in one local activity (docs/decisions/0011).
+A local activity costs its worker more than the statement or call that it makes: the SDK hands it to the
+workflow and back. So parts that follow each other without a wait run in one local activity
+(docs/decisions/0011).
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -42,7 +43,8 @@ class StepBatchActivity:
 
     @activity.defn(name=Activity.RUN_STEP_BATCH)
     async def run_batch(self, request: StepBatchRequest) -> StepBatchResult:
-        """Run the parts in order; stop at the first that does not succeed, or when the time budget is used up.
+        """Run the parts in order; stop at the first that does not succeed, or when the time budget is used
+        up.
 
         Raises what a part raises. The parts before it are stored, and each part may be repeated.
         """

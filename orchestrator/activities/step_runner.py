@@ -1,7 +1,7 @@
 """Runs a step until it succeeds: short attempts with timeouts inside one activity, each stored.
 
-Temporal could retry the activity instead, but a server-side retry costs about a second and two history events;
-an attempt here costs the failed call alone. Temporal's retry applies when the worker dies.
+Temporal could retry the activity instead, but a server-side retry costs about a second and two history
+events; an attempt here costs the failed call alone. Temporal's retry applies when the worker dies.
 """
 
 import asyncio
@@ -63,10 +63,10 @@ class StepRunner:
     ) -> StepResult:
         """Repeat `call` until it succeeds, is declined, or must stop. A declined compensation is repeated.
 
-        Return DONE when the step is completed, also by an earlier execution; ABORTED when the order is aborted;
-        OUT_OF_TIME after `not_after`; UNFINISHED when `time_budget_seconds` are used up or the worker is
-        stopping. Raises DatabaseError, StaleAttempt, or, in a regular activity of a worker that is stopping,
-        ApplicationError, after which Temporal retries the activity.
+        Return DONE when the step is completed, also by an earlier execution; ABORTED when the order is
+        aborted; OUT_OF_TIME after `not_after`; UNFINISHED when `time_budget_seconds` are used up or the
+        worker is stopping. Raises DatabaseError, StaleAttempt, or, in a regular activity of a worker that is
+        stopping, ApplicationError, after which Temporal retries the activity.
         """
         log_step = log.bind(order_id=request.order_id, run_id=request.run_id, step=request.step.value)
         began_at = perf_counter()
@@ -94,7 +94,7 @@ class StepRunner:
                 if await self._complete(request, ended, version):
                     log_step.info("step done", attempt=attempt.number, duration_ms=ended.duration_ms)
                     return StepResult(StepStatus.DONE, attempt.number)
-                # The order was aborted or its address changed; the next start_next_attempt tells which.
+                # The order was aborted or its address changed; the next start_next_attempt shows which.
                 failures_in_a_row = 0
                 continue
             log_step.info(
@@ -174,8 +174,8 @@ def _heartbeat(attempt: int, last_error: str | None) -> None:
 
 
 def _backoff(ended: AttemptResult | None, failures_in_a_row: int) -> timedelta:
-    """Return the wait before the next attempt: none after a timeout, which took long enough; exponential after
-    errors; the maximum after a declined call, which rarely succeeds soon."""
+    """Return the wait before the next attempt: none after a timeout, which took long enough; exponential
+    after errors; the maximum after a declined call, which rarely succeeds soon."""
     if ended is not None and ended.outcome is AttemptOutcome.DECLINED:
         return MAX_BACKOFF
     if ended is None or ended.outcome is not AttemptOutcome.ERROR:

@@ -1,7 +1,7 @@
 """Fault injection for gateway calls: profiles of fault rates, reproducible by seed.
 
-Whether a call fails depends on a hash of seed, order, step and attempt only. The same orders therefore meet the
-same faults, whatever the timing.
+Whether a call fails depends on a hash of seed, order, step and attempt only. The same orders therefore meet
+the same faults, whatever the timing.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ class Call:
 class Rates:
     """The share of calls, 0 to 1, that meet each fault; the rest succeed.
 
-    `slow` calls succeed after an exponentially distributed delay with mean `slow_mean_ms`. `lost_answer` calls
-    take effect, then fail or hang (half each), so that the caller does not know the effect.
+    `slow` calls succeed after an exponentially distributed delay with mean `slow_mean_ms`. `lost_answer`
+    calls take effect, then fail or hang (half each), so that the caller does not know the effect.
     """
 
     error: float = 0.0

@@ -1,4 +1,4 @@
-"""The migrations: up, down and up again, and two at the same time."""
+"""The migrations: up, down and up again, and concurrently."""
 
 from datetime import timedelta
 
@@ -59,7 +59,7 @@ def succeed(url: str, command: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_migration_can_be_taken_back_and_applied_again(empty_database):
+def test_every_migration_can_be_rolled_back_and_applied_again(empty_database):
     succeed(empty_database, "up")
     migrated, versions = schema(empty_database), applied(empty_database)
     assert len(versions) >= 2
@@ -79,30 +79,30 @@ def test_applying_them_twice_changes_nothing(empty_database):
     assert schema(empty_database) == migrated
 
 
-def test_two_processes_may_apply_them_at_the_same_time(empty_database):
-    racers = [start_dbmate(empty_database, "up") for _ in range(3)]
-    endings = [(racer.communicate(timeout=60)[0], racer.returncode) for racer in racers]
-    assert [code for _, code in endings] == [0, 0, 0], endings
+def test_concurrent_processes_apply_each_migration_once(empty_database):
+    processes = [start_dbmate(empty_database, "up") for _ in range(3)]
+    results = [(process.communicate(timeout=60)[0], process.returncode) for process in processes]
+    assert [code for _, code in results] == [0, 0, 0], results
     versions = applied(empty_database)
     assert len(versions) == len(set(versions)) >= 2
 
 
-def test_the_states_stand_in_the_order_of_the_path(order_database_url):
+def test_the_enum_types_have_the_values_of_the_domain_in_order(order_database_url):
     with psycopg.connect(order_database_url) as connection:
-        for name, words in (("order_state", State), ("attempt_outcome", AttemptOutcome)):
+        for name, values in (("order_state", State), ("attempt_outcome", AttemptOutcome)):
             row = connection.execute(f"select enum_range(null::{name})::text[]").fetchone()
             assert row is not None
-            assert row[0] == [word.value for word in words]
+            assert row[0] == [value.value for value in values]
 
 
 PARTITIONS = "select name, from_at, to_at from event_partitions()"
 
 
-def test_events_have_a_partition_for_each_day_and_an_open_one_without_a_gap(order_database_url):
+def test_events_have_daily_partitions_and_an_unbounded_one_without_a_gap(order_database_url):
     with psycopg.connect(order_database_url) as connection:
         rows = connection.execute(PARTITIONS).fetchall()
         today = connection.execute("select date_trunc('day', now(), 'UTC')").fetchone()[0]
-    # Yesterday is there for a clock that is set back.
+    # Yesterday is for a clock that is set back.
     assert [row[0] for row in rows] == [
         *(f"events_{today + timedelta(days=n):%Y%m%d}" for n in range(-1, 8)),
         "events_ahead",
@@ -110,31 +110,31 @@ def test_events_have_a_partition_for_each_day_and_an_open_one_without_a_gap(orde
     assert [row[2] for row in rows] == [*(row[1] for row in rows[1:]), None]
 
 
-def test_partitions_are_made_once_and_further_ahead_when_asked(order_database_url):
+def test_partitions_are_created_once_and_further_ahead_on_request(order_database_url):
     with psycopg.connect(order_database_url) as connection:
         assert connection.execute("select ensure_event_partitions()").fetchone() == (0,)
         assert connection.execute("select ensure_event_partitions(10)").fetchone() == (3,)
         connection.rollback()
 
 
-def test_an_event_beyond_every_day_stays_in_its_partition_which_gets_an_end(order_database_url):
+def test_an_event_beyond_all_days_stays_in_its_partition_which_gets_a_bound(order_database_url):
     with psycopg.connect(order_database_url) as connection:
         connection.execute(
             "insert into events (order_id, at, kind, state)"
             " values ('early', now() + interval '49 days', 'accepted', 'received')"
         )
-        place = "select tableoid::regclass::text from events where order_id = 'early'"
-        assert connection.execute(place).fetchone() == ("events_ahead",)
-        # An end is set, found to come too early, and set and found right: one long day up to the event's.
+        partition_of_event = "select tableoid::regclass::text from events where order_id = 'early'"
+        assert connection.execute(partition_of_event).fetchone() == ("events_ahead",)
+        # A constraint is added, found too early, replaced and validated: one partition up to the event's day.
         made = [connection.execute("select ensure_event_partitions(11)").fetchone() for _ in range(4)]
         assert made == [(None,), (None,), (None,), (1,)]
         rows = connection.execute(PARTITIONS).fetchall()
-        assert connection.execute(place).fetchone() == (rows[-2][0],)
+        assert connection.execute(partition_of_event).fetchone() == (rows[-2][0],)
         assert [row[2] for row in rows] == [*(row[1] for row in rows[1:]), None]
         connection.rollback()
 
 
-def test_a_long_absence_becomes_one_partition(order_database_url):
+def test_the_days_of_a_long_downtime_are_one_partition(order_database_url):
     with psycopg.connect(order_database_url) as connection:
         connection.execute("drop table events_ahead")
         for row in connection.execute(PARTITIONS).fetchall():
@@ -154,7 +154,7 @@ def test_a_long_absence_becomes_one_partition(order_database_url):
         connection.rollback()
 
 
-def test_partitions_are_not_waited_for_while_the_table_is_read(order_database_url):
+def test_creating_partitions_does_not_wait_for_a_reader(order_database_url):
     with psycopg.connect(order_database_url) as reader, psycopg.connect(order_database_url) as connection:
         reader.execute("select count(*) from events")
         with pytest.raises(psycopg.errors.LockNotAvailable):

@@ -289,8 +289,8 @@ async def test_for_any_attempts_the_parts_and_waiting_ms_sum_to_completion_ms(dr
 async def _order_with_attempts(
     driver: OrderDriver, pool, *, aborted_ms: float, attempts: list[tuple[str, str, float, float]]
 ) -> str:
-    """Return a cancelled order that was accepted ten seconds ago and has these attempts: (step, outcome, start and
-    duration in milliseconds after acceptance)."""
+    """Return a cancelled order that was accepted ten seconds ago and has these attempts: (step, outcome,
+    start and duration in milliseconds after acceptance)."""
     accepted_at = (datetime.now(UTC) - timedelta(seconds=10)).replace(microsecond=0)
     order_id = await driver.open(accepted_at=accepted_at)
     await driver.abort(order_id)

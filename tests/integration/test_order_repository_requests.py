@@ -33,7 +33,7 @@ async def test_an_order_can_be_aborted_until_its_limit_for_the_reason(driver, st
     row = await driver.row(order_id)
     if in_time:
         assert decision.abort_reason is reason
-        assert (row["abort_reason"], row["aborted_by"], row["state"]) == (reason, "somebody", state)
+        assert (row["abort_reason"], row["aborted_by"], row["state"]) == (reason, "tester", state)
         assert len(await driver.events(order_id)) == len(events) + 1
     else:
         assert decision.message.startswith("too late")

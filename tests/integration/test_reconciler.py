@@ -1,4 +1,4 @@
-"""Orders whose workflow was ended from outside find their outcome by themselves."""
+"""The reconciler finishes orders whose workflow was terminated."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -43,7 +43,7 @@ def terminate(settings: Settings, order_id: str) -> None:
 
 
 @pytest.mark.stack
-def test_an_order_terminated_in_review_fails_in_the_books(live: LiveApi, live_stack: Stack) -> None:
+def test_an_order_terminated_in_review_fails(live: LiveApi, live_stack: Stack) -> None:
     order_id = live.start(review="manual")
     live.in_state(order_id, "in_review")
     terminate(live_stack.settings, order_id)
@@ -55,29 +55,27 @@ def test_an_order_terminated_in_review_fails_in_the_books(live: LiveApi, live_st
 
 
 @pytest.mark.stack
-def test_an_order_terminated_before_it_was_in_the_books_fails_in_them(
-    live: LiveApi, live_stack: Stack
-) -> None:
+def test_an_order_terminated_before_its_insert_fails(live: LiveApi, live_stack: Stack) -> None:
     with stopped(live_stack, "order-worker-1"):
         order_id = live.start()
         terminate(live_stack.settings, order_id)
-    # Neither the books nor a running workflow know it until the reconciler has found it.
+    # It is in neither the order database nor a running workflow until the reconciler finds it.
     eventually(lambda: live.http.get(f"/orders/{order_id}/status").status_code == 200)
     outcome = live.finished(order_id)
     assert (outcome["status"], outcome["reason"]) == ("failed", "terminated")
 
 
-# --- What a look sees ---------------------------------------------------------------------------------
+# --- One pass ---------------------------------------------------------------------------------
 
 
 @dataclass
 class Temporal:
-    """A server on which every workflow runs except those that `ended`; it keeps what it is asked."""
+    """A stub on which every workflow runs except those in `ended`. It records its calls."""
 
     data_converter = DataConverter.default
     ended: set[str] = field(default_factory=set)
     reset: set[str] = field(default_factory=set)
-    """Of these only the first run has ended."""
+    """Workflows whose first run has ended and whose second one runs."""
 
     unopened: list[Any] = field(default_factory=list)
     inputs: dict[str, list[Payload]] = field(default_factory=dict)
@@ -104,7 +102,7 @@ class Temporal:
         return SimpleNamespace(describe=describe, fetch_history=fetch_history)
 
     def terminated(self, workflow_id: str, *inputs: object) -> None:
-        """Somebody started this workflow by hand, and ended it before a worker had looked at it."""
+        """Add a workflow that was terminated before a worker processed it."""
         self.ended.add(workflow_id.removeprefix("order-"))
         self.inputs[workflow_id] = DefaultPayloadConverter().to_payloads(inputs)
         status = WorkflowExecutionStatus.TERMINATED
@@ -127,11 +125,6 @@ class Temporal:
         return [datetime.fromisoformat(query.rsplit("'", 2)[1]) for query in self.queries]
 
 
-@pytest.fixture(scope="module")
-def driver(repository, pool):
-    return OrderDriver(repository, pool)
-
-
 @pytest.fixture
 def temporal() -> Temporal:
     return Temporal()
@@ -144,23 +137,23 @@ def reconciler(pool: Database, temporal: Temporal, monkeypatch: pytest.MonkeyPat
     return Reconciler(pool, temporal, "order-tq")  # type: ignore[arg-type]
 
 
-async def test_healthy_silent_orders_do_not_hide_an_orphan_for_ever(
+async def test_a_lost_order_is_found_behind_pages_of_healthy_ones(
     driver: OrderDriver, reconciler: Reconciler, temporal: Temporal
 ) -> None:
-    # All are due at the same moment, so that only their ids put them in order.
+    # All have the same deadline, so that they are sorted by id.
     accepted_at = datetime.now(UTC) - timedelta(seconds=5)
     order_ids = sorted([await driver.open(accepted_at=accepted_at) for _ in range(7)])
-    orphan = order_ids[-1]
-    temporal.ended = {orphan}
+    lost = order_ids[-1]
+    temporal.ended = {lost}
     assert [await reconciler.run_once() for _ in range(3)] == [0, 0, 1]
-    assert temporal.started == [orphan]
+    assert temporal.started == [lost]
     assert temporal.described == order_ids
-    # After the last page the first one again.
+    # The first page follows the last one.
     await reconciler.run_once()
     assert temporal.described[7:] == order_ids[:3]
 
 
-async def test_each_look_searches_from_where_the_last_one_succeeded(
+async def test_each_pass_searches_from_the_last_successful_one(
     reconciler: Reconciler, temporal: Temporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = datetime.now(UTC)
@@ -170,11 +163,11 @@ async def test_each_look_searches_from_where_the_last_one_succeeded(
     assert first >= before - FIRST_SEARCH_WINDOW
     assert before - SEARCH_OVERLAP <= second <= datetime.now(UTC) - SEARCH_OVERLAP
 
-    async def away(*_: object) -> None:
+    async def unavailable(*_: object) -> None:
         raise DatabaseUnavailable
 
     with monkeypatch.context() as patched:
-        patched.setattr(reconciler_module.audit_database, "known_orders", away)
+        patched.setattr(reconciler_module.audit_database, "known_orders", unavailable)
         for _ in range(2):
             with pytest.raises(DatabaseUnavailable):
                 await reconciler.run_once()
@@ -183,7 +176,7 @@ async def test_each_look_searches_from_where_the_last_one_succeeded(
     assert third == fourth == fifth > second
 
 
-async def test_an_order_that_could_not_be_handed_over_is_tried_again(
+async def test_an_order_whose_reconciliation_could_not_start_is_retried(
     reconciler: Reconciler, temporal: Temporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def as_accepted(_self: Reconciler, order_id: str, _execution: object) -> Any:
@@ -191,7 +184,7 @@ async def test_an_order_that_could_not_be_handed_over_is_tried_again(
 
     monkeypatch.setattr(Reconciler, "_never_inserted", as_accepted)
     temporal.unopened = [SimpleNamespace(id="order-never-opened", run_id="run")]
-    temporal.start_error = RPCError("gone", RPCStatusCode.UNAVAILABLE, b"")
+    temporal.start_error = RPCError("unavailable", RPCStatusCode.UNAVAILABLE, b"")
     with pytest.raises(TemporalUnavailable):
         await reconciler.run_once()
     temporal.start_error = None
@@ -200,7 +193,7 @@ async def test_an_order_that_could_not_be_handed_over_is_tried_again(
     assert temporal.started == ["never-opened"]
 
 
-async def test_an_order_that_cannot_be_read_is_looked_at_until_somebody_brings_the_key(
+async def test_an_encrypted_order_is_retried_until_its_key_is_known(
     reconciler: Reconciler, temporal: Temporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has_key = False
@@ -215,7 +208,7 @@ async def test_an_order_that_cannot_be_read_is_looked_at_until_somebody_brings_t
         SimpleNamespace(id=f"order-{name}", run_id=name) for name in ("encrypted", "never-opened")
     ]
     assert [await reconciler.run_once() for _ in range(3)] == [1, 0, 0]
-    # The search does not move on without it.
+    # The search window does not advance without it.
     first, *_, last = temporal.searched_since
     assert last - first < SEARCH_OVERLAP
     has_key = True
@@ -223,7 +216,7 @@ async def test_an_order_that_cannot_be_read_is_looked_at_until_somebody_brings_t
     assert temporal.started == ["never-opened", "encrypted"]
 
 
-async def test_a_workflow_that_never_was_an_order_holds_up_nobody(
+async def test_a_workflow_without_a_valid_order_is_logged_and_skipped(
     reconciler: Reconciler, temporal: Temporal
 ) -> None:
     order = new_order()
@@ -240,59 +233,59 @@ async def test_a_workflow_that_never_was_an_order_holds_up_nobody(
     assert named == [each.id for each in temporal.unopened[:-1]]
 
 
-async def test_an_order_whose_workflow_was_reset_is_left_to_its_later_run(
+async def test_an_order_whose_workflow_was_reset_is_left_to_the_later_run(
     driver: OrderDriver, reconciler: Reconciler, temporal: Temporal
 ) -> None:
     temporal.reset = {await driver.open(accepted_at=datetime.now(UTC) - timedelta(hours=1))}
-    not_in_the_books_yet = new_order()
-    temporal.terminated(order_workflow_id(not_in_the_books_yet.order_id), not_in_the_books_yet)
+    not_inserted = new_order()
+    temporal.terminated(order_workflow_id(not_inserted.order_id), not_inserted)
     temporal.ended.clear()
     assert await reconciler.run_once() == 0
     assert temporal.reset <= set(temporal.described)
 
 
-async def test_a_look_that_fails_is_counted_and_followed_by_others(
+async def test_a_failed_pass_is_counted_and_followed_by_others(
     reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks, failures = 0, 0
-    went_on = asyncio.Event()
+    passes, failures = 0, 0
+    continued = asyncio.Event()
 
-    async def look(_self: Reconciler, *, search: bool) -> int:
-        nonlocal looks
-        looks += 1
-        if looks == 1:
-            raise LookupError("never thought of")
-        went_on.set()
+    async def run_once(_self: Reconciler, *, search: bool) -> int:
+        nonlocal passes
+        passes += 1
+        if passes == 1:
+            raise LookupError("unexpected")
+        continued.set()
         return 0
 
     def failed() -> None:
         nonlocal failures
         failures += 1
 
-    monkeypatch.setattr(Reconciler, "run_once", look)
+    monkeypatch.setattr(Reconciler, "run_once", run_once)
     monkeypatch.setattr(reconciler_module, "INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(reconciler._metrics, "reconciler_failed", failed)
     with capture_logs() as lines:
         running = asyncio.create_task(reconciler.run())
         async with asyncio.timeout(5):
-            await went_on.wait()
+            await continued.wait()
         running.cancel()
     assert failures == 1
     assert [(line["event"], line["log_level"]) for line in lines] == [("reconciler pass failed", "error")]
 
 
-# --- A server that does not know its namespace yet ------------------------------------------------------
+# --- Unknown namespace ------------------------------------------------------
 
 
 @pytest.mark.stack
-async def test_an_unknown_namespace_is_a_server_that_is_away_and_no_lost_workflow(
+async def test_an_unknown_namespace_is_an_outage_and_not_a_lost_workflow(
     live: LiveApi, live_stack: Stack, driver: OrderDriver, monkeypatch: pytest.MonkeyPatch, pool: Database
 ) -> None:
     settings = live_stack.settings.model_copy(update={"configured_temporal_namespace": "not-yet"})
     client: Client = await connect(settings)
     monkeypatch.setattr(reconciler_module, "STALE_AFTER_SECONDS", 0.0)
     await driver.open()
-    # Temporal looks at the form of a run's id before it looks for the namespace.
+    # Temporal passes at the form of a run's id before it passes for the namespace.
     await pool.execute(
         "update orders set workflow_run_id = %(run)s where state < 'completed'", {"run": str(uuid4())}
     )
@@ -300,6 +293,6 @@ async def test_an_unknown_namespace_is_a_server_that_is_away_and_no_lost_workflo
         await Reconciler(pool, client, "order-tq").run_once()
     service = OrderService(settings, pool, client, Admission(settings, pool))
     with pytest.raises(TemporalUnavailable):
-        await service.workflow_start("somebody")
+        await service.workflow_start("order")
     with pytest.raises(TemporalUnavailable):
-        await service.send_request("somebody", CancelOrder("r", "c"))
+        await service.send_request("order", CancelOrder("r", "c"))

@@ -1,4 +1,4 @@
-"""Old events leave without holding anybody up, and nothing but events leaves."""
+"""Retention drops old events without blocking writers, and drops nothing else."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ from tests.orders import OrderDriver, new_order
 
 KEEP = timedelta(days=90)
 LONGEST_WAIT = "1s"
-"""A writer that has to wait for longer fails."""
+"""A writer that waits longer fails."""
 
 AGE = """
     alter table orders disable trigger orders_reject_illegal_transition;
@@ -61,13 +61,13 @@ def partitions(url):
 
 
 async def told_wrongly(pool):
-    """What is wrong with the events; these orders have no outside, and so no charge at any provider."""
+    """Return the violations about events; these orders have no provider records."""
     found = (await audit_database(pool)).violations
     return [violation for violation in found if violation.invariant in (1, 2, 6, 7, 9)]
 
 
 def age(url, order_id, days):
-    """As if the order had been accepted that many days ago, into a partition of its time."""
+    """Move an order and its events back by a number of days, into a partition of that time."""
     day = datetime.now(UTC) - timedelta(days=days)
     name = f"events_{day:%Y%m%d}"
     if name not in partitions(url):
@@ -80,7 +80,7 @@ def age(url, order_id, days):
     return name
 
 
-async def test_old_events_go_and_the_books_stay(url):
+async def test_old_events_are_dropped_and_all_other_rows_stay(url):
     async with shop(url) as driver:
         old = await driver.carry_to(State.COMPLETED)
         young = await driver.carry_to(State.CANCELLED)
@@ -103,14 +103,14 @@ async def test_old_events_go_and_the_books_stay(url):
         assert execute(url, told) == before
         assert (await drop_expired(url, KEEP)).expired == []
 
-        # The audit says what it could not judge, and finds nothing wrong with what is gone.
+        # The audit reports how many orders have no events, and no violation for them.
         audit = await audit_database(driver.pool)
         assert (audit.finished, audit.without_events) == (2, 1)
         assert await told_wrongly(driver.pool) == []
         assert audit.events_since == report.dropped[0].to_at
 
 
-async def test_the_audit_still_misses_events_that_were_not_dropped(url):
+async def test_the_audit_reports_missing_events_that_were_not_dropped(url):
     async with shop(url) as driver:
         age(url, await driver.carry_to(State.COMPLETED), 100)
         young = await driver.carry_to(State.COMPLETED)
@@ -120,7 +120,7 @@ async def test_the_audit_still_misses_events_that_were_not_dropped(url):
         assert {(1, young), (2, young)} <= found
 
 
-async def test_events_of_an_open_order_stay_and_all_after_them(url):
+async def test_events_of_an_open_order_and_all_later_ones_stay(url):
     async with shop(url) as driver:
         age(url, await driver.carry_to(State.COMPLETED), 120)
         still_open = await driver.carry_to(State.IN_REVIEW)
@@ -132,8 +132,8 @@ async def test_events_of_an_open_order_stay_and_all_after_them(url):
         assert count[0][0] > 0
 
 
-async def test_no_writer_waits_while_partitions_are_made_and_dropped(url):
-    """Writers that would have to wait for a lock fail, and none does."""
+async def test_no_writer_waits_while_partitions_are_created_and_dropped(url):
+    """Writers have a short lock timeout, and none fails."""
     stop = asyncio.Event()
     impatient = psycopg.conninfo.make_conninfo(url, options=f"-c lock_timeout={LONGEST_WAIT}")
 
@@ -150,7 +150,7 @@ async def test_no_writer_waits_while_partitions_are_made_and_dropped(url):
             age(url, await driver.carry_to(State.CANCELLED), days_ago)
         writers = [asyncio.create_task(write(driver)) for _ in range(4)]
         report = await drop_expired(url, KEEP)
-        # Days ahead are made under the writers' hands too; one that gives up is told so and comes again.
+        # Partitions ahead are created during the writes too; a call that gets no lock is repeated.
         made = 0
         for ahead in range(8, 60):
             try:
@@ -165,7 +165,7 @@ async def test_no_writer_waits_while_partitions_are_made_and_dropped(url):
         assert await told_wrongly(driver.pool) == []
 
 
-async def test_a_reader_of_an_old_day_holds_up_only_the_dropping(url, monkeypatch):
+async def test_a_reader_of_an_old_partition_delays_only_its_drop(url, monkeypatch):
     monkeypatch.setattr("db.maintenance.retention.DETACH_TIMEOUT_MS", 300)
     impatient = psycopg.conninfo.make_conninfo(url, options="-c lock_timeout=200ms")
     async with shop(impatient) as driver:
@@ -177,7 +177,7 @@ async def test_a_reader_of_an_old_day_holds_up_only_the_dropping(url, monkeypatc
             assert [p.name for p in report.busy] == [name, other]
             await driver.carry_to(State.COMPLETED)
             assert await told_wrongly(driver.pool) == []
-        # What was begun is brought to its end by the next look.
+        # The next call finalizes the detachment.
         report = await drop_expired(url, KEEP)
         assert sorted(p.name for p in report.dropped) == sorted([name, other])
         assert execute(url, "select count(*) from dropped_events where dropped_at is null") == [(0,)]
@@ -185,7 +185,7 @@ async def test_a_reader_of_an_old_day_holds_up_only_the_dropping(url, monkeypatc
 
 @pytest.fixture
 async def detached(url):
-    """A partition that a look has decided to drop, and detached, and then was killed."""
+    """A partition that a killed process had detached and not dropped."""
     async with shop(url) as driver:
         name = age(url, await driver.carry_to(State.COMPLETED), 100)
     execute(
@@ -197,14 +197,12 @@ async def detached(url):
     return name
 
 
-async def test_a_detached_partition_that_was_left_is_dropped_by_the_next_look(url, detached):
+async def test_a_detached_partition_is_dropped_by_the_next_call(url, detached):
     assert [p.name for p in (await drop_expired(url, KEEP)).dropped] == [detached]
     assert execute(url, f"select to_regclass('{detached}')") == [(None,)]
 
 
-async def test_a_detached_partition_that_somebody_holds_is_tried_again_and_then_left(
-    url, detached, monkeypatch
-):
+async def test_the_drop_of_a_locked_partition_is_retried_and_then_left(url, detached, monkeypatch):
     monkeypatch.setattr("db.maintenance.retention.DROP_TIMEOUT_MS", 100)
     with psycopg.connect(url) as holder:
         holder.execute(f"lock table {detached} in access share mode")
@@ -215,13 +213,13 @@ async def test_a_detached_partition_that_somebody_holds_is_tried_again_and_then_
     assert [p.name for p in (await drop_expired(url, KEEP)).dropped] == [detached]
 
 
-async def test_only_one_is_at_it(url):
+async def test_only_one_process_drops_at_a_time(url):
     with psycopg.connect(url) as other:
         other.execute("select pg_advisory_lock(hashtext('event_retention'))")
         assert (await drop_expired(url, KEEP)).is_elsewhere
 
 
-async def test_who_is_not_the_owner_is_refused_and_may_make_partitions(postgres, url):
+async def test_another_user_than_the_owner_cannot_drop_and_can_create_partitions(postgres, url):
     async with shop(url) as driver:
         age(url, await driver.carry_to(State.COMPLETED), 100)
     execute(url, "create role impostor login; grant usage on schema public to impostor")
@@ -237,7 +235,7 @@ async def test_who_is_not_the_owner_is_refused_and_may_make_partitions(postgres,
 
 
 def as_if_nobody_had_made_days(url, since):
-    """Everything from `since` on is in the open partition."""
+    """Put all events from `since` on into the unbounded partition."""
     for row in execute(
         url, f"select name from event_partitions() where to_at is null or from_at >= '{since}'"
     ):
@@ -246,7 +244,7 @@ def as_if_nobody_had_made_days(url, since):
 
 
 async def steps_until_made(pool):
-    """How many calls it took, and the partitions that the last one made."""
+    """Return the number of calls, and the partitions that the last one created."""
     for steps in range(1, 10):
         made = await ensure_partitions(pool)
         if made is not None:
@@ -254,7 +252,7 @@ async def steps_until_made(pool):
     raise AssertionError("it does not come to an end")
 
 
-async def test_a_filled_open_partition_is_ended_while_orders_are_written(url):
+async def test_a_filled_unbounded_partition_is_bounded_during_writes(url):
     today = execute(url, "select date_trunc('day', now(), 'UTC')")[0][0]
     as_if_nobody_had_made_days(url, today)
     impatient = psycopg.conninfo.make_conninfo(url, options="-c lock_timeout=500ms")
@@ -284,7 +282,7 @@ async def test_a_filled_open_partition_is_ended_while_orders_are_written(url):
         assert await told_wrongly(driver.pool) == []
 
 
-async def test_a_filled_open_partition_is_not_read_while_nobody_can_write(url):
+async def test_a_filled_unbounded_partition_is_not_scanned_while_writers_are_blocked(url):
     as_if_nobody_had_made_days(url, datetime.now(UTC).date())
     said = []
     with psycopg.connect(url, autocommit=True, options="-c client_min_messages=debug1") as connection:
@@ -301,8 +299,8 @@ async def test_a_filled_open_partition_is_not_read_while_nobody_can_write(url):
     assert not any("verifying table" in each for each in said)
 
 
-async def test_the_end_of_a_filled_open_partition_moves_on_before_it_is_reached(url):
-    """So that it refuses no event, however long the partitions cannot be made."""
+async def test_the_bound_of_a_filled_partition_moves_before_it_is_reached(url):
+    """The constraint rejects no event, even if partitions cannot be created for a long time."""
     as_if_nobody_had_made_days(url, datetime.now(UTC).date())
     execute(url, "insert into events (order_id, at, kind, state) values ('a', now(), 'accepted', 'received')")
     execute(
@@ -312,7 +310,7 @@ async def test_the_end_of_a_filled_open_partition_moves_on_before_it_is_reached(
     execute(url, "insert into events (order_id, at, kind, state) values ('b', now(), 'accepted', 'received')")
 
 
-async def test_the_housekeeper_does_both(url):
+async def test_event_maintenance_creates_and_drops_partitions(url):
     async with shop(url) as driver:
         name = age(url, await driver.carry_to(State.COMPLETED), 100)
         as_if_nobody_had_made_days(url, datetime.now(UTC).date() + timedelta(days=1))
@@ -326,14 +324,14 @@ async def test_the_housekeeper_does_both(url):
         await driver.open(new_order())
 
 
-async def test_the_housekeeper_keeps_everything_unless_told(url):
+async def test_event_maintenance_drops_nothing_by_default(url):
     async with shop(url) as driver:
         name = age(url, await driver.carry_to(State.COMPLETED), 1000)
         assert await EventMaintenance(Settings(database_url=url), driver.pool).run_once()
         assert name in partitions(url)
 
 
-async def test_the_command(url):
+async def test_the_command_reports_and_drops(url):
     async with shop(url) as driver:
         name = age(url, await driver.carry_to(State.COMPLETED), 100)
     commands = CommandLine({**os.environ, "DATABASE_URL": url})
@@ -349,7 +347,7 @@ async def test_the_command(url):
         assert (code, said.count("\n")) == (2, 1), said
 
 
-async def test_the_housekeeper_bears_a_database_without_the_migrations(postgres):
+async def test_event_maintenance_survives_a_database_without_migrations(postgres):
     with postgres.fresh_database(template="template0") as url:
         async with Database(url) as pool:
             assert not await EventMaintenance(Settings(database_url=url), pool).run_once()

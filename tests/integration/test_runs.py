@@ -1,4 +1,4 @@
-"""What the books tell of load tests that have not ended."""
+"""Load tests that have not ended."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -19,11 +19,9 @@ def begin(url: str, run_id: str, *, ago: timedelta) -> None:
 
 
 @pytest.mark.parametrize("margin", [-10.0, 10.0])
-async def test_a_run_that_was_broken_off_holds_the_faults_no_longer(
-    order_database_url, repository, pool, margin
-):
+async def test_an_aborted_run_no_longer_owns_the_fault_profile(order_database_url, repository, pool, margin):
     run_id = f"silent-{margin:.0f}"
     begin(order_database_url, run_id, ago=timedelta(seconds=SILENT_SECONDS + DRAIN_SECONDS + margin))
     assert runs.run_that_set_faults(order_database_url, run_id) == (run_id if margin < 0 else None)
     await OrderDriver(repository, pool).open(new_order(run_id=run_id))
-    assert runs.run_that_set_faults(order_database_url, run_id) == run_id, "it has just started an order"
+    assert runs.run_that_set_faults(order_database_url, run_id) == run_id, "the run has just started an order"

@@ -138,7 +138,8 @@ async def test_an_unexpected_error_leaves_the_attempt_open_and_the_next_run_reco
     assert await driver.attempts(order_id) == [("receive", 1, "lost"), ("receive", 2, "ok")]
 
 
-# --- When the runner stops ------------------------------------------------------------------------------------
+# --- When the runner stops
+# ------------------------------------------------------------------------------------
 
 
 async def test_no_attempt_starts_after_not_after(driver):

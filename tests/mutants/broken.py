@@ -1,4 +1,5 @@
-"""Mutants of the product, each with one plausible bug that affects one order: the victim, whose id ends in VICTIM."""
+"""Mutants of the product, each with one plausible bug that affects one order: the victim, whose id ends in
+VICTIM."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,7 +1,7 @@
 """Each mutant violates an invariant, and the audit must report the invariant and the order.
 
-A healthy order runs on the same workers at the same time and must not be reported. The same scenarios without a
-mutation must be clean.
+A healthy order runs on the same workers at the same time and must not be reported. The same scenarios
+without a mutation must be clean.
 """
 
 import asyncio

@@ -36,8 +36,8 @@ class Place(StrEnum):
     """A local activity: the workflow handles no signal until it ends."""
 
     LOST_TASK = "in a workflow task that is lost"
-    """A local activity in a workflow task that fails after the step: as after a crash, the task is repeated, and
-    requests may arrive in another order."""
+    """A local activity in a workflow task that fails after the step: as after a crash, the task is repeated,
+    and requests may arrive in another order."""
 
     ACTIVITY = "as an activity"
     """A regular activity: the workflow handles requests meanwhile."""
@@ -100,8 +100,8 @@ _SHIPPED_BY_CHILD = (Step.PREPARE, Step.DISPATCH)
 def ways(boundary: Boundary) -> Iterator[tuple[Place, Manner]]:
     """Yield the places and manners that are possible at a boundary.
 
-    Waiting for the response inside the workflow task would deadlock, except in a task of the shipping child. No
-    request gets a response before the order is inserted.
+    Waiting for the response inside the workflow task would deadlock, except in a task of the shipping child.
+    No request gets a response before the order is inserted.
     """
     for place in Place:
         for manner in Manner:

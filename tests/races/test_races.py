@@ -1,4 +1,5 @@
-"""More than a thousand orders, each with a request at one boundary: every decision must agree with the outcome."""
+"""More than a thousand orders, each with a request at one boundary: every decision must agree with the
+outcome."""
 
 import asyncio
 from collections.abc import Callable, Iterable

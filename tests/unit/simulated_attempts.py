@@ -50,8 +50,8 @@ class _SkippingLoop(asyncio.SelectorEventLoop):
 
 
 class SimulatedAttempts:
-    """An order's clock and attempts. `started` has the start times of the attempts of each step. Also the stub of
-    the order repository."""
+    """An order's clock and attempts. `started` has the start times of the attempts of each step. Also the
+    stub of the order repository."""
 
     def __init__(self, begins_at: datetime) -> None:
         self._begins_at = begins_at
@@ -64,7 +64,8 @@ class SimulatedAttempts:
     async def run_step(
         self, step: Step, script: Script, not_after: datetime | None, time_budget: timedelta
     ) -> StepResult:
-        """Run a step as the workflow does: first with a time budget, then without. After the script, calls hang."""
+        """Run a step as the workflow does: first with a time budget, then without. After the script, calls
+        hang."""
         gateways = iter(script)
 
         async def call(_attempt: StartedAttempt) -> dict[str, Any]:

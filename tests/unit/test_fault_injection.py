@@ -49,7 +49,8 @@ def calls(step: Step = Step.CHARGE, count: int = MANY) -> list[Call]:
 
 
 async def outcome_of(injector: ProfileFaultInjector, call: Call, time: RecordedSleep) -> str:
-    """Return how one call ended: ok, slow, error, hang, decline, lost (failed after its effect), lost-hang."""
+    """Return how one call ended: ok, slow, error, hang, decline, lost (failed after its effect),
+    lost-hang."""
     time.slept.clear()
     took_effect = False
 

@@ -53,9 +53,9 @@ def test_the_table_has_every_gateway_step() -> None:
 
 
 def test_one_row_adds_a_step_everywhere() -> None:
-    """In Python. What else names each step or state is found by a search for `prepare` and `prepared`: the enums of
-    db/domain.py, the type order_state and is_legal_transition() in SQL (held to this table by a test), and the
-    step's activity, its deadline and its call in a workflow."""
+    """In Python. What else names each step or state is found by a search for `prepare` and `prepared`: the
+    enums of db/domain.py, the type order_state and is_legal_transition() in SQL (held to this table by a
+    test), and the step's activity, its deadline and its call in a workflow."""
     extended = with_a_fictitious_step()
     wrapped = NewState.WRAPPED
     added = {(State.PREPARED, wrapped), (wrapped, State.DISPATCHED)}
