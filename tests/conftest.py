@@ -1,5 +1,4 @@
-"""Options of the test run, the distribution to parallel processes, and isolation from the developer's
-settings."""
+"""Options of the test run, its distribution to processes, and isolation from the developer's settings."""
 
 import os
 
@@ -22,8 +21,7 @@ LIVE_STACKS = 2
 """Maximum number of stacks at the same time: a stack needs as much CPU as many tests."""
 
 LONGEST_FIRST = ("races", "deployment", "integration", "mutants", "workflows", "dashboard")
-"""Directories with groups of a minute or more. They start first, so that no process waits for them at the
-end."""
+"""Directories with groups of a minute or more, which start first so that they are not the last ones."""
 
 
 # Before the hook of pytest-xdist, which reads the groups.

@@ -64,8 +64,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @contextmanager
 def empty_postgres_server(*options: str, port: int = 5432) -> Iterator[tuple[PostgresServer, Settings]]:
-    """Run PostgreSQL without the template, with more command-line options. Also yields the settings of its
-    stack."""
+    """Run PostgreSQL without the template, with more options. Also yields the settings of its stack."""
     home = Path(tempfile.mkdtemp(prefix="orders-test-")).resolve()
     try:
         settings = Settings(orders_home=home, database_url=None)

@@ -28,8 +28,7 @@ def register(app: typer.Typer) -> None:
 
 
 def audit(run: Run = None, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
-    """Check the nine invariants on the order database, provider records and workflows. Exits 4 on a
-    violation."""
+    """Check the nine invariants on database, provider records and workflows. Exits 4 on a violation."""
     with connect(api_url) as client:
         report = _request_audit(client, run)
     if as_json:

@@ -185,8 +185,7 @@ class Stack:
     def wait_until_healthy(
         self, names: Sequence[str] | None = None, *, healthy_seconds: float = HEALTHY_SECONDS
     ) -> None:
-        """Wait until these components (default: all) are healthy. Raises StackError if they are not in
-        time."""
+        """Wait until these components (default: all) are healthy. Raises StackError on timeout."""
         running = self.running_settings()
         awaited = [component for component in self._plan(running) if names is None or component.name in names]
         with HealthChecks(running) as checks:

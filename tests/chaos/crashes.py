@@ -99,8 +99,7 @@ class Crash:
 
 @dataclass(frozen=True)
 class Aftermath:
-    """The result of a crash. `last_in_flight_seconds` is the time from the crash to the last outcome of the
-    orders that were in flight then."""
+    """The result of a crash."""
 
     crash: Crash
     orders: int
@@ -109,6 +108,8 @@ class Aftermath:
     lost: list[str]
     recovery_seconds: float
     last_in_flight_seconds: float
+    """From the crash to the last outcome of the orders that were in flight then."""
+
     slowest_seconds: float
     rejected: int
     """Rejected starts, each of which was retried."""
@@ -246,8 +247,7 @@ def crash_named(name: str) -> Crash:
 
 @contextmanager
 def temporary_site() -> Iterator[Site]:
-    """Start a stack in a temporary directory on free ports. It ends with this process; call it from the main
-    thread."""
+    """Start a stack in a temporary directory. It ends with this process; call it from the main thread."""
     home = tempfile.mkdtemp(prefix="orders-chaos-")
     settings = Settings().isolated(Path(home), port_base=free_port_base())
     stack = Stack(settings)

@@ -1,5 +1,4 @@
-"""Runs the services of docker-compose.yml as processes, with the file's commands, variables and health
-checks."""
+"""Runs the services of docker-compose.yml as processes: same commands, variables and health checks."""
 
 import compileall
 import os

@@ -1,5 +1,4 @@
-"""The services of docker-compose.yml as processes: orders, a distributed load test, an audit, a clean
-shutdown."""
+"""The services of docker-compose.yml as processes: orders, a distributed load test, audit, shutdown."""
 
 import asyncio
 import json
