@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 import gevent
 
 from loadtest.generator.api_client import ApiClient
-from loadtest.post_run import audit
 from loadtest.verdict.verdict_rows import audit_text
 from orchestrator.errors import OrderSystemError, ServiceUnavailable
+from orchestrator.rest_client import Json
 
 PROBE_SECONDS = 1.0
 
@@ -67,12 +67,8 @@ class OutageMonitor:
 class InterimAudit:
     """Audits the finished orders of a running test in the background, for display."""
 
-    def __init__(
-        self, api_url: str, api_key: str | None, run_id: str, broken_promises: Callable[[], list[str]]
-    ) -> None:
-        self._api_url = api_url
-        self._api_key = api_key
-        self._run_id = run_id
+    def __init__(self, audit: Callable[[], Json], broken_promises: Callable[[], list[str]]) -> None:
+        self._audit = audit
         self._broken_promises = broken_promises
         self._result = "not audited yet"
         self._running: gevent.Greenlet[..., None] | None = None
@@ -81,17 +77,17 @@ class InterimAudit:
     def latest(self) -> str:
         """Return the result of the latest audit at once, and start the next audit when it is due."""
         if (self._running is None or self._running.ready()) and time.monotonic() >= self._next_at:
-            self._running = gevent.spawn(self._audit)
+            self._running = gevent.spawn(self._run)
         return self._result
 
     def stop(self) -> None:
         if self._running is not None:
             self._running.kill()
 
-    def _audit(self) -> None:
+    def _run(self) -> None:
         began = time.monotonic()
         try:
-            report = audit(self._api_url, self._api_key, self._run_id)
+            report = self._audit()
         except OrderSystemError as error:
             self._result = f"so far not audited: {error}"
         else:

@@ -52,19 +52,19 @@ class PostRunCalls:
             gevent.sleep(RETRY_SECONDS)
 
 
-def complete_audit(api_url: str, api_key: str | None, run_id: str) -> Json:
-    """Return an audit that compared every finished order with its workflow.
+def complete_audit(audit: Callable[[], Json]) -> Json:
+    """Repeat an audit until it compared every finished order with its workflow.
 
     If Temporal does not list all workflows in time, the last audit is returned, with some orders uncompared.
     Raises ServiceUnavailable if there is no audit.
     """
     not_after = time.monotonic() + LISTED_SECONDS
-    while (report := audit(api_url, api_key, run_id))["uncompared"] and time.monotonic() < not_after:
+    while (report := audit())["uncompared"] and time.monotonic() < not_after:
         gevent.sleep(RETRY_SECONDS)
     return report
 
 
-def audit(api_url: str, api_key: str | None, run_id: str) -> Json:
+def audit_run(api_url: str, api_key: str | None, run_id: str) -> Json:
     """Return the audit report of a run. Raises ServiceUnavailable if it was not completed.
 
     The response streams its progress, so an audit may take longer than the timeout.

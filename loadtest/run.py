@@ -19,7 +19,7 @@ from loadtest.generator.generators import GRACE_SECONDS, LoadGenerators, wait_un
 from loadtest.generator.recording import Tally
 from loadtest.monitors import PROBE_SECONDS, InterimAudit, OutageMonitor
 from loadtest.options import RunOptions
-from loadtest.post_run import PostRunCalls, complete_audit
+from loadtest.post_run import PostRunCalls, audit_run, complete_audit
 from loadtest.preflight import check_api, check_role, check_stored_runs, require_database, used_run_id
 from loadtest.reports import files
 from loadtest.reports.documents import orders_csv
@@ -63,9 +63,7 @@ class Run:
         self._faults = FaultProfile(self._api)
         self._disturbances = DisturbanceRunner(options, api_url)
         self._outages = OutageMonitor(self._api)
-        self.interim_audit = InterimAudit(
-            api_url, self._api_key, options.run_id, lambda: generators.tally.broken_promises
-        )
+        self.interim_audit = InterimAudit(self._audit, lambda: generators.tally.broken_promises)
         self._probing: gevent.Greenlet[..., None] | None = None
         self._started_at = datetime.now(UTC)
         self._began = time.monotonic()
@@ -180,10 +178,7 @@ class Run:
     def _observe(self, calls: PostRunCalls, disturbances: list[Json], is_drained: bool) -> RunObservations:
         ended_at = datetime.now(UTC)
         calls.attempt(self._faults.restore, "the fault profile was not restored")
-        audit = calls.attempt(
-            lambda: complete_audit(self._api_url, self._api_key, self.options.run_id),
-            "the database was not audited",
-        )
+        audit = calls.attempt(lambda: complete_audit(self._audit), "the database was not audited")
         latency = calls.attempt(self._latency, "the latency of the steps is missing")
         return RunObservations(
             options=self.options,
@@ -265,6 +260,9 @@ class Run:
     def _store(self, result: runs.RunResult) -> bool:
         runs.close_run(self._database_url, self.options.run_id, result)
         return True
+
+    def _audit(self) -> Json:
+        return audit_run(self._api_url, self._api_key, self.options.run_id)
 
     def _latency(self) -> Json:
         response = self._api.get(f"/latency?run_id={self.options.run_id}", "latency")

@@ -134,11 +134,15 @@ def test_two_runs_one_after_the_other(load_test: LoadTest) -> None:
         page.get_by_text("Custom parameters").click()
         fill_and_start(page, rate="10", duration="2s", runId="first")
         expect(page.get_by_text("Run id first was used before")).to_be_visible()
+        page.locator("input[name=excludeRejected]").check()
         fill_and_start(page, runId="second")
         expect(page.get_by_role("button", name="New")).to_be_visible(timeout=30_000)
         page.get_by_role("tab", name="Verdict").click()
         expect(page.get_by_text("not proven (exit code 5)")).to_be_visible()
         assert len(api.truth()["orders"]) == 40
+    stored = load_test.stored("second")
+    assert stored is not None
+    assert stored.options["exclude_rejected"] is True
 
 
 def test_autostart(load_test: LoadTest) -> None:
