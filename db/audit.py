@@ -14,11 +14,11 @@ INVARIANTS: dict[int, str] = {
     1: "an acknowledged start has exactly one order",
     2: "every order has exactly one outcome, and its workflow agrees",
     3: "completed: one charge of the right amount, no refund, one dispatch to the right address",
-    4: "cancelled or failed: net charge zero, one refund at most, nothing left on its way",
+    4: "cancelled or failed: net charge zero, at most one refund, every dispatch recalled",
     5: "no charge without an order; our payments equal the provider's ledger",
     6: "an accepted cancellation or address holds",
     7: "events are a legal path in time order, none after the outcome",
-    8: "the provider holds the money of the completed orders, no more and no less",
+    8: "charges less refunds at the provider equal the sum of the completed orders",
     9: "nothing is charged before approval or after a rejection",
 }
 

@@ -12,17 +12,10 @@ from psycopg.types.json import Jsonb
 
 from db import queries
 from db.database import Database, Row
-from db.domain import GATEWAY_STEPS, Address, AttemptOutcome, Item, Reason, ReviewMode, State, Step
+from db.domain import Address, AttemptOutcome, Item, Reason, ReviewMode, State, Step
 from db.transitions import STATE_MACHINE
 
 _SQL = queries.load("orders.sql")
-
-DUE_STATE = {each.step: each.due_state for each in STATE_MACHINE.transitions if each.step in GATEWAY_STEPS}
-STATE_AFTER = {
-    each.step: each.passed_state or each.state_after
-    for each in STATE_MACHINE.transitions
-    if each.step in GATEWAY_STEPS
-}
 
 FINISH_ATTEMPTS = 3
 """How often `finish` runs its statement, which does nothing when another statement changed the order

@@ -7,8 +7,9 @@ from typing import Any
 from uuid import uuid4
 
 from db.database import Database, Row
-from db.domain import Address, AttemptOutcome, Reason, State, Step
-from db.orders import DUE_STATE, AttemptResult, NewOrder, OrderRepository, RequestDecision
+from db.domain import GATEWAY_STEPS, Address, AttemptOutcome, Reason, State, Step
+from db.orders import AttemptResult, NewOrder, OrderRepository, RequestDecision
+from db.transitions import STATE_MACHINE
 from orchestrator.activities.order import new_order as new_order_row
 from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
 from orchestrator.messages import OpenRequest, OrderRequest
@@ -24,6 +25,9 @@ STEP_INTO = {
     State.PREPARED: Step.PREPARE,
     State.DISPATCHED: Step.DISPATCH,
 }
+DUE_STATE = {each.step: each.due_state for each in STATE_MACHINE.transitions if each.step in GATEWAY_STEPS}
+"""The forward steps that call a gateway, with the state in which each is due."""
+
 COMPENSATION_DETAILS: dict[Step, Row] = {Step.REFUND: {"refund_outcome": "refunded"}, Step.RECALL: {}}
 """The compensations of a prepared order, with the details of a successful attempt."""
 

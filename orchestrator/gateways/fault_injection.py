@@ -43,7 +43,7 @@ class Rates:
     decline: float = 0.0
     lost_answer: float = 0.0
 
-    def problems(self) -> list[str]:
+    def validation_errors(self) -> list[str]:
         shares = {name: share for name, share in asdict(self).items() if name != "slow_mean_ms"}
         found = [f"{name} must be between 0 and 1" for name, share in shares.items() if not 0 <= share <= 1]
         if sum(shares.values()) > 1 + 1e-9:
@@ -77,14 +77,14 @@ class FaultProfile:
         try:
             default = Rates(**rates.get("default", {}))
             steps = {Step(step): Rates(**own) for step, own in rates.get("steps", {}).items()}
-            found = [problem for each in (default, *steps.values()) for problem in each.problems()]
+            errors = [error for each in (default, *steps.values()) for error in each.validation_errors()]
         except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"invalid fault rates: {error}") from None
         for step in steps:
             if step not in GATEWAY_STEPS:
                 raise ValueError(f"step {step} calls no gateway")
-        if found:
-            raise ValueError(found[0])
+        if errors:
+            raise ValueError(errors[0])
         return cls(name, seed, default, steps)
 
 

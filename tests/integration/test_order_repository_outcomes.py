@@ -10,9 +10,10 @@ import psycopg
 import pytest
 
 from db.domain import TERMINAL_STATES, AttemptOutcome, Reason, State, Step
-from db.orders import DUE_STATE, OrderRepository, StaleAttempt
+from db.orders import OrderRepository, StaleAttempt
 from tests.orders import (
     COMPENSATION_DETAILS,
+    DUE_STATE,
     RESTING_STATES,
     OrderDriver,
     failed,

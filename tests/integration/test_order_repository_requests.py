@@ -6,11 +6,11 @@ import psycopg
 import pytest
 
 from db.domain import TERMINAL_STATES, Reason, State, Step
-from db.orders import DUE_STATE
 from db.transitions import STATE_MACHINE
 from tests.orders import (
     ADDRESS,
     COMPENSATION_DETAILS,
+    DUE_STATE,
     OTHER_ADDRESS,
     RESTING_STATES,
     failed,

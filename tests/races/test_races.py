@@ -87,14 +87,15 @@ async def run_cells(
             score.hits[cell] += 1
             score.responses[cell.boundary, cell.request, answer] += 1
             return [
-                f"{cell}: {answer}, but {problem}" for problem in await problems(pool, order_id, cell, answer)
+                f"{cell}: {answer}, but {contradiction}"
+                for contradiction in await contradictions_of(pool, order_id, cell, answer)
             ]
 
         found = await asyncio.gather(*(one(number, cell) for number, cell in enumerate(cells)))
     report = await audit(pool, client, shop.run_id)
     assert report.violations == []
     assert (report.finished, report.open_orders) == (len(found), [])
-    return [problem for each in found for problem in each]
+    return [contradiction for each in found for contradiction in each]
 
 
 async def run_order(shop: Shop, race: Race, number: int, cell: Cell) -> Answered | None:
@@ -112,7 +113,7 @@ async def run_order(shop: Shop, race: Race, number: int, cell: Cell) -> Answered
         return Answered.NEVER
 
 
-async def problems(pool: Database, order_id: str, cell: Cell, answer: Answered) -> list[str]:
+async def contradictions_of(pool: Database, order_id: str, cell: Cell, answer: Answered) -> list[str]:
     """Return what contradicts the response in the order database and the provider ledger."""
     if answer is Answered.NEVER:
         return ["no response"]

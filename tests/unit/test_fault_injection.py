@@ -198,7 +198,7 @@ def test_a_profile_round_trips_through_json(default, steps, seed):
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_named_profile_is_valid_and_round_trips_through_json(name):
     profile = named_profile(name, seed=9)
-    assert profile.default.problems() == []
+    assert profile.default.validation_errors() == []
     assert FaultProfile.from_json(name, 9, profile.to_json()) == profile
 
 
