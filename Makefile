@@ -86,7 +86,7 @@ format: setup
 
 bench: setup
 	@$(BIN)/python -m loadtest.bench $(ARGS)
-	@$(BIN)/python -m dashboard.bench
+	@$(BIN)/python -m tests.bench
 
 loadbench: setup
 	@$(BIN)/python -m tests.load.bench

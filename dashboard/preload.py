@@ -6,7 +6,7 @@ import pkgutil
 
 import dashboard
 
-_EXCLUDED = ("dashboard.app", "dashboard.bench", "dashboard.pages", "dashboard.__main__")
+_EXCLUDED = ("dashboard.app", "dashboard.pages", "dashboard.__main__")
 
 
 def preload() -> None:

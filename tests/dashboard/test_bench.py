@@ -5,13 +5,13 @@ from random import Random
 
 import pytest
 
-from dashboard.bench import __main__ as bench
-from dashboard.bench import pages, queries
-from dashboard.bench.measures import at_most
-from dashboard.bench.queries import LIMIT_MS
 from db.read_only_database import ReadOnlyDatabase
 from loadtest.bench.harness import Measurement
 from loadtest.bench.seed import random_order_ids
+from tests.bench import __main__ as bench
+from tests.bench import pages, queries
+from tests.bench.measures import at_most
+from tests.bench.queries import LIMIT_MS
 
 
 def test_a_percentile_is_compared_with_its_limit():

@@ -1,4 +1,4 @@
-"""`python -m dashboard.bench [--orders N]`: measure every query and page over N orders.
+"""`python -m tests.bench [--orders N]`: measure every query and page over N orders.
 
 Prints a Markdown table and exits with 3 when a target is missed. Uses its own database `orders_bench_N` on
 the server of the order database, which is created and seeded once and kept for later runs.
@@ -12,7 +12,6 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from dashboard.bench import pages, queries, server
 from dashboard.preload import preload
 from db.read_only_database import ROLE, ReadOnlyDatabase
 from loadtest.bench.harness import TABLE_HEADER, Measurement, database_url
@@ -22,6 +21,7 @@ from orchestrator.embedded.layout import Layout
 from orchestrator.embedded.migrations import migrate
 from orchestrator.errors import ExitCode, OrderSystemError, StackError
 from orchestrator.settings import Settings
+from tests.bench import pages, queries, server
 
 ORDERS = 1_000_000
 RECENT_ORDERS = 20_000
@@ -32,7 +32,7 @@ SAMPLED_ORDERS = 500
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m dashboard.bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--orders", type=int, default=ORDERS)
     options = parser.parse_args()
     try:

@@ -12,9 +12,6 @@ from urllib.parse import urlencode
 import httpx
 
 from dashboard import export, filters
-from dashboard.bench.measures import at_most
-from dashboard.bench.server import DashboardProcess
-from dashboard.bench.viewer import Viewer
 from dashboard.data.cached import CHART_SECONDS, LIVE_SECONDS
 from dashboard.sections.orders_table import cursor_of
 from db.read_models import latency, order_search
@@ -22,6 +19,9 @@ from db.read_models.latency import Selection
 from db.read_only_database import ReadOnlyDatabase
 from loadtest.bench.harness import Measurement
 from orchestrator.errors import StackError
+from tests.bench.measures import at_most
+from tests.bench.server import DashboardProcess
+from tests.bench.viewer import Viewer
 
 ROUNDS = 3
 EXPORTED_ROWS = 100_000

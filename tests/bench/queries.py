@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator
 from random import Random
 
-from dashboard.bench.measures import Query, at_most, timed_ms
 from db.domain import State
 from db.read_models import latency, live_orders, order_search, stored_runs
 from db.read_models.latency import Plan, Selection
 from db.read_models.order_search import Search
 from db.read_only_database import ReadOnlyDatabase
 from loadtest.bench.harness import Measurement
+from tests.bench.measures import Query, at_most, timed_ms
 
 ROUNDS = 40
 LIMIT_MS = 100.0

@@ -1,1 +1,0 @@
-"""Benchmark of the dashboard: every query and page over a million orders."""
