@@ -112,7 +112,7 @@ class TemporalComparison:
             self.in_reconciliation += [each.order_id for each in found if isinstance(each, _InReconciliation)]
             self.checked += len(chunk)
             self.compared += sum(
-                self._is_compared(execution, known.get(order_id))
+                self._had_outcome(execution, known.get(order_id))
                 for execution, order_id in zip(chunk, order_ids, strict=True)
             )
             if self._run_id is not None:
@@ -121,13 +121,13 @@ class TemporalComparison:
             if self._progress is not None:
                 self._progress(self.checked)
 
-    def _is_compared(self, execution: WorkflowExecution, order: Row | None) -> bool:
+    def _had_outcome(self, execution: WorkflowExecution, order: Row | None) -> bool:
         """Return whether the workflow belongs to an order that had its outcome when the database was
         audited."""
         if order is None or order["workflow_run_id"] != execution.run_id or order["finished_at"] is None:
             return False
-        is_compared: bool = order["finished_at"] <= self._database_audit.read_at
-        return is_compared
+        had_outcome: bool = order["finished_at"] <= self._database_audit.read_at
+        return had_outcome
 
     async def _compare_running(self) -> None:
         """Find orders with an outcome whose workflow is still running after CLOSING_TIME."""
