@@ -1,0 +1,113 @@
+"""The REST client: error mapping, API keys and connection errors."""
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from orchestrator.errors import (
+    NotAllowed,
+    OrderConflict,
+    OrderUnknown,
+    Overloaded,
+    RequestMalformed,
+    RequestRejected,
+    ServiceUnavailable,
+    TooLate,
+    UsageError,
+)
+from orchestrator.rest_client import ApiUnavailable, RestClient
+from orchestrator.security.key_hashing import Role
+from orchestrator.security.role_cache import look_up_role
+from tests.ports import free_port_base
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+def client_of(handler: Handler, api_key: str | None = None) -> RestClient:
+    client = RestClient("http://api", api_key)
+    client._http = httpx.Client(base_url="http://api", transport=httpx.MockTransport(handler))
+    return client
+
+
+@pytest.mark.parametrize(
+    ("status", "path", "error_class"),
+    [
+        (401, "/whoami", NotAllowed),
+        (403, "/faults", NotAllowed),
+        (404, "/orders/a/status", OrderUnknown),
+        (409, "/orders/a/start", OrderConflict),
+        (409, "/orders/a/signals/cancel", TooLate),
+        (413, "/orders/a/start", RequestMalformed),
+        (422, "/orders/a/start", RequestMalformed),
+        (429, "/orders/a/start", Overloaded),
+        (418, "/orders/a/start", RequestRejected),
+        (500, "/orders", ServiceUnavailable),
+        (503, "/orders", ServiceUnavailable),
+    ],
+)
+def test_an_error_response_raises_its_error_with_the_detail(
+    status: int, path: str, error_class: type[Exception]
+) -> None:
+    client = client_of(lambda _: httpx.Response(status, json={"detail": "the reason"}))
+    with pytest.raises(error_class, match="the reason"):
+        client.post(path, {})
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b'{"title": "x"}'])
+def test_an_error_response_without_a_detail_raises_its_status(content: bytes) -> None:
+    client = client_of(lambda _: httpx.Response(502, content=content))
+    with pytest.raises(ServiceUnavailable, match="HTTP status 502"):
+        client.get("/orders")
+
+
+def test_a_client_sends_its_own_key_over_shared_connections() -> None:
+    client = client_of(lambda request: httpx.Response(200, json=request.headers.get("authorization", "")))
+    assert client.get("/orders") == ""
+    assert client.with_key("ord_1").get("/orders") == "Bearer ord_1"
+    assert client.get("/orders") == ""
+    assert client.with_key("ord_1")._http is client._http
+
+
+def test_a_query_omits_parameters_that_are_none() -> None:
+    client = client_of(lambda request: httpx.Response(200, json=str(request.url)))
+    assert client.get("/orders", run_id=None, limit=2) == "http://api/orders?limit=2"
+
+
+def test_a_stream_raises_the_error_of_its_status() -> None:
+    client = client_of(lambda _: httpx.Response(404, json={"detail": "no such run"}))
+    with pytest.raises(OrderUnknown, match="no such run"), client.stream("/audit", run_id="x"):
+        pass
+
+
+@pytest.mark.parametrize("api_key", ["a\nb", "é", "a\x00"])
+def test_a_key_that_no_header_can_hold_is_a_usage_error(api_key: str) -> None:
+    with pytest.raises(UsageError, match="API_KEY"):
+        RestClient("http://api", api_key)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://api", "http://api:port"])
+def test_an_invalid_address_is_a_usage_error(url: str) -> None:
+    with pytest.raises(UsageError, match="not the address of an API"), RestClient(url) as client:
+        client.get("/orders")
+
+
+def test_without_an_api_the_connection_fails() -> None:
+    url = f"http://127.0.0.1:{free_port_base()}"
+    with RestClient(url) as client, pytest.raises(ApiUnavailable, match=f"no connection to the API at {url}"):
+        client.get("/orders")
+    with pytest.raises(ServiceUnavailable):
+        look_up_role(url, "ord_1")
+
+
+def test_a_timeout_names_the_api() -> None:
+    def hang(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("timed out", request=request)
+
+    with pytest.raises(ServiceUnavailable, match="the API at http://api is not responding: timed out"):
+        client_of(hang).get("/orders")
+
+
+def test_the_role_of_a_key() -> None:
+    client = client_of(lambda _: httpx.Response(200, json={"name": "ada", "role": "operator"}))
+    assert client.role() is Role.OPERATOR
