@@ -14,7 +14,7 @@ import gevent
 
 from loadtest.options import Arrivals, RunOptions, Stage
 
-Send = Callable[[int, float], None]
+Send = Callable[[int, float], object]
 """Sends order `number`, due at a time of `time.perf_counter()`. Must not block."""
 
 

@@ -1,5 +1,6 @@
 """The journey of one order: its start, the requests of customers and reviewers, and its outcome."""
 
+import math
 import time
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -87,20 +88,16 @@ class OrderJourney:
             gevent.sleep(LATE_RETRY_SECONDS)
         return not self.is_over
 
-    def wait_for_outcome(self, seconds: float | None = None) -> bool:
-        """Wait for the outcome, at most `seconds`. Returns whether it is known."""
-        not_after = None if seconds is None else time.perf_counter() + seconds
-        while not self.is_over:
-            left = WAIT_SECONDS if not_after is None else min(WAIT_SECONDS, not_after - time.perf_counter())
-            if left <= 0:
-                return False
+    def wait_for_outcome(self, seconds: float = math.inf) -> None:
+        """Wait at most `seconds` for the outcome, and record it."""
+        not_after = time.perf_counter() + seconds
+        while not self.is_over and (left := min(WAIT_SECONDS, not_after - time.perf_counter())) > 0:
             requested = time.perf_counter()
             response = self._status(left)
             is_useful = response is not None and self._record_status(response)
             if not self.is_over and (not is_useful or time.perf_counter() - requested < RETRY_SECONDS):
                 # An API that is unavailable or stopping responds at once; without a pause this loop spins.
                 gevent.sleep(min(RETRY_SECONDS, left))
-        return True
 
     def random_moment(self) -> float:
         """Return a uniformly random number of seconds within the expected completion time of an order."""

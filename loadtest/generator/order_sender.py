@@ -58,7 +58,7 @@ class OrderSender:
         self._recorder = Recorder(
             environment.events, options.slo_seconds, self._began, exclude_rejected=options.exclude_rejected
         )
-        self._loop = OpenLoop(worker_schedule(options, worker_index, worker_count), self._send)
+        self._loop = OpenLoop(worker_schedule(options, worker_index, worker_count), self._spawn)
         self._greenlets: Group = Group()
         self._orders: dict[int, OrderJourney] = {}
         self._exhausted = False
@@ -109,9 +109,6 @@ class OrderSender:
                 return self.options.users / max(rate, 1e-3)
             elapsed -= stage.seconds
         return self.options.seconds
-
-    def _send(self, number: int, due: float) -> None:
-        self._spawn(number, due)
 
     def _spawn(self, number: int, due: float) -> "gevent.Greenlet[..., None] | None":
         if len(self._recorder.open) >= self._max_open:
