@@ -87,7 +87,7 @@ _CANCELLING_REASONS = (Reason.CUSTOMER_CANCELLED, Reason.REVIEW_REJECTED, Reason
 
 
 class AttemptOutcome(StrEnum):
-    """How one call to the outside ended, as far as the caller can know."""
+    """How one gateway call ended, as far as the caller can know."""
 
     OK = "ok"
     ERROR = "error"
@@ -109,7 +109,7 @@ class Address:
     zip: str
 
     def validation_errors(self) -> list[str]:
-        """What is wrong with the address, in plain words; empty when it is complete."""
+        """Return one message for each invalid field."""
         return text_errors(street=self.street, city=self.city, state=self.state, zip=self.zip)
 
 

@@ -342,7 +342,7 @@ class OrderRepository:
     async def _decide_again(
         self, order_id: str, request_id: str | None, signal: str | None, detail: Row
     ) -> RequestDecision:
-        """Return the decision on a request that took no effect now: it did before, or it came too late."""
+        """Return the decision on a request without an effect: a repeated or a late one."""
         snapshot = await self._existing_snapshot(order_id)
         was_applied = request_id is not None and request_id in snapshot.applied_request_ids
         if signal is not None and not was_applied:

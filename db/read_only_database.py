@@ -28,7 +28,7 @@ KEPT_DURATIONS = 500
 _OPTIONS = {
     "default_transaction_read_only": "on",
     "idle_in_transaction_session_timeout": "60000",
-    # Charts show the hour of a timestamp as it is printed, whatever its offset.
+    # Charts print the hour of a timestamp and ignore its offset.
     "timezone": "UTC",
     # A generic plan would keep the conditions of filters that are not set; JIT costs more than it saves.
     "plan_cache_mode": "force_custom_plan",

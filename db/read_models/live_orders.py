@@ -35,7 +35,7 @@ class RecentOutcomes:
 
 def in_flight(reader: ReadOnlyDatabase) -> InFlight:
     row = reader.fetch_one(_SQL["in_flight"])
-    assert row is not None, "an aggregate gives a row"
+    assert row is not None, "an aggregate returns a row"
     return InFlight(**row)
 
 
@@ -58,7 +58,7 @@ def throughput(reader: ReadOnlyDatabase, seconds: int) -> list[Row]:
 
 def recent_outcomes(reader: ReadOnlyDatabase, seconds: int) -> RecentOutcomes:
     row = reader.fetch_one(_SQL["recent_outcomes"], {"seconds": seconds})
-    assert row is not None, "an aggregate gives a row"
+    assert row is not None, "an aggregate returns a row"
     p50, p95, p99, longest = row["percentiles"] or (None,) * 4
     return RecentOutcomes(
         finished=row["finished"],

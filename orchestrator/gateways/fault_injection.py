@@ -1,7 +1,7 @@
 """Fault injection for gateway calls: profiles of fault rates, reproducible by seed.
 
 Whether a call fails depends on a hash of seed, order, step and attempt only. The same orders therefore meet
-the same faults, whatever the timing.
+the same faults, independent of timing.
 """
 
 import asyncio

@@ -300,21 +300,21 @@ async def _order_with_attempts(
         {"at": accepted_at + timedelta(milliseconds=aborted_ms), "id": order_id},
     )
     numbers: Counter[str] = Counter()
-    for index, (step, outcome, begun, lasted) in enumerate(attempts):
+    for index, (step, outcome, started_ms, duration_ms) in enumerate(attempts):
         numbers[step] += 1
-        started_at = accepted_at + timedelta(milliseconds=begun)
+        started_at = accepted_at + timedelta(milliseconds=started_ms)
         await pool.execute(
             "insert into events (order_id, at, kind, state, step, attempt, outcome, started_at, duration_ms)"
             " values (%(id)s, %(at)s, 'attempt', 'received',"
             " %(step)s, %(number)s, %(outcome)s, %(started)s, %(ms)s)",
             {
                 "id": order_id,
-                "at": started_at + timedelta(milliseconds=lasted, microseconds=index),
+                "at": started_at + timedelta(milliseconds=duration_ms, microseconds=index),
                 "step": step,
                 "number": numbers[step],
                 "outcome": outcome,
                 "started": started_at,
-                "ms": lasted,
+                "ms": duration_ms,
             },
         )
     assert (await driver.repository.finish(order_id, State.CANCELLED)).state is State.CANCELLED

@@ -86,11 +86,11 @@ async def test_old_events_are_dropped_and_all_other_rows_stay(url):
         young = await driver.carry_to(State.CANCELLED)
         name = age(url, old, 100)
         kept = age(url, young, 80)
-        told = (
+        kept_rows = (
             "select (select count(*) from orders), (select sum(orders) from latency_rollup),"
             " (select count(*) from provider.ledger), (select count(*) from payments)"
         )
-        before = execute(url, told)
+        before = execute(url, kept_rows)
         looked = await drop_expired(url, KEEP, dry_run=True)
         assert ([p.name for p in looked.expired], looked.dropped) == ([name], [])
         assert name in partitions(url)
@@ -100,7 +100,7 @@ async def test_old_events_are_dropped_and_all_other_rows_stay(url):
         assert name not in partitions(url)
         assert kept in partitions(url)
         assert execute(url, "select to_regclass('" + name + "')") == [(None,)]
-        assert execute(url, told) == before
+        assert execute(url, kept_rows) == before
         assert (await drop_expired(url, KEEP)).expired == []
 
         # The audit reports how many orders have no events, and no violation for them.
@@ -249,7 +249,7 @@ async def steps_until_made(pool):
         made = await ensure_partitions(pool)
         if made is not None:
             return steps, made
-    raise AssertionError("it does not come to an end")
+    raise AssertionError("the partition was never bounded")
 
 
 async def test_a_filled_unbounded_partition_is_bounded_during_writes(url):
@@ -284,19 +284,19 @@ async def test_a_filled_unbounded_partition_is_bounded_during_writes(url):
 
 async def test_a_filled_unbounded_partition_is_not_scanned_while_writers_are_blocked(url):
     as_if_nobody_had_made_days(url, datetime.now(UTC).date())
-    said = []
+    output = []
     with psycopg.connect(url, autocommit=True, options="-c client_min_messages=debug1") as connection:
-        connection.add_notice_handler(lambda notice: said.append(notice.message_primary))
+        connection.add_notice_handler(lambda notice: output.append(notice.message_primary))
         connection.execute(
             "insert into events (order_id, at, kind, state) values ('now', now(), 'accepted', 'received')"
         )
         for _ in range(2):
             assert connection.execute("select ensure_event_partitions()").fetchone() == (None,)
-        assert any("verifying table" in each for each in said)
-        said.clear()
+        assert any("verifying table" in each for each in output)
+        output.clear()
         assert connection.execute("select ensure_event_partitions()").fetchone() == (1,)
-    assert any("is implied by existing constraints" in each for each in said)
-    assert not any("verifying table" in each for each in said)
+    assert any("is implied by existing constraints" in each for each in output)
+    assert not any("verifying table" in each for each in output)
 
 
 async def test_the_bound_of_a_filled_partition_moves_before_it_is_reached(url):
@@ -335,16 +335,16 @@ async def test_the_command_reports_and_drops(url):
     async with shop(url) as driver:
         name = age(url, await driver.carry_to(State.COMPLETED), 100)
     commands = CommandLine({**os.environ, "DATABASE_URL": url})
-    code, said = await commands.run("retention", "--keep", "90d", "--dry-run")
-    assert (code, "would drop: " + name in said) == (0, True), said
-    code, said = await commands.run("retention", "--keep", "90d", "--json")
-    assert [gone["partition"] for gone in json.loads(said)["dropped"]] == [name]
-    code, said = await commands.run("retention", "--keep", "90d")
-    assert (code, said.count("\n")) == (0, 1)
-    assert "No partition is older" in said
+    code, output = await commands.run("retention", "--keep", "90d", "--dry-run")
+    assert (code, "would drop: " + name in output) == (0, True), output
+    code, output = await commands.run("retention", "--keep", "90d", "--json")
+    assert [dropped["partition"] for dropped in json.loads(output)["dropped"]] == [name]
+    code, output = await commands.run("retention", "--keep", "90d")
+    assert (code, output.count("\n")) == (0, 1)
+    assert "No partition is older" in output
     for wrong in (["--keep", "0d"], ["--keep", "soon"], []):
-        code, said = await commands.run("retention", *wrong)
-        assert (code, said.count("\n")) == (2, 1), said
+        code, output = await commands.run("retention", *wrong)
+        assert (code, output.count("\n")) == (2, 1), output
 
 
 async def test_event_maintenance_survives_a_database_without_migrations(postgres):

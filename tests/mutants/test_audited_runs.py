@@ -88,18 +88,18 @@ def shop_without_workers(name: str, client: Client, pool: Database) -> Shop:
 def test_the_search_starts_before_the_earliest_possible_order_of_the_run() -> None:
     closed = "WorkflowType = 'OrderWorkflow' AND ExecutionStatus != 'Running'"
 
-    def begun(at: datetime) -> str:
+    def query_since(at: datetime) -> str:
         return f"{closed} AND StartTime >= '{at.isoformat()}'"
 
     hour = timedelta(hours=1)
     assert closed_workflows(None, NOON, None) == closed
     assert closed_workflows("run", None, None) == closed
     assert running_workflows("run", None, None) == closed.replace("!=", "=")
-    assert closed_workflows("run", NOON, NOON - hour) == begun(NOON - hour - MAX_CLOCK_SKEW)
-    assert closed_workflows("run", None, NOON) == begun(NOON - MAX_CLOCK_SKEW)
+    assert closed_workflows("run", NOON, NOON - hour) == query_since(NOON - hour - MAX_CLOCK_SKEW)
+    assert closed_workflows("run", None, NOON) == query_since(NOON - MAX_CLOCK_SKEW)
     # A run that was stored late does not hide earlier orders.
-    assert closed_workflows("run", NOON, NOON + hour) == begun(NOON - MAX_CLOCK_SKEW)
-    assert closed_workflows("run", NOON, None) == begun(NOON - 24 * hour)
+    assert closed_workflows("run", NOON, NOON + hour) == query_since(NOON - MAX_CLOCK_SKEW)
+    assert closed_workflows("run", NOON, None) == query_since(NOON - 24 * hour)
 
 
 async def test_a_terminated_order_is_open_until_the_reconciler_has_had_time(

@@ -224,9 +224,9 @@ class RacingRepository(OrderRepository):
     async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
         self._race.fail_local_activity(order_id, Step.FINISH)
         await self._race.reach(order_id, Step.FINISH, Moment.BEFORE)
-        standing = await super().finish(order_id, outcome)
+        snapshot = await super().finish(order_id, outcome)
         await self._race.reach(order_id, Step.FINISH, Moment.AFTER)
-        return standing
+        return snapshot
 
 
 class LosesTasks(temporalio.client.Interceptor, Interceptor):

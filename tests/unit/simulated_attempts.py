@@ -108,11 +108,11 @@ class SimulatedAttempts:
 def in_simulated_time(begins_at: datetime, work: Callable[[SimulatedAttempts], Coroutine[Any, Any, T]]) -> T:
     """Return the result of `work` with a clock that starts at `begins_at`."""
 
-    async def worked() -> T:
+    async def run_work() -> T:
         attempts = SimulatedAttempts(begins_at)
         loop = asyncio.get_running_loop()
         with patch.multiple(step_runner, datetime=attempts, perf_counter=loop.time, log=SILENT):
             return await work(attempts)
 
     with asyncio.Runner(loop_factory=_SkippingLoop) as runner:
-        return runner.run(worked())
+        return runner.run(run_work())

@@ -23,8 +23,11 @@ from orchestrator.errors import (
     DatabaseUnavailable,
     OrderUnknown,
     PayloadUnreadable,
+    PoolExhausted,
     RequestMalformed,
+    StatementTimeout,
     TooLate,
+    WrongCredentials,
 )
 from orchestrator.security.headers import API_HEADERS
 
@@ -77,6 +80,9 @@ def test_times_are_utc_with_milliseconds() -> None:
         (TooLate("too late"), 409),
         (RequestMalformed("wrong"), 422),
         (DatabaseUnavailable(), 503),
+        (StatementTimeout(), 503),
+        (PoolExhausted(), 503),
+        (WrongCredentials(), 503),
         (PayloadUnreadable("key secret is not here"), 503),
         (RuntimeError("password=secret at /srv/app.py"), 500),
         (ExceptionGroup("several", [ValueError("secret")]), 500),
