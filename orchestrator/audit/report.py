@@ -14,10 +14,11 @@ from orchestrator.errors import RunUnknown
 
 @dataclass(frozen=True)
 class AuditReport:
-    """`finished` orders have an outcome; `open_orders` do not, and `overdue` of these are past their deadline.
+    """`finished` orders have an outcome; `open_orders` do not, and `overdue` of these are past their
+    deadline.
 
-    `uncompared` of the finished orders had no closed workflow in Temporal's list. `without_events` of them are
-    older than the events that are kept. `late` orders are counted, and are no violation.
+    `uncompared` of the finished orders had no closed workflow in Temporal's list. `without_events` of them
+    are older than the events that are kept. `late` orders are counted, and are no violation.
     """
 
     run_id: str | None

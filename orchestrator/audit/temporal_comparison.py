@@ -54,8 +54,8 @@ class _InReconciliation:
 class TemporalComparison:
     """`run` compares all workflows and fills the attributes.
 
-    `checked` counts closed workflows, `running` running ones, `compared` the finished orders whose workflow was
-    checked. `in_reconciliation` are ids of orders that are not closed yet.
+    `checked` counts closed workflows, `running` running ones, `compared` the finished orders whose workflow
+    was checked. `in_reconciliation` are ids of orders that are not closed yet.
     """
 
     def __init__(
