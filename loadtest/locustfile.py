@@ -16,11 +16,9 @@ sys.path = [
 ]
 
 from collections.abc import Callable
-from typing import Any
 
 from locust import events
 from locust.argument_parser import LocustArgumentParser
-from locust.env import Environment
 
 from loadtest import run_controller
 from loadtest.options import EXPECT_WORKERS_SECONDS, OPTIONS, LoadTestOption
@@ -74,9 +72,5 @@ def _checked(option: LoadTestOption) -> Callable[[str], str]:
     return check
 
 
-def prepare(environment: Environment, **_: Any) -> None:
-    run_controller.prepare(environment)
-
-
 events.init_command_line_parser.add_listener(add_options)
-events.init.add_listener(prepare)
+events.init.add_listener(run_controller.prepare)

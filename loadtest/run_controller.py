@@ -39,7 +39,7 @@ def exit_on_error() -> Iterator[None]:
         sys.exit(ExitCode.WRONG_USAGE)
 
 
-def prepare(environment: Environment) -> None:
+def prepare(environment: Environment, **_: Any) -> None:
     """Set up this Locust process. Exits with code 2 if the run of the command line is refused."""
     _interrupt_main_greenlet_only()
     locust_statistics.keep_exact_times()
@@ -210,6 +210,8 @@ class RunController:
             return
         assert self.run is not None, "an executed run was proposed"
         self._is_stopped = True
+        if self._environment.web_ui is None and self.run.tally.in_flight:
+            terminal.console.print("Stopping: orders in flight finish first, then the verdict follows.")
         self.run.stop()
         try:
             running.join()

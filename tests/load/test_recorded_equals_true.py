@@ -7,7 +7,7 @@ import pytest
 from loadtest.generator.arrivals import due_times
 from loadtest.options import RunOptions
 from tests.load.fake_api import Behaviour
-from tests.load.harness import MODES, LoadTest, fake_api, interrupt, wait_for, wait_for_line
+from tests.load.harness import MODES, LoadTest, fake_api, interrupt, unwrapped, wait_for, wait_for_line
 
 every_mode = pytest.mark.parametrize("mode", MODES)
 
@@ -89,6 +89,7 @@ def test_ctrl_c_drains_before_the_verdict(load_test: LoadTest, mode: str) -> Non
         truth = api.truth()["orders"]
 
     assert found.code == 5, found.output
+    assert "Stopping: orders in flight finish first, then the verdict follows." in unwrapped(found.output)
     assert 0 < found.run["offered"] == len(truth) < 1_200
     # Sixty orders were in flight at the stop; Locust would lose them.
     assert found.run["unaccounted"] == 0
