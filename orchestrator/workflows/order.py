@@ -16,29 +16,10 @@ from temporalio.exceptions import ApplicationError, FailureError
 from temporalio.workflow import ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
+    import orchestrator.messages as messages
     from db.domain import Reason, ReviewMode, State, Step
     from orchestrator.deadlines import OrderDeadlines
-    from orchestrator.messages import (
-        INVALID_ORDER,
-        Activity,
-        ApproveOrder,
-        ApproveRequest,
-        CancelOrder,
-        DispatchFailed,
-        FinishRequest,
-        OpenRequest,
-        OrderRequest,
-        OrderResult,
-        OrderStatus,
-        RejectOrder,
-        RequestResult,
-        ShippingRequest,
-        StepResult,
-        StepStatus,
-        UpdateAddress,
-        order_workflow_id,
-        shipping_workflow_id,
-    )
+    from orchestrator.messages import Activity, StepStatus
     from orchestrator.workflows.order_progress import OrderProgress
     from orchestrator.workflows.order_steps import OrderAborted, OrderSteps
     from orchestrator.workflows.request_handlers import (
@@ -61,7 +42,7 @@ class OrderWorkflow:
     """One order. Its methods are in the order in which they run."""
 
     @workflow.init
-    def __init__(self, order: OrderRequest) -> None:
+    def __init__(self, order: messages.OrderRequest) -> None:
         self._order = order
         # The server's start time: a worker may see the order much later. The database keeps milliseconds.
         started = workflow.info().workflow_start_time
@@ -74,7 +55,7 @@ class OrderWorkflow:
         self._steps = OrderSteps(order, self._deadlines, self._progress, self._requests)
 
     @workflow.run
-    async def run(self, order: OrderRequest) -> OrderResult:
+    async def run(self, order: messages.OrderRequest) -> messages.OrderResult:
         """Process the order, or compensate it, and return the outcome that the database holds.
 
         Raises ApplicationError: InvalidOrder for invalid content or a workflow id that is not this order's,
@@ -98,7 +79,7 @@ class OrderWorkflow:
             await workflow.wait_condition(workflow.all_handlers_finished)
         return result
 
-    async def _process(self) -> OrderResult:
+    async def _process(self) -> messages.OrderResult:
         try:
             await self._intake()
             await self._review()
@@ -113,7 +94,7 @@ class OrderWorkflow:
 
     async def _intake(self) -> None:
         """Open, receive and validate the order."""
-        opening = OpenRequest(
+        opening = messages.OpenRequest(
             order=self._order,
             # Not the current run: after an operator's reset it differs, and the order is the same.
             workflow_run_id=workflow.info().first_execution_run_id,
@@ -129,7 +110,7 @@ class OrderWorkflow:
         progress.is_in_review = True
         is_auto = self._order.review is ReviewMode.AUTO
         if progress.early_approval is not None:
-            await self._requests.store_approval(progress.early_approval, request_id="early-approval")
+            await self._requests.approve_in_review(progress.early_approval, request_id="early-approval")
         elif not await self._is_decided_within(self._review_seconds()):
             if is_auto:
                 return  # `_pay` approves and charges in one batch.
@@ -158,9 +139,7 @@ class OrderWorkflow:
         self._progress.register_compensation(Step.REFUND)
         approval = None
         if not self._progress.is_approved:
-            approval = ApproveRequest(
-                self._order.order_id, AUTO_REVIEWER, None, AUTO_REVIEWER, run_id=self._order.run_id
-            )
+            approval = self._requests.approval(AUTO_REVIEWER, request_id=AUTO_REVIEWER)
         await self._steps.run_batch(Step.CHARGE, approval=approval)
 
     async def _ship(self) -> None:
@@ -184,8 +163,8 @@ class OrderWorkflow:
             if workflow.now() + SHIPPING_RETRY_DELAY >= not_after:
                 await self._abort_failed_shipping(result)
 
-    async def _run_shipment(self, n: int) -> StepResult:
-        shipment = ShippingRequest(
+    async def _run_shipment(self, n: int) -> messages.StepResult:
+        shipment = messages.ShippingRequest(
             order_id=self._order.order_id,
             n=n,
             order_workflow_id=workflow.info().workflow_id,
@@ -197,7 +176,7 @@ class OrderWorkflow:
             return await workflow.execute_child_workflow(
                 ShippingWorkflow.run,
                 shipment,
-                id=shipping_workflow_id(self._order.order_id, n),
+                id=messages.shipping_workflow_id(self._order.order_id, n),
                 task_queue=self._order.shipping_task_queue,
                 task_timeout=WORKFLOW_TASK_TIMEOUT,
                 # When the order has its outcome, the database refuses every step of the shipment.
@@ -207,9 +186,9 @@ class OrderWorkflow:
         except FailureError as error:
             # An operator ended the child, or another workflow has its id: start another shipment.
             workflow.logger.warning("shipment %d did not complete: %s", n, error.cause or error)
-            return StepResult(StepStatus.UNFINISHED)
+            return messages.StepResult(StepStatus.UNFINISHED)
 
-    async def _abort_failed_shipping(self, last: StepResult) -> NoReturn:
+    async def _abort_failed_shipping(self, last: messages.StepResult) -> NoReturn:
         if last.status is StepStatus.OUT_OF_TIME:
             await self._steps.abort(Reason.DEADLINE, "no time left for another shipment")
         failure = self._progress.dispatch_failure
@@ -230,11 +209,11 @@ class OrderWorkflow:
         await asyncio.gather(*(self._steps.run_compensation(step) for step in steps))
         return progress.abort_reason.outcome
 
-    async def _finish(self, outcome: State) -> OrderResult:
+    async def _finish(self, outcome: State) -> messages.OrderResult:
         progress = self._progress
         progress.step_started(Step.FINISH)
-        request = FinishRequest(self._order.order_id, outcome, self._order.run_id)
-        result = await run_database_activity(Activity.FINISH, request, OrderResult)
+        request = messages.FinishRequest(self._order.order_id, outcome, self._order.run_id)
+        result = await run_database_activity(Activity.FINISH, request, messages.OrderResult)
         progress.outcome = result.outcome
         progress.current_step = None
         return result
@@ -252,76 +231,71 @@ class OrderWorkflow:
     # A signal can be sent by hand, without its argument: a handler that raised would block the workflow.
 
     @workflow.update
-    async def cancel_order(self, request: CancelOrder) -> RequestResult:
+    async def cancel_order(self, request: messages.CancelOrder) -> messages.RequestResult:
         return await self._requests.cancel(request)
 
     @cancel_order.validator
-    def _validate_cancel_order(self, request: CancelOrder) -> None:
+    def _validate_cancel_order(self, request: messages.CancelOrder) -> None:
         reject_if_invalid(request)
 
     @workflow.signal(name="CancelOrder")
-    async def cancel_order_signal(self, request: CancelOrder | None = None) -> None:
+    async def cancel_order_signal(self, request: messages.CancelOrder | None = None) -> None:
         if is_valid_signal(request):
             await self._requests.cancel(request)
 
     @workflow.update
-    async def update_address(self, request: UpdateAddress) -> RequestResult:
+    async def update_address(self, request: messages.UpdateAddress) -> messages.RequestResult:
         return await self._requests.update_address(request)
 
     @update_address.validator
-    def _validate_update_address(self, request: UpdateAddress) -> None:
+    def _validate_update_address(self, request: messages.UpdateAddress) -> None:
         reject_if_invalid(request)
 
     @workflow.signal(name="UpdateAddress")
-    async def update_address_signal(self, request: UpdateAddress | None = None) -> None:
+    async def update_address_signal(self, request: messages.UpdateAddress | None = None) -> None:
         if is_valid_signal(request):
             await self._requests.update_address(request)
 
     @workflow.update
-    async def approve_order(self, request: ApproveOrder) -> RequestResult:
+    async def approve_order(self, request: messages.ApproveOrder) -> messages.RequestResult:
         return await self._requests.approve(request)
 
     @approve_order.validator
-    def _validate_approve_order(self, request: ApproveOrder) -> None:
+    def _validate_approve_order(self, request: messages.ApproveOrder) -> None:
         reject_if_invalid(request)
 
     @workflow.signal(name="ApproveOrder")
-    async def approve_order_signal(self, request: ApproveOrder | None = None) -> None:
+    async def approve_order_signal(self, request: messages.ApproveOrder | None = None) -> None:
         if is_valid_signal(request):
             await self._requests.approve(request)
 
     @workflow.update
-    async def reject_order(self, request: RejectOrder) -> RequestResult:
+    async def reject_order(self, request: messages.RejectOrder) -> messages.RequestResult:
         return await self._requests.reject(request)
 
     @reject_order.validator
-    def _validate_reject_order(self, request: RejectOrder) -> None:
+    def _validate_reject_order(self, request: messages.RejectOrder) -> None:
         reject_if_invalid(request)
 
     @workflow.signal(name="RejectOrder")
-    async def reject_order_signal(self, request: RejectOrder | None = None) -> None:
+    async def reject_order_signal(self, request: messages.RejectOrder | None = None) -> None:
         if is_valid_signal(request):
             await self._requests.reject(request)
 
     @workflow.signal(name="DispatchFailed")
-    def dispatch_failed_signal(self, failure: DispatchFailed | None = None) -> None:
-        if failure is None:
-            return
-        self._progress.dispatch_failure = failure
-        workflow.logger.info(
-            "shipment failed",
-            extra={
+    def dispatch_failed_signal(self, failure: messages.DispatchFailed | None = None) -> None:
+        if failure is not None:
+            self._progress.dispatch_failure = failure
+            order = {
                 "order_id": self._order.order_id,
                 "run_id": self._order.run_id,
                 "step": self._progress.current_step,
-                "attempts": failure.attempts,
-                "reason": failure.reason,
-            },
-        )
+            }
+            workflow.logger.info("shipment failed", extra=order | vars(failure))
 
     @workflow.query
-    def status(self) -> OrderStatus:
-        return OrderStatus(
+    def status(self) -> messages.OrderStatus:
+        return messages.OrderStatus(
             order_id=self._order.order_id,
             current_step=self._progress.current_step,
             completed_steps=self._progress.completed_steps,
@@ -331,12 +305,12 @@ class OrderWorkflow:
         )
 
 
-def _reject_if_invalid(order: OrderRequest) -> None:
+def _reject_if_invalid(order: messages.OrderRequest) -> None:
     """Reject what the API would have rejected, before anything is stored. Raises InvalidOrder."""
     errors = order.validation_errors()
-    workflow_id = order_workflow_id(order.order_id)
+    workflow_id = messages.order_workflow_id(order.order_id)
     if workflow.info().workflow_id != workflow_id:
         # Temporal runs at most one workflow per id: this is what prevents a second run of the order.
         errors.append(f"the workflow id of this order must be {workflow_id}")
     if errors:
-        raise ApplicationError("; ".join(errors), type=INVALID_ORDER, non_retryable=True)
+        raise ApplicationError("; ".join(errors), type=messages.INVALID_ORDER, non_retryable=True)

@@ -1,31 +1,33 @@
 """The state of an OrderWorkflow, as far as the workflow knows it."""
 
+from dataclasses import dataclass, field
+
 from temporalio.exceptions import ApplicationError
 
 from db.domain import Reason, State, Step
-from orchestrator.messages import ApproveOrder, DispatchFailed, RequestResult
-from orchestrator.workflows.step_execution import StepObserver
+from orchestrator.messages import DispatchFailed, RequestResult
 
 
-class OrderProgress(StepObserver):
+@dataclass
+class OrderProgress:
     """What has happened to an order. The workflow and its request handlers share one instance.
 
     The order database can be ahead of it: a workflow task that was lost with its worker has changed the
-    database, but not this state. `sync_from` brings it up to date.
+    database, but not this state. `sync_from` brings it up to date. `early_approval` is the reviewer who
+    approved before the review began.
     """
 
-    def __init__(self) -> None:
-        self.is_open = False
-        self.open_error: ApplicationError | None = None
-        self.is_in_review = False
-        self.is_approved = False
-        self.early_approval: ApproveOrder | None = None
-        self.dispatch_failure: DispatchFailed | None = None
-        self.abort_reason: Reason | None = None
-        self.compensations: list[Step] = []
-        self.current_step: Step | None = Step.RECEIVE
-        self.completed_steps: list[Step] = []
-        self.outcome: State | None = None
+    is_open: bool = False
+    open_error: ApplicationError | None = None
+    is_in_review: bool = False
+    is_approved: bool = False
+    early_approval: str | None = None
+    dispatch_failure: DispatchFailed | None = None
+    abort_reason: Reason | None = None
+    compensations: list[Step] = field(default_factory=list)
+    current_step: Step | None = Step.RECEIVE
+    completed_steps: list[Step] = field(default_factory=list)
+    outcome: State | None = None
 
     @property
     def is_aborted(self) -> bool:
@@ -48,16 +50,6 @@ class OrderProgress(StepObserver):
         """Add a step that an abort must run. Call it before the step that it compensates."""
         if step not in self.compensations:
             self.compensations.append(step)
-
-    # --- Progress of a batch ------------------------------------------------------------------------
-
-    def opened(self) -> None:
-        self.is_open = True
-
-    def approval_decided(self, result: RequestResult) -> None:
-        self.sync_from(result)
-        if self.is_approved:
-            self.step_done(Step.REVIEW)
 
     def step_started(self, step: Step) -> None:
         self.current_step = step

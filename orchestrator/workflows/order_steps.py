@@ -10,16 +10,9 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 from db.domain import COMPENSATIONS, Reason, Step
+from orchestrator import messages
 from orchestrator.deadlines import OrderDeadlines
-from orchestrator.messages import (
-    ApproveRequest,
-    OpenRequest,
-    OrderRequest,
-    StepBatchRequest,
-    StepRequest,
-    StepResult,
-    StepStatus,
-)
+from orchestrator.messages import StepStatus
 from orchestrator.workflows.order_progress import OrderProgress
 from orchestrator.workflows.request_handlers import OrderRequestHandlers
 from orchestrator.workflows.step_execution import run_steps
@@ -50,7 +43,7 @@ class OrderSteps:
 
     def __init__(
         self,
-        order: OrderRequest,
+        order: messages.OrderRequest,
         deadlines: OrderDeadlines,
         progress: OrderProgress,
         requests: OrderRequestHandlers,
@@ -61,7 +54,10 @@ class OrderSteps:
         self._requests = requests
 
     async def run_batch(
-        self, *steps: Step, opening: OpenRequest | None = None, approval: ApproveRequest | None = None
+        self,
+        *steps: Step,
+        opening: messages.OpenRequest | None = None,
+        approval: messages.ApproveRequest | None = None,
     ) -> None:
         """Run steps in order, after the opening or the approval. Raises OrderAborted unless all are done."""
         batch = self._batch(steps, opening, approval)
@@ -109,11 +105,11 @@ class OrderSteps:
     def _batch(
         self,
         steps: Sequence[Step],
-        opening: OpenRequest | None = None,
-        approval: ApproveRequest | None = None,
-    ) -> StepBatchRequest:
+        opening: messages.OpenRequest | None = None,
+        approval: messages.ApproveRequest | None = None,
+    ) -> messages.StepBatchRequest:
         requests = [
-            StepRequest(
+            messages.StepRequest(
                 self._order.order_id,
                 step,
                 not_after=None if step in COMPENSATIONS else self._deadlines.not_after(step),
@@ -122,9 +118,9 @@ class OrderSteps:
             for step in steps
         ]
         seconds = TIME_BUDGET.total_seconds()
-        return StepBatchRequest(self._order.order_id, seconds, opening, approval, requests)
+        return messages.StepBatchRequest(self._order.order_id, seconds, opening, approval, requests)
 
-    async def _require_done(self, step: Step, result: StepResult) -> None:
+    async def _require_done(self, step: Step, result: messages.StepResult) -> None:
         """Raise OrderAborted unless the step is done; abort the order first if it is not aborted yet."""
         if result.status is StepStatus.DECLINED:
             await self.abort(DECLINE_REASONS[step], result.message)

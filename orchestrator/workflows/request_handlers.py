@@ -10,41 +10,29 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 from db.domain import Reason, State
-from orchestrator.messages import (
-    INVALID_REQUEST,
-    AbortRequest,
-    Activity,
-    ApproveOrder,
-    ApproveRequest,
-    CancelOrder,
-    ChangeAddressRequest,
-    OrderRequest,
-    RejectOrder,
-    RequestEvent,
-    RequestResult,
-    UpdateAddress,
-)
+from orchestrator import messages
+from orchestrator.messages import Activity, RequestResult
 from orchestrator.workflows.order_progress import OrderProgress
 from orchestrator.workflows.step_execution import run_database_activity
 
 SYSTEM = "order-system"
 
-PersonsRequest = TypeVar("PersonsRequest", CancelOrder, UpdateAddress, ApproveOrder, RejectOrder)
+Request = messages.CancelOrder | messages.UpdateAddress | messages.ApproveOrder | messages.RejectOrder
+AnyRequest = TypeVar("AnyRequest", bound=Request)
 
 
 class OrderRequestHandlers:
     """Decides requests through the order database, and updates the workflow's progress with the result."""
 
-    def __init__(self, order: OrderRequest, progress: OrderProgress) -> None:
+    def __init__(self, order: messages.OrderRequest, progress: OrderProgress) -> None:
         self._order = order
         self._progress = progress
         self._signal_count = 0
 
     # --- Requests of people -------------------------------------------------------------------------
 
-    async def cancel(self, request: CancelOrder) -> RequestResult:
-        request_id = self._request_id()
-        await self.wait_until_open()
+    async def cancel(self, request: messages.CancelOrder) -> RequestResult:
+        request_id = await self._request_id()
         return await self.abort(
             Reason.CUSTOMER_CANCELLED,
             requested_by=request.cancelled_by,
@@ -53,9 +41,8 @@ class OrderRequestHandlers:
             request_id=request_id,
         )
 
-    async def reject(self, request: RejectOrder) -> RequestResult:
-        request_id = self._request_id()
-        await self.wait_until_open()
+    async def reject(self, request: messages.RejectOrder) -> RequestResult:
+        request_id = await self._request_id()
         return await self.abort(
             Reason.REVIEW_REJECTED,
             requested_by=request.reviewer,
@@ -64,16 +51,17 @@ class OrderRequestHandlers:
             request_id=request_id,
         )
 
-    async def approve(self, request: ApproveOrder) -> RequestResult:
+    async def approve(self, request: messages.ApproveOrder) -> RequestResult:
         """Approve the order; before its review, keep the first approval for the moment the review begins."""
-        request_id = self._request_id()
-        await self.wait_until_open()
+        request_id = await self._request_id()
         if self._progress.is_in_review or self._progress.is_aborted:
-            return await self.store_approval(request, request_id=request_id, signal="approve_order")
+            return await self.approve_in_review(
+                request.reviewer, request_id=request_id, signal="approve_order"
+            )
         is_first = self._progress.early_approval is None
-        self._progress.early_approval = self._progress.early_approval or request
+        self._progress.early_approval = self._progress.early_approval or request.reviewer
         detail = {"reviewer": request.reviewer}
-        event = RequestEvent(
+        event = messages.RequestEvent(
             self._order.order_id, "approve_order", is_first, detail, request_id, self._order.run_id
         )
         await run_database_activity(Activity.RECORD_REQUEST_EVENT, event, bool)
@@ -81,25 +69,26 @@ class OrderRequestHandlers:
             return RequestResult(False, "too late: the order has been approved", State.RECEIVED)
         return RequestResult(True, "the approval takes effect when the review begins", State.RECEIVED)
 
-    async def update_address(self, request: UpdateAddress) -> RequestResult:
-        request_id = self._request_id()
-        await self.wait_until_open()
-        change = ChangeAddressRequest(
+    async def update_address(self, request: messages.UpdateAddress) -> RequestResult:
+        request_id = await self._request_id()
+        change = messages.ChangeAddressRequest(
             self._order.order_id, request.new_address, request.updated_by, request_id, self._order.run_id
         )
         return await run_database_activity(Activity.CHANGE_ADDRESS, change, RequestResult)
 
-    def _request_id(self) -> str:
-        """Return the idempotency key of the update or signal that is being handled.
+    async def _request_id(self) -> str:
+        """Return the idempotency key of the update or signal that is being handled, once the order is open.
 
         It is the same when the workflow is replayed. After a lost workflow task an update can be delivered
         later than others, so it is identified by its own id; signals keep their order.
         """
-        update = workflow.current_update_info()
-        if update is not None:
-            return f"update-{update.id}"
-        self._signal_count += 1
-        return f"signal-{self._signal_count}"
+        if update := workflow.current_update_info():
+            request_id = f"update-{update.id}"
+        else:
+            self._signal_count += 1
+            request_id = f"signal-{self._signal_count}"
+        await self.wait_until_open()
+        return request_id
 
     # --- Decisions of the order database ------------------------------------------------------------
 
@@ -120,37 +109,40 @@ class OrderRequestHandlers:
         request_id: str | None = None,
     ) -> RequestResult:
         """Abort the order unless it has been dispatched. `signal` is None for a decision of the system."""
-        request = AbortRequest(
+        request = messages.AbortRequest(
             self._order.order_id,
             reason,
             requested_by,
             message,
             signal,
             request_id or reason.value,
-            run_id=self._order.run_id,
+            self._order.run_id,
         )
         result = await run_database_activity(Activity.ABORT, request, RequestResult)
         self._progress.sync_from(result)
         return result
 
-    async def store_approval(
-        self, approval: ApproveOrder, *, request_id: str, signal: str | None = None
+    def approval(
+        self, reviewer: str, *, request_id: str, signal: str | None = None
+    ) -> messages.ApproveRequest:
+        return messages.ApproveRequest(self._order.order_id, reviewer, signal, request_id, self._order.run_id)
+
+    async def approve_in_review(
+        self, reviewer: str, *, request_id: str, signal: str | None = None
     ) -> RequestResult:
-        request = ApproveRequest(
-            self._order.order_id, approval.reviewer, signal, request_id, self._order.run_id
-        )
+        request = self.approval(reviewer, request_id=request_id, signal=signal)
         result = await run_database_activity(Activity.APPROVE, request, RequestResult)
         self._progress.sync_from(result)
         return result
 
 
-def reject_if_invalid(request: CancelOrder | UpdateAddress | ApproveOrder | RejectOrder) -> None:
+def reject_if_invalid(request: Request) -> None:
     """Validate an update before it is written to the history. Raises a non-retryable InvalidRequest."""
     if errors := request.validation_errors():
-        raise ApplicationError("; ".join(errors), type=INVALID_REQUEST, non_retryable=True)
+        raise ApplicationError("; ".join(errors), type=messages.INVALID_REQUEST, non_retryable=True)
 
 
-def is_valid_signal(request: PersonsRequest | None) -> TypeGuard[PersonsRequest]:
+def is_valid_signal(request: AnyRequest | None) -> TypeGuard[AnyRequest]:
     """Return whether a signal can be handled. An error in its handler would fail the workflow."""
     errors = ["it has no argument"] if request is None else request.validation_errors()
     if errors:

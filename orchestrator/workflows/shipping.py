@@ -5,15 +5,9 @@ from datetime import timedelta
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
+    import orchestrator.messages as messages
     from db.domain import Step
-    from orchestrator.messages import (
-        DispatchFailed,
-        ShippingRequest,
-        StepBatchRequest,
-        StepRequest,
-        StepResult,
-        StepStatus,
-    )
+    from orchestrator.messages import StepStatus
     from orchestrator.workflows.step_execution import run_steps
 
 TIME_BUDGET = timedelta(seconds=2)
@@ -23,19 +17,19 @@ TIME_BUDGET = timedelta(seconds=2)
 @workflow.defn
 class ShippingWorkflow:
     @workflow.run
-    async def run(self, shipment: ShippingRequest) -> StepResult:
+    async def run(self, shipment: messages.ShippingRequest) -> messages.StepResult:
         """Return the result of the last step that ran."""
         steps = [
-            StepRequest(shipment.order_id, step, not_after, run_id=shipment.run_id)
+            messages.StepRequest(shipment.order_id, step, not_after, run_id=shipment.run_id)
             for step, not_after in (
                 (Step.PREPARE, shipment.prepare_not_after),
                 (Step.DISPATCH, shipment.dispatch_not_after),
             )
         ]
-        batch = StepBatchRequest(shipment.order_id, TIME_BUDGET.total_seconds(), steps=steps)
+        batch = messages.StepBatchRequest(shipment.order_id, TIME_BUDGET.total_seconds(), steps=steps)
         result = (await run_steps(batch))[-1]
         if result.status in (StepStatus.DECLINED, StepStatus.OUT_OF_TIME):
             order = workflow.get_external_workflow_handle(shipment.order_workflow_id)
             reason = result.message or result.status.value
-            await order.signal("DispatchFailed", DispatchFailed(reason, result.attempts))
+            await order.signal("DispatchFailed", messages.DispatchFailed(reason, result.attempts))
         return result

@@ -21,16 +21,9 @@ from temporalio.exceptions import (
 )
 
 from db.domain import Step
-from orchestrator.messages import (
-    STEP_ACTIVITIES,
-    Activity,
-    RequestResult,
-    StepBatchRequest,
-    StepBatchResult,
-    StepRequest,
-    StepResult,
-    StepStatus,
-)
+from orchestrator import messages
+from orchestrator.messages import Activity, StepResult, StepStatus
+from orchestrator.workflows.order_progress import OrderProgress
 
 Result = TypeVar("Result")
 
@@ -53,49 +46,41 @@ _RETRY_FOREVER = RetryPolicy(
 )
 
 
-class StepObserver:
-    """Receives the progress of a batch. The methods do nothing; override those that matter."""
-
-    def opened(self) -> None: ...
-
-    def approval_decided(self, result: RequestResult) -> None: ...
-
-    def step_started(self, step: Step) -> None: ...
-
-    def step_done(self, step: Step) -> None: ...
-
-
-async def run_steps(batch: StepBatchRequest, observer: StepObserver | None = None) -> list[StepResult]:
-    """Run the parts of a batch in order, until one does not succeed.
+async def run_steps(
+    batch: messages.StepBatchRequest, progress: OrderProgress | None = None
+) -> list[StepResult]:
+    """Run the parts of a batch in order, until one does not succeed, and update `progress`.
 
     Returns one result per step that ran; only the last one can be other than DONE, and none is UNFINISHED.
     Returns no result if the approval was refused. Raises ApplicationError only if an activity raised it as
     non-retryable.
     """
-    observer = observer or StepObserver()
-    local = await _run_batch_locally(batch)
+    progress = progress or OrderProgress()
+    timeout = timedelta(seconds=batch.time_budget_seconds) + _LOCAL_MARGIN
+    local = await _run_locally(Activity.RUN_STEP_BATCH, batch, messages.StepBatchResult, timeout)
     if batch.open is not None:
         if local is None:
             await _run_remotely(Activity.OPEN, batch.open, bool)
-        observer.opened()
+        progress.is_open = True
     if batch.approve is not None:
         approval = local.approval if local is not None else None
         if approval is None:
-            approval = await _run_remotely(Activity.APPROVE, batch.approve, RequestResult)
-        observer.approval_decided(approval)
+            approval = await _run_remotely(Activity.APPROVE, batch.approve, messages.RequestResult)
+        progress.sync_from(approval)
         if not approval.is_approved:
             return []
+        progress.step_done(Step.REVIEW)
     local_results = local.steps if local is not None else []
     results: list[StepResult] = []
     for index, step in enumerate(batch.steps):
-        observer.step_started(step.step)
+        progress.step_started(step.step)
         result = local_results[index] if index < len(local_results) else None
         if result is None or result.status is StepStatus.UNFINISHED:
             result = await _run_step_remotely(step)
         results.append(result)
         if result.status is not StepStatus.DONE:
             break
-        observer.step_done(step.step)
+        progress.step_done(step.step)
     return results
 
 
@@ -106,15 +91,6 @@ async def run_database_activity(activity: Activity, request: Any, result_type: t
     """
     result = await _run_locally(activity, request, result_type, _LOCAL_MARGIN)
     return await _run_remotely(activity, request, result_type) if result is None else result
-
-
-async def _run_batch_locally(batch: StepBatchRequest) -> StepBatchResult | None:
-    timeout = timedelta(seconds=batch.time_budget_seconds) + _LOCAL_MARGIN
-    try:
-        return await _run_locally(Activity.RUN_STEP_BATCH, batch, StepBatchResult, timeout)
-    except ApplicationError:
-        # Non-retryable: as a regular activity it is raised again, by the part that it belongs to.
-        return None
 
 
 async def _run_locally(
@@ -132,51 +108,57 @@ async def _run_locally(
     except FailureError as error:
         if is_cancelled_exception(error):
             raise
-        # A local activity's own error arrives unwrapped, its timeout wrapped in an ActivityError.
-        cause = error.cause if isinstance(error, ActivityError) else error
-        if isinstance(cause, ApplicationError) and cause.non_retryable:
-            raise cause from error
-        workflow.logger.warning("local %s failed, retrying as a regular activity: %s", activity, cause)
+        # A non-retryable error too: the regular activity raises it again.
+        workflow.logger.warning(
+            "local %s failed, retrying as a regular activity: %s", activity, error.cause or error
+        )
         return None
     return result
 
 
-async def _run_remotely(activity: Activity, request: Any, result_type: type[Result]) -> Result:
+async def _run_remotely(
+    activity: Activity,
+    request: Any,
+    result_type: type[Result],
+    *,
+    timeout: timedelta = _DATABASE_TIMEOUT,
+    retry_timeout: timedelta | None = None,
+    heartbeat_timeout: timedelta | None = None,
+) -> Result:
+    """Run a regular activity. Raises ActivityError after `retry_timeout`, and its non-retryable error."""
     try:
         result: Result = await workflow.execute_activity(
             activity,
             request,
             result_type=result_type,
-            start_to_close_timeout=_DATABASE_TIMEOUT,
+            schedule_to_close_timeout=retry_timeout,
+            start_to_close_timeout=timeout,
+            heartbeat_timeout=heartbeat_timeout,
             retry_policy=_RETRY_FOREVER,
         )
     except ActivityError as error:
-        if isinstance(error.cause, ApplicationError):
+        if error.retry_state is not RetryState.TIMEOUT and isinstance(error.cause, ApplicationError):
             raise error.cause from error
         raise
     return result
 
 
-async def _run_step_remotely(request: StepRequest) -> StepResult:
+async def _run_step_remotely(request: messages.StepRequest) -> StepResult:
     time_left = None
     if request.not_after is not None:
         time_left = max(request.not_after - workflow.now(), timedelta(0)) + _REMOTE_MARGIN
     try:
-        result: StepResult = await workflow.execute_activity(
-            STEP_ACTIVITIES[request.step],
+        return await _run_remotely(
+            messages.STEP_ACTIVITIES[request.step],
             request,
-            result_type=StepResult,
-            schedule_to_close_timeout=time_left,
-            start_to_close_timeout=time_left or _COMPENSATION_TIMEOUT,
+            StepResult,
+            timeout=time_left or _COMPENSATION_TIMEOUT,
+            retry_timeout=time_left,
             heartbeat_timeout=_HEARTBEAT_TIMEOUT,
-            retry_policy=_RETRY_FOREVER,
         )
     except ActivityError as error:
         # If no worker finished the step in time, the cause is a TimeoutError. If every attempt failed until
         # the time was over (for example while the database was unavailable), it is the last attempt's error.
         if isinstance(error.cause, TimeoutError) or error.retry_state is RetryState.TIMEOUT:
             return StepResult(StepStatus.OUT_OF_TIME)
-        if isinstance(error.cause, ApplicationError):
-            raise error.cause from error
         raise
-    return result
