@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from orchestrator.embedded import Stack, Stage, components, postgres
+from orchestrator.embedded import Stack, postgres
 from orchestrator.embedded.layout import Layout, stack_environment
 from orchestrator.errors import StackError
 from orchestrator.operations import backup
@@ -25,7 +25,7 @@ from tests.async_load import send_orders, wait_for_outcomes
 from tests.chaos.crashes import set_faults
 from tests.command_line import CommandLine
 from tests.live import eventually
-from tests.ports import free_port_base
+from tests.stacks import stack_settings, without_clients
 
 ORDERS = 60
 RATE = 6.0
@@ -41,19 +41,7 @@ def ignore(_sentence: str) -> None:
 
 
 def settings_in(home: Path) -> Settings:
-    return Settings(
-        orders_home=home,
-        port_base=free_port_base(),
-        database_url=None,
-        temporal_address=None,
-        order_workers=1,
-        shipping_workers=1,
-        auto_review_seconds=0.3,
-    )
-
-
-def without_screens(settings: Settings) -> Stack:
-    return Stack(settings, [each for each in components.components(settings) if each.stage < Stage.CLIENTS])
+    return stack_settings(home).model_copy(update={"auto_review_seconds": 0.3})
 
 
 def count(settings: Settings, condition: str) -> int:
@@ -83,12 +71,12 @@ def homes() -> Iterator[Callable[[], Path]]:
 @pytest.mark.timeout(360)
 async def test_every_order_of_a_backup_reaches_its_outcome(homes, monkeypatch):
     settings, file = settings_in(homes()), homes() / "orders.backup"
-    stack = without_screens(settings)
+    stack = without_clients(settings)
     stack.up(bound=True)
     await set_faults(settings, "assignment")
     acknowledged: list[str] = []
 
-    async def note(_http, order_id):
+    async def on_acknowledged(_http, order_id):
         acknowledged.append(order_id)
 
     copy_postgres = backup._copy_running_postgres
@@ -101,37 +89,37 @@ async def test_every_order_of_a_backup_reaches_its_outcome(homes, monkeypatch):
         return copy_postgres(*arguments)
 
     monkeypatch.setattr(backup, "_copy_running_postgres", copy_later)
-    driving = asyncio.create_task(
-        send_orders(settings.api_url, run_id="kept", rate=RATE, count=ORDERS, action=note)
+    sending = asyncio.create_task(
+        send_orders(settings.api_url, run_id="kept", rate=RATE, count=ORDERS, action=on_acknowledged)
     )
     await asyncio.to_thread(eventually, lambda: len(acknowledged) >= BEFORE)
     before = list(acknowledged)
     info = await asyncio.to_thread(backup.back_up, stack, file, ignore)
     assert info.stack == "running"
-    report = await driving
+    report = await sending
     assert report.failures == {}
     # The running stack is not affected.
     assert len(await wait_for_outcomes(settings.api_url, report.acknowledged, timeout_seconds=60)) == ORDERS
     stack.down()
     shutil.rmtree(settings.home)
 
-    again = settings_in(homes())
+    restored = settings_in(homes())
     restored_at = datetime.now(UTC)
-    backup.restore(without_screens(again), file, force=False, report=ignore)
-    stack = without_screens(again)
+    backup.restore(without_clients(restored), file, force=False, report=ignore)
+    stack = without_clients(restored)
     stack.up(bound=True)
-    finished = await wait_for_outcomes(again.api_url, before, timeout_seconds=60)
+    finished = await wait_for_outcomes(restored.api_url, before, timeout_seconds=60)
     assert sorted(finished) == sorted(before)
-    await asyncio.to_thread(eventually, lambda: count(again, "state < 'completed'") == 0, 60)
+    await asyncio.to_thread(eventually, lambda: count(restored, "state < 'completed'") == 0, 60)
     # Some orders were in progress in the backup and finished after the restore.
-    assert count(again, f"finished_at > '{restored_at.isoformat()}'") > 0
-    assert count(again, "abort_reason = 'terminated'") > 0, "no order was unknown to Temporal's copy"
-    environment = {**os.environ, **stack_environment(again)}
-    code, said = await CommandLine(environment).run("audit")
-    assert code == 0, said
+    assert count(restored, f"finished_at > '{restored_at.isoformat()}'") > 0
+    assert count(restored, "abort_reason = 'terminated'") > 0, "no order was unknown to Temporal's copy"
+    environment = {**os.environ, **stack_environment(restored)}
+    code, output = await CommandLine(environment).run("audit")
+    assert code == 0, output
     # The restored system accepts new orders.
-    more = await send_orders(again.api_url, run_id="new", rate=RATE, count=6)
-    assert len(await wait_for_outcomes(again.api_url, more.acknowledged, timeout_seconds=60)) == 6
+    more = await send_orders(restored.api_url, run_id="new", rate=RATE, count=6)
+    assert len(await wait_for_outcomes(restored.api_url, more.acknowledged, timeout_seconds=60)) == 6
     with pytest.raises(StackError, match="A stack is running"):
         backup.restore(stack, file, force=True, report=ignore)
 
@@ -260,13 +248,15 @@ async def test_the_commands(stopped_home, homes):
     place, home = homes(), homes()
     here = CommandLine({**os.environ, "ORDERS_HOME": str(stopped_home)})
     there = CommandLine({**os.environ, "ORDERS_HOME": str(home)})
-    code, said = await here.run("backup", str(place / "a.backup"))
-    assert (code, "of the stopped stack" in said) == (0, True), said
-    code, said = await there.run("restore", str(place / "a.backup"))
-    assert (code, "make up" in said, "revoked since then is valid again" in said) == (0, True, True), said
-    code, said = await there.run("restore", str(place / "a.backup"))
-    assert (code, "--force" in said) == (2, True), said
-    code, said = await CommandLine({**here.environment, "TEMPORAL_ADDRESS": "temporal.example:7233"}).run(
+    code, output = await here.run("backup", str(place / "a.backup"))
+    assert (code, "of the stopped stack" in output) == (0, True), output
+    code, output = await there.run("restore", str(place / "a.backup"))
+    assert (code, "make up" in output, "revoked since then is valid again" in output) == (0, True, True), (
+        output
+    )
+    code, output = await there.run("restore", str(place / "a.backup"))
+    assert (code, "--force" in output) == (2, True), output
+    code, output = await CommandLine({**here.environment, "TEMPORAL_ADDRESS": "temporal.example:7233"}).run(
         "backup", str(place / "b.backup")
     )
-    assert (code, "TEMPORAL_ADDRESS" in said, said.count("\n")) == (2, True, 1), said
+    assert (code, "TEMPORAL_ADDRESS" in output, output.count("\n")) == (2, True, 1), output
