@@ -1,8 +1,8 @@
 """The state machine of an order, written once.
 
 `STATE_MACHINE` is the only table of steps and states. The order repository takes its guards from it, the
-audit its legal state changes, the documentation its diagram. The SQL function `legal_transitions()`, which
-the trigger of table `orders` uses, is tested against it.
+audit its legal state changes, the documentation its diagram. Tests compare it with the SQL function
+`is_legal_transition()`, which the trigger of table `orders` uses.
 
 A step is due when it is the order's `current_step`, the order is in the step's due state, and the order is
 not aborted. So a step that was completed is never due again, even where it leaves the state unchanged.
