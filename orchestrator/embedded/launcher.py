@@ -34,7 +34,7 @@ def main(spec_path: str) -> None:
         parent = int(os.environ[_SUPERVISOR_PID])
     if spec["starts"]:
         _count_start(spec["starts"])
-    # Before the change of user, who may not be permitted to read the interpreter's directories.
+    # Before the change of user: the other user may not be able to read the interpreter's directories.
     set_death_signal = _death_signal_setter(spec["death_signal"])
     if spec["uid"] is not None:
         _change_user(spec["uid"], spec["gid"])

@@ -62,7 +62,7 @@ def socket_path(layout: Layout) -> Path:
 
 
 def account(layout: Layout) -> Account | None:
-    """Return the owner of the data if the caller is root, else None."""
+    """Return the owner of the data, as whom root starts the server; None for other callers."""
     if os.geteuid() != 0:
         return None
     owner = layout.postgres_data.stat()
@@ -119,20 +119,19 @@ def _check_version(data: Path) -> None:
     if version != str(VERSION):
         raise StackError(
             f"The data directory {data} was created by PostgreSQL {version}; this is PostgreSQL {VERSION}. "
-            "Remove the directory to start without data, or set ORDERS_HOME to another one."
+            "Rename the directory to start without its data, or set ORDERS_HOME to another one."
         )
 
 
 def _initialise(data: Path, user: Account | None) -> list[Path]:
-    """Create the data in another directory and rename it, so that an interrupted start leaves no partial
-    data.
+    """Create the data in another directory and rename it: an interrupted start leaves no partial data.
 
     Returns the result of `_grant_access`.
     """
     if data.exists() and any(data.iterdir()):
         raise StackError(
             f"The directory {data} contains files but no PostgreSQL data; "
-            "remove it, or set ORDERS_HOME to another directory."
+            "rename it, or set ORDERS_HOME to another directory."
         )
     unfinished = data.with_name(data.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -65,7 +65,7 @@ def test_data_of_another_postgres_version_is_not_changed(home: Path) -> None:
 def test_other_files_in_the_data_directory_are_not_changed(home: Path) -> None:
     (home / "postgres").mkdir()
     (home / "postgres" / "letter.txt").write_text("dear data")
-    assert "remove it" in refusal(Stack(stack_settings(home)))
+    assert "rename it" in refusal(Stack(stack_settings(home)))
     assert (home / "postgres" / "letter.txt").read_text() == "dear data"
 
 
