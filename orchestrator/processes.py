@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from orchestrator.errors import ExitCode, OrderSystemError, UsageError
 from orchestrator.settings import Settings
-from orchestrator.worker.kind import WorkerKind
+from orchestrator.worker import WorkerKind
 
 
 def run_worker(kind: WorkerKind, name: str | None = None) -> None:

@@ -32,7 +32,7 @@ from db.transitions import STATE_MACHINE, Transition
 from orchestrator import messages
 from orchestrator.activities.step_batch import StepBatchActivity
 from orchestrator.messages import Activity, RequestResult, StepStatus
-from orchestrator.worker.activity_set import ActivityMethods
+from orchestrator.worker.factory import ActivityMethods
 
 COMPLETION_MS = 1_234
 """`completion_ms` of every order."""
@@ -133,7 +133,7 @@ class InMemoryActivities:
 
     @property
     def for_order_worker(self) -> ActivityMethods:
-        batch = StepBatchActivity(self._steps, open_order=self.open, approve=self.approve)
+        batch = StepBatchActivity(self._steps, self.open, self.approve)
         shipping = (Step.PREPARE, Step.DISPATCH)
         return [
             batch.run_batch,
@@ -148,7 +148,7 @@ class InMemoryActivities:
 
     @property
     def for_shipping_worker(self) -> ActivityMethods:
-        batch = StepBatchActivity(self._steps)
+        batch = StepBatchActivity(self._steps, self.open, self.approve)
         return [batch.run_batch, self._steps[Step.PREPARE], self._steps[Step.DISPATCH]]
 
     async def started(self, name: Activity, order_id: str) -> bool:  # noqa: ARG002

@@ -17,8 +17,7 @@ from orchestrator.gateways.fault_injection import ProfileFaultInjector
 from orchestrator.gateways.protocols import Gateways
 from orchestrator.gateways.simulated import simulated_gateways
 from orchestrator.messages import OrderRequest, OrderResult, order_workflow_id
-from orchestrator.worker.activity_set import ActivitySet
-from orchestrator.worker.factory import order_worker, shipping_worker
+from orchestrator.worker.factory import ActivitySet, order_worker, shipping_worker
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 from tests.orders import ADDRESS

@@ -33,9 +33,8 @@ class StepBatchActivity:
     def __init__(
         self,
         steps: Mapping[Step, RunStep],
-        *,
-        open_order: Callable[[OpenRequest], Awaitable[bool]] | None = None,
-        approve: Callable[[ApproveRequest], Awaitable[RequestResult]] | None = None,
+        open_order: Callable[[OpenRequest], Awaitable[bool]],
+        approve: Callable[[ApproveRequest], Awaitable[RequestResult]],
     ) -> None:
         self._steps = steps
         self._open_order = open_order
@@ -50,11 +49,9 @@ class StepBatchActivity:
         """
         began_at = perf_counter()
         if request.open is not None:
-            assert self._open_order is not None
             await self._open_order(request.open)
         approval = None
         if request.approve is not None:
-            assert self._approve is not None
             approval = await self._approve(request.approve)
             if not approval.accepted:
                 return StepBatchResult(approval)

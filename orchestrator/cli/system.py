@@ -12,7 +12,7 @@ from orchestrator.cli.connection import ApiUrl, connect
 from orchestrator.cli.output import AsJson, audit_report, console, echo, print_json
 from orchestrator.errors import ExitCode, OrderSystemError, ServiceUnavailable, UsageError
 from orchestrator.rest_client import Json, RestClient
-from orchestrator.worker.kind import WorkerKind
+from orchestrator.worker import WorkerKind
 
 faults = typer.Typer(help="Show or change the fault profile of the simulated gateways.")
 

@@ -1,1 +1,11 @@
 """Worker processes: they poll a task queue and execute its workflows and activities."""
+
+from enum import StrEnum
+
+
+class WorkerKind(StrEnum):
+    """Which task queues a worker process polls."""
+
+    ORDER = "order"
+    SHIPPING = "shipping"
+    ALL = "all"

@@ -1,15 +1,26 @@
 """Creates the order worker and the shipping worker: workflows, activities, version and tuning."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig, WorkflowRunner
 
+from db.domain import Step
+from db.orders import OrderRepository
+from orchestrator.activities.order import OrderActivities
+from orchestrator.activities.payment import PaymentActivities
+from orchestrator.activities.shipping import ShippingActivities
+from orchestrator.activities.step_batch import StepBatchActivity
+from orchestrator.activities.step_runner import AttemptObserver, StepRunner
+from orchestrator.gateways.fault_injection import FaultInjector
+from orchestrator.gateways.protocols import Gateways
+from orchestrator.observability.tracing import Tracing
 from orchestrator.settings import Settings
-from orchestrator.worker.activity_set import ActivityMethods, WorkerActivities
+from orchestrator.worker.metrics import WorkerMetrics
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.reconcile import ReconcileWorkflow
 from orchestrator.workflows.shipping import ShippingWorkflow
@@ -25,6 +36,82 @@ of saved histories run in it and would fail on what it forbids."""
 GRACEFUL_SHUTDOWN = timedelta(seconds=1.5)
 """How long the activities of a stopping worker may run before they are cancelled. A step returns after its
 current attempt, which takes at most 0.2 s."""
+
+ActivityMethods = Sequence[Callable[..., Any]]
+
+
+class WorkerActivities(Protocol):
+    """The activities of both kinds of workers; `orchestrator.testing` has an in-memory implementation."""
+
+    @property
+    def for_order_worker(self) -> ActivityMethods: ...
+
+    @property
+    def for_shipping_worker(self) -> ActivityMethods: ...
+
+
+@dataclass(frozen=True)
+class ActivitySet:
+    """The activities that write to the order database and call the gateways."""
+
+    orders: OrderActivities
+    payments: PaymentActivities
+    shipping: ShippingActivities
+
+    @classmethod
+    def create(
+        cls,
+        repository: OrderRepository,
+        fault_injector: FaultInjector,
+        gateways: Gateways,
+        metrics: WorkerMetrics | None = None,
+        tracing: Tracing | None = None,
+    ) -> "ActivitySet":
+        metrics = metrics or WorkerMetrics()
+        observers: list[AttemptObserver] = [metrics.attempt_ended]
+        if tracing is not None:
+            observers.append(tracing.attempt_ended)
+        steps = StepRunner(repository, fault_injector, observers)
+        return cls(
+            orders=OrderActivities(repository, steps, gateways, metrics.order_finished),
+            payments=PaymentActivities(steps, gateways.payments),
+            shipping=ShippingActivities(steps, gateways),
+        )
+
+    @property
+    def _step_batch(self) -> StepBatchActivity:
+        steps = {
+            Step.RECEIVE: self.orders.receive,
+            Step.VALIDATE: self.orders.validate,
+            Step.CHARGE: self.payments.charge,
+            Step.PREPARE: self.shipping.prepare,
+            Step.DISPATCH: self.shipping.dispatch,
+            Step.RECALL: self.shipping.recall,
+            Step.REFUND: self.payments.refund,
+        }
+        return StepBatchActivity(steps, self.orders.open, self.orders.approve)
+
+    @property
+    def for_order_worker(self) -> ActivityMethods:
+        return [
+            self._step_batch.run_batch,
+            self.orders.open,
+            self.orders.receive,
+            self.orders.validate,
+            self.orders.approve,
+            self.orders.change_address,
+            self.orders.abort,
+            self.orders.record_request_event,
+            self.orders.finish,
+            self.payments.charge,
+            self.payments.refund,
+            # Not in the shipping worker: a recall must work while no shipping worker runs.
+            self.shipping.recall,
+        ]
+
+    @property
+    def for_shipping_worker(self) -> ActivityMethods:
+        return [self._step_batch.run_batch, self.shipping.prepare, self.shipping.dispatch]
 
 
 def deployment_config(settings: Settings) -> WorkerDeploymentConfig | None:
@@ -43,26 +130,15 @@ def deployment_config(settings: Settings) -> WorkerDeploymentConfig | None:
     )
 
 
-def order_worker(
-    client: Client,
-    task_queue: str,
-    activities: WorkerActivities,
-    runner: WorkflowRunner | None = None,
-    deployment: WorkerDeploymentConfig | None = None,
-) -> Worker:
+def order_worker(client: Client, task_queue: str, activities: WorkerActivities, **options: Any) -> Worker:
+    """Return a worker for orders; `options` are further arguments of the SDK's Worker."""
     workflows = [OrderWorkflow, ReconcileWorkflow]
-    return _worker(client, task_queue, workflows, activities.for_order_worker, runner, deployment)
+    return _worker(client, task_queue, workflows, activities.for_order_worker, options)
 
 
-def shipping_worker(
-    client: Client,
-    task_queue: str,
-    activities: WorkerActivities,
-    runner: WorkflowRunner | None = None,
-    deployment: WorkerDeploymentConfig | None = None,
-) -> Worker:
-    workflows = [ShippingWorkflow]
-    return _worker(client, task_queue, workflows, activities.for_shipping_worker, runner, deployment)
+def shipping_worker(client: Client, task_queue: str, activities: WorkerActivities, **options: Any) -> Worker:
+    """Return a worker for shipments; `options` are further arguments of the SDK's Worker."""
+    return _worker(client, task_queue, [ShippingWorkflow], activities.for_shipping_worker, options)
 
 
 def _worker(
@@ -70,19 +146,16 @@ def _worker(
     task_queue: str,
     workflows: Sequence[type[Any]],
     activities: ActivityMethods,
-    runner: WorkflowRunner | None,
-    deployment: WorkerDeploymentConfig | None,
+    options: dict[str, Any],
 ) -> Worker:
+    defaults: dict[str, Any] = {
+        "workflow_runner": WORKFLOW_RUNNER,
+        "sticky_queue_schedule_to_start_timeout": STICKY_TIMEOUT,
+        "max_concurrent_activities": 300,
+        "max_concurrent_local_activities": 300,
+        "max_concurrent_workflow_tasks": 200,
+        "graceful_shutdown_timeout": GRACEFUL_SHUTDOWN,
+    }
     return Worker(
-        client,
-        task_queue=task_queue,
-        workflows=workflows,
-        activities=activities,
-        workflow_runner=runner or WORKFLOW_RUNNER,
-        deployment_config=deployment,
-        sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
-        max_concurrent_activities=300,
-        max_concurrent_local_activities=300,
-        max_concurrent_workflow_tasks=200,
-        graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
+        client, task_queue=task_queue, workflows=workflows, activities=activities, **defaults | options
     )

@@ -22,11 +22,10 @@ from orchestrator.observability import logs
 from orchestrator.observability.tracing import Tracing
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
-from orchestrator.worker.activity_set import ActivitySet
+from orchestrator.worker import WorkerKind
 from orchestrator.worker.event_maintenance import EventMaintenance
-from orchestrator.worker.factory import deployment_config, order_worker, shipping_worker
+from orchestrator.worker.factory import ActivitySet, deployment_config, order_worker, shipping_worker
 from orchestrator.worker.fault_profile_polling import load_fault_profile, poll_fault_profile
-from orchestrator.worker.kind import WorkerKind
 from orchestrator.worker.liveness_file import keep_touching
 from orchestrator.worker.metrics import WorkerMetrics, measured_runtime
 from orchestrator.worker.reconciler import Reconciler
@@ -104,18 +103,16 @@ async def _serve(
         }
         if settings.liveness_file is not None:
             background["liveness file"] = partial(keep_touching, settings.liveness_file)
-        deployment = deployment_config(settings)
+        options = {"deployment_config": deployment_config(settings)}
         workers = []
-        if kind.polls_orders:
+        if kind is not WorkerKind.SHIPPING:
             maintenance = EventMaintenance(settings, database)
             await maintenance.prepare()
             background["event maintenance"] = maintenance.run
             background["reconciler"] = Reconciler(database, client, settings.order_task_queue, metrics).run
-            workers.append(order_worker(client, settings.order_task_queue, activities, deployment=deployment))
-        if kind.polls_shipping:
-            workers.append(
-                shipping_worker(client, settings.shipping_task_queue, activities, deployment=deployment)
-            )
+            workers.append(order_worker(client, settings.order_task_queue, activities, **options))
+        if kind is not WorkerKind.ORDER:
+            workers.append(shipping_worker(client, settings.shipping_task_queue, activities, **options))
         await load_fault_profile(database, injector)
         log.info("worker started", kind=kind, version=settings.worker_build_id)
         await _run_until_stopped(workers, background, stopping)

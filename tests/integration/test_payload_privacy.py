@@ -35,8 +35,7 @@ from orchestrator.messages import (
 from orchestrator.security.key_hashing import hash_key, new_key
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
-from orchestrator.worker.activity_set import ActivitySet
-from orchestrator.worker.factory import order_worker, shipping_worker
+from orchestrator.worker.factory import ActivitySet, order_worker, shipping_worker
 from orchestrator.workflows.order import OrderWorkflow
 from tests.live import eventually
 from tests.shop import Shop

@@ -29,7 +29,7 @@ from orchestrator.messages import (
     StepRequest,
     StepResult,
 )
-from orchestrator.worker.activity_set import ActivitySet
+from orchestrator.worker.factory import ActivitySet
 from tests.orders import ADDRESS
 from tests.shop import ActivitySetFactory
 

@@ -18,8 +18,7 @@ from orchestrator.errors import DatabaseUnavailable
 from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
 from orchestrator.observability import tracing
 from orchestrator.settings import Settings
-from orchestrator.worker import fault_profile_polling, main
-from orchestrator.worker.kind import WorkerKind
+from orchestrator.worker import WorkerKind, fault_profile_polling, main
 
 PROMISED_STOP_SECONDS = 3.0
 DATABASE = cast(Database, None)

@@ -83,8 +83,8 @@ async def with_workers(client: Client) -> AsyncIterator["OrderEnvironment"]:
     # The sandbox rejects nondeterministic code. The product's workers run without it.
     runner = SandboxedWorkflowRunner()
     async with (
-        order_worker(client, ORDER_QUEUE, activities, runner),
-        shipping_worker(client, SHIPPING_QUEUE, activities, runner),
+        order_worker(client, ORDER_QUEUE, activities, workflow_runner=runner),
+        shipping_worker(client, SHIPPING_QUEUE, activities, workflow_runner=runner),
     ):
         yield OrderEnvironment(client, activities)
 

@@ -44,8 +44,7 @@ from orchestrator.messages import (
     reconcile_workflow_id,
     shipping_workflow_id,
 )
-from orchestrator.worker.activity_set import ActivitySet
-from orchestrator.worker.factory import order_worker, shipping_worker
+from orchestrator.worker.factory import ActivitySet, order_worker, shipping_worker
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.reconcile import ReconcileWorkflow
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
