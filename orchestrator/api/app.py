@@ -21,8 +21,7 @@ from orchestrator.api.middleware.security_headers import SecurityHeaders
 from orchestrator.api.order_service import OrderService
 from orchestrator.api.outcome_notifier import OutcomeNotifier
 from orchestrator.api.report_limiter import CONNECTIONS, ReportLimiter
-from orchestrator.api.routes import operations, orders, payload_codec, temporal_ui_login
-from orchestrator.api.routes.temporal_ui_login import UiSessions
+from orchestrator.api.routes import operations, orders, payload_codec
 from orchestrator.observability.tracing import UNTRACED_REQUESTS, Tracing
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
@@ -66,7 +65,6 @@ def create_app(settings: Settings) -> FastAPI:
                 outcomes=outcomes,
                 admission=admission,
                 keys=keys,
-                ui_sessions=UiSessions(settings.temporal_ui_origins),
                 health=Health(settings, database, client),
                 metrics=Metrics(database, admission),
             )
@@ -87,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         telemetry=tracing.request_telemetry if tracing else UNTRACED_REQUESTS,
     )
-    for routes in (orders, operations, payload_codec, temporal_ui_login):
+    for routes in (orders, operations, payload_codec):
         app.include_router(routes.router)
     # The last middleware added runs first. The codec's CORS preflight has no key, so CORS runs before
     # AuthMiddleware.

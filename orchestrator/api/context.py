@@ -14,7 +14,6 @@ from orchestrator.api.middleware.auth import KeyStore
 from orchestrator.api.order_service import OrderService
 from orchestrator.api.outcome_notifier import OutcomeNotifier
 from orchestrator.api.report_limiter import ReportLimiter
-from orchestrator.api.routes.temporal_ui_login import UiSessions
 from orchestrator.settings import Settings
 
 
@@ -32,7 +31,6 @@ class Context:
     outcomes: OutcomeNotifier
     admission: Admission
     keys: KeyStore
-    ui_sessions: UiSessions
     health: Health
     metrics: Metrics
 

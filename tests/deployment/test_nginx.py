@@ -1,4 +1,4 @@
-"""The reverse proxy configuration (orchestrator/deployment/nginx/orders.conf) in a real nginx."""
+"""The reverse proxy configuration (orchestrator/deployment/nginx) in a real nginx."""
 
 import asyncio
 import os
@@ -31,8 +31,9 @@ from orchestrator.api.schemas.requests import MAX_WAIT_SECONDS
 from orchestrator.api.server import KEEP_ALIVE_SECONDS
 from tests.ports import free_port_base
 
-CONFIGURATION = Path(orchestrator.__file__).parent / "deployment/nginx/orders.conf"
-API, DASHBOARD = "orders-api.example.com", "orders.example.com"
+FILES = Path(orchestrator.__file__).parent / "deployment/nginx"
+CONFIGURATION = FILES / "orders.conf"
+API, DASHBOARD, TEMPORAL_UI = "orders-api.example.com", "orders.example.com", "temporal.example.com"
 UNUSED_PORT = 9
 SHORT_SECONDS = 1
 """The time limits of the configuration, shortened for the tests."""
@@ -136,14 +137,15 @@ def _write_certificate(certificate_file: Path, key_file: Path) -> None:
 
 
 def _configuration(home: Path, port: int, upstream_port: int) -> str:
-    """Return a whole nginx.conf with the product's file, its ports and paths replaced, its times
+    """Return a whole nginx.conf with the product's files, their ports and paths replaced, their times
     shortened."""
-    text = CONFIGURATION.read_text()
+    text = CONFIGURATION.read_text() + (FILES / "temporal-ui.conf").read_text()
     for stated, replaced in {
         "/etc/nginx/tls": str(home),
         "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
         "127.0.0.1:8000": f"127.0.0.1:{upstream_port}",
         "127.0.0.1:8501": f"127.0.0.1:{upstream_port}",
+        "127.0.0.1:8233": f"127.0.0.1:{upstream_port}",
         "client_header_timeout 10s": f"client_header_timeout {SHORT_SECONDS}s",
         "client_body_timeout 10s": f"client_body_timeout {SHORT_SECONDS}s",
     }.items():
@@ -163,6 +165,8 @@ def _configuration(home: Path, port: int, upstream_port: int) -> str:
 @contextmanager
 def running_nginx(home: Path, upstream_port: int) -> Iterator[Proxy]:
     _write_certificate(home / "orders.crt", home / "orders.key")
+    (home / "temporal-ui.htpasswd").write_text("ada:{PLAIN}secret\n")
+    (home / "orders-codec-key.conf").write_text('proxy_set_header Authorization "Bearer ord_x";\n')
     port = free_port_base()
     (home / "nginx.conf").write_text(_configuration(home, port, upstream_port))
     log = home / "nginx.log"
@@ -213,6 +217,15 @@ def test_requests_reach_the_api_with_host_and_authorization(proxy: Proxy) -> Non
     with proxy.client() as client:
         assert client.get("/orders", headers={"Authorization": "Bearer k"}).text == f"{API} Bearer k"
         assert client.get("/audit").text == f"{API} None"
+
+
+def test_temporals_ui_reaches_the_codec_with_the_key_of_the_proxy(proxy: Proxy) -> None:
+    with proxy.client(TEMPORAL_UI) as client:
+        assert client.post("/codec/decode").status_code == 401
+        assert client.get("/").status_code == 401
+        client.auth = ("ada", "secret")
+        assert client.post("/codec/decode").text == f"{TEMPORAL_UI} Bearer ord_x"
+        assert client.get("/").text == f"{TEMPORAL_UI} None"
 
 
 def test_web_sockets_reach_the_dashboard(proxy: Proxy) -> None:

@@ -17,7 +17,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from db import api_keys
 from db.database import Database
 from orchestrator.api.problem_details import problem
-from orchestrator.api.routes.temporal_ui_login import LOGIN
 from orchestrator.api.timeouts import with_timeout
 from orchestrator.errors import DatabaseError, DatabaseUnavailable
 from orchestrator.security import bind_policy
@@ -33,7 +32,7 @@ FIRST_READ_SECONDS = 1.2
 
 log = structlog.get_logger()
 
-_PUBLIC_PATHS = ("/health", LOGIN)
+_PUBLIC_PATH = "/health"
 _READ_METHODS = ("GET", "HEAD", "OPTIONS")
 _CHAOS_PATHS = ("/faults",)
 
@@ -92,12 +91,12 @@ class AuthMiddleware:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _PUBLIC_PATHS:
+        if scope["type"] != "http" or scope["path"] == _PUBLIC_PATH:
             await self._app(scope, receive, send)
             return
         context = scope["app"].state.context
         headers = Headers(scope=scope)
-        token = bearer_token(headers) or context.ui_sessions.key_of(scope)
+        token = bearer_token(headers)
         try:
             name, role = await context.keys.authenticate(token)
         except DatabaseError as error:

@@ -1,7 +1,7 @@
 """Temporal's remote codec: decrypts payloads for Temporal's UI and CLI.
 
 These routes reveal every address, so they need a key of role operator. A browser may call them only from
-pages of Temporal's UI.
+pages of Temporal's UI, through a reverse proxy that adds the key (docs/how-to/encrypt-payloads.md).
 """
 
 import base64
@@ -18,10 +18,9 @@ from temporalio.converter import PayloadCodec
 
 from orchestrator.api.context import Context, Ctx
 from orchestrator.api.problem_details import problem, responses
-from orchestrator.api.routes.temporal_ui_login import CODEC, LOGIN
 from orchestrator.errors import PayloadUnreadable, RequestMalformed
 
-PREFIX = CODEC
+PREFIX = "/codec"
 MAX_BODY_BYTES = 1024 * 1024
 """Room for several payloads: the largest order that the API accepts (64 KiB) is half as large again when
 encrypted."""
@@ -111,11 +110,10 @@ class CodecOrigins:
             allow_origins=origins,
             allow_methods=["POST"],
             allow_headers=["authorization", "content-type", "x-namespace"],
-            allow_credentials=True,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(PREFIX) or scope["path"] == LOGIN:
+        if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
             await self._app(scope, receive, send)
             return
         origin = Headers(scope=scope).get("origin")
