@@ -40,7 +40,7 @@ def wait_until_ended(processes: Iterable[psutil.Process], seconds: float) -> lis
 
 
 def listening_process(port: int) -> str:
-    """Return the process that listens on a TCP port, for example "process 7 (nginx)"; "" if it cannot be identified."""
+    """Return the process that listens on a TCP port, such as "process 7 (nginx)"; "" if it is unknown."""
     try:
         for connection in psutil.net_connections("tcp"):
             address = connection.laddr
