@@ -149,16 +149,10 @@ def capacity(
 ) -> None:
     """Search for the highest rate at which the limit is met.
 
-    0 found, 2 wrong usage, 3 the lowest rate is not held, 4 a probe broke an invariant, 5 undecided or
-    interrupted, 6 a probe was invalid twice.
+    0 found, 2 wrong usage, 3 the lowest rate is not held, 4 a probe broke an invariant, 5 not proven or
+    interrupted, 6 a probe was invalid.
     """
-    from loadtest.proofs.capacity import (
-        SearchPlan,
-        capacity_text,
-        exit_code_of,
-        run_search,
-        write_results,
-    )
+    from loadtest.proofs.capacity import SearchPlan, run_probe, run_search, write_results
     from orchestrator.settings import Settings
 
     # A shell starts background jobs with SIGINT ignored; the search and its probes need it.
@@ -175,26 +169,29 @@ def capacity(
     if any((reports / used).exists() for used in (name, f"{name}-1")):
         raise UsageError(f"Search id {name} was used before; choose another.")
     plan = SearchPlan(min_rate, max_rate, precision, seconds, options.slo_target)
+
+    def probe(number: int, rate: float) -> "Probe":
+        probe_arguments = [*arguments, f"--duration={plan.probe_seconds(rate)}s"]
+        return run_probe(probe_arguments, reports, f"{name}-{number}", rate)
+
     typer.echo(
         f"search {name}: {options.scenario}, {values['faults']} faults, "
         f"{options.slo_target:g} within {options.slo_seconds:g} s"
     )
-    probes, stop_reason = run_search(
-        plan, name, arguments, reports, host or Settings.load().api_url, _print_probe
-    )
-    if probes:
-        typer.echo(f"capacity  {capacity_text(probes, min_rate)}")
-        for file in write_results(probes, plan, options.slo_seconds, reports / name):
+    result = run_search(plan, probe, _print_probe)
+    if result.probes:
+        typer.echo(f"capacity  {result}")
+        for file in write_results(result, plan, options.slo_seconds, reports / name):
             typer.echo(f"wrote     {file}")
-    if stop_reason:
-        typer.echo(f"ended     {stop_reason}")
-    raise typer.Exit(exit_code_of(probes, stop_reason))
+    if result.stop_reason:
+        typer.echo(f"ended     {result.stop_reason}")
+    raise typer.Exit(result.exit_code)
 
 
 def _print_probe(probe: "Probe") -> None:
     p99 = "-" if probe.p99_ms is None else f"{probe.p99_ms / 1000:.2f} s"
     typer.echo(
-        f"{probe.rate:7.2f}/s  {probe.finding:<9}  {probe.verdict:<16} {probe.late} late of {probe.orders} "
+        f"{probe.rate:7.2f}/s  {probe.verdict:<16} {probe.late} late of {probe.orders} "
         f"(at most {probe.late_bound:.2%})  p99 {p99}"
     )
 

@@ -1,8 +1,6 @@
-"""Search for the capacity: the highest rate at which the SLO target is met.
+"""Search for the capacity: the highest rate at which a load test passes.
 
-Each probe of a rate is a complete load test with its own verdict, aborted once it can no longer prove the
-target. An aborted probe is a breach only if more orders were late than its whole plan allows. Otherwise it is
-repeated with a longer plan, and if that does not decide either, the rate stays undecided.
+Each probe of a rate is a complete load test with its own verdict, aborted once the target is out of reach.
 """
 
 import json
@@ -12,28 +10,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from loadtest.generator.api_client import ApiClient
-from loadtest.verdict.slo import allowed_share, orders_needed
-from orchestrator.errors import ExitCode, OrderSystemError, ServiceUnavailable, UsageError
+from loadtest.verdict.slo import orders_needed
+from orchestrator.errors import ExitCode, OrderSystemError, UsageError
 
 STEP_FACTOR = 1.5
 
 LATE_ALLOWANCE = 1
-RETRY_LATE_ALLOWANCE = 4
-"""Late orders that the plan of a probe allows for. A rate with a fifth of the allowed late share has more
-than one late order in a quarter of the probes, and more than four in one of thirty."""
+"""Late orders with which a probe can still prove the target."""
 
-RECOVERY_SECONDS = 15.0
-"""Pause after an invalid probe, in which an overloaded machine finishes its orders."""
-
-HEALTHY_SECONDS = 120.0
-HEALTH_RETRY_SECONDS = 1.0
+RECOVERY_SECONDS = 5.0
+"""Pause between two probes, for a machine that was overloaded."""
 
 _WITH_VERDICT = (
     ExitCode.PASSED,
@@ -60,113 +50,91 @@ class SearchPlan:
     seconds: float
     target: float
 
-    def probe_seconds(self, rate: float, late: int) -> int:
-        """Return whole seconds, enough to prove the target with `late` late orders."""
-        return math.ceil(max(self.seconds, orders_needed(late, self.target) / rate))
-
-
-class Finding(StrEnum):
-    HELD = "held"
-    BREACHED = "breached"
-    UNDECIDED = "undecided"
+    def probe_seconds(self, rate: float) -> int:
+        return math.ceil(max(self.seconds, orders_needed(LATE_ALLOWANCE, self.target) / rate))
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Result at one rate. Times in ms; `late_share` and `late_bound` are shares, 0 to 1."""
+    """Result at one rate. `late_bound` is a share, 0 to 1; times in ms."""
 
     rate: float
     run_id: str
-    finding: Finding
     verdict: str
+    exit_code: int
     orders: int
     late: int
-    late_share: float
     late_bound: float
     p50_ms: float | None
     p99_ms: float | None
-    exit_code: int = 0
     was_interrupted: bool = False
 
     @property
-    def is_invalid(self) -> bool:
-        return self.exit_code == ExitCode.INVALID_RUN and not self.was_interrupted
+    def is_held(self) -> bool:
+        return self.exit_code == ExitCode.PASSED
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """`stop_reason` says why the search stopped before the capacity was known; None if it did not."""
+
+    probes: list[Probe]
+    exit_code: ExitCode
+    stop_reason: str | None = None
 
     @property
-    def stop_reason(self) -> str | None:
-        """Why the search stops after this probe; None when it may continue."""
-        if self.was_interrupted:
-            return "interrupted"
-        if self.exit_code == ExitCode.INVARIANT_BROKEN:
-            return f"invariant broken at {self.rate:g}/s, see run {self.run_id}"
-        if self.exit_code == ExitCode.INVALID_RUN:
-            return f"the run at {self.rate:g}/s was invalid, see run {self.run_id}"
-        return None
+    def capacity(self) -> float | None:
+        """The highest rate that was held, in orders per second; None when none was."""
+        return max((probe.rate for probe in self.probes if probe.is_held), default=None)
 
-
-class _SearchStopped(Exception):
-    """The last probe has a `stop_reason`."""
+    def __str__(self) -> str:
+        if self.capacity is None:
+            return f"below {self.probes[0].rate:g} orders/s"
+        failed = min((probe.rate for probe in self.probes if not probe.is_held), default=None)
+        return f"{self.capacity:.3g} orders/s" + (f", not held: {failed:.3g}" if failed else "")
 
 
 def run_search(
-    plan: SearchPlan,
-    name: str,
-    options: list[str],
-    reports: Path,
-    api_url: str,
-    on_probe: Callable[[Probe], None],
-) -> tuple[list[Probe], str | None]:
-    """Search with load tests as probes; return them and why the search stopped early (None: it did not).
+    plan: SearchPlan, probe: Callable[[int, float], Probe], on_probe: Callable[[Probe], None]
+) -> SearchResult:
+    """Search with `probe`, which gets the number of the probe and its rate.
 
-    `options` are those of each load test. Raises OrderSystemError when the first probe has no verdict.
+    Raises OrderSystemError when the first probe has no verdict.
     """
     probes: list[Probe] = []
 
-    def probe(rate: float, late: int) -> Probe:
+    def is_held(rate: float) -> bool:
         if probes:
-            wait_until_healthy(api_url)
-        duration = f"--duration={plan.probe_seconds(rate, late)}s"
-        run_id = f"{name}-{len(probes) + 1}"
-        result = run_probe([*options, duration, "--abort-on-breach"], reports, run_id, rate)
+            time.sleep(RECOVERY_SECONDS)
+        result = probe(len(probes) + 1, rate)
         probes.append(result)
         on_probe(result)
-        return result
+        if result.was_interrupted:
+            raise KeyboardInterrupt
+        if result.exit_code in (ExitCode.INVARIANT_BROKEN, ExitCode.INVALID_RUN):
+            raise _SearchStopped(f"{result.verdict} at {rate:g}/s, see run {result.run_id}")
+        return result.is_held
 
     try:
-        search(plan, probe, lambda: time.sleep(RECOVERY_SECONDS))
+        search(plan, is_held)
     except KeyboardInterrupt:
-        return probes, "interrupted"
+        return SearchResult(probes, ExitCode.NOT_PROVEN, "interrupted")
+    except _SearchStopped as stop:
+        return SearchResult(probes, ExitCode(probes[-1].exit_code), str(stop))
     except OrderSystemError as error:
         if not probes:
             raise
-        return probes, f"the next probe had no verdict: {error}"
-    return probes, probes[-1].stop_reason
+        return SearchResult(probes, ExitCode.NOT_PROVEN, f"the next probe had no verdict: {error}")
+    # When the lowest rate is held, the capacity is known.
+    return SearchResult(probes, ExitCode(probes[0].exit_code))
 
 
-def search(plan: SearchPlan, probe: Callable[[float, int], Probe], recover: Callable[[], None]) -> None:
-    """Probe rates until the capacity is known.
-
-    Rates rise by half until one is not held (or `max_rate` is), then bisection by ratio follows. `probe` gets
-    the rate and the number of late orders to allow for. An undecided probe is repeated once with a larger
-    allowance, an invalid one after `recover`. Stops after a probe with a `stop_reason`.
-    """
-
-    def is_held(rate: float) -> bool:
-        result = probe(rate, LATE_ALLOWANCE)
-        if result.is_invalid:
-            recover()
-            result = probe(rate, LATE_ALLOWANCE)
-        if result.stop_reason is None and result.finding is Finding.UNDECIDED:
-            result = probe(rate, RETRY_LATE_ALLOWANCE)
-        if result.stop_reason is not None:
-            raise _SearchStopped
-        return result.finding is Finding.HELD
-
-    with suppress(_SearchStopped):
-        _bisect(plan, is_held)
+class _SearchStopped(Exception):
+    """The last probe shows nothing about its rate."""
 
 
-def _bisect(plan: SearchPlan, is_held: Callable[[float], bool]) -> None:
+def search(plan: SearchPlan, is_held: Callable[[float], bool]) -> None:
+    """Raise the rate by half until one is not held (or `max_rate` is), then bisect by ratio."""
     if not is_held(plan.min_rate):
         return
     held, failed = plan.min_rate, math.inf
@@ -184,44 +152,6 @@ def _bisect(plan: SearchPlan, is_held: Callable[[float], bool]) -> None:
             failed = middle
 
 
-def capacity_of(probes: list[Probe]) -> float | None:
-    """Return the highest rate that was held, in orders per second; None when none was."""
-    return max((probe.rate for probe in probes if probe.finding is Finding.HELD), default=None)
-
-
-def exit_code_of(probes: list[Probe], stop_reason: str | None) -> ExitCode:
-    """Return the exit code of a search, from the result of `run_search`."""
-    last = probes[-1] if probes else None
-    if last is None or last.was_interrupted or stop_reason != last.stop_reason:
-        # Stopped before or during a probe, so the capacity is not known.
-        return ExitCode.NOT_PROVEN
-    if last.stop_reason is not None:
-        return ExitCode(last.exit_code)
-    if capacity_of(probes) is not None:
-        return ExitCode.PASSED
-    return ExitCode.LIMIT_BREACHED if last.finding is Finding.BREACHED else ExitCode.NOT_PROVEN
-
-
-def capacity_text(probes: list[Probe], min_rate: float) -> str:
-    """Return one line: the rate held, the rate breached, and the undecided rates between them."""
-    held = capacity_of(probes)
-    breached = min((probe.rate for probe in probes if probe.finding is Finding.BREACHED), default=None)
-    decided = {probe.rate for probe in probes if probe.finding is not Finding.UNDECIDED}
-    rates = {probe.rate for probe in probes} - decided
-    undecided = sorted(rate for rate in rates if (held or 0) < rate < (breached or math.inf))
-    if held is not None:
-        text = f"{held:.3g} orders/s"
-    elif undecided:
-        text = "unknown"
-    else:
-        text = f"below {min_rate:g} orders/s"
-    if breached is not None and held is not None:
-        text += f", breached at {breached:.3g}"
-    if undecided:
-        text += f", undecided at {', '.join(f'{rate:.3g}' for rate in undecided)}"
-    return text
-
-
 def run_probe(options: list[str], reports: Path, run_id: str, rate: float) -> Probe:
     """Run one load test in a process of its own. On Ctrl-C it drains, and its verdict is still used.
 
@@ -231,98 +161,54 @@ def run_probe(options: list[str], reports: Path, run_id: str, rate: float) -> Pr
     command = [sys.executable, "-m", "loadtest", "run", f"--run-id={run_id}", f"--rate={rate:g}", *options]
     # In its own process group, so that Ctrl-C reaches the run once, from here.
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [*command, "--abort-on-breach"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         process_group=0,
     )  # fmt: skip
-    output, was_interrupted = _output_of(process)
+    was_interrupted = False
+    try:
+        _, errors = process.communicate()
+    except KeyboardInterrupt:
+        was_interrupted = True
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    finally:
+        process.kill()
     if process.returncode == ExitCode.WRONG_USAGE:
-        raise UsageError(output)
+        raise UsageError(errors.strip())
     if process.returncode not in _WITH_VERDICT:
         if was_interrupted:
             raise KeyboardInterrupt
-        raise OrderSystemError(output or f"the probe ended with exit code {process.returncode}")
+        raise OrderSystemError(errors.strip() or f"the probe ended with exit code {process.returncode}")
     report: Json = json.loads((reports / run_id / "verdict.json").read_text(encoding="utf-8"))
     limit, completion = report["limit"], report["times"]["completion_ms"] or {}
     return Probe(
         rate=rate,
         run_id=run_id,
-        finding=finding_of(report),
         verdict=report["verdict"],
+        exit_code=report["exit_code"],
         orders=limit["orders"],
         late=limit["late"],
-        late_share=limit["late"] / max(limit["orders"], 1),
         late_bound=limit["late_bound"],
         p50_ms=completion.get("p50"),
         p99_ms=completion.get("p99"),
-        exit_code=report["exit_code"],
         was_interrupted=was_interrupted,
     )
 
 
-def finding_of(report: Json) -> Finding:
-    """Return what a verdict shows about its rate.
-
-    An aborted run with a missed target may have been bad luck: it is a breach only when more orders were late
-    than its whole plan allows.
-    """
-    if report["exit_code"] == ExitCode.PASSED:
-        return Finding.HELD
-    limit, run = report["limit"], report["run"]
-    planned = max(run["planned"], limit["orders"])
-    if report["exit_code"] == ExitCode.LIMIT_BREACHED and (
-        run["stopped_after_seconds"] is None or limit["late"] > allowed_share(limit["target"]) * planned
-    ):
-        return Finding.BREACHED
-    return Finding.UNDECIDED
-
-
-def wait_until_healthy(api_url: str) -> None:
-    """Wait until the system is healthy, at most HEALTHY_SECONDS.
-
-    Returns in any case: a load test on an unhealthy system fails with a clear message.
-    """
-    not_after = time.monotonic() + HEALTHY_SECONDS
-    api = ApiClient(api_url, max_connections=1)
-    try:
-        while time.monotonic() < not_after:
-            with suppress(ServiceUnavailable):
-                if api.get("/health", "health").is_ok:
-                    return
-            time.sleep(HEALTH_RETRY_SECONDS)
-    finally:
-        api.close()
-
-
-def _output_of(process: "subprocess.Popen[str]") -> tuple[str, bool]:
-    """Return stderr, or stdout when that is empty, and whether Ctrl-C was pressed."""
-    was_interrupted = False
-    try:
-        try:
-            output, errors = process.communicate()
-        except KeyboardInterrupt:
-            was_interrupted = True
-            process.send_signal(signal.SIGINT)
-            output, errors = process.communicate()
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    return (errors or output).strip(), was_interrupted
-
-
-def write_results(probes: list[Probe], plan: SearchPlan, slo_seconds: float, directory: Path) -> list[Path]:
+def write_results(result: SearchResult, plan: SearchPlan, slo_seconds: float, directory: Path) -> list[Path]:
     """Write `capacity.json` and the chart `capacity.html`; return their paths. Raises OSError."""
     from loadtest.proofs.capacity_chart import capacity_chart
 
     directory.mkdir(parents=True, exist_ok=True)
     results = {
-        "capacity": capacity_of(probes),
+        "capacity": result.capacity,
         "target": plan.target,
         "slo_seconds": slo_seconds,
-        "probes": [asdict(probe) for probe in probes],
+        "probes": [asdict(probe) for probe in result.probes],
     }
     files = [directory / "capacity.json", directory / "capacity.html"]
     files[0].write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     # With plotly.js in the page, so that it works offline.
-    capacity_chart(probes, 1 - plan.target, slo_seconds).write_html(files[1], include_plotlyjs=True)
+    capacity_chart(result.probes, 1 - plan.target, slo_seconds).write_html(files[1], include_plotlyjs=True)
     return files

@@ -16,7 +16,7 @@ def capacity_chart(probes: "list[Probe]", allowed: float, slo_seconds: float) ->
     ordered = sorted(probes, key=lambda probe: probe.rate)
     rates = [probe.rate for probe in ordered]
     labels = [f"{probe.verdict}: {probe.late} late of {probe.orders}" for probe in ordered]
-    late = [100 * probe.late_share for probe in ordered]
+    late = [100 * probe.late / max(probe.orders, 1) for probe in ordered]
     p99 = [None if probe.p99_ms is None else probe.p99_ms / 1000 for probe in ordered]
     chart = make_subplots(specs=[[{"secondary_y": True}]])
     line = {"x": rates, "text": labels, "mode": "lines+markers"}
