@@ -26,7 +26,7 @@ help:
 	@echo "make alerts    test the alert rules; needs promtool"
 	@echo "make machines  cut the network of every component in turn (root only)"
 	@echo "make overload  60 s above the capacity: rejected starts, kept limit, recovery, memory"
-	@echo "make soak      30 minutes at 6 orders per second: late orders, memory, disk; ARGS='--minutes 5'"
+	@echo "make soak      30 minutes at 6 orders per second: late orders, memory; ARGS='--minutes 5'"
 	@echo "make fuzz      send valid and invalid requests, generated from the OpenAPI document"
 	@echo "make setup     create the virtual environment"
 

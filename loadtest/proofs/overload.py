@@ -12,16 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from loadtest.proofs.proof import (
-    Json,
-    conclude,
-    exit_with,
-    own_stack,
-    print_report,
-    run_load_test,
-    table,
-)
-from loadtest.proofs.resource_usage import MemoryUsage
+from loadtest.proofs import proof
+from loadtest.proofs.memory_usage import MemoryUsage
 from orchestrator.errors import ExitCode, UsageError
 from orchestrator.settings import Settings
 
@@ -61,19 +53,19 @@ def overload(settings: Settings, rate: float, seconds: float, faults: str) -> Ex
     """Run the proof and print its report. Raises UsageError when it cannot be run."""
     if rate * seconds < 1:
         raise UsageError("The run is too short for a single order at this rate.")
-    with own_stack(settings, "overload") as stack, MemoryUsage.of(stack) as usage:
-        run = run_load_test(
+    with proof.own_stack(settings, "overload") as stack, MemoryUsage.of(stack) as usage:
+        run = proof.run_load_test(
             stack.settings, "overload", "--scenario=start-only", "--exclude-rejected", f"--faults={faults}",
             f"--stages={seconds:g}s@{rate:g},{NORMAL_SECONDS:g}s@{NORMAL_RATE:g}",
         )  # fmt: skip
         recovery = recovery_of(run.orders(), run.report["started_at"], seconds)
-    print_report(run, [recovery_text(recovery)], memory_report(usage))
+    proof.print_report(run, summary(recovery, usage))
     unproven = usage.gaps()
     if not run.report["run"]["rejected"]:
         unproven.append("no start was rejected: the load was below the capacity")
     if not recovery.sent:
         unproven.append("no order was sent after the overload")
-    return conclude(run, breaches(run.report, recovery, usage), unproven)
+    return proof.conclude(run, breaches(run.report, recovery, usage), unproven)
 
 
 def recovery_of(orders: Sequence[dict[str, str]], started_at: str, overload_seconds: float) -> Recovery:
@@ -93,7 +85,7 @@ def recovery_of(orders: Sequence[dict[str, str]], started_at: str, overload_seco
     )
 
 
-def breaches(verdict: Json, recovery: Recovery, usage: MemoryUsage) -> list[str]:
+def breaches(verdict: proof.Json, recovery: Recovery, usage: MemoryUsage) -> list[str]:
     """Return one sentence for each broken promise."""
     found = [f"{name} ended during the run" for name in sorted(usage.ended)]
     if late := verdict["limit"]["late"]:
@@ -104,9 +96,9 @@ def breaches(verdict: Json, recovery: Recovery, usage: MemoryUsage) -> list[str]
             "after the overload were not accepted"
         )
     found += [
-        f"{component.name} used {usage.peak_mib(component.name):.0f} MiB, limit {limit} MiB"
-        for component in usage.components
-        if usage.peak_mib(component.name) > (limit := memory_limit_mib(component.name))
+        f"{name} used {usage.peak_mib(name):.0f} MiB, limit {limit} MiB"
+        for name in usage.pids
+        if usage.peak_mib(name) > (limit := memory_limit_mib(name))
     ]
     return found
 
@@ -116,20 +108,17 @@ def memory_limit_mib(component: str) -> int:
     return MEMORY_LIMITS_MIB[component.rstrip("-0123456789")]
 
 
-def recovery_text(recovery: Recovery) -> str:
+def summary(recovery: Recovery, usage: MemoryUsage) -> list[str]:
+    """Return the recovery and the memory as Markdown."""
     first = recovery.first_accepted_seconds
-    accepted = f"{recovery.sent - recovery.not_accepted} of {recovery.sent} orders accepted"
-    return (
+    rows = ((name, f"{usage.peak_mib(name):.0f}", memory_limit_mib(name)) for name in usage.pids)
+    return [
         f"After the overload: first order accepted {'never' if first is None else f'after {first:.1f} s'}; "
-        f"from {RECOVERY_SECONDS:g} s on, {accepted}."
-    )
-
-
-def memory_report(usage: MemoryUsage) -> list[str]:
-    """Return the Markdown table of the memory."""
-    names = [component.name for component in usage.components]
-    rows = ((name, f"{usage.peak_mib(name):.0f}", memory_limit_mib(name)) for name in names)
-    return table(("memory in MiB", "peak", "limit"), *rows)
+        f"from {RECOVERY_SECONDS:g} s on, {recovery.sent - recovery.not_accepted} of {recovery.sent} orders "
+        "accepted.",
+        "",
+        *proof.table(("memory in MiB", "peak", "limit"), *rows),
+    ]
 
 
 def main() -> None:
@@ -138,7 +127,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--faults", default=FAULTS, help="fault profile")
     options = parser.parse_args()
-    exit_with(lambda settings: overload(settings, options.rate, options.seconds, options.faults))
+    proof.exit_with(lambda settings: overload(settings, options.rate, options.seconds, options.faults))
 
 
 if __name__ == "__main__":

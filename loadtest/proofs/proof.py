@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from loadtest.proofs.resource_usage import is_measurable
 from loadtest.reports.documents import markdown
 from loadtest.reports.run_metadata import commit, machine
 from orchestrator.embedded import Stack
@@ -98,7 +97,7 @@ def own_stack(settings: Settings, name: str) -> Iterator[Stack]:
     Raises UsageError for settings with external servers, and on systems without /proc; StackError when the
     stack cannot be started.
     """
-    if not is_measurable():
+    if not Path("/proc/self/smaps_rollup").exists():
         raise UsageError("Memory can only be measured on Linux (/proc/PID/smaps_rollup).")
     if not (settings.uses_embedded_postgres and settings.uses_embedded_temporal):
         raise UsageError("This measures the embedded stack: unset DATABASE_URL and TEMPORAL_ADDRESS.")
@@ -124,12 +123,9 @@ def exit_with(proof: Callable[[Settings], ExitCode]) -> None:
     sys.exit(code)
 
 
-def print_report(run: FinishedRun, *sections: list[str]) -> None:
-    """Print the setup, the summary of the verdict and further sections as Markdown."""
-    summary = markdown(run.report).splitlines()
-    lines = [line for section in ([setup_text()], summary, *sections) for line in ("", *section)]
-    sys.stdout.write("\n".join(lines[1:]) + "\n")
-    sys.stdout.flush()
+def print_report(run: FinishedRun, section: list[str]) -> None:
+    """Print the setup, the summary of the verdict and one more section as Markdown."""
+    sys.stdout.write("\n".join((setup_text(), "", markdown(run.report), *section)) + "\n")
 
 
 def print_error(message: str) -> None:

@@ -9,26 +9,21 @@ from typing import Any
 import pytest
 
 from loadtest.proofs import overload, soak
+from loadtest.proofs.memory_usage import MemoryUsage
 from loadtest.proofs.overload import Recovery
 from loadtest.proofs.proof import FinishedRun, conclude
-from loadtest.proofs.resource_usage import MemorySample, MemoryUsage
-from orchestrator.embedded import ComponentStatus, Stack, components
+from orchestrator.embedded import Stack, components
 from orchestrator.errors import ExitCode, StackError
 from orchestrator.settings import Settings
 
 MIB = 2**20
 
 
-def component(name: str) -> ComponentStatus:
-    return ComponentStatus(
-        name=name, pid=os.getpid(), port=None, socket=None, healthy=True, restarts=0, state="RUNNING"
-    )
-
-
-def usage(*mebibytes: float, name: str = "api") -> MemoryUsage:
-    """Return a usage of one component with a sample every five seconds."""
-    samples = [MemorySample(5.0 * n, {name: round(each * MIB)}, 0) for n, each in enumerate(mebibytes)]
-    return MemoryUsage([component(name)], samples)
+def usage(*mebibytes: float) -> MemoryUsage:
+    """Return a usage of the API with a sample every five seconds."""
+    measured = MemoryUsage({"api": os.getpid()})
+    measured.samples = [(5.0 * n, {"api": each}) for n, each in enumerate(mebibytes)]
+    return measured
 
 
 def verdict(late: int = 0) -> dict[str, Any]:
@@ -36,27 +31,32 @@ def verdict(late: int = 0) -> dict[str, Any]:
 
 
 def test_memory_may_grow_by_5_percent_from_the_second_to_the_last_third() -> None:
-    measured = usage(10, 20, 100, 100, 104, 105).trends(60)
-    assert (measured["api"].second, measured["api"].third, measured["api"].peak) == (100, 104.5, 105)
-    assert soak.breaches(verdict(), measured, set()) == []
+    measured = usage(10, 20, 100, 100, 104, 105)
+    assert measured.thirds(60) == {"api": (15, 100, 104.5)}
+    assert measured.peak_mib("api") == 105
+    assert soak.breaches(verdict(), measured, 15) == []
 
 
 def test_growing_memory_is_a_breach_and_shrinking_memory_is_not() -> None:
-    (problem,) = soak.breaches(verdict(), usage(100, 100, 100, 100, 106, 106).trends(60), set())
+    growing = usage(100, 100, 100, 100, 106, 106)
+    (problem,) = soak.breaches(verdict(), growing, 15)
     assert "api grows" in problem
-    assert soak.breaches(verdict(), usage(100, 100, 100, 100, 94, 94).trends(60), set()) == []
+    assert soak.breaches(verdict(), growing, 14) == [], "the components are still warming up"
+    assert soak.breaches(verdict(), usage(100, 100, 100, 100, 94, 94), 15) == []
 
 
 def test_samples_after_the_last_order_are_ignored() -> None:
-    assert usage(100, 100, 100, 500, 500, 500).trends(12)["api"].third == 100
+    assert usage(100, 100, 100, 500, 500, 500).thirds(12) == {"api": (100, 100, 100)}
 
 
 def test_late_orders_and_ended_components_are_breaches_of_a_soak() -> None:
-    assert len(soak.breaches(verdict(late=1), {}, {"temporal"})) == 2
+    measured = usage(100)
+    measured.ended.add("temporal")
+    assert len(soak.breaches(verdict(late=1), measured, 15)) == 2
 
 
 def test_memory_usage_includes_child_processes() -> None:
-    with MemoryUsage([component("api")]) as alone:
+    with MemoryUsage({"api": os.getpid()}) as alone:
         pass
     script = f"import sys; held = bytearray({64 * MIB}); print(flush=True); sys.stdin.read()"
     child = subprocess.Popen(
@@ -65,7 +65,7 @@ def test_memory_usage_includes_child_processes() -> None:
     with child:
         assert child.stdout is not None
         child.stdout.readline()
-        with MemoryUsage([component("api")]) as together:
+        with MemoryUsage({"api": os.getpid()}) as together:
             pass
     assert together.peak_mib("api") - alone.peak_mib("api") > 60
     assert together.ended == set()
@@ -74,16 +74,17 @@ def test_memory_usage_includes_child_processes() -> None:
 def test_memory_usage_reports_ended_processes() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    with MemoryUsage([ComponentStatus(**vars(component("api")) | {"pid": gone.pid})]) as measured:
+    with MemoryUsage({"api": gone.pid}) as measured:
         pass
     assert measured.ended == {"api"}
 
 
 def quarter_hour(*at_seconds: float) -> MemoryUsage:
     """Return a usage of 15 minutes with samples at these times."""
-    return MemoryUsage(
-        [component("api")], [MemorySample(at, {"api": MIB}, 0) for at in at_seconds], seconds=900.0
-    )
+    measured = MemoryUsage({"api": os.getpid()})
+    measured.samples = [(at, {"api": 1.0}) for at in at_seconds]
+    measured.seconds = 900.0
+    return measured
 
 
 COMPLETE = [float(at) for at in range(0, 900, 5)]
@@ -100,27 +101,23 @@ COMPLETE = [float(at) for at in range(0, 900, 5)]
     ],
 )
 def test_missing_memory_samples_prove_nothing(at_seconds: list[float], reason: str) -> None:
-    measured = quarter_hour(*at_seconds)
-    assert any(reason in each for each in soak.unproven(15.0, measured.trends(900), measured))
+    assert any(reason in each for each in soak.unproven(quarter_hour(*at_seconds), 15))
 
 
 def test_complete_memory_samples_of_a_long_run_are_a_proof() -> None:
     measured = quarter_hour(*COMPLETE)
-    trends = measured.trends(900)
-    assert soak.unproven(15.0, trends, measured) == []
-    assert soak.unproven(14.0, trends, measured) == ["a memory trend needs at least 15 minutes"]
-    assert soak.unproven(15.0, {}, measured) == ["too few memory samples of api"]
+    assert soak.unproven(measured, 15) == []
+    assert soak.unproven(measured, 14) == ["a memory trend needs at least 15 minutes"]
 
 
 def test_a_failed_memory_sample_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_pid: int) -> dict[str, int]:
+    def fail(_pid: int) -> str:
         raise PermissionError("smaps_rollup")
 
-    monkeypatch.setattr("loadtest.proofs.resource_usage._proportional_set_sizes", fail)
-    with MemoryUsage([component("api")]) as measured:
+    monkeypatch.setattr("loadtest.proofs.memory_usage._smaps_rollup", fail)
+    with MemoryUsage({"api": os.getpid()}) as measured:
         pass
-    assert any("smaps_rollup" in each for each in measured.gaps())
-    assert any("smaps_rollup" in each for each in soak.unproven(15.0, {}, measured))
+    assert any("smaps_rollup" in each for each in soak.unproven(measured, 15))
 
 
 def test_memory_of_a_stopped_component_cannot_be_measured(tmp_path: Path) -> None:
