@@ -1,6 +1,7 @@
-"""The domain: states, steps, reasons, addresses and items, as the order database stores them."""
+"""The domain: states, steps, reasons and orders, as the order database stores them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 ORDER_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
@@ -126,6 +127,45 @@ class Item:
 
 SAMPLE_ITEMS = (Item(sku="SAMPLE-1", quantity=1, unit_price_cents=4_200),)
 """What an order without items contains."""
+
+
+@dataclass(frozen=True)
+class NewOrder:
+    """An order as it is inserted. `fingerprint` is a digest of what the customer ordered."""
+
+    order_id: str
+    workflow_run_id: str
+    run_id: str | None
+    fingerprint: str
+    address: Address
+    items: list[Item]
+    amount_cents: int
+    payment_id: str
+    review: ReviewMode
+    requested_at: datetime
+    accepted_at: datetime
+    deadline_at: datetime
+
+
+@dataclass(frozen=True)
+class RequestResult:
+    """The decision on a request: accepted, or too late with the cause in `message`.
+
+    `state`, `abort_reason` and `compensations` describe the order at that moment. `compensations` is empty
+    until the order is aborted, then it has the compensations of every step that was ever attempted.
+    """
+
+    accepted: bool
+    message: str
+    state: State
+    abort_reason: Reason | None = None
+    compensations: list[Step] = field(default_factory=list)
+
+    @property
+    def is_approved(self) -> bool:
+        """Whether the order has passed its review and may go on."""
+        is_past_review = self.state.is_past(State.IN_REVIEW) and not self.state.is_terminal
+        return is_past_review and self.abort_reason is None
 
 
 def text_error(name: str, value: str) -> str | None:

@@ -4,15 +4,14 @@ Every method may be repeated after an error whose effect is unknown: the stateme
 DatabaseError (`db.errors`).
 """
 
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from psycopg.types.json import Jsonb
 
 from db import queries
 from db.database import Database, Row
-from db.domain import Address, AttemptOutcome, Item, Reason, ReviewMode, State, Step
+from db.domain import Address, AttemptOutcome, Item, NewOrder, Reason, RequestResult, State, Step
 from db.transitions import STATE_MACHINE
 
 _SQL = queries.load("orders.sql")
@@ -20,24 +19,6 @@ _SQL = queries.load("orders.sql")
 FINISH_ATTEMPTS = 3
 """How often `finish` runs its statement, which does nothing when another statement changed the order
 meanwhile."""
-
-
-@dataclass(frozen=True)
-class NewOrder:
-    """An order as it is inserted. `fingerprint` is a digest of what the customer ordered."""
-
-    order_id: str
-    workflow_run_id: str
-    run_id: str | None
-    fingerprint: str
-    address: Address
-    items: list[Item]
-    amount_cents: int
-    payment_id: str
-    review: ReviewMode
-    requested_at: datetime
-    accepted_at: datetime
-    deadline_at: datetime
 
 
 @dataclass(frozen=True)
@@ -91,17 +72,6 @@ class OrderSnapshot:
     def has_completed(self, step: Step) -> bool:
         """Return whether a forward step took effect; only for an order that was not aborted."""
         return STATE_MACHINE.is_completed(step, self.current_step)
-
-
-@dataclass(frozen=True)
-class RequestDecision:
-    """Whether a request about an order took effect, and the order's state after it."""
-
-    accepted: bool
-    message: str
-    state: State
-    abort_reason: Reason | None = None
-    compensations: list[Step] = field(default_factory=list)
 
 
 class StaleAttempt(Exception):
@@ -218,7 +188,7 @@ class OrderRepository:
         *,
         signal: str | None = None,
         request_id: str | None = None,
-    ) -> RequestDecision:
+    ) -> RequestResult:
         """Abort an order, unless it was aborted before or can no longer be.
 
         `signal` names the request of a person; None is a decision of the system. A repeated `request_id` gets
@@ -243,13 +213,11 @@ class OrderRepository:
         # Read after the statement, which does not see an attempt that committed while it waited for the lock.
         snapshot = await self.snapshot(order_id)
         compensations = snapshot.compensations if snapshot is not None else []
-        return RequestDecision(
-            True, "the order is being cancelled", State(row["state"]), reason, compensations
-        )
+        return RequestResult(True, "the order is being cancelled", State(row["state"]), reason, compensations)
 
     async def approve(
         self, order_id: str, reviewer: str, *, signal: str | None = None, request_id: str | None = None
-    ) -> RequestDecision:
+    ) -> RequestResult:
         """Approve an order that is in review and not aborted; parameters as of `abort`."""
         detail = {"reviewer": reviewer}
         transition = STATE_MACHINE.of(Step.REVIEW)
@@ -269,12 +237,12 @@ class OrderRepository:
             },
         )
         if row is not None:
-            return RequestDecision(True, "the order is approved", State(row["state"]))
+            return RequestResult(True, "the order is approved", State(row["state"]))
         return await self._decide_again(order_id, request_id, signal, detail)
 
     async def change_address(
         self, order_id: str, address: Address, by: str, *, request_id: str | None = None
-    ) -> RequestDecision:
+    ) -> RequestResult:
         """Change the address of an order that was neither dispatched nor aborted."""
         signal = "update_address"
         detail = {"by": by, "new_address": asdict(address)}
@@ -290,7 +258,7 @@ class OrderRepository:
             },
         )
         if row is not None:
-            return RequestDecision(True, "the address is changed", State(row["state"]))
+            return RequestResult(True, "the address is changed", State(row["state"]))
         return await self._decide_again(order_id, request_id, signal, detail)
 
     async def record_request(
@@ -341,13 +309,13 @@ class OrderRepository:
 
     async def _decide_again(
         self, order_id: str, request_id: str | None, signal: str | None, detail: Row
-    ) -> RequestDecision:
+    ) -> RequestResult:
         """Return the decision on a request without an effect: a repeated or a late one."""
         snapshot = await self._existing_snapshot(order_id)
         was_applied = request_id is not None and request_id in snapshot.applied_request_ids
         if signal is not None and not was_applied:
             await self.record_request(order_id, signal, accepted=False, **detail)
-        return RequestDecision(
+        return RequestResult(
             accepted=was_applied,
             message="accepted" if was_applied else _too_late_message(snapshot),
             state=snapshot.state,

@@ -7,7 +7,7 @@ signal as a JSON object with the same field names.
 import json
 import re
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
 
@@ -19,12 +19,14 @@ from db.domain import (
     SAMPLE_ITEMS,
     Address,
     Item,
+    NewOrder,
     Reason,
     ReviewMode,
     State,
     Step,
     text_errors,
 )
+from db.domain import RequestResult as RequestResult
 
 MAX_LIMIT_SECONDS = 3_600.0
 
@@ -94,6 +96,23 @@ class OrderRequest:
     @property
     def has_valid_limit(self) -> bool:
         return 0 < self.limit_seconds <= MAX_LIMIT_SECONDS
+
+    def new_order(self, workflow_run_id: str, accepted_at: datetime) -> NewOrder:
+        """Return the order as it is inserted when a workflow run has accepted it."""
+        return NewOrder(
+            order_id=self.order_id,
+            workflow_run_id=workflow_run_id,
+            run_id=self.run_id,
+            fingerprint=self.fingerprint,
+            address=self.initial_address,
+            items=self.items,
+            amount_cents=self.amount_cents,
+            payment_id=self.payment_id,
+            review=self.review,
+            requested_at=self.requested_at,
+            accepted_at=accepted_at,
+            deadline_at=accepted_at + timedelta(seconds=self.limit_seconds),
+        )
 
     def validation_errors(self) -> list[str]:
         """Return one message for each invalid field."""
@@ -188,27 +207,6 @@ class DispatchFailed:
     attempts: int
 
 
-@dataclass(frozen=True)
-class RequestResult:
-    """The decision on a request: accepted, or too late with the cause in `message`.
-
-    `state`, `abort_reason` and `compensations` describe the order at that moment. `compensations` is empty
-    until the order is aborted, then it has the compensations of every step that was ever attempted.
-    """
-
-    accepted: bool
-    message: str
-    state: State
-    abort_reason: Reason | None = None
-    compensations: list[Step] = field(default_factory=list)
-
-    @property
-    def is_approved(self) -> bool:
-        """Whether the order has passed its review and may go on."""
-        is_past_review = self.state.is_past(State.IN_REVIEW) and not self.state.is_terminal
-        return is_past_review and self.abort_reason is None
-
-
 # --- Activities -----------------------------------------------------------------------------------------
 
 
@@ -241,16 +239,6 @@ STEP_ACTIVITIES: dict[Step, Activity] = {
     Step.REFUND: Activity.REFUND,
 }
 """The activity of each step that calls a gateway."""
-
-
-@dataclass(frozen=True)
-class OpenRequest:
-    """Insert an order."""
-
-    order: OrderRequest
-    workflow_run_id: str
-    accepted_at: datetime
-    deadline_at: datetime
 
 
 class StepStatus(StrEnum):
@@ -343,7 +331,7 @@ class StepBatchRequest:
 
     order_id: str
     time_budget_seconds: float
-    open: OpenRequest | None = None
+    open: NewOrder | None = None
     approve: ApproveRequest | None = None
     steps: list[StepRequest] = field(default_factory=list)
 
@@ -384,10 +372,10 @@ class ShippingRequest:
 class ReconcileRequest:
     """The argument of `ReconcileWorkflow`: finish an order whose workflow is closed, and say why it closed.
 
-    `open_request` is set when the order was never inserted.
+    `new_order` is set when the order was never inserted.
     """
 
     order_id: str
     cause: str
     run_id: str | None = None
-    open_request: OpenRequest | None = None
+    new_order: NewOrder | None = None

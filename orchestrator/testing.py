@@ -27,7 +27,7 @@ from itertools import pairwise
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from db.domain import COMPENSATIONS, Address, Reason, State, Step
+from db.domain import COMPENSATIONS, Address, NewOrder, Reason, State, Step
 from db.transitions import STATE_MACHINE, Transition
 from orchestrator import messages
 from orchestrator.activities.step_batch import StepBatchActivity
@@ -203,16 +203,13 @@ class InMemoryActivities:
     # --- Activities that only write to the order database -------------------------------------------
 
     @activity.defn(name=Activity.OPEN)
-    async def open(self, request: messages.OpenRequest) -> bool:
-        order = request.order
+    async def open(self, order: NewOrder) -> bool:
         async with self._database_activity(Activity.OPEN, order.order_id):
             stored = self.orders.setdefault(
                 order.order_id,
-                InMemoryOrder(
-                    order.order_id, request.workflow_run_id, order.initial_address, order.amount_cents
-                ),
+                InMemoryOrder(order.order_id, order.workflow_run_id, order.address, order.amount_cents),
             )
-            if stored.workflow_run_id != request.workflow_run_id:
+            if stored.workflow_run_id != order.workflow_run_id:
                 raise ApplicationError("duplicate order", type=messages.DUPLICATE_ORDER, non_retryable=True)
         return True
 

@@ -1,18 +1,17 @@
 """Test orders, and a driver that moves an order to any state through the real order repository."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
 from db.database import Database, Row
-from db.domain import GATEWAY_STEPS, Address, AttemptOutcome, Reason, State, Step
-from db.orders import AttemptResult, NewOrder, OrderRepository, RequestDecision
+from db.domain import GATEWAY_STEPS, Address, AttemptOutcome, Reason, RequestResult, State, Step
+from db.orders import AttemptResult, OrderRepository
 from db.transitions import STATE_MACHINE
-from orchestrator.activities.order import new_order as new_order_row
 from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
-from orchestrator.messages import OpenRequest, OrderRequest
+from orchestrator.messages import OrderRequest
 
 ADDRESS = Address("1 Main Street", "Springfield", "IL", "62701")
 OTHER_ADDRESS = Address("2 Side Street", "Shelbyville", "IL", "62565")
@@ -49,12 +48,6 @@ def new_order(**changes: Any) -> OrderRequest:
     return replace(order, **changes)
 
 
-def row_of(order: OrderRequest, workflow_run_id: str, accepted_at: datetime) -> NewOrder:
-    """Return an order as the repository inserts it."""
-    deadline_at = accepted_at + timedelta(seconds=order.limit_seconds)
-    return new_order_row(OpenRequest(order, workflow_run_id, accepted_at, deadline_at))
-
-
 class OrderDriver:
     """Moves orders from state to state, one statement of the repository at a time."""
 
@@ -65,7 +58,7 @@ class OrderDriver:
     async def open(self, order: OrderRequest | None = None, *, accepted_at: datetime | None = None) -> str:
         order = order or new_order()
         accepted_at = accepted_at or datetime.now(UTC)
-        assert await self.repository.insert_order(row_of(order, f"run-{order.order_id}", accepted_at))
+        assert await self.repository.insert_order(order.new_order(f"run-{order.order_id}", accepted_at))
         return order.order_id
 
     async def step(self, order_id: str, step: Step, duration_ms: float = 0.5, **detail: Any) -> bool:
@@ -113,7 +106,7 @@ class OrderDriver:
 
     async def abort(
         self, order_id: str, reason: Reason = Reason.CUSTOMER_CANCELLED, request_id: str | None = None
-    ) -> RequestDecision:
+    ) -> RequestResult:
         request_id = request_id or uuid4().hex
         signal = "cancel_order" if reason is Reason.CUSTOMER_CANCELLED else None
         return await self.repository.abort(
@@ -122,7 +115,7 @@ class OrderDriver:
 
     async def change_address(
         self, order_id: str, address: Address = OTHER_ADDRESS, request_id: str | None = None
-    ) -> RequestDecision:
+    ) -> RequestResult:
         return await self.repository.change_address(
             order_id, address, "tester", request_id=request_id or uuid4().hex
         )

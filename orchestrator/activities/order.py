@@ -12,29 +12,16 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from db.domain import Step
-from db.orders import NewOrder, OrderRepository, RequestDecision, StartedAttempt
+from db.domain import NewOrder, Step
+from db.orders import OrderRepository, StartedAttempt
+from orchestrator import messages
 from orchestrator.activities.step_runner import StepRunner
 from orchestrator.gateways.protocols import Gateways
-from orchestrator.messages import (
-    DUPLICATE_ORDER,
-    AbortRequest,
-    Activity,
-    ApproveRequest,
-    ChangeAddressRequest,
-    FinishRequest,
-    OpenRequest,
-    OrderResult,
-    RequestEvent,
-    RequestResult,
-    StepRequest,
-    StepResult,
-    StepStatus,
-)
+from orchestrator.messages import Activity, RequestResult, StepRequest, StepResult, StepStatus
 
 log = structlog.get_logger()
 
-OutcomeObserver = Callable[[OrderResult, int], None]
+OutcomeObserver = Callable[[messages.OrderResult, int], None]
 """Called with an order's outcome and its limit in ms; at least once for each order."""
 
 
@@ -52,16 +39,15 @@ class OrderActivities:
         self._on_outcome = on_outcome
 
     @activity.defn(name=Activity.OPEN)
-    async def open(self, request: OpenRequest) -> bool:
+    async def open(self, order: NewOrder) -> bool:
         """Insert the order.
 
         Raises a non-retryable DuplicateOrder when the order exists for another workflow run: Temporal may
         have deleted the first run after its retention period.
         """
-        order = request.order
-        if not await self._orders.insert_order(new_order(request)):
+        if not await self._orders.insert_order(order):
             raise ApplicationError(
-                f"order {order.order_id} already exists", type=DUPLICATE_ORDER, non_retryable=True
+                f"order {order.order_id} already exists", type=messages.DUPLICATE_ORDER, non_retryable=True
             )
         log.info(
             "order accepted",
@@ -103,7 +89,7 @@ class OrderActivities:
         return result
 
     @activity.defn(name=Activity.APPROVE)
-    async def approve(self, request: ApproveRequest) -> RequestResult:
+    async def approve(self, request: messages.ApproveRequest) -> RequestResult:
         decision = await self._orders.approve(
             request.order_id, request.reviewer, signal=request.signal, request_id=request.request_id
         )
@@ -112,18 +98,18 @@ class OrderActivities:
             log.info(
                 "order approved", order_id=request.order_id, run_id=request.run_id, step=Step.REVIEW.value
             )
-        return _request_result(decision)
+        return decision
 
     @activity.defn(name=Activity.CHANGE_ADDRESS)
-    async def change_address(self, request: ChangeAddressRequest) -> RequestResult:
+    async def change_address(self, request: messages.ChangeAddressRequest) -> RequestResult:
         decision = await self._orders.change_address(
             request.order_id, request.new_address, request.updated_by, request_id=request.request_id
         )
         _log_signal(request.order_id, request.run_id, "update_address", decision)
-        return _request_result(decision)
+        return decision
 
     @activity.defn(name=Activity.ABORT)
-    async def abort(self, request: AbortRequest) -> RequestResult:
+    async def abort(self, request: messages.AbortRequest) -> RequestResult:
         """Abort the order. The first accepted reason decides the outcome; none is accepted after dispatch."""
         decision = await self._orders.abort(
             request.order_id,
@@ -142,10 +128,10 @@ class OrderActivities:
                 reason=request.reason.value,
                 state=decision.state.value,
             )
-        return _request_result(decision)
+        return decision
 
     @activity.defn(name=Activity.RECORD_REQUEST_EVENT)
-    async def record_request_event(self, request: RequestEvent) -> bool:
+    async def record_request_event(self, request: messages.RequestEvent) -> bool:
         """Record a request that the workflow decided itself."""
         await self._orders.record_request(
             request.order_id,
@@ -163,7 +149,7 @@ class OrderActivities:
         return True
 
     @activity.defn(name=Activity.FINISH)
-    async def finish(self, request: FinishRequest) -> OrderResult:
+    async def finish(self, request: messages.FinishRequest) -> messages.OrderResult:
         """Store the outcome, and return the stored one, which may be from an earlier execution.
 
         Raises RuntimeError when the order is not ready for an outcome, for example because a refund is
@@ -181,38 +167,15 @@ class OrderActivities:
             reason=snapshot.abort_reason and snapshot.abort_reason.value,
             completion_ms=snapshot.completion_ms,
         )
-        result = OrderResult(request.order_id, snapshot.state, snapshot.abort_reason, snapshot.completion_ms)
+        result = messages.OrderResult(
+            request.order_id, snapshot.state, snapshot.abort_reason, snapshot.completion_ms
+        )
         if self._on_outcome is not None:
             self._on_outcome(result, snapshot.limit_ms)
         return result
 
 
-def new_order(request: OpenRequest) -> NewOrder:
-    """Return the row that an order is inserted as."""
-    order = request.order
-    return NewOrder(
-        order_id=order.order_id,
-        workflow_run_id=request.workflow_run_id,
-        run_id=order.run_id,
-        fingerprint=order.fingerprint,
-        address=order.initial_address,
-        items=order.items,
-        amount_cents=order.amount_cents,
-        payment_id=order.payment_id,
-        review=order.review,
-        requested_at=order.requested_at,
-        accepted_at=request.accepted_at,
-        deadline_at=request.deadline_at,
-    )
-
-
-def _request_result(decision: RequestDecision) -> RequestResult:
-    return RequestResult(
-        decision.accepted, decision.message, decision.state, decision.abort_reason, decision.compensations
-    )
-
-
-def _log_signal(order_id: str, run_id: str | None, signal: str | None, decision: RequestDecision) -> None:
+def _log_signal(order_id: str, run_id: str | None, signal: str | None, decision: RequestResult) -> None:
     """Log the decision on a person's request; a decision of the system has no signal."""
     if signal is None:
         return

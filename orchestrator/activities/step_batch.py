@@ -11,18 +11,9 @@ from time import perf_counter
 
 from temporalio import activity
 
-from db.domain import Step
-from orchestrator.messages import (
-    Activity,
-    ApproveRequest,
-    OpenRequest,
-    RequestResult,
-    StepBatchRequest,
-    StepBatchResult,
-    StepRequest,
-    StepResult,
-    StepStatus,
-)
+from db.domain import NewOrder, Step
+from orchestrator import messages
+from orchestrator.messages import StepRequest, StepResult, StepStatus
 
 RunStep = Callable[[StepRequest], Awaitable[StepResult]]
 
@@ -33,15 +24,15 @@ class StepBatchActivity:
     def __init__(
         self,
         steps: Mapping[Step, RunStep],
-        open_order: Callable[[OpenRequest], Awaitable[bool]],
-        approve: Callable[[ApproveRequest], Awaitable[RequestResult]],
+        open_order: Callable[[NewOrder], Awaitable[bool]],
+        approve: Callable[[messages.ApproveRequest], Awaitable[messages.RequestResult]],
     ) -> None:
         self._steps = steps
         self._open_order = open_order
         self._approve = approve
 
-    @activity.defn(name=Activity.RUN_STEP_BATCH)
-    async def run_batch(self, request: StepBatchRequest) -> StepBatchResult:
+    @activity.defn(name=messages.Activity.RUN_STEP_BATCH)
+    async def run_batch(self, request: messages.StepBatchRequest) -> messages.StepBatchResult:
         """Run the parts in order; stop at the first that does not succeed, or when the time budget is used
         up.
 
@@ -54,7 +45,7 @@ class StepBatchActivity:
         if request.approve is not None:
             approval = await self._approve(request.approve)
             if not approval.accepted:
-                return StepBatchResult(approval)
+                return messages.StepBatchResult(approval)
         results: list[StepResult] = []
         for step in request.steps:
             time_budget_seconds = request.time_budget_seconds - (perf_counter() - began_at)
@@ -64,4 +55,4 @@ class StepBatchActivity:
             results.append(result)
             if result.status is not StepStatus.DONE:
                 break
-        return StepBatchResult(approval, results)
+        return messages.StepBatchResult(approval, results)

@@ -21,7 +21,6 @@ from db.maintenance.stale_orders import StaleOrder, stale_orders
 from orchestrator.errors import PayloadUnreadable, ServiceUnavailable
 from orchestrator.messages import (
     ORDER_WORKFLOW_PREFIX,
-    OpenRequest,
     ReconcileRequest,
     order_workflow_id,
     reconcile_workflow_id,
@@ -164,15 +163,9 @@ class Reconciler:
         if started is None or await is_running(self._client, execution.id):
             return None
         order = started.order
-        accepted_at = execution.start_time
         status = execution.status.name.lower() if execution.status else "closed"
-        opening = OpenRequest(
-            order=order,
-            workflow_run_id=started.first_run_id,
-            accepted_at=accepted_at,
-            deadline_at=accepted_at + timedelta(seconds=order.limit_seconds),
-        )
-        return ReconcileRequest(order_id, f"the workflow is {status}", order.run_id, opening)
+        new_order = order.new_order(started.first_run_id, execution.start_time)
+        return ReconcileRequest(order_id, f"the workflow is {status}", order.run_id, new_order)
 
     async def _reconcile(self, request: ReconcileRequest) -> bool:
         try:

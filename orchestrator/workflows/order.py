@@ -94,13 +94,9 @@ class OrderWorkflow:
 
     async def _intake(self) -> None:
         """Open, receive and validate the order."""
-        opening = messages.OpenRequest(
-            order=self._order,
-            # Not the current run: after an operator's reset it differs, and the order is the same.
-            workflow_run_id=workflow.info().first_execution_run_id,
-            accepted_at=self._deadlines.accepted_at,
-            deadline_at=self._deadlines.deadline_at,
-        )
+        # Not the current run: after an operator's reset it differs, and the order is the same.
+        run_id = workflow.info().first_execution_run_id
+        opening = self._order.new_order(run_id, self._deadlines.accepted_at)
         await self._steps.run_batch(Step.RECEIVE, Step.VALIDATE, opening=opening)
 
     async def _review(self) -> None:

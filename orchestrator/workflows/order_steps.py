@@ -9,7 +9,7 @@ from typing import NoReturn, TypeVar
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
-from db.domain import COMPENSATIONS, Reason, Step
+from db.domain import COMPENSATIONS, NewOrder, Reason, Step
 from orchestrator import messages
 from orchestrator.deadlines import OrderDeadlines
 from orchestrator.messages import StepStatus
@@ -56,7 +56,7 @@ class OrderSteps:
     async def run_batch(
         self,
         *steps: Step,
-        opening: messages.OpenRequest | None = None,
+        opening: NewOrder | None = None,
         approval: messages.ApproveRequest | None = None,
     ) -> None:
         """Run steps in order, after the opening or the approval. Raises OrderAborted unless all are done."""
@@ -105,7 +105,7 @@ class OrderSteps:
     def _batch(
         self,
         steps: Sequence[Step],
-        opening: messages.OpenRequest | None = None,
+        opening: NewOrder | None = None,
         approval: messages.ApproveRequest | None = None,
     ) -> messages.StepBatchRequest:
         requests = [

@@ -24,8 +24,8 @@ class ReconcileWorkflow:
     @workflow.run
     async def run(self, request: messages.ReconcileRequest) -> messages.OrderResult:
         """Abort, compensate and finish the order; return the outcome that the database holds."""
-        if request.open_request is not None:
-            await run_database_activity(Activity.OPEN, request.open_request, bool)
+        if request.new_order is not None:
+            await run_database_activity(Activity.OPEN, request.new_order, bool)
         abort = messages.AbortRequest(
             request.order_id,
             Reason.TERMINATED,

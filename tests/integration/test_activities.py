@@ -23,7 +23,6 @@ from orchestrator.gateways.fault_injection import (
 from orchestrator.gateways.simulated import simulated_gateways
 from orchestrator.messages import (
     FinishRequest,
-    OpenRequest,
     StepRequest,
     StepStatus,
 )
@@ -178,8 +177,8 @@ async def test_a_declined_step_is_not_repeated(driver, pool, repository):
 
 async def test_an_order_that_exists_for_another_run_is_a_non_retryable_error(driver, faultless):
     order, now = new_order(), datetime.now(UTC)
-    first = OpenRequest(order, "run-1", now, now + timedelta(seconds=15))
-    second = OpenRequest(order, "run-2", now, now + timedelta(seconds=15))
+    first = order.new_order("run-1", now)
+    second = order.new_order("run-2", now)
     assert await faultless.orders.open(first)
     assert await faultless.orders.open(first)
     with pytest.raises(ApplicationError) as refused:

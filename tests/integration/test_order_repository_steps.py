@@ -18,7 +18,6 @@ from tests.orders import (
     failed,
     new_order,
     ok,
-    row_of,
 )
 
 # --- Inserting ----------------------------------------------------------------------------------------
@@ -28,7 +27,7 @@ async def test_a_repeated_insert_of_the_same_run_inserts_one_order(driver):
     order = new_order(run_id="run-7", items=[Item("A", 2, 150), Item("B", 1, 1)])
     now = datetime.now(UTC)
     for _ in range(3):
-        assert await driver.repository.insert_order(row_of(order, "workflow-run", now))
+        assert await driver.repository.insert_order(order.new_order("workflow-run", now))
     row = await driver.row(order.order_id)
     assert (row["state"], row["amount_cents"], row["run_id"], row["fingerprint"]) == (
         "received",
@@ -45,14 +44,14 @@ async def test_an_order_of_another_workflow_run_is_rejected(driver):
     order = new_order()
     await driver.open(order)
     now = datetime.now(UTC)
-    assert not await driver.repository.insert_order(row_of(order, "another-run", now))
+    assert not await driver.repository.insert_order(order.new_order("another-run", now))
     assert len(await driver.events(order.order_id)) == 1
 
 
 async def test_ten_concurrent_inserts_insert_one_order(driver):
     order, now = new_order(), datetime.now(UTC)
     taken = await asyncio.gather(
-        *(driver.repository.insert_order(row_of(order, f"run-{n}", now)) for n in range(10))
+        *(driver.repository.insert_order(order.new_order(f"run-{n}", now)) for n in range(10))
     )
     assert sorted(taken) == [False] * 9 + [True]
     assert len(await driver.events(order.order_id)) == 1

@@ -8,8 +8,8 @@ from enum import StrEnum
 from temporalio import activity
 
 from db.database import Database
-from db.domain import SAMPLE_ITEMS, Address, Item, Reason, State
-from db.orders import NewOrder, OrderRepository, OrderSnapshot, RequestDecision
+from db.domain import SAMPLE_ITEMS, Address, Item, NewOrder, Reason, State
+from db.orders import OrderRepository, OrderSnapshot
 from orchestrator.activities.order import OrderActivities
 from orchestrator.activities.step_runner import StepRunner
 from orchestrator.gateways.fault_injection import ProfileFaultInjector
@@ -301,11 +301,11 @@ class IgnoresCancellations(MutantRepository):
         *,
         signal: str | None = None,
         request_id: str | None = None,
-    ) -> RequestDecision:
+    ) -> RequestResult:
         if not is_victim(order_id) or signal is None:
             return await super().abort(order_id, reason, by, message, signal=signal, request_id=request_id)
         await self.record_request(order_id, signal, accepted=True, reason=reason.value)
-        return RequestDecision(True, "the order is being cancelled", State.IN_REVIEW)
+        return RequestResult(True, "the order is being cancelled", State.IN_REVIEW)
 
 
 class ForgetsAddresses(MutantRepository):
@@ -313,11 +313,11 @@ class ForgetsAddresses(MutantRepository):
 
     async def change_address(
         self, order_id: str, address: Address, by: str, *, request_id: str | None = None
-    ) -> RequestDecision:
+    ) -> RequestResult:
         if not is_victim(order_id):
             return await super().change_address(order_id, address, by, request_id=request_id)
         await self.record_request(order_id, "update_address", accepted=True, new_address=vars(address))
-        return RequestDecision(True, "the address is changed", State.IN_REVIEW)
+        return RequestResult(True, "the address is changed", State.IN_REVIEW)
 
 
 async def add_event(pool: Database, order_id: str, kind: str, state: State) -> None:

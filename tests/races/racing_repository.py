@@ -24,8 +24,8 @@ from temporalio.worker import (
 from temporalio.workflow import ActivityHandle
 
 from db.database import Database
-from db.domain import COMPENSATIONS, State, Step
-from db.orders import AttemptResult, NewOrder, OrderRepository, OrderSnapshot, RequestDecision, StartedAttempt
+from db.domain import COMPENSATIONS, NewOrder, State, Step
+from db.orders import AttemptResult, OrderRepository, OrderSnapshot, StartedAttempt
 from orchestrator.errors import DatabaseUnavailable
 from orchestrator.messages import (
     ApproveOrder,
@@ -212,7 +212,7 @@ class RacingRepository(OrderRepository):
 
     async def approve(
         self, order_id: str, reviewer: str, *, signal: str | None = None, request_id: str | None = None
-    ) -> RequestDecision:
+    ) -> RequestResult:
         if signal is not None:
             return await super().approve(order_id, reviewer, signal=signal, request_id=request_id)
         self._race.fail_local_activity(order_id, Step.REVIEW)

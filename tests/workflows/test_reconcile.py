@@ -1,13 +1,12 @@
 """ReconcileWorkflow: an order whose own workflow was terminated."""
 
 import asyncio
-from datetime import timedelta
 
 import pytest
 from temporalio.client import WorkflowFailureError
 
 from db.domain import Reason, State
-from orchestrator.messages import Activity, OpenRequest, OrderResult, ReconcileRequest, reconcile_workflow_id
+from orchestrator.messages import Activity, OrderResult, ReconcileRequest, reconcile_workflow_id
 from orchestrator.testing import ResponseLost
 from orchestrator.workflows.reconcile import ReconcileWorkflow
 from tests.orders import new_order
@@ -75,8 +74,8 @@ async def test_an_order_that_was_cancelled_before_the_termination_keeps_its_reas
 
 async def test_an_order_that_was_never_inserted_is_inserted_and_finished(env):
     order = new_order()
-    unopened = OpenRequest(order, "run", order.requested_at, order.requested_at + timedelta(seconds=15))
-    result = await reconcile(env, ReconcileRequest(order.order_id, "terminated", open_request=unopened))
+    unopened = order.new_order("run", order.requested_at)
+    result = await reconcile(env, ReconcileRequest(order.order_id, "terminated", new_order=unopened))
     assert (result.outcome, result.reason) == (State.FAILED, Reason.TERMINATED)
     assert env.activities.orders[order.order_id].violations() == []
 
