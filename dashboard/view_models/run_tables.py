@@ -44,7 +44,7 @@ def cdf(times: RunTimes, points: int = CDF_POINTS) -> list[tuple[int, float]]:
 
 
 def differences(comparison: Json) -> pd.DataFrame:
-    """Return one row for each percentile and one for the late share, each with its 95 % interval."""
+    """Return one row for each percentile and one for the late share, each with its 99 % interval."""
     rows = [
         _difference(name, found, scale=0.001, unit="s") for name, found in comparison["completion_ms"].items()
     ]
@@ -57,6 +57,6 @@ def _difference(measure: str, found: Json, *, scale: float, unit: str) -> dict[s
         "this run": f"{scale * found['run']:.3f} {unit}",
         "baseline": f"{scale * found['baseline']:.3f} {unit}",
         "difference": f"{scale * found['difference']:+.3f} {unit}",
-        "95 % interval": f"{scale * found['low']:+.3f} to {scale * found['high']:+.3f} {unit}",
+        "99 % interval": f"{scale * found['low']:+.3f} to {scale * found['high']:+.3f} {unit}",
         "result": found["verdict"],
     }

@@ -2,44 +2,31 @@
 
 import asyncio
 import csv
-from dataclasses import dataclass
 
 import psutil
 
 from loadtest.bench.harness import Bench, Measurement
 from loadtest.proofs.proof import FinishedRun, run_load_test
 
-START_ONLY = "--scenario=start-only"
 REQUEST_RATE = 8.0
 REQUEST_SECONDS = 60.0
 
 
-@dataclass(frozen=True)
-class LoadResult:
-    """Result of a load test. An order without an outcome is late; `cpu_percent` is of the whole machine."""
-
-    orders: int
-    completed: int
-    late: int
-    p50_ms: float
-    p99_ms: float
-    max_ms: float
-    cpu_percent: float
-
-
 async def promise(bench: Bench, minutes: float = 5.0, rate: float = 10.0) -> list[Measurement]:
     """Measure the promise of the product: orders under the assignment's faults."""
-    result = await run_load(bench, rate, minutes * 60)
+    run = await _load_test(bench, "start-only", rate, minutes * 60)
+    limit, completion_ms = run.report["limit"], run.report["times"]["completion_ms"]
+    completed = run.report["outcomes"].get("completed", 0)
     return [
         Measurement(
             f"{rate:g}/s for {minutes:g} min, assignment faults: late",
-            f"{result.late} of {result.orders}",
+            f"{limit['late']} of {limit['orders']}",
             "0",
         ),
-        Measurement("completed", f"{100 * result.completed / result.orders:.1f} %", "100 %"),
-        Measurement("completion p50", f"{result.p50_ms / 1000:.2f} s", "at most 4 s"),
-        Measurement("completion p99", f"{result.p99_ms / 1000:.2f} s", "at most 8 s"),
-        Measurement("completion max", f"{result.max_ms / 1000:.2f} s", "15 s"),
+        Measurement("completed", f"{100 * completed / limit['orders']:.1f} %", "100 %"),
+        Measurement("completion p50", f"{completion_ms['p50'] / 1000:.2f} s", "at most 4 s"),
+        Measurement("completion p99", f"{completion_ms['p99'] / 1000:.2f} s", "at most 8 s"),
+        Measurement("completion max", f"{completion_ms['max'] / 1000:.2f} s", "15 s"),
     ]
 
 
@@ -48,15 +35,17 @@ async def capacity(bench: Bench, seconds: float = 60.0) -> list[Measurement]:
     rows = []
     held = 0
     for rate in range(12, 31, 2):
-        result = await run_load(bench, rate, seconds)
+        psutil.cpu_percent()
+        run = await _load_test(bench, "start-only", rate, seconds)
+        limit, completion_ms = run.report["limit"], run.report["times"]["completion_ms"]
         rows.append(
             Measurement(
                 f"{rate}/s for {seconds:g} s, assignment faults",
-                f"{result.late} late of {result.orders}, p50 {result.p50_ms / 1000:.2f} s, "
-                f"p99 {result.p99_ms / 1000:.2f} s, CPU {result.cpu_percent:.0f} %",
+                f"{limit['late']} late of {limit['orders']}, p50 {completion_ms['p50'] / 1000:.2f} s, "
+                f"p99 {completion_ms['p99'] / 1000:.2f} s, CPU {psutil.cpu_percent():.0f} %",
             )
         )
-        if result.late or result.completed < result.orders:
+        if limit["late"] or run.report["outcomes"].get("completed", 0) < limit["orders"]:
             break
         held = rate
     return [*rows, Measurement("highest rate held with 0 late", f"{held}/s", "at least 14/s")]
@@ -66,10 +55,7 @@ async def request_latency(bench: Bench) -> list[Measurement]:
     """Measure how fast cancellations and address changes are answered under faults."""
     rows = []
     for name, scenario in (("cancel", "cancel-storm"), ("address", "address-churn")):
-        run = await _load_test(
-            bench, f"--scenario={scenario}", f"--rate={REQUEST_RATE:g}", f"--duration={REQUEST_SECONDS:g}s",
-            "--faults=assignment",
-        )  # fmt: skip
+        run = await _load_test(bench, scenario, REQUEST_RATE, REQUEST_SECONDS)
         with (run.directory / "locust_stats.csv").open(encoding="utf-8") as file:
             # Accepted requests are the entry `cancel`, others `cancel, too late`.
             entries = [row for row in csv.DictReader(file) if row["Name"].split(",")[0] == name]
@@ -88,24 +74,6 @@ async def request_latency(bench: Bench) -> list[Measurement]:
     return rows
 
 
-async def run_load(bench: Bench, rate: float, seconds: float, faults: str = "assignment") -> LoadResult:
-    """Run one load test and return its result."""
-    psutil.cpu_percent()
-    run = await _load_test(
-        bench, START_ONLY, f"--rate={rate:g}", f"--duration={seconds:g}s", f"--faults={faults}"
-    )
-    cpu_percent = psutil.cpu_percent()
-    limit, completion = run.report["limit"], run.report["times"]["completion_ms"] or {}
-    return LoadResult(
-        orders=limit["orders"],
-        completed=run.report["outcomes"].get("completed", 0),
-        late=limit["late"],
-        p50_ms=completion.get("p50", 0.0),
-        p99_ms=completion.get("p99", 0.0),
-        max_ms=completion.get("max", 0.0),
-        cpu_percent=cpu_percent,
-    )
-
-
-async def _load_test(bench: Bench, *options: str) -> FinishedRun:
+async def _load_test(bench: Bench, scenario: str, rate: float, seconds: float) -> FinishedRun:
+    options = f"--scenario={scenario}", f"--rate={rate:g}", f"--duration={seconds:g}s", "--faults=assignment"
     return await asyncio.to_thread(run_load_test, bench.settings, "bench", *options)

@@ -18,7 +18,9 @@ from loadtest.chaos.disturbance import PlannedDisturbance
 from loadtest.verdict.percentiles import PERCENTILES, percentile
 
 RESAMPLES = 4_000
-CONFIDENCE = 0.95
+CONFIDENCE = 0.99
+"""Of each of the five intervals, so that all of them hold together with 95 % (Bonferroni)."""
+
 NO_DIFFERENCE = "no difference shown"
 
 AnyRun = runs.NewRun | runs.StoredRun
@@ -51,44 +53,37 @@ def times_of(run: runs.StoredRun) -> RunTimes:
 
 def setup_differences(run: AnyRun, baseline: runs.StoredRun) -> list[str]:
     """Return one text for each way in which the two runs were not the same test."""
-    pairs = (
-        ("scenario", run.scenario, baseline.scenario),
-        ("load", _load(run), _load(baseline)),
-        ("faults", _faults(run), _faults(baseline)),
-        ("chaos", _chaos(run), _chaos(baseline)),
-        ("commit", run.commit_hash, baseline.commit_hash),
-    )
+    setup, other = _setup(run), _setup(baseline)
     return [
-        f"{name} {value or 'unknown'} (baseline {other or 'unknown'})"
-        for name, value, other in pairs
-        if value != other
+        f"{name} {value or 'unknown'} (baseline {other[name] or 'unknown'})"
+        for name, value in setup.items()
+        if value != other[name]
     ]
 
 
 def compare_times(run: RunTimes, baseline: RunTimes) -> Json:
-    """Compare completion times and late shares: differences (run less baseline) with 95 % intervals.
+    """Compare completion times and late shares: differences (run less baseline) with their intervals.
 
-    `verdict` covers all of them. With intervals of 95 % each, some would differ by chance in more than one of
-    twenty comparisons, so `verdict` uses wider intervals (Bonferroni).
+    `verdict` summarizes all of them.
     """
     random = Random(1)
     run_ms, baseline_ms = sorted(run.completion_ms), sorted(baseline.completion_ms)
-    # The maximum of a sample has no useful bootstrap distribution.
-    shares = {name: share for name, share in PERCENTILES.items() if name != "max"}
-    familywise = 1 - (1 - CONFIDENCE) / (len(shares) + 1)
     percentiles = {}
-    words = set()
-    for name, share in shares.items():
+    for name, share in PERCENTILES.items():
+        if name == "max":
+            # The maximum of a sample has no useful bootstrap distribution.
+            continue
         pairs = zip(_bootstrap(run_ms, share, random), _bootstrap(baseline_ms, share, random), strict=True)
         differences = sorted(a - b for a, b in pairs)
-        value, other = percentile(run_ms, share), percentile(baseline_ms, share)
-        percentiles[name] = _comparison(value, other, _interval(differences, CONFIDENCE))
-        words.add(_word(*_interval(differences, familywise)))
-    counts = (run.late, run.orders), (baseline.late, baseline.orders)
-    (run_share, *_), (baseline_share, *_) = (_wilson(*each, z=1.0) for each in counts)
-    late_share = _comparison(run_share, baseline_share, late_share_interval(*counts))
-    words.add(_word(*late_share_interval(*counts, familywise)))
-    words.discard(NO_DIFFERENCE)
+        tail = (1 - CONFIDENCE) / 2
+        interval = percentile(differences, tail), percentile(differences, 1 - tail)
+        percentiles[name] = _comparison(percentile(run_ms, share), percentile(baseline_ms, share), interval)
+    late_share = _comparison(
+        run.late / max(run.orders, 1),
+        baseline.late / max(baseline.orders, 1),
+        late_share_interval((run.late, run.orders), (baseline.late, baseline.orders)),
+    )
+    words = {each["verdict"] for each in (*percentiles.values(), late_share)} - {NO_DIFFERENCE}
     return {
         "completion_ms": percentiles,
         "late_share": late_share,
@@ -97,7 +92,7 @@ def compare_times(run: RunTimes, baseline: RunTimes) -> Json:
 
 
 def comparison_text(comparison: Json) -> str:
-    """Return a comparison in one line: the differences with their 95 % intervals, or why there are none."""
+    """Return a comparison in one line: the differences with their 99 % intervals, or why there are none."""
     if comparison.get("problem"):
         return f"not compared: {comparison['problem']}"
     parts = [comparison["verdict"]]
@@ -125,20 +120,19 @@ def late_share_interval(
     )
 
 
-def _load(run: AnyRun) -> str:
+def _setup(run: AnyRun) -> dict[str, str | None]:
     stages = []
     for stage in run.stages:
         ramp = "" if stage["end_rate"] == stage["rate"] else f"..{stage['end_rate']:g}"
         stages.append(f"{stage['seconds']:g}s@{stage['rate']:g}{ramp}")
-    return f"{run.options.get('arrivals', '')} {','.join(stages)}".strip()
-
-
-def _faults(run: AnyRun) -> str:
-    return f"{run.fault_profile} (seed {run.fault_seed})"
-
-
-def _chaos(run: AnyRun) -> str:
-    return ", ".join(str(PlannedDisturbance(**each)) for each in run.options.get("chaos", [])) or "none"
+    chaos = (str(PlannedDisturbance(**each)) for each in run.options.get("chaos", []))
+    return {
+        "scenario": run.scenario,
+        "load": f"{run.options.get('arrivals', '')} {','.join(stages)}".strip(),
+        "faults": f"{run.fault_profile} (seed {run.fault_seed})",
+        "chaos": ", ".join(chaos) or "none",
+        "commit": run.commit_hash,
+    }
 
 
 def _comparison(run: float, baseline: float, interval: tuple[float, float]) -> Json:
@@ -149,7 +143,8 @@ def _comparison(run: float, baseline: float, interval: tuple[float, float]) -> J
         "difference": run - baseline,
         "low": low,
         "high": high,
-        "verdict": _word(low, high),
+        # Smaller is better, for times and late shares alike.
+        "verdict": "better" if high < 0 else "worse" if low > 0 else NO_DIFFERENCE,
     }
 
 
@@ -173,15 +168,3 @@ def _bootstrap(ordered: Sequence[float], share: float, random: Random) -> list[f
     n = len(ordered)
     k = max(math.ceil(share * n), 1)
     return [ordered[min(int(random.betavariate(k, n - k + 1) * n), n - 1)] for _ in range(RESAMPLES)]
-
-
-def _interval(ordered: Sequence[float], confidence: float) -> tuple[float, float]:
-    tail = (1 - confidence) / 2
-    return percentile(ordered, tail), percentile(ordered, 1 - tail)
-
-
-def _word(low: float, high: float) -> str:
-    """Smaller is better, for times and late shares alike."""
-    if high < 0:
-        return "better"
-    return "worse" if low > 0 else NO_DIFFERENCE

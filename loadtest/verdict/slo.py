@@ -4,6 +4,7 @@ Late orders are counted exactly, never estimated from a percentile.
 """
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
@@ -62,16 +63,12 @@ def allowed_share(target: float) -> Fraction:
 def orders_needed(late: int, target: float) -> int:
     """Return the smallest number of orders that proves the target when `late` of them are late."""
     allowed = allowed_share(target)
-    low, high = late + 1, late + 2
+    high = late + 2
     while upper_bound(late, high) > allowed:
-        low, high = high, high * 2
-    while low < high:
-        middle = (low + high) // 2
-        if upper_bound(late, middle) <= allowed:
-            high = middle
-        else:
-            low = middle + 1
-    return high
+        high *= 2
+    return bisect_left(
+        range(high), True, lo=late + 1, key=lambda orders: upper_bound(late, orders) <= allowed
+    )
 
 
 def upper_bound(late: int, orders: int, confidence: float = CONFIDENCE) -> float:
