@@ -25,7 +25,7 @@ meanwhile."""
 class StartedAttempt:
     """An attempt that was started, with the order's data that the gateway call needs.
 
-    `owns_payment` is False when the payment id belongs to another order, whose payment must not be refunded.
+    `owns_payment` is False when the payment id belongs to another order. Only a validation and a refund look it up.
     """
 
     number: int
@@ -57,7 +57,6 @@ class OrderSnapshot:
     abort_reason: Reason | None
     completion_ms: int | None
     limit_ms: int
-    owns_payment: bool
     attempted_steps: frozenset[Step]
     applied_request_ids: frozenset[str]
 
@@ -286,7 +285,6 @@ class OrderRepository:
             abort_reason=Reason(row["abort_reason"]) if row["abort_reason"] else None,
             completion_ms=row["completion_ms"],
             limit_ms=row["limit_ms"],
-            owns_payment=bool(row["owns_payment"]),
             attempted_steps=frozenset(Step(step) for step in row["attempted_steps"]),
             applied_request_ids=frozenset(row["applied_request_ids"]),
         )

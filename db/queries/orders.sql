@@ -65,7 +65,7 @@ with locked_order as (
     from locked_order o, attempt a where a.ended_started_at is not null
 )
 select a.attempt, o.address, o.address_version, o.amount_cents, o.payment_id, o.items,
-    %(step)s <> 'refund' or exists (select from payments p where p.order_id = o.order_id) as owns_payment
+    %(step)s not in ('validate', 'refund') or exists (select from payments p where p.order_id = o.order_id) as owns_payment
 from locked_order o left join attempt a on true;
 
 -- name: end_attempt
@@ -226,9 +226,8 @@ select order_id, last_event_at, 'signal', state, %(worker)s, %(detail)s::jsonb f
 -- name: order_snapshot
 select o.state, o.current_step, o.abort_reason, o.completion_ms, o.applied_request_ids,
     round(extract(epoch from o.deadline_at - o.accepted_at) * 1000)::int as limit_ms,
-    p.order_id = o.order_id as owns_payment,
     array(select step from step_attempts s where s.order_id = o.order_id) as attempted_steps
-from orders o left join payments p on p.payment_id = o.payment_id
+from orders o
 where o.order_id = %(order_id)s;
 
 -- name: finish_order

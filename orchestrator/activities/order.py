@@ -6,7 +6,7 @@ change twice.
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from temporalio import activity
@@ -16,6 +16,7 @@ from db.domain import NewOrder, Step
 from db.orders import OrderRepository, StartedAttempt
 from orchestrator import messages
 from orchestrator.activities.step_runner import StepRunner
+from orchestrator.errors import GatewayDeclined
 from orchestrator.gateways.protocols import Gateways
 from orchestrator.messages import Activity, RequestResult, StepRequest, StepResult, StepStatus
 
@@ -23,6 +24,18 @@ log = structlog.get_logger()
 
 OutcomeObserver = Callable[[messages.OrderResult, int], None]
 """Called with an order's outcome and its limit in ms; at least once for each order."""
+
+_SIGNAL_EVENTS = {True: "signal accepted", False: "signal too late"}
+
+
+class OrderMessage(Protocol):
+    """A message about one order, with what every log line has."""
+
+    @property
+    def order_id(self) -> str: ...
+
+    @property
+    def run_id(self) -> str | None: ...
 
 
 class OrderActivities:
@@ -49,43 +62,27 @@ class OrderActivities:
             raise ApplicationError(
                 f"order {order.order_id} already exists", type=messages.DUPLICATE_ORDER, non_retryable=True
             )
-        log.info(
-            "order accepted",
-            order_id=order.order_id,
-            run_id=order.run_id,
-            step=Step.RECEIVE.value,
-            amount_cents=order.amount_cents,
-        )
+        _log_change("order accepted", order, step=Step.RECEIVE.value, amount_cents=order.amount_cents)
         return True
 
     @activity.defn(name=Activity.RECEIVE)
     async def receive(self, request: StepRequest) -> StepResult:
         """Check that the warehouse has the items in stock."""
-
-        async def check_stock(attempt: StartedAttempt) -> dict[str, Any]:
-            await self._gateways.warehouse.check_stock(attempt.items)
-            return {}
-
-        return await self._step_runner.run(request, check_stock)
+        warehouse = self._gateways.warehouse
+        return await self._step_runner.run(request, lambda attempt: warehouse.check_stock(attempt.items))
 
     @activity.defn(name=Activity.VALIDATE)
     async def validate(self, request: StepRequest) -> StepResult:
         """Check that the payment id belongs to this order and that the carrier delivers to the address."""
-        snapshot = await self._orders.snapshot(request.order_id)
-        if snapshot is None:
-            raise LookupError(request.order_id)
-        if not snapshot.owns_payment:
-            return StepResult(StepStatus.DECLINED, message="the payment id belongs to another order")
 
-        async def check_address(attempt: StartedAttempt) -> dict[str, Any]:
+        async def check(attempt: StartedAttempt) -> None:
+            if not attempt.owns_payment:
+                raise GatewayDeclined("the payment id belongs to another order")
             await self._gateways.carrier.check_address(attempt.address)
-            return {}
 
-        result = await self._step_runner.run(request, check_address)
+        result = await self._step_runner.run(request, check)
         if result.status is StepStatus.DONE:
-            log.info(
-                "order in review", order_id=request.order_id, run_id=request.run_id, step=Step.REVIEW.value
-            )
+            _log_change("order in review", request, step=Step.REVIEW.value)
         return result
 
     @activity.defn(name=Activity.APPROVE)
@@ -93,11 +90,9 @@ class OrderActivities:
         decision = await self._orders.approve(
             request.order_id, request.reviewer, signal=request.signal, request_id=request.request_id
         )
-        _log_signal(request.order_id, request.run_id, request.signal, decision)
+        _log_signal(request, request.signal, decision)
         if decision.accepted:
-            log.info(
-                "order approved", order_id=request.order_id, run_id=request.run_id, step=Step.REVIEW.value
-            )
+            _log_change("order approved", request, step=Step.REVIEW.value)
         return decision
 
     @activity.defn(name=Activity.CHANGE_ADDRESS)
@@ -105,7 +100,7 @@ class OrderActivities:
         decision = await self._orders.change_address(
             request.order_id, request.new_address, request.updated_by, request_id=request.request_id
         )
-        _log_signal(request.order_id, request.run_id, "update_address", decision)
+        _log_signal(request, "update_address", decision)
         return decision
 
     @activity.defn(name=Activity.ABORT)
@@ -119,15 +114,9 @@ class OrderActivities:
             signal=request.signal,
             request_id=request.request_id,
         )
-        _log_signal(request.order_id, request.run_id, request.signal, decision)
+        _log_signal(request, request.signal, decision)
         if decision.accepted:
-            log.info(
-                "order aborted",
-                order_id=request.order_id,
-                run_id=request.run_id,
-                reason=request.reason.value,
-                state=decision.state.value,
-            )
+            _log_change("order aborted", request, reason=request.reason.value, state=decision.state.value)
         return decision
 
     @activity.defn(name=Activity.RECORD_REQUEST_EVENT)
@@ -140,12 +129,7 @@ class OrderActivities:
             request_id=request.request_id,
             **request.detail,
         )
-        log.info(
-            "signal accepted" if request.accepted else "signal too late",
-            order_id=request.order_id,
-            run_id=request.run_id,
-            signal=request.signal,
-        )
+        _log_change(_SIGNAL_EVENTS[request.accepted], request, signal=request.signal)
         return True
 
     @activity.defn(name=Activity.FINISH)
@@ -158,10 +142,9 @@ class OrderActivities:
         snapshot = await self._orders.finish(request.order_id, request.outcome)
         if not snapshot.state.is_terminal or snapshot.completion_ms is None:
             raise RuntimeError(f"order {request.order_id} cannot be {request.outcome}: {asdict(snapshot)}")
-        log.info(
+        _log_change(
             "order finished",
-            order_id=request.order_id,
-            run_id=request.run_id,
+            request,
             step=Step.FINISH.value,
             outcome=snapshot.state.value,
             reason=snapshot.abort_reason and snapshot.abort_reason.value,
@@ -175,15 +158,12 @@ class OrderActivities:
         return result
 
 
-def _log_signal(order_id: str, run_id: str | None, signal: str | None, decision: RequestResult) -> None:
+def _log_signal(request: OrderMessage, signal: str | None, decision: RequestResult) -> None:
     """Log the decision on a person's request; a decision of the system has no signal."""
-    if signal is None:
-        return
-    log.info(
-        "signal accepted" if decision.accepted else "signal too late",
-        order_id=order_id,
-        run_id=run_id,
-        signal=signal,
-        state=decision.state.value,
-        answer=decision.message,
-    )
+    if signal is not None:
+        event = _SIGNAL_EVENTS[decision.accepted]
+        _log_change(event, request, signal=signal, state=decision.state.value, answer=decision.message)
+
+
+def _log_change(event: str, request: OrderMessage, **details: Any) -> None:
+    log.info(event, order_id=request.order_id, run_id=request.run_id, **details)

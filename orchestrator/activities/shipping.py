@@ -19,11 +19,10 @@ class ShippingActivities:
 
     @activity.defn(name=Activity.PREPARE)
     async def prepare(self, request: StepRequest) -> StepResult:
-        async def pack(attempt: StartedAttempt) -> dict[str, Any]:
-            await self._gateways.warehouse.pack(attempt.order_id, attempt.order_id, attempt.items)
-            return {}
-
-        return await self._step_runner.run(request, pack)
+        warehouse = self._gateways.warehouse
+        return await self._step_runner.run(
+            request, lambda attempt: warehouse.pack(attempt.order_id, attempt.order_id, attempt.items)
+        )
 
     @activity.defn(name=Activity.DISPATCH)
     async def dispatch(self, request: StepRequest) -> StepResult:
@@ -47,9 +46,8 @@ class ShippingActivities:
     async def recall(self, request: StepRequest) -> StepResult:
         """Cancel the shipment at the carrier and return the package to the warehouse."""
 
-        async def recall(attempt: StartedAttempt) -> dict[str, Any]:
+        async def recall(attempt: StartedAttempt) -> None:
             await self._gateways.carrier.cancel_shipment(attempt.order_id, attempt.order_id)
             await self._gateways.warehouse.unpack(attempt.order_id, attempt.order_id)
-            return {}
 
         return await self._step_runner.run(request, recall)

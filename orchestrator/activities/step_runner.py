@@ -32,8 +32,8 @@ HAND_OVER = "HandOver"
 HAND_OVER_DELAY = timedelta(milliseconds=1)
 """Another worker can run the step at once; Temporal's default delay is for failures."""
 
-GatewayCall = Callable[[StartedAttempt], Awaitable[dict[str, Any]]]
-"""Calls the gateway and returns the part of the response to store with the attempt."""
+GatewayCall = Callable[[StartedAttempt], Awaitable[dict[str, Any] | None]]
+"""Calls the gateway and returns the part of the response to store with the attempt, if any."""
 
 AttemptObserver = Callable[[StepRequest, AttemptResult], None]
 """Called with each attempt when it ends, inside its activity."""
@@ -116,9 +116,10 @@ class StepRunner:
         detail: dict[str, Any] = {}
         try:
             async with asyncio.timeout(ATTEMPT_TIMEOUT.total_seconds()):
-                detail = await self._fault_injector.call(
+                response = await self._fault_injector.call(
                     Call(request.order_id, request.step, attempt.number), lambda: call(attempt)
                 )
+            detail = response or {}
             outcome = AttemptOutcome.OK
         except TimeoutError:
             outcome = AttemptOutcome.TIMEOUT

@@ -62,8 +62,9 @@ async def test_a_payment_id_belongs_to_the_first_order_with_it(driver):
     second = new_order(payment_id=first.payment_id)
     for order in (first, second):
         await driver.open(order)
-    assert (await driver.repository.snapshot(first.order_id)).owns_payment
-    assert not (await driver.repository.snapshot(second.order_id)).owns_payment
+        await driver.step(order.order_id, Step.RECEIVE)
+    assert (await driver.repository.start_next_attempt(first.order_id, Step.VALIDATE)).owns_payment
+    assert not (await driver.repository.start_next_attempt(second.order_id, Step.VALIDATE)).owns_payment
 
 
 async def test_times_are_stored_in_milliseconds_and_requested_at_is_at_most_accepted_at(driver):
