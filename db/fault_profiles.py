@@ -1,4 +1,4 @@
-"""The active fault profile and its history."""
+"""The active fault profile."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,8 +31,3 @@ async def record(database: Database, profile: str, seed: int, rates: Row) -> Fau
     )
     assert row is not None, "insert ... returning returns a row"
     return FaultChange(**row)
-
-
-async def history(database: Database, limit: int = 100) -> list[FaultChange]:
-    """Return the changes, newest first."""
-    return [FaultChange(**row) for row in await database.fetch_all(_SQL["fault_history"], {"limit": limit})]

@@ -1,6 +1,5 @@
 """Calls to the system after a run, while components may still be recovering."""
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -10,15 +9,12 @@ import gevent
 
 from loadtest.generator.api_client import ApiClient
 from orchestrator.errors import OrderSystemError, ServiceUnavailable
-from orchestrator.rest_client import Json
+from orchestrator.rest_client import AUDIT_SECONDS, Json
 
 T = TypeVar("T")
 
 RETRY_BUDGET_SECONDS = 30.0
 """Time that all calls after a run may spend on retries while the API or PostgreSQL is unavailable."""
-
-AUDIT_SECONDS = 120.0
-"""Timeout between two parts of an audit response. The first progress line follows all SQL invariants."""
 
 RETRY_SECONDS = 0.5
 
@@ -65,21 +61,13 @@ def complete_audit(audit: Callable[[], Json]) -> Json:
 
 
 def audit_run(api_url: str, api_key: str | None, run_id: str) -> Json:
-    """Return the audit report of a run. Raises ServiceUnavailable if it was not completed.
-
-    The response streams its progress, so an audit may take longer than the timeout.
-    """
+    """Return the audit report of a run. Raises ServiceUnavailable if it was not completed."""
     client = ApiClient(api_url, read_seconds=AUDIT_SECONDS, api_key=api_key)
     try:
-        lines = client.text(f"/audit?run_id={run_id}&progress=true").splitlines()
+        response = client.get(f"/audit?run_id={run_id}", "audit")
     finally:
         client.close()
-    try:
-        last: Json = json.loads(lines[-1]) if lines else {}
-    except ValueError:
-        last = {}
-    if "report" not in last:
-        problem = last.get("problem", {}).get("detail", "the response was incomplete")
+    if not response.is_ok or "clean" not in response.body:
+        problem = response.body.get("detail", "the response was incomplete")
         raise ServiceUnavailable(f"the audit was not completed: {problem}")
-    report: Json = last["report"]
-    return report
+    return response.body

@@ -25,6 +25,8 @@ Json = dict[str, Any]
 
 CONNECT_SECONDS = 2.0
 READ_SECONDS = 30.0
+AUDIT_SECONDS = 900.0
+"""How long clients and the reverse proxy wait for the audit of all orders."""
 
 
 class ApiUnavailable(ServiceUnavailable):
@@ -84,6 +86,10 @@ class RestClient:
 
     def put(self, path: str, body: Json) -> Json:
         return self._json("PUT", path, json=body)
+
+    def audit(self, run_id: str | None) -> Json:
+        """Return the audit report of one run, or of all orders. Takes up to minutes."""
+        return self._json("GET", "/audit", params=_without_none({"run_id": run_id}), timeout=AUDIT_SECONDS)
 
     def role(self) -> Role:
         """Return the role of the API key. Raises NotAllowed when the key is missing or invalid."""

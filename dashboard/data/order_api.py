@@ -11,7 +11,6 @@ from orchestrator.security.key_hashing import Role
 
 CONNECT_SECONDS = 1.0
 READ_SECONDS = 15.0
-AUDIT_SECONDS = 900.0
 POLL_SECONDS = 1.0
 """Read timeout of requests that a page repeats at every refresh."""
 
@@ -56,11 +55,6 @@ class OrderApi(RestClient):
 
     def set_faults(self, profile: str, seed: int) -> Json:
         return self.put("/faults", {"profile": profile, "seed": seed})
-
-    def audit(self, run_id: str | None) -> Json:
-        """Return the audit report of one run, or of all orders. Takes up to minutes."""
-        query = {"run_id": run_id} if run_id else {}
-        return self._json("GET", "/audit", params=query, timeout=AUDIT_SECONDS)
 
     def health(self) -> Json:
         """Return the health report, whether healthy or not."""

@@ -4,6 +4,3 @@ select profile, seed, rates, at from fault_changes order by change_id desc limit
 -- name: set_faults
 insert into fault_changes (profile, seed, rates) values (%(profile)s, %(seed)s, %(rates)s)
 returning profile, seed, rates, at;
-
--- name: fault_history
-select profile, seed, rates, at from fault_changes order by change_id desc limit %(limit)s;

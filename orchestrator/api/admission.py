@@ -7,9 +7,7 @@ finished orders, which excludes gateway latency and manual review.
 """
 
 import asyncio
-import math
 from collections import deque
-from dataclasses import dataclass
 from time import monotonic
 
 import structlog
@@ -54,25 +52,6 @@ FORGET_SECONDS = 30.0
 log = structlog.get_logger()
 
 
-class TokenBucket:
-    """Admits `rate` starts a second, and `burst` at once."""
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._tokens = burst
-        self._at = -math.inf
-
-    def take(self, now: float) -> float:
-        """Take a token and return 0, or return the seconds until one is available."""
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
-        self._at = now
-        if self._tokens >= 1:
-            self._tokens -= 1
-            return 0.0
-        return (1 - self._tokens) / self._rate
-
-
 class ConcurrencyLimiter:
     """Derives how many orders may be in flight from the orders that start and finish."""
 
@@ -106,15 +85,6 @@ class ConcurrencyLimiter:
             self._adaptive_limit *= 1 - DECREASE_SHARE
 
 
-@dataclass(frozen=True)
-class AdmissionState:
-    """`rejected` counts starts of this process."""
-
-    in_flight: int
-    limit: int
-    rejected: int
-
-
 class Admission:
     """Counts the orders in flight of all API processes, and rejects starts beyond the limit.
 
@@ -124,7 +94,6 @@ class Admission:
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._database = database
-        self._bucket = TokenBucket(settings.start_rate, settings.start_burst)
         self._limiter = ConcurrencyLimiter(settings.order_deadline_seconds, settings.max_in_flight)
         self._recorded = 0
         self._pending: dict[str, float] = {}
@@ -133,12 +102,14 @@ class Admission:
         self._uncertain: dict[str, float] = {}
         """Admission times of orders whose start failed without a response of Temporal."""
 
-        self._rejected = 0
+        self.rejected = 0
+        """Starts that this process has rejected."""
+
         self._has_starts = asyncio.Event()
 
     @property
-    def state(self) -> AdmissionState:
-        return AdmissionState(self._recorded + len(self._pending), self._limiter.limit, self._rejected)
+    def limit(self) -> int:
+        return self._limiter.limit
 
     def admit(self, order_id: str) -> None:
         """Admit an order that is not in the database. Raises Overloaded.
@@ -149,12 +120,9 @@ class Admission:
         self._has_starts.set()
         if order_id in self._pending:
             return
-        if self._recorded + len(self._pending) >= self._limiter.limit:
-            self._rejected += 1
+        if self._recorded + len(self._pending) >= self.limit:
+            self.rejected += 1
             raise Overloaded("too many orders are in flight; try again shortly", RETRY_AFTER_SECONDS)
-        if wait_seconds := self._bucket.take(now):
-            self._rejected += 1
-            raise Overloaded("too many starts at once; try again shortly", math.ceil(wait_seconds))
         self._pending[order_id] = now
 
     def record_failed_start(self, order_id: str) -> None:
@@ -195,7 +163,5 @@ class Admission:
                 self._pending.pop(order_id, None)
             elif seconds > FORGET_SECONDS:
                 self._pending.pop(order_id, None)
-        for order_id, at in list(self._uncertain.items()):
-            if now - at > FORGET_SECONDS:
-                del self._uncertain[order_id]
+        self._uncertain = {id_: at for id_, at in self._uncertain.items() if now - at <= FORGET_SECONDS}
         self._limiter.observe(now, sample.finished / RATE_WINDOW_SECONDS, sample.waiting_ms, unqueued)

@@ -74,11 +74,12 @@ class Metrics(Collector):
         return await order_metrics.counters(self._database), await order_metrics.open_orders(self._database)
 
     def collect(self) -> Iterable[Metric]:
-        admission = self._admission.state
         yield GaugeMetricFamily(
-            "orders_admissible", "Orders that may be in flight before starts are rejected.", admission.limit
+            "orders_admissible",
+            "Orders that may be in flight before starts are rejected.",
+            self._admission.limit,
         )
-        yield CounterMetricFamily("order_starts_shed", "Starts rejected with 429.", admission.rejected)
+        yield CounterMetricFamily("order_starts_shed", "Starts rejected with 429.", self._admission.rejected)
         served = GaugeMetricFamily(
             "task_queue_served", "Whether an active worker polls the task queue.", labels=["task_queue"]
         )

@@ -2,4 +2,3 @@
 
 from orchestrator.audit.report import AuditReport as AuditReport
 from orchestrator.audit.report import audit as audit
-from orchestrator.audit.temporal_comparison import Progress as Progress

@@ -8,7 +8,7 @@ from temporalio.client import Client
 
 from db.audit import Violation, audit_database, known_orders
 from db.database import Database
-from orchestrator.audit.temporal_comparison import Progress, TemporalComparison
+from orchestrator.audit.temporal_comparison import TemporalComparison
 from orchestrator.errors import RunUnknown
 
 
@@ -43,7 +43,6 @@ async def audit(
     run_id: str | None = None,
     *,
     acknowledged: Iterable[str] = (),
-    progress: Progress | None = None,
 ) -> AuditReport:
     """Audit one run, or all orders.
 
@@ -52,7 +51,7 @@ async def audit(
     """
     database_audit = await audit_database(database, run_id)
     lost = await _lost_starts(database, acknowledged)
-    temporal = TemporalComparison(database, client, run_id, database_audit, progress)
+    temporal = TemporalComparison(database, client, run_id, database_audit)
     await temporal.run()
     is_known = any(
         (lost, temporal.checked, temporal.running, database_audit.since, database_audit.run_started_at)

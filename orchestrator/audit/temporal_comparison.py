@@ -2,24 +2,25 @@
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
-from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
+from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.exceptions import ApplicationError
 
 from db.audit import DatabaseAudit, Violation, known_orders
 from db.database import Database, Row
 from db.domain import State
-from orchestrator.audit.workflow_list import closed_workflows, list_chunks, running_workflows
-from orchestrator.audit.workflow_results import result_of
+from orchestrator.audit.workflow_list import CLOSED, RUNNING, list_chunks, list_filter
 from orchestrator.errors import PayloadUnreadable
 from orchestrator.messages import (
     NOT_AN_ORDER,
     ORDER_WORKFLOW_PREFIX,
+    OrderResult,
     order_workflow_id,
     reconcile_workflow_id,
 )
+from orchestrator.temporal_client import temporal_errors
 from orchestrator.workflow_lookup import is_running, started_order
 
 RECONCILER_TIME = timedelta(seconds=10)
@@ -39,38 +40,22 @@ LISTING_INTERVAL_SECONDS = 0.25
 LISTED_BY_NOW = timedelta(minutes=1)
 """A workflow that closed earlier and is missing in Temporal's list was deleted after the retention."""
 
-Progress = Callable[[int], None]
-"""Called with the number of workflows checked so far."""
-
-
-@dataclass(frozen=True)
-class _InReconciliation:
-    """An order whose workflow was terminated or reset: the reconciler is about to close it, or a later
-    workflow run continues it."""
-
-    order_id: str
-
 
 class TemporalComparison:
     """`run` compares all workflows and fills the attributes.
 
     `checked` counts closed workflows, `running` running ones, `compared` the finished orders whose workflow
-    was checked. `in_reconciliation` are ids of orders that are not closed yet.
+    was checked. `in_reconciliation` are ids of orders that are not closed yet: the reconciler is about to
+    close them, or a later workflow run continues them.
     """
 
     def __init__(
-        self,
-        database: Database,
-        client: Client,
-        run_id: str | None,
-        database_audit: DatabaseAudit,
-        progress: Progress | None,
+        self, database: Database, client: Client, run_id: str | None, database_audit: DatabaseAudit
     ) -> None:
         self._database = database
         self._client = client
         self._run_id = run_id
         self._database_audit = database_audit
-        self._progress = progress
         self._seen: set[str] = set()
         """Workflow run ids of a run's earlier listings."""
 
@@ -94,102 +79,82 @@ class TemporalComparison:
         last = self._database_audit.last_finished_at
         return last is not None and self._database_audit.read_at - last < LISTED_BY_NOW
 
+    def _list(self, status_filter: str) -> AsyncIterator[list[WorkflowExecution]]:
+        audited = self._database_audit
+        query = list_filter(status_filter, self._run_id, audited.since, audited.run_started_at)
+        return list_chunks(self._client, query, self._run_id)
+
     async def _compare_closed(self) -> None:
-        query = closed_workflows(
-            self._run_id, self._database_audit.since, self._database_audit.run_started_at
-        )
-        async for listed in list_chunks(self._client, query, self._run_id):
+        async for listed in self._list(CLOSED):
             chunk = [execution for execution in listed if execution.run_id not in self._seen]
-            order_ids = [order_id_of(execution) for execution in chunk]
-            known = await known_orders(self._database, order_ids)
-            found = await asyncio.gather(
-                *(
-                    self._compare(execution, order_id, known.get(order_id))
-                    for execution, order_id in zip(chunk, order_ids, strict=True)
-                )
+            known = await known_orders(self._database, [order_id_of(execution) for execution in chunk])
+            await asyncio.gather(
+                *(self._compare(execution, known.get(order_id_of(execution))) for execution in chunk)
             )
-            self.violations += [each for each in found if isinstance(each, Violation)]
-            self.in_reconciliation += [each.order_id for each in found if isinstance(each, _InReconciliation)]
             self.checked += len(chunk)
-            self.compared += sum(
-                self._had_outcome(execution, known.get(order_id))
-                for execution, order_id in zip(chunk, order_ids, strict=True)
-            )
             if self._run_id is not None:
                 # An audit of all orders lists them once, and would need too much memory for their ids.
                 self._seen |= {execution.run_id for execution in chunk}
-            if self._progress is not None:
-                self._progress(self.checked)
-
-    def _had_outcome(self, execution: WorkflowExecution, order: Row | None) -> bool:
-        """Return whether the workflow belongs to an order that had its outcome when the database was
-        audited."""
-        if order is None or order["workflow_run_id"] != execution.run_id or order["finished_at"] is None:
-            return False
-        had_outcome: bool = order["finished_at"] <= self._database_audit.read_at
-        return had_outcome
 
     async def _compare_running(self) -> None:
         """Find orders with an outcome whose workflow is still running after CLOSING_TIME."""
-        query = running_workflows(
-            self._run_id, self._database_audit.since, self._database_audit.run_started_at
-        )
-        async for chunk in list_chunks(self._client, query, self._run_id):
+        async for chunk in self._list(RUNNING):
             self.running += len(chunk)
             known = await known_orders(self._database, [order_id_of(execution) for execution in chunk])
             for execution in chunk:
                 order = known.get(order_id_of(execution))
-                if order is None or not self._should_be_closed(execution, order):
+                if order is None or not self._was_finished(execution, order, before=CLOSING_TIME):
                     continue
                 # The list may lag behind.
                 if await is_running(self._client, execution.id):
-                    self.violations.append(_still_running(execution, order))
+                    evidence = _evidence(execution, order) | {"finished_at": order["finished_at"].isoformat()}
+                    finding = f"the order is {order['state']}, its workflow is still running"
+                    self.violations.append(Violation(2, order["order_id"], finding, evidence))
 
-    def _should_be_closed(self, execution: WorkflowExecution, order: Row) -> bool:
+    def _was_finished(self, execution: WorkflowExecution, order: Row, before: timedelta) -> bool:
+        """Return whether the workflow's order had its outcome `before` the database was audited."""
         if order["workflow_run_id"] != execution.run_id or order["finished_at"] is None:
             return False
-        is_overdue: bool = self._database_audit.read_at - order["finished_at"] > CLOSING_TIME
-        return is_overdue
+        was_finished: bool = self._database_audit.read_at - order["finished_at"] >= before
+        return was_finished
 
-    async def _compare(
-        self, execution: WorkflowExecution, order_id: str, order: Row | None
-    ) -> Violation | _InReconciliation | None:
+    async def _compare(self, execution: WorkflowExecution, order: Row | None) -> None:
         """Compare a closed workflow with its order."""
-        result, error_type = await result_of(self._client, execution)
+        if order is not None and self._was_finished(execution, order, before=timedelta(0)):
+            self.compared += 1
+        result, error_type = await self._result(execution)
         if error_type in NOT_AN_ORDER:
-            return None
+            return
+        order_id = order_id_of(execution)
         accepted_in = execution.run_id
         if order is None or order["workflow_run_id"] != execution.run_id:
             first_run_id = await self._first_run_id(execution)
             if first_run_id is None:
-                return None
+                return
             accepted_in = first_run_id
-        if not _is_finished(order):
+        if order is None or not State(order["state"]).is_terminal:
             if _closed_recently(execution) or await self._is_in_reconciliation(order_id):
-                return _InReconciliation(order_id)
+                self.in_reconciliation.append(order_id)
+                return
             # The reconciler may have closed the order since the first query.
             order = (await known_orders(self._database, [order_id])).get(order_id)
-        status = execution.status.name.lower() if execution.status else "unknown"
-        evidence: Row = {"workflow": execution.id, "run": execution.run_id, "status": status}
-        if order is None:
-            return Violation(1, order_id, f"the workflow is {status}, and there is no order", evidence)
-        state = State(order["state"])
-        evidence |= {"order": state.value, "reason": order["abort_reason"]}
-        if not state.is_terminal:
-            return Violation(2, order_id, f"the workflow is {status}, the order is still {state}", evidence)
-        if order["workflow_run_id"] not in (execution.run_id, accepted_in):
-            return Violation(1, order_id, "a second workflow ran for the order", evidence)
-        if result is not None and result.outcome is not state:
-            evidence["workflow_result"] = result.outcome.value
-            finding = f"the workflow returned {result.outcome}, the order is {state}"
-            return Violation(2, order_id, finding, evidence)
-        if result is not None and result.reason != order["abort_reason"]:
-            evidence["workflow_reason"] = result.reason
-            finding = (
-                f"the workflow's reason is {result.reason}, the order's reason is {order['abort_reason']}"
-            )
-            return Violation(2, order_id, finding, evidence)
-        return None
+        if found := _find_violation(execution, accepted_in, result, order):
+            invariant, finding, evidence = found
+            self.violations.append(Violation(invariant, order_id, finding, evidence))
+
+    async def _result(self, execution: WorkflowExecution) -> tuple[OrderResult | None, str | None]:
+        """Return the result of a closed workflow, or the type of the error with which it failed; (None, None)
+        when it neither completed nor failed."""
+        if execution.status not in (WorkflowExecutionStatus.COMPLETED, WorkflowExecutionStatus.FAILED):
+            return None, None
+        handle = self._client.get_workflow_handle(
+            execution.id, run_id=execution.run_id, result_type=OrderResult
+        )
+        try:
+            with temporal_errors():
+                return await handle.result(), None
+        except WorkflowFailureError as error:
+            return None, error.cause.type if isinstance(error.cause, ApplicationError) else None
 
     async def _first_run_id(self, execution: WorkflowExecution) -> str | None:
         """Return the workflow run that accepted the order; None when the workflow was not an order."""
@@ -210,21 +175,34 @@ def order_id_of(execution: WorkflowExecution) -> str:
     return execution.id.removeprefix(ORDER_WORKFLOW_PREFIX)
 
 
-def _still_running(execution: WorkflowExecution, order: Row) -> Violation:
-    evidence: Row = {
-        "workflow": execution.id,
-        "run": execution.run_id,
-        "status": "running",
-        "order": order["state"],
-        "reason": order["abort_reason"],
-        "finished_at": order["finished_at"].isoformat(),
-    }
-    finding = f"the order is {order['state']}, its workflow is still running"
-    return Violation(2, order["order_id"], finding, evidence)
+def _find_violation(
+    execution: WorkflowExecution, accepted_in: str, result: OrderResult | None, order: Row | None
+) -> tuple[int, str, Row] | None:
+    """Return invariant, finding and evidence. `accepted_in` is the workflow run that accepted the order."""
+    evidence = _evidence(execution, order)
+    status = evidence["status"]
+    if order is None:
+        return 1, f"the workflow is {status}, and there is no order", evidence
+    state, reason = State(order["state"]), order["abort_reason"]
+    if not state.is_terminal:
+        return 2, f"the workflow is {status}, the order is still {state}", evidence
+    if order["workflow_run_id"] not in (execution.run_id, accepted_in):
+        return 1, "a second workflow ran for the order", evidence
+    if result is not None and result.outcome is not state:
+        evidence["workflow_result"] = result.outcome.value
+        return 2, f"the workflow returned {result.outcome}, the order is {state}", evidence
+    if result is not None and result.reason != reason:
+        evidence["workflow_reason"] = result.reason
+        return 2, f"the workflow's reason is {result.reason}, the order's reason is {reason}", evidence
+    return None
 
 
-def _is_finished(order: Row | None) -> bool:
-    return order is not None and State(order["state"]).is_terminal
+def _evidence(execution: WorkflowExecution, order: Row | None) -> Row:
+    status = execution.status.name.lower() if execution.status else "unknown"
+    evidence: Row = {"workflow": execution.id, "run": execution.run_id, "status": status}
+    return (
+        evidence if order is None else evidence | {"order": order["state"], "reason": order["abort_reason"]}
+    )
 
 
 def _closed_recently(execution: WorkflowExecution) -> bool:

@@ -20,25 +20,20 @@ MAX_UNRECORDED_RUN = timedelta(days=1)
 """A run without a record is searched from this long before its first order in the database."""
 
 
-def closed_workflows(run_id: str | None, since: datetime | None, run_started_at: datetime | None) -> str:
-    """Return the list filter for closed order workflows, which include those of the run.
+CLOSED = "ExecutionStatus != 'Running'"
+RUNNING = "ExecutionStatus = 'Running'"
+
+
+def list_filter(
+    status_filter: str, run_id: str | None, since: datetime | None, run_started_at: datetime | None
+) -> str:
+    """Return the list filter for order workflows, which include those of the run.
 
     The search begins at the start of a recorded run, or MAX_UNRECORDED_RUN before the run's first order
     (`since`). It has no lower bound when the database has no order of the run, because then all of them may
     be lost.
     """
-    return _order_workflows("!=", run_id, since, run_started_at)
-
-
-def running_workflows(run_id: str | None, since: datetime | None, run_started_at: datetime | None) -> str:
-    """Return the same list filter for running order workflows."""
-    return _order_workflows("=", run_id, since, run_started_at)
-
-
-def _order_workflows(
-    operator: str, run_id: str | None, since: datetime | None, run_started_at: datetime | None
-) -> str:
-    query = f"WorkflowType = 'OrderWorkflow' AND ExecutionStatus {operator} 'Running'"
+    query = f"WorkflowType = 'OrderWorkflow' AND {status_filter}"
     if run_id is None:
         return query
     if run_started_at is not None:

@@ -10,7 +10,7 @@ import typer
 
 from orchestrator.cli.connection import ApiUrl, connect
 from orchestrator.cli.output import AsJson, audit_report, console, echo, print_json
-from orchestrator.errors import ExitCode, OrderSystemError, ServiceUnavailable, UsageError
+from orchestrator.errors import ExitCode, OrderUnknown, UsageError
 from orchestrator.rest_client import Json, RestClient
 from orchestrator.worker import WorkerKind
 
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 def audit(run: Run = None, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
     """Check the nine invariants on database, provider records and workflows. Exits 4 on a violation."""
     with connect(api_url) as client:
-        report = _request_audit(client, run)
+        report = _audit(client, run)
     if as_json:
         print_json(report)
     else:
@@ -39,23 +39,13 @@ def audit(run: Run = None, as_json: AsJson = False, api_url: ApiUrl = None) -> N
         raise typer.Exit(ExitCode.INVARIANT_BROKEN)
 
 
-def _request_audit(client: RestClient, run: str | None) -> Json:
-    """Return the report; show the number of compared workflows meanwhile."""
-    with (
-        console.status("Auditing") as progress,
-        client.stream("/audit", run_id=run, progress="true") as response,
-    ):
-        for line in response.iter_lines():
-            message: Json = json.loads(line)
-            if "report" in message:
-                report: Json = message["report"]
-                return report
-            if "problem" in message:
-                problem: Json = message["problem"]
-                # 404: there is no run of this name.
-                raise (UsageError if problem["status"] == 404 else ServiceUnavailable)(problem["detail"])
-            progress.update(f"{message['workflows_checked']} workflows compared")
-    raise OrderSystemError("The API ended the audit without a report.")
+def _audit(client: RestClient, run: str | None) -> Json:
+    """Return the audit report. Raises UsageError for an unknown run."""
+    with console.status("Auditing"):
+        try:
+            return client.audit(run)
+        except OrderUnknown as error:
+            raise UsageError(str(error)) from error
 
 
 def export(
@@ -92,7 +82,7 @@ def _download(client: RestClient, run: str | None, file: IO[bytes]) -> int:
             orders += chunk.count(b"\n")
     if run is not None and orders == 0:
         # Only the audit distinguishes an unknown run from one without finished orders.
-        _request_audit(client, run)
+        _audit(client, run)
     return orders
 
 

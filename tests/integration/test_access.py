@@ -34,7 +34,6 @@ ROUTES = [
     ("GET", "/latency.csv", None, Role.VIEWER),
     ("GET", "/audit", None, Role.VIEWER),
     ("GET", "/faults", None, Role.VIEWER),
-    ("GET", "/faults/history", None, Role.VIEWER),
     ("GET", "/metrics", None, Role.VIEWER),
     ("GET", "/whoami", None, Role.VIEWER),
     ("GET", "/docs", None, Role.VIEWER),

@@ -142,7 +142,7 @@ def test_audit_exits_4_when_an_invariant_is_broken(
     broken["violations"] = [
         {"invariant": 3, "order_id": "o-1", "finding": "charged twice", "evidence": {"ledger": [100, 100]}}
     ]
-    monkeypatch.setattr("orchestrator.cli.system._request_audit", lambda client, run: broken)
+    monkeypatch.setattr("orchestrator.cli.system._audit", lambda client, run: broken)
     result = command("audit")
     assert result.exit_code == 4
     assert "invariant 3, order o-1: charged twice" in result.out

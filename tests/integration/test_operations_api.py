@@ -89,8 +89,6 @@ def test_a_fault_profile_is_active_and_failures_are_visible_while_an_order_runs(
         assert live.finished(order_id)["status"] == "cancelled"
     finally:
         live.http.put("/faults", json={"profile": "none"})
-    changes = live.http.get("/faults/history", params={"limit": 2}).json()["changes"]
-    assert [change["profile"] for change in changes] == ["none", "custom"]
 
 
 @pytest.mark.parametrize(
@@ -128,21 +126,14 @@ def test_audit_of_all_orders_and_of_a_run(live: LiveApi) -> None:
     assert report["clean"]
     assert (report["finished"], report["open"], report["violations"]) == (1, 0, [])
     assert [invariant["number"] for invariant in report["invariants"]] == list(range(1, 10))
-    with live.http.stream("GET", "/audit?progress=true") as response:
-        lines = [json.loads(line) for line in response.iter_lines()]
-    assert all("workflows_checked" in line for line in lines[:-1])
-    assert lines[-1]["report"]["clean"]
+    assert live.http.get("/audit").json()["clean"]
 
 
 def test_the_audit_of_an_unknown_run_is_404(live: LiveApi) -> None:
     unknown = {"run_id": new_id()}
     response = live.http.get("/audit", params=unknown)
     assert is_problem(response, 404)
-    detail = response.json()["detail"]
-    assert unknown["run_id"] in detail
-    with live.http.stream("GET", "/audit", params=unknown | {"progress": "true"}) as response:
-        lines = [json.loads(line) for line in response.iter_lines()]
-    assert lines == [{"problem": {"status": 404, "detail": detail}}]
+    assert unknown["run_id"] in response.json()["detail"]
 
 
 def test_health_reports_the_state_of_the_system(live: LiveApi) -> None:

@@ -1,7 +1,6 @@
 """The bulkhead for reports: long reports do not delay other requests, and too many receive 429."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -89,8 +88,6 @@ async def test_stalled_downloads_do_not_block_other_reports(app: FastAPI, api: h
 async def test_a_second_audit_at_the_same_time_is_rejected(app: FastAPI, api: httpx.AsyncClient) -> None:
     async with app.state.context.report_limiter.slot(Report.AUDIT):
         assert is_rejected(await api.get("/audit"))
-        lines = (await api.get("/audit", params={"progress": "true"})).text.splitlines()
-    assert json.loads(lines[-1])["problem"]["status"] == 429
 
 
 async def test_a_report_waits_for_a_free_slot(

@@ -302,9 +302,9 @@ class Connection(asyncio.Protocol):
         elif name == "audit" and behaviour.audit_unavailable:
             self.drop()
         elif name == "audit":
-            report = {} if behaviour.audit_is_malformed else self.audit(query["run_id"][0])
-            lines = [{"workflows_checked": report.get("workflows_checked", 0)}, {"report": report}]
-            self.respond(200, "".join(json.dumps(line) + "\n" for line in lines), "application/x-ndjson")
+            self.respond(
+                200, {"clean": True} if behaviour.audit_is_malformed else self.audit(query["run_id"][0])
+            )
         elif name == "latency" and behaviour.latency_unavailable:
             self.drop()
         elif name == "latency":

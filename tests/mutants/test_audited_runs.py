@@ -15,7 +15,7 @@ from db import runs
 from db.database import Database
 from db.domain import ReviewMode, State
 from orchestrator.audit import audit, temporal_comparison
-from orchestrator.audit.workflow_list import MAX_CLOCK_SKEW, closed_workflows, running_workflows
+from orchestrator.audit.workflow_list import CLOSED, MAX_CLOCK_SKEW, RUNNING, list_filter
 from orchestrator.errors import ExitCode, RunUnknown
 from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
 from orchestrator.messages import ApproveOrder, ReconcileRequest, order_workflow_id, reconcile_workflow_id
@@ -92,14 +92,14 @@ def test_the_search_starts_before_the_earliest_possible_order_of_the_run() -> No
         return f"{closed} AND StartTime >= '{at.isoformat()}'"
 
     hour = timedelta(hours=1)
-    assert closed_workflows(None, NOON, None) == closed
-    assert closed_workflows("run", None, None) == closed
-    assert running_workflows("run", None, None) == closed.replace("!=", "=")
-    assert closed_workflows("run", NOON, NOON - hour) == query_since(NOON - hour - MAX_CLOCK_SKEW)
-    assert closed_workflows("run", None, NOON) == query_since(NOON - MAX_CLOCK_SKEW)
+    assert list_filter(CLOSED, None, NOON, None) == closed
+    assert list_filter(CLOSED, "run", None, None) == closed
+    assert list_filter(RUNNING, "run", None, None) == closed.replace("!=", "=")
+    assert list_filter(CLOSED, "run", NOON, NOON - hour) == query_since(NOON - hour - MAX_CLOCK_SKEW)
+    assert list_filter(CLOSED, "run", None, NOON) == query_since(NOON - MAX_CLOCK_SKEW)
     # A run that was stored late does not hide earlier orders.
-    assert closed_workflows("run", NOON, NOON + hour) == query_since(NOON - MAX_CLOCK_SKEW)
-    assert closed_workflows("run", NOON, None) == query_since(NOON - 24 * hour)
+    assert list_filter(CLOSED, "run", NOON, NOON + hour) == query_since(NOON - MAX_CLOCK_SKEW)
+    assert list_filter(CLOSED, "run", NOON, None) == query_since(NOON - 24 * hour)
 
 
 async def test_a_terminated_order_is_open_until_the_reconciler_has_had_time(
@@ -232,10 +232,8 @@ async def test_the_audit_waits_for_workflows_that_are_not_listed_and_counts_them
     assert (report.workflows_checked, report.uncompared, report.violations) == (1, 0, [])
     monkeypatch.setattr(temporal_comparison, "LISTING_SECONDS", 0.3)
     times = -1_000_000
-    forgetful = temporal_comparison.closed_workflows
-    monkeypatch.setattr(
-        temporal_comparison, "closed_workflows", lambda *given: forgetful(*given) + " AND WorkflowId = 'none'"
-    )
+    # Temporal lists no closed workflow.
+    monkeypatch.setattr(temporal_comparison, "CLOSED", f"{CLOSED} AND WorkflowId = 'none'")
     report = await audit(pool, client, shop.run_id)
     assert (report.workflows_checked, report.uncompared, report.violations) == (0, 1, [])
     # It does not wait for workflows that Temporal has deleted.

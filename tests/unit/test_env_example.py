@@ -40,7 +40,7 @@ def test_every_setting_has_a_description() -> None:
 @pytest.mark.parametrize("name", [
     "TEMPORAL_NAMESPACE", "ORDER_TASK_QUEUE", "SHIPPING_TASK_QUEUE", "LOG_LEVEL", "LOG_FORMAT",
     "BIND_ADDRESS", "AUTH", "ORDERS_HOME", "ORDER_DEADLINE_SECONDS", "AUTO_REVIEW_SECONDS",
-    "ORDER_WORKERS", "SHIPPING_WORKERS", "MAX_IN_FLIGHT", "START_RATE", "START_BURST",
+    "ORDER_WORKERS", "SHIPPING_WORKERS", "MAX_IN_FLIGHT",
     "WORKER_METRICS_PORT", "WORKER_DEPLOYMENT_NAME",
 ])  # fmt: skip
 def test_the_example_shows_the_default(name: str) -> None:

@@ -1,14 +1,12 @@
 """Routes for operators: latency, audit, fault profile, health and metrics."""
 
-import asyncio
-import json
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
-from typing import Annotated, Any
+from contextlib import aclosing
+from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Query, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response
 
 from db import fault_profiles
 from db.read_models import latency_report
@@ -16,21 +14,19 @@ from orchestrator.api import metrics
 from orchestrator.api.context import Context, Ctx
 from orchestrator.api.latency_csv import csv_response
 from orchestrator.api.middleware.auth import caller_of
-from orchestrator.api.problem_details import as_text, responses, status_of
+from orchestrator.api.problem_details import as_text, responses
 from orchestrator.api.report_limiter import Report
-from orchestrator.api.schemas.requests import AuditQuery, FaultHistoryQuery, FaultsBody, LatencyQuery
+from orchestrator.api.schemas.requests import AuditQuery, FaultsBody, LatencyQuery
 from orchestrator.api.schemas.responses import (
     AuditResponse,
     CallerResponse,
-    FaultHistoryResponse,
     FaultsResponse,
     HealthResponse,
     LatencyResponse,
 )
 from orchestrator.api.timeouts import database_check, temporal_check, while_available, with_timeout
-from orchestrator.audit import Progress
 from orchestrator.audit import audit as run_audit
-from orchestrator.errors import Overloaded, RequestMalformed, RunUnknown, ServiceUnavailable
+from orchestrator.errors import RequestMalformed
 from orchestrator.gateways.fault_injection import FaultProfile, named_profile
 
 router = APIRouter(tags=["operations"])
@@ -77,46 +73,16 @@ def _selected(query: LatencyQuery) -> latency_report.LatencyFilter:
     return latency_report.LatencyFilter(query.run_id, query.since, query.until)
 
 
-_JSON_LINES: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}
-}
-
-
-@router.get("/audit", response_model=AuditResponse, responses=responses(404, 429) | _JSON_LINES)
-async def audit(query: Annotated[AuditQuery, Query()], context: Ctx) -> Response:
-    """Compare the order database, the provider ledger and Temporal's closed workflows.
-
-    With `progress`, the response is JSON lines: `{"workflows_checked": n}` while the audit runs, then
-    `{"report": ...}`, or `{"problem": ...}` for an unknown run, too many running audits, or an unavailable
-    service."""
-    if query.progress:
-        return StreamingResponse(_audit_lines(context, query.run_id), media_type="application/x-ndjson")
-    return JSONResponse((await _audit(context, query.run_id)).model_dump(mode="json"))
-
-
-async def _audit(context: Context, run_id: str | None, progress: Progress | None = None) -> AuditResponse:
+@router.get("/audit", responses=responses(404, 429))
+async def audit(query: Annotated[AuditQuery, Query()], context: Ctx) -> AuditResponse:
+    """Compare the order database, the provider ledger and Temporal's closed workflows. Takes up to minutes."""
     async with context.report_limiter.slot(Report.AUDIT):
         report = await while_available(
-            run_audit(context.reports, context.client, run_id, progress=progress),
+            run_audit(context.reports, context.client, query.run_id),
             database_check(context.database),
             temporal_check(context.client),
         )
     return AuditResponse.of(report)
-
-
-async def _audit_lines(context: Context, run_id: str | None) -> AsyncGenerator[str, None]:
-    checked: asyncio.Queue[int] = asyncio.Queue()
-    auditing = asyncio.create_task(_audit(context, run_id, checked.put_nowait))
-    try:
-        while not auditing.done():
-            with suppress(TimeoutError):
-                n = await asyncio.wait_for(checked.get(), timeout=0.1)
-                yield json.dumps({"workflows_checked": n}) + "\n"
-        yield json.dumps({"report": auditing.result().model_dump(mode="json")}) + "\n"
-    except (RunUnknown, Overloaded, ServiceUnavailable) as error:
-        yield json.dumps({"problem": {"status": status_of(error), "detail": str(error)}}) + "\n"
-    finally:
-        auditing.cancel()
 
 
 @router.get("/faults", responses=responses())
@@ -134,13 +100,6 @@ async def set_faults(body: FaultsBody, context: Ctx) -> FaultsResponse:
     )
     log.info("fault profile set", profile=profile.name, seed=profile.seed)
     return FaultsResponse.of(change)
-
-
-@router.get("/faults/history", responses=responses())
-async def fault_history(query: Annotated[FaultHistoryQuery, Query()], context: Ctx) -> FaultHistoryResponse:
-    """Return the changes of the fault profile, newest first."""
-    changes = await with_timeout(fault_profiles.history(context.database, query.limit))
-    return FaultHistoryResponse(changes=[FaultsResponse.of(change) for change in changes])
 
 
 def _profile(body: FaultsBody) -> FaultProfile:

@@ -133,8 +133,3 @@ class LatencyQuery(StrictModel):
 
 class AuditQuery(StrictModel):
     run_id: RunId | None = None
-    progress: bool = False
-
-
-class FaultHistoryQuery(StrictModel):
-    limit: Annotated[int, Field(ge=1, le=1_000)] = 100

@@ -282,10 +282,6 @@ class FaultsResponse(BaseModel):
         return cls(profile=change.profile, seed=change.seed, rates=change.rates, since=change.at)
 
 
-class FaultHistoryResponse(BaseModel):
-    changes: list[FaultsResponse]
-
-
 class HealthResponse(BaseModel):
     status: Literal["healthy", "unhealthy"]
     timestamp: Timestamp
