@@ -10,13 +10,13 @@ from db.database import Database, Row
 from db.domain import GATEWAY_STEPS, Address, AttemptOutcome, Reason, RequestResult, State, Step
 from db.orders import AttemptResult, OrderRepository
 from db.transitions import STATE_MACHINE
-from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
+from orchestrator.gateways.fault_injection import FaultInjector, named_profile
 from orchestrator.messages import OrderRequest
 
 ADDRESS = Address("1 Main Street", "Springfield", "IL", "62701")
 OTHER_ADDRESS = Address("2 Side Street", "Shelbyville", "IL", "62565")
 
-NO_FAULTS = ProfileFaultInjector(named_profile("none"))
+NO_FAULTS = FaultInjector(named_profile("none"))
 
 STEP_INTO = {
     State.IN_REVIEW: Step.VALIDATE,

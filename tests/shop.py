@@ -13,7 +13,7 @@ from temporalio.common import WorkflowIDReusePolicy
 
 from db.database import Database, Row
 from db.orders import OrderRepository
-from orchestrator.gateways.fault_injection import ProfileFaultInjector
+from orchestrator.gateways.fault_injection import FaultInjector
 from orchestrator.gateways.protocols import Gateways
 from orchestrator.gateways.simulated import simulated_gateways
 from orchestrator.messages import OrderRequest, OrderResult, order_workflow_id
@@ -22,7 +22,7 @@ from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 from tests.orders import ADDRESS
 
-ActivitySetFactory = Callable[[OrderRepository, ProfileFaultInjector, Gateways], ActivitySet]
+ActivitySetFactory = Callable[[OrderRepository, FaultInjector, Gateways], ActivitySet]
 VISIBLE_SECONDS = 10.0
 POLL_SECONDS = 0.02
 
@@ -86,7 +86,7 @@ class Shop:
 async def open_shop(
     client: Client,
     pool: Database,
-    faults: ProfileFaultInjector,
+    faults: FaultInjector,
     *,
     name: str = "shop",
     repository: Callable[[Database, str], OrderRepository] = OrderRepository,

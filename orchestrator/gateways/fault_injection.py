@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from math import log
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from db.domain import COMPENSATIONS, GATEWAY_STEPS, Step
 from orchestrator.errors import GatewayDeclined, GatewayError
@@ -105,18 +105,14 @@ def named_profile(name: str, seed: int = 0) -> FaultProfile:
     return FaultProfile(name, seed, PROFILES[name], {})
 
 
-class FaultInjector(Protocol):
-    async def call(self, call: Call, work: Callable[[], Awaitable[T]]) -> T:
-        """Run `work`, with the faults of the active profile before or after it."""
-
-
-class ProfileFaultInjector:
+class FaultInjector:
     """Injects the faults of `profile`, which may be replaced at any time."""
 
     def __init__(self, profile: FaultProfile) -> None:
         self.profile = profile
 
     async def call(self, call: Call, work: Callable[[], Awaitable[T]]) -> T:
+        """Run `work`, with the faults of the profile before or after it."""
         rates = self.profile.rates(call.step)
         share = self._draw(call, "fault")
         if (share := share - rates.error) < 0:

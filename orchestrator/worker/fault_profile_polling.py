@@ -8,7 +8,7 @@ import structlog
 from db import fault_profiles
 from db.database import Database
 from orchestrator.errors import ServiceUnavailable
-from orchestrator.gateways.fault_injection import FaultProfile, ProfileFaultInjector
+from orchestrator.gateways.fault_injection import FaultInjector, FaultProfile
 
 POLL_SECONDS = 0.4
 
@@ -19,7 +19,7 @@ restarted worker would succeed under any profile."""
 log = structlog.get_logger()
 
 
-async def load_fault_profile(database: Database, injector: ProfileFaultInjector) -> None:
+async def load_fault_profile(database: Database, injector: FaultInjector) -> None:
     """Set the active profile; return without it if the database stays unavailable."""
     with suppress(TimeoutError):
         async with asyncio.timeout(FIRST_PROFILE_TIMEOUT_SECONDS):
@@ -27,14 +27,14 @@ async def load_fault_profile(database: Database, injector: ProfileFaultInjector)
                 await asyncio.sleep(POLL_SECONDS)
 
 
-async def poll_fault_profile(database: Database, injector: ProfileFaultInjector) -> None:
+async def poll_fault_profile(database: Database, injector: FaultInjector) -> None:
     """Follow changes of the active profile, forever."""
     while True:
         await _read(database, injector)
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def _read(database: Database, injector: ProfileFaultInjector) -> bool:
+async def _read(database: Database, injector: FaultInjector) -> bool:
     """Set the active profile; return whether the database was available."""
     try:
         change = await fault_profiles.current(database)

@@ -16,7 +16,7 @@ from temporalio.worker import Worker
 from db.database import Database
 from db.orders import OrderRepository
 from orchestrator.errors import ServiceUnavailable
-from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
+from orchestrator.gateways.fault_injection import FaultInjector, named_profile
 from orchestrator.gateways.simulated import simulated_gateways
 from orchestrator.observability import logs
 from orchestrator.observability.tracing import Tracing
@@ -93,7 +93,7 @@ async def _serve(
     client = await _connect(settings, name, runtime, tracing)
     async with Database(settings.order_database_url, application_name=name) as database:
         metrics = WorkerMetrics(runtime.metric_meter)
-        injector = ProfileFaultInjector(named_profile("none"))
+        injector = FaultInjector(named_profile("none"))
         activities = ActivitySet.create(
             OrderRepository(database, name), injector, simulated_gateways(database), metrics, tracing
         )

@@ -15,8 +15,8 @@ from orchestrator.activities.payment import PaymentActivities
 from orchestrator.activities.shipping import ShippingActivities
 from orchestrator.activities.step_runner import StepRunner
 from orchestrator.gateways.fault_injection import (
+    FaultInjector,
     FaultProfile,
-    ProfileFaultInjector,
     Rates,
     named_profile,
 )
@@ -43,7 +43,7 @@ class AllActivities:
 
     def __init__(self, pool: Database, repository: OrderRepository, profile: FaultProfile) -> None:
         self.gateways = simulated_gateways(pool)
-        step_runner = StepRunner(repository, ProfileFaultInjector(profile))
+        step_runner = StepRunner(repository, FaultInjector(profile))
         self.orders = OrderActivities(repository, step_runner, self.gateways)
         self.payments = PaymentActivities(step_runner, self.gateways.payments)
         self.shipping = ShippingActivities(step_runner, self.gateways)

@@ -23,7 +23,7 @@ from db.domain import Address, Reason, ReviewMode, State
 from db.orders import OrderRepository
 from orchestrator.embedded.layout import PROJECT_ROOT, packaged_program, stack_environment
 from orchestrator.errors import GatewayError
-from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
+from orchestrator.gateways.fault_injection import FaultInjector, named_profile
 from orchestrator.gateways.simulated import SimulatedCarrier, simulated_gateways
 from orchestrator.messages import (
     ApproveOrder,
@@ -77,7 +77,7 @@ async def running_workers(
     gateways = simulated_gateways(pool)
     gateways = replace(gateways, carrier=carrier or gateways.carrier)
     activities = ActivitySet.create(
-        OrderRepository(pool, name), ProfileFaultInjector(named_profile("none")), gateways
+        OrderRepository(pool, name), FaultInjector(named_profile("none")), gateways
     )
     shop = Shop(name, client, pool, f"{name}-orders", f"{name}-shipping")
     async with (

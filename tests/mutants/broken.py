@@ -12,7 +12,7 @@ from db.domain import SAMPLE_ITEMS, Address, Item, NewOrder, Reason, State
 from db.orders import OrderRepository, OrderSnapshot
 from orchestrator.activities.order import OrderActivities
 from orchestrator.activities.step_runner import StepRunner
-from orchestrator.gateways.fault_injection import ProfileFaultInjector
+from orchestrator.gateways.fault_injection import FaultInjector
 from orchestrator.gateways.protocols import (
     Carrier,
     Gateways,
@@ -182,7 +182,7 @@ def with_gateways(
     """Return the activities of the product with broken gateways."""
 
     def open_activities(
-        repository: OrderRepository, faults: ProfileFaultInjector, gateways: Gateways
+        repository: OrderRepository, faults: FaultInjector, gateways: Gateways
     ) -> ActivitySet:
         broken = Gateways(
             payments=payments(gateways.payments) if payments else gateways.payments,
@@ -398,7 +398,7 @@ async def charge_in_full(gateways: Gateways, order_id: str) -> None:
 
 def with_order_activities(broken: type[OrderActivities]) -> ActivitySetFactory:
     def open_activities(
-        repository: OrderRepository, faults: ProfileFaultInjector, gateways: Gateways
+        repository: OrderRepository, faults: FaultInjector, gateways: Gateways
     ) -> ActivitySet:
         activities = ActivitySet.create(repository, faults, gateways)
         return replace(activities, orders=broken(repository, StepRunner(repository, faults), gateways))

@@ -17,7 +17,7 @@ from db.domain import ReviewMode, State
 from orchestrator.audit import audit, temporal_comparison
 from orchestrator.audit.workflow_list import CLOSED, MAX_CLOCK_SKEW, RUNNING, list_filter
 from orchestrator.errors import ExitCode, RunUnknown
-from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
+from orchestrator.gateways.fault_injection import FaultInjector, named_profile
 from orchestrator.messages import ApproveOrder, ReconcileRequest, order_workflow_id, reconcile_workflow_id
 from orchestrator.settings import Settings
 from orchestrator.workflows.order import OrderWorkflow
@@ -105,7 +105,7 @@ def test_the_search_starts_before_the_earliest_possible_order_of_the_run() -> No
 async def test_a_terminated_order_is_open_until_the_reconciler_has_had_time(
     client: Client, pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_shop(client, pool, ProfileFaultInjector(named_profile("none"))) as shop:
+    async with open_shop(client, pool, FaultInjector(named_profile("none"))) as shop:
         order = shop.order("ended", review=ReviewMode.MANUAL)
         handle = await shop.place(order)
         await until_in_review(shop, order.order_id)
@@ -181,7 +181,7 @@ async def test_a_reset_workflow_is_not_a_second_one(
     client: Client, pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(temporal_comparison, "RECONCILER_TIME", timedelta(0))
-    async with open_shop(client, pool, ProfileFaultInjector(named_profile("none"))) as shop:
+    async with open_shop(client, pool, FaultInjector(named_profile("none"))) as shop:
         order = shop.order("reset", review=ReviewMode.MANUAL)
         handle = await shop.place(order)
         await until_in_review(shop, order.order_id)
@@ -213,7 +213,7 @@ async def test_a_reset_workflow_is_not_a_second_one(
 async def test_the_audit_waits_for_workflows_that_are_not_listed_and_counts_them(
     client: Client, pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_shop(client, pool, ProfileFaultInjector(named_profile("none"))) as shop:
+    async with open_shop(client, pool, FaultInjector(named_profile("none"))) as shop:
         handle = await shop.place(shop.order("unlisted"))
         await handle.result()
     await shop.until_visible([handle])
@@ -246,7 +246,7 @@ async def test_the_audit_waits_for_workflows_that_are_not_listed_and_counts_them
 async def test_open_orders_are_listed_and_overdue_ones_counted(
     client: Client, pool: Database, command_line: CommandLine
 ) -> None:
-    async with open_shop(client, pool, ProfileFaultInjector(named_profile("none"))) as shop:
+    async with open_shop(client, pool, FaultInjector(named_profile("none"))) as shop:
         orders = [shop.order(f"n{n:02}", review=ReviewMode.MANUAL, limit_seconds=600.0) for n in range(22)]
         handles = [await shop.place(order) for order in orders]
         for order in orders:

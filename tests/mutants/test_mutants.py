@@ -17,7 +17,7 @@ from db.database import Database
 from db.domain import ReviewMode, State, Step
 from orchestrator.audit import AuditReport, audit
 from orchestrator.errors import ExitCode
-from orchestrator.gateways.fault_injection import FaultProfile, ProfileFaultInjector, Rates, named_profile
+from orchestrator.gateways.fault_injection import FaultInjector, FaultProfile, Rates, named_profile
 from orchestrator.messages import (
     ORDER_WORKFLOW_PREFIX,
     ApproveOrder,
@@ -49,7 +49,7 @@ EXPECTED = {
 
 async def run_and_audit(mutant: Mutant, client: Client, pool: Database) -> tuple[Shop, AuditReport]:
     """Run two orders through the scenario on the mutant's workers, and audit the result."""
-    faults = ProfileFaultInjector(named_profile("none"))
+    faults = FaultInjector(named_profile("none"))
     if mutant.scenario is Scenario.UNDELIVERABLE:
         faults.profile = FaultProfile("custom", 0, Rates(), {Step.DISPATCH: Rates(decline=1.0)})
     async with open_shop(

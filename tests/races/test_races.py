@@ -10,7 +10,7 @@ from temporalio.client import Client
 from db.database import Database, Row
 from db.domain import COMPENSATIONS, Reason, State
 from orchestrator.audit import audit
-from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
+from orchestrator.gateways.fault_injection import FaultInjector, named_profile
 from tests.orders import ADDRESS, OTHER_ADDRESS
 from tests.races.grid import CELLS, IN_REVIEW, Answered, Cell, Manner, Request, Score
 from tests.races.racing_repository import PERSON, LosesTasks, Race, racing_repository
@@ -73,7 +73,7 @@ async def run_cells(
 ) -> list[str]:
     """Run one order per cell; return every response that contradicts the outcome. The audit must be clean."""
     race = Race(client)
-    faults = ProfileFaultInjector(named_profile(profile, seed=7))
+    faults = FaultInjector(named_profile(profile, seed=7))
     slots = asyncio.Semaphore(CONCURRENT_ORDERS)
     losing = Client(client.service_client, namespace=client.namespace, interceptors=[LosesTasks(race)])
     async with open_shop(losing, pool, faults, name="race", repository=racing_repository(race)) as shop:

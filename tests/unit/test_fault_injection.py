@@ -16,8 +16,8 @@ from orchestrator.gateways.fault_injection import (
     HANG_SECONDS,
     PROFILES,
     Call,
+    FaultInjector,
     FaultProfile,
-    ProfileFaultInjector,
     Rates,
     named_profile,
 )
@@ -48,7 +48,7 @@ def calls(step: Step = Step.CHARGE, count: int = MANY) -> list[Call]:
     return [Call(f"order-{number // 4}", step, number % 4 + 1) for number in range(count)]
 
 
-async def outcome_of(injector: ProfileFaultInjector, call: Call, time: RecordedSleep) -> str:
+async def outcome_of(injector: FaultInjector, call: Call, time: RecordedSleep) -> str:
     """Return how one call ended: ok, slow, error, hang, decline, lost (failed after its effect),
     lost-hang."""
     time.slept.clear()
@@ -74,7 +74,7 @@ async def outcome_of(injector: ProfileFaultInjector, call: Call, time: RecordedS
 
 
 async def outcomes_of(profile: FaultProfile, time: RecordedSleep, step: Step = Step.CHARGE) -> list[str]:
-    injector = ProfileFaultInjector(profile)
+    injector = FaultInjector(profile)
     return [await outcome_of(injector, call, time) for call in calls(step)]
 
 
@@ -125,7 +125,7 @@ async def test_the_lossy_profile_loses_half_of_the_responses_after_the_effect(ti
 
 
 async def test_delays_are_exponentially_distributed(time):
-    injector = ProfileFaultInjector(custom(slow=1.0, slow_mean_ms=200.0))
+    injector = FaultInjector(custom(slow=1.0, slow_mean_ms=200.0))
     delays = []
     for call in calls():
         assert await outcome_of(injector, call, time) == "slow"
@@ -158,7 +158,7 @@ async def test_a_step_uses_its_own_rates(time):
 
 
 async def test_a_new_profile_is_active_from_the_next_call(time):
-    injector = ProfileFaultInjector(named_profile("none"))
+    injector = FaultInjector(named_profile("none"))
     call = Call("one", Step.CHARGE, 1)
     assert await outcome_of(injector, call, time) == "ok"
     injector.profile = custom(error=1.0)
@@ -166,7 +166,7 @@ async def test_a_new_profile_is_active_from_the_next_call(time):
 
 
 async def test_a_hanging_call_can_be_cancelled():
-    injector = ProfileFaultInjector(custom(hang=1.0))
+    injector = FaultInjector(custom(hang=1.0))
 
     async def work() -> None:
         raise AssertionError("a hanging call takes no effect")

@@ -15,7 +15,7 @@ from temporalio.runtime import Runtime
 from db.database import Database
 from db.fault_profiles import FaultChange
 from orchestrator.errors import DatabaseUnavailable
-from orchestrator.gateways.fault_injection import ProfileFaultInjector, named_profile
+from orchestrator.gateways.fault_injection import FaultInjector, named_profile
 from orchestrator.observability import tracing
 from orchestrator.settings import Settings
 from orchestrator.worker import WorkerKind, fault_profile_polling, main
@@ -41,7 +41,7 @@ class FakeDatabase:
 class FakeWorker:
     """A worker of the SDK that polls until it is shut down."""
 
-    def __init__(self, injector: ProfileFaultInjector) -> None:
+    def __init__(self, injector: FaultInjector) -> None:
         self.injector = injector
         self.profile_at_start: str | None = None
         self._shut_down = asyncio.Event()
@@ -57,7 +57,7 @@ class FakeWorker:
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     """The only worker of a process without Temporal and PostgreSQL."""
-    injector = ProfileFaultInjector(named_profile("none"))
+    injector = FaultInjector(named_profile("none"))
     worker = FakeWorker(injector)
 
     async def nothing(*_: object) -> None:
@@ -73,7 +73,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     monkeypatch.setattr(main, "_connect", nothing)
     monkeypatch.setattr(main, "simulated_gateways", lambda _database: None)
     monkeypatch.setattr(main.ActivitySet, "create", lambda *_: None)
-    monkeypatch.setattr(main, "ProfileFaultInjector", lambda _profile: injector)
+    monkeypatch.setattr(main, "FaultInjector", lambda _profile: injector)
     monkeypatch.setattr(main, "order_worker", lambda *_, **__: worker)
     monkeypatch.setattr(main.EventMaintenance, "prepare", nothing)
     monkeypatch.setattr(main.EventMaintenance, "run", forever)
@@ -124,7 +124,7 @@ async def test_loading_the_fault_profile_retries_while_the_database_is_unavailab
         return ACTIVE_PROFILE
 
     monkeypatch.setattr(fault_profile_polling.fault_profiles, "current", unavailable_at_first)
-    injector = ProfileFaultInjector(named_profile("none"))
+    injector = FaultInjector(named_profile("none"))
     await fault_profile_polling.load_fault_profile(DATABASE, injector)
     assert (injector.profile.name, injector.profile.seed, calls) == ("assignment", 7, 3)
 
@@ -137,7 +137,7 @@ async def test_loading_the_fault_profile_times_out(monkeypatch: pytest.MonkeyPat
         return ACTIVE_PROFILE
 
     monkeypatch.setattr(fault_profile_polling.fault_profiles, "current", never)
-    injector = ProfileFaultInjector(named_profile("none"))
+    injector = FaultInjector(named_profile("none"))
     await fault_profile_polling.load_fault_profile(DATABASE, injector)
     assert injector.profile.name == "none"
 

@@ -30,8 +30,8 @@ from db.orders import OrderRepository
 from orchestrator.embedded.layout import packaged_program
 from orchestrator.gateways.fault_injection import (
     Call,
+    FaultInjector,
     FaultProfile,
-    ProfileFaultInjector,
     Rates,
     named_profile,
 )
@@ -61,7 +61,7 @@ T = TypeVar("T")
 Handle = WorkflowHandle[OrderWorkflow, OrderResult]
 
 
-class FaultsByOrder(ProfileFaultInjector):
+class FaultsByOrder(FaultInjector):
     """The fault injector of all workers here: each order has its own profile."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class FaultsByOrder(ProfileFaultInjector):
 
     async def call(self, call: Call, work: Callable[[], Awaitable[T]]) -> T:
         profile = self.profiles.get(call.order_id, self.profile)
-        return await ProfileFaultInjector(profile).call(call, work)
+        return await FaultInjector(profile).call(call, work)
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def faulty_first(name: str, step: Step, fault: str, times: int) -> FaultProfile:
     call_is_faulty = [True] * times + [False]
     for seed in range(10_000):
         profile = FaultProfile("custom", seed, Rates(), {step: Rates(**{fault: 0.5})})
-        point = ProfileFaultInjector(profile)
+        point = FaultInjector(profile)
         calls = [Call(f"history-{name}", step, attempt) for attempt in range(1, times + 2)]
         if [point._draw(call, "fault") < 0.5 for call in calls] == call_is_faulty:
             return profile
