@@ -63,7 +63,6 @@ class InMemoryOrder:
     order_id: str
     workflow_run_id: str
     address: Address
-    amount_cents: int
     state: State = State.RECEIVED
     current_step: Step | None = Step.RECEIVE
     states: list[State] = field(default_factory=lambda: [State.RECEIVED])
@@ -74,14 +73,18 @@ class InMemoryOrder:
     """Requests of people: (signal, accepted)."""
 
     applied_request_ids: set[str] = field(default_factory=set)
-    charges: int = 0
-    refunds: int = 0
-    is_voided: bool = False
-    is_packed: bool = False
-    is_unpacked: bool = False
-    is_dispatched: bool = False
-    is_recalled: bool = False
+    gateway_calls: set[Step] = field(default_factory=set)
+    """Steps that took effect at a gateway. A repeated call changes nothing there."""
+
     label: Address | None = None
+
+    @property
+    def charges(self) -> int:
+        return int(Step.CHARGE in self.gateway_calls)
+
+    @property
+    def refunds(self) -> int:
+        return int({Step.CHARGE, Step.REFUND} <= self.gateway_calls)
 
     @property
     def abort_reason(self) -> Reason | None:
@@ -101,14 +104,13 @@ class InMemoryOrder:
         if not self.state.is_terminal:
             return [f"no outcome: {self.state}"]
         is_completed = self.state is State.COMPLETED
+        is_dispatched, is_recalled = Step.DISPATCH in self.gateway_calls, Step.RECALL in self.gateway_calls
+        is_handled = is_dispatched or Step.PREPARE in self.gateway_calls
         checks = {
-            "more than one charge or refund": self.charges > 1 or self.refunds > 1,
             "wrong net charge": self.charges - self.refunds != (1 if is_completed else 0),
-            "completed without one valid dispatch": is_completed
-            and (not self.is_dispatched or self.is_recalled or self.is_unpacked),
+            "completed without a valid dispatch": is_completed and (not is_dispatched or is_recalled),
             "label with another address": is_completed and self.label != self.address,
-            "dispatched but not recalled": not is_completed and self.is_dispatched and not self.is_recalled,
-            "packed but not unpacked": not is_completed and self.is_packed and not self.is_unpacked,
+            "packed or dispatched but not recalled": not is_completed and is_handled and not is_recalled,
             "outcome does not match the reason": self.state
             is not (self.abort_reason.outcome if self.abort_reason else State.COMPLETED),
             "illegal state change": not set(pairwise(self.states)) <= set(STATE_MACHINE.event_changes()),
@@ -190,12 +192,14 @@ class InMemoryActivities:
         transition = STATE_MACHINE.of(step)
         if transition is None:
             if order.abort is not None and not order.state.is_terminal:
-                _compensate(order, step)
+                order.gateway_calls.add(step)
             return StepStatus.DONE
         if order.abort is not None:
             return StepStatus.ABORTED
         if order.current_step is step:
-            _call_gateway(order, step)
+            order.gateway_calls.add(step)
+            if step is Step.DISPATCH:
+                order.label = order.address
             if is_stored:
                 order.advance(transition)
         return StepStatus.DONE
@@ -205,10 +209,8 @@ class InMemoryActivities:
     @activity.defn(name=Activity.OPEN)
     async def open(self, order: NewOrder) -> bool:
         async with self._database_activity(Activity.OPEN, order.order_id):
-            stored = self.orders.setdefault(
-                order.order_id,
-                InMemoryOrder(order.order_id, order.workflow_run_id, order.address, order.amount_cents),
-            )
+            new = InMemoryOrder(order.order_id, order.workflow_run_id, order.address)
+            stored = self.orders.setdefault(order.order_id, new)
             if stored.workflow_run_id != order.workflow_run_id:
                 raise ApplicationError("duplicate order", type=messages.DUPLICATE_ORDER, non_retryable=True)
         return True
@@ -284,24 +286,6 @@ class InMemoryActivities:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
-
-
-def _call_gateway(order: InMemoryOrder, step: Step) -> None:
-    if step is Step.CHARGE:
-        assert not order.is_voided, "charged after the refund"
-        order.charges = 1
-    elif step is Step.PREPARE:
-        order.is_packed = True
-    elif step is Step.DISPATCH:
-        assert order.is_packed
-        order.is_dispatched, order.label = True, order.address
-
-
-def _compensate(order: InMemoryOrder, step: Step) -> None:
-    if step is Step.REFUND:
-        order.refunds, order.is_voided = order.charges, True
-    else:
-        order.is_recalled = order.is_unpacked = True
 
 
 def _decide(
