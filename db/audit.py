@@ -51,7 +51,7 @@ class DatabaseAudit:
 
     `since` is when the first of these orders was accepted, `last_finished_at` when the last one finished, and
     `run_started_at` when the run started; None if there is none. `without_events` of the finished orders were
-    accepted before `events_since` (None if no events were dropped), so the invariants about events skip them.
+    accepted before `events_since` (None if no events were deleted), so the invariants about events skip them.
     """
 
     finished: int

@@ -49,9 +49,6 @@ class DatabaseState:
     sessions: tuple[Session, ...] = ()
     pending_migrations: tuple[str, ...] = ()
     unknown_migrations: tuple[str, ...] = ()
-    partition_days_ahead: float | None = None
-    """None before the first migration, as `acceptance_gap_seconds`."""
-
     overdue: int = 0
     overdue_examples: tuple[str, ...] = ()
     repeated_compensations: tuple[str, ...] = ()
@@ -88,11 +85,10 @@ async def database_state(
             applied = [row["version"] for row in await rows("migrations")] if server["has_migrations"] else []
             ours = {path.name.split("_")[0]: path.name for path in _MIGRATIONS.glob("*.sql")}
             orders: Row = {}
-            if server["has_partitions"]:
+            if server["has_orders"]:
                 attempts = {"attempts": compensation_attempts}
                 overdue = (await rows("overdue"))[0]
                 orders = {
-                    "partition_days_ahead": (await rows("partition_days_ahead"))[0]["days"],
                     "overdue": overdue["orders"],
                     "overdue_examples": tuple(overdue["examples"] or ()),
                     "repeated_compensations": tuple(

@@ -65,7 +65,6 @@ begin
         grant insert, update on orders, payments, shipments, runs, latency_rollup,
             provider.packages, provider.parcels to orders_writer;
         grant insert, update, delete on step_attempts to orders_writer;
-        grant execute on function ensure_event_partitions(int) to orders_writer;
     end if;
     if exists (select from pg_roles where rolname = 'orders_loadtest') then
         grant insert, update on runs to orders_loadtest;
@@ -93,8 +92,5 @@ begin
         execute format('revoke all on all tables in schema public, provider from %I', name);
         execute format('revoke usage on schema public, provider from %I', name);
     end loop;
-    if exists (select from pg_roles where rolname = 'orders_writer') then
-        revoke execute on function ensure_event_partitions(int) from orders_writer;
-    end if;
 end
 $$;

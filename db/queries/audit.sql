@@ -5,7 +5,7 @@
 --
 -- `finished_orders` have their outcome, of one run or of all. Open orders are counted but not checked,
 -- because their rows and the provider's may differ for a moment. Invariants about events (1, 2, 6, 7, 9) skip
--- orders whose events were dropped by retention.
+-- orders whose events were deleted by retention.
 
 -- name: scope
 select count(*) filter (where state >= 'completed') as finished,
@@ -14,7 +14,7 @@ select count(*) filter (where state >= 'completed') as finished,
     coalesce(array_agg(order_id order by accepted_at) filter (where state < 'completed'), '{}') as open_orders,
     min(accepted_at) as since, max(finished_at) as last_finished_at, now() as read_at,
     count(*) filter (where state >= 'completed' and accepted_at < (select events_since())) as without_events,
-    (select max(to_at) from dropped_events) as events_since,
+    nullif(events_since(), '-infinity') as events_since,
     (select started_at from runs where run_id = %(run_id)s) as run_started_at
 from orders
 where %(run_id)s::text is null or run_id = %(run_id)s;

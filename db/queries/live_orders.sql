@@ -25,7 +25,7 @@ where o.state in ('received', 'validated', 'in_review') and o.review = 'manual' 
     -- Not those that were approved before their review started.
     and not exists (
         select from events e
-        where e.order_id = o.order_id and e.at between o.accepted_at and o.last_event_at and e.kind = 'signal'
+        where e.order_id = o.order_id and e.kind = 'signal'
             and e.detail ->> 'signal' = 'approve_order' and (e.detail ->> 'accepted')::boolean
     )
 order by o.deadline_at

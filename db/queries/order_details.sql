@@ -8,13 +8,12 @@ left join orders o on o.order_id = %(order_id)s
 left join payments p on p.payment_id = %(payment_id)s;
 
 -- name: order
--- One order with the number of failed attempts of each step and the last ten of them. The bounds on e.at let
--- PostgreSQL skip the partitions in which the order has no events.
+-- One order with the number of failed attempts of each step and the last ten of them.
 with target as (
     select * from orders where order_id = %(order_id)s
 ), event as materialized (
     select e.at, e.kind, e.state, e.step, e.attempt, e.outcome, e.detail
-    from target o join events e on e.order_id = o.order_id and e.at between o.accepted_at and o.last_event_at
+    from target o join events e on e.order_id = o.order_id
 ), failure as (
     select step, attempt, outcome, coalesce(detail ->> 'error', '') as error, at
     from event where kind = 'attempt' and outcome <> 'ok'
@@ -35,10 +34,10 @@ select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason, o.amount_c
 from target o;
 
 -- name: order_history
--- No row: no such order. One row without a time: its events were dropped by retention.
+-- No row: no such order. One row without a time: its events were deleted by retention.
 select e.at, e.kind, e.state, e.step, e.attempt, e.outcome, e.started_at, e.duration_ms, e.worker, e.detail
 from orders o
-left join events e on e.order_id = o.order_id and e.at between o.accepted_at and o.last_event_at
+left join events e on e.order_id = o.order_id
 where o.order_id = %(order_id)s
 order by e.at;
 

@@ -254,7 +254,7 @@ with target as (
 ), calls as (
     select e.step, e.outcome, e.started_at, e.started_at + interval '1 millisecond' * e.duration_ms as ended_at,
         e.step in ('recall', 'refund') as is_compensation, t.aborted_at
-    from target t join events e on e.order_id = t.order_id and e.at >= t.accepted_at
+    from target t join events e on e.order_id = t.order_id
     where e.kind = 'attempt'
 ), forward as (
     select step, floor(sum(extract(epoch from upper(span) - lower(span)) * 1000))::int as ms
@@ -274,7 +274,7 @@ with target as (
     select floor(coalesce(extract(epoch from
         coalesce(min(e.at) filter (where e.state = 'approved'), t.aborted_at)
         - min(e.at) filter (where e.kind = 'state' and e.state = 'in_review')) * 1000, 0))::int as ms
-    from target t join events e on e.order_id = t.order_id and e.at >= t.accepted_at
+    from target t join events e on e.order_id = t.order_id
     group by t.aborted_at
 ), open_attempt as (
     delete from step_attempts s using target t where s.order_id = t.order_id

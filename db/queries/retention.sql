@@ -1,32 +1,29 @@
--- Events are dropped by whole partitions. The statements that change tables are in db/maintenance/retention.py.
+-- Retention deletes the events of orders accepted before a cutoff; all other rows stay.
 
--- name: ensure_partitions
-select ensure_event_partitions() as created;
+-- name: cutoff
+-- Not after the oldest open order, whose events are still needed.
+select least(now() - %(keep)s::interval, min(accepted_at)) as cutoff, min(accepted_at) as oldest_open_at
+from orders where state < 'completed';
 
--- name: lock
--- Only one process at a time.
-select pg_try_advisory_lock(hashtext('event_retention')) as is_locked;
+-- name: count_expired
+select count(*) as orders from orders
+where accepted_at >= (select events_since()) and accepted_at < %(cutoff)s;
 
--- name: expired
--- Partitions whose last day ends before the cutoff, oldest first. Bytes include indexes.
-select name, from_at, to_at, pg_total_relation_size(to_regclass(name)) as bytes
-from event_partitions() where to_at <= %(cutoff)s order by from_at;
-
--- name: oldest_open_order
-select min(accepted_at) as at from orders where state < 'completed';
-
--- name: decide
-insert into dropped_events (to_at, from_at, partition, bytes)
-values (%(to_at)s, %(from_at)s, %(name)s, %(bytes)s)
-on conflict (to_at) do nothing;
-
--- name: unfinished
--- Partitions that an earlier call decided to drop and did not: attached, half detached or detached.
-select d.partition as name, d.from_at, d.to_at, d.bytes, i.inhdetachpending as half_detached
-from dropped_events d
-left join pg_inherits i on i.inhparent = 'events'::regclass and i.inhrelid = to_regclass(d.partition)
-where d.dropped_at is null
-order by d.from_at;
-
--- name: done
-update dropped_events set dropped_at = now() where to_at = %(to_at)s;
+-- name: delete_batch
+-- Deletes the events of the next orders and moves `events_since` in the same transaction, so that the audit never
+-- misses events without knowing why. Returns no row when nothing is left. Locks no row that a writer needs.
+with retention as (
+    select events_since as since from event_retention for update
+), batch as (
+    select since, coalesce((
+        select accepted_at from orders where accepted_at > since and accepted_at < %(cutoff)s
+        order by accepted_at offset %(orders)s limit 1
+    ), %(cutoff)s) as until
+    from retention where since < %(cutoff)s
+), deleted as (
+    delete from events e using batch b, orders o
+    where o.accepted_at >= b.since and o.accepted_at < b.until and e.order_id = o.order_id
+    returning e.order_id
+)
+update event_retention set events_since = batch.until from batch
+returning (select count(distinct order_id) from deleted) as orders, (select count(*) from deleted) as events;

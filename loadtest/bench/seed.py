@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
-from psycopg import sql
 
 from db import queries
 from orchestrator.errors import SettingsError
@@ -44,7 +43,6 @@ def seed(url: str, orders: int, *, days: int = DAYS, progress: Progress) -> int:
             share = orders * (number + 1) // days - orders * number // days
             began = time.monotonic()
             with connection.transaction():
-                _create_partition(connection, day)
                 events += _fill(connection, day, share, f"seed-{now:%y%m%d%H%M%S}-{number:02d}")
             progress(f"{day:%Y-%m-%d}: {share:,} orders in {time.monotonic() - began:.1f} s")
         connection.execute("select rebuild_latency_rollup()")
@@ -92,23 +90,6 @@ def _fill(connection: Connection, day: datetime, orders: int, prefix: str) -> in
     events = connection.execute(_SQL["events"]).rowcount
     connection.execute("alter table orders enable trigger orders_update_latency_rollup_on_insert")
     return events
-
-
-def _create_partition(connection: Connection, day: datetime) -> None:
-    """Create the partition of the events of a past day, unless one exists."""
-    following = day + timedelta(days=1)
-    name = f"events_{day:%Y%m%d}"
-    exists = connection.execute(
-        "select exists (select from event_partitions() where from_at < %s and coalesce(to_at > %s, true))",
-        (following, day),
-    ).fetchone()
-    if exists == (True,):
-        return
-    connection.execute(
-        sql.SQL("create table {} partition of events for values from ({}) to ({})").format(
-            sql.Identifier(name), sql.Literal(day.isoformat()), sql.Literal(following.isoformat())
-        )
-    )
 
 
 def main() -> int:

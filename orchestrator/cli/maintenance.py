@@ -16,6 +16,7 @@ from orchestrator.errors import ExitCode, UsageError
 from orchestrator.settings import Settings
 
 if TYPE_CHECKING:
+    from db.maintenance.retention import RetentionReport
     from orchestrator.operations.doctor import Observations
 
 
@@ -31,30 +32,27 @@ def retention(
         str | None,
         typer.Option("--keep", metavar="DAYS", help="For example 90d; EVENTS_KEEP_DAYS by default."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be dropped.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the orders; delete nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Drop old events, by partitions of one day. Orders, payments, provider records and charts are kept."""
-    from db.maintenance.retention import drop_expired
-
+    """Delete the events of old orders. Orders, payments, provider records and charts are kept."""
     settings = Settings.load()
-    report = asyncio.run(drop_expired(settings.order_database_url, _kept(keep, settings), dry_run=dry_run))
+    report = asyncio.run(_delete_expired(settings.order_database_url, _kept(keep, settings), dry_run=dry_run))
     if as_json:
         print_json({"dry_run": dry_run} | report.to_json())
         return
-    if report.is_elsewhere:
-        echo("Another process is dropping events. Nothing was done.")
-        return
-    for partition in report.expired if dry_run else report.dropped:
-        verb = "would drop" if dry_run else "dropped"
-        size = f"{partition.bytes / 1e6:,.1f} MB"
-        echo(f"{verb}: {partition.name}, events until {partition.to_at:%Y-%m-%d}, {size}")
-    for partition in report.held:
-        echo(f"kept: {partition.name}; an order of {report.oldest_open_at:%Y-%m-%d %H:%M} has no outcome yet")
-    for partition in report.busy:
-        echo(f"skipped: {partition.name} is in use; the next run drops it")
-    if not (report.expired or report.dropped or report.held or report.busy):
-        echo(f"No partition is older than {report.cutoff:%Y-%m-%d %H:%M} UTC.")
+    verb = "Would delete" if dry_run else "Deleted"
+    echo(f"{verb} the events of {report.orders:,} orders accepted before {report.cutoff:%Y-%m-%d %H:%M} UTC.")
+    if report.cutoff == report.oldest_open_at:
+        echo("Later orders keep their events: the order accepted then has no outcome yet.")
+
+
+async def _delete_expired(url: str, keep: timedelta, *, dry_run: bool) -> "RetentionReport":
+    from db.database import Database
+    from db.maintenance.retention import delete_expired
+
+    async with Database(url, max_size=1, application_name="retention") as database:
+        return await delete_expired(database, keep, dry_run=dry_run)
 
 
 def backup(

@@ -174,7 +174,7 @@ def audit_report(report: Json) -> RenderableType:
         parts.append(
             Text(
                 f"{report['without_events']} of them were accepted before {report['events_since']}, and "
-                "their events have been dropped: invariants 1, 2, 6, 7 and 9 are not checked for these"
+                "their events have been deleted: invariants 1, 2, 6, 7 and 9 are not checked for these"
             )
         )
     parts += [

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from orchestrator.observability.tracing import Tracing
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
 from orchestrator.worker import WorkerKind
-from orchestrator.worker.event_maintenance import EventMaintenance
+from orchestrator.worker.event_retention import EventRetention
 from orchestrator.worker.factory import ActivitySet, deployment_config, order_worker, shipping_worker
 from orchestrator.worker.fault_profile_polling import load_fault_profile, poll_fault_profile
 from orchestrator.worker.liveness_file import keep_touching
@@ -106,9 +107,9 @@ async def _serve(
         options = {"deployment_config": deployment_config(settings)}
         workers = []
         if kind is not WorkerKind.SHIPPING:
-            maintenance = EventMaintenance(settings, database)
-            await maintenance.prepare()
-            background["event maintenance"] = maintenance.run
+            if settings.events_keep_days is not None:
+                retention = EventRetention(database, timedelta(days=settings.events_keep_days))
+                background["event retention"] = retention.run
             background["reconciler"] = Reconciler(database, client, settings.order_task_queue, metrics).run
             workers.append(order_worker(client, settings.order_task_queue, activities, **options))
         if kind is not WorkerKind.ORDER:

@@ -82,17 +82,6 @@ def granted(session: Session, user: str) -> dict[str, set[str]]:
     return {str(name): set(each) for name, each in session.execute(GRANTS, (user,)).fetchall()}  # type: ignore[call-overload]
 
 
-def partitions(postgres: PostgresServer) -> dict[str, str]:
-    """Return the owners of the partitions of `events`, by name."""
-    with psycopg.connect(postgres.url("orders")) as superuser:
-        return dict(
-            superuser.execute(
-                "select relname::text, relowner::regrole::text from pg_inherits"
-                " join pg_class on oid = inhrelid where inhparent = 'events'::regclass"
-            ).fetchall()
-        )
-
-
 def test_jobs_can_be_repeated(host: Host) -> None:
     for job in ("postgres-roles", "migrate"):
         done = host.run(job)
@@ -153,7 +142,6 @@ def test_writers_have_the_listed_privileges_and_can_read_the_other_tables(
 ) -> None:
     rights = granted(connect("orders_migrator"), user)
     for name, allowed in rights.items():
-        # Partitions are read-only; writes go through the partitioned table.
         assert allowed == table.get(name, {"SELECT"}), name
     assert table.keys() <= rights.keys()
 
@@ -172,29 +160,26 @@ def test_load_tests_cannot_change_orders(connect: Connect) -> None:
     refused(session, "insert into fault_changes (profile, seed, rates) values ('none', 1, '{}')")
     refused(session, "delete from runs")
     refused(session, "set role orders_writer")
-    refused(session, "select ensure_event_partitions()")
 
 
-def test_the_writer_cannot_change_the_past(connect: Connect, postgres: PostgresServer) -> None:
+def test_the_writer_cannot_change_the_past(connect: Connect) -> None:
     writer = connect("orders_writer")
-    for table in ("events", *partitions(postgres), "provider.ledger", "fault_changes"):
+    for table in ("events", "provider.ledger", "fault_changes"):
         refused(writer, f"delete from {table}")
         refused(writer, f"truncate {table}")
     refused(writer, "update events set outcome = 'ok'")
     refused(writer, "update provider.ledger set amount_cents = 0")
     refused(writer, "delete from orders")
+    refused(writer, "update event_retention set events_since = now()")
     refused(writer, "delete from latency_rollup")
     refused(writer, "select rebuild_latency_rollup()")
 
 
-def test_the_writer_cannot_change_the_schema(connect: Connect, postgres: PostgresServer) -> None:
+def test_the_writer_cannot_change_the_schema(connect: Connect) -> None:
     writer = connect("orders_writer")
-    (partition, *_) = partitions(postgres)
     refused(writer, "drop table orders")
     refused(writer, "alter table orders add column more int")
     refused(writer, "alter table orders disable trigger orders_reject_illegal_transition")
-    refused(writer, f"alter table events detach partition {partition}")
-    refused(writer, f"drop table {partition}")
     refused(writer, "create table more (a int)")
     refused(writer, "create schema more")
     refused(writer, "create temporary table more (a int)")
@@ -202,24 +187,6 @@ def test_the_writer_cannot_change_the_schema(connect: Connect, postgres: Postgre
     refused(writer, "set role orders_migrator")
     refused(writer, "alter role orders_reader set statement_timeout = 0")
     refused(writer, "insert into schema_migrations values ('1')")
-
-
-def test_the_writer_creates_partitions_with_the_owner_s_privileges(
-    connect: Connect, postgres: PostgresServer
-) -> None:
-    writer = connect("orders_writer")
-    before = partitions(postgres)
-    (made,) = writer.execute("select ensure_event_partitions(12)").fetchone() or (0,)
-    assert made
-    new = partitions(postgres).keys() - before.keys()
-    assert {partitions(postgres)[name] for name in new} == {"orders_migrator"}
-    with psycopg.connect(postgres.url("orders")) as superuser:
-        # A caller cannot substitute functions of its own.
-        row = superuser.execute(
-            "select prosecdef, proconfig[1] from pg_proc where proname = 'ensure_event_partitions'"
-        ).fetchone()
-    assert row == (True, "search_path=public, pg_temp")
-    refused(connect("orders_reader"), "select ensure_event_partitions()")
 
 
 @pytest.mark.parametrize("user", ["orders_writer", "orders_api", "orders_loadtest"])

@@ -327,22 +327,6 @@ async def test_a_database_with_few_free_connections(postgres, tmp_path, monkeypa
     assert f"of PostgreSQL's {most} connections" in found["database-connections"]
 
 
-async def test_a_database_without_partitions_for_the_coming_days(postgres, tmp_path) -> None:
-    with postgres.fresh_database() as url:
-        with psycopg.connect(url) as connection:
-            ahead = connection.execute(
-                "select name from event_partitions() where to_at is null or to_at > now()"
-            ).fetchall()
-            for (name,) in ahead:
-                connection.execute(f"drop table {name}".encode())
-            connection.execute(
-                "create table events_ahead partition of events"
-                f" for values from ('{datetime.now(UTC):%Y-%m-%d}Z') to (maxvalue)".encode()
-            )
-        found = await findings_of(external(tmp_path, url))
-    assert set(found) == UNAVAILABLE | {"partitions-missing"}
-
-
 async def test_orders_that_reach_the_database_long_after_acceptance(postgres, tmp_path) -> None:
     """The same effect has a Temporal clock that is behind the database's."""
     with postgres.fresh_database() as url:

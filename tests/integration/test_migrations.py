@@ -1,7 +1,5 @@
 """The migrations: up, down and up again, and concurrently."""
 
-from datetime import timedelta
-
 import psycopg
 import pytest
 
@@ -93,69 +91,3 @@ def test_the_enum_types_have_the_values_of_the_domain_in_order(order_database_ur
             row = connection.execute(f"select enum_range(null::{name})::text[]").fetchone()
             assert row is not None
             assert row[0] == [value.value for value in values]
-
-
-PARTITIONS = "select name, from_at, to_at from event_partitions()"
-
-
-def test_events_have_daily_partitions_and_an_unbounded_one_without_a_gap(order_database_url):
-    with psycopg.connect(order_database_url) as connection:
-        rows = connection.execute(PARTITIONS).fetchall()
-        today = connection.execute("select date_trunc('day', now(), 'UTC')").fetchone()[0]
-    # Yesterday is for a clock that is set back.
-    assert [row[0] for row in rows] == [
-        *(f"events_{today + timedelta(days=n):%Y%m%d}" for n in range(-1, 8)),
-        "events_ahead",
-    ]
-    assert [row[2] for row in rows] == [*(row[1] for row in rows[1:]), None]
-
-
-def test_partitions_are_created_once_and_further_ahead_on_request(order_database_url):
-    with psycopg.connect(order_database_url) as connection:
-        assert connection.execute("select ensure_event_partitions()").fetchone() == (0,)
-        assert connection.execute("select ensure_event_partitions(10)").fetchone() == (3,)
-        connection.rollback()
-
-
-def test_an_event_beyond_all_days_stays_in_its_partition_which_gets_a_bound(order_database_url):
-    with psycopg.connect(order_database_url) as connection:
-        connection.execute(
-            "insert into events (order_id, at, kind, state)"
-            " values ('early', now() + interval '49 days', 'accepted', 'received')"
-        )
-        partition_of_event = "select tableoid::regclass::text from events where order_id = 'early'"
-        assert connection.execute(partition_of_event).fetchone() == ("events_ahead",)
-        # A constraint is added, found too early, replaced and validated: one partition up to the event's day.
-        made = [connection.execute("select ensure_event_partitions(11)").fetchone() for _ in range(4)]
-        assert made == [(None,), (None,), (None,), (1,)]
-        rows = connection.execute(PARTITIONS).fetchall()
-        assert connection.execute(partition_of_event).fetchone() == (rows[-2][0],)
-        assert [row[2] for row in rows] == [*(row[1] for row in rows[1:]), None]
-        connection.rollback()
-
-
-def test_the_days_of_a_long_downtime_are_one_partition(order_database_url):
-    with psycopg.connect(order_database_url) as connection:
-        connection.execute("drop table events_ahead")
-        for row in connection.execute(PARTITIONS).fetchall():
-            connection.execute(f"drop table {row[0]}")
-        connection.execute(
-            "create table events_ahead partition of events for values from ('2026-01-01Z') to (maxvalue)"
-        )
-        connection.execute("select ensure_event_partitions()")
-        rows = connection.execute(PARTITIONS).fetchall()
-        assert len(rows) == 10
-        assert rows[0][0] == "events_20260101"
-        assert (
-            rows[0][2]
-            == rows[1][1]
-            == connection.execute("select date_trunc('day', now(), 'UTC')").fetchone()[0]
-        )
-        connection.rollback()
-
-
-def test_creating_partitions_does_not_wait_for_a_reader(order_database_url):
-    with psycopg.connect(order_database_url) as reader, psycopg.connect(order_database_url) as connection:
-        reader.execute("select count(*) from events")
-        with pytest.raises(psycopg.errors.LockNotAvailable):
-            connection.execute("select ensure_event_partitions(20)")

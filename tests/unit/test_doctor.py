@@ -35,7 +35,6 @@ HEALTHY = Observations(
         connections=20,
         hidden_connections=0,
         max_connections=100,
-        partition_days_ahead=7.2,
         acceptance_gap_seconds=0.01,
     ),
     temporal=TemporalState(
@@ -86,7 +85,6 @@ CASES: list[tuple[str, Observations, str]] = [
     ("migrations-pending", database(pending_migrations=("20261124_x.sql",)), "20261124_x.sql"),
     ("migrations-unknown", database(unknown_migrations=("29991231",)), "29991231"),
     ("database-connections", database(connections=81), "81 of"),
-    ("partitions-missing", database(partition_days_ahead=-2.0), "partitions"),
     ("database-slow", database(response_ms=900.0), "900 ms"),
     ("database-locked", session(seconds=3.0, waits=True), "waiting 3 s"),
     ("database-idle-transaction", session(is_idle=True), "in a transaction for 100 s"),

@@ -75,8 +75,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     monkeypatch.setattr(main.ActivitySet, "create", lambda *_: None)
     monkeypatch.setattr(main, "FaultInjector", lambda _profile: injector)
     monkeypatch.setattr(main, "order_worker", lambda *_, **__: worker)
-    monkeypatch.setattr(main.EventMaintenance, "prepare", nothing)
-    monkeypatch.setattr(main.EventMaintenance, "run", forever)
+    monkeypatch.setattr(main.EventRetention, "run", forever)
     monkeypatch.setattr(main.Reconciler, "run", forever)
     monkeypatch.setattr(fault_profile_polling.fault_profiles, "current", current)
     return worker
@@ -85,11 +84,11 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
 async def serve(stopping: asyncio.Event) -> None:
     runtime = cast(Runtime, SimpleNamespace(metric_meter=MetricMeter.noop))
     async with asyncio.timeout(5):
-        await main._serve(Settings(), WorkerKind.ORDER, "worker", stopping, runtime, None)
+        await main._serve(Settings(events_keep_days=90), WorkerKind.ORDER, "worker", stopping, runtime, None)
 
 
 @pytest.mark.parametrize(
-    ("background", "name"), [("Reconciler", "reconciler"), ("EventMaintenance", "event maintenance")]
+    ("background", "name"), [("Reconciler", "reconciler"), ("EventRetention", "event retention")]
 )
 async def test_a_worker_whose_background_task_failed_ends_with_its_error(
     background: str, name: str, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch

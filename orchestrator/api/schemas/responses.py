@@ -235,11 +235,11 @@ class AuditResponse(BaseModel):
         "still runs, is not listed yet, or was deleted after Temporal's retention."
     )
     without_events: int = Field(
-        description="Orders with an outcome whose events were dropped: not checked for invariants 1, 2, 6, 7 "
+        description="Orders with an outcome whose events were deleted: not checked for invariants 1, 2, 6, 7 "
         "and 9."
     )
     events_since: Timestamp | None = Field(
-        description="Orders accepted since this time have all their events; null when none were dropped."
+        description="Orders accepted since this time have all their events; null when none were deleted."
     )
     invariants: list[InvariantResponse]
     violations: list[ViolationResponse]

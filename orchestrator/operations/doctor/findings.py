@@ -33,7 +33,6 @@ COMPENSATION_ATTEMPTS = 25
 
 MIN_POSTGRES = 180000
 MIN_TEMPORAL = (1, 28)
-MIN_PARTITION_DAYS_AHEAD = 1.0
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def _disk(observed: Observations) -> Iterator[Finding]:
             "disk-full",
             f"The disk of {disk.path} is nearly full: {disk.free_bytes / 1e9:.1f} GB free of "
             f"{disk.total_bytes / 1e9:.0f} GB.",
-            "Free some space. To drop old events: orders retention --keep 90d.",
+            "Free some space. Deleting old events lets PostgreSQL reuse their space: orders retention --keep 90d.",
         )
 
 
@@ -165,12 +164,6 @@ def _database(observed: Observations) -> Iterator[Finding]:
             "database-connections",
             f"{database.connections} of PostgreSQL's {database.max_connections} connections are in use.",
             "Raise max_connections, or run fewer workers. pg_stat_activity lists the connections.",
-        )
-    if database.partition_days_ahead is not None and database.partition_days_ahead < MIN_PARTITION_DAYS_AHEAD:
-        yield Finding(
-            "partitions-missing",
-            "The events table has no partitions for the coming days.",
-            "Order workers create them once an hour; read their logs.",
         )
 
 
