@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from urllib.parse import urlencode
 
 from db.domain import ORDER_ID_PATTERN, TERMINAL_STATES, State
 from db.read_models.latency import Selection
@@ -51,23 +50,6 @@ def selection_of(query: Mapping[str, str], now: datetime | None = None) -> Selec
     )
 
 
-def query_of(selection: Selection) -> dict[str, str]:
-    """Return the query of a selection, without empty parameters. Its times are absolute."""
-    values = {
-        "run": selection.run_id,
-        "since": _text(selection.since),
-        "until": _text(selection.until),
-        "outcome": selection.outcome.value if selection.outcome else None,
-        "faults": selection.fault_profile,
-    }
-    return {name: value for name, value in values.items() if value}
-
-
-def link(path: str, selection: Selection) -> str:
-    """Return a relative URL with the selection in its query."""
-    return f"{path}?{urlencode(query_of(selection))}"
-
-
 def _time(name: str, text: str) -> datetime | None:
     """Parse a time, which is in UTC unless it has an offset. Raises RequestMalformed."""
     if not text:
@@ -82,7 +64,3 @@ def _time(name: str, text: str) -> datetime | None:
             f"'{name}' must be a time such as 2026-01-31T12:00, from {YEARS[0]} to {YEARS[-1]}"
         )
     return time
-
-
-def _text(time: datetime | None) -> str | None:
-    return None if time is None else time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")

@@ -137,6 +137,11 @@ def select(
     return selected
 
 
+def seconds(ms: float | None) -> str:
+    """Format milliseconds as seconds with three decimals; None as a dash."""
+    return "–" if ms is None else f"{ms / 1000:,.3f} s"
+
+
 def empty_state(title: str, next_step: str) -> None:
     """Draw a box that says what is missing and what the viewer can do about it."""
     with st.container(border=True, horizontal_alignment="center"):

@@ -3,10 +3,8 @@
 Synchronous, because Streamlit pages are. API and workers use `db.database`.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import perf_counter
 from typing import Any, LiteralString
 
 import psycopg
@@ -23,7 +21,6 @@ ROLE = "orders_reader"
 STATEMENT_TIMEOUT_MS = 2_000
 EXPORT_TIMEOUT_MS = 900_000
 MAX_CONNECTIONS = 4
-KEPT_DURATIONS = 500
 
 _OPTIONS = {
     "default_transaction_read_only": "on",
@@ -40,7 +37,7 @@ _OPTIONS = {
 
 
 class ReadOnlyDatabase:
-    """A small pool of read-only connections, which keeps the durations of its last queries.
+    """A small pool of read-only connections.
 
     Every method raises DatabaseError (`db.errors`), for example StatementTimeout, and TextRejected for a text
     that PostgreSQL cannot hold.
@@ -66,30 +63,17 @@ class ReadOnlyDatabase:
             configure=lambda _connection: self._connect_errors.on_success(),
             check=_check_connection,
         )
-        self.times_ms: deque[float] = deque(maxlen=KEPT_DURATIONS)
-        """Durations of the last queries in milliseconds, including the transfer; a failed query counts with
-        the time until it failed."""
-
-        self.has_last_failed = False
-        """Whether the last query failed."""
 
     def close(self) -> None:
         self._pool.close(timeout=2)
 
     def fetch_all(self, statement: LiteralString, parameters: Row | None = None) -> list[Row]:
-        began = perf_counter()
-        has_failed = True
         try:
             with _query_errors(), self._connection() as connection:
-                rows = connection.execute(statement, parameters).fetchall()
-            has_failed = False
+                return connection.execute(statement, parameters).fetchall()
         except PoolExhausted as error:
             pool_size = self._pool.get_stats().get("pool_size", 0)
             raise self._connect_errors.explain(pool_size) from error.__cause__
-        finally:
-            self.times_ms.append((perf_counter() - began) * 1000)
-            self.has_last_failed = has_failed
-        return rows
 
     def fetch_one(self, statement: LiteralString, parameters: Row | None = None) -> Row | None:
         rows = self.fetch_all(statement, parameters)

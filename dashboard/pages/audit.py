@@ -1,5 +1,6 @@
 """Audit: the nine invariants and the rows that show each violation."""
 
+import json
 from functools import partial
 
 import streamlit as st
@@ -9,26 +10,17 @@ from dashboard.data import clients
 from dashboard.data.audit_jobs import AuditState, audit_jobs
 from dashboard.data.cached import CHART_SECONDS, cached
 from dashboard.page_elements import empty_state, error_boundary, live_fragment, page_header, select, sentence
-from dashboard.view_models.audit_report import Invariant, as_json, invariants
+from dashboard.view_models.audit_report import Invariant, invariants
 from db.audit import INVARIANTS
-from db.read_models import latency, live_orders
+from db.read_models import latency
 
 MAX_SHOWN_VIOLATIONS = 20
-NO_RUN = ""
-_LAST_RUN = "last-audited-run"
 
 is_live = page_header("Audit", live=True)
 
 
 def start_audit(run_id: str | None) -> None:
     audit_jobs().start(clients.api(), run_id)
-
-
-def start_audit_on_selection(run_id: str | None) -> None:
-    """Start an audit, if it is due, when the viewer opens the page or selects another run."""
-    if st.session_state.get(_LAST_RUN, NO_RUN) != run_id:
-        st.session_state[_LAST_RUN] = run_id
-        audit_jobs().start_if_due(clients.api(), run_id, cached(live_orders.last_finished_at, 30)())
 
 
 def show_audit(run_id: str | None) -> None:
@@ -58,7 +50,7 @@ def show_report(run_id: str | None, state: AuditState) -> None:
     st.caption(
         f"{report['finished']:,} orders checked, {report['open']:,} still running, {report['late']:,} late, "
         f"{report['workflows_checked']:,} workflow results compared; "
-        f"finished at {state.at:%H:%M:%S} UTC after {state.seconds:.1f} s"
+        f"finished at {state.ended_at:%H:%M:%S} UTC after {state.seconds:.1f} s"
     )
     if report.get("without_events"):
         st.caption(
@@ -67,7 +59,7 @@ def show_report(run_id: str | None, state: AuditState) -> None:
         )
     st.download_button(
         "Download report (JSON)",
-        data=partial(as_json, report),
+        data=partial(json.dumps, report, indent=2, ensure_ascii=False),
         file_name=f"audit-{run_id}.json" if run_id else "audit.json",
         mime="application/json",
         on_click="ignore",
@@ -98,5 +90,4 @@ def show_invariant(invariant: Invariant) -> None:
 with error_boundary("audit"):
     runs = [row["run_id"] for row in cached(latency.run_names, CHART_SECONDS)()]
     selected = select("Run", "run", runs, placeholder="all orders", accept_new_options=True)
-    start_audit_on_selection(selected)
     live_fragment(partial(show_audit, selected), is_live, every=1.0)

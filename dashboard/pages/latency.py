@@ -1,19 +1,19 @@
 """Latency: the distribution of completion times and the time breakdown of the slowest orders."""
 
 from datetime import datetime
+from urllib.parse import urlencode
 
 import streamlit as st
 
 from dashboard import export, filters
 from dashboard.data import clients
 from dashboard.data.cached import CHART_SECONDS, cached
-from dashboard.page_elements import empty_state, error_boundary, page_header, select, sentence
+from dashboard.page_elements import empty_state, error_boundary, page_header, seconds, select, sentence
 from dashboard.sections import latency_charts
-from dashboard.view_models.slo_sentence import slo_sentence
-from dashboard.view_models.slo_targets import seconds
+from dashboard.view_models.slo_status import slo_status
 from db.domain import TERMINAL_STATES
 from db.read_models import latency
-from db.read_models.latency import EXACT_ORDERS, Plan, Selection, Summary
+from db.read_models.latency import EXACT_ORDERS, Plan, Summary
 from orchestrator.errors import RequestMalformed
 
 SLO_TARGET = 0.99
@@ -34,8 +34,8 @@ def is_query_valid() -> bool:
     return True
 
 
-def select_orders() -> Selection:
-    """Draw the filters, which the URL contains, and return the selection."""
+def select_orders() -> dict[str, str]:
+    """Draw the filters, which the URL contains, and return them as a query."""
     with st.grid(4, min_column_width=180, vertical_alignment="bottom"):
         runs = [row["run_id"] for row in cached(latency.run_names, CHART_SECONDS)()]
         select("Run", "run", runs, accept_new_options=True)
@@ -57,28 +57,26 @@ def select_orders() -> Selection:
         if st.button("Refresh", icon=":material/refresh:", width="stretch"):
             st.cache_data.clear()
             latency_charts.latency_charts.clear()
-    return filters.selection_of(
-        {
-            name: value.isoformat() if isinstance(value, datetime) else value
-            for name in filters.NAMES
-            if (value := st.session_state.get(name))
-        }
-    )
+    return {
+        name: value.isoformat(timespec="minutes") if isinstance(value, datetime) else value
+        for name in filters.NAMES
+        if (value := st.session_state.get(name))
+    }
 
 
 def clear_times() -> None:
     st.session_state["since"] = st.session_state["until"] = None
 
 
-def show(selection: Selection) -> None:
-    plan = cached(latency.plan, CHART_SECONDS)(selection)
+def show(query: dict[str, str]) -> None:
+    plan = cached(latency.plan, CHART_SECONDS)(filters.selection_of(query))
     summary = cached(latency.summary, CHART_SECONDS)(plan) if plan else None
     if plan is None or summary is None or summary.orders == 0:
         empty_state("No finished orders", "Change the filters, or start orders on the Orders page.")
         return
     st.link_button(
         f"Download CSV ({summary.orders:,} orders)",
-        filters.link(export.PATH, selection),
+        f"{export.PATH}?{urlencode(query)}",
         icon=":material/download:",
     )
     show_metrics(plan, summary)
@@ -97,7 +95,7 @@ def show_metrics(plan: Plan, summary: Summary) -> None:
         st.metric("Late", f"{summary.late:,}", border=True)
         for share, ms in summary.times_ms.items():
             st.metric(f"p{100 * share:g}" if share < 1 else "Longest", seconds(ms), border=True)
-    st.markdown(slo_sentence(summary.orders, summary.late, SLO_TARGET))
+    st.markdown(slo_status(summary.orders, summary.late, SLO_TARGET).sentence)
 
 
 page_header("Latency", live=False)

@@ -1,28 +1,18 @@
-"""Overview: orders in flight, completion times against the limit, SLO targets, components and faults."""
+"""Overview: orders in flight, completion times, SLO status, components and faults."""
 
 from typing import Literal
 
 import streamlit as st
 
+from dashboard import page_elements as page
 from dashboard.charts.in_flight import ROWS, in_flight_chart
 from dashboard.charts.throughput import mean_rate, throughput_chart
 from dashboard.data import api_reads, clients
 from dashboard.data.cached import cached
-from dashboard.data.worker_usage import worker_usage
-from dashboard.page_elements import (
-    CHART_CONFIG,
-    empty_state,
-    error_boundary,
-    live_fragment,
-    page_header,
-    palette,
-    run_action,
-)
-from dashboard.view_models import slo_targets
 from dashboard.view_models.component_health import components
-from dashboard.view_models.slo_sentence import slo_sentence
+from dashboard.view_models.slo_status import slo_status
 from db.read_models import latency, live_orders
-from orchestrator.errors import ServiceUnavailable
+from loadtest.verdict.slo import SloVerdict
 from orchestrator.gateways.fault_injection import PROFILES
 
 WINDOWS = {"1 min": 60, "5 min": 300, "15 min": 900, "1 h": 3600}
@@ -30,6 +20,7 @@ THROUGHPUT_SECONDS = 120
 SLO_TARGET = 0.99
 METRICS_PER_ROW = 5
 FAULTS = "faults"
+IS_GOOD = {SloVerdict.MET: True, SloVerdict.BREACHED: False, SloVerdict.NOT_PROVEN: None}
 STATUS_STYLE: dict[bool | None, tuple[str, Literal["green", "red", "gray"]]] = {
     True: (":material/check_circle:", "green"),
     False: (":material/error:", "red"),
@@ -41,7 +32,7 @@ recent_outcomes = cached(live_orders.recent_outcomes)
 throughput = cached(live_orders.throughput)
 
 limit_seconds = clients.settings().order_deadline_seconds
-is_live = page_header("Overview", live=True)
+is_live = page.page_header("Overview", live=True)
 window = st.segmented_control(
     "Time window", list(WINDOWS), default="5 min", required=True, key="window", bind="query-params"
 )
@@ -60,7 +51,7 @@ def metrics() -> None:
     times = {"p50": recent.p50_ms, "p95": recent.p95_ms, "p99": recent.p99_ms, "Longest": recent.max_ms}
     for name, ms in times.items():
         of_limit = "–" if ms is None else f"{ms / 10 / limit_seconds:.0f} % of {limit_seconds:g} s"
-        shown.append((name, slo_targets.seconds(ms), of_limit))
+        shown.append((name, page.seconds(ms), of_limit))
     for outcome, orders in recent.outcomes.items():
         share = f"{100 * orders / recent.finished:.1f} %" if recent.finished else "–"
         shown.append((outcome.capitalize(), f"{orders:,}", share))
@@ -68,7 +59,11 @@ def metrics() -> None:
         for label, value, below in shown:
             st.metric(label, value, below, delta_color="off", delta_arrow="off", border=True)
     orders, late = recent.finished + open_orders.overdue, recent.late + open_orders.overdue
-    st.markdown(slo_sentence(orders, late, SLO_TARGET))
+    status = slo_status(orders, late, SLO_TARGET)
+    icon, colour = STATUS_STYLE[IS_GOOD[status.verdict] if status.verdict else None]
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.badge(f"SLO {status.verdict or 'without orders'}", icon=icon, color=colour)
+        st.markdown(status.sentence, width="stretch")
 
 
 def orders_in_flight() -> None:
@@ -77,54 +72,30 @@ def orders_in_flight() -> None:
     count = f"{ROWS} of {orders:,} orders" if orders > ROWS else f"{orders} order{'s' if orders != 1 else ''}"
     st.caption(f"{count} in flight, closest to the deadline first")
     st.plotly_chart(
-        in_flight_chart(rows, palette(), limit_seconds),
+        in_flight_chart(rows, page.palette(), limit_seconds),
         key="in-flight",
-        config=CHART_CONFIG,
+        config=page.CHART_CONFIG,
         alt=f"{orders} orders in flight with their elapsed time against the limit",
     )
     st.plotly_chart(
-        throughput_chart(throughput(THROUGHPUT_SECONDS), palette()),
+        throughput_chart(throughput(THROUGHPUT_SECONDS), page.palette()),
         key="throughput",
-        config=CHART_CONFIG,
+        config=page.CHART_CONFIG,
         alt="Orders started and finished per second",
     )
     if not rows and cached(live_orders.last_finished_at, 30)() is None:
-        empty_state("No orders yet", "Start one on the Orders page, or a load test on the Load tests page.")
-
-
-def targets() -> None:
-    """Draw the five SLO targets. Most of them need no database and are shown without it too."""
-    st.subheader("Targets", anchor=False)
-    speed, _ = api_reads.api_speed_and_queues() or (None, {})
-    workers, database = worker_usage(), clients.database()
-    try:
-        completion = slo_targets.completion_status(
-            recent_outcomes(window_seconds), in_flight(), limit_seconds
+        page.empty_state(
+            "No orders yet", "Start one on the Orders page, or a load test on the Load tests page."
         )
-    except ServiceUnavailable:
-        completion = slo_targets.unknown_completion_status(limit_seconds)
-    for status in (
-        completion,
-        slo_targets.api_status(speed),
-        slo_targets.query_status(list(database.times_ms), database.has_last_failed),
-        slo_targets.cpu_status(workers),
-        slo_targets.memory_status(workers),
-    ):
-        status_line(f"{status.name} {status.target}", status.is_met, status.value)
 
 
 def component_health() -> None:
     st.subheader("Components", anchor=False)
-    _, queues = api_reads.api_speed_and_queues() or (None, {})
-    for component in components(api_reads.health(), queues):
-        status_line(component.name, component.is_healthy, component.status)
-
-
-def status_line(label: str, is_good: bool | None, text: str) -> None:
-    icon, colour = STATUS_STYLE[is_good]
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.badge(label, icon=icon, color=colour)
-        st.caption(text, width="content")
+    for component in components(api_reads.health()):
+        icon, colour = STATUS_STYLE[component.is_healthy]
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.badge(component.name, icon=icon, color=colour)
+            st.caption(component.status, width="content")
 
 
 def active_profile() -> None:
@@ -146,19 +117,18 @@ def fault_form() -> None:
 def apply_profile() -> None:
     profile, seed = st.session_state["fault-profile"], int(st.session_state["fault-seed"])
     api = clients.api()
-    run_action(
+    page.run_action(
         FAULTS, lambda: api.set_faults(profile, seed), f"Applied fault profile {profile} (seed {seed})."
     )
     cached(latency.active_faults).clear()
 
 
-live_fragment(metrics, is_live)
+page.live_fragment(metrics, is_live)
 wide, narrow = st.columns([5, 3], gap="medium")
 with wide:
-    live_fragment(orders_in_flight, is_live)
+    page.live_fragment(orders_in_flight, is_live)
 with narrow:
-    live_fragment(targets, is_live)
-    live_fragment(component_health, is_live)
-    live_fragment(active_profile, is_live, results_of=FAULTS)
-    with error_boundary("faults"):
+    page.live_fragment(component_health, is_live)
+    page.live_fragment(active_profile, is_live, results_of=FAULTS)
+    with page.error_boundary("faults"):
         fault_form()

@@ -10,7 +10,15 @@ from dashboard import plain_text
 from dashboard.charts.timeline import timeline
 from dashboard.data import clients
 from dashboard.data.api_reads import viewer_may
-from dashboard.page_elements import CHART_CONFIG, empty_state, live_fragment, page_header, palette, run_action
+from dashboard.page_elements import (
+    CHART_CONFIG,
+    empty_state,
+    live_fragment,
+    page_header,
+    palette,
+    run_action,
+    seconds,
+)
 from dashboard.view_models import order_tables
 from dashboard.view_models.order_requests import (
     attempt_counts,
@@ -18,7 +26,6 @@ from dashboard.view_models.order_requests import (
     can_be_cancelled,
     can_be_rejected,
 )
-from dashboard.view_models.slo_targets import seconds
 from db.read_models import order_search
 from db.read_models.order_search import OrderDetails
 from orchestrator.messages import order_workflow_id

@@ -1,6 +1,5 @@
 """An audit report, by invariant."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +35,3 @@ def invariants(report: Json) -> list[Invariant]:
         )
         for each in report["invariants"]
     ]
-
-
-def as_json(report: Json) -> str:
-    """Return the whole report, with every violation, as JSON text."""
-    return json.dumps(report, indent=2, ensure_ascii=False) + "\n"

@@ -1,13 +1,11 @@
 """The health of each component, from the API's health report."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from orchestrator.rest_client import Json
 
 
-@dataclass(frozen=True)
-class ComponentHealth:
+class ComponentHealth(NamedTuple):
     """`is_healthy` is None while the health is unknown."""
 
     name: str
@@ -15,23 +13,21 @@ class ComponentHealth:
     status: str
 
 
-def components(report: Json | None, queues_served: Mapping[str, bool]) -> list[ComponentHealth]:
-    """Return API, PostgreSQL, Temporal and the workers of each task queue (or of all, without metrics)."""
+_COMPONENTS = (
+    ("PostgreSQL", "database_connected", "Up", "Not responding"),
+    ("Temporal", "temporal_connected", "Up", "Not responding"),
+    ("Workers", "workers_healthy", "Workers connected", "No active workers"),
+)
+
+
+def components(report: Json | None) -> list[ComponentHealth]:
+    """Return the API, PostgreSQL, Temporal and the workers. None: the API is not responding."""
     if report is None:
-        others = ("PostgreSQL", "Temporal", "Workers")
-        return [
-            ComponentHealth("API", False, "Not responding"),
-            *(ComponentHealth(name, None, "Unknown: the API is not responding") for name in others),
-        ]
-    queues = queues_served or {"Workers": report["workers_healthy"]}
-    return [
-        ComponentHealth("API", True, "Up"),
-        *(
-            ComponentHealth(name, report[key], "Up" if report[key] else "Not responding")
-            for name, key in (("PostgreSQL", "database_connected"), ("Temporal", "temporal_connected"))
-        ),
-        *(
-            ComponentHealth(queue, is_served, "Workers connected" if is_served else "No active workers")
-            for queue, is_served in queues.items()
-        ),
+        unknown = "Unknown: the API is not responding"
+        others = [ComponentHealth(name, None, unknown) for name, *_ in _COMPONENTS]
+        return [ComponentHealth("API", False, "Not responding"), *others]
+    others = [
+        ComponentHealth(name, report[key], healthy if report[key] else unhealthy)
+        for name, key, healthy, unhealthy in _COMPONENTS
     ]
+    return [ComponentHealth("API", True, "Up"), *others]

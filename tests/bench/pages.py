@@ -5,13 +5,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from random import Random
 from urllib.parse import urlencode
 
 import httpx
 
-from dashboard import export, filters
+from dashboard import export
 from dashboard.data.cached import CHART_SECONDS, LIVE_SECONDS
 from dashboard.sections.orders_table import cursor_of
 from db.read_models import latency, order_search
@@ -39,6 +39,14 @@ View = tuple[str, dict[str, str]]
 Progress = Callable[[str], None]
 
 
+def time_range(since: datetime, until: datetime) -> dict[str, str]:
+    """Return the query of a time range, in UTC."""
+    return {
+        "since": f"{since.astimezone(UTC):%Y-%m-%dT%H:%M}",
+        "until": f"{until.astimezone(UTC):%Y-%m-%dT%H:%M}",
+    }
+
+
 def random_views(reader: ReadOnlyDatabase, order_ids: list[str], random: Random) -> dict[str, View]:
     """Return every page and its main filters, with a random order, run or time range."""
     runs = [str(row["run_id"]) for row in latency.run_names(reader)]
@@ -48,7 +56,7 @@ def random_views(reader: ReadOnlyDatabase, order_ids: list[str], random: Random)
     assert whole is not None, "the database is seeded"
     assert details is not None, "order_ids are of seeded orders"
     since = whole.since + (whole.until - whole.since) * random.random() / 2
-    week = filters.query_of(Selection(since=since, until=since + timedelta(days=7)))
+    week = time_range(since, since + timedelta(days=7))
     day = details.order["order_id"].rpartition("-")[0]
     return {
         "overview": ("", {}),
@@ -104,8 +112,8 @@ def csv_export(dashboard: DashboardProcess, reader: ReadOnlyDatabase) -> Measure
     whole = latency.plan(reader, Selection())
     assert whole is not None, "the database is seeded"
     share = min(EXPORTED_ROWS / max(latency.summary(reader, whole).orders, 1), 1.0)
-    selection = Selection(since=whole.since, until=whole.since + (whole.until - whole.since) * share)
-    url = dashboard.url + filters.link(export.PATH, selection)
+    query = time_range(whole.since, whole.since + (whole.until - whole.since) * share)
+    url = f"{dashboard.url}{export.PATH}?{urlencode(query)}"
     memory_before, began, size, rows = dashboard.memory_mb(), time.perf_counter(), 0, -1
     with httpx.stream("GET", url, timeout=60, trust_env=False) as response:
         response.raise_for_status()

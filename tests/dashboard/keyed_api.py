@@ -35,7 +35,7 @@ def keyed_api(port: int) -> Iterator[KeyedApi]:
             header = self.headers.get("Authorization")
             key = None if header is None else header.removeprefix("Bearer ")
             status, content = api.respond(self.path, key)
-            body = b"" if self.path == "/metrics" else json.dumps(content).encode()
+            body = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

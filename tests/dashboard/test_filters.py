@@ -8,30 +8,8 @@ from hypothesis import strategies as some
 
 from dashboard import filters
 from dashboard.sections.orders_table import cursor_of, search_of
-from db.domain import State
 from db.read_models.latency import Selection
 from orchestrator.errors import RequestMalformed
-
-moments = some.datetimes(
-    min_value=datetime(2020, 1, 1),  # noqa: DTZ001  the strategy adds the time zone
-    max_value=datetime(2030, 1, 1),  # noqa: DTZ001
-    timezones=some.just(UTC),
-)
-
-
-selections = some.builds(
-    Selection,
-    run_id=some.none() | some.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True),
-    since=some.none() | moments,
-    until=some.none() | moments,
-    outcome=some.none() | some.sampled_from([State.COMPLETED, State.CANCELLED, State.FAILED]),
-    fault_profile=some.none() | some.sampled_from(["none", "assignment", "custom"]),
-)
-
-
-@given(selections)
-def test_a_query_reproduces_its_selection(selection):
-    assert filters.selection_of(filters.query_of(selection)) == selection
 
 
 @given(some.dictionaries(some.sampled_from(list(filters.NAMES)), some.text()))

@@ -11,7 +11,6 @@ import pytest
 
 from dashboard import page_elements
 from dashboard.data import clients
-from dashboard.data.audit_jobs import AuditJobs
 from dashboard.data.load_test_processes import LoadTestProcesses
 from db.read_models import latency, order_search
 from db.read_models.latency import Selection
@@ -44,12 +43,6 @@ def silence_logs():
     """Hide the expected warnings: no browser, no database."""
     for name in ("streamlit", "psycopg.pool"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-@pytest.fixture(autouse=True)
-def no_automatic_audits(monkeypatch):
-    """Automatic audits have their own tests, and no API responds here."""
-    monkeypatch.setattr(AuditJobs, "start_if_due", lambda *_: None)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,7 +5,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from db.read_models import latency, live_orders
-from db.read_only_database import STATEMENT_TIMEOUT_MS, ReadOnlyDatabase
+from db.read_only_database import ReadOnlyDatabase
 from orchestrator.errors import DatabaseUnavailable, StatementTimeout
 from tests.dashboard.conftest import reader_of
 
@@ -32,10 +32,7 @@ def test_the_reader_role_cannot_write(seeded_url, statement):
 def test_a_slow_query_is_cancelled_by_the_statement_timeout(seeded):
     with pytest.raises(StatementTimeout):
         seeded.fetch_all("select pg_sleep(3)")
-    assert seeded.times_ms[-1] > STATEMENT_TIMEOUT_MS * 0.9, "a failed query counts with its time"
-    assert seeded.has_last_failed
     assert seeded.fetch_all("select 1 as one") == [{"one": 1}]
-    assert not seeded.has_last_failed
 
 
 def test_times_are_in_utc_whatever_the_time_zone_of_the_server(postgres):
@@ -59,8 +56,6 @@ def test_an_unavailable_database_raises_one_error(tmp_path):
     database = ReadOnlyDatabase(f"postgresql://orders_reader@/orders?host={tmp_path}")
     with pytest.raises(DatabaseUnavailable):
         live_orders.in_flight(database)
-    assert database.has_last_failed
-    assert len(database.times_ms) == 1
     database.close()
 
 

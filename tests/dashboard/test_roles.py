@@ -54,7 +54,7 @@ def test_a_page_calls_the_api_with_the_key_of_its_viewer(page: Pages, api, busy_
     key = sign_in(monkeypatch, role)
     test = page.run("overview", busy_url)
     assert not test.exception
-    assert {path for path, _ in api.requests} == {"/health", "/metrics"}
+    assert {path for path, _ in api.requests} == {"/health"}
     assert {used_key for _, used_key in api.requests} == {key}
 
 

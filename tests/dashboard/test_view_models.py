@@ -1,12 +1,8 @@
-"""View models: SLO targets, components, reviews, audit reports, order requests and disturbances."""
-
-import math
+"""View models: SLO status, components, reviews, audit reports, order requests and disturbances."""
 
 import pytest
 
-from dashboard.data.api_metrics import ApiSpeed, queues_served
-from dashboard.data.worker_usage import WorkerUsage
-from dashboard.view_models import slo_targets
+from dashboard import page_elements
 from dashboard.view_models.audit_report import invariants
 from dashboard.view_models.component_health import components
 from dashboard.view_models.disturbance_spans import DisturbanceSpan, disturbance_spans
@@ -17,77 +13,18 @@ from dashboard.view_models.order_requests import (
     can_be_rejected,
 )
 from dashboard.view_models.review_cards import contents, review_time
-from dashboard.view_models.slo_sentence import slo_sentence
+from dashboard.view_models.slo_status import slo_status
 from db.audit import MAX_VIOLATIONS
 from db.read_models.latency import Disturbance
-from db.read_models.live_orders import InFlight, RecentOutcomes
 from db.read_models.order_search import OrderDetails
 from tests.dashboard.order_examples import NOON, after
-
-
-def recent(**values: object) -> RecentOutcomes:
-    defaults = {"finished": 0, "late": 0, "outcomes": {}, "p50_ms": None, "p95_ms": None, "p99_ms": None}
-    return RecentOutcomes(**(defaults | {"max_ms": None} | values))
-
-
-@pytest.mark.parametrize(
-    ("late", "overdue", "is_met", "value"),
-    [
-        (0, 0, True, "0 late of 10, longest 14.999 s"),
-        (1, 0, False, "1 late of 10, longest 14.999 s"),
-        (0, 2, False, "2 late of 12, longest 14.999 s"),
-    ],
-)
-def test_completion_counts_overdue_orders_in_flight_as_late(late, overdue, is_met, value):
-    status = slo_targets.completion_status(
-        recent(finished=10, late=late, max_ms=14_999), InFlight(5, overdue, 0), 15.0
-    )
-    assert (status.is_met, status.value) == (is_met, value)
-
-
-def test_targets_without_data_have_no_status():
-    assert slo_targets.completion_status(recent(), InFlight(0, 0, 0), 15.0).is_met is None
-    assert slo_targets.api_status(ApiSpeed(0, 0, None)).is_met is None
-    assert slo_targets.query_status([], False).is_met is None
-    assert slo_targets.cpu_status([]).is_met is None
-    assert slo_targets.memory_status([]).is_met is None
-
-
-def test_the_api_target_is_missed_when_the_api_is_down_or_slow():
-    assert slo_targets.api_status(None).is_met is False
-    assert slo_targets.api_status(ApiSpeed(100, 5, 2_500.0)).is_met is False
-    assert slo_targets.api_status(ApiSpeed(100, 0, 1_000.0)).is_met is True
-    assert slo_targets.api_status(ApiSpeed(100, 100, math.inf)).value == "p99 over 60 s, 100 of 100 over 1 s"
-
-
-def test_the_query_target_applies_to_the_95th_percentile():
-    assert slo_targets.query_status([1.0] * 95 + [500.0] * 5, False).is_met is True
-    assert slo_targets.query_status([1.0] * 94 + [500.0] * 6, False).is_met is False
-
-
-def test_the_query_target_is_missed_while_queries_fail():
-    status = slo_targets.query_status([1.0] * 400 + [2_003.0], True)
-    assert (status.is_met, status.value) == (False, "last query failed after 2,003 ms")
-
-
-def test_worker_targets_name_the_busiest_and_the_largest_worker():
-    workers = [WorkerUsage("one", 0.2, 3 * 1024**3), WorkerUsage("two", 0.81, 1024**2)]
-    assert slo_targets.cpu_status(workers).value == "81 % of a core, two"
-    assert slo_targets.cpu_status(workers).is_met is False
-    assert slo_targets.memory_status(workers).value == "3,072 MB, one"
-    assert slo_targets.memory_status(workers).is_met is False
-
-
-@pytest.mark.parametrize(("share", "value"), [(0.5, 2), (0.51, 3), (1.0, 4), (0.01, 1)])
-def test_percentile_is_the_smallest_value_that_enough_values_do_not_exceed(share, value):
-    assert slo_targets.percentile([4, 2, 1, 3], share) == value
 
 
 @pytest.mark.parametrize(
     ("ms", "text"), [(15_450, "15.450 s"), (0, "0.000 s"), (None, "–"), (3_600_001, "3,600.001 s")]
 )
 def test_seconds_have_milliseconds(ms, text):
-    assert slo_targets.seconds(ms) == text
+    assert page_elements.seconds(ms) == text
 
 
 @pytest.mark.parametrize(("read_at", "left"), [(0.0, 8.95), (5.0, 3.95), (12.0, 0.0)])
@@ -119,22 +56,16 @@ def test_a_stop_lasts_until_the_start_of_the_same_component():
 
 
 def test_components_are_unknown_while_the_api_is_down():
-    assert [(each.name, each.is_healthy) for each in components(None, {})] == [
+    assert [(each.name, each.is_healthy) for each in components(None)] == [
         ("API", False), ("PostgreSQL", None), ("Temporal", None), ("Workers", None),
     ]  # fmt: skip
 
 
-def test_each_task_queue_is_a_component_when_the_metrics_name_it():
+def test_components_have_the_health_that_the_api_reports():
     report = {"database_connected": True, "temporal_connected": False, "workers_healthy": False}
-    assert [each.is_healthy for each in components(report, {})] == [True, True, False, False]
-    queues = queues_served(
-        "# TYPE task_queue_served gauge\n"
-        'task_queue_served{task_queue="order-tq"} 1.0\ntask_queue_served{task_queue="shipping-tq"} 0.0\n'
-    )
-    assert [(each.name, each.is_healthy) for each in components(report, queues)][3:] == [
-        ("order-tq", True),
-        ("shipping-tq", False),
-    ]
+    assert [(each.is_healthy, each.status) for each in components(report)] == [
+        (True, "Up"), (True, "Up"), (False, "Not responding"), (False, "No active workers"),
+    ]  # fmt: skip
 
 
 def test_each_invariant_has_its_own_violations():
@@ -195,8 +126,16 @@ def test_attempts_of_a_running_order_are_counted_from_its_events():
     assert attempt_counts(OrderDetails({"attempts": 9, "failed_attempts": 3}, ended, [])) == (9, 3)
 
 
+@pytest.mark.parametrize(
+    ("orders", "late", "verdict"),
+    [(0, 0, None), (60, 0, "not proven"), (300, 0, "met"), (300, 1, "not proven"), (300, 4, "breached")],
+)
+def test_the_slo_status_has_the_verdict_of_a_load_test(orders, late, verdict):
+    assert slo_status(orders, late, 0.99).verdict == verdict
+
+
 def test_the_slo_sentence_has_exact_counts():
-    assert slo_sentence(0, 0, 0.99).startswith("No order finished")
-    sentence = slo_sentence(1_000, 5, 0.99)
+    assert slo_status(0, 0, 0.99).sentence.startswith("No order finished")
+    sentence = slo_status(1_000, 5, 0.99).sentence
     assert "**99.50 % within the limit** (5 late of 1,000)" in sentence
     assert "Error budget 10.0 late orders, 50 % of it used" in sentence
