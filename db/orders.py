@@ -82,19 +82,17 @@ class OrderRepository:
 
     def __init__(self, database: Database, worker: str) -> None:
         self._database = database
-        self._worker = worker
+        self._common_parameters = {"worker": worker, "no_abort_from": STATE_MACHINE.no_abort_from}
 
     async def insert_order(self, order: NewOrder) -> bool:
         """Insert an order unless it exists. Return False when it exists for another workflow run."""
         parameters = vars(order) | {
             "address": Jsonb(asdict(order.address)),
             "items": Jsonb([asdict(item) for item in order.items]),
-            "review": order.review.value,
-            "worker": self._worker,
         }
-        if await self._database.execute(_SQL["insert_order"], parameters):
+        if await self._execute("insert_order", **parameters):
             return True
-        row = await self._database.fetch_one(_SQL["workflow_run"], {"order_id": order.order_id})
+        row = await self._fetch_one("workflow_run", order_id=order.order_id)
         return row is not None and row["workflow_run_id"] == order.workflow_run_id
 
     async def start_next_attempt(
@@ -106,19 +104,15 @@ class OrderRepository:
         latest attempt.
         """
         transition = STATE_MACHINE.of(step)
-        row = await self._database.fetch_one(
-            _SQL["start_next_attempt"],
-            {
-                "order_id": order_id,
-                "step": step.value,
-                "due_state": transition.due_state.value if transition else None,
-                "no_abort_from": STATE_MACHINE.no_abort_from.value,
-                "worker": self._worker,
-                "ended_attempt": ended.number if ended else None,
-                "ended_outcome": ended.outcome.value if ended else None,
-                "ended_duration_ms": ended.duration_ms if ended else None,
-                "ended_detail": Jsonb(ended.detail) if ended else None,
-            },
+        row = await self._fetch_one(
+            "start_next_attempt",
+            order_id=order_id,
+            step=step,
+            due_state=transition.due_state if transition else None,
+            ended_attempt=ended.number if ended else None,
+            ended_outcome=ended.outcome if ended else None,
+            ended_duration_ms=ended.duration_ms if ended else None,
+            ended_detail=Jsonb(ended.detail) if ended else None,
         )
         if row is None:
             return None
@@ -137,16 +131,14 @@ class OrderRepository:
 
     async def end_attempt(self, order_id: str, step: Step, ended: AttemptResult) -> None:
         """Close an attempt that no other attempt follows."""
-        await self._database.execute(
-            _SQL["end_attempt"],
-            {
-                "order_id": order_id,
-                "step": step.value,
-                "attempt": ended.number,
-                "outcome": ended.outcome.value,
-                "duration_ms": ended.duration_ms,
-                "detail": Jsonb(ended.detail),
-            },
+        await self._execute(
+            "end_attempt",
+            order_id=order_id,
+            step=step,
+            attempt=ended.number,
+            outcome=ended.outcome,
+            duration_ms=ended.duration_ms,
+            detail=Jsonb(ended.detail),
         )
 
     async def complete_step(
@@ -159,24 +151,24 @@ class OrderRepository:
         """
         parameters: Row = {
             "order_id": order_id,
-            "step": step.value,
+            "step": step,
             "attempt": ended.number,
             "duration_ms": ended.duration_ms,
-            "worker": self._worker,
             "detail": Jsonb(ended.detail),
         }
         transition = STATE_MACHINE.of(step)
         if transition is None:
-            parameters["no_abort_from"] = STATE_MACHINE.no_abort_from.value
-            return await self._database.fetch_one(_SQL["complete_compensation"], parameters) is not None
-        parameters |= {
-            "due_state": transition.due_state.value,
-            "passed_state": transition.passed_state.value if transition.passed_state else None,
-            "state_after": transition.state_after.value,
-            "next_step": transition.next_step.value,
-            "label_version": label_version,
-        }
-        return await self._database.fetch_one(_SQL["complete_step"], parameters) is not None
+            return await self._fetch_one("complete_compensation", **parameters) is not None
+        row = await self._fetch_one(
+            "complete_step",
+            **parameters,
+            due_state=transition.due_state,
+            passed_state=transition.passed_state,
+            state_after=transition.state_after,
+            next_step=transition.next_step,
+            label_version=label_version,
+        )
+        return row is not None
 
     async def abort(
         self,
@@ -193,19 +185,16 @@ class OrderRepository:
         `signal` names the request of a person; None is a decision of the system. A repeated `request_id` gets
         the first decision.
         """
-        detail = {"reason": reason.value, "by": by, "message": message}
-        row = await self._database.fetch_one(
-            _SQL["abort_order"],
-            {
-                "order_id": order_id,
-                "reason": reason.value,
-                "by": by,
-                "before_state": STATE_MACHINE.abort_limit(reason).value,
-                "request_id": request_id,
-                "kind": "signal" if signal else "abort",
-                "worker": self._worker,
-                "detail": Jsonb(_event_detail(signal, accepted=True, **detail)),
-            },
+        detail = {"reason": reason, "by": by, "message": message}
+        row = await self._fetch_one(
+            "abort_order",
+            order_id=order_id,
+            reason=reason,
+            by=by,
+            before_state=STATE_MACHINE.abort_limit(reason),
+            request_id=request_id,
+            kind="signal" if signal else "abort",
+            detail=Jsonb(_event_detail(signal, accepted=True, **detail)),
         )
         if row is None:
             return await self._decide_again(order_id, request_id, signal, detail)
@@ -221,19 +210,16 @@ class OrderRepository:
         detail = {"reviewer": reviewer}
         transition = STATE_MACHINE.of(Step.REVIEW)
         assert transition is not None
-        row = await self._database.fetch_one(
-            _SQL["approve_order"],
-            {
-                "order_id": order_id,
-                "reviewer": reviewer,
-                "due_state": transition.due_state.value,
-                "state_after": transition.state_after.value,
-                "next_step": transition.next_step.value,
-                "request_id": request_id,
-                "kind": "signal" if signal else "state",
-                "worker": self._worker,
-                "detail": Jsonb(_event_detail(signal, accepted=True, **detail)),
-            },
+        row = await self._fetch_one(
+            "approve_order",
+            order_id=order_id,
+            reviewer=reviewer,
+            due_state=transition.due_state,
+            state_after=transition.state_after,
+            next_step=transition.next_step,
+            request_id=request_id,
+            kind="signal" if signal else "state",
+            detail=Jsonb(_event_detail(signal, accepted=True, **detail)),
         )
         if row is not None:
             return RequestResult(True, "the order is approved", State(row["state"]))
@@ -245,16 +231,12 @@ class OrderRepository:
         """Change the address of an order that was neither dispatched nor aborted."""
         signal = "update_address"
         detail = {"by": by, "new_address": asdict(address)}
-        row = await self._database.fetch_one(
-            _SQL["change_address"],
-            {
-                "order_id": order_id,
-                "address": Jsonb(asdict(address)),
-                "no_abort_from": STATE_MACHINE.no_abort_from.value,
-                "request_id": request_id,
-                "worker": self._worker,
-                "detail": Jsonb(_event_detail(signal, accepted=True, **detail)),
-            },
+        row = await self._fetch_one(
+            "change_address",
+            order_id=order_id,
+            address=Jsonb(asdict(address)),
+            request_id=request_id,
+            detail=Jsonb(_event_detail(signal, accepted=True, **detail)),
         )
         if row is not None:
             return RequestResult(True, "the address is changed", State(row["state"]))
@@ -264,19 +246,16 @@ class OrderRepository:
         self, order_id: str, signal: str, *, accepted: bool, request_id: str | None = None, **detail: object
     ) -> None:
         """Record a request that changes nothing else; an accepted one with a `request_id` only once."""
-        await self._database.execute(
-            _SQL["record_request"],
-            {
-                "order_id": order_id,
-                "request_id": request_id if accepted else None,
-                "worker": self._worker,
-                "detail": Jsonb(_event_detail(signal, accepted=accepted, **detail)),
-            },
+        await self._execute(
+            "record_request",
+            order_id=order_id,
+            request_id=request_id if accepted else None,
+            detail=Jsonb(_event_detail(signal, accepted=accepted, **detail)),
         )
 
     async def snapshot(self, order_id: str) -> OrderSnapshot | None:
         """Return the state of an order, or None when there is no such order."""
-        row = await self._database.fetch_one(_SQL["order_snapshot"], {"order_id": order_id})
+        row = await self._fetch_one("order_snapshot", order_id=order_id)
         if row is None:
             return None
         return OrderSnapshot(
@@ -294,14 +273,8 @@ class OrderRepository:
 
         Raises LookupError when there is no such order.
         """
-        parameters = {
-            "order_id": order_id,
-            "outcome": outcome.value,
-            "no_abort_from": STATE_MACHINE.no_abort_from.value,
-            "worker": self._worker,
-        }
         for _ in range(FINISH_ATTEMPTS):
-            if await self._database.execute(_SQL["finish_order"], parameters):
+            if await self._execute("finish_order", order_id=order_id, outcome=outcome):
                 break
         return await self._existing_snapshot(order_id)
 
@@ -320,6 +293,12 @@ class OrderRepository:
             abort_reason=snapshot.abort_reason,
             compensations=snapshot.compensations,
         )
+
+    async def _fetch_one(self, name: str, **parameters: object) -> Row | None:
+        return await self._database.fetch_one(_SQL[name], parameters | self._common_parameters)
+
+    async def _execute(self, name: str, **parameters: object) -> int:
+        return await self._database.execute(_SQL[name], parameters | self._common_parameters)
 
     async def _existing_snapshot(self, order_id: str) -> OrderSnapshot:
         snapshot = await self.snapshot(order_id)

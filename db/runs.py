@@ -49,19 +49,10 @@ class RunResult:
 
 
 @dataclass(frozen=True)
-class StoredRun:
-    """A stored run. `ended_at` and all fields after `machine` except `chaos` are None while it is running."""
+class StoredRun(NewRun):
+    """A stored run. All fields of its own except `chaos` are None while it is running."""
 
-    run_id: str
-    scenario: str
-    options: Row
-    stages: list[Row]
-    fault_profile: str | None
-    fault_seed: int | None
-    started_at: datetime
     ended_at: datetime | None
-    commit_hash: str | None
-    machine: Row
     statistics: list[Row] | None
     verdict: Row | None
     chaos: list[Row]

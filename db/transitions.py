@@ -123,8 +123,3 @@ STATE_MACHINE = StateMachine(
     no_abort_from=State.DISPATCHED,
     earlier_abort_limits={Reason.REVIEW_REJECTED: State.APPROVED, Reason.REVIEW_EXPIRED: State.APPROVED},
 )
-
-
-def mermaid() -> str:
-    """Return the state diagram of an order for the documentation, as Mermaid text."""
-    return STATE_MACHINE.mermaid()

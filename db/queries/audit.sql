@@ -60,28 +60,20 @@ where (
 
 -- name: invariant_1
 -- Each order has exactly one acceptance.
-with finished_orders as (
-    select * from orders where state >= 'completed' and order_id = any (%(candidates)s)
-        and accepted_at >= (select events_since())
-        and (%(run_id)s::text is null or run_id = %(run_id)s)
-)
 select o.order_id, format('%%s acceptances in the events', count(e.order_id)) as finding,
     jsonb_build_object('accepted_at', o.accepted_at, 'acceptances', coalesce(jsonb_agg(e.at) filter (where e.at is not null), '[]')) as evidence
-from finished_orders o left join events e on e.order_id = o.order_id and e.kind = 'accepted'
+from orders o left join events e on e.order_id = o.order_id and e.kind = 'accepted'
+where o.order_id = any (%(candidates)s)
 group by o.order_id, o.accepted_at
 having count(e.order_id) <> 1
 limit %(limit)s;
 
 -- name: invariant_2
 -- Each order has exactly one outcome event, equal to its state.
-with finished_orders as (
-    select * from orders where state >= 'completed' and order_id = any (%(candidates)s)
-        and accepted_at >= (select events_since())
-        and (%(run_id)s::text is null or run_id = %(run_id)s)
-)
 select o.order_id, format('the order is %%s, its outcome events are %%s', o.state, coalesce(string_agg(e.state::text, ', '), 'none')) as finding,
     jsonb_build_object('state', o.state, 'outcomes', coalesce(jsonb_agg(jsonb_build_object('at', e.at, 'state', e.state)) filter (where e.at is not null), '[]')) as evidence
-from finished_orders o left join events e on e.order_id = o.order_id and e.kind = 'outcome'
+from orders o left join events e on e.order_id = o.order_id and e.kind = 'outcome'
+where o.order_id = any (%(candidates)s)
 group by o.order_id, o.state
 having count(e.order_id) <> 1 or bool_or(e.state <> o.state)
 limit %(limit)s;
@@ -218,14 +210,11 @@ limit %(limit)s;
 
 -- name: invariant_7
 -- The events are a legal path through the states, in time order, and end with the outcome.
-with finished_orders as (
-    select * from orders where state >= 'completed' and order_id = any (%(candidates)s)
-        and accepted_at >= (select events_since())
-        and (%(run_id)s::text is null or run_id = %(run_id)s)
-), step_through as (
+with step_through as (
     select e.order_id, e.at, e.kind, e.state, e.started_at,
         lag(e.state) over w as before, lag(e.kind) over w as kind_before, lag(e.at) over w as at_before
-    from finished_orders o join events e on e.order_id = o.order_id
+    from orders o join events e on e.order_id = o.order_id
+    where o.order_id = any (%(candidates)s)
     window w as (partition by e.order_id order by e.at)
 )
 select order_id,

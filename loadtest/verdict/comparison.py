@@ -23,11 +23,12 @@ CONFIDENCE = 0.99
 
 NO_DIFFERENCE = "no difference shown"
 
-AnyRun = runs.NewRun | runs.StoredRun
 Json = dict[str, Any]
 
 
-def compare_runs(run: AnyRun, times: RunTimes, baseline_id: str, baseline: runs.StoredRun | None) -> Json:
+def compare_runs(
+    run: runs.NewRun, times: RunTimes, baseline_id: str, baseline: runs.StoredRun | None
+) -> Json:
     """Compare a run and its times with a stored baseline (None: not found).
 
     `problem` says why the runs cannot be compared, else it is None.
@@ -51,7 +52,7 @@ def times_of(run: runs.StoredRun) -> RunTimes:
     return RunTimes(completion_ms, run.late_orders or 0, run.counted_orders or len(completion_ms))
 
 
-def setup_differences(run: AnyRun, baseline: runs.StoredRun) -> list[str]:
+def setup_differences(run: runs.NewRun, baseline: runs.StoredRun) -> list[str]:
     """Return one text for each way in which the two runs were not the same test."""
     setup, other = _setup(run), _setup(baseline)
     return [
@@ -120,7 +121,7 @@ def late_share_interval(
     )
 
 
-def _setup(run: AnyRun) -> dict[str, str | None]:
+def _setup(run: runs.NewRun) -> dict[str, str | None]:
     stages = []
     for stage in run.stages:
         ramp = "" if stage["end_rate"] == stage["rate"] else f"..{stage['end_rate']:g}"
