@@ -165,38 +165,39 @@ class OrderStatus:
 
 
 @dataclass(frozen=True)
-class CancelOrder:
-    reason: str
-    cancelled_by: str
+class PersonRequest:
+    """A request of a customer or a reviewer about a running order."""
 
     def validation_errors(self) -> list[str]:
-        return text_errors(reason=self.reason, cancelled_by=self.cancelled_by)
+        """Return one message for each invalid field."""
+        texts = {name: value for name, value in vars(self).items() if isinstance(value, str)}
+        return text_errors(**texts)
 
 
 @dataclass(frozen=True)
-class UpdateAddress:
+class CancelOrder(PersonRequest):
+    reason: str
+    cancelled_by: str
+
+
+@dataclass(frozen=True)
+class UpdateAddress(PersonRequest):
     new_address: Address
     updated_by: str
 
     def validation_errors(self) -> list[str]:
-        return self.new_address.validation_errors() + text_errors(updated_by=self.updated_by)
+        return self.new_address.validation_errors() + super().validation_errors()
 
 
 @dataclass(frozen=True)
-class ApproveOrder:
+class ApproveOrder(PersonRequest):
     reviewer: str
 
-    def validation_errors(self) -> list[str]:
-        return text_errors(reviewer=self.reviewer)
-
 
 @dataclass(frozen=True)
-class RejectOrder:
+class RejectOrder(PersonRequest):
     reviewer: str
     reason: str
-
-    def validation_errors(self) -> list[str]:
-        return text_errors(reviewer=self.reviewer, reason=self.reason)
 
 
 @dataclass(frozen=True)

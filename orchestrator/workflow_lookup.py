@@ -65,13 +65,20 @@ async def _decode_input(client: Client, started: WorkflowExecutionStartedEventAt
     return order
 
 
-async def is_running(client: Client, workflow_id: str) -> bool:
-    """Return whether the latest run of a workflow is running. Raises TemporalUnavailable."""
+async def latest_status(client: Client, workflow_id: str) -> WorkflowExecutionStatus | None:
+    """Return the status of a workflow's latest run, or None if Temporal does not know the workflow.
+
+    After an operator's reset, earlier runs are terminated and the order continues in the latest one. Raises
+    TemporalUnavailable.
+    """
     try:
         with temporal_errors():
-            execution = await client.get_workflow_handle(workflow_id).describe()
+            return (await client.get_workflow_handle(workflow_id).describe()).status
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
-            return False
+            return None
         raise
-    return execution.status is WorkflowExecutionStatus.RUNNING
+
+
+async def is_running(client: Client, workflow_id: str) -> bool:
+    return await latest_status(client, workflow_id) is WorkflowExecutionStatus.RUNNING

@@ -13,7 +13,7 @@ import structlog
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 
 from db import audit as audit_database
 from db.database import Database
@@ -27,7 +27,7 @@ from orchestrator.messages import (
 )
 from orchestrator.temporal_client import temporal_errors
 from orchestrator.worker.metrics import WorkerMetrics
-from orchestrator.workflow_lookup import is_running, started_order
+from orchestrator.workflow_lookup import is_running, latest_status, started_order
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 
 INTERVAL_SECONDS = 1.0
@@ -106,19 +106,10 @@ class Reconciler:
 
     async def _closing_cause(self, order_id: str) -> str | None:
         """Return how the order's workflow closed, or None while it runs."""
-        # The latest run, not the stored one: after an operator's reset that one is terminated, and the order
-        # continues in a new run.
-        handle = self._client.get_workflow_handle(order_workflow_id(order_id))
-        try:
-            with temporal_errors():
-                execution = await handle.describe()
-        except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
-                return "the workflow is unknown to Temporal"
-            raise
-        if execution.status in (None, WorkflowExecutionStatus.RUNNING):
+        status = await latest_status(self._client, order_workflow_id(order_id))
+        if status is WorkflowExecutionStatus.RUNNING:
             return None
-        return f"the workflow is {execution.status.name.lower()}"
+        return f"the workflow is {status.name.lower() if status else 'unknown to Temporal'}"
 
     async def _reconcile_never_inserted(self) -> int:
         now = datetime.now(UTC)

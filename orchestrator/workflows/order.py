@@ -107,7 +107,7 @@ class OrderWorkflow:
         is_auto = self._order.review is ReviewMode.AUTO
         if progress.early_approval is not None:
             await self._requests.approve_in_review(progress.early_approval, request_id="early-approval")
-        elif not await self._is_decided_within(self._review_seconds()):
+        elif not await self._is_review_decided():
             if is_auto:
                 return  # `_pay` approves and charges in one batch.
             await self._steps.abort(Reason.REVIEW_EXPIRED)
@@ -115,14 +115,12 @@ class OrderWorkflow:
             raise OrderAborted
         progress.step_done(Step.REVIEW)
 
-    def _review_seconds(self) -> float:
-        seconds_left = (self._deadlines.not_after(Step.REVIEW) - workflow.now()).total_seconds()
-        if self._order.review is ReviewMode.AUTO:
-            seconds_left = min(seconds_left, self._order.auto_review_seconds)
-        return max(seconds_left, 0.0)
-
-    async def _is_decided_within(self, seconds: float) -> bool:
+    async def _is_review_decided(self) -> bool:
+        """Wait for a decision until the review's time is over; return whether there is one."""
         progress = self._progress
+        seconds = (self._deadlines.not_after(Step.REVIEW) - workflow.now()).total_seconds()
+        if self._order.review is ReviewMode.AUTO:
+            seconds = min(seconds, self._order.auto_review_seconds)
         if seconds > 0 and not progress.is_review_decided:
             with suppress(TimeoutError):
                 await workflow.wait_condition(

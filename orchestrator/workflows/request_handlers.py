@@ -17,8 +17,7 @@ from orchestrator.workflows.step_execution import run_database_activity
 
 SYSTEM = "order-system"
 
-Request = messages.CancelOrder | messages.UpdateAddress | messages.ApproveOrder | messages.RejectOrder
-AnyRequest = TypeVar("AnyRequest", bound=Request)
+AnyRequest = TypeVar("AnyRequest", bound=messages.PersonRequest)
 
 
 class OrderRequestHandlers:
@@ -136,7 +135,7 @@ class OrderRequestHandlers:
         return result
 
 
-def reject_if_invalid(request: Request) -> None:
+def reject_if_invalid(request: messages.PersonRequest) -> None:
     """Validate an update before it is written to the history. Raises a non-retryable InvalidRequest."""
     if errors := request.validation_errors():
         raise ApplicationError("; ".join(errors), type=messages.INVALID_REQUEST, non_retryable=True)
