@@ -271,7 +271,7 @@ def test_the_reader_role_sees_no_hashes_but_whether_a_key_exists(url: str) -> No
 COMPONENTS = {
     "the API": ("-m", "orchestrator.processes", "api"),
     "the dashboard": ("-m", "dashboard"),
-    "the load tests' page": ("-m", "locust", "-f", "loadtest/locustfile.py"),
+    "the web UI of the load tests": ("-m", "locust", "-f", "loadtest/locustfile.py"),
     "the worker's metrics": ("-m", "orchestrator.processes", "worker", "order"),
 }
 
@@ -337,7 +337,7 @@ def test_pages_require_a_key_and_no_log_contains_one(url: str, tmp_path: Path) -
     with (
         started(url, "the API", logs[0], BIND_ADDRESS="0.0.0.0", LOG_LEVEL="DEBUG") as port,
         started(url, "the dashboard", logs[1], API_URL=f"http://127.0.0.1:{port}") as dashboard,
-        started(url, "the load tests' page", logs[2], API_URL=f"http://127.0.0.1:{port}") as locust,
+        started(url, "the web UI of the load tests", logs[2], API_URL=f"http://127.0.0.1:{port}") as locust,
     ):
         api = f"http://127.0.0.1:{port}"
         eventually(lambda: responses(f"{api}/health"))
