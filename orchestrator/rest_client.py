@@ -7,18 +7,7 @@ from typing import Any, Self
 
 import httpx
 
-from orchestrator.errors import (
-    NotAllowed,
-    OrderConflict,
-    OrderSystemError,
-    OrderUnknown,
-    Overloaded,
-    RequestMalformed,
-    RequestRejected,
-    ServiceUnavailable,
-    TooLate,
-    UsageError,
-)
+from orchestrator import errors
 from orchestrator.security.key_hashing import Role
 
 Json = dict[str, Any]
@@ -29,7 +18,7 @@ AUDIT_SECONDS = 900.0
 """How long clients and the reverse proxy wait for the audit of all orders."""
 
 
-class ApiUnavailable(ServiceUnavailable):
+class ApiUnavailable(errors.ServiceUnavailable):
     """The API is not responding. Is the stack running?"""
 
 
@@ -127,12 +116,12 @@ class RestClient:
         try:
             yield
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise UsageError(f"{self._url} is not the address of an API") from error
+            raise errors.UsageError(f"{self._url} is not the address of an API") from error
         except httpx.ConnectError as error:
             raise ApiUnavailable(f"no connection to {self._name}: start the stack with `make up`") from error
         except httpx.TransportError as error:
             reason = str(error) or type(error).__name__
-            raise ServiceUnavailable(f"{self._name} is not responding: {reason}") from error
+            raise errors.ServiceUnavailable(f"{self._name} is not responding: {reason}") from error
 
 
 def auth_headers(api_key: str | None) -> dict[str, str]:
@@ -140,29 +129,29 @@ def auth_headers(api_key: str | None) -> dict[str, str]:
     if api_key is None:
         return {}
     if not api_key.isascii() or not api_key.isprintable():
-        raise UsageError("API_KEY is not a valid API key")
+        raise errors.UsageError("API_KEY is not a valid API key")
     return {"Authorization": f"Bearer {api_key}"}
 
 
-_ERRORS: dict[int, type[OrderSystemError]] = {
-    401: NotAllowed,
-    403: NotAllowed,
-    404: OrderUnknown,
-    413: RequestMalformed,
-    422: RequestMalformed,
-    429: Overloaded,
+_ERRORS: dict[int, type[errors.OrderSystemError]] = {
+    401: errors.NotAllowed,
+    403: errors.NotAllowed,
+    404: errors.OrderUnknown,
+    413: errors.RequestMalformed,
+    422: errors.RequestMalformed,
+    429: errors.Overloaded,
 }
 
 
-def error_for(status: int, path: str, problem: Mapping[str, Any]) -> OrderSystemError:
+def error_for(status: int, path: str, problem: Mapping[str, Any]) -> errors.OrderSystemError:
     """Return the error that stands for an error response to a request of `path`."""
     detail = str(problem.get("detail") or f"The API returned HTTP status {status} without an explanation.")
     if status == 409:
-        return TooLate(detail) if "/signals/" in path else OrderConflict(detail)
-    return _ERRORS.get(status, ServiceUnavailable if status >= 500 else RequestRejected)(detail)
+        return errors.TooLate(detail) if "/signals/" in path else errors.OrderConflict(detail)
+    return _ERRORS.get(status, errors.ServiceUnavailable if status >= 500 else errors.RequestRejected)(detail)
 
 
-def error_of(response: httpx.Response) -> OrderSystemError:
+def error_of(response: httpx.Response) -> errors.OrderSystemError:
     try:
         problem = response.json()
     except ValueError:

@@ -16,16 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
+from orchestrator import errors
 from orchestrator.api.schemas.responses import Problem
-from orchestrator.errors import (
-    OrderUnknown,
-    Overloaded,
-    PayloadUnreadable,
-    RequestMalformed,
-    RequestRejected,
-    RunUnknown,
-    ServiceUnavailable,
-)
 from orchestrator.security.headers import API_HEADERS
 
 MEDIA_TYPE = "application/problem+json"
@@ -37,54 +29,50 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 log = structlog.get_logger()
 
 
-class ProblemDocument(JSONResponse):
-    media_type = MEDIA_TYPE
-
-
 def problem(
     status: int,
     detail: str,
     *,
-    errors: Sequence[Mapping[str, str]] | None = None,
+    fields: Sequence[Mapping[str, str]] | None = None,
     headers: Mapping[str, str] | None = None,
-) -> ProblemDocument:
+) -> JSONResponse:
+    """Return a problem document; `fields` lists the invalid ones."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
     }
-    if errors is not None:
-        body["errors"] = errors
+    if fields is not None:
+        body["errors"] = fields
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} | dict(headers or {})
-    return ProblemDocument(body, status_code=status, headers=headers)
+    return JSONResponse(body, status_code=status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def register(app: FastAPI) -> None:
     """Add exception handlers that turn every error into a problem document."""
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(RequestRejected, _on_request_rejected)
-    app.add_exception_handler(ServiceUnavailable, _on_service_unavailable)
-    app.add_exception_handler(PayloadUnreadable, _on_payload_unreadable)
+    for kind in _STATUSES:
+        app.add_exception_handler(kind, _on_order_system_error)
     app.add_exception_handler(Exception, _on_internal_error)
 
 
-async def _on_validation_error(_request: Request, error: Exception) -> ProblemDocument:
+async def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    errors = [
+    fields = [
         {
             "field": _shorten(".".join(str(part) for part in each["loc"])),
             "message": _shorten(each["msg"].removeprefix("Value error, ")),
         }
         for each in error.errors()[:MAX_LISTED_FIELDS]
     ]
-    detail = "; ".join(f"{each['field']}: {each['message']}" for each in errors[:3])
-    return problem(422, detail, errors=errors)
+    detail = "; ".join(f"{each['field']}: {each['message']}" for each in fields[:3])
+    return problem(422, detail, fields=fields)
 
 
-async def _on_http_exception(request: Request, error: Exception) -> ProblemDocument:
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.BAD_REQUEST:
         # FastAPI raises 400 for a body that is not JSON, or that is nested too deeply for the parser.
@@ -112,43 +100,39 @@ def _allowed_methods(request: Request) -> list[str]:
     ]
 
 
-def status_of(error: RequestRejected | ServiceUnavailable) -> int:
+_STATUSES: dict[type[Exception], int] = {
+    errors.RequestRejected: 409,
+    errors.OrderUnknown: 404,
+    errors.RunUnknown: 404,
+    errors.RequestMalformed: 422,
+    errors.Overloaded: 429,
+    errors.ServiceUnavailable: 503,
+    errors.PayloadUnreadable: 503,
+}
+"""Status codes of error classes and of their subclasses. Any other error is a 500."""
+
+
+def status_of(error: Exception) -> int:
     """Return the status code of an error's response."""
-    for kinds, status in _STATUSES:
-        if isinstance(error, kinds):
-            return status
-    return 409
+    return next((_STATUSES[kind] for kind in type(error).__mro__ if kind in _STATUSES), 500)
 
 
-_STATUSES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], int], ...] = (
-    ((OrderUnknown, RunUnknown), 404),
-    (RequestMalformed, 422),
-    (Overloaded, 429),
-    (ServiceUnavailable, 503),
-)
+async def _on_order_system_error(request: Request, error: Exception) -> JSONResponse:
+    status, detail, headers = status_of(error), str(error), None
+    if isinstance(error, errors.Overloaded):
+        headers = {"Retry-After": str(error.retry_after_seconds)}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        log.warning("service unavailable", path=request.url.path, error=detail, cause=repr(error.__cause__))
+    if isinstance(error, errors.PayloadUnreadable):
+        # The message names a key.
+        detail = (
+            "Temporal's response cannot be decrypted with the keys of this process; the order may still "
+            "process the request"
+        )
+    return problem(status, detail, headers=headers)
 
 
-async def _on_request_rejected(_request: Request, error: Exception) -> ProblemDocument:
-    assert isinstance(error, RequestRejected)
-    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, Overloaded) else None
-    return problem(status_of(error), str(error), headers=headers)
-
-
-async def _on_service_unavailable(request: Request, error: Exception) -> ProblemDocument:
-    log.warning("service unavailable", path=request.url.path, error=str(error), cause=repr(error.__cause__))
-    return problem(503, str(error))
-
-
-async def _on_payload_unreadable(request: Request, error: Exception) -> ProblemDocument:
-    log.error("cannot decrypt a Temporal payload", path=request.url.path, error=str(error))
-    return problem(
-        503,
-        "Temporal's response cannot be decrypted with the keys of this process; the order may still process "
-        "the request",
-    )
-
-
-async def _on_internal_error(_request: Request, _error: Exception) -> ProblemDocument:
+async def _on_internal_error(_request: Request, _error: Exception) -> JSONResponse:
     # The server logs the exception. This response does not pass the middleware that sets headers.
     return problem(500, "internal error; the log has the details", headers=API_HEADERS)
 
@@ -173,7 +157,7 @@ _MEANINGS = {
 }
 
 
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the error responses of a route for OpenAPI. Every route has 401, 403, 421, 422 and 503."""
     return {
         status: {
@@ -195,7 +179,7 @@ def as_text(media_type: str, description: str) -> dict[int | str, dict[str, Any]
 
 
 def document(app: FastAPI) -> None:
-    """Add to the OpenAPI document the schema that `responses` refers to, and the security scheme."""
+    """Add to the OpenAPI document the schema that `error_responses` refers to, and the security scheme."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:

@@ -14,16 +14,9 @@ from orchestrator.api import metrics
 from orchestrator.api.context import Context, Ctx
 from orchestrator.api.latency_csv import csv_response
 from orchestrator.api.middleware.auth import caller_of
-from orchestrator.api.problem_details import as_text, responses
+from orchestrator.api.problem_details import as_text, error_responses
 from orchestrator.api.report_limiter import Report
-from orchestrator.api.schemas.requests import AuditQuery, FaultsBody, LatencyQuery
-from orchestrator.api.schemas.responses import (
-    AuditResponse,
-    CallerResponse,
-    FaultsResponse,
-    HealthResponse,
-    LatencyResponse,
-)
+from orchestrator.api.schemas import requests, responses
 from orchestrator.api.timeouts import database_check, temporal_check, while_available, with_timeout
 from orchestrator.audit import audit as run_audit
 from orchestrator.errors import RequestMalformed
@@ -37,9 +30,9 @@ log = structlog.get_logger()
 @router.get(
     "/latency.csv",
     response_class=Response,
-    responses=responses(429) | as_text("text/csv", "One row for each finished order."),
+    responses=error_responses(429) | as_text("text/csv", "One row for each finished order."),
 )
-async def latency_csv(query: Annotated[LatencyQuery, Query()], context: Ctx) -> Response:
+async def latency_csv(query: Annotated[requests.LatencyQuery, Query()], context: Ctx) -> Response:
     """Return one row for each finished order, oldest first. Durations are whole milliseconds; `completion_ms`
     is exactly the sum of the steps and `waiting_ms`."""
     file_name = f"latency-{query.run_id}.csv" if query.run_id else "latency.csv"
@@ -58,51 +51,53 @@ async def _latency_csv(
             yield chunk
 
 
-@router.get("/latency", responses=responses(429))
-async def latency(query: Annotated[LatencyQuery, Query()], context: Ctx) -> LatencyResponse:
+@router.get("/latency", responses=error_responses(429))
+async def latency(
+    query: Annotated[requests.LatencyQuery, Query()], context: Ctx
+) -> responses.LatencyResponse:
     """Return exact counts and percentiles of the finished orders, in total and by step."""
     selected = _selected(query)
     async with context.report_limiter.slot(Report.SUMMARY):
         summary = await while_available(
             latency_report.latency_summary(context.reports, selected), database_check(context.database)
         )
-    return LatencyResponse.of(summary, selected)
+    return responses.LatencyResponse.of(summary, selected)
 
 
-def _selected(query: LatencyQuery) -> latency_report.LatencyFilter:
+def _selected(query: requests.LatencyQuery) -> latency_report.LatencyFilter:
     return latency_report.LatencyFilter(query.run_id, query.since, query.until)
 
 
-@router.get("/audit", responses=responses(404, 429))
-async def audit(query: Annotated[AuditQuery, Query()], context: Ctx) -> AuditResponse:
-    """Compare the order database, the provider ledger and Temporal's closed workflows. Takes up to minutes."""
+@router.get("/audit", responses=error_responses(404, 429))
+async def audit(query: Annotated[requests.AuditQuery, Query()], context: Ctx) -> responses.AuditResponse:
+    """Compare the order database, the provider ledger and Temporal's workflows. Takes up to minutes."""
     async with context.report_limiter.slot(Report.AUDIT):
         report = await while_available(
             run_audit(context.reports, context.client, query.run_id),
             database_check(context.database),
             temporal_check(context.client),
         )
-    return AuditResponse.of(report)
+    return responses.AuditResponse.of(report)
 
 
-@router.get("/faults", responses=responses())
-async def show_faults(context: Ctx) -> FaultsResponse:
+@router.get("/faults", responses=error_responses())
+async def show_faults(context: Ctx) -> responses.FaultsResponse:
     """Return the active fault profile."""
-    return FaultsResponse.of(await with_timeout(fault_profiles.current(context.database)))
+    return responses.FaultsResponse.of(await with_timeout(fault_profiles.current(context.database)))
 
 
-@router.put("/faults", responses=responses(413))
-async def set_faults(body: FaultsBody, context: Ctx) -> FaultsResponse:
+@router.put("/faults", responses=error_responses(413))
+async def set_faults(body: requests.FaultsBody, context: Ctx) -> responses.FaultsResponse:
     """Change the fault profile of the simulated gateways. Every worker applies it within a second."""
     profile = _profile(body)
     change = await with_timeout(
         fault_profiles.record(context.database, profile.name, profile.seed, profile.to_json())
     )
     log.info("fault profile set", profile=profile.name, seed=profile.seed)
-    return FaultsResponse.of(change)
+    return responses.FaultsResponse.of(change)
 
 
-def _profile(body: FaultsBody) -> FaultProfile:
+def _profile(body: requests.FaultsBody) -> FaultProfile:
     if body.profile != "custom":
         return named_profile(body.profile, body.seed)
     try:
@@ -113,15 +108,17 @@ def _profile(body: FaultsBody) -> FaultProfile:
 
 @router.get(
     "/health",
-    responses={503: {"model": HealthResponse, "description": "A component that orders need is down."}},
+    responses={
+        503: {"model": responses.HealthResponse, "description": "A component that orders need is down."}
+    },
 )
-async def health(context: Ctx, response: Response) -> HealthResponse:
+async def health(context: Ctx, response: Response) -> responses.HealthResponse:
     """Check that PostgreSQL and Temporal respond and that both task queues have active workers."""
     report = await context.health.report()
     if not report.is_healthy:
         response.status_code = 503
         response.headers["Retry-After"] = "1"
-    return HealthResponse(
+    return responses.HealthResponse(
         status="healthy" if report.is_healthy else "unhealthy",
         timestamp=report.at,
         temporal_connected=report.temporal_connected,
@@ -130,17 +127,17 @@ async def health(context: Ctx, response: Response) -> HealthResponse:
     )
 
 
-@router.get("/whoami", responses=responses())
-async def whoami(request: Request) -> CallerResponse:
+@router.get("/whoami", responses=error_responses())
+async def whoami(request: Request) -> responses.CallerResponse:
     """Return the name and the role of the API key. The name is null for a request without a key."""
     name, role = caller_of(request)
-    return CallerResponse.model_validate({"name": name, "role": role.word})
+    return responses.CallerResponse.model_validate({"name": name, "role": role.word})
 
 
 @router.get(
     "/metrics",
     response_class=Response,
-    responses=responses() | as_text("text/plain", "Prometheus text format."),
+    responses=error_responses() | as_text("text/plain", "Prometheus text format."),
 )
 async def prometheus(context: Ctx) -> Response:
     """Return the metrics for Prometheus."""

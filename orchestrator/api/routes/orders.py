@@ -1,38 +1,21 @@
 """Routes of orders: start, status, history, list, and the four requests to a running order."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 
 from db.domain import ORDER_ID_PATTERN, SAMPLE_ITEMS, Address, Item, ReviewMode, State, Step
 from db.read_models import order_details
+from orchestrator import messages
 from orchestrator.api.context import Context, Ctx
-from orchestrator.api.order_service import Request, order_request
-from orchestrator.api.problem_details import responses
+from orchestrator.api.order_service import Request
+from orchestrator.api.problem_details import error_responses
+from orchestrator.api.schemas import requests, responses
 from orchestrator.api.schemas.pagination import cursor, page_key
-from orchestrator.api.schemas.requests import (
-    MAX_WAIT_SECONDS,
-    AddressBody,
-    ApproveBody,
-    CancelBody,
-    ListQuery,
-    RejectBody,
-    StartBody,
-    StatusQuery,
-    UpdateAddressBody,
-)
-from orchestrator.api.schemas.responses import (
-    HistoryResponse,
-    OrderListResponse,
-    OrderRequestResponse,
-    OrderStatusResponse,
-    OrderSummaryResponse,
-    StartResponse,
-)
 from orchestrator.api.timeouts import with_timeout
 from orchestrator.errors import OrderUnknown
-from orchestrator.messages import ApproveOrder, CancelOrder, RejectOrder, UpdateAddress, order_workflow_id
+from orchestrator.settings import Settings
 
 router = APIRouter(prefix="/orders", tags=["orders"])
 
@@ -43,57 +26,48 @@ OrderIdPath = Annotated[
 
 @router.post(
     "/{order_id}/start",
-    responses=responses(409, 413, 429),
+    responses=error_responses(409, 413, 429),
     summary="Start an order",
 )
-async def start(order_id: OrderIdPath, body: StartBody, context: Ctx) -> StartResponse:
+async def start(order_id: OrderIdPath, body: requests.StartBody, context: Ctx) -> responses.StartResponse:
     """Start an order. Idempotent: the same request again returns `already_started`. The same id with other
     content returns 409."""
-    items = [Item(**item.model_dump()) for item in body.items] if body.items else list(SAMPLE_ITEMS)
-    order = order_request(
-        context.settings,
-        order_id,
-        requested_at=body.requested_at,
-        initial_address=_address(body.initial_address),
-        items=items,
-        payment_id=body.payment_id or f"pay-{order_id}",
-        review=ReviewMode(body.review),
-        run_id=body.run_id,
-    )
-    is_new = await context.order_service.start(order)
-    return StartResponse(
-        workflow_id=order_workflow_id(order_id),
+    is_new = await context.order_service.start(_order_request(order_id, body, context.settings))
+    return responses.StartResponse(
+        workflow_id=messages.order_workflow_id(order_id),
         order_id=order_id,
         status="started" if is_new else "already_started",
         message="the order is accepted" if is_new else "the order was accepted before",
     )
 
 
-@router.get("/{order_id}/status", responses=responses(404), summary="Get the status")
+@router.get("/{order_id}/status", responses=error_responses(404), summary="Get the status")
 async def status(
-    order_id: OrderIdPath, query: Annotated[StatusQuery, Query()], context: Ctx
-) -> OrderStatusResponse:
+    order_id: OrderIdPath, query: Annotated[requests.StatusQuery, Query()], context: Ctx
+) -> responses.OrderStatusResponse:
     """Return the current state of the order and its failed attempts. `wait` makes it a long poll for the
     outcome."""
     current = await _status(order_id, context)
     if query.wait > 0 and current.status == "running":
-        await context.outcomes.wait(order_id, min(query.wait, MAX_WAIT_SECONDS))
+        await context.outcomes.wait(order_id, min(query.wait, requests.MAX_WAIT_SECONDS))
         current = await _status(order_id, context)
     return current
 
 
-@router.get("/{order_id}/history", responses=responses(404), summary="List all events")
-async def history(order_id: OrderIdPath, context: Ctx) -> HistoryResponse:
+@router.get("/{order_id}/history", responses=error_responses(404), summary="List all events")
+async def history(order_id: OrderIdPath, context: Ctx) -> responses.HistoryResponse:
     """Return every event of the order, oldest first."""
     events = await with_timeout(order_details.history(context.database, order_id))
     if events is None:
         await _status_in_temporal(order_id, context)
         events = []
-    return HistoryResponse.model_validate({"order_id": order_id, "events": events})
+    return responses.HistoryResponse.model_validate({"order_id": order_id, "events": events})
 
 
-@router.get("", responses=responses(), summary="List orders, newest first")
-async def list_orders(query: Annotated[ListQuery, Query()], context: Ctx) -> OrderListResponse:
+@router.get("", responses=error_responses(), summary="List orders, newest first")
+async def list_orders(
+    query: Annotated[requests.ListQuery, Query()], context: Ctx
+) -> responses.OrderListResponse:
     """Return a page of orders. `next_cursor` is the `cursor` of the next page, or null on the last one."""
     orders = await with_timeout(
         order_details.orders(
@@ -106,56 +80,65 @@ async def list_orders(query: Annotated[ListQuery, Query()], context: Ctx) -> Ord
     )
     page = orders[: query.limit]
     has_more = len(orders) > query.limit
-    return OrderListResponse(
-        orders=[OrderSummaryResponse.of(order) for order in page],
+    return responses.OrderListResponse(
+        orders=[responses.OrderSummaryResponse.of(order) for order in page],
         next_cursor=cursor(page[-1]) if has_more else None,
     )
 
 
-_REQUEST: dict[str, Any] = {"responses": responses(404, 409, 413)}
+_REQUEST: dict[str, Any] = {"responses": error_responses(404, 409, 413)}
 
 
 @router.post("/{order_id}/signals/cancel", summary="Cancel", **_REQUEST)
-async def cancel(order_id: OrderIdPath, body: CancelBody, context: Ctx) -> OrderRequestResponse:
+async def cancel(
+    order_id: OrderIdPath, body: requests.CancelBody, context: Ctx
+) -> responses.OrderRequestResponse:
     """Cancel the order, until its package is dispatched. A charge is refunded."""
-    return await _send(order_id, CancelOrder(body.reason, body.cancelled_by), context)
+    return await _send(order_id, messages.CancelOrder(body.reason, body.cancelled_by), context)
 
 
 @router.post("/{order_id}/signals/update-address", summary="Change the address", **_REQUEST)
 async def update_address(
-    order_id: OrderIdPath, body: UpdateAddressBody, context: Ctx
-) -> OrderRequestResponse:
+    order_id: OrderIdPath, body: requests.UpdateAddressBody, context: Ctx
+) -> responses.OrderRequestResponse:
     """Change the delivery address, until the package is dispatched."""
-    return await _send(order_id, UpdateAddress(_address(body.new_address), body.updated_by), context)
+    return await _send(order_id, messages.UpdateAddress(_address(body.new_address), body.updated_by), context)
 
 
 @router.post("/{order_id}/signals/approve", summary="Approve", **_REQUEST)
-async def approve(order_id: OrderIdPath, body: ApproveBody, context: Ctx) -> OrderRequestResponse:
+async def approve(
+    order_id: OrderIdPath, body: requests.ApproveBody, context: Ctx
+) -> responses.OrderRequestResponse:
     """Approve the order, during its review or before."""
-    return await _send(order_id, ApproveOrder(body.reviewer), context)
+    return await _send(order_id, messages.ApproveOrder(body.reviewer), context)
 
 
 @router.post("/{order_id}/signals/reject", summary="Reject", **_REQUEST)
-async def reject(order_id: OrderIdPath, body: RejectBody, context: Ctx) -> OrderRequestResponse:
+async def reject(
+    order_id: OrderIdPath, body: requests.RejectBody, context: Ctx
+) -> responses.OrderRequestResponse:
     """Reject the order, until it is approved. Nothing is charged."""
-    return await _send(order_id, RejectOrder(body.reviewer, body.reason), context)
+    return await _send(order_id, messages.RejectOrder(body.reviewer, body.reason), context)
 
 
-async def _send(order_id: str, request: Request, context: Context) -> OrderRequestResponse:
+async def _send(order_id: str, request: Request, context: Context) -> responses.OrderRequestResponse:
     result = await context.order_service.send_request(order_id, request)
-    return OrderRequestResponse(
-        workflow_id=order_workflow_id(order_id), order_id=order_id, state=result.state, message=result.message
+    return responses.OrderRequestResponse(
+        workflow_id=messages.order_workflow_id(order_id),
+        order_id=order_id,
+        state=result.state,
+        message=result.message,
     )
 
 
-async def _status(order_id: str, context: Context) -> OrderStatusResponse:
+async def _status(order_id: str, context: Context) -> responses.OrderStatusResponse:
     order = await with_timeout(order_details.order(context.database, order_id))
     if order is not None:
-        return OrderStatusResponse.of(order)
+        return responses.OrderStatusResponse.of(order)
     return await _status_in_temporal(order_id, context)
 
 
-async def _status_in_temporal(order_id: str, context: Context) -> OrderStatusResponse:
+async def _status_in_temporal(order_id: str, context: Context) -> responses.OrderStatusResponse:
     """Return the status of an order that no worker has recorded. Raises OrderUnknown."""
     started = await context.order_service.workflow_start(order_id)
     if started is None or not started.is_running:
@@ -174,8 +157,25 @@ async def _status_in_temporal(order_id: str, context: Context) -> OrderStatusRes
         completion_ms=None,
         within_limit=None,
     )
-    return OrderStatusResponse.of(order_details.StoredOrder(summary, [], {}, [], "", None))
+    return responses.OrderStatusResponse.of(order_details.StoredOrder(summary, [], {}, [], "", None))
 
 
-def _address(body: AddressBody) -> Address:
+def _address(body: requests.AddressBody) -> Address:
     return Address(**body.model_dump())
+
+
+def _order_request(order_id: str, body: requests.StartBody, settings: Settings) -> messages.OrderRequest:
+    now = datetime.now(UTC)
+    requested_at = body.requested_at or now
+    return messages.OrderRequest(
+        order_id=order_id,
+        requested_at=max(min(requested_at, now), now - timedelta(days=1)),
+        initial_address=_address(body.initial_address),
+        items=[Item(**item.model_dump()) for item in body.items] if body.items else list(SAMPLE_ITEMS),
+        payment_id=body.payment_id or f"pay-{order_id}",
+        review=ReviewMode(body.review),
+        run_id=body.run_id,
+        auto_review_seconds=settings.auto_review_seconds,
+        limit_seconds=settings.order_deadline_seconds,
+        shipping_task_queue=settings.shipping_task_queue,
+    )

@@ -17,7 +17,7 @@ from temporalio.api.common.v1 import Payload
 from temporalio.converter import PayloadCodec
 
 from orchestrator.api.context import Context, Ctx
-from orchestrator.api.problem_details import problem, responses
+from orchestrator.api.problem_details import error_responses, problem
 from orchestrator.errors import PayloadUnreadable, RequestMalformed
 
 PREFIX = "/codec"
@@ -62,13 +62,13 @@ class EncodedPayloads(BaseModel):
     payloads: list[EncodedPayload] = Field(max_length=MAX_PAYLOADS)
 
 
-@router.post("/decode", responses=responses(413))
+@router.post("/decode", responses=error_responses(413))
 async def decode(body: EncodedPayloads, context: Ctx) -> EncodedPayloads:
     """Decrypt payloads. Returns unencrypted payloads unchanged."""
     return await _convert(body, _codec(context).decode)
 
 
-@router.post("/encode", responses=responses(413))
+@router.post("/encode", responses=error_responses(413))
 async def encode(body: EncodedPayloads, context: Ctx) -> EncodedPayloads:
     """Encrypt payloads, for a signal from Temporal's CLI. Returns them unchanged without PAYLOAD_KEYS."""
     return await _convert(body, _codec(context).encode)
