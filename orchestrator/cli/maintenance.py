@@ -17,7 +17,6 @@ from orchestrator.settings import Settings
 
 if TYPE_CHECKING:
     from db.maintenance.retention import RetentionReport
-    from orchestrator.operations.doctor import Observations
 
 
 def register(app: typer.Typer) -> None:
@@ -90,51 +89,26 @@ def restore(
 
 def doctor(as_json: AsJson = False) -> None:
     """Check every component and report problems with advice. Exits 1 if there is a problem."""
-    from orchestrator.operations.doctor import diagnose, observe
+    from orchestrator.operations.doctor import diagnose
 
     began = time.monotonic()
     with console.status("Checking"):
-        observed = asyncio.run(observe(Settings.load()))
-    findings = diagnose(observed)
-    problems = sum(finding.severity == "problem" for finding in findings)
+        report = asyncio.run(diagnose(Settings.load()))
+    problems = sum(finding.severity == "problem" for finding in report.findings)
     if as_json:
-        print_json({"healthy": not problems, "findings": [asdict(finding) for finding in findings]})
+        print_json({"healthy": not problems, "findings": [asdict(finding) for finding in report.findings]})
     else:
-        for finding in findings:
-            label, style = ("problem", "red") if finding.severity == "problem" else ("notice", "yellow")
-            console.print(
-                Text(f"{label:<9}", style=style).append(Text(finding.message, style="default")),
-                soft_wrap=True,
-            )
+        for finding in report.findings:
+            style = "red" if finding.severity == "problem" else "yellow"
+            text = Text(f"{finding.severity:<9}", style=style).append(Text(finding.message, style="default"))
+            console.print(text, soft_wrap=True)
             echo(f"         {finding.advice}")
-        for line in _measurements(observed):
+        for line in report.measurements:
             echo(line)
         count = "No problems" if not problems else "1 problem" if problems == 1 else f"{problems} problems"
         echo(f"{count} found in {time.monotonic() - began:.1f} s.")
     if problems:
         raise typer.Exit(ExitCode.CRASHED)
-
-
-def _measurements(observed: "Observations") -> list[str]:
-    disk = observed.disk
-    lines = [f"disk      {disk.free_bytes / 1e9:.0f} GB free of {disk.total_bytes / 1e9:.0f} GB"]
-    if observed.stack is not None and observed.stack.is_up:
-        lines.append(f"stack     {len(observed.stack.processes)} components, {len(observed.ports)} ports")
-    database = observed.database
-    if database is not None:
-        lines.append(
-            f"database  PostgreSQL {database.version_text}, response in {database.response_ms:.1f} ms, "
-            f"{database.connections} of {database.max_connections} connections"
-        )
-        if database.hidden_connections:
-            lines.append(
-                f"          {database.hidden_connections} connections belong to other users; their locks and "
-                "statements are not visible"
-            )
-    if observed.temporal is not None:
-        waiting = ", ".join(f"{queue.name} {queue.backlog} waiting" for queue in observed.temporal.queues)
-        lines.append(f"queues    Temporal {observed.temporal.version}: {waiting}")
-    return lines
 
 
 def _kept(keep: str | None, settings: Settings) -> timedelta:

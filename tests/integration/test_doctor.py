@@ -26,7 +26,7 @@ from db.database import Database
 from db.orders import OrderRepository
 from orchestrator.embedded import Stack
 from orchestrator.embedded.layout import Layout
-from orchestrator.operations.doctor import diagnose, findings, observe
+from orchestrator.operations.doctor import database, diagnose, machine, temporal
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
 from tests.command_line import CommandLine
@@ -54,10 +54,10 @@ def external(home: Path, url: str, **others: Any) -> Settings:
 async def findings_of(settings: Settings, now: Callable[[], float] = time.time) -> dict[str, str]:
     """Return the messages by key. An observation never takes five seconds."""
     began = time.monotonic()
-    observed = await observe(settings, now)
+    report = await diagnose(settings, now)
     assert time.monotonic() - began < OBSERVE_SECONDS
     found: dict[str, str] = {}
-    for finding in diagnose(observed):
+    for finding in report.findings:
         found[finding.key] = f"{found.get(finding.key, '')} {finding.message}".strip()
     return found
 
@@ -128,7 +128,7 @@ async def test_a_session_that_waits_for_a_lock(live_stack: Stack) -> None:
 
 @pytest.mark.stack
 async def test_a_closed_port_and_a_restarting_component(live_stack: Stack, monkeypatch) -> None:
-    monkeypatch.setattr(findings, "MAX_RESTARTS", 1)
+    monkeypatch.setattr(machine, "MAX_RESTARTS", 1)
     settings = live_stack.settings
     live_stack.stop("locust")
     try:
@@ -142,9 +142,9 @@ async def test_a_closed_port_and_a_restarting_component(live_stack: Stack, monke
 
 @pytest.mark.stack
 async def test_servers_that_are_too_old_and_a_disk_that_is_too_small(live_stack: Stack, monkeypatch) -> None:
-    monkeypatch.setattr(findings, "MIN_POSTGRES", 990000)
-    monkeypatch.setattr(findings, "MIN_TEMPORAL", (99, 0))
-    monkeypatch.setattr(findings, "DISK_BYTES", 10**18)
+    monkeypatch.setattr(database, "MIN_POSTGRES", 990000)
+    monkeypatch.setattr(temporal, "MIN_TEMPORAL", (99, 0))
+    monkeypatch.setattr(machine, "DISK_BYTES", 10**18)
     found = await findings_of(live_stack.settings)
     assert "PostgreSQL is 18" in found["database-old"]
     assert "Temporal server is 1." in found["temporal-old"]
@@ -162,7 +162,7 @@ async def test_clock_offsets(live_stack: Stack) -> None:
 
 @pytest.mark.stack
 async def test_a_backlog_of_a_worker_that_stopped_polling(live_stack: Stack, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(findings, "BACKLOG_AGE_SECONDS", 0.01)
+    monkeypatch.setattr(temporal, "BACKLOG_AGE_SECONDS", 0.01)
     queue = "backlog-tq"
     settings = external(
         tmp_path,
@@ -221,6 +221,9 @@ async def test_external_servers_that_are_unavailable(tmp_path) -> None:
     }
     code, output = await CommandLine({**os.environ, **environment}).run("doctor")
     assert (code, "3 problems found" in output) == (1, True), output
+    for advice in ("correct DATABASE_URL", "correct TEMPORAL_ADDRESS", "set API_URL"):
+        assert advice in output
+    assert "make" not in output
 
 
 async def test_an_unknown_temporal_profile(tmp_path) -> None:
@@ -232,18 +235,21 @@ async def test_an_unknown_temporal_profile(tmp_path) -> None:
     assert "nowhere" in found["temporal-unavailable"]
 
 
+async def hidden_connections(settings: Settings) -> list[int]:
+    lines = (await diagnose(settings)).measurements
+    return [int(line.split()[0]) for line in lines if "belong to other users" in line]
+
+
 async def test_sessions_of_other_users_are_counted_and_reported_as_hidden(postgres, tmp_path) -> None:
     with postgres.fresh_database() as url, psycopg.connect(url):
         settings = external(tmp_path, make_conninfo(url, user="orders_writer"))
-        database = (await observe(settings)).database
-        assert database.connections >= 2
-        assert 1 <= database.hidden_connections < database.connections
+        (hidden,) = await hidden_connections(settings)
+        assert hidden >= 1
         environment = {"ORDERS_HOME": str(tmp_path), "DATABASE_URL": settings.order_database_url}
         environment |= {"TEMPORAL_ADDRESS": NO_TEMPORAL, "API_URL": NO_API}
         _, output = await CommandLine({**os.environ, **environment}).run("doctor")
         assert "belong to other users" in output
-        owner = (await observe(external(tmp_path, url))).database
-        assert owner.hidden_connections == 0
+        assert await hidden_connections(external(tmp_path, url)) == []
 
 
 async def test_a_database_without_the_migrations(postgres, tmp_path) -> None:
@@ -289,17 +295,15 @@ async def test_a_slow_database(postgres, tmp_path) -> None:
                 "create function slow.to_regclass(text) returns regclass language sql as"
                 " 'select pg_sleep(0.2); select pg_catalog.to_regclass($1)'"
             )
-            database = connection.info.dbname
-            connection.execute(
-                f"alter database {database} set search_path = slow, pg_catalog, public".encode()
-            )
+            name = connection.info.dbname
+            connection.execute(f"alter database {name} set search_path = slow, pg_catalog, public".encode())
         found = await findings_of(external(tmp_path, url))
     assert set(found) == UNAVAILABLE | {"database-slow"}
 
 
 async def test_an_idle_transaction_and_a_long_statement(postgres, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(findings, "LONG_IDLE_SECONDS", 2.0)
-    monkeypatch.setattr(findings, "LONG_STATEMENT_SECONDS", 2.0)
+    monkeypatch.setattr(database, "LONG_IDLE_SECONDS", 2.0)
+    monkeypatch.setattr(database, "LONG_STATEMENT_SECONDS", 2.0)
     with (
         postgres.fresh_database() as url,
         psycopg.connect(url, application_name="idler") as idler,
@@ -316,7 +320,7 @@ async def test_an_idle_transaction_and_a_long_statement(postgres, tmp_path, monk
 
 
 async def test_a_database_with_few_free_connections(postgres, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(findings, "CONNECTIONS_SHARE", 0.1)
+    monkeypatch.setattr(database, "CONNECTIONS_SHARE", 0.1)
     with postgres.fresh_database() as url, ExitStack() as connections:
         first = connections.enter_context(psycopg.connect(url))
         (most,) = first.execute("select current_setting('max_connections')::int").fetchone()

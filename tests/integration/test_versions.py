@@ -24,7 +24,7 @@ from orchestrator.embedded.health_checks import HealthChecks
 from orchestrator.embedded.layout import PROJECT_ROOT, packaged_program, stack_environment
 from orchestrator.gateways.fault_injection import named_profile
 from orchestrator.messages import OrderResult, shipping_workflow_id
-from orchestrator.operations.doctor import diagnose, observe
+from orchestrator.operations.doctor import diagnose
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
 from orchestrator.workflows.order import OrderWorkflow
@@ -213,7 +213,7 @@ async def test_health_checks_see_workers_of_a_version(deployment: Deployment) ->
 async def advice_for(settings: Settings, key: str) -> list[str]:
     """Return the advice of the doctor's findings with this key."""
     external = settings.model_copy(update={"temporal_address": settings.temporal_target})
-    return [finding.advice for finding in diagnose(await observe(external)) if finding.key == key]
+    return [finding.advice for finding in (await diagnose(external)).findings if finding.key == key]
 
 
 async def test_the_doctor_reports_workers_that_receive_no_orders(

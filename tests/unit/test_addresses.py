@@ -12,7 +12,7 @@ from orchestrator.embedded.component import ListeningPort
 from orchestrator.embedded.health_checks import HealthChecks
 from orchestrator.embedded.preflight import check_ports
 from orchestrator.errors import StackError, UsageError
-from orchestrator.operations.doctor.observer import _is_listening
+from orchestrator.operations.doctor.machine import has_listener
 from orchestrator.settings import Settings
 from tests.ports import free_port_base
 
@@ -67,10 +67,10 @@ def test_a_port_check_uses_the_bind_address(port: int) -> None:
     taken = ListeningPort(port, "the API", "API_PORT", OTHER_LOOPBACK)
     with pytest.raises(StackError, match=f"Port {port} for the API is in use"):
         check_ports([taken])
-    assert _is_listening(taken)
+    assert has_listener(taken)
     on_default_address = ListeningPort(port, "the API", "API_PORT")
     check_ports([on_default_address])
-    assert not _is_listening(on_default_address)
+    assert not has_listener(on_default_address)
 
 
 def test_the_pages_and_the_api_listen_on_the_bind_address() -> None:

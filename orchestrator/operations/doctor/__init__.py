@@ -1,10 +1,36 @@
-"""Find out what is wrong with a system and advise what to do.
+"""Find out what is wrong with a system and advise what to do."""
 
-`observe` collects the facts. `diagnose` is a pure function from those facts to findings.
-"""
+import asyncio
+import time
+from collections.abc import Callable
 
-from orchestrator.operations.doctor.findings import Finding, diagnose
-from orchestrator.operations.doctor.observations import Observations
-from orchestrator.operations.doctor.observer import observe
+from orchestrator.embedded import Stack
+from orchestrator.operations.doctor import database, machine, temporal
+from orchestrator.operations.doctor.report import Finding, Report
+from orchestrator.settings import Settings
 
-__all__ = ["Finding", "Observations", "diagnose", "observe"]
+__all__ = ["Finding", "Report", "diagnose"]
+
+
+async def diagnose(settings: Settings, clock: Callable[[], float] = time.time) -> Report:
+    """Check every component and return all findings, problems first. Takes at most 5 s and never raises.
+
+    `clock` returns this machine's time, in seconds since the epoch; other clocks are compared with it.
+    """
+    stack = Stack(settings)
+    settings = stack.running_settings()
+    is_up = stack.is_up()
+    checks = [asyncio.to_thread(machine.check, stack, settings, is_up=is_up)]
+    # Components of the embedded stack are not called while it is down.
+    if is_up or not machine.needs_stack(stack, settings):
+        checks.append(machine.check_api(settings, is_embedded=is_up))
+    if is_up or not settings.uses_embedded_postgres:
+        checks.append(database.check(settings, clock))
+    if is_up or not settings.uses_embedded_temporal:
+        checks.append(temporal.check(settings, clock))
+    reports = await asyncio.gather(*checks)
+    findings = [finding for report in reports for finding in report.findings]
+    return Report(
+        sorted(findings, key=lambda finding: finding.severity == "notice"),
+        [line for report in reports for line in report.measurements],
+    )
