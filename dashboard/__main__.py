@@ -27,7 +27,7 @@ def main() -> int:
     PagesManager.uses_pages_directory = False
     app = st.App(
         Path(__file__).with_name("app.py"),
-        routes=[*links.routes(), Route(export.PATH, export.endpoint(settings), methods=["GET"])],
+        routes=[*links.routes(), Route(export.PATH, export.export, methods=["GET"])],
         middleware=[Middleware(sign_in.SignInMiddleware, settings=settings)],
     )
     preload()

@@ -12,7 +12,7 @@ import streamlit as st
 from dashboard import plain_text
 from dashboard.charts.palette import Palette, palette_of
 from dashboard.data import clients
-from orchestrator.errors import OrderSystemError, RequestRejected
+from orchestrator.errors import OrderSystemError
 
 REFRESH_SECONDS = 2.0
 RESULT_VISIBLE = timedelta(seconds=8)
@@ -27,7 +27,6 @@ class ActionResult(NamedTuple):
     place: str
     is_accepted: bool
     text: str
-    icon: str
     at: datetime
 
 
@@ -93,14 +92,12 @@ def run_action(place: str, action: Callable[[], object], success: str) -> None:
 
     Call it from a callback: a callback also runs when the refreshed page no longer has the button.
     """
-    is_accepted, text, icon = True, success, ":material/check_circle:"
+    is_accepted, text = True, success
     try:
         action()
-    except RequestRejected as error:
-        is_accepted, text, icon = False, sentence(error), ":material/block:"
     except OrderSystemError as error:
-        is_accepted, text, icon = False, sentence(error), ":material/cloud_off:"
-    st.session_state[_LAST_RESULT] = ActionResult(place, is_accepted, text, icon, clients.now())
+        is_accepted, text = False, sentence(error)
+    st.session_state[_LAST_RESULT] = ActionResult(place, is_accepted, text, clients.now())
 
 
 def _show_result(place: str) -> None:
@@ -110,8 +107,10 @@ def _show_result(place: str) -> None:
         return
     # A new key restarts the CSS animation that hides the result.
     with st.container(key=f"action-result-{result.at:%H%M%S%f}"):
-        show = st.success if result.is_accepted else st.error
-        show(result.text, icon=result.icon)
+        if result.is_accepted:
+            st.success(result.text, icon=":material/check_circle:")
+        else:
+            st.error(result.text, icon=":material/block:")
 
 
 def select(

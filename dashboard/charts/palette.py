@@ -111,22 +111,13 @@ def limit_line(
     figure: go.Figure, palette: Palette, at: float, limit_seconds: float, *, vertical: bool = True
 ) -> None:
     """Draw the limit as a labelled line at the axis coordinate `at`."""
-    line: dict[str, object] = {
-        "type": "line",
-        "line": {"color": palette.error, "width": 2, "dash": "dash"},
-    }
-    label: dict[str, object] = {
-        "text": f"limit {limit_seconds:g} s ",
-        "showarrow": False,
-        "font": {"color": palette.error},
-    }
-    if vertical:
-        line |= {"xref": "x", "yref": "paper", "x0": at, "x1": at, "y0": 0, "y1": 1}
-        label |= {"xref": "x", "yref": "paper", "x": at, "y": 1, "xanchor": "right", "yanchor": "top"}
-    else:
-        line |= {"xref": "paper", "yref": "y", "x0": 0, "x1": 1, "y0": at, "y1": at}
-        label |= {"xref": "paper", "yref": "y", "x": 0, "y": at, "xanchor": "left", "yanchor": "bottom"}
-    add_marks(figure, [line], [label])
+    add_line = figure.add_vline if vertical else figure.add_hline
+    add_line(
+        at,
+        line={"color": palette.error, "width": 2, "dash": "dash"},
+        annotation={"text": f"limit {limit_seconds:g} s ", "font": {"color": palette.error}},
+        annotation_position="top left",
+    )
 
 
 def disable_zoom(figure: go.Figure) -> None:

@@ -19,19 +19,16 @@ def settings() -> Settings:
 
 @st.cache_resource(on_release=lambda database: database.close())
 def database() -> ReadOnlyDatabase:
-    return open_database(settings())
-
-
-def open_database(settings: Settings) -> ReadOnlyDatabase:
     """Return a pool with the role `orders_reader`, from DATABASE_READER_URL or the URL of the order database.
 
     A server without that role is read as the user of the URL, in read-only transactions.
     """
-    if settings.database_reader_url is not None:
-        return ReadOnlyDatabase(settings.database_reader_url)
-    if settings.uses_embedded_postgres:
-        return ReadOnlyDatabase(make_conninfo(settings.order_database_url, user=ROLE))
-    return ReadOnlyDatabase(conninfo_as_reader(settings.order_database_url))
+    given = settings()
+    if given.database_reader_url is not None:
+        return ReadOnlyDatabase(given.database_reader_url)
+    if given.uses_embedded_postgres:
+        return ReadOnlyDatabase(make_conninfo(given.order_database_url, user=ROLE))
+    return ReadOnlyDatabase(conninfo_as_reader(given.order_database_url))
 
 
 @st.cache_resource(on_release=lambda api: api.close())

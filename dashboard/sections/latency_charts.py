@@ -1,7 +1,5 @@
 """The charts of the latency page."""
 
-from typing import NamedTuple
-
 import plotly.graph_objects as go
 import streamlit as st
 
@@ -16,34 +14,26 @@ from db.read_models.latency import Plan, Summary
 SLOWEST = 12
 
 
-class LatencyCharts(NamedTuple):
-    histogram: go.Figure
-    distribution: go.Figure
-    percentiles: go.Figure
-    heatmap: go.Figure
-    time_breakdown: go.Figure
-
-
 def show(plan: Plan, summary: Summary, limit_ms: int) -> None:
     """Draw all charts of a selection that has orders."""
-    charts = latency_charts(plan, st.context.theme.type, limit_ms)
+    histogram, cdf, percentiles, heatmap, breakdown = latency_charts(plan, st.context.theme.type, limit_ms)
     left, right = st.columns(2, gap="medium")
     with left:
-        _draw("Histogram", "histogram", charts.histogram, "Orders by completion time and outcome")
+        _draw("Histogram", "histogram", histogram, "Orders by completion time and outcome")
     with right:
-        _draw("Cumulative distribution", "cdf", charts.distribution, "Share of orders by completion time")
-    _draw("Percentiles over time", "percentiles", charts.percentiles, "Percentiles of completion time")
-    _draw("Latency heatmap", "heatmap", charts.heatmap, "Orders by time of acceptance and completion time")
+        _draw("Cumulative distribution", "cdf", cdf, "Share of orders by completion time")
+    _draw("Percentiles over time", "percentiles", percentiles, "Percentiles of completion time")
+    _draw("Latency heatmap", "heatmap", heatmap, "Orders by time of acceptance and completion time")
     _draw(
         f"Time breakdown of the {min(SLOWEST, summary.orders)} slowest orders",
         "time-breakdown",
-        charts.time_breakdown,
+        breakdown,
         "Completion time of the slowest orders, divided by step",
     )
 
 
 @st.cache_resource(ttl=CHART_SECONDS, max_entries=20, show_spinner=False)
-def latency_charts(plan: Plan, theme: str | None, limit_ms: int) -> LatencyCharts:
+def latency_charts(plan: Plan, theme: str | None, limit_ms: int) -> tuple[go.Figure, ...]:
     """Read and build all charts of a selection. Cached, because building them takes longer than reading."""
     database, palette = clients.database(), palette_of(theme)
     summary = cached(latency.summary, CHART_SECONDS)(plan)
@@ -56,7 +46,7 @@ def latency_charts(plan: Plan, theme: str | None, limit_ms: int) -> LatencyChart
         latency.disturbances(database, plan.since, plan.until),
     )
     slowest = latency.slowest(database, plan, buckets, SLOWEST)
-    return LatencyCharts(
+    return (
         distribution.histogram(buckets, palette, limit_ms, summary.times_ms[1.0]),
         distribution.cumulative({"completion": summary.ecdf}, palette, limit_ms),
         over_time.percentiles(slices, time_range, palette),

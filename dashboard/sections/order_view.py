@@ -6,26 +6,12 @@ from functools import partial
 
 import streamlit as st
 
+from dashboard import page_elements as page
 from dashboard import plain_text
 from dashboard.charts.timeline import timeline
 from dashboard.data import clients
 from dashboard.data.api_reads import viewer_may
-from dashboard.page_elements import (
-    CHART_CONFIG,
-    empty_state,
-    live_fragment,
-    page_header,
-    palette,
-    run_action,
-    seconds,
-)
-from dashboard.view_models import order_tables
-from dashboard.view_models.order_requests import (
-    attempt_counts,
-    can_be_approved,
-    can_be_cancelled,
-    can_be_rejected,
-)
+from dashboard.view_models import order_requests, order_tables
 from db.read_models import order_search
 from db.read_models.order_search import OrderDetails
 from orchestrator.messages import order_workflow_id
@@ -41,9 +27,9 @@ def show(order_id: str) -> None:
         st.rerun()
     details = order_search.order_details(clients.database(), order_id)
     is_running = details is None or details.order["finished_at"] is None
-    is_live = page_header(f"Order {plain_text.markdown(order_id)}", live=is_running)
+    is_live = page.page_header(f"Order {plain_text.markdown(order_id)}", live=is_running)
     if details is None:
-        live_fragment(partial(_wait_for, order_id), is_live, every=1.0)
+        page.live_fragment(partial(_wait_for, order_id), is_live, every=1.0)
         return
     # The first run of the fragment shows the details that have just been read.
     unused = [details]
@@ -60,18 +46,18 @@ def show(order_id: str) -> None:
             # Redraw the whole page, now without refresh.
             st.rerun()
 
-    live_fragment(order, is_live, every=1.0, results_of=order_id)
+    page.live_fragment(order, is_live, every=1.0, results_of=order_id)
 
 
 def _wait_for(order_id: str) -> None:
     if order_search.order_details(clients.database(), order_id) is not None:
         st.rerun()
-    empty_state("Order not found.", "A new order can take a moment to appear.")
+    page.empty_state("Order not found.", "A new order can take a moment to appear.")
 
 
 def _show_status(details: OrderDetails) -> None:
     order = details.order
-    attempts, failed = attempt_counts(details)
+    attempts, failed = order_requests.attempt_counts(details)
     limit = (order["deadline_at"] - order["accepted_at"]).total_seconds()
     elapsed_ms = (order["read_at"] - order["accepted_at"]).total_seconds() * 1000
     in_time = {True: "within the limit", False: "late", None: f"of {limit:g} s"}[order["within_limit"]]
@@ -79,7 +65,7 @@ def _show_status(details: OrderDetails) -> None:
     accepted_at = order["accepted_at"].astimezone(UTC)
     metrics = [
         ("State", order["state"].replace("_", " "), reason or order["current_step"] or "done"),
-        ("Time", seconds(order["completion_ms"] or elapsed_ms), in_time),
+        ("Time", page.seconds(order["completion_ms"] or elapsed_ms), in_time),
         ("Attempts", f"{attempts}", f"{failed} failed"),
         ("Amount", f"{order['amount_cents'] / 100:,.2f}", f"review {order['review']}"),
         ("Accepted", f"{accepted_at:%H:%M:%S}", f"{accepted_at:%Y-%m-%d} UTC"),
@@ -94,12 +80,12 @@ def _show_requests(details: OrderDetails) -> None:
     order_id = order["order_id"]
     is_allowed = order["finished_at"] is None and viewer_may(Role.OPERATOR)
     with st.container(horizontal=True, key="requests"):
-        if is_allowed and can_be_cancelled(order):
+        if is_allowed and order_requests.can_be_cancelled(order):
             _cancel_form(order_id)
             _address_form(order_id, order["address"])
-        if is_allowed and can_be_approved(details):
+        if is_allowed and order_requests.can_be_approved(details):
             st.button("Approve", icon=":material/thumb_up:", on_click=_approve, args=(order_id,))
-        if is_allowed and can_be_rejected(order):
+        if is_allowed and order_requests.can_be_rejected(order):
             st.button("Reject", icon=":material/thumb_down:", on_click=_reject, args=(order_id,))
         # An external Temporal has a UI only where the settings name one.
         if settings.uses_embedded_temporal or settings.temporal_ui_origin is not None:
@@ -114,7 +100,9 @@ def _show_requests(details: OrderDetails) -> None:
 def _cancel_form(order_id: str) -> None:
     def cancel() -> None:
         reason, user = st.session_state["cancel-reason"], st.session_state["cancelled-by"]
-        run_action(order_id, lambda: clients.api().cancel(order_id, reason, user), "Cancellation accepted.")
+        page.run_action(
+            order_id, lambda: clients.api().cancel(order_id, reason, user), "Cancellation accepted."
+        )
 
     with st.popover("Cancel", icon=":material/cancel:"), st.form("cancel-form", border=False):
         st.text_input("Reason", "requested by the customer", key="cancel-reason")
@@ -126,7 +114,9 @@ def _address_form(order_id: str, address: Mapping[str, str]) -> None:
     def change() -> None:
         new = {field: st.session_state[f"new-{field}"] for field in ADDRESS_FIELDS}
         user = st.session_state["changed-by"]
-        run_action(order_id, lambda: clients.api().change_address(order_id, new, user), "Address changed.")
+        page.run_action(
+            order_id, lambda: clients.api().change_address(order_id, new, user), "Address changed."
+        )
 
     with st.popover("Change address", icon=":material/edit_location:"), st.form("address-form", border=False):
         for field in ADDRESS_FIELDS:
@@ -136,12 +126,12 @@ def _address_form(order_id: str, address: Mapping[str, str]) -> None:
 
 
 def _approve(order_id: str) -> None:
-    run_action(order_id, lambda: clients.api().approve(order_id, "dashboard"), "Order approved.")
+    page.run_action(order_id, lambda: clients.api().approve(order_id, "dashboard"), "Order approved.")
 
 
 def _reject(order_id: str) -> None:
     reason = "rejected in the dashboard"
-    run_action(order_id, lambda: clients.api().reject(order_id, "dashboard", reason), "Order rejected.")
+    page.run_action(order_id, lambda: clients.api().reject(order_id, "dashboard", reason), "Order rejected.")
 
 
 def _show_timeline(details: OrderDetails) -> None:
@@ -149,9 +139,9 @@ def _show_timeline(details: OrderDetails) -> None:
         st.info("The events of this order have been deleted after the retention period.")
         return
     st.plotly_chart(
-        timeline(details, palette()),
+        timeline(details, page.palette()),
         key="timeline",
-        config=CHART_CONFIG,
+        config=page.CHART_CONFIG,
         alt="Attempts, waiting times and requests of the order, in seconds since its acceptance",
     )
 

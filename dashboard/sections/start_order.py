@@ -1,19 +1,18 @@
 """The form that starts one order or a batch."""
 
+import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from uuid import uuid4
 
 import pandas as pd
 import streamlit as st
 
-from dashboard import plain_text
 from dashboard.data import clients
 from dashboard.data.order_api import OrderApi
 from dashboard.page_elements import sentence
-from db.domain import Address, Item, ReviewMode
-from orchestrator.errors import OrderSystemError
-from orchestrator.messages import OrderRequest
+from db.domain import ORDER_ID_PATTERN, ReviewMode
+from orchestrator.errors import OrderSystemError, UsageError
 from orchestrator.rest_client import Json
 
 MAX_BATCH = 500
@@ -31,12 +30,12 @@ def show() -> None:
             "Review", [mode.value for mode in ReviewMode], default=ReviewMode.AUTO.value, required=True
         )
         street, city, state, zip_code = st.columns([3, 2, 1, 1])
-        address = Address(
-            street.text_input("Street", "1 Main Street"),
-            city.text_input("City", "Springfield"),
-            state.text_input("State", "IL"),
-            zip_code.text_input("ZIP", "62701"),
-        )
+        address = {
+            "street": street.text_input("Street", "1 Main Street"),
+            "city": city.text_input("City", "Springfield"),
+            "state": state.text_input("State", "IL"),
+            "zip": zip_code.text_input("ZIP", "62701"),
+        }
         lines = st.data_editor(
             pd.DataFrame([{"sku": "SAMPLE-1", "quantity": 1, "unit price": 42.0}]),
             num_rows="dynamic",
@@ -51,36 +50,32 @@ def show() -> None:
     if not is_submitted:
         return
     name = order_id.strip() or f"web-{uuid4().hex[:8]}"
-    items, unreadable = items_of(lines)
-    problems = [*unreadable, *problems_of(name, address, items)]
-    for problem in problems:
-        st.error(plain_text.markdown(problem[:1].upper() + problem[1:] + "."), icon=":material/error:")
-    if not problems:
-        body = {
-            "initial_address": vars(address),
-            "items": [vars(item) for item in items],
-            "review": review or ReviewMode.AUTO.value,
-        }
+    try:
+        if not re.fullmatch(ORDER_ID_PATTERN, name):
+            raise UsageError("an order id has 1 to 64 letters, digits, '-' or '_'")
+        body = {"initial_address": address, "items": items_of(lines), "review": review}
         _start(order_ids(name, int(count)), body)
+    except OrderSystemError as error:
+        st.error(sentence(error), icon=":material/error:")
 
 
-def items_of(lines: pd.DataFrame) -> tuple[list[Item], list[str]]:
-    """Return the items of the edited table, and the problems of its lines. Ignores empty lines."""
-    items, problems = [], []
+def items_of(lines: pd.DataFrame) -> list[Json]:
+    """Return the items of the edited table, without empty lines. Raises UsageError for an unreadable line."""
+    items = []
     for number, line in enumerate(lines.to_dict("records"), start=1):
         sku, quantity, price = line["sku"], line["quantity"], line["unit price"]
         if all(pd.isna(value) for value in (sku, quantity, price)):
             continue
         if pd.isna(quantity) or pd.isna(price) or float(quantity) != int(quantity):
-            problems.append(f"line {number}: enter a whole quantity and a price")
-            continue
-        items.append(Item("" if pd.isna(sku) else str(sku), int(quantity), round(float(price) * 100)))
-    return items, problems
-
-
-def problems_of(order_id: str, address: Address, items: list[Item]) -> list[str]:
-    """Return the problems for which the API would reject the order."""
-    return OrderRequest(order_id, address, f"pay-{order_id}", datetime.now(UTC), items).validation_errors()
+            raise UsageError(f"line {number}: enter a whole quantity and a price")
+        items.append(
+            {
+                "sku": "" if pd.isna(sku) else str(sku),
+                "quantity": int(quantity),
+                "unit_price_cents": round(float(price) * 100),
+            }
+        )
+    return items
 
 
 def order_ids(name: str, count: int) -> list[str]:
@@ -89,18 +84,17 @@ def order_ids(name: str, count: int) -> list[str]:
 
 
 def _start(ids: list[str], body: Json) -> None:
+    """Start these orders. Raises the error of the first one: an invalid body fails for all of them."""
     api = clients.api()
-    with ThreadPoolExecutor(PARALLEL_STARTS) as pool:
-        results = list(pool.map(lambda order_id: _start_one(api, order_id, body), ids))
-    problems = [problem for problem in results if problem is not None]
-    started = len(ids) - len(problems)
-    if started and len(ids) == 1:
+    api.start(ids[0], body)
+    if len(ids) == 1:
         st.query_params["order"] = ids[0]
         st.rerun()
-    if started:
-        st.success(f"Started {started} of {len(ids)} orders.", icon=":material/check_circle:")
-    for problem in dict.fromkeys(problems):
-        times = problems.count(problem)
+    with ThreadPoolExecutor(PARALLEL_STARTS) as pool:
+        results = list(pool.map(lambda order_id: _start_one(api, order_id, body), ids[1:]))
+    problems = [problem for problem in results if problem is not None]
+    st.success(f"Started {len(ids) - len(problems)} of {len(ids)} orders.", icon=":material/check_circle:")
+    for problem, times in Counter(problems).items():
         st.error(problem if times == 1 else f"{problem} ({times} orders)", icon=":material/error:")
 
 

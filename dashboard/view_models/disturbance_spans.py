@@ -1,19 +1,19 @@
 """How long each disturbance affected the stack, as far as that is recorded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from db.read_models.latency import Disturbance
 
-_ENDED_BY = {"stop": ("start", "cont"), "pause": ("resume",)}
+_BEGINNINGS = ("stop", "pause")
+_ENDINGS = ("start", "cont", "resume")
 """SIGSTOP and SIGCONT sent by hand are recorded as `stop` and `cont`."""
 
 _RESTARTED_AUTOMATICALLY = ("kill", "restart", "term", "quit", "int", "hup")
 
 
-@dataclass(frozen=True)
-class DisturbanceSpan:
+class DisturbanceSpan(NamedTuple):
     """`until` is None while the component is down; it equals `since` for a disturbance without a duration."""
 
     since: datetime
@@ -22,29 +22,22 @@ class DisturbanceSpan:
 
 
 def disturbance_spans(disturbances: Sequence[Disturbance], limit_seconds: float) -> list[DisturbanceSpan]:
-    """Return one span per disturbance, in the same order.
+    """Return the spans of disturbances, which are in order of time.
 
     The recovery of a killed component is not recorded. Its orders are affected for at most their limit, so
     its span has that length and says so: "kill api (+15 s)".
     """
     spans: list[DisturbanceSpan] = []
-    endings: set[int] = set()
-    for number, each in enumerate(disturbances):
+    # By component: indexes of the spans that its next start or resume ends.
+    unended: dict[str, list[int]] = {}
+    for each in disturbances:
         name = f"{each.verb} {each.target}"
-        if number in endings:
-            continue
-        if each.verb in _ENDED_BY:
-            ending = next(
-                (
-                    n
-                    for n in range(number + 1, len(disturbances))
-                    if disturbances[n].target == each.target and disturbances[n].verb in _ENDED_BY[each.verb]
-                ),
-                None,
-            )
-            if ending is not None:
-                endings.add(ending)
-            spans.append(DisturbanceSpan(each.at, None if ending is None else disturbances[ending].at, name))
+        if each.verb in _BEGINNINGS:
+            unended.setdefault(each.target, []).append(len(spans))
+            spans.append(DisturbanceSpan(each.at, None, name))
+        elif each.verb in _ENDINGS and each.target in unended:
+            for index in unended.pop(each.target):
+                spans[index] = spans[index]._replace(until=each.at)
         elif each.verb in _RESTARTED_AUTOMATICALLY:
             until = each.at + timedelta(seconds=limit_seconds)
             spans.append(DisturbanceSpan(each.at, until, f"{name} (+{limit_seconds:g} s)"))

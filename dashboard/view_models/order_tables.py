@@ -8,17 +8,6 @@ import pandas as pd
 from db.database import Row
 from db.read_models.order_search import OrderDetails
 
-_ORDER_COLUMNS = (
-    "order",
-    "state",
-    "reason",
-    "accepted",
-    "completion s",
-    "in time",
-    "attempts",
-    "amount",
-    "run",
-)
 _ADDRESS = ("street", "city", "state", "zip")
 
 
@@ -38,8 +27,7 @@ def orders(rows: list[Row]) -> pd.DataFrame:
                 "run": row["run_id"] or "",
             }
             for row in rows
-        ],
-        columns=list(_ORDER_COLUMNS),
+        ]
     )
 
 

@@ -12,8 +12,6 @@ CDF_POINTS = 500
 
 Json = dict[str, Any]
 
-_COLUMNS = ("run", "verdict", "scenario", "faults", "started", "orders", "late", "rate", "p99 s")
-
 
 def stored_runs(rows: list[Row]) -> pd.DataFrame:
     """Times in seconds, rate per second. Rows as returned by `db.read_models.stored_runs.newest_runs`."""
@@ -31,8 +29,7 @@ def stored_runs(rows: list[Row]) -> pd.DataFrame:
                 "p99 s": None if row["p99_ms"] is None else row["p99_ms"] / 1000,
             }
             for row in rows
-        ],
-        columns=list(_COLUMNS),
+        ]
     )
 
 

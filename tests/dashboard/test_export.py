@@ -2,18 +2,21 @@
 
 import csv
 import io
+from contextlib import closing
+from unittest.mock import patch
 
 import httpx
 from starlette.applications import Starlette
 from starlette.routing import Route
 
 from dashboard import export
+from dashboard.data import clients
 from db.database import CHUNK_BYTES, Database
 from db.domain import State
 from db.read_models import latency, latency_report
 from db.read_models.latency import Selection
 from db.read_models.latency_report import LatencyFilter
-from orchestrator.settings import Settings
+from db.read_only_database import ReadOnlyDatabase
 from tests.dashboard.conftest import reader_of, some_run
 from tests.orders import new_order
 
@@ -59,10 +62,12 @@ def test_an_export_is_streamed_in_large_chunks(seeded):
 
 
 async def get_csv(url: str, **query: str) -> httpx.Response:
-    settings = Settings(database_url=url, database_reader_url=url)
-    app = Starlette(routes=[Route(export.PATH, export.endpoint(settings))])
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://dashboard") as client:
-        return await client.get(export.PATH, params=query)
+    database = ReadOnlyDatabase(url)
+    app = Starlette(routes=[Route(export.PATH, export.export)])
+    transport = httpx.ASGITransport(app)
+    with patch.object(clients, "database", lambda: database), closing(database):
+        async with httpx.AsyncClient(transport=transport, base_url="http://dashboard") as client:
+            return await client.get(export.PATH, params=query)
 
 
 async def test_the_endpoint_streams_the_selection_of_its_query(seeded, seeded_url):

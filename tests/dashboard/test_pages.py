@@ -12,12 +12,13 @@ import pytest
 from dashboard import page_elements
 from dashboard.data import clients
 from dashboard.data.load_test_processes import LoadTestProcesses
+from dashboard.data.order_api import OrderApi
 from db.read_models import latency, order_search
 from db.read_models.latency import Selection
 from db.read_models.order_search import Search
 from db.read_only_database import ReadOnlyDatabase
 from loadtest.bench.seed import random_order_ids, seed, seed_recent
-from orchestrator.errors import UsageError
+from orchestrator.errors import RequestMalformed, UsageError
 from orchestrator.settings import Settings
 from tests.dashboard.conftest import NAMES, SEEDED, Pages, texts
 
@@ -109,14 +110,25 @@ def test_starting_an_order_without_an_api_shows_an_error(page: Pages, seeded_url
     assert [error.value for error in test.error if error.value == NO_API]
 
 
-def test_the_start_form_shows_the_problems_of_an_order(page: Pages, seeded_url):
+def test_the_start_form_shows_the_detail_of_the_api(page: Pages, seeded_url, monkeypatch):
+    def reject(_api, _order_id, body):
+        assert body["initial_address"]["street"] == ""
+        raise RequestMalformed("street is empty; line 1: sku is empty")
+
+    monkeypatch.setattr(OrderApi, "start", reject)
     test = page.run("orders", seeded_url)
     next(field for field in test.text_input if field.label == "Street").set_value("")
-    next(field for field in test.text_input if field.label == "Order id").set_value("not an id")
     next(button for button in test.button if button.label == "Start").click()
     test.run()
-    assert [error.value for error in test.error][:1] == ["Street is empty\\."]
-    assert len(test.error) == 2
+    assert [plain(error.value) for error in test.error] == ["Street is empty; line 1: sku is empty."]
+
+
+def test_the_start_form_rejects_an_order_id_that_no_path_can_hold(page: Pages, seeded_url):
+    test = page.run("orders", seeded_url)
+    next(field for field in test.text_input if field.label == "Order id").set_value("../faults")
+    next(button for button in test.button if button.label == "Start").click()
+    test.run()
+    assert ["An order id has 1 to 64 letters" in error.value for error in test.error] == [True]
 
 
 def test_an_unknown_order_is_not_an_error(page: Pages, seeded_url):
