@@ -1,1 +1,1 @@
-"""The dashboard: a Streamlit application over the REST API and a read-only database role."""
+"""The dashboard: a Streamlit app. Reads the database in a read-only role; sends requests to the REST API."""

@@ -1,4 +1,4 @@
-"""The application and its pages. Streamlit runs this script for every viewer and every interaction."""
+"""The entry point of the multipage app. Streamlit reruns it in every session, at every interaction."""
 
 from pathlib import Path
 

@@ -58,7 +58,7 @@ class SignInMiddleware:
         if scope["path"] == LOGIN_PATH:
             await (await self._login(scope, receive))(scope, receive, send)
             return
-        key = viewers.key_of(cookies_of(scope))
+        key = viewers.api_key(cookies_of(scope))
         try:
             role = await run_in_threadpool(self._roles.role_of, key)
         except ServiceUnavailable:
@@ -93,7 +93,7 @@ class SignInMiddleware:
             return _login_page(401, "This key is not valid.")
         response = RedirectResponse("/", 303)
         response.set_cookie(
-            viewers.cookie,
+            viewers.cookie_name,
             viewers.create(key),
             httponly=True,
             samesite="strict",

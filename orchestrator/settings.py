@@ -268,7 +268,7 @@ class Settings(BaseSettings):
 
     @property
     def temporal_ui_origins(self) -> tuple[str, ...]:
-        """The values of the Origin header in requests of Temporal's UI."""
+        """The values of the Origin header in requests of the Temporal UI."""
         if self.temporal_ui_origin is not None:
             return (self.temporal_ui_origin,)
         port = self.port("temporal_ui")

@@ -43,7 +43,7 @@ def api() -> OrderApi:
 
 def viewer_key() -> str | None:
     """Return the API key of the viewer's session, or None without one."""
-    return viewers.key_of(st.context.cookies)
+    return viewers.api_key(st.context.cookies)
 
 
 def now() -> datetime:

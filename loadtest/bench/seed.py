@@ -1,7 +1,7 @@
-"""`python -m loadtest.bench.seed --orders N`: generate a history of orders, to test at production size.
+"""`python -m loadtest.bench.seed --orders N`: insert generated finished orders, to test at production size.
 
-Set-based SQL generates one day per transaction, so an interrupted seeding leaves complete days. The orders
-have rows in every table, agree with the provider ledger and pass the audit. Their ids start with `seed-`.
+One transaction inserts one day, so an interrupted run leaves complete days. The orders have rows in every
+table, agree with the provider ledger and pass the audit. Their ids start with `seed-`.
 """
 
 import argparse
@@ -29,34 +29,35 @@ Connection = psycopg.Connection[tuple[object, ...]]
 def seed(url: str, orders: int, *, days: int = DAYS, progress: Progress) -> int:
     """Add `orders` finished orders over the last `days` complete days; return the number of their events.
 
-    Rebuilds the rollups at the end, which is much faster than a trigger per row. Other writers are blocked
-    while a day is generated. Raises psycopg.Error.
+    Disables the rollup trigger and rebuilds the rollups at the end, which is much faster. Other writers are
+    blocked while a day is inserted. Raises psycopg.Error.
     """
     now = datetime.now(UTC)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     events = 0
     with psycopg.connect(url, autocommit=True, application_name="seed") as connection:
         connection.execute("set synchronous_commit = off")
-        # Newest day first: fault changes of a day are numbered before the existing ones.
-        for number in range(days):
-            day = today - timedelta(days=number + 1)
-            share = orders * (number + 1) // days - orders * number // days
-            began = time.monotonic()
+        # Newest day first, because the fault changes of a day get smaller ids than all existing ones.
+        for days_ago in range(days):
+            day = today - timedelta(days=days_ago + 1)
+            count = orders * (days_ago + 1) // days - orders * days_ago // days
+            started = time.monotonic()
             with connection.transaction():
-                events += _fill(connection, day, share, f"seed-{now:%y%m%d%H%M%S}-{number:02d}")
-            progress(f"{day:%Y-%m-%d}: {share:,} orders in {time.monotonic() - began:.1f} s")
+                events += _insert_day(connection, day, count, f"seed-{now:%y%m%d%H%M%S}-{days_ago:02d}")
+            progress(f"{day:%Y-%m-%d}: {count:,} orders in {time.monotonic() - started:.1f} s")
         connection.execute("select rebuild_latency_rollup()")
-        # Index-only scans need the visibility map.
+        # Sets the visibility map, which index-only scans need.
         connection.execute("vacuum (analyze)")
     return events
 
 
 def seed_recent(url: str, *, finished: int, running: int) -> None:
-    """Replace the seeded recent orders by `finished` and `running` ones.
+    """Replace the recent orders of an earlier call with `finished` finished and `running` running orders.
 
-    The outcomes of the finished ones spread over the last 50 and the next 10 minutes.
+    The finished orders have their outcomes between 50 minutes ago and 10 minutes from now.
 
-    For benchmarks only: they have no events or payments, so the audit reports them. Raises psycopg.Error.
+    For benchmarks only: they have no events and payments, so the audit reports violations. Raises
+    psycopg.Error.
     """
     with psycopg.connect(url, autocommit=True, application_name="seed") as connection:
         with connection.transaction(), psycopg.ClientCursor(connection) as cursor:
@@ -70,16 +71,16 @@ def seed_recent(url: str, *, finished: int, running: int) -> None:
 
 
 def random_order_ids(url: str, count: int) -> list[str]:
-    """Return at most `count` ids of seeded orders, sampled from the whole history."""
+    """Return at most `count` random ids of the orders that `seed` inserted."""
     with psycopg.connect(url) as connection, psycopg.ClientCursor(connection) as cursor:
         (total,) = connection.execute("select greatest(count(*), 1) from orders").fetchone() or (1,)
         cursor.execute(_SQL["random_order_ids"], {"orders": count, "of": total})
         return [str(order_id) for (order_id,) in cursor]
 
 
-def _fill(connection: Connection, day: datetime, orders: int, prefix: str) -> int:
+def _insert_day(connection: Connection, day: datetime, orders: int, prefix: str) -> int:
     parameters = {"day": day, "orders": orders, "prefix": prefix}
-    # The rollups are rebuilt at the end. The lock of this statement also blocks other writers.
+    # This takes a lock that also blocks other writers.
     connection.execute("alter table orders disable trigger orders_update_latency_rollup_on_insert")
     with psycopg.ClientCursor(connection) as cursor:
         cursor.execute(_SQL["seeded"], parameters)
@@ -105,14 +106,14 @@ def main() -> int:
     options = parser.parse_args()
     if options.orders < 1 or options.days < 1:
         parser.error("--orders and --days must be at least 1")
-    began = time.monotonic()
+    started = time.monotonic()
     try:
         url = options.url or Settings.load().order_database_url
         events = seed(url, options.orders, days=options.days, progress=_print)
     except (SettingsError, psycopg.Error) as error:
         sys.stderr.write(f"Seeding failed: {str(error).strip().splitlines()[0]}\n")
         return 1
-    _print(f"{options.orders:,} orders and {events:,} events in {time.monotonic() - began:.0f} s")
+    _print(f"{options.orders:,} orders and {events:,} events in {time.monotonic() - started:.0f} s")
     return 0
 
 

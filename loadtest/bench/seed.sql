@@ -141,7 +141,7 @@ select run_id, 'mixed', 'assignment', 1, min(accepted_at), max(accepted_at) + in
 from seeded where run_id is not null group by run_id;
 
 -- name: fault_changes
--- Numbered before every real change, so that none of these becomes the active profile.
+-- Their ids are smaller than that of every real change, so that none of them becomes the active profile.
 insert into fault_changes (change_id, at, profile, seed, rates) overriding system value
 select (select least(min(change_id), 0) from fault_changes) - row_number() over (order by at desc), at, profile, 1, '{}'
 from (
@@ -151,7 +151,7 @@ from (
 ) changes;
 
 -- name: delete_recent
--- Also from the rollups. A bucket that keeps other orders may keep a longest_ms up to 4.4 %% too high.
+-- Also subtracts them from the rollups. Where other orders remain in a row, its longest_ms may be up to 4.4 %% too high.
 with gone as (
     delete from orders where order_id like 'seed-recent-%%' or order_id like 'seed-running-%%' returning *
 ), counted as (
@@ -179,7 +179,7 @@ where workflow_run_id = 'seeded' and order_id not like 'seed-recent-%%' and orde
 order by random() limit %(orders)s;
 
 -- name: recent
--- Copies of finished orders, moved into the last hour and the next minutes.
+-- Copies of finished orders, with outcomes between 50 minutes ago and 10 minutes from now.
 insert into orders
 select (jsonb_populate_record(model, jsonb_build_object(
     'order_id', 'seed-recent-' || n, 'payment_id', 'pay-seed-recent-' || n, 'run_id', null,

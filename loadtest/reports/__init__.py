@@ -1,1 +1,1 @@
-"""Reports of a run: terminal output and files."""
+"""Reports of a load test run, on the terminal and as files."""

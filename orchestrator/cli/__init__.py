@@ -1,7 +1,7 @@
 """The command line: `orders COMMAND`, or `python -m orchestrator COMMAND`.
 
-Commands about orders use the REST API only. An error is one sentence on stderr and an exit code of
-`orchestrator.errors.ExitCode`.
+Commands about orders use the REST API only. A command that fails prints one sentence to stderr and exits with
+a code of `orchestrator.errors.ExitCode`.
 """
 
 import sys
@@ -20,7 +20,7 @@ from orchestrator.processes import exit_immediately
 
 app = typer.Typer(
     name="orders",
-    help="An order system on Temporal. Every order reaches one outcome within its deadline.",
+    help="An order system on Temporal. Every order reaches one outcome before its deadline.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,8 +30,8 @@ for module in (stack, orders, system, maintenance, keys):
 
 
 def main() -> NoReturn:
-    """Run the command of `sys.argv` and end the process with its exit code."""
-    # A command that used the Temporal SDK can otherwise abort at interpreter exit with another code.
+    """Run the command in `sys.argv` and exit with its exit code."""
+    # Without this, the Temporal SDK can abort the process at interpreter shutdown, with another exit code.
     exit_immediately(run(sys.argv[1:]))
 
 
@@ -39,8 +39,8 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     try:
         app(arguments, prog_name="orders")
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else ExitCode.PASSED
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else ExitCode.PASSED
     except (UsageError, RequestMalformed) as error:
         print_error(str(error))
         return ExitCode.WRONG_USAGE

@@ -80,7 +80,7 @@ def _temporal(settings: Settings, layout: Layout) -> Component:
         after_start=partial(temporal.drop_unused_indexes, layout),
         ports=(
             ListeningPort(settings.port("temporal"), "Temporal", "TEMPORAL_PORT"),
-            ListeningPort(settings.port("temporal_ui"), "Temporal's UI", "TEMPORAL_UI_PORT"),
+            ListeningPort(settings.port("temporal_ui"), "Temporal UI", "TEMPORAL_UI_PORT"),
             ListeningPort(settings.port("temporal_http"), "Temporal's HTTP API", "TEMPORAL_HTTP_PORT"),
             ListeningPort(settings.port("temporal_metrics"), "Temporal's metrics", "TEMPORAL_METRICS_PORT"),
         ),

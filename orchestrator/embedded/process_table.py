@@ -11,8 +11,8 @@ POLL_SECONDS = 0.02
 def is_alive(process: psutil.Process) -> bool:
     """Return whether a process is running.
 
-    A zombie is not, unless it has other threads: these still hold its ports and files. In many containers no
-    process reaps orphans, so that zombies remain.
+    A zombie counts as ended, unless other threads of it are running: these still hold its ports and files.
+    Zombies can remain for long: in many containers, no init process reaps them.
     """
     try:
         if not process.is_running():
@@ -30,11 +30,11 @@ def pid_is_alive(pid: int) -> bool:
 
 
 def wait_until_ended(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Wait until all processes have ended, at most `seconds`, and return those that are still alive."""
-    not_after = time.monotonic() + seconds
+    """Wait at most `seconds` until all processes have ended. Return those that are still alive."""
+    deadline = time.monotonic() + seconds
     while True:
         alive = [process for process in processes if is_alive(process)]
-        if not alive or time.monotonic() >= not_after:
+        if not alive or time.monotonic() >= deadline:
             return alive
         time.sleep(POLL_SECONDS)
 

@@ -1,5 +1,4 @@
-"""Browser sessions: the API key that a browser has sent, by the value of its session cookie. In memory
-only."""
+"""Sessions of signed-in browsers: session tokens and the API keys they stand for, in memory only."""
 
 import secrets
 from collections import OrderedDict
@@ -11,30 +10,34 @@ from starlette.types import Scope
 
 MAX_SESSIONS = 1_000
 MAX_FORM_BYTES = 4_096
-"""Larger than any login form with a key."""
+"""Maximum size of a login form. A form with an API key is much smaller."""
 
 
 class Sessions:
-    """The latest 1,000 sessions. Look up the role of the key at every request: the key may be revoked."""
+    """At most MAX_SESSIONS API keys by session token. A new session evicts the oldest one.
 
-    def __init__(self, cookie: str) -> None:
-        self.cookie = cookie
+    A session does not prove that its key is still valid: callers check the key at every request.
+    """
+
+    def __init__(self, cookie_name: str) -> None:
+        self.cookie_name = cookie_name
         self._keys: OrderedDict[str, str] = OrderedDict()
 
     def create(self, key: str) -> str:
-        """Store the key in a new session and return the value of its cookie."""
-        session = secrets.token_urlsafe(32)
-        self._keys[session] = key
+        """Store an API key in a new session and return the session token, for the cookie."""
+        token = secrets.token_urlsafe(32)
+        self._keys[token] = key
         while len(self._keys) > MAX_SESSIONS:
             self._keys.popitem(last=False)
-        return session
+        return token
 
-    def key_of(self, cookies: Mapping[str, str]) -> str | None:
-        return self._keys.get(cookies.get(self.cookie, ""))
+    def api_key(self, cookies: Mapping[str, str]) -> str | None:
+        """Return the API key of the session in these cookies; None without a session."""
+        return self._keys.get(cookies.get(self.cookie_name, ""))
 
 
 def cookies_of(scope: Scope) -> dict[str, str]:
-    """Return the cookies of a request; none when the header is malformed."""
+    """Return the cookies of an ASGI request; {} when the Cookie header is malformed."""
     try:
         parsed = SimpleCookie(Headers(scope=scope).get("cookie", ""))
     except CookieError:

@@ -44,7 +44,7 @@ def busy_url(postgres) -> Iterator[str]:
 def sign_in(monkeypatch: pytest.MonkeyPatch, role: Role) -> str:
     """Give the pages the cookie of a viewer with this role; return the key."""
     key = f"key-of-a-{role.word}"
-    cookies = {viewers.cookie: viewers.create(key)}
+    cookies = {viewers.cookie_name: viewers.create(key)}
     monkeypatch.setattr(ContextProxy, "cookies", property(lambda _: cookies))
     return key
 

@@ -130,7 +130,7 @@ async def test_an_open_page_is_closed_when_its_key_is_revoked(roles):
     app = middleware()
     assert await web_socket_messages(app, "", roles, revoke_after=0) == ["websocket.close"]
     session = sign_in.viewers.create("good-key")
-    types = await web_socket_messages(app, f"{sign_in.viewers.cookie}={session}", roles, revoke_after=5)
+    types = await web_socket_messages(app, f"{sign_in.viewers.cookie_name}={session}", roles, revoke_after=5)
     assert types[0] == "websocket.accept"
     assert types[-1] == "websocket.close"
     assert len(types) < 12, "closed at the next check"

@@ -138,4 +138,4 @@ def test_the_slo_sentence_has_exact_counts():
     assert slo_status(0, 0, 0.99).sentence.startswith("No order finished")
     sentence = slo_status(1_000, 5, 0.99).sentence
     assert "**99.50 % within the limit** (5 late of 1,000)" in sentence
-    assert "Error budget 10.0 late orders, 50 % of it used" in sentence
+    assert "Error budget: 10.0 late orders, 50 % used" in sentence

@@ -1,7 +1,7 @@
-"""Temporal's remote codec: decrypts payloads for Temporal's UI and CLI.
+"""Temporal's remote codec: decrypts payloads for the Temporal UI and CLI.
 
 These routes reveal every address, so they need a key of role operator. A browser may call them only from
-pages of Temporal's UI, through a reverse proxy that adds the key (docs/how-to/encrypt-payloads.md).
+pages of the Temporal UI, through a reverse proxy that adds the key (docs/how-to/encrypt-payloads.md).
 """
 
 import base64
@@ -97,7 +97,7 @@ async def _convert(
 
 
 class CodecOrigins:
-    """Return 403 for codec requests from pages of another origin than Temporal's UI, and add CORS headers.
+    """Return 403 for codec requests from pages of another origin than the Temporal UI, and add CORS headers.
 
     CORS alone is not enough: under DNS rebinding, the browser treats another site's page as same-origin.
     """
@@ -118,7 +118,7 @@ class CodecOrigins:
             return
         origin = Headers(scope=scope).get("origin")
         if origin is not None and origin not in self._origins:
-            forbidden = problem(403, "only pages of Temporal's UI may call the codec from a browser")
+            forbidden = problem(403, "only pages of the Temporal UI may call the codec from a browser")
             await forbidden(scope, receive, send)
             return
         await self._with_cors(scope, receive, send)
