@@ -62,7 +62,7 @@ def add_options(parser: LocustArgumentParser) -> None:
 
 
 def _checked(option: LoadTestOption) -> Callable[[str], str]:
-    """Reject a value with the same message as `python -m loadtest run`, before argparse checks the choices."""
+    """Reject a value with the message of `python -m loadtest run`, before argparse checks the choices."""
 
     def check(text: str) -> str:
         with run_controller.exit_on_error():

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from loadtest.generator.api_client import ApiClient
 from loadtest.generator.arrivals import planned_orders
 from loadtest.generator.generators import GRACE_SECONDS, LoadGenerators, wait_until_drained
 from loadtest.generator.recording import Tally
-from loadtest.monitors import PROBE_SECONDS, InterimAudit, OutageMonitor
+from loadtest.monitors import PROBE_SECONDS, OutageMonitor
 from loadtest.options import RunOptions
 from loadtest.post_run import PostRunCalls, audit_run, complete_audit
 from loadtest.preflight import check_api, check_role, check_stored_runs, require_database, used_run_id
@@ -63,7 +64,6 @@ class Run:
         self._faults = FaultProfile(self._api)
         self._disturbances = DisturbanceRunner(options, api_url)
         self._outages = OutageMonitor(self._api)
-        self.interim_audit = InterimAudit(self._audit, lambda: generators.tally.broken_promises)
         self._probing: gevent.Greenlet[..., None] | None = None
         self._started_at = datetime.now(UTC)
         self._began = time.monotonic()
@@ -144,7 +144,6 @@ class Run:
 
     def release(self) -> None:
         """Restore the stack, also after a failed run. A profile that cannot be restored is logged."""
-        self.interim_audit.stop()
         if self._probing is not None:
             self._probing.kill()
         self._disturbances.finish()
@@ -167,7 +166,6 @@ class Run:
             self._probing.kill()
             self._outages.finish()
         early_audit.kill()
-        self.interim_audit.stop()
         calls = PostRunCalls()
         observed = self._observe(calls, disturbances, is_drained)
         verdict = compute_verdict(observed)
@@ -245,7 +243,8 @@ class Run:
         final audit reads only the last ones."""
         while not self.tally.is_exhausted:
             gevent.sleep(PROBE_SECONDS)
-        self.interim_audit.latest()
+        with suppress(OrderSystemError):
+            self._audit()
 
     def _stop_on_breach(self) -> None:
         """Stop once the target cannot be proven, even if all further orders are on time."""

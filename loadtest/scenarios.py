@@ -1,7 +1,7 @@
 """Scenarios: what customers and reviewers do, one Locust user class per scenario, over the REST API.
 
-In an open loop one user object runs all orders of its process, each in its own greenlet, on the schedule. In a
-closed loop each of Locust's users runs one order after another.
+In an open loop one user object runs all orders of its process, each in its own greenlet, on the schedule. In
+a closed loop each of Locust's users runs one order after another.
 """
 
 import time
@@ -91,7 +91,7 @@ class StartOnlyUser(OrderUser):
 
 
 class CancelStormUser(OrderUser):
-    """Every order is cancelled at a random moment within the expected completion time of an order.
+    """Every order is cancelled at a random moment within the usual completion time of an order.
 
     A cancellation after dispatch is answered "too late" and counted as such. Proves that an order whose
     cancellation was accepted never completes, and that refunds are within the limit too.

@@ -1,4 +1,4 @@
-"""Disturbances of a run, as the option `--chaos` gives them: `20s kill order-worker, 40s restart postgres`."""
+"""Disturbances of a run, from the option `--chaos`: `20s kill order-worker, 40s restart postgres`."""
 
 import re
 from collections import Counter
@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from orchestrator.errors import UsageError
 
 VERBS = ("kill", "restart", "stop", "start", "pause", "resume")
-"""kill: SIGKILL, after which the supervisor starts the component again. restart: orderly stop and start. stop:
-orderly stop until `start`. pause: SIGSTOP until `resume` (SIGCONT)."""
+"""kill: SIGKILL, after which the supervisor starts the component again. restart: orderly stop and start.
+stop: orderly stop until `start`. pause: SIGSTOP until `resume` (SIGCONT)."""
 
 ENDED_BY = {"pause": "resume", "stop": "start"}
 """Verbs that make a component unavailable, and the verb that makes it available again."""
@@ -35,8 +35,8 @@ class PlannedDisturbance:
 def parse_chaos(text: str, run_seconds: float) -> tuple[PlannedDisturbance, ...]:
     """Return the disturbances of a comma-separated list, in order of time.
 
-    `every 60s kill order-worker` repeats until the end of the run. Raises UsageError for invalid text and for a
-    time after the end of the run.
+    `every 60s kill order-worker` repeats until the end of the run. Raises UsageError for invalid text and for
+    a time after the end of the run.
     """
     planned: list[PlannedDisturbance] = []
     for part in filter(None, (part.strip() for part in text.split(","))):

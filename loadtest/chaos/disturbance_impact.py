@@ -1,10 +1,10 @@
 """Impact of each disturbance: orders that became late, and time until completion times had recovered.
 
-Pure functions over records. A level is the median completion time of ten consecutive orders, by acceptance. The
-former level is the highest level in the 30 s before the disturbance. The level has risen if, within one limit
-after the disturbance, it exceeds the former level by a tenth and also the 95th percentile of the orders before;
-random variation reaches that in about one of ten thousand levels. It has recovered when ten consecutive orders
-are at the former level again. An accepted order without an outcome counts as infinitely long.
+A level is the median completion time of ten consecutive orders, by acceptance. The former level is the
+highest level in the 30 s before the disturbance. The level has risen if, within one limit after the
+disturbance, it exceeds the former level by a tenth and also the 95th percentile of the orders before; random
+variation reaches that in about one of ten thousand levels. It has recovered when ten consecutive orders are
+at the former level again. An accepted order without an outcome counts as infinitely long.
 """
 
 import math
@@ -25,8 +25,8 @@ def impact_of(disturbances: Sequence[Json], records: Sequence[OrderRecord], slo_
     """Return the disturbances with their impact.
 
     `made_late`: number of late orders. `former_level_ms`: None if there were too few orders before.
-    `too_few_after`: too few orders after it. `recovery_seconds`: 0 if the level never rose; None if it did not
-    recover before the next disturbance or the end, or if there were too few orders.
+    `too_few_after`: too few orders after it. `recovery_seconds`: 0 if the level never rose; None if it did
+    not recover before the next disturbance or the end, or if there were too few orders.
     """
     impacts = []
     for number, disturbance in enumerate(disturbances):

@@ -1,7 +1,7 @@
 """Makes the disturbances of a run at their times, and records what was done.
 
-A helper process (`loadtest.chaos.stack_control`) controls the stack. The process of the load test is patched by
-gevent and has a schedule to keep, so it cannot wait for components to start.
+A helper process (`loadtest.chaos.stack_control`) controls the stack. The process of the load test is patched
+by gevent and has a schedule to keep, so it cannot wait for components to start.
 """
 
 import json
@@ -58,7 +58,7 @@ class DisturbanceRunner:
                 raise UsageError("chaos: no stack of this ORDERS_HOME is running.")
             if _endpoint(self._api_url) not in map(_endpoint, api_urls):
                 raise UsageError(
-                    f"chaos: disturbances are only possible on the stack of this ORDERS_HOME, with its API at "
+                    "chaos: disturbances are only possible on the stack of this ORDERS_HOME, with its API at "
                     f"{api_urls[0]}; this load test uses {self._api_url}."
                 )
             self._plan = assign_components(self._options.chaos, components)
@@ -74,7 +74,7 @@ class DisturbanceRunner:
             self._running = gevent.spawn(self._run)
 
     def end(self) -> None:
-        """Cancel further disturbances, wait for a running one, and bring stopped and paused components back."""
+        """Cancel further disturbances, wait for a running one, and start stopped and paused components."""
         with self._ending:
             if self._running is None:
                 return

@@ -1,7 +1,7 @@
 """Helper process of `loadtest.chaos.runner`: makes disturbances on the running stack.
 
-Protocol, one JSON value per line. First it writes the names of the components and the URLs of the stack's API.
-Then it reads `[verb, component, run_id]`, makes the disturbance, and writes null or an error message.
+Protocol, one JSON value per line. First it writes the names of the components and the URLs of the stack's
+API. Then it reads `[verb, component, run_id]`, makes the disturbance, and writes null or an error message.
 """
 
 import json

@@ -99,20 +99,16 @@ class ApiClient:
         began = time.perf_counter()
         try:
             status, content = self._exchange(method, path, body)
-        except (OSError, HTTPParseError) as error:
-            # HTTPConnectionClosed is an HTTPParseError; a gevent timeout of the socket is an OSError.
-            self._report(method, name, began, 0, f"no response: {type(error).__name__}")
-            raise NoResponse(f"{method} {path}: {error!r}") from error
+        except NoResponse as error:
+            self._report(method, name, began, 0, f"no response: {type(error.__cause__).__name__}")
+            raise
         problem = None if status in expected else f"HTTP status {status}"
         self._report(method, names.get(status, name), began, len(content), problem)
         return ApiResponse(status, _as_json(content))
 
     def text(self, path: str) -> str:
         """Return the body of a GET request. Raises ServiceUnavailable unless the status is 200."""
-        try:
-            status, content = self._exchange("GET", path, None)
-        except (OSError, HTTPParseError) as error:
-            raise NoResponse(f"GET {path}: {error!r}") from error
+        status, content = self._exchange("GET", path, None)
         if status != 200:
             raise ServiceUnavailable(f"GET {path} returned HTTP status {status}")
         return content.decode()
@@ -125,18 +121,21 @@ class ApiClient:
             content = json.dumps(body, separators=(",", ":")).encode()
             head = f"{request}Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
             message = head.encode() + content
-        socket = self._pool.get_socket()
         try:
-            socket.sendall(message)
-        except BaseException:
-            self._pool.release_socket(socket)
-            raise
-        # The response owns the socket from here, and releases it on failure too.
-        response = HTTPSocketPoolResponse(
-            socket, self._pool, block_size=BLOCK_SIZE, method=method, headers_type=Headers
-        )
-        content = bytes(response.read())
-        return int(response.get_code()), content
+            socket = self._pool.get_socket()
+            try:
+                socket.sendall(message)
+            except BaseException:
+                self._pool.release_socket(socket)
+                raise
+            # The response owns the socket from here, and releases it on failure too.
+            response = HTTPSocketPoolResponse(
+                socket, self._pool, block_size=BLOCK_SIZE, method=method, headers_type=Headers
+            )
+            return int(response.get_code()), bytes(response.read())
+        except (OSError, HTTPParseError) as error:
+            # HTTPConnectionClosed is an HTTPParseError; a gevent timeout of the socket is an OSError.
+            raise NoResponse(f"{method} {path}: {error!r}") from error
 
     def _report(self, method: str, name: str, began: float, length: int, problem: str | None) -> None:
         if self._events is None:

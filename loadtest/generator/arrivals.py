@@ -1,8 +1,8 @@
 """Arrival schedules: when each order is due, and the open loop that sends orders at these times.
 
-The schedule follows from the options alone, so every process of a distributed run computes all of it and sends
-each n-th order. It is never re-based: a delayed order is sent as soon as possible and keeps its due time, so a
-stall of the system or of the generator shows in the times of the orders behind it.
+The schedule follows from the options alone, so every process of a distributed run computes all of it and
+sends each n-th order. It is never re-based: a delayed order is sent as soon as possible and keeps its due
+time, so a stall of the system or of the generator shows in the times of the orders behind it.
 """
 
 import math
@@ -21,8 +21,8 @@ Send = Callable[[int, float], object]
 def due_times(options: RunOptions) -> Iterator[float]:
     """Yield the due times of all orders of the run, in seconds after its start.
 
-    With constant arrivals order k is due when the integral of the rate reaches k. Poisson arrivals replace the
-    steps of 1 by exponential steps with mean 1 (time rescaling of an inhomogeneous Poisson process).
+    With constant arrivals order k is due when the integral of the rate reaches k. Poisson arrivals replace
+    the steps of 1 by exponential steps with mean 1 (time rescaling of an inhomogeneous Poisson process).
     """
     steps = Random(f"arrivals/{options.seed}") if options.arrivals is Arrivals.POISSON else None
     total = sum(stage.orders for stage in options.stages)
@@ -46,7 +46,7 @@ def planned_orders(options: RunOptions) -> int | None:
 
 
 def _offset(stage: Stage, orders: float) -> float:
-    """Return the seconds into the stage at which `orders` are due: the root of rate·t + slope·t²/2 = orders."""
+    """Return when `orders` are due, in seconds into the stage: the root of rate·t + slope·t²/2 = orders."""
     slope = (stage.end_rate - stage.rate) / stage.seconds
     if abs(slope) < 1e-12:
         return orders / stage.rate

@@ -1,7 +1,7 @@
 """The processes that send the orders of a run: this process alone, or Locust's workers.
 
-In a distributed run every worker sends each n-th order of one schedule. The master waits until every worker has
-reported that it drained; Locust itself would stop the workers half a second after the end of the test.
+In a distributed run every worker sends each n-th order of one schedule. The master waits until every worker
+has reported that it drained; Locust itself would stop the workers half a second after the end of the test.
 """
 
 import time

@@ -12,8 +12,6 @@ from enum import StrEnum
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Self
 
-from loadtest.generator.survival import SurvivalCurve
-
 if TYPE_CHECKING:
     from locust.event import Events
 
@@ -117,7 +115,6 @@ class Recorder:
         self.skipped = 0
         self.requests: Counter[str] = Counter()
         self.broken_promises: list[str] = []
-        self.survival = SurvivalCurve()
 
     def sent(self, number: int, due: float) -> OrderRecord:
         """Record that an order is sent now; `due` is a time of `time.perf_counter()`."""

@@ -11,7 +11,7 @@ from orchestrator.embedded.layout import PROJECT_ROOT
 
 
 def commit() -> str | None:
-    """Return the commit of this checkout, with `+changes` if files differ from it; None outside a checkout."""
+    """Return the commit of this checkout, with `+changes` if files differ; None outside a checkout."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--dirty=+changes"],

@@ -40,7 +40,7 @@ def verdict_rows(report: Json) -> list[VerdictRow]:
         VerdictRow("load generator", _generator_text(run)),
         VerdictRow("limit", _limit_text(limit), _status(limit["verdict"] == "met")),
         VerdictRow(
-            "invariants", audit_text(database), _status(database["clean"]), tuple(_violations(database))
+            "invariants", _audit_text(database), _status(database["clean"]), tuple(_violations(database))
         ),
         VerdictRow("outcomes", _counts(report["outcomes"]) or "none"),
     ]
@@ -69,7 +69,7 @@ def time_rows(times: Json) -> list[tuple[str, list[str]]]:
     ]
 
 
-def audit_text(database: Json) -> str:
+def _audit_text(database: Json) -> str:
     """Return the result of an audit in one or two lines."""
     if not database["audited"]:
         return "not audited: the API did not respond"

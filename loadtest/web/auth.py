@@ -78,7 +78,7 @@ def _request_key() -> str | None:
 
 
 def _is_cross_site() -> bool:
-    """Whether another site made the browser send this: browsers add Basic credentials to such requests too."""
+    """Whether another site made the browser send this: it adds Basic credentials to such requests too."""
     origin = request.headers.get("Origin")
     return origin is not None and urlsplit(origin).netloc != request.host
 

@@ -8,7 +8,6 @@ from locust.runners import STATE_CLEANUP, STATE_RUNNING
 from locust.web import WebUI
 
 from loadtest.reports.terminal import progress_line
-from loadtest.verdict.slo import upper_bound
 from loadtest.verdict.verdict_rows import TIME_COLUMNS, time_rows, verdict_rows
 from loadtest.web.auth import add_authentication, authenticated_key
 from orchestrator.errors import OrderSystemError, UsageError
@@ -66,7 +65,7 @@ def add_pages(web_ui: WebUI, controller: "RunController") -> None:
             ]
             stats = {**response.get_json(), "extended_stats": [{"key": TAB, "data": rows}]}
             if stats["state"] == STATE_CLEANUP:
-                # Locust's page only polls while it is spawning or running, and would miss the end of the drain.
+                # Locust's page only polls while spawning or running, and would miss the end of the drain.
                 stats["state"] = STATE_RUNNING
             response.set_data(json.dumps(stats))
         if request.path == "/":
@@ -98,12 +97,7 @@ def result_rows(controller: "RunController") -> dict[str, str]:
             milliseconds = zip(TIME_COLUMNS[1:], cells[1:], strict=True)
             rows[name] = ", ".join(f"{column} {cell} ms" for column, cell in milliseconds)
         return rows | {"reports": report["report_dir"]} | links
-    counted, late = run.tally.counted_so_far, run.tally.late_so_far
     return {
         "run": f"{run.options.run_id}, {run.options.scenario}",
-        "progress": progress_line(run),
-        "late": f"{late} of {counted} orders with a known result",
-        "in flight": str(run.tally.in_flight),
-        "bound": f"at most {upper_bound(late, counted):.3%} late, with 95 % confidence" if counted else "-",
-        "audit": run.interim_audit.latest(),
+        "progress": progress_line(run).strip(),
     } | links

@@ -65,7 +65,12 @@ def table(plain: Finished, mixed: Finished) -> list[Row]:
     cpu, verdict = mixed.run["cpu_ms_per_order"], plain.report["verdict_seconds"]
     orders = plain.limit["orders"]
     return [
-        Row(f"send delay p99, {RATE}/s from one process", f"{delay:.1f} ms", "20 ms", delay <= MAX_SEND_DELAY_MS),
+        Row(
+            f"send delay p99, {RATE}/s from one process",
+            f"{delay:.1f} ms",
+            "20 ms",
+            delay <= MAX_SEND_DELAY_MS,
+        ),
         Row(f"orders of {plain.run['planned']} not sent or unaccounted for", f"{lost}", "0", lost == 0),
         Row(
             f"CPU per order of `mixed`, {MIXED_RATE}/s", f"{cpu:.2f} ms", "4 ms", cpu <= MAX_CPU_MS

@@ -1,7 +1,7 @@
 """A fake REST API with known latencies and faults: `python -m tests.load.fake_api PORT BEHAVIOUR_AS_JSON`.
 
-`GET /truth` returns what really happened to every order, for comparison with the load generator's records. One
-process with one event loop and no framework is faster than any load generator.
+`GET /truth` returns what really happened to every order, for comparison with the load generator's records.
+One process with one event loop and no framework is faster than any load generator.
 """
 
 import asyncio

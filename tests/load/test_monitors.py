@@ -1,14 +1,13 @@
 """Monitors beside the orders, and calls after the run."""
 
 import time
-from typing import Any
 
 import gevent
 import pytest
 
 from loadtest import monitors, post_run
 from loadtest.generator.api_client import ApiClient, ApiResponse, NoResponse
-from loadtest.monitors import InterimAudit, OutageMonitor
+from loadtest.monitors import OutageMonitor
 from loadtest.post_run import PostRunCalls
 from orchestrator.errors import ServiceUnavailable
 
@@ -61,26 +60,3 @@ def test_an_audit_is_repeated_until_every_workflow_was_compared(monkeypatch: pyt
     uncompared = [3, 1, 0, 7]
     assert post_run.complete_audit(lambda: {"uncompared": uncompared.pop(0)}) == {"uncompared": 0}
     assert post_run.complete_audit(lambda: {"uncompared": 2}) == {"uncompared": 2}, "the last one"
-
-
-def test_interim_audits_run_in_the_background_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    audits: list[float] = []
-
-    def audit() -> dict[str, Any]:
-        audits.append(time.monotonic())
-        gevent.sleep(0.05)
-        return {"finished": 7, "workflows_checked": 7, "uncompared": 0, "violations": []}
-
-    monkeypatch.setattr(monitors, "AUDIT_INTERVAL_SECONDS", 0.5)
-    interim = InterimAudit(audit, list)
-    for _ in range(20):
-        assert interim.latest() == "not audited yet"
-    while (result := interim.latest()) == "not audited yet":
-        gevent.sleep(0.01)
-    assert result.startswith("so far (")
-    assert result.endswith("no violation: 9 invariants checked on 7 orders; 7 workflow results compared")
-    assert len(audits) == 1, "the next audit is not due yet"
-    while len(audits) < 2:
-        interim.latest()
-        gevent.sleep(0.01)
-    interim.stop()

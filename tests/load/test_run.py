@@ -1,4 +1,4 @@
-"""Runs with failures beside their orders: components that are unavailable, interrupts, changed fault profiles."""
+"""Runs with failures beside their orders: unavailable components, interrupts, changed fault profiles."""
 
 import re
 
