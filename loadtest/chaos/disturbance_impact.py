@@ -9,6 +9,7 @@ at the former level again. An accepted order without an outcome counts as infini
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from loadtest.generator.recording import OrderRecord
@@ -21,6 +22,18 @@ RISE = 1.1
 USUAL_SHARE = 0.95
 
 
+@dataclass(frozen=True)
+class _AcceptedOrder:
+    """`accepted` is in seconds after the start of the run."""
+
+    accepted: float
+    completion_ms: float
+
+    @property
+    def finished(self) -> float:
+        return self.accepted + self.completion_ms / 1000
+
+
 def impact_of(disturbances: Sequence[Json], records: Sequence[OrderRecord], slo_seconds: float) -> list[Json]:
     """Return the disturbances with their impact.
 
@@ -28,23 +41,30 @@ def impact_of(disturbances: Sequence[Json], records: Sequence[OrderRecord], slo_
     `too_few_after`: too few orders after it. `recovery_seconds`: 0 if the level never rose; None if it did
     not recover before the next disturbance or the end, or if there were too few orders.
     """
+    orders = [
+        _AcceptedOrder(each.accepted, math.inf if each.completion_ms is None else each.completion_ms)
+        for each in records
+        if each.accepted is not None
+    ]
+    orders.sort(key=lambda order: order.accepted)
+    late_at = [_late_at(record, slo_seconds) for record in records if record.late]
     impacts = []
     for number, disturbance in enumerate(disturbances):
         at = disturbance["at_seconds"]
         later = [each["at_seconds"] for each in disturbances[number + 1 :] if each["at_seconds"] > at]
         until = min(later, default=math.inf)
-        before = _finished_before(records, at)
-        former = former_level_ms(before)
-        after = _affected(records, at, until)
+        before = [each for each in orders if each.accepted >= at - BEFORE_SECONDS and each.finished < at]
+        after = [each for each in orders if each.finished >= at and each.accepted < until]
+        former_ms = max((level for _, level in _levels(before)), default=None)
         recovery = None
-        if former is not None:
-            risen_ms = max(former * RISE, percentile(sorted(map(_duration_ms, before)), USUAL_SHARE))
-            recovery = recovery_seconds(after, at, former, risen_ms, slo_seconds)
+        if former_ms is not None:
+            usual_ms = percentile(sorted(each.completion_ms for each in before), USUAL_SHARE)
+            recovery = _recovery_seconds(after, at, former_ms, max(former_ms * RISE, usual_ms), slo_seconds)
         impacts.append(
             disturbance
             | {
-                "made_late": _made_late(records, at, until, slo_seconds),
-                "former_level_ms": former,
+                "made_late": sum(at <= each < until for each in late_at),
+                "former_level_ms": former_ms,
                 "too_few_after": len(after) < WINDOW,
                 "recovery_seconds": recovery,
             }
@@ -52,18 +72,12 @@ def impact_of(disturbances: Sequence[Json], records: Sequence[OrderRecord], slo_
     return impacts
 
 
-def former_level_ms(before: Sequence[OrderRecord]) -> float | None:
-    """Return the highest level of the orders before the disturbance; None if there are too few."""
-    levels = _levels(before)
-    return max(level for _, level in levels) if levels else None
-
-
-def recovery_seconds(
-    after: Sequence[OrderRecord], at: float, former_ms: float, risen_ms: float, slo_seconds: float
+def _recovery_seconds(
+    after: Sequence[_AcceptedOrder], at: float, former_ms: float, risen_ms: float, slo_seconds: float
 ) -> float | None:
     """Return the time from the disturbance to the acceptance of the first of the ten recovered orders.
 
-    `after` are the orders that it may have affected, by acceptance. A level above `risen_ms` has risen.
+    `after` are the orders that it may have affected. A level above `risen_ms` has risen.
     """
     levels = _levels(after)
     if not levels:
@@ -79,26 +93,7 @@ def recovery_seconds(
     return None if has_risen else 0.0
 
 
-def _finished_before(records: Sequence[OrderRecord], at: float) -> list[OrderRecord]:
-    return [
-        record
-        for record in _by_acceptance(records)
-        if _accepted(record) >= at - BEFORE_SECONDS and _finished(record) < at
-    ]
-
-
-def _affected(records: Sequence[OrderRecord], at: float, until: float) -> list[OrderRecord]:
-    return [
-        record for record in _by_acceptance(records) if _finished(record) >= at and _accepted(record) < until
-    ]
-
-
-def _made_late(records: Sequence[OrderRecord], at: float, until: float, slo_seconds: float) -> int:
-    """Count late orders whose limit passed after this disturbance and before the next one."""
-    return sum(record.late and at <= _limit_at(record, slo_seconds) < until for record in records)
-
-
-def _limit_at(record: OrderRecord, slo_seconds: float) -> float:
+def _late_at(record: OrderRecord, slo_seconds: float) -> float:
     """Return when the order was known to be late; for a rejected order, the time of its rejection."""
     if record.accepted is not None:
         return record.accepted + slo_seconds
@@ -106,24 +101,7 @@ def _limit_at(record: OrderRecord, slo_seconds: float) -> float:
     return record.due + min(duration, slo_seconds)
 
 
-def _by_acceptance(records: Sequence[OrderRecord]) -> list[OrderRecord]:
-    return sorted((record for record in records if record.accepted is not None), key=_accepted)
-
-
-def _accepted(record: OrderRecord) -> float:
-    assert record.accepted is not None, "callers pass accepted orders"
-    return record.accepted
-
-
-def _finished(record: OrderRecord) -> float:
-    return _accepted(record) + _duration_ms(record) / 1000
-
-
-def _duration_ms(record: OrderRecord) -> float:
-    return math.inf if record.completion_ms is None else record.completion_ms
-
-
-def _levels(ordered: Sequence[OrderRecord]) -> list[tuple[float, float]]:
+def _levels(orders: Sequence[_AcceptedOrder]) -> list[tuple[float, float]]:
     """Return the first acceptance and the median completion time of each ten consecutive orders."""
-    times = [_duration_ms(record) for record in ordered]
-    return [(_accepted(ordered[i]), median(times[i : i + WINDOW])) for i in range(len(ordered) - WINDOW + 1)]
+    times = [order.completion_ms for order in orders]
+    return [(orders[i].accepted, median(times[i : i + WINDOW])) for i in range(len(orders) - WINDOW + 1)]

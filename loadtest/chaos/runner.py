@@ -88,15 +88,13 @@ class DisturbanceRunner:
     def finish(self) -> list[Json]:
         """End and return the disturbances in order: planned, actual and completion time, and the result."""
         self.end()
-        if self._helper is not None and self._helper.stdin is not None:
-            self._helper.stdin.close()
+        if self._helper is not None:
             try:
-                self._helper.wait(timeout=HELPER_SECONDS)
+                # Closes the input, which ends the helper.
+                self._helper.communicate(timeout=HELPER_SECONDS)
             except subprocess.TimeoutExpired:
                 self._helper.kill()
-                self._helper.wait()
-            if self._helper.stdout is not None:
-                self._helper.stdout.close()
+                self._helper.communicate()
             self._helper = None
         return self._done
 
