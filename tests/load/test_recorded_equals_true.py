@@ -144,9 +144,9 @@ def test_requests_are_counted_by_result(load_test: LoadTest) -> None:
         found = load_test.run(api, "--scenario=cancel-storm", "--rate=20", "--duration=10s")
 
     requests = found.report["requests"]
-    # At first the cancellations spread over five seconds; later over the measured 2.5 s.
+    # The cancellations spread over five seconds, of which an order takes half.
     assert requests["cancel: accepted"] + requests["cancel: too late"] == 200
-    assert 120 <= requests["cancel: accepted"] <= 180
+    assert 70 <= requests["cancel: accepted"] <= 130
     assert found.report["outcomes"]["cancelled"] == requests["cancel: accepted"]
     rows = found.locust_rows
     assert int(rows["cancel, too late"]["Failure Count"]) == 0
