@@ -27,7 +27,7 @@ CACHE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class HealthReport:
-    at: datetime
+    timestamp: datetime
     temporal_connected: bool
     database_connected: bool
     queues_served: Mapping[str, bool]
@@ -38,8 +38,9 @@ class HealthReport:
         return all(self.queues_served.values())
 
     @property
-    def is_healthy(self) -> bool:
-        return self.temporal_connected and self.database_connected and self.workers_healthy
+    def status(self) -> str:
+        is_healthy = self.temporal_connected and self.database_connected and self.workers_healthy
+        return "healthy" if is_healthy else "unhealthy"
 
 
 class Health:

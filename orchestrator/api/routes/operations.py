@@ -1,18 +1,19 @@
 """Routes for operators: latency, audit, fault profile, health and metrics."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Query, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from db import fault_profiles
 from db.read_models import latency_report
 from orchestrator.api import metrics
 from orchestrator.api.context import Context, Ctx
-from orchestrator.api.latency_csv import csv_response
 from orchestrator.api.middleware.auth import caller_of
 from orchestrator.api.problem_details import as_text, error_responses
 from orchestrator.api.report_limiter import Report
@@ -23,6 +24,8 @@ from orchestrator.errors import RequestMalformed
 from orchestrator.gateways.fault_injection import FaultProfile, named_profile
 
 router = APIRouter(tags=["operations"])
+
+MAX_DOWNLOAD_SECONDS = 900
 
 log = structlog.get_logger()
 
@@ -35,20 +38,41 @@ log = structlog.get_logger()
 async def latency_csv(query: Annotated[requests.LatencyQuery, Query()], context: Ctx) -> Response:
     """Return one row for each finished order, oldest first. Durations are whole milliseconds; `completion_ms`
     is exactly the sum of the steps and `waiting_ms`."""
-    file_name = f"latency-{query.run_id}.csv" if query.run_id else "latency.csv"
-    chunks = _latency_csv(context, _selected(query))
-    return await while_available(csv_response(chunks, file_name), database_check(context.database))
+    rows = _csv_rows(context, _selected(query))
+    # The first rows are read before the response starts, so that a database error is still a 503.
+    first = await while_available(anext(rows), database_check(context.database))
+    return _CsvResponse(first, rows, f"latency-{query.run_id}.csv" if query.run_id else "latency.csv")
 
 
-async def _latency_csv(
-    context: Context, selected: latency_report.LatencyFilter
-) -> AsyncGenerator[bytes, None]:
+async def _csv_rows(context: Context, selected: latency_report.LatencyFilter) -> AsyncGenerator[bytes, None]:
     async with (
         context.report_limiter.slot(Report.EXPORT),
         aclosing(latency_report.stream_latency_csv(context.reports, selected)) as chunks,
     ):
         async for chunk in chunks:
             yield chunk
+
+
+class _CsvResponse(StreamingResponse):
+    """Releases the database connection however the download ends, also when the client stops reading."""
+
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes, None], file_name: str) -> None:
+        self._rest = rest
+
+        async def content() -> AsyncGenerator[bytes, None]:
+            yield first
+            async for chunk in rest:
+                yield chunk
+
+        headers = {"Content-Disposition": f'attachment; filename="{file_name}"'}
+        super().__init__(content(), media_type="text/csv", headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(MAX_DOWNLOAD_SECONDS):
+                await super().__call__(scope, receive, send)
+        finally:
+            await self._rest.aclose()
 
 
 @router.get("/latency", responses=error_responses(429))
@@ -115,16 +139,10 @@ def _profile(body: requests.FaultsBody) -> FaultProfile:
 async def health(context: Ctx, response: Response) -> responses.HealthResponse:
     """Check that PostgreSQL and Temporal respond and that both task queues have active workers."""
     report = await context.health.report()
-    if not report.is_healthy:
+    if report.status == "unhealthy":
         response.status_code = 503
         response.headers["Retry-After"] = "1"
-    return responses.HealthResponse(
-        status="healthy" if report.is_healthy else "unhealthy",
-        timestamp=report.at,
-        temporal_connected=report.temporal_connected,
-        database_connected=report.database_connected,
-        workers_healthy=report.workers_healthy,
-    )
+    return responses.HealthResponse.model_validate(report)
 
 
 @router.get("/whoami", responses=error_responses())

@@ -1,25 +1,80 @@
-"""Bodies and queries of the REST API."""
+"""Bodies and queries of the REST API, and the constrained types of their fields."""
 
-from typing import Annotated, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
-
-from db.domain import MAX_ORDER_LINES, MAX_QUANTITY, MAX_UNIT_PRICE_CENTS, State
-from orchestrator.api.schemas.pagination import CURSOR_PATTERN
-from orchestrator.api.schemas.types import (
-    Integer,
-    Number,
-    RunId,
-    Seed,
-    Share,
-    StrictModel,
-    Text,
-    Time,
-    between,
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StringConstraints,
 )
+
+from db import domain
+from orchestrator.api.schemas.pagination import CURSOR_PATTERN
 
 MAX_WAIT_SECONDS = 60.0
 """The longest long poll, whatever `?wait=` says."""
+
+
+class StrictModel(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+_TEXT_PATTERN = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
+"""No control characters, and at least one character that is not a space."""
+
+Text = Annotated[
+    str, StringConstraints(min_length=1, max_length=domain.MAX_TEXT_LENGTH, pattern=_TEXT_PATTERN)
+]
+RunId = Annotated[str, StringConstraints(pattern=domain.ORDER_ID_PATTERN)]
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""A JSON number; not `true`, and not a number in a string."""
+
+Share = Annotated[Number, Field(ge=0, le=1)]
+
+
+def between(minimum: int, maximum: int) -> Any:
+    """Return a field with bounds, which the JSON schema shows too."""
+
+    def name_bounds(schema: dict[str, Any]) -> None:
+        # Behind a validator Pydantic writes them as `ge` and `le`.
+        for name in ("ge", "le"):
+            schema.pop(name, None)
+        schema.update(minimum=minimum, maximum=maximum)
+
+    return Field(ge=minimum, le=maximum, json_schema_extra=name_bounds)
+
+
+def _to_integer(value: object) -> object:
+    # In JSON schema, 2.0 is an integer.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Integer = Annotated[StrictInt, BeforeValidator(_to_integer)]
+Seed = Annotated[Integer, between(0, 2**53 - 1)]
+
+
+def _require_text(value: object) -> object:
+    # Pydantic also accepts numbers, and numbers in strings, as Unix times.
+    if not isinstance(value, str) or not value[:4].isdecimal() or value[4:5] != "-":
+        raise ValueError("must be a time like 2026-01-31T12:00:00.000Z")
+    return value
+
+
+def _to_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be a time between the years 1 and 9999 in UTC") from None
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_require_text), AfterValidator(_to_utc)]
 
 
 class AddressBody(StrictModel):
@@ -31,13 +86,13 @@ class AddressBody(StrictModel):
 
 class ItemBody(StrictModel):
     sku: Text
-    quantity: Annotated[Integer, between(1, MAX_QUANTITY)]
-    unit_price_cents: Annotated[Integer, between(0, MAX_UNIT_PRICE_CENTS)]
+    quantity: Annotated[Integer, between(1, domain.MAX_QUANTITY)]
+    unit_price_cents: Annotated[Integer, between(0, domain.MAX_UNIT_PRICE_CENTS)]
 
 
 class StartBody(StrictModel):
     initial_address: AddressBody
-    items: Annotated[list[ItemBody], Field(min_length=1, max_length=MAX_ORDER_LINES)] | None = Field(
+    items: Annotated[list[ItemBody], Field(min_length=1, max_length=domain.MAX_ORDER_LINES)] | None = Field(
         default=None, description="Without items, the order contains one sample item."
     )
     payment_id: Text | None = Field(
@@ -117,7 +172,7 @@ class StatusQuery(StrictModel):
 
 
 class ListQuery(StrictModel):
-    state: State | None = None
+    state: domain.State | None = None
     run_id: RunId | None = None
     limit: Annotated[int, Field(ge=1, le=500)] = 50
     cursor: Annotated[str, StringConstraints(pattern=CURSOR_PATTERN)] | None = Field(

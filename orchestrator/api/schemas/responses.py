@@ -1,5 +1,6 @@
 """Responses of the REST API, built from the read models."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -211,8 +212,6 @@ class InvariantResponse(BaseModel):
 
 
 class ViolationResponse(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
     invariant: int
     order_id: str
     finding: str
@@ -247,23 +246,13 @@ class AuditResponse(BaseModel):
     @classmethod
     def of(cls, report: AuditReport) -> Self:
         broken = {violation.invariant for violation in report.violations}
-        return cls(
-            run_id=report.run_id,
-            clean=report.is_clean,
-            finished=report.finished,
-            late=report.late,
-            open=len(report.open_orders),
-            open_orders=report.open_orders,
-            overdue=report.overdue,
-            workflows_checked=report.workflows_checked,
-            uncompared=report.uncompared,
-            without_events=report.without_events,
-            events_since=report.events_since,
-            invariants=[
-                InvariantResponse(number=number, text=text, holds=number not in broken)
-                for number, text in INVARIANTS.items()
-            ],
-            violations=[ViolationResponse.model_validate(each) for each in report.violations],
+        invariants = [
+            {"number": number, "text": text, "holds": number not in broken}
+            for number, text in INVARIANTS.items()
+        ]
+        return cls.model_validate(
+            asdict(report)
+            | {"clean": report.is_clean, "open": len(report.open_orders), "invariants": invariants}
         )
 
 
@@ -283,6 +272,8 @@ class FaultsResponse(BaseModel):
 
 
 class HealthResponse(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
     status: Literal["healthy", "unhealthy"]
     timestamp: Timestamp
     temporal_connected: bool
