@@ -25,7 +25,7 @@ class ApiUnavailable(errors.ServiceUnavailable):
 class RestClient:
     """Sends requests to the API and returns their JSON. Safe to share between threads.
 
-    An error response raises the error of its status code (`error_for`) with the detail of its problem
+    An error response raises the error of its status code (`error_of`) with the detail of its problem
     document. Raises ApiUnavailable when no connection is possible, ServiceUnavailable when the response does
     not come in time, and UsageError for an address or an API key that cannot be used. `name` stands for the
     API in messages.
@@ -143,22 +143,16 @@ _ERRORS: dict[int, type[errors.OrderSystemError]] = {
 }
 
 
-def error_for(status: int, path: str, problem: Mapping[str, Any]) -> errors.OrderSystemError:
-    """Return the error that stands for an error response to a request of `path`."""
-    detail = str(problem.get("detail") or f"The API returned HTTP status {status} without an explanation.")
+def error_of(response: httpx.Response) -> errors.OrderSystemError:
+    """Return the error that stands for an error response, with the detail of its problem document."""
+    status, path = response.status_code, response.request.url.path
+    try:
+        detail = str(response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        detail = f"The API returned HTTP status {status} without an explanation."
     if status == 409:
         return errors.TooLate(detail) if "/signals/" in path else errors.OrderConflict(detail)
     return _ERRORS.get(status, errors.ServiceUnavailable if status >= 500 else errors.RequestRejected)(detail)
-
-
-def error_of(response: httpx.Response) -> errors.OrderSystemError:
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = {}
-    return error_for(
-        response.status_code, response.request.url.path, problem if isinstance(problem, dict) else {}
-    )
 
 
 def _without_none(query: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import quote
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
@@ -25,7 +25,7 @@ from pydantic_settings import (
 from orchestrator.errors import SettingsError
 from orchestrator.security.payload_keys import PayloadKeys
 
-Port = int
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 STACK_MARKER = "ORDERS_STACK_HOME"
 """Environment variable of every process of a stack: identifies the stack that started it."""
@@ -98,14 +98,14 @@ class Settings(BaseSettings):
     auth: Literal["auto", "required"] = "auto"
     api_key: SecretStr | None = None
 
-    port_base: Port | None = Field(default=None, ge=1024, le=65000)
-    api_port: Port | None = Field(default=None, ge=1, le=65535)
-    dashboard_port: Port | None = Field(default=None, ge=1, le=65535)
-    locust_port: Port | None = Field(default=None, ge=1, le=65535)
-    temporal_port: Port | None = Field(default=None, ge=1, le=65535)
-    temporal_ui_port: Port | None = Field(default=None, ge=1, le=65535)
-    temporal_metrics_port: Port | None = Field(default=None, ge=1, le=65535)
-    temporal_http_port: Port | None = Field(default=None, ge=1, le=65535)
+    port_base: int | None = Field(default=None, ge=1024, le=65000)
+    api_port: Port | None = None
+    dashboard_port: Port | None = None
+    locust_port: Port | None = None
+    temporal_port: Port | None = None
+    temporal_ui_port: Port | None = None
+    temporal_metrics_port: Port | None = None
+    temporal_http_port: Port | None = None
 
     order_deadline_seconds: float = Field(
         default=15.0,
@@ -120,7 +120,7 @@ class Settings(BaseSettings):
     order_workers: int = Field(default=2, ge=1, le=32)
     shipping_workers: int = Field(default=2, ge=1, le=32)
 
-    worker_metrics_port: Port = Field(default=0, ge=0, le=65535)
+    worker_metrics_port: int = Field(default=0, ge=0, le=65535)
     otel_exporter_otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://")
     liveness_file: Path | None = None
 
@@ -164,7 +164,7 @@ class Settings(BaseSettings):
             ]
             raise SettingsError("\n".join(lines)) from None
 
-    def isolated(self, home: Path, *, port_base: Port | None = None, **others: object) -> "Settings":
+    def isolated(self, home: Path, *, port_base: int | None = None, **others: object) -> "Settings":
         """Return these settings for a separate stack with its own servers, addresses, keys, worker version
         and, with `port_base`, ports. `others` override more settings."""
         separate: dict[str, object] = {
@@ -220,10 +220,10 @@ class Settings(BaseSettings):
     def order_limit(self) -> timedelta:
         return timedelta(seconds=self.order_deadline_seconds)
 
-    def port(self, component: str) -> Port:
+    def port(self, component: str) -> int:
         """Return the port of a component: `api`, `dashboard`, `locust`, `temporal`, `temporal_ui`,
         `temporal_metrics` or `temporal_http`."""
-        explicit: Port | None = getattr(self, f"{component}_port", None)
+        explicit: int | None = getattr(self, f"{component}_port", None)
         if explicit is not None:
             return explicit
         if self.port_base is not None:
