@@ -1,12 +1,13 @@
 """Elements that all pages share: header, live fragments, error boundary, action results, empty states."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard import plain_text
@@ -17,8 +18,6 @@ from orchestrator.errors import OrderSystemError
 REFRESH_SECONDS = 2.0
 RESULT_VISIBLE = timedelta(seconds=8)
 """As in page_elements.css."""
-
-CHART_CONFIG = {"displaylogo": False, "displayModeBar": "hover", "scrollZoom": False}
 
 _LAST_RESULT = "last-action-result"
 
@@ -113,27 +112,25 @@ def _show_result(place: str) -> None:
             st.error(result.text, icon=":material/block:")
 
 
-def select(
-    label: str,
-    key: str,
-    options: list[str],
-    *,
-    placeholder: str = "any",
-    accept_new_options: bool = False,
-    on_change: Callable[[], None] | None = None,
-) -> str | None:
+def select(label: str, key: str, options: list[str], *, placeholder: str = "any", **more: Any) -> str | None:
     """Draw a select box that may be empty and whose value is part of the URL."""
     selected: str | None = st.selectbox(
-        label,
-        options,
-        index=None,
-        key=key,
-        bind="query-params",
-        placeholder=placeholder,
-        accept_new_options=accept_new_options,
-        on_change=on_change,
+        label, options, index=None, key=key, bind="query-params", placeholder=placeholder, **more
     )
     return selected
+
+
+def metric_grid(metrics: Iterable[tuple[str, str, str]]) -> None:
+    """Draw metrics, five in a row, each with its label, value and the text below it."""
+    with st.grid(5, min_column_width=150):
+        for label, value, below in metrics:
+            st.metric(label, value, below, delta_color="off", delta_arrow="off", border=True)
+
+
+def chart(figure: go.Figure, key: str, description: str) -> None:
+    """Draw a figure; `description` is for screen readers."""
+    config = {"displaylogo": False, "displayModeBar": "hover", "scrollZoom": False}
+    st.plotly_chart(figure, key=key, config=config, alt=description)
 
 
 def seconds(ms: float | None) -> str:

@@ -18,7 +18,6 @@ from orchestrator.gateways.fault_injection import PROFILES
 WINDOWS = {"1 min": 60, "5 min": 300, "15 min": 900, "1 h": 3600}
 THROUGHPUT_SECONDS = 120
 SLO_TARGET = 0.99
-METRICS_PER_ROW = 5
 FAULTS = "faults"
 IS_GOOD = {SloVerdict.MET: True, SloVerdict.BREACHED: False, SloVerdict.NOT_PROVEN: None}
 STATUS_STYLE: dict[bool | None, tuple[str, Literal["green", "red", "gray"]]] = {
@@ -55,9 +54,7 @@ def metrics() -> None:
     for outcome, orders in recent.outcomes.items():
         share = f"{100 * orders / recent.finished:.1f} %" if recent.finished else "–"
         shown.append((outcome.capitalize(), f"{orders:,}", share))
-    with st.grid(METRICS_PER_ROW, min_column_width=150):
-        for label, value, below in shown:
-            st.metric(label, value, below, delta_color="off", delta_arrow="off", border=True)
+    page.metric_grid(shown)
     orders, late = recent.finished + open_orders.overdue, recent.late + open_orders.overdue
     status = slo_status(orders, late, SLO_TARGET)
     icon, colour = STATUS_STYLE[IS_GOOD[status.verdict] if status.verdict else None]
@@ -71,17 +68,15 @@ def orders_in_flight() -> None:
     st.subheader("In flight", anchor=False)
     count = f"{ROWS} of {orders:,} orders" if orders > ROWS else f"{orders} order{'s' if orders != 1 else ''}"
     st.caption(f"{count} in flight, closest to the deadline first")
-    st.plotly_chart(
+    page.chart(
         in_flight_chart(rows, page.palette(), limit_seconds),
-        key="in-flight",
-        config=page.CHART_CONFIG,
-        alt=f"{orders} orders in flight with their elapsed time against the limit",
+        "in-flight",
+        f"{orders} orders in flight with their elapsed time against the limit",
     )
-    st.plotly_chart(
+    page.chart(
         throughput_chart(throughput(THROUGHPUT_SECONDS), page.palette()),
-        key="throughput",
-        config=page.CHART_CONFIG,
-        alt="Orders started and finished per second",
+        "throughput",
+        "Orders started and finished per second",
     )
     if not rows and cached(live_orders.last_finished_at, 30)() is None:
         page.empty_state(

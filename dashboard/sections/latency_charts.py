@@ -7,7 +7,7 @@ from dashboard.charts import distribution, over_time, time_breakdown
 from dashboard.charts.palette import palette_of
 from dashboard.data import clients
 from dashboard.data.cached import CHART_SECONDS, cached
-from dashboard.page_elements import CHART_CONFIG
+from dashboard.page_elements import chart
 from db.read_models import latency
 from db.read_models.latency import Plan, Summary
 
@@ -57,4 +57,4 @@ def latency_charts(plan: Plan, theme: str | None, limit_ms: int) -> tuple[go.Fig
 
 def _draw(title: str, key: str, figure: go.Figure, alt: str) -> None:
     st.subheader(title, anchor=False)
-    st.plotly_chart(figure, key=key, config=CHART_CONFIG, alt=alt)
+    chart(figure, key, alt)

@@ -31,11 +31,9 @@ def show(order_id: str) -> None:
     if details is None:
         page.live_fragment(partial(_wait_for, order_id), is_live, every=1.0)
         return
-    # The first run of the fragment shows the details that have just been read.
-    unused = [details]
 
     def order() -> None:
-        current = unused.pop() if unused else order_search.order_details(clients.database(), order_id)
+        current = order_search.order_details(clients.database(), order_id)
         if current is None:
             return
         _show_status(current)
@@ -70,9 +68,7 @@ def _show_status(details: OrderDetails) -> None:
         ("Amount", f"{order['amount_cents'] / 100:,.2f}", f"review {order['review']}"),
         ("Accepted", f"{accepted_at:%H:%M:%S}", f"{accepted_at:%Y-%m-%d} UTC"),
     ]
-    with st.grid(5, min_column_width=150):
-        for label, value, below in metrics:
-            st.metric(label, value, below, delta_color="off", delta_arrow="off", border=True)
+    page.metric_grid(metrics)
 
 
 def _show_requests(details: OrderDetails) -> None:
@@ -138,11 +134,10 @@ def _show_timeline(details: OrderDetails) -> None:
     if not details.has_all_events:
         st.info("The events of this order have been deleted after the retention period.")
         return
-    st.plotly_chart(
+    page.chart(
         timeline(details, page.palette()),
-        key="timeline",
-        config=page.CHART_CONFIG,
-        alt="Attempts, waiting times and requests of the order, in seconds since its acceptance",
+        "timeline",
+        "Attempts, waiting times and requests of the order, in seconds since its acceptance",
     )
 
 

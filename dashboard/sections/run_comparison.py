@@ -8,7 +8,7 @@ from dashboard import plain_text
 from dashboard.charts import distribution
 from dashboard.data import clients
 from dashboard.data.cached import cached
-from dashboard.page_elements import CHART_CONFIG, empty_state, palette
+from dashboard.page_elements import chart, empty_state, palette
 from dashboard.view_models import run_tables
 from db.read_models import stored_runs
 from loadtest.verdict.comparison import compare_times
@@ -36,11 +36,10 @@ def show(run_id: str, baseline_id: str) -> None:
     )
     curves = {plain_text.chart(run_id): run_cdf, plain_text.chart(baseline_id): baseline_cdf}
     limit_ms = round(clients.settings().order_deadline_seconds * 1000)
-    st.plotly_chart(
+    chart(
         distribution.cumulative(curves, palette(), limit_ms),
-        key="comparison",
-        config=CHART_CONFIG,
-        alt="Cumulative distribution of completion times of both runs",
+        "comparison",
+        "Cumulative distribution of completion times of both runs",
     )
     st.dataframe(run_tables.differences(result), hide_index=True, key="differences")
 
