@@ -38,9 +38,7 @@ class ShippingActivities:
             )
             return {"tracking": tracking, "address_version": attempt.address_version}
 
-        return await self._step_runner.run(
-            request, dispatch, label_version=lambda attempt: attempt.address_version
-        )
+        return await self._step_runner.run(request, dispatch)
 
     @activity.defn(name=Activity.RECALL)
     async def recall(self, request: StepRequest) -> StepResult:

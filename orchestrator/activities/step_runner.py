@@ -14,7 +14,7 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from db.domain import COMPENSATIONS, AttemptOutcome
+from db.domain import COMPENSATIONS, AttemptOutcome, Step
 from db.orders import AttemptResult, OrderRepository, StartedAttempt
 from orchestrator.deadlines import ATTEMPT_TIMEOUT
 from orchestrator.errors import DatabaseError, GatewayDeclined, GatewayError
@@ -54,13 +54,7 @@ class StepRunner:
         self._fault_injector = fault_injector
         self._observers = observers
 
-    async def run(
-        self,
-        request: StepRequest,
-        call: GatewayCall,
-        *,
-        label_version: Callable[[StartedAttempt], int] | None = None,
-    ) -> StepResult:
+    async def run(self, request: StepRequest, call: GatewayCall) -> StepResult:
         """Repeat `call` until it succeeds, is declined, or must stop. A declined compensation is repeated.
 
         Return DONE when the step is completed, also by an earlier execution; ABORTED when the order is
@@ -90,7 +84,8 @@ class StepRunner:
             for observer in self._observers:
                 observer(request, ended)
             if ended.outcome is AttemptOutcome.OK:
-                version = label_version(attempt) if label_version else None
+                # A parcel that is labelled with an earlier address is not dispatched.
+                version = attempt.address_version if request.step is Step.DISPATCH else None
                 if await self._complete(request, ended, version):
                     log_step.info("step done", attempt=attempt.number, duration_ms=ended.duration_ms)
                     return StepResult(StepStatus.DONE, attempt.number)

@@ -48,13 +48,13 @@ def request(
     return StepRequest(order_id, step, not_after, time_budget)
 
 
-async def run(repository, step_request, call, **options):
+async def run(repository, step_request, call):
     """Run a step in an activity environment; return its result and its heartbeats."""
     environment, heartbeats = ActivityEnvironment(), []
     environment.on_heartbeat = lambda *details: heartbeats.append(details)
 
     async def activity():
-        return await StepRunner(repository, NO_FAULTS).run(step_request, call, **options)
+        return await StepRunner(repository, NO_FAULTS).run(step_request, call)
 
     return await environment.run(activity), heartbeats
 
