@@ -11,21 +11,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
 
-from db.domain import (
-    MAX_ORDER_LINES,
-    MAX_QUANTITY,
-    MAX_UNIT_PRICE_CENTS,
-    ORDER_ID_PATTERN,
-    SAMPLE_ITEMS,
-    Address,
-    Item,
-    NewOrder,
-    Reason,
-    ReviewMode,
-    State,
-    Step,
-    text_errors,
-)
+from db import domain
+from db.domain import Address, Item, NewOrder, Reason, ReviewMode, State, Step
 from db.domain import RequestResult as RequestResult
 
 MAX_LIMIT_SECONDS = 3_600.0
@@ -68,7 +55,7 @@ class OrderRequest:
     initial_address: Address
     payment_id: str
     requested_at: datetime
-    items: list[Item] = field(default_factory=lambda: list(SAMPLE_ITEMS))
+    items: list[Item] = field(default_factory=lambda: list(domain.SAMPLE_ITEMS))
     review: ReviewMode = ReviewMode.AUTO
     auto_review_seconds: float = 2.0
     limit_seconds: float = 15.0
@@ -117,25 +104,25 @@ class OrderRequest:
     def validation_errors(self) -> list[str]:
         """Return one message for each invalid field."""
         errors = self.initial_address.validation_errors()
-        if not re.fullmatch(ORDER_ID_PATTERN, self.order_id):
+        if not re.fullmatch(domain.ORDER_ID_PATTERN, self.order_id):
             errors.append("order_id must be 1 to 64 letters, digits, '-' or '_'")
-        errors += text_errors(payment_id=self.payment_id, shipping_task_queue=self.shipping_task_queue)
+        errors += domain.text_errors(payment_id=self.payment_id, shipping_task_queue=self.shipping_task_queue)
         if self.run_id is not None:
-            errors += text_errors(run_id=self.run_id)
+            errors += domain.text_errors(run_id=self.run_id)
         if self.requested_at.tzinfo is None:
             errors.append("requested_at has no time zone")
         if not self.has_valid_limit:
             errors.append(f"limit_seconds must be above 0 and at most {MAX_LIMIT_SECONDS:.0f}")
         if not 0 <= self.auto_review_seconds <= MAX_LIMIT_SECONDS:
             errors.append(f"auto_review_seconds must be 0 to {MAX_LIMIT_SECONDS:.0f}")
-        if not 1 <= len(self.items) <= MAX_ORDER_LINES:
-            errors.append(f"an order must have 1 to {MAX_ORDER_LINES} lines, not {len(self.items)}")
+        if not 1 <= len(self.items) <= domain.MAX_ORDER_LINES:
+            errors.append(f"an order must have 1 to {domain.MAX_ORDER_LINES} lines, not {len(self.items)}")
         for number, item in enumerate(self.items, start=1):
-            errors += [f"line {number}: {error}" for error in text_errors(sku=item.sku)]
-            if not 1 <= item.quantity <= MAX_QUANTITY:
-                errors.append(f"line {number}: quantity must be 1 to {MAX_QUANTITY}")
-            if not 0 <= item.unit_price_cents <= MAX_UNIT_PRICE_CENTS:
-                errors.append(f"line {number}: unit_price_cents must be 0 to {MAX_UNIT_PRICE_CENTS}")
+            errors += [f"line {number}: {error}" for error in domain.text_errors(sku=item.sku)]
+            if not 1 <= item.quantity <= domain.MAX_QUANTITY:
+                errors.append(f"line {number}: quantity must be 1 to {domain.MAX_QUANTITY}")
+            if not 0 <= item.unit_price_cents <= domain.MAX_UNIT_PRICE_CENTS:
+                errors.append(f"line {number}: unit_price_cents must be 0 to {domain.MAX_UNIT_PRICE_CENTS}")
         return errors
 
 
@@ -171,7 +158,7 @@ class PersonRequest:
     def validation_errors(self) -> list[str]:
         """Return one message for each invalid field."""
         texts = {name: value for name, value in vars(self).items() if isinstance(value, str)}
-        return text_errors(**texts)
+        return domain.text_errors(**texts)
 
 
 @dataclass(frozen=True)
@@ -330,7 +317,6 @@ class StepBatchRequest:
     The batch stops at the first part that does not succeed. `time_budget_seconds` is for all parts together.
     """
 
-    order_id: str
     time_budget_seconds: float
     open: NewOrder | None = None
     approve: ApproveRequest | None = None

@@ -117,8 +117,7 @@ class OrderSteps:
             )
             for step in steps
         ]
-        seconds = TIME_BUDGET.total_seconds()
-        return messages.StepBatchRequest(self._order.order_id, seconds, opening, approval, requests)
+        return messages.StepBatchRequest(TIME_BUDGET.total_seconds(), opening, approval, requests)
 
     async def _require_done(self, step: Step, result: messages.StepResult) -> None:
         """Raise OrderAborted unless the step is done; abort the order first if it is not aborted yet."""

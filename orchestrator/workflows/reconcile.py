@@ -48,4 +48,4 @@ class ReconcileWorkflow:
 
     async def _compensate(self, request: messages.ReconcileRequest, step: Step) -> None:
         steps = [messages.StepRequest(request.order_id, step, run_id=request.run_id)]
-        await run_steps(messages.StepBatchRequest(request.order_id, TIME_BUDGET.total_seconds(), steps=steps))
+        await run_steps(messages.StepBatchRequest(TIME_BUDGET.total_seconds(), steps=steps))

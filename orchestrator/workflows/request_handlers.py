@@ -31,23 +31,21 @@ class OrderRequestHandlers:
     # --- Requests of people -------------------------------------------------------------------------
 
     async def cancel(self, request: messages.CancelOrder) -> RequestResult:
-        request_id = await self._request_id()
         return await self.abort(
             Reason.CUSTOMER_CANCELLED,
             requested_by=request.cancelled_by,
             message=request.reason,
             signal="cancel_order",
-            request_id=request_id,
+            request_id=await self._request_id(),
         )
 
     async def reject(self, request: messages.RejectOrder) -> RequestResult:
-        request_id = await self._request_id()
         return await self.abort(
             Reason.REVIEW_REJECTED,
             requested_by=request.reviewer,
             message=request.reason,
             signal="reject_order",
-            request_id=request_id,
+            request_id=await self._request_id(),
         )
 
     async def approve(self, request: messages.ApproveOrder) -> RequestResult:

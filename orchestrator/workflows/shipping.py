@@ -26,7 +26,7 @@ class ShippingWorkflow:
                 (Step.DISPATCH, shipment.dispatch_not_after),
             )
         ]
-        batch = messages.StepBatchRequest(shipment.order_id, TIME_BUDGET.total_seconds(), steps=steps)
+        batch = messages.StepBatchRequest(TIME_BUDGET.total_seconds(), steps=steps)
         result = (await run_steps(batch))[-1]
         if result.status in (StepStatus.DECLINED, StepStatus.OUT_OF_TIME):
             order = workflow.get_external_workflow_handle(shipment.order_workflow_id)
