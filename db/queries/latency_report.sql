@@ -7,12 +7,14 @@ with selected as (
 ), finished as (
     select * from selected where finished_at is not null
 ), parts as (
-    select part, round(avg(ms), 1) as mean, percentile_disc(%(shares)s::float8[]) within group (order by ms) as at
+    select part, min(position) as position, round(avg(ms), 1) as mean,
+        percentile_disc(array[0.5, 0.9, 0.95, 0.99, 1.0]) within group (order by ms) as at
     from finished, lateral (values
-        ('end_to_end', end_to_end_ms), ('completion', completion_ms), ('ingress', ingress_ms),
-        ('receive', receive_ms), ('validate', validate_ms), ('review', review_ms), ('charge', charge_ms),
-        ('prepare', prepare_ms), ('dispatch', dispatch_ms), ('compensate', compensate_ms), ('waiting', waiting_ms)
-    ) durations (part, ms)
+        (1, 'end_to_end', end_to_end_ms), (2, 'completion', completion_ms), (3, 'ingress', ingress_ms),
+        (4, 'receive', receive_ms), (5, 'validate', validate_ms), (6, 'review', review_ms), (7, 'charge', charge_ms),
+        (8, 'prepare', prepare_ms), (9, 'dispatch', dispatch_ms), (10, 'compensate', compensate_ms),
+        (11, 'waiting', waiting_ms)
+    ) durations (position, part, ms)
     group by part
 )
 select
@@ -20,10 +22,11 @@ select
     count(*) filter (where finished_at is not null and not within_limit) as late,
     count(*) filter (where finished_at is null) as open,
     count(*) filter (where finished_at is null and deadline_at < now()) as overdue,
-    count(*) filter (where state = 'completed') as completed,
-    count(*) filter (where state = 'cancelled') as cancelled,
-    count(*) filter (where state = 'failed') as failed,
-    (select jsonb_object_agg(part, jsonb_build_object('mean', mean, 'at', at)) from parts) as parts
+    json_build_object('completed', count(*) filter (where state = 'completed'),
+        'cancelled', count(*) filter (where state = 'cancelled'),
+        'failed', count(*) filter (where state = 'failed')) as outcomes,
+    (select json_object_agg(part, json_build_object('mean', mean, 'p50', at[1], 'p90', at[2], 'p95', at[3],
+        'p99', at[4], 'max', at[5]) order by position) from parts) as parts
 from selected;
 
 -- name: latency_csv

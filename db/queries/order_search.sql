@@ -55,12 +55,6 @@ left join payments p on p.order_id = o.order_id
 left join shipments s on s.order_id = o.order_id
 where o.order_id = %(order_id)s;
 
--- name: events
-select e.at, e.kind, e.state, e.step, e.attempt, e.outcome, e.started_at, e.duration_ms, e.worker, e.detail
-from orders o join events e on e.order_id = o.order_id
-where o.order_id = %(order_id)s
-order by e.at;
-
 -- name: running_attempts
 select step, attempt, started_at, worker from step_attempts
 where order_id = %(order_id)s and started_at is not null

@@ -35,9 +35,9 @@ ROLLUP_SLICE_SECONDS = (60, 300, 900, 3_600, 10_800, 86_400, 604_800)
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Selects finished orders by run, acceptance time (since <= time < until), outcome and fault profile.
-    None selects all. Times are extended to whole minutes, the finest grain of the rollup."""
+class LatencyFilter:
+    """Selects orders by run, acceptance time (since <= time < until), outcome and fault profile. None selects
+    all."""
 
     run_id: str | None = None
     since: datetime | None = None
@@ -45,20 +45,19 @@ class Selection:
     outcome: State | None = None
     fault_profile: str | None = None
 
+    def parameters(self) -> Row:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Selection(LatencyFilter):
+    """A filter whose times are extended to whole minutes, the finest grain of the rollup."""
+
     def __post_init__(self) -> None:
         if self.since is not None:
             object.__setattr__(self, "since", floor(self.since, 60))
         if self.until is not None:
             object.__setattr__(self, "until", ceiling(self.until, 60))
-
-    def parameters(self) -> Row:
-        return {
-            "run_id": self.run_id,
-            "since": self.since,
-            "until": self.until,
-            "outcome": self.outcome.value if self.outcome else None,
-            "fault_profile": self.fault_profile,
-        }
 
 
 @dataclass(frozen=True)

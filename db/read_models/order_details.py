@@ -6,7 +6,7 @@ from datetime import datetime
 
 from db import queries
 from db.database import Database, Row
-from db.domain import COMPENSATIONS, AttemptOutcome, Reason, State, Step
+from db.domain import COMPENSATIONS, Reason, State, Step
 from db.transitions import STATE_MACHINE
 
 _SQL = queries.load("order_details.sql")
@@ -39,42 +39,19 @@ class OrderSummary:
 
 
 @dataclass(frozen=True)
-class FailedAttempt:
-    step: Step
-    attempt: int
-    outcome: AttemptOutcome
-    error: str
-    at: datetime
-
-
-@dataclass(frozen=True)
 class StoredOrder:
     """One order with its progress.
 
     `retries` counts the failed attempts of each step that had any; `recent_failures` are the last ten, oldest
-    first; `abort_message` is the message of the request that aborted the order.
+    first (step, attempt, outcome, error, at); `abort_message` is the message of the request that aborted the order.
     """
 
     summary: OrderSummary
     completed_steps: list[Step]
     retries: dict[Step, int]
-    recent_failures: list[FailedAttempt]
+    recent_failures: list[Row]
     abort_message: str
     tracking: str | None
-
-
-@dataclass(frozen=True)
-class Event:
-    at: datetime
-    kind: str
-    state: State
-    step: str | None
-    attempt: int | None
-    outcome: str | None
-    started_at: datetime | None
-    duration_ms: float | None
-    worker: str | None
-    detail: Row | None
 
 
 @dataclass(frozen=True)
@@ -100,27 +77,18 @@ async def order(database: Database, order_id: str) -> StoredOrder | None:
         summary=_summary(row),
         completed_steps=_completed_steps(row),
         retries={step: row["retries"][step] for step in Step if step in row["retries"]},
-        recent_failures=[
-            FailedAttempt(
-                step=Step(failure["step"]),
-                attempt=failure["attempt"],
-                outcome=AttemptOutcome(failure["outcome"]),
-                error=failure["error"],
-                at=datetime.fromisoformat(failure["at"]),
-            )
-            for failure in row["failures"]
-        ],
+        recent_failures=row["failures"],
         abort_message=row["message"] or "",
         tracking=row["tracking"],
     )
 
 
-async def history(database: Database, order_id: str) -> list[Event] | None:
-    """Return the events of an order, oldest first, or None when there is no such order."""
+async def history(database: Database, order_id: str) -> list[Row] | None:
+    """Return the events of an order with the columns of `events`, oldest first; None for an unknown order."""
     rows = await database.fetch_all(_SQL["order_history"], {"order_id": order_id})
     if not rows:
         return None
-    return [Event(**row | {"state": State(row["state"])}) for row in rows if row["at"] is not None]
+    return [row for row in rows if row["at"] is not None]
 
 
 async def orders(
@@ -135,7 +103,7 @@ async def orders(
     rows = await database.fetch_all(
         _SQL["list_orders"],
         {
-            "state": state.value if state else None,
+            "state": state,
             "run_id": run_id,
             "before_at": after.accepted_at if after else None,
             "before_id": after.order_id if after else None,
@@ -152,19 +120,13 @@ async def finished_among(database: Database, order_ids: Collection[str]) -> set[
 
 
 def _summary(row: Row) -> OrderSummary:
-    return OrderSummary(
-        order_id=row["order_id"],
-        run_id=row["run_id"],
-        state=State(row["state"]),
-        current_step=Step(row["current_step"]) if row["current_step"] else None,
-        reason=Reason(row["abort_reason"]) if row["abort_reason"] else None,
-        amount_cents=row["amount_cents"],
-        accepted_at=row["accepted_at"],
-        last_event_at=row["last_event_at"],
-        deadline_at=row["deadline_at"],
-        completion_ms=row["completion_ms"],
-        within_limit=row["within_limit"],
-    )
+    columns = {name: row[name] for name in OrderSummary.__dataclass_fields__}
+    enums = {
+        "state": State(row["state"]),
+        "current_step": Step(row["current_step"]) if row["current_step"] else None,
+        "reason": Reason(row["reason"]) if row["reason"] else None,
+    }
+    return OrderSummary(**columns | enums)
 
 
 def _completed_steps(row: Row) -> list[Step]:

@@ -9,6 +9,7 @@ from db.domain import State
 from db.read_only_database import ReadOnlyDatabase
 
 _SQL = queries.load("order_search.sql")
+_HISTORY = queries.load("order_details.sql")["order_history"]
 
 FEW = 5_000
 """A prefix with fewer matches than this is searched by prefix, one with more from the newest order."""
@@ -54,7 +55,7 @@ def search(reader: ReadOnlyDatabase, wanted: Search, limit: int) -> list[Row]:
         {
             "prefix": wanted.prefix,
             "run_id": wanted.run_id,
-            "state": wanted.state.value if wanted.state else None,
+            "state": wanted.state,
             "only_open": wanted.only_open,
             "only_late": wanted.only_late,
             "review": wanted.review,
@@ -80,6 +81,6 @@ def order_details(reader: ReadOnlyDatabase, order_id: str) -> OrderDetails | Non
         return None
     return OrderDetails(
         order,
-        reader.fetch_all(_SQL["events"], parameters),
+        [row for row in reader.fetch_all(_HISTORY, parameters) if row["at"] is not None],
         reader.fetch_all(_SQL["running_attempts"], parameters),
     )

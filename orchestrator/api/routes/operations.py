@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from db import fault_profiles
 from db.read_models import latency_report
+from db.read_models.latency import LatencyFilter
 from orchestrator.api import metrics
 from orchestrator.api.context import Context, Ctx
 from orchestrator.api.middleware.auth import caller_of
@@ -44,7 +45,7 @@ async def latency_csv(query: Annotated[requests.LatencyQuery, Query()], context:
     return _CsvResponse(first, rows, f"latency-{query.run_id}.csv" if query.run_id else "latency.csv")
 
 
-async def _csv_rows(context: Context, selected: latency_report.LatencyFilter) -> AsyncGenerator[bytes, None]:
+async def _csv_rows(context: Context, selected: LatencyFilter) -> AsyncGenerator[bytes, None]:
     async with (
         context.report_limiter.slot(Report.EXPORT),
         aclosing(latency_report.stream_latency_csv(context.reports, selected)) as chunks,
@@ -88,8 +89,8 @@ async def latency(
     return responses.LatencyResponse.of(summary, selected)
 
 
-def _selected(query: requests.LatencyQuery) -> latency_report.LatencyFilter:
-    return latency_report.LatencyFilter(query.run_id, query.since, query.until)
+def _selected(query: requests.LatencyQuery) -> LatencyFilter:
+    return LatencyFilter(query.run_id, query.since, query.until)
 
 
 @router.get("/audit", responses=error_responses(404, 429))

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from db.audit import INVARIANTS
+from db.database import Row
 from db.domain import AttemptOutcome, Reason, State, Step
 from db.fault_profiles import FaultChange
-from db.read_models.latency_report import LatencyFilter, LatencySummary
+from db.read_models.latency import LatencyFilter
 from db.read_models.order_details import OrderSummary, StoredOrder
 from orchestrator.audit import AuditReport
 from orchestrator.gateways.fault_injection import named_profile
@@ -71,8 +72,6 @@ def _order_fields(order: OrderSummary) -> dict[str, Any]:
 
 
 class RecentError(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
     step: Step
     attempt: int
     outcome: AttemptOutcome
@@ -133,8 +132,6 @@ class OrderListResponse(BaseModel):
 
 
 class EventResponse(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
     at: EventTimestamp
     kind: str
     state: State
@@ -185,20 +182,17 @@ class LatencyResponse(BaseModel):
     steps_ms: dict[str, Percentiles]
 
     @classmethod
-    def of(cls, summary: LatencySummary, selected: LatencyFilter) -> Self:
-        parts = {
-            name: Percentiles(mean=spread.mean, **spread.percentiles)
-            for name, spread in summary.parts.items()
-        }
+    def of(cls, summary: Row, selected: LatencyFilter) -> Self:
+        parts = summary["parts"] or {}
         return cls(
             run_id=selected.run_id,
             since=selected.since,
             until=selected.until,
-            count=summary.finished,
-            late=summary.late,
-            open=summary.open,
-            overdue=summary.overdue,
-            outcomes={state.value: orders for state, orders in summary.outcomes.items()},
+            count=summary["finished"],
+            late=summary["late"],
+            open=summary["open"],
+            overdue=summary["overdue"],
+            outcomes=summary["outcomes"],
             completion_ms=parts.pop("completion", None),
             end_to_end_ms=parts.pop("end_to_end", None),
             steps_ms=parts,
