@@ -43,10 +43,9 @@ class AuditJobs:
     def start(self, api: OrderApi, run_id: str | None) -> None:
         """Start an audit with the viewer's API client, unless the same audit is running."""
         with self._lock:
-            last = self.state(run_id)
-            if last.is_running:
+            if self.state(run_id).is_running:
                 return
-            self._states[run_id] = AuditState(datetime.now(UTC), report=last.report)
+            self._states[run_id] = AuditState(datetime.now(UTC))
         threading.Thread(target=self._run, args=(api, run_id), name="audit", daemon=True).start()
 
     def _run(self, api: OrderApi, run_id: str | None) -> None:

@@ -27,9 +27,9 @@ def show_audit(run_id: str | None) -> None:
     state = audit_jobs().state(run_id)
     if state.is_running:
         st.info(f"Audit running for {state.seconds:.0f} s", icon=":material/hourglass_top:")
-    else:
-        label = "Run again" if state.report or state.error else "Run audit"
-        st.button(label, icon=":material/fact_check:", on_click=start_audit, args=(run_id,))
+        return
+    label = "Run again" if state.report or state.error else "Run audit"
+    st.button(label, icon=":material/fact_check:", on_click=start_audit, args=(run_id,))
     if state.error is not None:
         st.error(sentence(state.error), icon=":material/cloud_off:")
     if state.report is not None:

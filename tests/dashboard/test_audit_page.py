@@ -93,6 +93,27 @@ def test_the_page_shows_some_violations_and_the_download_has_all(page: Pages, se
     assert download.proto.label == "Download report (JSON)"
 
 
+def test_the_page_shows_how_long_an_audit_has_been_running(page: Pages, seeded_url, monkeypatch):
+    jobs, ended = AuditJobs(), threading.Event()
+
+    class Slow(FakeApi):
+        def audit(self, run_id):
+            ended.wait(60)
+            return super().audit(run_id)
+
+    jobs.start(FakeApi(REPORT), None)
+    finished(jobs)
+    jobs.start(Slow(REPORT), None)
+    monkeypatch.setattr(audit_jobs, "audit_jobs", lambda: jobs)
+    test = page.run("audit", seeded_url)
+    assert not test.exception
+    assert "Audit running for" in texts(test)
+    assert not [button for button in test.button if button.label.startswith("Run")]
+    ended.set()
+    finished(jobs)
+    assert "3 orders checked" in texts(test.run())
+
+
 def test_the_live_switch_stops_the_refresh(page: Pages, seeded_url, monkeypatch):
     intervals: list[float | None] = []
     fragment = st.fragment
