@@ -1,14 +1,14 @@
 """The connection to Temporal, configured by the SDK's own environment variables and profiles."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure, WorkflowNotReadyFailure
-from temporalio.client import Client, Interceptor
+from temporalio.client import Client
 from temporalio.envconfig import ClientConfig, ClientConnectConfig
-from temporalio.runtime import Runtime
-from temporalio.service import KeepAliveConfig, RetryConfig, RPCError, RPCStatusCode
+from temporalio.service import KeepAliveConfig, RPCError, RPCStatusCode
 
 from orchestrator.errors import SettingsError, TemporalUnavailable
 from orchestrator.security.payload_codec import data_converter
@@ -30,29 +30,16 @@ _UNAVAILABLE = (
 )
 
 
-async def connect(
-    settings: Settings,
-    *,
-    identity: str | None = None,
-    lazy: bool = False,
-    runtime: Runtime | None = None,
-    retry_config: RetryConfig | None = None,
-    interceptors: Sequence[Interceptor] = (),
-) -> Client:
+async def connect(settings: Settings, **options: Any) -> Client:
     """Connect to the configured server: TLS, API key and profile come from `TEMPORAL_*`.
 
-    Payloads are encrypted if `PAYLOAD_KEYS` is set. With `lazy`, the client connects at the first call.
-    `retry_config` limits how long a call is retried: 10 s by default. Raises TemporalUnavailable and
-    SettingsError.
+    `options` are further arguments of `Client.connect`. Payloads are encrypted if `PAYLOAD_KEYS` is set.
+    Raises TemporalUnavailable and SettingsError.
     """
     with temporal_errors():
         return await Client.connect(
             **connection(settings),
-            identity=identity,
-            lazy=lazy,
-            runtime=runtime,
-            retry_config=retry_config,
-            interceptors=interceptors,
+            **options,
             keep_alive_config=KEEP_ALIVE,
             data_converter=data_converter(PayloadKeys.parse(settings.payload_keys)),
         )
