@@ -18,7 +18,7 @@ from db.database import Database
 from db.domain import TERMINAL_STATES
 from db.read_models import order_metrics
 from orchestrator.api.admission import Admission
-from orchestrator.api.timeouts import database_check, while_available
+from orchestrator.api.timeouts import while_available
 from orchestrator.errors import DatabaseError
 
 CACHE_SECONDS = 5.0
@@ -64,7 +64,7 @@ class Metrics(Collector):
         async with self._reading:
             if monotonic() - self._read_at > CACHE_SECONDS:
                 try:
-                    self._counts = await while_available(self._count_orders(), database_check(self._database))
+                    self._counts = await while_available(self._count_orders(), self._database)
                     self._read_at = monotonic()
                 except DatabaseError:
                     self._counts = None

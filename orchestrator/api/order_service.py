@@ -20,7 +20,7 @@ from db.database import Database
 from db.read_models import order_details
 from orchestrator import errors, messages
 from orchestrator.api.admission import Admission
-from orchestrator.api.timeouts import database_check, temporal_check, while_available, with_timeout
+from orchestrator.api.timeouts import while_available, with_timeout
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import is_not_ready, temporal_errors
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
@@ -168,8 +168,8 @@ class OrderService:
             with temporal_errors():
                 return await while_available(
                     self._update_when_ready(order_id, request),
-                    temporal_check(self._client),
-                    database_check(self._database),
+                    self._database,
+                    self._client,
                     seconds=UPDATE_TIMEOUT.total_seconds(),
                 )
         except errors.DatabaseError as error:

@@ -5,7 +5,7 @@ service still responds to a check every second.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -36,11 +36,16 @@ async def with_timeout(query: Coroutine[Any, Any, T], seconds: float = QUERY_SEC
 
 
 async def while_available(
-    work: Coroutine[Any, Any, T], *checks: Callable[[], Awaitable[None]], seconds: float | None = None
+    work: Coroutine[Any, Any, T],
+    database: Database,
+    client: Client | None = None,
+    *,
+    seconds: float | None = None,
 ) -> T:
-    """Return the result of long work, during which the checks run every second.
+    """Return the result of long work, during which PostgreSQL and, with `client`, Temporal are checked every
+    second.
 
-    Raises the error of a failed check, or TimeoutError after `seconds`.
+    Raises DatabaseError, TemporalUnavailable, or TimeoutError after `seconds`.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -49,35 +54,24 @@ async def while_available(
                 await asyncio.wait({task}, timeout=CHECK_INTERVAL_SECONDS)
                 if task.done():
                     return task.result()
-                await asyncio.gather(*(check() for check in checks))
+                checks = [with_timeout(database.ping(), CHECK_SECONDS)]
+                if client is not None:
+                    checks.append(_ping_temporal(client))
+                await asyncio.gather(*checks)
     finally:
         _cancel(task)
 
 
-def database_check(database: Database) -> Callable[[], Awaitable[None]]:
-    """Return a check that raises DatabaseUnavailable when PostgreSQL does not respond."""
-
-    async def check() -> None:
-        await with_timeout(database.ping(), CHECK_SECONDS)
-
-    return check
-
-
-def temporal_check(client: Client) -> Callable[[], Awaitable[None]]:
-    """Return a check that raises TemporalUnavailable when Temporal does not respond."""
-
-    async def check() -> None:
-        timeout = timedelta(seconds=CHECK_SECONDS)
-        try:
-            with temporal_errors():
-                async with asyncio.timeout(CHECK_SECONDS):
-                    await client.workflow_service.get_system_info(
-                        GetSystemInfoRequest(), retry=False, timeout=timeout
-                    )
-        except TimeoutError as error:
-            raise TemporalUnavailable from error
-
-    return check
+async def _ping_temporal(client: Client) -> None:
+    timeout = timedelta(seconds=CHECK_SECONDS)
+    try:
+        with temporal_errors():
+            async with asyncio.timeout(CHECK_SECONDS):
+                await client.workflow_service.get_system_info(
+                    GetSystemInfoRequest(), retry=False, timeout=timeout
+                )
+    except TimeoutError as error:
+        raise TemporalUnavailable from error
 
 
 def _cancel(task: asyncio.Future[Any]) -> None:

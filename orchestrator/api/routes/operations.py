@@ -19,7 +19,7 @@ from orchestrator.api.middleware.auth import caller_of
 from orchestrator.api.problem_details import as_text, error_responses
 from orchestrator.api.report_limiter import Report
 from orchestrator.api.schemas import requests, responses
-from orchestrator.api.timeouts import database_check, temporal_check, while_available, with_timeout
+from orchestrator.api.timeouts import while_available, with_timeout
 from orchestrator.audit import audit as run_audit
 from orchestrator.errors import RequestMalformed
 from orchestrator.gateways.fault_injection import FaultProfile, named_profile
@@ -41,7 +41,7 @@ async def latency_csv(query: Annotated[requests.LatencyQuery, Query()], context:
     is exactly the sum of the steps and `waiting_ms`."""
     rows = _csv_rows(context, _selected(query))
     # The first rows are read before the response starts, so that a database error is still a 503.
-    first = await while_available(anext(rows), database_check(context.database))
+    first = await while_available(anext(rows), context.database)
     return _CsvResponse(first, rows, f"latency-{query.run_id}.csv" if query.run_id else "latency.csv")
 
 
@@ -84,7 +84,7 @@ async def latency(
     selected = _selected(query)
     async with context.report_limiter.slot(Report.SUMMARY):
         summary = await while_available(
-            latency_report.latency_summary(context.reports, selected), database_check(context.database)
+            latency_report.latency_summary(context.reports, selected), context.database
         )
     return responses.LatencyResponse.of(summary, selected)
 
@@ -99,8 +99,8 @@ async def audit(query: Annotated[requests.AuditQuery, Query()], context: Ctx) ->
     async with context.report_limiter.slot(Report.AUDIT):
         report = await while_available(
             run_audit(context.reports, context.client, query.run_id),
-            database_check(context.database),
-            temporal_check(context.client),
+            context.database,
+            context.client,
         )
     return responses.AuditResponse.of(report)
 
