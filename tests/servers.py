@@ -68,7 +68,7 @@ def empty_postgres_server(*options: str, port: int = 5432) -> Iterator[tuple[Pos
     home = Path(tempfile.mkdtemp(prefix="orders-test-")).resolve()
     try:
         settings = Settings(orders_home=home, database_url=None)
-        layout = Layout.of(settings)
+        layout = Layout(settings)
         layout.sockets.mkdir()
         postgres.prepare(layout)
         account = postgres.account(layout)

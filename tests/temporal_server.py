@@ -30,7 +30,7 @@ def temporal_server() -> Iterator[Settings]:
     home = Path(tempfile.mkdtemp(prefix="orders-temporal-")).resolve()
     try:
         settings = Settings(orders_home=home, port_base=free_port_base(), temporal_address=None)
-        layout = Layout.of(settings)
+        layout = Layout(settings)
         layout.temporal_data.mkdir()
         with (home / "temporal.log").open("wb") as log:
             process = subprocess.Popen(

@@ -4,10 +4,9 @@ import re
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from db import api_keys as stored
-from orchestrator.cli.output import AsJson, console, echo, print_json
+from orchestrator.cli.output import AsJson, console, echo, print_json, table
 from orchestrator.errors import UsageError
 from orchestrator.security.key_hashing import Role, hash_key, is_strong, new_key
 from orchestrator.settings import Settings
@@ -99,11 +98,15 @@ def list_keys(as_json: AsJson = False) -> None:
     if not found:
         echo("There are no keys. All access from this machine is permitted.")
         return
-    table = Table("name", "role", "created", "revoked", box=None, pad_edge=False)
-    for key in found:
-        revoked = f"{key.revoked_at:%Y-%m-%d %H:%M:%S}" if key.revoked_at else ""
-        table.add_row(key.name, key.role, f"{key.created_at:%Y-%m-%d %H:%M:%S}", revoked)
-    console.print(table)
+    rows = [
+        (
+            key.name,
+            key.role,
+            *(time and f"{time:%Y-%m-%d %H:%M:%S}" for time in (key.created_at, key.revoked_at)),
+        )
+        for key in found
+    ]
+    console.print(table("name, role, created, revoked", rows))
 
 
 @keys.command()

@@ -80,10 +80,8 @@ def restore(
 
     settings = Settings.load()
     with console.status("Restoring"):
-        restored = backup.restore(Stack(settings), file, force=force, report=echo_step)
-    if restored.replaced is not None:
-        echo(f"The previous data is in {restored.replaced}.")
-    echo(f"{settings.home} contains the data of {restored.info.made_at}. Start the stack: make up.")
+        info = backup.restore(Stack(settings), file, force=force, report=echo_step)
+    echo(f"{settings.home} contains the data of {info.made_at}. Start the stack: make up.")
     echo("Its API keys are those of that time: a key that was revoked since then is valid again.")
 
 

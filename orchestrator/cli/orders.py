@@ -4,26 +4,17 @@ import getpass
 import json
 import re
 import time
-from collections import deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
 from rich.live import Live
 
 from db.domain import ORDER_ID_PATTERN, ReviewMode, State
+from orchestrator.cli import output
 from orchestrator.cli.connection import ApiUrl, connect
-from orchestrator.cli.output import (
-    AsJson,
-    console,
-    echo,
-    event_table,
-    order_panel,
-    order_table,
-    print_error,
-    print_json,
-    show,
-)
+from orchestrator.cli.output import AsJson, console, echo, show
 from orchestrator.errors import ExitCode, OrderConflict, ServiceUnavailable, UsageError
 from orchestrator.rest_client import Json, RestClient
 from orchestrator.settings import Settings
@@ -111,14 +102,14 @@ def status(
         response = api.get(path)
         while response["status"] == "running" and (seconds_left := not_after - time.monotonic()) > 0:
             response = api.get(path, wait=min(seconds_left, LONG_POLL_SECONDS))
-    show(response, as_json, order_panel(response))
+    show(response, as_json, output.order_panel(response))
 
 
 def history(order_id: OrderId, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
     """Show every event of an order, oldest first."""
     with connect(api_url) as api:
         response = api.get(f"/orders/{order_id}/history")
-    show(response, as_json, event_table(response["events"]))
+    show(response, as_json, output.event_table(response["events"]))
 
 
 def list_orders(
@@ -133,7 +124,7 @@ def list_orders(
     state_name = state.value if state else None
     with connect(api_url) as api:
         response = api.get("/orders", state=state_name, run_id=run_id, limit=limit, cursor=cursor)
-    show(response, as_json, order_table(response["orders"]))
+    show(response, as_json, output.order_table(response["orders"]))
     if response["next_cursor"] and not as_json:
         echo(f"Next page: --cursor {response['next_cursor']}")
 
@@ -161,12 +152,7 @@ def update_address(
     _send(api_url, order_id, "update-address", body, as_json)
 
 
-def approve(
-    order_id: OrderId,
-    reviewer: Reviewer,
-    as_json: AsJson = False,
-    api_url: ApiUrl = None,
-) -> None:
+def approve(order_id: OrderId, reviewer: Reviewer, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
     """Approve an order that awaits its review."""
     _send(api_url, order_id, "approve", {"reviewer": reviewer}, as_json)
 
@@ -196,28 +182,31 @@ def run_test_order(
         response = api.post(f"/orders/{order_id}/start", _body(address, item, None, review, run_id))
         if response["status"] != "started":
             raise OrderConflict(f"Order {order_id} exists already. Use a new id.")
-        last = _last(_poll(api, order_id)) if as_json else _show_progress(api, order_id)
+        last = _follow(api, order_id, as_json)
     if as_json:
-        print_json(last)
+        output.print_json(last)
+    elif last is not None and not console.is_terminal:
+        console.print(output.order_panel(last))
     if last is None or last["status"] == "running":
-        print_error(f"{order_id} has no outcome {GRACE_SECONDS:g} s after its deadline.")
+        output.print_error(f"{order_id} has no outcome {GRACE_SECONDS:g} s after its deadline.")
     if last is None or last["status"] != "completed" or not last["within_limit"]:
         raise typer.Exit(ExitCode.LIMIT_BREACHED)
 
 
-def _show_progress(api: RestClient, order_id: str) -> Json | None:
+def _follow(api: RestClient, order_id: str, as_json: bool) -> Json | None:
+    """Show the progress of an order and return its last status."""
     last = None
-    if console.is_terminal:
-        with Live(console=console, auto_refresh=False) as live:
-            for last in _poll(api, order_id):
-                live.update(order_panel(last), refresh=True)
-        return last
-    for status in _poll(api, order_id):
-        if last is None or last["state"] != status["state"]:
-            echo(f"{status['updated_at']} {status['state']}")
-        last = status
-    if last is not None:
-        console.print(order_panel(last))
+    with (
+        nullcontext()
+        if as_json or not console.is_terminal
+        else Live(console=console, auto_refresh=False) as live
+    ):
+        for status in _poll(api, order_id):
+            if live is not None:
+                live.update(output.order_panel(status), refresh=True)
+            elif not as_json and (last is None or last["state"] != status["state"]):
+                echo(f"{status['updated_at']} {status['state']}")
+            last = status
     return last
 
 
@@ -234,10 +223,6 @@ def _poll(api: RestClient, order_id: str) -> Iterator[Json]:
         if status["status"] != "running":
             return
         time.sleep(POLL_SECONDS)
-
-
-def _last(statuses: Iterator[Json]) -> Json | None:
-    return next(iter(deque(statuses, maxlen=1)), None)
 
 
 def _send(api_url: str | None, order_id: str, signal: str, body: Json, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """Terminal output of the commands."""
 
 import json
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -54,7 +55,7 @@ def order_panel(status: Json) -> RenderableType:
     """Return the status of an order: facts, time and recent errors."""
     facts = {
         "order": status["order_id"],
-        "state": state_text(status["state"]),
+        "state": _state(status["state"]),
         "step": status["current_step"] or "-",
         "done": ", ".join(status["completed_steps"]) or "-",
         "retries": ", ".join(f"{step} {n}" for step, n in status["retries"].items()) or "none",
@@ -68,70 +69,69 @@ def order_panel(status: Json) -> RenderableType:
         facts["result"] = f"{status['result']['amount_cents']} cents, {status['result']['tracking']}"
     if status["error"] or status["reason"]:
         facts["reason"] = status["error"] or status["reason"]
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column()
+    facts_table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
-        table.add_row(name, value if isinstance(value, Text) else Text(value))
-    return Group(table, _errors(status["recent_errors"])) if status["recent_errors"] else table
-
-
-def state_text(state: str) -> Text:
-    return Text(state, style=_STATE_STYLES.get(state, "cyan"))
-
-
-def _errors(errors: list[Json]) -> Table:
-    table = _table("at", "step", "attempt", "outcome", "error")
-    for error in errors:
-        table.add_row(
-            _clock(error["at"]),
-            error["step"],
-            str(error["attempt"]),
-            error["outcome"],
-            Text(error["error"]),
-        )
-    return table
+        facts_table.add_row(Text(name, style="bold"), _cell(value))
+    if not status["recent_errors"]:
+        return facts_table
+    errors = [
+        (_clock(error["at"]), error["step"], error["attempt"], error["outcome"], error["error"])
+        for error in status["recent_errors"]
+    ]
+    return Group(facts_table, table("at, step, attempt, outcome, error", errors))
 
 
 def order_table(orders: list[Json]) -> Table:
-    table = _table("order", "state", "step", "run", "reason", "accepted", "ms", "in time")
-    for order in orders:
-        in_time = {True: "yes", False: "LATE", None: ""}[order["within_limit"]]
-        table.add_row(
+    rows = [
+        (
             order["order_id"],
-            state_text(order["state"]),
-            order["current_step"] or "",
-            order["run_id"] or "",
-            order["reason"] or "",
+            _state(order["state"]),
+            order["current_step"],
+            order["run_id"],
+            order["reason"],
             order["created_at"].replace("T", " "),
-            "" if order["completion_ms"] is None else str(order["completion_ms"]),
-            in_time,
+            order["completion_ms"],
+            {True: "yes", False: "LATE", None: ""}[order["within_limit"]],
         )
-    return table
+        for order in orders
+    ]
+    return table("order, state, step, run, reason, accepted, ms, in time", rows)
 
 
 def event_table(events: list[Json]) -> Table:
-    table = _table("at", "event", "state", "step", "outcome", "ms", "worker", "detail")
-    for event in events:
-        attempt = "" if event["attempt"] is None else f" {event['attempt']}"
-        table.add_row(
+    rows = [
+        (
             _clock(event["at"]),
             event["kind"],
-            state_text(event["state"]),
-            (event["step"] or "") + attempt,
-            event["outcome"] or "",
+            _state(event["state"]),
+            (event["step"] or "") + ("" if event["attempt"] is None else f" {event['attempt']}"),
+            event["outcome"],
             "" if event["duration_ms"] is None else f"{event['duration_ms']:.0f}",
-            Text(event["worker"] or ""),
-            Text(_detail(event["detail"] or {})),
+            event["worker"],
+            _detail(event["detail"] or {}),
         )
-    return table
+        for event in events
+    ]
+    return table("at, event, state, step, outcome, ms, worker, detail", rows)
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+def table(columns: str, rows: Iterable[Sequence[object]]) -> Table:
+    """Return a table; `columns` are names separated by commas. None is an empty cell."""
+    result = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns.split(", "):
+        result.add_column(column, overflow="fold")
+    for row in rows:
+        result.add_row(*(_cell(value) for value in row))
+    return result
+
+
+def _cell(value: object) -> Text:
+    """Return plain text: a string would be interpreted as markup."""
+    return value if isinstance(value, Text) else Text("" if value is None else str(value))
+
+
+def _state(state: str) -> Text:
+    return Text(state, style=_STATE_STYLES.get(state, "cyan"))
 
 
 def _clock(time: str) -> str:
@@ -149,13 +149,17 @@ def _detail(detail: Json) -> str:
 
 def audit_report(report: Json) -> RenderableType:
     """Return a table of the invariants, and each violation with its evidence."""
-    table = _table("", "invariant", "holds")
-    for invariant in report["invariants"]:
-        verdict = Text("yes", style="green") if invariant["holds"] else Text("NO", style="bold red")
-        table.add_row(str(invariant["number"]), Text(invariant["text"]), verdict)
+    invariants = [
+        (
+            invariant["number"],
+            invariant["text"],
+            Text("yes", style="green") if invariant["holds"] else Text("NO", style="bold red"),
+        )
+        for invariant in report["invariants"]
+    ]
     open_orders = f"{report['open']} in progress, {report['overdue']} of them past their deadline"
     parts: list[RenderableType] = [
-        table,
+        table(", invariant, holds", invariants),
         Text(
             f"{report['finished']} orders checked, {report['late']} late, {open_orders}; "
             f"{report['workflows_checked']} workflow results compared"

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.output import AsJson, console, echo, echo_step, print_error, print_json
+from orchestrator.cli.output import AsJson, console, echo, echo_step, print_error, print_json, table
 from orchestrator.errors import DatabaseError, ExitCode, StackError, UsageError
 from orchestrator.settings import Settings
 
@@ -187,7 +187,7 @@ def _echo_addresses(stack: "Stack") -> None:
 
 
 def _table(components: "list[ComponentStatus]") -> Table:
-    table = Table("component", "process", "address", "health", "restarts", box=None, pad_edge=False)
+    rows = []
     for component in components:
         address = component.socket or (f"127.0.0.1:{component.port}" if component.port else "")
         health = (
@@ -195,10 +195,8 @@ def _table(components: "list[ComponentStatus]") -> Table:
             if component.healthy
             else Text(f"not healthy ({component.state.lower()})", style="red")
         )
-        table.add_row(
-            component.name, str(component.pid or ""), Text(address), health, str(component.restarts)
-        )
-    return table
+        rows.append((component.name, component.pid, address, health, component.restarts))
+    return table("component, process, address, health, restarts", rows)
 
 
 def _parse_signal(name: str) -> signal.Signals:

@@ -25,7 +25,7 @@ _PROCESS = (sys.executable, "-m", "orchestrator.processes")
 
 def components(settings: Settings) -> tuple[Component, ...]:
     """Return every component in starting order, without external servers."""
-    layout = Layout.of(settings)
+    layout = Layout(settings)
     planned = []
     if settings.uses_embedded_postgres:
         planned.append(_postgres(settings, layout))

@@ -25,9 +25,10 @@ def main(spec_path: str) -> None:
     with open(spec_path, encoding="utf-8") as file:
         spec = json.load(file)
     os.environ.update(spec["environment"])
-    if spec["is_supervisor"]:
+    parent = spec["parent_pid"]
+    if parent is not None:
+        # This is the supervisor.
         os.setsid()
-        parent = spec["parent_pid"]
         # exec keeps the process id. The components inherit this variable and compare it with their parent.
         os.environ[_SUPERVISOR_PID] = str(os.getpid())
     else:

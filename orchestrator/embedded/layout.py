@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import StackError
@@ -13,62 +12,26 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 """The directory of the packages and of the migrations."""
 
 
-@dataclass(frozen=True)
 class Layout:
     """The files of one stack, below ORDERS_HOME."""
 
-    home: Path
-    sockets: Path
-
-    @classmethod
-    def of(cls, settings: Settings) -> "Layout":
-        return cls(home=settings.home, sockets=settings.socket_dir)
-
-    @property
-    def control(self) -> Path:
-        """The supervisor's files. Only its user may write them: they contain the commands that it executes.
-
-        The directory of the sockets belongs to PostgreSQL's user if root starts the stack.
-        """
-        return self.home / "supervisor"
-
-    @property
-    def logs(self) -> Path:
-        return self.home / "logs"
-
-    @property
-    def postgres_data(self) -> Path:
-        return self.home / "postgres"
-
-    @property
-    def temporal_data(self) -> Path:
-        return self.home / "temporal"
-
-    @property
-    def lock(self) -> Path:
-        return self.control / "lock"
-
-    @property
-    def supervisor_config(self) -> Path:
-        return self.control / "supervisord.conf"
-
-    @property
-    def supervisor_pid(self) -> Path:
-        return self.control / "supervisord.pid"
-
-    @property
-    def supervisor_socket(self) -> Path:
-        return self.sockets / "supervisor.sock"
-
-    @property
-    def supervisor_output(self) -> Path:
-        """supervisord's output before it opens its log."""
-        return self.logs / "supervisord.out"
-
-    @property
-    def running_settings(self) -> Path:
-        """Settings of the running stack. Written when the stack is healthy."""
-        return self.control / "running.json"
+    def __init__(self, settings: Settings) -> None:
+        self.home = settings.home
+        self.sockets = settings.socket_dir
+        self.supervisor_socket = self.sockets / "supervisor.sock"
+        self.postgres_data = self.home / "postgres"
+        self.temporal_data = self.home / "temporal"
+        self.logs = self.home / "logs"
+        # supervisord's output before it opens its log.
+        self.supervisor_output = self.logs / "supervisord.out"
+        # Only the supervisor's user may write these files: they contain the commands that it executes. The
+        # directory of the sockets belongs to PostgreSQL's user if root starts the stack.
+        self.control = self.home / "supervisor"
+        self.lock = self.control / "lock"
+        self.supervisor_config = self.control / "supervisord.conf"
+        self.supervisor_pid = self.control / "supervisord.pid"
+        # Settings of the running stack. Written when the stack is healthy.
+        self.running_settings = self.control / "running.json"
 
     def log(self, component: str) -> Path:
         return self.logs / f"{component}.log"

@@ -1,4 +1,4 @@
-"""Migrations of the order database, applied by dbmate. Safe if two processes start at the same time."""
+"""Migrations of the order database, applied by dbmate, which takes a lock for it."""
 
 import os
 import subprocess
@@ -21,39 +21,32 @@ def migrate(settings: Settings) -> None:
 
     Raises StackError with dbmate's last line if a migration fails, or an external server is unavailable.
     """
-    url = (
-        settings.order_database_url
-        if settings.uses_embedded_postgres
-        else _with_ssl_mode(settings.order_database_url)
+    if settings.uses_embedded_postgres:
+        # `up` also creates the database, which on an external server is up to its owner.
+        url, command = settings.order_database_url, "up"
+    else:
+        url, command = _with_ssl_mode(settings.order_database_url), "migrate"
+    done = subprocess.run(
+        [
+            packaged_program("dbmate"),
+            *("--env", URL_VARIABLE),
+            *("--migrations-dir", str(MIGRATIONS)),
+            "--no-dump-schema",
+            "--migration-lock",
+            *("--migration-lock-timeout", LOCK_TIMEOUT),
+            command,
+        ],
+        env={**os.environ, URL_VARIABLE: url},
+        capture_output=True,
+        text=True,
+        errors="replace",
     )
-    # `up` also creates the database, which on an external server is up to its owner.
-    command = "up" if settings.uses_embedded_postgres else "migrate"
-    for last_attempt in (False, True):
-        done = subprocess.run(
-            [
-                packaged_program("dbmate"),
-                *("--env", URL_VARIABLE),
-                *("--migrations-dir", str(MIGRATIONS)),
-                "--no-dump-schema",
-                "--migration-lock",
-                *("--migration-lock-timeout", LOCK_TIMEOUT),
-                command,
-            ],
-            env={**os.environ, URL_VARIABLE: url},
-            capture_output=True,
-            text=True,
-            errors="replace",
+    if done.returncode != 0:
+        output = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
+        raise StackError(
+            f"A migration of {MIGRATIONS} failed: {output[-1]}. Correct the cause "
+            "and start again: each migration is applied as a whole or not at all."
         )
-        if done.returncode == 0:
-            return
-        # The migration lock is inside the database, so two processes may try to create it. One of them fails
-        # and finds the database the second time.
-        if last_attempt or not settings.uses_embedded_postgres:
-            output = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-            raise StackError(
-                f"A migration of {MIGRATIONS} failed: {output[-1]}. Correct the cause "
-                "and start again: each migration is applied as a whole or not at all."
-            )
 
 
 def _with_ssl_mode(url: str) -> str:

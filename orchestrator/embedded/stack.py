@@ -12,21 +12,14 @@ from datetime import UTC, datetime
 
 import psutil
 
-from orchestrator.embedded import components, preflight
+from orchestrator.embedded import components, preflight, supervisor
 from orchestrator.embedded.component import Component, ComponentStatus, RunningProcess, Stage
 from orchestrator.embedded.health_checks import HealthChecks
 from orchestrator.embedded.layout import Layout, stack_environment
 from orchestrator.embedded.migrations import migrate
 from orchestrator.embedded.orphans import end_orphans
 from orchestrator.embedded.process_table import wait_until_ended
-from orchestrator.embedded.supervisor import (
-    POLL_SECONDS,
-    SupervisorControl,
-    SupervisorRejected,
-    SupervisorUnavailable,
-    start_supervisor,
-    write_configuration,
-)
+from orchestrator.embedded.supervisor import SupervisorControl, SupervisorUnavailable
 from orchestrator.errors import StackError
 from orchestrator.settings import Settings
 
@@ -38,6 +31,8 @@ EXTERNAL_TEMPORAL_SECONDS = 10.0
 
 HEALTH_POLL_SECONDS = 0.1
 """Checks take CPU time from components that are starting."""
+
+SHUTDOWN_SECONDS = 10.0
 
 MAX_RESTARTS = 5
 """A component that has restarted this often while it is awaited is reported as failed."""
@@ -59,7 +54,7 @@ class Stack:
     def __init__(self, settings: Settings, components: Sequence[Component] | None = None) -> None:
         """`components` replaces the components that follow from the settings, for tests."""
         self.settings = settings
-        self._layout = Layout.of(settings)
+        self._layout = Layout(settings)
         self._components = components
         self._control = SupervisorControl(self._layout)
 
@@ -98,8 +93,9 @@ class Stack:
             for component in components:
                 for change in component.prepare() or ():
                     report(change)
-            write_configuration(self._layout, components)
-            start_supervisor(self._layout, stack_environment(self.settings), bound=bound)
+            supervisor.write_configuration(self._layout, components)
+            environment = stack_environment(self.settings)
+            supervisor.start_supervisor(self._layout, environment, bound=bound)
             try:
                 self._start_in_order(components, report)
                 self._store_settings()
@@ -262,7 +258,7 @@ class Stack:
     def _stop_everything(self, report: Report) -> None:
         """Stop the components of each stage in parallel, the last stage first, then the supervisor."""
         try:
-            supervisor = psutil.Process(self._control.pid())
+            process = psutil.Process(self._control.pid())
             running = self.running_settings()
             known = self._control.processes()
             for stage in reversed(Stage):
@@ -277,7 +273,7 @@ class Stack:
             self._control.shut_down()
         except (SupervisorUnavailable, psutil.NoSuchProcess):
             return
-        for process in wait_until_ended([supervisor], 10.0):
+        if wait_until_ended([process], SHUTDOWN_SECONDS):
             process.kill()
         self._layout.running_settings.unlink(missing_ok=True)
 
@@ -291,7 +287,7 @@ class Stack:
                 return
             for name in left:
                 self._control.begin_stop(name)
-            time.sleep(POLL_SECONDS)
+            time.sleep(supervisor.POLL_SECONDS)
 
     def _process(self, name: str) -> RunningProcess:
         try:
@@ -353,6 +349,3 @@ class Stack:
                 report("waiting for another command on this stack")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-
-__all__ = ["HEALTHY_SECONDS", "Report", "Stack", "SupervisorRejected", "SupervisorUnavailable"]

@@ -94,41 +94,22 @@ def write_configuration(layout: Layout, components: Sequence[Component]) -> None
         account = component.account()
         _write_spec(
             layout.spec(component.name),
-            argv=component.command,
-            environment=component.environment,
-            directory=component.directory,
-            death_signal=component.death_signal,
-            starts=layout.starts(component.name),
-            uid=account.uid if account else None,
-            gid=account.gid if account else None,
+            {
+                "argv": component.command,
+                "environment": dict(component.environment),
+                "directory": str(component.directory),
+                "death_signal": int(component.death_signal),
+                "starts": str(layout.starts(component.name)),
+                "uid": account.uid if account else None,
+                "gid": account.gid if account else None,
+                "parent_pid": None,
+            },
         )
         layout.starts(component.name).write_text("")
     layout.supervisor_config.write_text("".join(sections))
 
 
-def _write_spec(
-    path: Path,
-    *,
-    argv: Sequence[str],
-    environment: Mapping[str, str],
-    directory: Path,
-    death_signal: int,
-    starts: Path | None = None,
-    uid: int | None = None,
-    gid: int | None = None,
-    is_supervisor: bool = False,
-) -> None:
-    spec = {
-        "argv": list(argv),
-        "environment": dict(environment),
-        "directory": str(directory),
-        "death_signal": int(death_signal),
-        "starts": None if starts is None else str(starts),
-        "uid": uid,
-        "gid": gid,
-        "is_supervisor": is_supervisor,
-        "parent_pid": os.getpid(),
-    }
+def _write_spec(path: Path, spec: Mapping[str, object]) -> None:
     path.write_text(json.dumps(spec, indent=2))
 
 
@@ -140,15 +121,19 @@ def start_supervisor(layout: Layout, environment: Mapping[str, str], *, bound: b
     """
     _write_spec(
         layout.spec("supervisord"),
-        # -P: do not search this directory for modules.
-        argv=[sys.executable, "-P", str(_PROGRAM), "-n", "-c", "supervisor/supervisord.conf"],
-        environment={
-            "ORDERS_SUPERVISOR_SOCKET": str(layout.supervisor_socket),
-            "ORDERS_LAUNCHER": shlex.join([sys.executable, "-S", "-E", str(_LAUNCHER)]),
+        {
+            # -P: do not search this directory for modules.
+            "argv": [sys.executable, "-P", str(_PROGRAM), "-n", "-c", "supervisor/supervisord.conf"],
+            "environment": {
+                "ORDERS_SUPERVISOR_SOCKET": str(layout.supervisor_socket),
+                "ORDERS_LAUNCHER": shlex.join([sys.executable, "-S", "-E", str(_LAUNCHER)]),
+            },
+            "directory": str(layout.home),
+            "death_signal": int(signal.SIGTERM) if bound else 0,
+            "starts": None,
+            "uid": None,
+            "parent_pid": os.getpid(),
         },
-        directory=layout.home,
-        death_signal=signal.SIGTERM if bound else 0,
-        is_supervisor=True,
     )
     output_flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     pid = os.posix_spawn(

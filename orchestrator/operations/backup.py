@@ -60,21 +60,13 @@ class BackupInfo:
     shipping_task_queue: str
 
 
-@dataclass(frozen=True)
-class Restored:
-    """`replaced` is the directory with the previous data; None if there was none."""
-
-    info: BackupInfo
-    replaced: Path | None
-
-
 def back_up(stack: Stack, file: Path, report: Report) -> BackupInfo:
     """Write a backup of the running or stopped stack to `file`.
 
     Needs free disk space beside `file` for an uncompressed copy. `up` and `down` wait meanwhile. Raises
     StackError if there is no data, a server is external, `file` exists, or a copy fails.
     """
-    settings, layout = stack.settings, Layout.of(stack.settings)
+    settings, layout = stack.settings, Layout(stack.settings)
     _refuse_external(settings, "backup")
     file = file.expanduser().absolute()
     if file.exists():
@@ -102,13 +94,13 @@ def back_up(stack: Stack, file: Path, report: Report) -> BackupInfo:
     return info
 
 
-def restore(stack: Stack, file: Path, *, force: bool, report: Report) -> Restored:
+def restore(stack: Stack, file: Path, *, force: bool, report: Report) -> BackupInfo:
     """Replace the data of a stopped stack by a backup; `force` moves existing data into another directory.
 
     Unpacks and verifies the backup before it changes anything. Raises StackError if the file is damaged or
     incompatible, if the stack is running, or if there is data and not `force`.
     """
-    settings, layout = stack.settings, Layout.of(stack.settings)
+    settings, layout = stack.settings, Layout(stack.settings)
     _refuse_external(settings, "restore")
     _refuse_running(stack)
     layout.home.mkdir(parents=True, exist_ok=True)
@@ -125,11 +117,11 @@ def restore(stack: Stack, file: Path, *, force: bool, report: Report) -> Restore
             end_orphans(layout)
             if postgres.servers_on(layout.postgres_data):
                 raise StackError(f"A PostgreSQL server still uses {layout.postgres_data}; stop it first.")
-            replaced = _set_aside(layout, force=force)
+            _set_aside(layout, report, force=force)
             layout.temporal_data.mkdir(mode=0o700)
             (unpacked / _TEMPORAL).rename(layout.temporal_data / _TEMPORAL)
             (unpacked / _POSTGRES).rename(layout.postgres_data)
-    return Restored(info, replaced)
+    return info
 
 
 def _refuse_external(settings: Settings, command: str) -> None:
@@ -241,13 +233,13 @@ def _read_info(archive: tarfile.TarFile) -> BackupInfo:
     return BackupInfo(**json.loads(content.read()))
 
 
-def _set_aside(layout: Layout, *, force: bool) -> Path | None:
-    """Move existing data into a new directory and return it; None if there is no data."""
+def _set_aside(layout: Layout, report: Report, *, force: bool) -> None:
+    """Move existing data into a new directory."""
     existing = [path for path in (layout.postgres_data, layout.temporal_data) if path.exists()]
     if not any(any(path.iterdir()) for path in existing):
         for path in existing:
             path.rmdir()
-        return None
+        return
     if not force:
         raise StackError(
             f"{layout.home} already contains data. Restore into another ORDERS_HOME, or use --force to move "
@@ -257,7 +249,7 @@ def _set_aside(layout: Layout, *, force: bool) -> Path | None:
     replaced.mkdir()
     for path in existing:
         path.rename(replaced / path.name)
-    return replaced
+    report(f"the previous data is in {replaced}")
 
 
 # --- Compatibility ----------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def seeded_database(settings: Settings, orders: int) -> str:
 
 def _postgres_cpu_seconds(settings: Settings) -> float:
     # The children_* times of the server include ended sessions.
-    times = [process.cpu_times() for process in postgres.servers_on(Layout.of(settings).postgres_data)]
+    times = [process.cpu_times() for process in postgres.servers_on(Layout(settings).postgres_data)]
     return sum(each.user + each.system + each.children_user + each.children_system for each in times)
 
 

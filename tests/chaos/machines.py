@@ -167,7 +167,7 @@ class Machines:
 
     def _start_postgres(self) -> None:
         machine = self._machines["postgres"]
-        layout = Layout.of(Settings(orders_home=self._home, database_url=None))
+        layout = Layout(Settings(orders_home=self._home, database_url=None))
         layout.sockets.mkdir()
         postgres.prepare(layout)
         with (layout.postgres_data / "pg_hba.conf").open("a") as access:

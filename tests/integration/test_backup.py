@@ -131,7 +131,7 @@ async def test_every_order_of_a_backup_reaches_its_outcome(homes, monkeypatch):
 def stopped_home() -> Iterator[Path]:
     """The data of a stopped stack."""
     home = Path(tempfile.mkdtemp(prefix="orders-stopped-")).resolve()
-    layout = Layout.of(settings_in(home))
+    layout = Layout(settings_in(home))
     for directory in (layout.control, layout.logs, layout.sockets, layout.temporal_data):
         directory.mkdir(parents=True, exist_ok=True)
     postgres.prepare(layout)
@@ -157,13 +157,16 @@ def files_in(directory: Path) -> dict[str, bytes]:
     }
 
 
-def restore_into(home: Path, file: Path, *, force: bool = False) -> backup.Restored:
-    return backup.restore(Stack(settings_in(home)), file, force=force, report=ignore)
+def restore_into(home: Path, file: Path, *, force: bool = False) -> list[str]:
+    """Return the reported sentences."""
+    reports: list[str] = []
+    backup.restore(Stack(settings_in(home)), file, force=force, report=reports.append)
+    return reports
 
 
 def test_a_stopped_stack_is_restored_file_for_file(stopped_home, file, homes):
     home = homes()
-    assert restore_into(home, file).replaced is None
+    assert not any("previous data" in sentence for sentence in restore_into(home, file))
     assert files_in(home / "postgres") == files_in(stopped_home / "postgres")
     assert (home / "postgres").stat().st_mode & 0o777 == 0o700
     assert (home / "postgres").stat().st_uid == (stopped_home / "postgres").stat().st_uid
@@ -178,8 +181,9 @@ def test_existing_data_needs_force_and_is_kept(file, homes):
     (home / "postgres" / "mine").write_text("precious")
     with pytest.raises(StackError, match="already contains data"):
         restore_into(home, file)
-    replaced = restore_into(home, file, force=True).replaced
-    assert replaced is not None
+    reports = restore_into(home, file, force=True)
+    (replaced,) = home.glob("replaced-*")
+    assert f"the previous data is in {replaced}" in reports
     assert (replaced / "postgres" / "mine").read_text() == "precious"
     assert not (home / "postgres" / "mine").exists()
 

@@ -200,7 +200,7 @@ async def test_the_stack_is_down_and_a_port_is_taken(tmp_path) -> None:
     assert set(found) == {"stack-down", "port-taken"}
     assert f"process {os.getpid()}" in found["port-taken"]
 
-    layout = Layout.of(settings)
+    layout = Layout(settings)
     layout.control.mkdir()
     layout.sockets.mkdir(exist_ok=True)
     layout.supervisor_socket.touch()

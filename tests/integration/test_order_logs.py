@@ -22,7 +22,7 @@ LINE = (
 
 def lines_of(stack: Stack, order_id: str) -> list[dict[str, Any]]:
     """The log lines of the stack's workers about an order, oldest first."""
-    logs = Layout.of(stack.settings).logs
+    logs = Layout(stack.settings).logs
     lines = [line for file in logs.glob("*worker-1.log") for line in file.read_text().splitlines()]
     parsed = [json.loads(line) for line in lines if order_id in line]
     return sorted(

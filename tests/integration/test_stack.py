@@ -144,7 +144,7 @@ def test_a_stopped_component_stays_stopped_until_start(stack: Stack) -> None:
 
 def test_earlier_restarts_do_not_prevent_a_start(stack: Stack) -> None:
     stack.stop("api")
-    starts = Layout.of(stack.settings).starts("api")
+    starts = Layout(stack.settings).starts("api")
     with starts.open("a") as file:
         file.write(f"{os.getpid()} {time.time()}\n" * 10)
     stack.start("api")
@@ -159,7 +159,7 @@ def test_the_database_is_migrated_and_durable(stack: Stack) -> None:
 
 
 def test_temporal_keeps_the_used_indexes_only(stack: Stack) -> None:
-    with closing(sqlite3.connect(Layout.of(stack.settings).temporal_data / "temporal.db")) as database:
+    with closing(sqlite3.connect(Layout(stack.settings).temporal_data / "temporal.db")) as database:
         rows = database.execute(
             "select name from sqlite_master where type = 'index' and sql is not null"
             " and tbl_name = 'executions_visibility'"
@@ -197,7 +197,7 @@ def test_down_ends_every_process_and_keeps_the_data(stack: Stack, command: Comma
 
 
 def test_a_killed_supervisor_leaves_no_process_and_up_starts_again(stack: Stack) -> None:
-    layout = Layout.of(stack.settings)
+    layout = Layout(stack.settings)
     os.kill(stack.supervisor_pid(), signal.SIGKILL)
     eventually(lambda: processes_in(stack.settings.home) == [])
     assert layout.supervisor_socket.exists()

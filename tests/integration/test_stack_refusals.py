@@ -34,7 +34,7 @@ def test_a_component_that_exits_is_named_with_its_last_log_lines(home: Path) -> 
     message = refusal(Stack(settings, with_failing_api))
     assert message.startswith("api ")
     assert "cannot start the API" in message
-    assert str(Layout.of(settings).log("api")) in message
+    assert str(Layout(settings).log("api")) in message
 
 
 def test_a_port_in_use_is_named_with_its_process_and_setting(home: Path) -> None:

@@ -47,7 +47,7 @@ def test_directories_opened_for_the_server_are_reported_once(monkeypatch: pytest
     # Not in tmp_path: if the name of ORDERS_HOME is long, the sockets are in another directory.
     with tempfile.TemporaryDirectory(prefix="orders-closed-") as directory:
         closed = Path(directory)
-        layout = Layout.of(Settings(orders_home=closed / "home", database_url=None))
+        layout = Layout(Settings(orders_home=closed / "home", database_url=None))
         layout.sockets.mkdir(parents=True)
         assert [change for change in postgres.prepare(layout) if f"may now enter {closed}," in change]
         assert closed.stat().st_mode & 0o777 == 0o711
@@ -76,8 +76,8 @@ def test_concurrent_starts_create_the_server_s_user_once(monkeypatch: pytest.Mon
 
 
 def test_changes_of_a_component_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("write_configuration", "start_supervisor"):
-        monkeypatch.setattr(f"orchestrator.embedded.stack.{name}", lambda *_, **__: None)
+    for name in ("supervisor.write_configuration", "supervisor.start_supervisor"):
+        monkeypatch.setattr(f"orchestrator.embedded.{name}", lambda *_, **__: None)
     monkeypatch.setattr(Stack, "_start_in_order", lambda *_: None)
     settings = Settings(orders_home=tmp_path, database_url=None, temporal_address=None)
     changing = replace(components.components(settings)[-1], prepare=lambda: ["a change"], ports=())

@@ -38,7 +38,7 @@ async def check(settings: Settings, clock: Callable[[], float]) -> Report:
     except (DatabaseError, TimeoutError, psycopg.Error) as error:
         cause = error if isinstance(error, psycopg.Error) else error.__cause__
         reason = first_line(cause) or "no response in time"
-        log = Layout.of(settings).log("postgres")
+        log = Layout(settings).log("postgres")
         advice = (
             f"Read {log}."
             if settings.uses_embedded_postgres

@@ -49,7 +49,7 @@ def check(stack: Stack, settings: Settings, *, is_up: bool) -> Report:
 
 
 def stack_findings(stack: Stack, settings: Settings, is_up: bool) -> Iterator[Finding]:
-    layout = Layout.of(settings)
+    layout = Layout(settings)
     if is_up:
         for process in stack.processes():
             since = datetime.now(UTC) - timedelta(minutes=RESTART_WINDOW_MINUTES)
@@ -134,7 +134,7 @@ async def check_api(settings: Settings, *, is_embedded: bool) -> Report:
             await client.get(f"{settings.api_url}/health")
     except (httpx.HTTPError, httpx.InvalidURL):
         advice = (
-            f"Read {Layout.of(settings).log('api')}. Restart the API: orders kill api."
+            f"Read {Layout(settings).log('api')}. Restart the API: orders kill api."
             if is_embedded
             else "Start it, or set API_URL to its address."
         )

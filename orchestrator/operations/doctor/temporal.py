@@ -32,7 +32,7 @@ async def check(settings: Settings, clock: Callable[[], float]) -> Report:
         reason = "no response in time"
     except (SettingsError, TemporalUnavailable, RPCError, RuntimeError) as error:
         reason = first_line(error if isinstance(error, SettingsError) else error.__cause__ or error)
-    log = Layout.of(settings).log("temporal")
+    log = Layout(settings).log("temporal")
     advice = (
         f"Read {log}."
         if settings.uses_embedded_temporal
