@@ -2,17 +2,27 @@
 
 import math
 from datetime import datetime
+from typing import NamedTuple
 
 import plotly.graph_objects as go
 
 from dashboard import plain_text
 from dashboard.charts.palette import Palette, add_marks
 from dashboard.view_models.disturbance_spans import disturbance_spans
-from db.read_models.latency import Disturbance, FaultSpan
+from db.read_models.latency import Disturbance, FaultSpan, Plan
 
 MAX_BANDS = 60
 MAX_LABELS = 12
 _TICKS_SECONDS = (0.1, 0.5, 1, 2, 5, 15, 60, 300, 3_600)
+
+
+class TimeRange(NamedTuple):
+    """The orders of a chart, and what affected them."""
+
+    plan: Plan
+    limit_ms: int
+    faults: list[FaultSpan]
+    disturbances: list[Disturbance]
 
 
 def log_seconds(ms: float) -> float:
@@ -30,26 +40,19 @@ def log_ticks(low_ms: float, high_ms: float) -> dict[str, object]:
     }
 
 
-def draw_faults_and_disturbances(
-    figure: go.Figure,
-    palette: Palette,
-    faults: list[FaultSpan],
-    disturbances: list[Disturbance],
-    since: datetime,
-    until: datetime,
-    limit_seconds: float,
-) -> None:
+def draw_faults_and_disturbances(figure: go.Figure, palette: Palette, time_range: TimeRange) -> None:
     """Draw each active fault profile as a band, and each disturbance as a line and the band of its effect.
 
     Draws the newest MAX_BANDS of each; the newest MAX_LABELS have a label.
     """
+    since, until = time_range.plan.since, time_range.plan.until
     profiles = [
         (max(start, since), min(end or until, until), name)
-        for start, end, name in _merged(faults)
+        for start, end, name in _merged(time_range.faults)
         if name != "none" and max(start, since) < min(end or until, until)
     ][-MAX_BANDS:]
-    spans = [each for each in disturbance_spans(disturbances, limit_seconds) if each.since <= until]
-    spans = spans[-MAX_BANDS:]
+    spans = disturbance_spans(time_range.disturbances, time_range.limit_ms / 1000)
+    spans = [each for each in spans if each.since <= until][-MAX_BANDS:]
     shapes = [_band(start, end, palette.band, 0.10) for start, end, _ in profiles]
     shapes += [
         _band(max(each.since, since), min(each.until or until, until), palette.text, 0.12)

@@ -2,26 +2,16 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 import plotly.graph_objects as go
 
-from dashboard.charts.axes import draw_faults_and_disturbances, log_seconds, log_ticks
+from dashboard.charts.axes import TimeRange, draw_faults_and_disturbances, log_seconds, log_ticks
 from dashboard.charts.palette import Palette, apply_layout, limit_line
-from db.read_models.latency import Cell, Disturbance, FaultSpan, Plan, Slice
+from db.read_models.latency import Cell, Slice
 from db.read_models.latency_buckets import edge_below
 
 HEIGHT = 340
 _LINES = ((0.5, "p50", "solid"), (0.95, "p95", "dash"), (0.99, "p99", "dot"), (1.0, "longest", "dashdot"))
-
-
-class TimeRange(NamedTuple):
-    """The orders of a chart, and what affected them."""
-
-    plan: Plan
-    limit_ms: int
-    faults: list[FaultSpan]
-    disturbances: list[Disturbance]
 
 
 def percentiles(slices: Sequence[Slice], time_range: TimeRange, palette: Palette) -> go.Figure:
@@ -75,13 +65,10 @@ def heatmap(cells: Sequence[Cell], time_range: TimeRange, palette: Palette) -> g
 
 
 def _finish(figure: go.Figure, time_range: TimeRange, palette: Palette, *, limit_at: float) -> None:
-    plan, limit_seconds = time_range.plan, time_range.limit_ms / 1000
     apply_layout(figure, palette, height=HEIGHT)
-    figure.update_xaxes(title="accepted (UTC)", range=[plan.since, plan.until])
-    limit_line(figure, palette, limit_at, limit_seconds, vertical=False)
-    draw_faults_and_disturbances(
-        figure, palette, time_range.faults, time_range.disturbances, plan.since, plan.until, limit_seconds
-    )
+    figure.update_xaxes(title="accepted (UTC)", range=[time_range.plan.since, time_range.plan.until])
+    limit_line(figure, palette, limit_at, time_range.limit_ms / 1000, vertical=False)
+    draw_faults_and_disturbances(figure, palette, time_range)
 
 
 def _slice_starts(cells: Sequence[Cell], width: timedelta) -> list[datetime]:

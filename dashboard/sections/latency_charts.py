@@ -3,7 +3,7 @@
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.charts import distribution, over_time, time_breakdown
+from dashboard.charts import axes, distribution, over_time, time_breakdown
 from dashboard.charts.palette import palette_of
 from dashboard.data import clients
 from dashboard.data.cached import CHART_SECONDS, cached
@@ -39,7 +39,7 @@ def latency_charts(plan: Plan, theme: str | None, limit_ms: int) -> tuple[go.Fig
     summary = cached(latency.summary, CHART_SECONDS)(plan)
     buckets = latency.buckets(database, plan)
     slices, cells = latency.over_time(database, plan)
-    time_range = over_time.TimeRange(
+    time_range = axes.TimeRange(
         plan,
         limit_ms,
         latency.fault_spans(database, plan.since, plan.until),

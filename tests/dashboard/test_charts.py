@@ -5,7 +5,7 @@ import math
 import pytest
 
 from dashboard.charts import distribution, over_time, throughput, time_breakdown
-from dashboard.charts.axes import draw_faults_and_disturbances, log_seconds
+from dashboard.charts.axes import TimeRange, draw_faults_and_disturbances, log_seconds
 from dashboard.charts.in_flight import ROWS, in_flight_chart, short_id
 from dashboard.charts.palette import DARK, LIGHT
 from dashboard.charts.timeline import timeline
@@ -136,7 +136,7 @@ def test_the_cumulative_distribution_is_in_percent_and_names_two_curves():
 
 
 PLAN = Plan(Selection(), NOON, after(600), is_exact=True)
-TIME_RANGE = over_time.TimeRange(PLAN, LIMIT_MS, [], [])
+TIME_RANGE = TimeRange(PLAN, LIMIT_MS, [], [])
 
 
 def test_percentile_lines_have_a_gap_where_there_are_no_orders():
@@ -170,7 +170,7 @@ def test_adjacent_spans_of_a_profile_are_one_band():
         FaultSpan("none", 2, after(120), after(180)),
         FaultSpan("lossy", 2, after(180), None),
     ]
-    draw_faults_and_disturbances(figure, LIGHT, faults, [], NOON, after(600), 15)
+    draw_faults_and_disturbances(figure, LIGHT, TIME_RANGE._replace(faults=faults))
     assert [(shape.x0, shape.x1) for shape in figure.layout.shapes if shape.type == "rect"] == [
         (NOON, after(120)),
         (after(180), after(600)),
@@ -191,7 +191,8 @@ def test_faults_and_disturbances_are_drawn_as_bands():
         Disturbance("r", after(595), "pause", "postgres"),
         Disturbance("r", after(598), "resume", "api"),
     ]
-    draw_faults_and_disturbances(figure, LIGHT, faults, disturbances, NOON, after(600), 15)
+    time_range = TIME_RANGE._replace(faults=faults, disturbances=disturbances)
+    draw_faults_and_disturbances(figure, LIGHT, time_range)
     rectangles = [shape for shape in figure.layout.shapes if shape.type == "rect"]
     assert [(shape.x0, shape.x1) for shape in rectangles] == [
         (after(60), after(120)),
