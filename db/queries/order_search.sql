@@ -17,7 +17,6 @@ from (
         and (%(state)s::order_state is null or state = %(state)s::order_state)
         and (not %(only_open)s or state < 'completed')
         and (not %(only_late)s or within_limit = false)
-        and (%(review)s::text is null or review = %(review)s::text)
         and (%(before_at)s::timestamptz is null
             or (accepted_at, order_id) < (%(before_at)s::timestamptz, %(before_id)s::text))
     order by accepted_at desc, order_id desc
@@ -36,7 +35,6 @@ where (%(run_id)s::text is null or run_id = %(run_id)s::text)
     and (%(state)s::order_state is null or state = %(state)s::order_state)
     and (not %(only_open)s or state < 'completed')
     and (not %(only_late)s or within_limit = false)
-    and (%(review)s::text is null or review = %(review)s::text)
     and (%(before_at)s::timestamptz is null
         or (accepted_at, order_id) < (%(before_at)s::timestamptz, %(before_id)s::text))
 order by accepted_at desc, order_id desc

@@ -24,7 +24,6 @@ class Search:
     state: State | None = None
     only_open: bool = False
     only_late: bool = False
-    review: str | None = None
     before: tuple[datetime, str] | None = None
 
 
@@ -58,7 +57,6 @@ def search(reader: ReadOnlyDatabase, wanted: Search, limit: int) -> list[Row]:
             "state": wanted.state,
             "only_open": wanted.only_open,
             "only_late": wanted.only_late,
-            "review": wanted.review,
             "before_at": before_at,
             "before_id": before_id,
             "limit": limit,
