@@ -24,7 +24,7 @@ NO_FILE = {"_env_file": None}
 
 
 def new_admission(**settings: float) -> Admission:
-    return Admission(Settings(**NO_FILE, **settings), Database("postgresql://nobody@/nothing"))  # type: ignore[arg-type]
+    return Admission(Settings(**NO_FILE, **settings), Database("postgresql://user@/nothing"))  # type: ignore[arg-type]
 
 
 def new_limiter(max_limit: int = 1_000) -> ConcurrencyLimiter:

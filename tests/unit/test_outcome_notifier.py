@@ -23,7 +23,7 @@ async def test_an_unexpected_error_does_not_stop_the_polling(monkeypatch: pytest
 
     monkeypatch.setattr(order_details, "finished_among", finished_among)
     monkeypatch.setattr(outcome_notifier, "PAUSE_AFTER_ERROR_SECONDS", 0.01)
-    notifier = OutcomeNotifier(Database("postgresql://nobody@/nothing"))
+    notifier = OutcomeNotifier(Database("postgresql://user@/nothing"))
     running = asyncio.create_task(notifier.run())
     async with asyncio.timeout(10):
         await notifier.wait("a", seconds=60)
