@@ -1,9 +1,11 @@
-"""Stored load tests: how each was started, what it measured, and its verdict.
+"""Stored load tests: how each was started, what it measured, and its verdict; and the disturbances of
+components, by load tests or by hand.
 
 Synchronous, because load generators run on greenlets, with which psycopg's waits cooperate. Each function
 opens its own connection, since PostgreSQL may be restarted during a run, and raises DatabaseError.
 """
 
+import time
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,12 +13,15 @@ from psycopg.types.json import Jsonb
 
 from db import queries
 from db.database import Row, connect
+from db.errors import DatabaseError
 
 _SQL = queries.load("runs.sql")
 _APPLICATION = "loadtest"
 
 SILENT_SECONDS = 120.0
 """A live run starts orders more often than this, and needs less time from its drain to its verdict."""
+
+DISTURBANCE_RETRY_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -105,3 +110,28 @@ def find(url: str, run_id: str) -> StoredRun | None:
     with connect(url, _APPLICATION) as connection:
         row = connection.execute(_SQL["run"], {"run_id": run_id}).fetchone()
     return None if row is None else StoredRun(**row)
+
+
+def record_disturbance(
+    url: str,
+    *,
+    at: datetime,
+    action: str,
+    component: str,
+    run_id: str | None = None,
+    time_budget_seconds: float,
+) -> None:
+    """Store one disturbance. Retries for `time_budget_seconds`, since the disturbance may have hit
+    PostgreSQL; then raises DatabaseError."""
+    retry_until = time.monotonic() + time_budget_seconds
+    parameters = {"at": at, "component": component, "action": action, "run_id": run_id}
+    while True:
+        try:
+            with connect(url, "disturbances") as connection:
+                connection.execute(_SQL["record_disturbance"], parameters)
+        except DatabaseError:
+            if time.monotonic() > retry_until:
+                raise
+            time.sleep(DISTURBANCE_RETRY_SECONDS)
+        else:
+            return

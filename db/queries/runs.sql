@@ -37,3 +37,7 @@ where run_id = %(run_id)s;
 select run_id, scenario, options, stages, fault_profile, fault_seed, started_at, ended_at, commit_hash,
     machine, statistics, verdict, chaos, completion_ms, late_orders, counted_orders
 from runs where run_id = %(run_id)s;
+
+-- name: record_disturbance
+insert into disturbances (at, component, action, run_id)
+values (%(at)s, %(component)s, %(action)s, %(run_id)s);

@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from threading import Thread
 
-from db import disturbances
+from db import runs
 from orchestrator.embedded import Stack
 from orchestrator.errors import DatabaseError, OrderSystemError
 from orchestrator.settings import LOOPBACK, Settings
@@ -48,7 +48,7 @@ def main() -> None:
 def _record(url: str, at: datetime, verb: str, component: str, run_id: str) -> None:
     # The verdict has the disturbance even if it cannot be stored here.
     with suppress(DatabaseError):
-        disturbances.record(
+        runs.record_disturbance(
             url, at=at, action=verb, component=component, run_id=run_id, time_budget_seconds=RECORD_SECONDS
         )
 

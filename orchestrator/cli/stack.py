@@ -106,11 +106,11 @@ def kill(
 
 def _record(settings: Settings, at: datetime, number: signal.Signals, component: str) -> None:
     """Record the signal for the charts. PostgreSQL may be the killed component."""
-    from db import disturbances
+    from db import runs
 
     action = number.name.removeprefix("SIG").lower()
     try:
-        disturbances.record(
+        runs.record_disturbance(
             settings.order_database_url,
             at=at,
             action=action,

@@ -9,7 +9,7 @@ import pytest
 
 from dashboard.view_models import order_tables
 from dashboard.view_models.review_cards import review_time
-from db import disturbances
+from db import runs
 from db.domain import ReviewMode, State
 from db.read_models import latency, live_orders, order_search
 from db.read_models.order_search import Search
@@ -139,8 +139,8 @@ async def test_order_details_have_the_order_database_and_the_provider_records(dr
 
 def test_disturbances_of_a_run_have_the_times_of_its_verdict(order_database_url: str) -> None:
     at = datetime(2026, 11, 24, 12, tzinfo=UTC)
-    disturbances.record(order_database_url, at=at, action="kill", component="api", time_budget_seconds=0)
-    disturbances.record(
+    runs.record_disturbance(order_database_url, at=at, action="kill", component="api", time_budget_seconds=0)
+    runs.record_disturbance(
         order_database_url, at=at + timedelta(seconds=5), action="stop", component="postgres", run_id="r",
         time_budget_seconds=0,
     )  # fmt: skip
