@@ -15,7 +15,7 @@ PATH = "/export/latency.csv"
 
 
 async def export(request: Request) -> Response:
-    """Return the orders of a query, which has the same parameters as the latency page."""
+    """Stream the selected orders as CSV. The query parameters are those of the latency page."""
     try:
         return await run_in_threadpool(_respond, filters.selection_of(request.query_params))
     except (RequestMalformed, TextRejected) as error:
@@ -26,7 +26,7 @@ async def export(request: Request) -> Response:
 
 def _respond(selection: latency.Selection) -> Response:
     chunks = latency_report.latency_csv(clients.database(), selection)
-    # Reading the first chunk before the response starts turns an error into a status code.
+    # Read the first chunk before the response starts: later, an error could not change the status code.
     first = next(chunks)
 
     def content() -> Iterator[bytes]:

@@ -30,7 +30,7 @@ class ActionResult(NamedTuple):
 
 
 def palette() -> Palette:
-    """Return the colours of the viewer's theme."""
+    """Return the colors of the user's theme."""
     return palette_of(st.context.theme.type)
 
 
@@ -87,7 +87,7 @@ def sentence(error: OrderSystemError) -> str:
 
 
 def run_action(place: str, action: Callable[[], object], success: str) -> None:
-    """Run an action of the viewer and keep its result for the `live_fragment` of this place.
+    """Run an action of the user and keep its result for the `live_fragment` of this place.
 
     Call it from a callback: a callback also runs when the refreshed page no longer has the button.
     """
@@ -139,7 +139,7 @@ def seconds(ms: float | None) -> str:
 
 
 def empty_state(title: str, next_step: str) -> None:
-    """Draw a box that says what is missing and what the viewer can do about it."""
+    """Draw a box that says what is missing and what the user can do about it."""
     with st.container(border=True, horizontal_alignment="center"):
         st.markdown(f"**{title}**", width="content")
         st.caption(next_step, width="content")

@@ -1,4 +1,4 @@
-"""Imports of all pages, done before the first viewer opens one."""
+"""Imports of all pages, done before the first user opens one."""
 
 import gc
 import importlib

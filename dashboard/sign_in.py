@@ -1,7 +1,7 @@
 """Authentication of the dashboard: once API keys exist, every page requires one.
 
-A viewer signs in with an API key and gets a session cookie. The dashboard calls the API with the viewer's
-key and has no key of its own. It checks the key every few seconds, also while a page is open: a revoked key
+A user signs in with an API key and gets a session cookie. The dashboard calls the API with the user's key and
+has no key of its own. It checks the key again every few seconds, also while a page is open, so a revoked key
 loses access within seconds.
 """
 
@@ -32,12 +32,15 @@ UNAVAILABLE = "Sign-in is unavailable: the API is not responding. Try again shor
 
 _TEMPLATE = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
 
-viewers = Sessions("orders_session")
-"""Sessions of this process. The middleware and the pages, which Streamlit runs separately, both read it."""
+sessions = Sessions("orders_session")
+"""The browser sessions of this process, shared by the middleware and the threads of the pages."""
 
 
 class SignInMiddleware:
-    """Passes on requests and web sockets of viewers whose key has a role."""
+    """ASGI middleware that lets in only HTTP requests and WebSocket connections with a valid API key.
+
+    While no API keys exist, requests to a loopback address need none.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -58,7 +61,7 @@ class SignInMiddleware:
         if scope["path"] == LOGIN_PATH:
             await (await self._login(scope, receive))(scope, receive, send)
             return
-        key = viewers.api_key(cookies_of(scope))
+        key = sessions.api_key(cookies_of(scope))
         try:
             role = await run_in_threadpool(self._roles.role_of, key)
         except ServiceUnavailable:
@@ -93,8 +96,8 @@ class SignInMiddleware:
             return _login_page(401, "This key is not valid.")
         response = RedirectResponse("/", 303)
         response.set_cookie(
-            viewers.cookie_name,
-            viewers.create(key),
+            sessions.cookie_name,
+            sessions.create(key),
             httponly=True,
             samesite="strict",
             secure=scope["scheme"] == "https",
@@ -102,7 +105,7 @@ class SignInMiddleware:
         return response
 
     def _send_while_valid(self, send: Send, key: str | None) -> Send:
-        """Return a `send` that closes the web socket when the key has lost its role."""
+        """Return a `send` that closes the WebSocket connection when the key is no longer valid."""
         checked_at = monotonic()
         is_closed = False
 
@@ -133,7 +136,7 @@ async def _reject(scope: Scope, receive: Receive, send: Send, page: HTMLResponse
 
 
 def _unavailable_page() -> HTMLResponse:
-    # An empty href links to the current URL with its query.
+    # An empty href links to the current URL, including its query string.
     page = _page(503, UNAVAILABLE, "<p><a href=''>Retry</a></p>", refresh_seconds=RETRY_SECONDS)
     page.headers["Retry-After"] = str(RETRY_SECONDS)
     return page

@@ -71,18 +71,18 @@ def draw_faults_and_disturbances(figure: go.Figure, palette: Palette, time_range
     add_marks(figure, shapes, labels)
 
 
-def _band(start: datetime, end: datetime, colour: str, opacity: float) -> dict[str, object]:
+def _band(start: datetime, end: datetime, color: str, opacity: float) -> dict[str, object]:
     return {
         "type": "rect", "xref": "x", "yref": "paper", "x0": start, "x1": end, "y0": 0, "y1": 1,
-        "fillcolor": colour, "opacity": opacity, "line": {"width": 0}, "layer": "below",
+        "fillcolor": color, "opacity": opacity, "line": {"width": 0}, "layer": "below",
     }  # fmt: skip
 
 
-def _label(at: datetime, name: str, colour: str, *, y: int, angle: int = 0) -> dict[str, object]:
+def _label(at: datetime, name: str, color: str, *, y: int, angle: int = 0) -> dict[str, object]:
     return {
         "xref": "x", "yref": "paper", "x": at, "y": y, "text": plain_text.chart(name), "showarrow": False,
         "xanchor": "left", "yanchor": "top" if y else "bottom", "textangle": angle,
-        "font": {"size": 11, "color": colour},
+        "font": {"size": 11, "color": color},
     }  # fmt: skip
 
 

@@ -49,13 +49,13 @@ def cumulative(curves: Mapping[str, Curve], palette: Palette, limit_ms: int) -> 
     """Return the CDF of completion times with one named curve per data set, at most two."""
     figure = go.Figure()
     styles = ((palette.info, "solid"), (palette.warning, "dash"))
-    for (name, curve), (colour, dash) in zip(curves.items(), styles, strict=False):
+    for (name, curve), (color, dash) in zip(curves.items(), styles, strict=False):
         figure.add_scatter(
             x=[log_seconds(ms) for ms, _ in curve],
             y=[100 * share for _, share in curve],
             name=name,
             mode="lines",
-            line={"color": colour, "width": 2.5, "dash": dash, "shape": "hv"},
+            line={"color": color, "width": 2.5, "dash": dash, "shape": "hv"},
             customdata=[ms / 1000 for ms, _ in curve],
             hovertemplate="%{y:.2f} % within %{customdata:.3f} s<extra></extra>",
         )

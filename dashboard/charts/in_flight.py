@@ -27,7 +27,7 @@ def in_flight_chart(rows: list[Row], palette: Palette, limit_seconds: float) -> 
             y=positions,
             orientation="h",
             marker={
-                "color": [_colour(row, palette) for row in shown],
+                "color": [_color(row, palette) for row in shown],
                 "pattern": {"shape": ["/" if _used_share(row) > AT_RISK else "" for row in shown]},
             },
             text=[_label(row) for row in shown],
@@ -62,7 +62,7 @@ def _used_share(row: Row) -> float:
     return float(row["elapsed_ms"] / row["limit_ms"])
 
 
-def _colour(row: Row, palette: Palette) -> str:
+def _color(row: Row, palette: Palette) -> str:
     share = _used_share(row)
     if share > AT_RISK:
         return palette.error

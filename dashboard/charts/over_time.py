@@ -17,16 +17,16 @@ _LINES = ((0.5, "p50", "solid"), (0.95, "p95", "dash"), (0.99, "p99", "dot"), (1
 def percentiles(slices: Sequence[Slice], time_range: TimeRange, palette: Palette) -> go.Figure:
     """Return p50, p95, p99 and the longest time of each time slice, in seconds."""
     figure = go.Figure()
-    colours = (palette.success, palette.info, palette.accent, palette.warning)
+    colors = (palette.success, palette.info, palette.accent, palette.warning)
     at, rows = _with_gaps(slices, timedelta(seconds=time_range.plan.slice_seconds))
-    for (share, name, dash), colour in zip(_LINES, colours, strict=True):
+    for (share, name, dash), color in zip(_LINES, colors, strict=True):
         figure.add_scatter(
             x=at,
             y=[None if row is None else row.times_ms[share] / 1000 for row in rows],
             name=name,
             mode="lines+markers",
             marker={"size": 4},
-            line={"color": colour, "width": 2, "dash": dash},
+            line={"color": color, "width": 2, "dash": dash},
             customdata=[0 if row is None else row.orders for row in rows],
             hovertemplate="%{x|%H:%M:%S}  " + name + " %{y:.3f} s of %{customdata:,} orders<extra></extra>",
         )
@@ -51,7 +51,7 @@ def heatmap(cells: Sequence[Cell], time_range: TimeRange, palette: Palette) -> g
             customdata=[
                 [f"{edge_below(edge) / 1000:.2f} s to {edge / 1000:.2f} s"] * len(starts) for edge in edges
             ],
-            colorscale=[[n / 4, colour] for n, colour in enumerate(palette.scale[1:])],
+            colorscale=[[n / 4, color] for n, color in enumerate(palette.scale[1:])],
             colorbar={"thickness": 8},
             hovertemplate="%{x|%H:%M:%S}  %{customdata}: %{z:,} orders<extra></extra>",
             hoverongaps=False,

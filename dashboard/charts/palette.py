@@ -1,7 +1,7 @@
-"""The colours of charts on light and dark pages, and the layout that all charts share.
+"""The colors of charts on light and dark pages, and the layout that all charts share.
 
-The colours are those of M. Okabe and K. Ito (Color Universal Design, 2008), which colour-blind people can
-distinguish, darkened or lightened for contrast. No information depends on colour alone: every chart also uses
+The colors are those of M. Okabe and K. Ito (Color Universal Design, 2008), which color-blind people can
+distinguish, darkened or lightened for contrast. No information depends on color alone: every chart also uses
 a label, a position or a pattern.
 """
 
@@ -23,7 +23,7 @@ class Palette:
     grid: str
     text: str
     on_mark: str
-    """Text on a mark of any colour above."""
+    """Text on a mark of any color above."""
 
     band: str
     scale: tuple[str, ...]

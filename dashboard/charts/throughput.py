@@ -9,15 +9,15 @@ HEIGHT = 200
 
 
 def throughput_chart(rows: list[Row], palette: Palette) -> go.Figure:
-    """Return two lines. Rows as returned by `db.read_models.live_orders.throughput`."""
+    """Return a chart with a line for each rate. `rows` come from `db.read_models.live_orders.throughput`."""
     figure = go.Figure()
-    for column, colour, dash in (("started", palette.info, "solid"), ("finished", palette.success, "dot")):
+    for column, color, dash in (("started", palette.info, "solid"), ("finished", palette.success, "dot")):
         figure.add_scatter(
             x=[row["at"] for row in rows],
             y=[row[column] for row in rows],
             name=f"{column} per second",
             mode="lines",
-            line={"color": colour, "width": 2, "dash": dash, "shape": "hv"},
+            line={"color": color, "width": 2, "dash": dash, "shape": "hv"},
             hovertemplate="%{x|%H:%M:%S}  %{y}<extra></extra>",
         )
     apply_layout(figure, palette, height=HEIGHT)
@@ -29,6 +29,6 @@ def throughput_chart(rows: list[Row], palette: Palette) -> go.Figure:
 
 
 def mean_rate(rows: list[Row], column: str, seconds: int = 10) -> float:
-    """Return the mean per second over the last `seconds` rows; 0 without rows."""
+    """Return the mean of a column over the last `seconds` rows, which are one second each; 0 without rows."""
     recent = [row[column] for row in rows[-seconds:]]
     return sum(recent) / len(recent) if recent else 0.0

@@ -8,7 +8,7 @@ from db.database import Row
 
 SEGMENTS = ("receive", "validate", "review", "charge", "prepare", "dispatch", "compensate", "waiting")
 PATTERNS = {"review": ".", "prepare": "\\", "compensate": "x", "waiting": "/"}
-"""Patterns of segments whose colour resembles a neighbour's under colour blindness."""
+"""Patterns of segments whose color resembles a neighbor's under color blindness."""
 
 ROW_HEIGHT = 26
 

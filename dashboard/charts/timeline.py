@@ -18,7 +18,7 @@ _PATTERNS = {"error": "x", "timeout": "/", "declined": ".", "lost": "-", RUNNING
 def timeline(details: OrderDetails, palette: Palette) -> go.Figure:
     """Return a bar for each attempt, wait and review, a mark for each request, and the limit.
 
-    Colour and pattern show the outcome of an attempt.
+    Color and pattern show the outcome of an attempt.
     """
     shown, requests = bars(details), marks(details)
     present = {bar.row for bar in shown} | ({REQUESTS} if requests else set())
@@ -42,7 +42,7 @@ def timeline(details: OrderDetails, palette: Palette) -> go.Figure:
 
 
 def _draw_bars(figure: go.Figure, palette: Palette, kind: str, own: list[Bar]) -> None:
-    colour = _colour(kind, palette)
+    color = _color(kind, palette)
     figure.add_bar(
         x=[bar.end_seconds - bar.start_seconds for bar in own],
         base=[bar.start_seconds for bar in own],
@@ -51,7 +51,7 @@ def _draw_bars(figure: go.Figure, palette: Palette, kind: str, own: list[Bar]) -
         name=kind,
         width=0.62,
         # The outline keeps an attempt of half a millisecond visible.
-        marker={"color": colour, "line": {"color": colour, "width": 1.5}},
+        marker={"color": color, "line": {"color": color, "width": 1.5}},
         marker_pattern_shape=_PATTERNS.get(kind, ""),
         customdata=[_hover_text(bar) for bar in own],
         hovertemplate="%{customdata}<extra></extra>",
@@ -76,7 +76,7 @@ def _draw_requests(figure: go.Figure, palette: Palette, requests: list[Mark]) ->
     )
 
 
-def _colour(kind: str, palette: Palette) -> str:
+def _color(kind: str, palette: Palette) -> str:
     others = {REVIEW: palette.accent, WAITING: palette.muted, RUNNING: palette.info}
     return others[kind] if kind in others else palette.of_attempt(AttemptOutcome(kind))
 

@@ -1,4 +1,4 @@
-"""Reads from the REST API, shared by all viewers for a moment."""
+"""Reads from the REST API, cached for seconds and shared by all users."""
 
 import streamlit as st
 
@@ -9,7 +9,7 @@ from orchestrator.security import role_cache
 from orchestrator.security.key_hashing import Role
 
 HEALTH_SECONDS = 4.0
-"""An API that hangs costs the timeout of one read in this time, for all viewers together."""
+"""An API that hangs costs the timeout of one read in this time, for all users together."""
 
 
 @st.cache_data(ttl=HEALTH_SECONDS, show_spinner=False)
@@ -21,10 +21,10 @@ def health() -> Json | None:
         return None
 
 
-def viewer_may(role: Role) -> bool:
-    """Return whether the viewer's key has this role. True while the role is unknown: the API decides then."""
+def user_may(role: Role) -> bool:
+    """Return whether the user's key has this role. True while the role is unknown: the API decides then."""
     try:
-        known = _roles().role_of(clients.viewer_key())
+        known = _roles().role_of(clients.user_key())
     except ServiceUnavailable:
         return True
     return known is None or known >= role

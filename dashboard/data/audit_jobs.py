@@ -31,7 +31,7 @@ class AuditState:
 
 
 class AuditJobs:
-    """Runs at most one audit of each load test (None: of all orders) at a time, for all viewers."""
+    """Runs at most one audit of each load test (None: of all orders) at a time, for all users."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -41,7 +41,7 @@ class AuditJobs:
         return self._states.get(run_id, AuditState())
 
     def start(self, api: OrderApi, run_id: str | None) -> None:
-        """Start an audit with the viewer's API client, unless the same audit is running."""
+        """Start an audit with the user's API client, unless the same audit is running."""
         with self._lock:
             if self.state(run_id).is_running:
                 return

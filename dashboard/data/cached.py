@@ -1,4 +1,4 @@
-"""Cached database reads, shared by all viewers: the load on PostgreSQL does not grow with open dashboards."""
+"""Cached database reads, shared by all users: the load on PostgreSQL does not grow with open dashboards."""
 
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar

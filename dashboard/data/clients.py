@@ -1,4 +1,4 @@
-"""The settings, database and API client of the dashboard process, shared by all viewers."""
+"""The settings, database and API client of the dashboard process, shared by all users."""
 
 from datetime import UTC, datetime
 
@@ -6,7 +6,7 @@ import streamlit as st
 from psycopg.conninfo import make_conninfo
 
 from dashboard.data.order_api import OrderApi
-from dashboard.sign_in import viewers
+from dashboard.sign_in import sessions
 from db.read_only_database import ROLE, ReadOnlyDatabase, conninfo_as_reader
 from orchestrator.settings import Settings
 
@@ -37,13 +37,13 @@ def _api_without_key() -> OrderApi:
 
 
 def api() -> OrderApi:
-    """Return the API client with the viewer's key. Only the page's own thread has a viewer."""
-    return _api_without_key().with_key(viewer_key())
+    """Return the API client with the user's key. Only Streamlit's script thread knows the user."""
+    return _api_without_key().with_key(user_key())
 
 
-def viewer_key() -> str | None:
-    """Return the API key of the viewer's session, or None without one."""
-    return viewers.api_key(st.context.cookies)
+def user_key() -> str | None:
+    """Return the API key of the user's session, or None without one."""
+    return sessions.api_key(st.context.cookies)
 
 
 def now() -> datetime:

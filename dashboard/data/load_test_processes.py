@@ -1,6 +1,6 @@
-"""Load tests as processes of their own, found by the run id in their command line.
+"""Runs load tests as separate processes, and finds them by the run id in their command line.
 
-A run continues when the viewer leaves or the dashboard restarts.
+A run continues when its browser tab is closed or the dashboard restarts.
 """
 
 import os
@@ -42,17 +42,17 @@ class LoadTestProcesses:
     def start(self, given: dict[str, str], api_key: str | None = None) -> str:
         """Start `python -m loadtest run` with these options and API key; return the run id.
 
-        Raises UsageError for invalid options, while another run is in progress, and without write access.
+        Raises UsageError if an option is invalid, another run is in progress, or the log cannot be written.
         """
-        if others := sorted(_find(self._home)):
-            raise UsageError(f"run {others[0]} is in progress; wait for its verdict or stop it")
+        if running := sorted(_find(self._home)):
+            raise UsageError(f"run {running[0]} is in progress; wait for its verdict or stop it")
         options = RunOptions.parse(given)
         arguments = command_line(given | {"run_id": options.run_id})
         with _open_log(self._log(options.run_id)) as log:
             self._children[options.run_id] = subprocess.Popen(
                 [sys.executable, "-m", "loadtest", "run", *arguments],
                 cwd=PROJECT_ROOT,
-                # Only the viewer's key, never one from the dashboard's own environment.
+                # Only the user's key, never one from the dashboard's own environment.
                 env=os.environ | {"ORDERS_HOME": str(self._home), "API_KEY": api_key or "", **_PLAIN_OUTPUT},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -65,7 +65,7 @@ class LoadTestProcesses:
     def running(self) -> list[str]:
         """Return the ids of running load tests, including those that another process started.
 
-        Scans the process list at most once in SCAN_SECONDS, because every viewer calls this.
+        Scans the process list at most once per SCAN_SECONDS, because every browser session calls this.
         """
         if monotonic() - self._scanned_at > SCAN_SECONDS:
             for child in self._children.values():
@@ -76,14 +76,14 @@ class LoadTestProcesses:
         return list(self._running)
 
     def stop(self, run_id: str) -> None:
-        """Interrupt a run: it drains, then reports its verdict. Raises OrderSystemError when it has ended."""
+        """Send SIGINT to a run: it drains and reports its verdict. Raises OrderSystemError after its end."""
         process = _find(self._home).get(run_id)
         if process is None:
             raise OrderSystemError("The run has already ended.")
         process.send_signal(signal.SIGINT)
 
     def output(self, run_id: str, lines: int = 25) -> str:
-        """Return the last lines that a run started here has printed."""
+        """Return the last lines of a run's log; "" if this dashboard has no log of the run."""
         try:
             with self._log(run_id).open(errors="replace") as log:
                 return "".join(deque(log, maxlen=lines)).strip()
@@ -116,7 +116,10 @@ def _open_log(path: Path) -> BinaryIO:
 
 
 def _find(home: Path) -> dict[str, psutil.Process]:
-    """Return the load tests of this ORDERS_HOME by run id; of several processes of a run the oldest."""
+    """Return the running load tests of this ORDERS_HOME by run id.
+
+    A run with several processes is represented by the one with the lowest pid, usually its first.
+    """
     found: dict[str, psutil.Process] = {}
     for process in sorted(psutil.process_iter(), key=lambda each: each.pid):
         try:

@@ -18,7 +18,7 @@ is_live = page_header("Load tests", live=True)
 
 
 def select_runs(rows: list[Row]) -> tuple[str | None, str | None]:
-    """Return the selected run and its baseline; the viewer may type any run id."""
+    """Return the selected run and its baseline; the user may type any run id."""
     running_load_tests.select_requested_run()
     names = [row["run_id"] for row in rows]
 

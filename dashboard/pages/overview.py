@@ -57,9 +57,9 @@ def metrics() -> None:
     page.metric_grid(shown)
     orders, late = recent.finished + open_orders.overdue, recent.late + open_orders.overdue
     status = slo_status(orders, late, SLO_TARGET)
-    icon, colour = STATUS_STYLE[IS_GOOD[status.verdict] if status.verdict else None]
+    icon, color = STATUS_STYLE[IS_GOOD[status.verdict] if status.verdict else None]
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.badge(f"SLO {status.verdict or 'without orders'}", icon=icon, color=colour)
+        st.badge(f"SLO {status.verdict or 'without orders'}", icon=icon, color=color)
         st.markdown(status.sentence, width="stretch")
 
 
@@ -87,9 +87,9 @@ def orders_in_flight() -> None:
 def component_health() -> None:
     st.subheader("Components", anchor=False)
     for component in components(api_reads.health()):
-        icon, colour = STATUS_STYLE[component.is_healthy]
+        icon, color = STATUS_STYLE[component.is_healthy]
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.badge(component.name, icon=icon, color=colour)
+            st.badge(component.name, icon=icon, color=color)
             st.caption(component.status, width="content")
 
 

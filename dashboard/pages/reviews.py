@@ -4,7 +4,7 @@ import streamlit as st
 
 from dashboard import plain_text
 from dashboard.data import clients
-from dashboard.data.api_reads import viewer_may
+from dashboard.data.api_reads import user_may
 from dashboard.data.cached import cached
 from dashboard.page_elements import empty_state, live_fragment, page_header, run_action
 from dashboard.view_models.review_cards import contents, review_time
@@ -41,7 +41,7 @@ def card(order: Row) -> None:
             st.markdown(f"**{plain_text.markdown(order_id)}**  {order['amount_cents'] / 100:,.2f}")
             st.text(contents(order))
         time.progress(min(left / total, 1.0), text=f"{left:.0f} s left")
-        if not viewer_may(Role.OPERATOR):
+        if not user_may(Role.OPERATOR):
             return
         with buttons.container(horizontal=True, horizontal_alignment="right"):
             st.button(

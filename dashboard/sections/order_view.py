@@ -10,7 +10,7 @@ from dashboard import page_elements as page
 from dashboard import plain_text
 from dashboard.charts.timeline import timeline
 from dashboard.data import clients
-from dashboard.data.api_reads import viewer_may
+from dashboard.data.api_reads import user_may
 from dashboard.view_models import order_requests, order_tables
 from db.read_models import order_search
 from db.read_models.order_search import OrderDetails
@@ -74,7 +74,7 @@ def _show_status(details: OrderDetails) -> None:
 def _show_requests(details: OrderDetails) -> None:
     order, settings = details.order, clients.settings()
     order_id = order["order_id"]
-    is_allowed = order["finished_at"] is None and viewer_may(Role.OPERATOR)
+    is_allowed = order["finished_at"] is None and user_may(Role.OPERATOR)
     with st.container(horizontal=True, key="requests"):
         if is_allowed and order_requests.can_be_cancelled(order):
             _cancel_form(order_id)

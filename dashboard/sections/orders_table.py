@@ -19,7 +19,7 @@ STATES = ("any", "running", "late", *(state.value for state in TERMINAL_STATES))
 
 _TABLE = "orders-table"
 _SHOWN_IDS = "orders-table-ids"
-"""Session state: the order ids of the rows that the viewer sees."""
+"""Session state: the order ids of the rows that the user sees."""
 
 
 def show() -> None:
@@ -114,7 +114,7 @@ def _show_table(rows: list[Row]) -> None:
 
 
 def _open_selected() -> None:
-    # The selection is a row number of the table that the viewer saw. The callback runs before the table is
+    # The selection is a row number of the table that the user saw. The callback runs before the table is
     # read again with new orders above that row.
     selected = st.session_state[_TABLE].selection.rows
     if selected:

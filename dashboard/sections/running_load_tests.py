@@ -1,4 +1,4 @@
-"""Load tests in progress, and the result of the run that the viewer started."""
+"""Load tests in progress, and the result of the run that the user started."""
 
 from datetime import datetime
 
@@ -18,7 +18,7 @@ from orchestrator.security.key_hashing import Role
 
 PLACE = "running-load-tests"
 REQUESTED_RUN = "requested-run"
-"""Session state: the run whose verdict the viewer wants to see, until the page selects it."""
+"""Session state: the run whose verdict the user wants to see, until the page selects it."""
 
 _STARTED_RUN = "started-run"
 
@@ -29,7 +29,7 @@ def processes() -> LoadTestProcesses:
 
 
 def start(given: dict[str, str]) -> None:
-    """Start a run with the viewer's key.
+    """Start a run with the user's key.
 
     Raises NotAllowed, DatabaseError, and UsageError while another run is in progress on any machine.
     """
@@ -37,7 +37,7 @@ def start(given: dict[str, str]) -> None:
     for row in stored_runs.running_runs(clients.database()):
         if is_in_progress(row, clients.now()):
             raise UsageError(f"run {row['run_id']} is in progress; wait for its verdict or stop it")
-    st.session_state[_STARTED_RUN] = processes().start(given, clients.viewer_key())
+    st.session_state[_STARTED_RUN] = processes().start(given, clients.user_key())
 
 
 def is_in_progress(row: Row, now: datetime) -> bool:
@@ -59,13 +59,13 @@ def stop(run_id: str) -> None:
 
 def require_role(role: Role) -> None:
     """Raise NotAllowed without this role. The API cannot check it: a run is a process of this machine."""
-    viewer_role = clients.api().role()
-    if viewer_role < role:
-        raise NotAllowed(f"this requires a key of role {role.word}; your key has role {viewer_role.word}")
+    user_role = clients.api().role()
+    if user_role < role:
+        raise NotAllowed(f"this requires a key of role {role.word}; your key has role {user_role.word}")
 
 
 def show() -> None:
-    """Draw every run in progress, on any machine, and the result of the run that the viewer started."""
+    """Draw every run in progress, on any machine, and the result of the run that the user started."""
     local = processes().running()
     for row in cached(stored_runs.running_runs)():
         is_local = row["run_id"] in local
@@ -129,6 +129,6 @@ def _show_result() -> None:
 
 
 def select_requested_run() -> None:
-    """Select the run whose verdict the viewer requested, before the page draws the widget with key `run`."""
+    """Select the run whose verdict the user requested, before the page draws the widget with key `run`."""
     if REQUESTED_RUN in st.session_state:
         st.session_state["run"] = st.session_state.pop(REQUESTED_RUN)

@@ -1,4 +1,4 @@
-"""An audit report, by invariant."""
+"""The violations of an audit report, grouped by invariant."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from orchestrator.rest_client import Json
 
 @dataclass(frozen=True)
 class Invariant:
-    """`violations` as in the API's report: order_id, finding, evidence."""
+    """One invariant. Each violation has order_id, finding and evidence, as in the REST API."""
 
     number: int
     text: str
@@ -18,7 +18,7 @@ class Invariant:
 
     @property
     def status(self) -> str:
-        """Return "holds" or the number of violations; the audit stops counting at MAX_VIOLATIONS."""
+        """Return "holds" or the number of violations; the audit returns at most MAX_VIOLATIONS."""
         if self.holds:
             return "holds"
         count = len(self.violations)

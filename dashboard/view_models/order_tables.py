@@ -1,4 +1,4 @@
-"""Tables of orders, of an order's events, and of its payment and shipment."""
+"""Data frames of the dashboard's tables: orders; events, payment and shipment of one order."""
 
 import json
 from datetime import UTC
@@ -12,7 +12,7 @@ _ADDRESS = ("street", "city", "state", "zip")
 
 
 def orders(rows: list[Row]) -> pd.DataFrame:
-    """`completion s` is in seconds. Rows as returned by `db.read_models.order_search.search`."""
+    """Return one row per order. `rows` come from `db.read_models.order_search.search`."""
     return pd.DataFrame(
         [
             {
@@ -32,18 +32,18 @@ def orders(rows: list[Row]) -> pd.DataFrame:
 
 
 def events(details: OrderDetails) -> pd.DataFrame:
-    """Return every event of an order, oldest first; `after s` counts from acceptance."""
+    """Return the events of an order, oldest first. `elapsed s` is the time since acceptance."""
     accepted_at = details.order["accepted_at"]
     return pd.DataFrame(
         [
             {
-                "after s": (event["at"] - accepted_at).total_seconds(),
+                "elapsed s": (event["at"] - accepted_at).total_seconds(),
                 "event": event["kind"],
                 "state": event["state"],
                 "step": event["step"] or "",
                 "attempt": event["attempt"],
                 "outcome": event["outcome"] or "",
-                "took ms": event["duration_ms"],
+                "duration ms": event["duration_ms"],
                 "worker": event["worker"] or "",
                 "detail": json.dumps(event["detail"], ensure_ascii=False) if event["detail"] else "",
             }
@@ -80,7 +80,7 @@ def _provider_records(order: Row) -> dict[str, str]:
         for kind in ("charge", "refund")
     }
     dispatched = [parcel for parcel in order["parcels"] if parcel["dispatched_at"]]
-    # A recall of something that was never packed or dispatched has no effect.
+    # Providers also record a recall before packing or dispatch, which only prevents them.
     recalled = [
         each
         for each in (*order["parcels"], *order["packages"])

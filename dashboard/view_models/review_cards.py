@@ -1,4 +1,4 @@
-"""What the Reviews page shows of an order."""
+"""The contents of the cards on the Reviews page."""
 
 from db.database import Row
 from db.domain import Step
@@ -6,9 +6,9 @@ from orchestrator.deadlines import OrderDeadlines
 
 
 def review_time(order: Row) -> tuple[float, float]:
-    """Return the seconds left for the review, and how long reviews may take in total.
+    """Return the seconds until the review of an order expires, and the seconds from acceptance to its expiry.
 
-    The review expires before the order's deadline. Rows as returned by
+    A review expires before the order's deadline. `order` comes from
     `db.read_models.live_orders.orders_awaiting_review`.
     """
     accepted_at = order["accepted_at"]
@@ -18,7 +18,7 @@ def review_time(order: Row) -> tuple[float, float]:
 
 
 def contents(order: Row) -> str:
-    """Return items and destination in one line."""
+    """Return the first items and the city of an order, in one line."""
     items = ", ".join(f"{item['quantity']} × {item['sku']}" for item in order["items"][:3])
     more = f" and {len(order['items']) - 3} more" if len(order["items"]) > 3 else ""
     return f"{items}{more}, to {order['address']['city']}"

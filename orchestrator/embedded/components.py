@@ -44,7 +44,7 @@ def components(settings: Settings) -> tuple[Component, ...]:
 def _without_keys(component: Component) -> Component:
     """Withhold payload keys from all but workers and API, and the caller's API key from all components.
 
-    The dashboard uses the API key of its viewer.
+    The dashboard uses the API key of its user.
     """
     withheld = {"API_KEY": ""} if component.stage is Stage.SERVICES else {"API_KEY": "", "PAYLOAD_KEYS": ""}
     return replace(component, environment={**component.environment, **withheld})

@@ -91,7 +91,7 @@ def prepare(layout: Layout) -> list[str]:
             user, is_new = _server_user()
             if is_new:
                 changes.append(f"the system user {SERVER_USER} is created: PostgreSQL does not run as root")
-        opened += _initialise(data, user)
+        opened += _initialize(data, user)
     server_account = account(layout)
     if server_account is not None:
         opened += _grant_access(data, programs())
@@ -123,7 +123,7 @@ def _check_version(data: Path) -> None:
         )
 
 
-def _initialise(data: Path, user: Account | None) -> list[Path]:
+def _initialize(data: Path, user: Account | None) -> list[Path]:
     """Create the data in another directory and rename it: an interrupted start leaves no partial data.
 
     Returns the result of `_grant_access`.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from db.api_keys import StoredKey
 
 PREFIX = "ord_"
-"""Lets secret scanners recognise a key in a log or a repository."""
+"""Lets secret scanners recognize a key in a log or a repository."""
 
 KEY_BYTES = 32
 

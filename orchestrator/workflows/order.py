@@ -143,7 +143,7 @@ class OrderWorkflow:
         progress.register_compensation(Step.RECALL)
         for n in itertools.count(1):
             progress.dispatch_failure = None
-            result = await self._steps.unless_aborted(self._run_shipment(n))
+            result = await self._steps.wait_unless_aborted(self._run_shipment(n))
             if result.status is StepStatus.DONE:
                 progress.step_done(Step.PREPARE)
                 progress.step_done(Step.DISPATCH)

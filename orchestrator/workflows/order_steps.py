@@ -20,11 +20,11 @@ from orchestrator.workflows.step_execution import run_steps
 T = TypeVar("T")
 
 TIME_BUDGET = timedelta(milliseconds=1_200)
-"""Time budget of a batch. Signals wait for as long: with 1.2 s they are answered within 1.5 s
-(docs/decisions/0002)."""
+"""Time budget of a batch. Its local activity blocks signals for as long: with 1.2 s, signals are answered
+within 1.5 s (docs/decisions/0002)."""
 
 ABORT_GRACE = timedelta(seconds=1)
-"""How long an aborted order waits for the step in progress. The database refuses further attempts, so the
+"""How long an aborted order waits for the running step. The database refuses further attempts, so the
 step usually ends within one attempt."""
 
 DECLINE_REASONS = {
@@ -35,7 +35,7 @@ DECLINE_REASONS = {
 
 
 class OrderAborted(Exception):
-    """The order stops going forward and must be compensated."""
+    """The order was aborted: no further step may run, and its compensations must."""
 
 
 class OrderSteps:
@@ -59,13 +59,16 @@ class OrderSteps:
         opening: NewOrder | None = None,
         approval: messages.ApproveRequest | None = None,
     ) -> None:
-        """Run steps in order, after the opening or the approval. Raises OrderAborted unless all are done."""
+        """Run steps in order as one batch, after `opening` or `approval` if given.
+
+        Raises OrderAborted unless all steps are done.
+        """
         batch = self._batch(steps, opening, approval)
         try:
-            results = await self.unless_aborted(run_steps(batch, self._progress))
+            results = await self.wait_unless_aborted(run_steps(batch, self._progress))
         except ApplicationError as error:
             if not self._progress.is_open:
-                # Nothing is stored; a DuplicateOrder if an earlier workflow had this order id.
+                # The order was not inserted; DuplicateOrder if an earlier workflow had this order id.
                 self._progress.open_error = error
                 raise
             await self.abort(Reason.INTERNAL_ERROR, error.message)
@@ -75,16 +78,19 @@ class OrderSteps:
             raise OrderAborted
 
     async def run_compensation(self, step: Step) -> None:
-        """Refund or recall; returns when it is done, however long that takes."""
+        """Run a compensation, with retries and without a time limit until it is done."""
         await run_steps(self._batch([step]), self._progress)
 
     async def abort(self, reason: Reason, message: str = "") -> NoReturn:
-        """Abort the order and raise OrderAborted. If another reason was stored before, that one stands."""
+        """Abort the order and raise OrderAborted. An abort reason that is already stored does not change."""
         await self._requests.abort(reason, message=message)
         raise OrderAborted
 
-    async def unless_aborted(self, work: Awaitable[T]) -> T:
-        """Wait for a step. After an abort, wait no longer than ABORT_GRACE: its worker may be dead."""
+    async def wait_unless_aborted(self, work: Awaitable[T]) -> T:
+        """Wait for a step and return its result.
+
+        Raises OrderAborted if the step is still running ABORT_GRACE after an abort: its worker may have died.
+        """
         task = asyncio.ensure_future(work)
         await workflow.wait_condition(lambda: task.done() or self._progress.is_aborted)
         if not task.done():

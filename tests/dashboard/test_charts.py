@@ -1,4 +1,4 @@
-"""Chart builders: every value is drawn at its place, and no information depends on colour alone."""
+"""Chart builders: every value is drawn at its place, and no information depends on color alone."""
 
 import math
 
@@ -31,7 +31,7 @@ def test_each_order_in_flight_has_a_row_with_its_elapsed_seconds():
     assert list(figure.layout.yaxis.ticktext) == ["a", "b"]
 
 
-def test_orders_at_risk_have_a_colour_and_a_pattern():
+def test_orders_at_risk_have_a_color_and_a_pattern():
     figure = in_flight_chart(
         [in_flight_row("a", 12_500), in_flight_row("b", 9_000), in_flight_row("c", 100)], LIGHT, 15.0
     )

@@ -1,4 +1,4 @@
-"""Imports before the first viewer."""
+"""Imports before the first user."""
 
 import subprocess
 import sys

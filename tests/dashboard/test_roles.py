@@ -1,4 +1,4 @@
-"""The dashboard calls the API with the viewer's key, and offers the requests that its role allows."""
+"""The dashboard calls the API with the user's key, and offers the requests that its role allows."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ import pytest
 from streamlit.runtime.context import ContextProxy
 
 from dashboard.sections import running_load_tests
-from dashboard.sign_in import viewers
+from dashboard.sign_in import sessions
 from loadtest.bench.seed import seed, seed_recent
 from loadtest.options import RunOptions
 from loadtest.preflight import check_role
@@ -42,15 +42,15 @@ def busy_url(postgres) -> Iterator[str]:
 
 
 def sign_in(monkeypatch: pytest.MonkeyPatch, role: Role) -> str:
-    """Give the pages the cookie of a viewer with this role; return the key."""
+    """Give the pages the cookie of a user with this role; return the key."""
     key = f"key-of-a-{role.word}"
-    cookies = {viewers.cookie_name: viewers.create(key)}
+    cookies = {sessions.cookie_name: sessions.create(key)}
     monkeypatch.setattr(ContextProxy, "cookies", property(lambda _: cookies))
     return key
 
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.CHAOS])
-def test_a_page_calls_the_api_with_the_key_of_its_viewer(page: Pages, api, busy_url, monkeypatch, role):
+def test_a_page_calls_the_api_with_the_key_of_its_user(page: Pages, api, busy_url, monkeypatch, role):
     key = sign_in(monkeypatch, role)
     test = page.run("overview", busy_url)
     assert not test.exception

@@ -12,7 +12,7 @@ from orchestrator.security import role_cache
 from orchestrator.security.key_hashing import Role
 from orchestrator.settings import Settings
 
-SECRET = "content for viewers"
+SECRET = "content for signed-in users"
 KEYS = {"good-key": Role.VIEWER}
 
 
@@ -99,10 +99,10 @@ async def test_malformed_keys_are_rejected(roles, form):
         assert (await client.post("/login", content=b"key=" + b"a" * 10_000)).status_code == 413
 
 
-async def web_socket_messages(
+async def websocket_messages(
     app: sign_in.SignInMiddleware, cookie: str, roles: dict, *, revoke_after: int
 ) -> list[str]:
-    """Return the types of a web socket's messages. All keys are revoked after `revoke_after` messages."""
+    """Return the types of a WebSocket's messages. All keys are revoked after `revoke_after` messages."""
     types: list[str] = []
     done = asyncio.Event()
 
@@ -128,9 +128,9 @@ async def web_socket_messages(
 
 async def test_an_open_page_is_closed_when_its_key_is_revoked(roles):
     app = middleware()
-    assert await web_socket_messages(app, "", roles, revoke_after=0) == ["websocket.close"]
-    session = sign_in.viewers.create("good-key")
-    types = await web_socket_messages(app, f"{sign_in.viewers.cookie_name}={session}", roles, revoke_after=5)
+    assert await websocket_messages(app, "", roles, revoke_after=0) == ["websocket.close"]
+    session = sign_in.sessions.create("good-key")
+    types = await websocket_messages(app, f"{sign_in.sessions.cookie_name}={session}", roles, revoke_after=5)
     assert types[0] == "websocket.accept"
     assert types[-1] == "websocket.close"
     assert len(types) < 12, "closed at the next check"

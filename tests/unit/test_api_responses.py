@@ -16,7 +16,7 @@ from db.domain import State
 from db.read_models.order_details import OrderSummary, PageKey
 from orchestrator.api import problem_details
 from orchestrator.api.middleware.security_headers import SecurityHeaders
-from orchestrator.api.schemas.pagination import CURSOR_PATTERN, cursor, page_key
+from orchestrator.api.schemas.pagination import CURSOR_PATTERN, cursor_of, parse_cursor
 from orchestrator.api.schemas.requests import LatencyQuery
 from orchestrator.api.schemas.responses import rfc3339
 from orchestrator.errors import (
@@ -55,7 +55,7 @@ def test_a_cursor_names_its_order_exactly(accepted_at: datetime, order_id: str) 
         completion_ms=None,
         within_limit=None,
     )
-    assert page_key(cursor(order)) == PageKey(accepted_at, order_id)
+    assert parse_cursor(cursor_of(order)) == PageKey(accepted_at, order_id)
 
 
 @given(
@@ -66,7 +66,7 @@ def test_a_cursor_names_its_order_exactly(accepted_at: datetime, order_id: str) 
 def test_any_other_cursor_is_malformed(text: str) -> None:
     assume(not re.fullmatch(CURSOR_PATTERN, text, re.ASCII))
     with pytest.raises(RequestMalformed):
-        page_key(text)
+        parse_cursor(text)
 
 
 def test_times_are_utc_with_milliseconds() -> None:

@@ -39,11 +39,11 @@ def test_a_small_stack_has_100_connections() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
 def test_directories_opened_for_the_server_are_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def initialise(data: Path, _user: Account | None) -> list[Path]:
+    def initialize(data: Path, _user: Account | None) -> list[Path]:
         data.mkdir(parents=True, exist_ok=True)
         return []
 
-    monkeypatch.setattr(postgres, "_initialise", initialise)
+    monkeypatch.setattr(postgres, "_initialize", initialize)
     # Not in tmp_path: if the name of ORDERS_HOME is long, the sockets are in another directory.
     with tempfile.TemporaryDirectory(prefix="orders-closed-") as directory:
         closed = Path(directory)

@@ -12,7 +12,7 @@ from orchestrator.api.context import Context, Ctx
 from orchestrator.api.order_service import Request
 from orchestrator.api.problem_details import error_responses
 from orchestrator.api.schemas import requests, responses
-from orchestrator.api.schemas.pagination import cursor, page_key
+from orchestrator.api.schemas.pagination import cursor_of, parse_cursor
 from orchestrator.api.timeouts import with_timeout
 from orchestrator.errors import OrderUnknown
 from orchestrator.settings import Settings
@@ -74,7 +74,7 @@ async def list_orders(
             context.database,
             state=query.state,
             run_id=query.run_id,
-            after=page_key(query.cursor),
+            after=parse_cursor(query.cursor),
             limit=query.limit + 1,
         )
     )
@@ -82,7 +82,7 @@ async def list_orders(
     has_more = len(orders) > query.limit
     return responses.OrderListResponse(
         orders=[responses.OrderSummaryResponse.of(order) for order in page],
-        next_cursor=cursor(page[-1]) if has_more else None,
+        next_cursor=cursor_of(page[-1]) if has_more else None,
     )
 
 
