@@ -4,13 +4,12 @@ import argparse
 import signal
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 
 from rich.console import Console
 
 from loadtest.options import command_line
-from orchestrator.cli.stack import POLL_SECONDS, interrupt_on_signals
+from orchestrator.cli.stack import echo_addresses, interrupt_on_signals, wait_for_end
 from orchestrator.embedded import Stack
 from orchestrator.embedded.layout import PROJECT_ROOT
 from orchestrator.errors import ExitCode, OrderSystemError, UsageError
@@ -44,34 +43,28 @@ def main() -> int:
 
 def _demo(settings: Settings, *, exit_after_verdict: bool) -> int:
     stack = Stack(settings)
-    is_own_stack = False
+    is_own_stack = has_verdict = False
     with interrupt_on_signals():
         try:
             # False for a stack that was running before: it stays up at the end of the demo.
             is_own_stack = stack.up(bound=True, report=lambda sentence: console.print(f"  {sentence}"))
             code = _run_load_test(stack.running_settings())
-            _print_urls(stack.running_settings())
+            echo_addresses(stack)
             if not exit_after_verdict and code != ExitCode.WRONG_USAGE:
                 code = ExitCode.PASSED
+                has_verdict = True
                 console.print("\nServing until Ctrl-C.")
-                _serve(stack)
+                wait_for_end(stack)
         except KeyboardInterrupt:
-            console.print("Stopped before the verdict.", style="red")
-            code = ExitCode.CRASHED
+            if has_verdict:
+                console.print("Stopping.")
+            else:
+                console.print("Stopped before the verdict.", style="red")
+                code = ExitCode.CRASHED
         finally:
             if is_own_stack:
                 stack.down()
     return code
-
-
-def _serve(stack: Stack) -> None:
-    """Return on Ctrl-C, or when the stack was stopped by another command."""
-    try:
-        while stack.is_up():
-            time.sleep(POLL_SECONDS)
-        console.print("The stack was stopped by another command.")
-    except KeyboardInterrupt:
-        console.print("Stopping.")
 
 
 def _run_load_test(settings: Settings) -> int:
@@ -95,14 +88,6 @@ def _run_load_test(settings: Settings) -> int:
         raise
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _print_urls(settings: Settings) -> None:
-    console.print(f"\nDashboard    {settings.local_url('dashboard')}")
-    console.print(f"Load tests   {settings.local_url('locust')}")
-    console.print(f"REST API     {settings.api_url}/docs")
-    if settings.uses_embedded_temporal:
-        console.print(f"Temporal UI  http://127.0.0.1:{settings.port('temporal_ui')}")
 
 
 if __name__ == "__main__":

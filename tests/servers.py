@@ -70,7 +70,7 @@ def empty_postgres_server(*options: str, port: int = 5432) -> Iterator[tuple[Pos
         settings = Settings(orders_home=home, database_url=None)
         layout = Layout(settings)
         layout.sockets.mkdir()
-        postgres.prepare(layout)
+        postgres.prepare(layout, lambda _: None)
         account = postgres.account(layout)
         # The data need not survive a crash of the machine.
         command = [*postgres.server_command(layout), "-c", "fsync=off", "-c", "synchronous_commit=off"]

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.output import AsJson, console, echo, echo_step, print_error, print_json, table
-from orchestrator.errors import DatabaseError, ExitCode, StackError, UsageError
+from orchestrator.errors import DatabaseError, ExitCode, OrderSystemError, StackError, UsageError
 from orchestrator.settings import Settings
 
 # `orders worker` and `orders api` do not need this import at runtime; see _stack().
@@ -46,7 +46,7 @@ def up(
             if not _start(stack, bound=True):
                 return
             echo("Press Ctrl-C to stop it.")
-            _watch(stack)
+            wait_for_end(stack)
         except KeyboardInterrupt:
             echo("Stopping.")
             if not stack.is_up():
@@ -156,22 +156,23 @@ def _start(stack: "Stack", *, bound: bool) -> bool:
         echo(f"The stack is up after {time.monotonic() - began:.1f} s.")
     else:
         echo("The stack is already up.")
-    _echo_addresses(stack)
+    echo_addresses(stack)
     return started
 
 
-def _watch(stack: "Stack") -> None:
-    """Return when another command has stopped the stack."""
+def wait_for_end(stack: "Stack") -> None:
+    """Return when another command has stopped the stack. Raises OrderSystemError if it was killed."""
     while stack.is_up():
         time.sleep(POLL_SECONDS)
     if stack.has_died():
         stack.down()
-        print_error("The process supervisor was killed, and the stack with it. Start the stack again.")
-        raise typer.Exit(ExitCode.CRASHED)
+        raise OrderSystemError(
+            "The process supervisor was killed, and the stack with it. Start the stack again."
+        )
     echo("Another command stopped the stack.")
 
 
-def _echo_addresses(stack: "Stack") -> None:
+def echo_addresses(stack: "Stack") -> None:
     settings = stack.running_settings()
     addresses = {
         "Dashboard": settings.local_url("dashboard"),

@@ -1,7 +1,7 @@
 """The description and the status of one component of the stack."""
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
@@ -69,8 +69,8 @@ class RunningProcess:
         return self.pid != 0 and self.state in ("STARTING", "RUNNING") and pid_is_alive(self.pid)
 
 
-def _none() -> None:
-    return None
+Report = Callable[[str], None]
+"""Receives one sentence for each step of a start or stop."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,14 @@ class Component:
 
     directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)
-    prepare: Callable[[], Sequence[str] | None] = _none
-    """Called before the stack starts, to create data directories. Returns a sentence for each change outside
-    of ORDERS_HOME. Raises StackError."""
+    prepare: Callable[[Report], None] = lambda _report: None
+    """Called before the stack starts, to create data directories. Reports each change outside of ORDERS_HOME.
+    Raises StackError."""
 
-    after_start: Callable[[], None] = _none
+    after_start: Callable[[], None] = lambda: None
     """Called when it is healthy after the start of the stack."""
 
-    account: Callable[[], Account | None] = _none
+    account: Callable[[], Account | None] = lambda: None
     """Called after `prepare`. None runs the program as the caller's user."""
 
     stop_signal: signal.Signals = signal.SIGTERM

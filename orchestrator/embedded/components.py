@@ -76,7 +76,7 @@ def _temporal(settings: Settings, layout: Layout) -> Component:
         is_healthy=lambda checks, _process: checks.temporal_responds(),
         directory=layout.temporal_data,
         environment=temporal.ENVIRONMENT,
-        prepare=partial(layout.temporal_data.mkdir, exist_ok=True),
+        prepare=lambda _report: layout.temporal_data.mkdir(exist_ok=True),
         after_start=partial(temporal.drop_unused_indexes, layout),
         ports=(
             ListeningPort(settings.port("temporal"), "Temporal", "TEMPORAL_PORT"),
@@ -104,7 +104,7 @@ def _worker(settings: Settings, kind: str, task_queue: str, number: int, *, inde
         # Without a first port, the system assigns the ports.
         environment={"WORKER_METRICS_PORT": str(first_port + index)} if first_port else {},
         # Earlier stacks may have had other workers.
-        prepare=partial(shutil.rmtree, settings.metrics_targets, ignore_errors=True),
+        prepare=lambda _report: shutil.rmtree(settings.metrics_targets, ignore_errors=True),
     )
 
 

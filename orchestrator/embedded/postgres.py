@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.embedded.component import Account
+from orchestrator.embedded.component import Account, Report
 from orchestrator.embedded.layout import Layout
 from orchestrator.errors import StackError
 
@@ -69,15 +69,13 @@ def account(layout: Layout) -> Account | None:
     return Account(owner.st_uid, owner.st_gid)
 
 
-def prepare(layout: Layout) -> list[str]:
+def prepare(layout: Layout, report: Report) -> None:
     """Create the data directory if necessary, and remove the lock files of a killed server.
 
-    Returns a sentence for each change outside of ORDERS_HOME that a server under another user than root
-    needs. Raises StackError if the data belongs to another PostgreSQL version or user, or cannot be created.
+    Reports each change outside of ORDERS_HOME that a server under another user than root needs. Raises
+    StackError if the data belongs to another PostgreSQL version or user, or cannot be created.
     """
     data = layout.postgres_data
-    changes: list[str] = []
-    opened: list[Path] = []
     if (data / "PG_VERSION").exists():
         _check_version(data)
         if os.geteuid() not in (0, data.stat().st_uid):
@@ -86,30 +84,19 @@ def prepare(layout: Layout) -> list[str]:
                 "start the stack as that user, or set ORDERS_HOME to another directory."
             )
     else:
-        user = None
-        if os.geteuid() == 0:
-            user, is_new = _server_user()
-            if is_new:
-                changes.append(f"the system user {SERVER_USER} is created: PostgreSQL does not run as root")
-        opened += _initialize(data, user)
+        _initialize(layout, report)
     server_account = account(layout)
     if server_account is not None:
-        opened += _grant_access(data, programs())
+        _grant_access(layout, data, report)
         os.chown(layout.sockets, server_account.uid, server_account.gid)
     _remove_stale_locks(layout)
-    changes += [
-        f"all users may now enter {directory}, because PostgreSQL's user must"
-        for directory in opened
-        if not directory.is_relative_to(layout.home)
-    ]
-    return changes
 
 
 def give_to_server(data: Path) -> None:
     """Make the server's user the owner of a data directory if the caller is root."""
     if os.geteuid() != 0:
         return
-    user, _ = _server_user()
+    user = _server_user()
     for path in (data, *data.rglob("*")):
         os.chown(path, user.uid, user.gid, follow_symlinks=False)
 
@@ -123,11 +110,9 @@ def _check_version(data: Path) -> None:
         )
 
 
-def _initialize(data: Path, user: Account | None) -> list[Path]:
-    """Create the data in another directory and rename it: an interrupted start leaves no partial data.
-
-    Returns the result of `_grant_access`.
-    """
+def _initialize(layout: Layout, report: Report) -> None:
+    """Create the data in another directory and rename it: an interrupted start leaves no partial data."""
+    data = layout.postgres_data
     if data.exists() and any(data.iterdir()):
         raise StackError(
             f"The directory {data} contains files but no PostgreSQL data; "
@@ -136,10 +121,11 @@ def _initialize(data: Path, user: Account | None) -> list[Path]:
     unfinished = data.with_name(data.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700)
-    opened: list[Path] = []
-    if user is not None:
+    user = None
+    if os.geteuid() == 0:
+        user = _server_user(report)
         os.chown(unfinished, user.uid, user.gid)
-        opened = _grant_access(unfinished, programs())
+        _grant_access(layout, unfinished, report)
     command = [
         str(programs() / "initdb"),
         f"--pgdata={unfinished}",
@@ -171,21 +157,21 @@ def _initialize(data: Path, user: Account | None) -> list[Path]:
     if data.exists():
         data.rmdir()
     unfinished.rename(data)
-    return opened
 
 
-def _server_user() -> tuple[Account, bool]:
-    """Return the server's user, and whether this call created it. Raises StackError if that fails."""
+def _server_user(report: Report = lambda _sentence: None) -> Account:
+    """Return the server's user; create it if necessary. Raises StackError if that fails."""
     # Locked, because several stacks may start at the same time: while one process runs useradd, initdb in
     # another one was seen to fail with "could not look up effective user ID".
     lock = os.open(programs(), os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            return _account_of_server_user(), False
+            return _account_of_server_user()
         except KeyError:
             subprocess.run(["useradd", "--system", SERVER_USER], check=True, capture_output=True)
-            return _account_of_server_user(), True
+            report(f"the system user {SERVER_USER} is created: PostgreSQL does not run as root")
+            return _account_of_server_user()
     except (OSError, subprocess.CalledProcessError, KeyError):
         raise StackError(
             f"PostgreSQL does not run as root, and its user {SERVER_USER} could not be created. "
@@ -200,22 +186,18 @@ def _account_of_server_user() -> Account:
     return Account(entry.pw_uid, entry.pw_gid)
 
 
-def _grant_access(data: Path, server_programs: Path) -> list[Path]:
-    """Let the server's user enter the parent directories of its data and programs, and run the programs.
-
-    Returns the directories whose permissions were changed, the uppermost first.
-    """
-    opened = [
-        directory
-        for directory in sorted({*data.parents, *(server_programs / "postgres").parents})
-        if _add_permissions(directory, stat.S_IXGRP | stat.S_IXOTH)
-    ]
+def _grant_access(layout: Layout, data: Path, report: Report) -> None:
+    """Let the server's user enter the parent directories of its data and programs, and run the programs."""
+    server_programs = programs()
+    for directory in sorted({*data.parents, *(server_programs / "postgres").parents}):
+        is_changed = _add_permissions(directory, stat.S_IXGRP | stat.S_IXOTH)
+        if is_changed and not directory.is_relative_to(layout.home):
+            report(f"all users may now enter {directory}, because PostgreSQL's user must")
     if not (server_programs / "postgres").stat().st_mode & stat.S_IXOTH:
         for path in server_programs.parent.rglob("*"):
             executable = path.is_dir() or path.parent == server_programs
             permissions = stat.S_IRGRP | stat.S_IROTH | (stat.S_IXGRP | stat.S_IXOTH if executable else 0)
             _add_permissions(path, permissions)
-    return opened
 
 
 def _add_permissions(path: Path, permissions: int) -> bool:

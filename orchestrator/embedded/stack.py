@@ -5,7 +5,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import psutil
 
 from orchestrator.embedded import components, preflight, supervisor
-from orchestrator.embedded.component import Component, ComponentStatus, RunningProcess, Stage
+from orchestrator.embedded.component import Component, ComponentStatus, Report, RunningProcess, Stage
 from orchestrator.embedded.health_checks import HealthChecks
 from orchestrator.embedded.layout import Layout, stack_environment
 from orchestrator.embedded.migrations import migrate
@@ -36,9 +36,6 @@ SHUTDOWN_SECONDS = 10.0
 
 MAX_RESTARTS = 5
 """A component that has restarted this often while it is awaited is reported as failed."""
-
-Report = Callable[[str], None]
-"""Receives one sentence for each step of a start or stop."""
 
 
 def _ignore(_sentence: str) -> None:
@@ -91,8 +88,7 @@ class Stack:
             preflight.check_disk(self._layout)
             preflight.check_ports([port for component in components for port in component.ports])
             for component in components:
-                for change in component.prepare() or ():
-                    report(change)
+                component.prepare(report)
             supervisor.write_configuration(self._layout, components)
             environment = stack_environment(self.settings)
             supervisor.start_supervisor(self._layout, environment, bound=bound)
@@ -168,24 +164,22 @@ class Stack:
         self._process(name)
         self._stop_and_wait([name])
 
-    def start(self, name: str, *, healthy_seconds: float = HEALTHY_SECONDS) -> None:
+    def start(self, name: str) -> None:
         """Start a component and return when it is healthy. Raises StackError otherwise."""
         self._process(name)
         self._control.begin_start(name)
-        self.wait_until_healthy([name], healthy_seconds=healthy_seconds)
+        self.wait_until_healthy([name])
 
-    def restart(self, name: str, *, healthy_seconds: float = HEALTHY_SECONDS) -> None:
+    def restart(self, name: str) -> None:
         self.stop(name)
-        self.start(name, healthy_seconds=healthy_seconds)
+        self.start(name)
 
-    def wait_until_healthy(
-        self, names: Sequence[str] | None = None, *, healthy_seconds: float = HEALTHY_SECONDS
-    ) -> None:
+    def wait_until_healthy(self, names: Sequence[str] | None = None) -> None:
         """Wait until these components (default: all) are healthy. Raises StackError on timeout."""
         running = self.running_settings()
         awaited = [component for component in self._plan(running) if names is None or component.name in names]
         with HealthChecks(running) as checks:
-            self._wait_for(awaited, checks, _ignore, healthy_seconds)
+            self._wait_for(awaited, checks, _ignore)
 
     def _start_in_order(self, components: Sequence[Component], report: Report) -> None:
         starts_workers = any(component.stage is Stage.SERVICES for component in components)
@@ -194,7 +188,7 @@ class Stack:
                 starting = [component for component in components if component.stage is stage]
                 for component in starting:
                     self._control.begin_start(component.name)
-                self._wait_for(starting, checks, report, HEALTHY_SECONDS)
+                self._wait_for(starting, checks, report)
                 for component in starting:
                     component.after_start()
                 if stage is Stage.SERVERS:
@@ -223,9 +217,7 @@ class Stack:
                 )
             time.sleep(HEALTH_POLL_SECONDS)
 
-    def _wait_for(
-        self, awaited: Sequence[Component], checks: HealthChecks, report: Report, healthy_seconds: float
-    ) -> None:
+    def _wait_for(self, awaited: Sequence[Component], checks: HealthChecks, report: Report) -> None:
         began = time.monotonic()
         waiting = list(awaited)
         # Only restarts from now on count.
@@ -239,8 +231,8 @@ class Stack:
                     report(f"{component.name} is healthy ({time.monotonic() - began:.1f} s)")
                 elif self._restarts(component.name) - restarts[component.name] >= MAX_RESTARTS:
                     raise self._unhealthy(component, f"exited {MAX_RESTARTS} times")
-            if waiting and time.monotonic() - began > healthy_seconds:
-                raise self._unhealthy(waiting[0], f"was not healthy within {healthy_seconds:.0f} s")
+            if waiting and time.monotonic() - began > HEALTHY_SECONDS:
+                raise self._unhealthy(waiting[0], f"was not healthy within {HEALTHY_SECONDS:.0f} s")
             if waiting:
                 time.sleep(HEALTH_POLL_SECONDS)
 

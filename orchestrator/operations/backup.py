@@ -26,10 +26,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from orchestrator.embedded import postgres, preflight
+from orchestrator.embedded.component import Report
 from orchestrator.embedded.layout import Layout, packaged_program
 from orchestrator.embedded.migrations import MIGRATIONS
 from orchestrator.embedded.orphans import end_orphans
-from orchestrator.embedded.stack import Report, Stack
+from orchestrator.embedded.stack import Stack
 from orchestrator.errors import StackError
 from orchestrator.settings import Settings
 

@@ -169,7 +169,7 @@ class Machines:
         machine = self._machines["postgres"]
         layout = Layout(Settings(orders_home=self._home, database_url=None))
         layout.sockets.mkdir()
-        postgres.prepare(layout)
+        postgres.prepare(layout, lambda _: None)
         with (layout.postgres_data / "pg_hba.conf").open("a") as access:
             access.write(f"host all all {SUBNET} scram-sha-256\n")
         account = postgres.account(layout)

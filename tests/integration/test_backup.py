@@ -134,7 +134,7 @@ def stopped_home() -> Iterator[Path]:
     layout = Layout(settings_in(home))
     for directory in (layout.control, layout.logs, layout.sockets, layout.temporal_data):
         directory.mkdir(parents=True, exist_ok=True)
-    postgres.prepare(layout)
+    postgres.prepare(layout, lambda _: None)
     with closing(sqlite3.connect(layout.temporal_data / "temporal.db")) as database:
         database.execute("pragma journal_mode=wal")
         database.execute("create table t as select 42 as answer")

@@ -39,9 +39,8 @@ def test_a_small_stack_has_100_connections() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
 def test_directories_opened_for_the_server_are_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def initialize(data: Path, _user: Account | None) -> list[Path]:
-        data.mkdir(parents=True, exist_ok=True)
-        return []
+    def initialize(layout: Layout, _report: object) -> None:
+        layout.postgres_data.mkdir(parents=True, exist_ok=True)
 
     monkeypatch.setattr(postgres, "_initialize", initialize)
     # Not in tmp_path: if the name of ORDERS_HOME is long, the sockets are in another directory.
@@ -49,13 +48,18 @@ def test_directories_opened_for_the_server_are_reported_once(monkeypatch: pytest
         closed = Path(directory)
         layout = Layout(Settings(orders_home=closed / "home", database_url=None))
         layout.sockets.mkdir(parents=True)
-        assert [change for change in postgres.prepare(layout) if f"may now enter {closed}," in change]
+        reports: list[str] = []
+        postgres.prepare(layout, reports.append)
+        assert [change for change in reports if f"may now enter {closed}," in change]
         assert closed.stat().st_mode & 0o777 == 0o711
-        assert postgres.prepare(layout) == []
+        reports.clear()
+        postgres.prepare(layout, reports.append)
+        assert reports == []
 
 
 def test_concurrent_starts_create_the_server_s_user_once(monkeypatch: pytest.MonkeyPatch) -> None:
     created: list[str] = []
+    reports: list[str] = []
 
     def getpwnam(name: str) -> SimpleNamespace:
         if name not in created:
@@ -70,9 +74,9 @@ def test_concurrent_starts_create_the_server_s_user_once(monkeypatch: pytest.Mon
     monkeypatch.setattr(pwd, "getpwnam", getpwnam)
     monkeypatch.setattr(subprocess, "run", useradd)
     with ThreadPoolExecutor(5) as threads:
-        users = list(threads.map(lambda _: postgres._server_user(), range(5)))
-    assert {account for account, _ in users} == {Account(999, 998)}
-    assert sorted(is_new for _, is_new in users) == [False, False, False, False, True]
+        users = list(threads.map(lambda _: postgres._server_user(reports.append), range(5)))
+    assert set(users) == {Account(999, 998)}
+    assert len(reports) == 1
 
 
 def test_changes_of_a_component_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +84,9 @@ def test_changes_of_a_component_are_reported(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr(f"orchestrator.embedded.{name}", lambda *_, **__: None)
     monkeypatch.setattr(Stack, "_start_in_order", lambda *_: None)
     settings = Settings(orders_home=tmp_path, database_url=None, temporal_address=None)
-    changing = replace(components.components(settings)[-1], prepare=lambda: ["a change"], ports=())
+    changing = replace(
+        components.components(settings)[-1], prepare=lambda report: report("a change"), ports=()
+    )
     reports: list[str] = []
     Stack(settings, [changing]).up(report=reports.append)
     assert reports == ["a change"]

@@ -63,7 +63,8 @@ def stack_findings(stack: Stack, settings: Settings, is_up: bool) -> Iterator[Fi
             elif restarts >= MAX_RESTARTS:
                 yield Finding(
                     "component-restarting",
-                    f"{process.name} restarted {restarts} times in the last {RESTART_WINDOW_MINUTES} minutes.",
+                    f"{process.name} restarted {restarts} times in the last "
+                    f"{RESTART_WINDOW_MINUTES} minutes.",
                     f"Read in {layout.log(process.name)} why it exits.",
                 )
         return

@@ -38,5 +38,6 @@ def clock_findings(key: str, clock: str, ahead_seconds: float) -> Iterator[Findi
         yield Finding(
             key,
             f"{clock} is {abs(ahead_seconds):.1f} s {direction} this machine's.",
-            "Synchronize both clocks with the same time server. Deadlines and latencies are wrong until then.",
+            "Synchronize both clocks with the same time server. Deadlines and latencies are wrong until "
+            "then.",
         )
