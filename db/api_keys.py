@@ -24,7 +24,7 @@ class ListedKey:
 
 @dataclass(frozen=True)
 class StoredKey:
-    """A key with the hexadecimal SHA-256 that requests are compared with."""
+    """A key with its SHA-256 in hexadecimal, to authenticate requests."""
 
     key_hash: str
     name: str
@@ -46,7 +46,7 @@ def revoke(url: str, name: str) -> bool:
 
 
 def list_keys(url: str) -> list[ListedKey]:
-    """Return all keys, also revoked ones, oldest first."""
+    """Return all keys, including revoked ones, oldest first."""
     with connect(url, _APPLICATION) as connection:
         return [ListedKey(**row) for row in connection.execute(_SQL["list"]).fetchall()]
 
@@ -62,11 +62,11 @@ def exists(url: str) -> bool:
 
 
 def load_stored_keys(url: str) -> list[StoredKey]:
-    """Return all keys, also revoked ones, with their hashes."""
+    """Return all keys, including revoked ones, with their hashes."""
     with connect(url, _APPLICATION) as connection:
         return [StoredKey(**row) for row in connection.execute(_SQL["all"]).fetchall()]
 
 
 async def fetch_stored_keys(database: Database) -> list[StoredKey]:
-    """Return all keys, also revoked ones, with their hashes."""
+    """Return all keys, including revoked ones, with their hashes."""
     return [StoredKey(**row) for row in await database.fetch_all(_SQL["all"])]

@@ -17,7 +17,7 @@ def can_be_rejected(order: Row) -> bool:
 
 
 def can_be_approved(details: OrderDetails) -> bool:
-    """Return False also for an order that was approved before its review started."""
+    """Return whether an approval can still succeed. It cannot after an early approval, before the review."""
     is_approved = any(
         event["kind"] == "signal"
         and event["detail"].get("signal") == "approve_order"
@@ -28,7 +28,7 @@ def can_be_approved(details: OrderDetails) -> bool:
 
 
 def attempt_counts(details: OrderDetails) -> tuple[int, int]:
-    """Return all attempts and the failed ones. A running order has no stored counts: count its events."""
+    """Return the numbers of all and of failed attempts, for a running order counted from its events."""
     order = details.order
     if order["attempts"] is not None:
         return order["attempts"], order["failed_attempts"]

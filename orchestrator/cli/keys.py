@@ -1,22 +1,22 @@
-"""Commands for API keys. They use the database directly, so they need access to it and no API key."""
+"""Commands for API keys. They write to the order database directly and need no API key."""
 
 import re
 from typing import Annotated
 
 import typer
 
-from db import api_keys as stored
+from db import api_keys
 from orchestrator.cli.output import AsJson, console, echo, print_json, table
 from orchestrator.errors import UsageError
 from orchestrator.security.key_hashing import Role, hash_key, is_strong, new_key
 from orchestrator.settings import Settings
 
 keys = typer.Typer(
-    help="Create, list and revoke API keys. As soon as there is a key, access requires one.",
+    help="Create, list and revoke API keys. Once a key exists, every request needs one.",
     no_args_is_help=True,
 )
 
-NAME = r"[A-Za-z0-9_.@-]{1,64}"
+NAME_PATTERN = r"[A-Za-z0-9_.@-]{1,64}"
 
 
 def register(app: typer.Typer) -> None:
@@ -31,13 +31,13 @@ def add(
         bool,
         typer.Option(
             "--from-environment",
-            help="Store the key in API_KEY instead of a new one. Can be repeated.",
+            help="Store the key in the variable API_KEY instead of a new one, unless it is stored already.",
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Create a key and print it."""
-    if not re.fullmatch(NAME, name):
+    if not re.fullmatch(NAME_PATTERN, name):
         raise UsageError("A key's name has 1 to 64 letters, digits, or _ . @ -")
     try:
         Role.of(role)
@@ -45,28 +45,30 @@ def add(
         raise UsageError(f"Unknown role {role!r}. Choose one of: viewer, operator, chaos.") from None
     settings = Settings.load()
     if from_environment:
-        _store(settings, name, role)
+        _add_from_environment(settings, name, role)
         return
     key = new_key()
-    if not stored.add(settings.order_database_url, hash_key(key), name, role):
-        raise UsageError(f"There is a key {name} already. Revoke it first, or choose another name.")
+    if not api_keys.add(settings.order_database_url, hash_key(key), name, role):
+        raise UsageError(f"A key named {name} exists already. Revoke it first, or choose another name.")
     if as_json:
         print_json({"name": name, "role": role, "key": key})
         return
     echo(key)
-    echo(f"This is the key of {name} ({role}). It is not stored and cannot be shown again.")
+    echo(f"This is the key of {name} ({role}). It cannot be shown again: only its hash is stored.")
 
 
-def _store(settings: Settings, name: str, role: str) -> None:
+def _add_from_environment(settings: Settings, name: str, role: str) -> None:
     key = settings.api_key_text
     if key is None or not is_strong(key):
         raise UsageError(
-            "API_KEY must have the format of `orders keys add`: ord_ and 43 letters, digits, - or _."
+            "API_KEY must be a key like those of `orders keys add`: ord_ and 43 letters, digits, - or _."
         )
-    known = {each.key_hash: each for each in stored.load_stored_keys(settings.order_database_url)}
+    known = {each.key_hash: each for each in api_keys.load_stored_keys(settings.order_database_url)}
     if hash_key(key) not in known:
-        if not stored.add(settings.order_database_url, hash_key(key), name, role):
-            raise UsageError(f"There is another key {name} already. Revoke it first, or choose another name.")
+        if not api_keys.add(settings.order_database_url, hash_key(key), name, role):
+            raise UsageError(
+                f"Another key named {name} exists already. Revoke it first, or choose another name."
+            )
         echo(f"The key of {name} ({role}) is stored.")
         return
     found = known[hash_key(key)]
@@ -78,8 +80,8 @@ def _store(settings: Settings, name: str, role: str) -> None:
 
 @keys.command("list")
 def list_keys(as_json: AsJson = False) -> None:
-    """List all keys, including revoked ones, without the keys themselves."""
-    found = stored.list_keys(Settings.load().order_database_url)
+    """List the names and roles of all keys, including revoked ones."""
+    found = api_keys.list_keys(Settings.load().order_database_url)
     if as_json:
         print_json(
             {
@@ -96,7 +98,7 @@ def list_keys(as_json: AsJson = False) -> None:
         )
         return
     if not found:
-        echo("There are no keys. All access from this machine is permitted.")
+        echo("There are no keys. Requests from this machine are allowed without one.")
         return
     rows = [
         (
@@ -112,6 +114,6 @@ def list_keys(as_json: AsJson = False) -> None:
 @keys.command()
 def revoke(name: Annotated[str, typer.Argument(help="A name that `orders keys list` shows.")]) -> None:
     """Revoke a key. It becomes invalid within seconds."""
-    if not stored.revoke(Settings.load().order_database_url, name):
-        raise UsageError(f"There is no valid key {name}.")
+    if not api_keys.revoke(Settings.load().order_database_url, name):
+        raise UsageError(f"There is no valid key named {name}.")
     echo(f"The key of {name} is revoked.")

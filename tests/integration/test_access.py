@@ -236,10 +236,10 @@ def test_a_key_is_shown_once_and_stored_as_a_hash(url: str) -> None:
     assert key not in str(rows)
     assert hash_key(key) in str(rows)
     for words, sentence in (
-        (("add", "ada", "--role", "viewer"), "There is a key ada already"),
+        (("add", "ada", "--role", "viewer"), "A key named ada exists already"),
         (("add", "bob", "--role", "root"), "Unknown role 'root'"),
         (("add", "a b", "--role", "viewer"), "A key's name has"),
-        (("revoke", "bob"), "There is no valid key bob"),
+        (("revoke", "bob"), "There is no valid key named bob"),
     ):
         failed = command(url, *keys, *words)
         assert (failed.returncode, sentence in failed.stderr) == (2, True), failed.stderr
