@@ -64,9 +64,9 @@ def exists(url: str) -> bool:
 def load_stored_keys(url: str) -> list[StoredKey]:
     """Return all keys, including revoked ones, with their hashes."""
     with connect(url, _APPLICATION) as connection:
-        return [StoredKey(**row) for row in connection.execute(_SQL["all"]).fetchall()]
+        return [StoredKey(**row) for row in connection.execute(_SQL["list_with_hashes"]).fetchall()]
 
 
 async def fetch_stored_keys(database: Database) -> list[StoredKey]:
     """Return all keys, including revoked ones, with their hashes."""
-    return [StoredKey(**row) for row in await database.fetch_all(_SQL["all"])]
+    return [StoredKey(**row) for row in await database.fetch_all(_SQL["list_with_hashes"])]

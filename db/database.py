@@ -28,20 +28,20 @@ MAX_WAITING = 200
 """Maximum number of callers that wait for a connection."""
 
 IDLE_SECONDS = 60.0
-"""Connections opened by a burst are closed after this idle time: each costs the server some MB."""
+"""Idle time after which connections above the minimum are closed: each uses some MB on the server."""
 
 CHUNK_BYTES = 128 * 1024
-"""Chunk size of CSV exports. PostgreSQL sends single rows, and passing each on costs more than reading it."""
+"""Chunk size of CSV exports. PostgreSQL sends single rows; yielding each one costs more than reading it."""
 
 CLOSE_SECONDS = 2.0
 CONNECT_TIMEOUT_SECONDS = 3
 
 CONFLICT_ATTEMPTS = 3
-"""How often a single statement is run when it meets a deadlock or a serialization failure."""
+"""Maximum number of executions of a statement that fails with a deadlock or a serialization failure."""
 
 DEAD_PEER_SECONDS = 4
-"""Time without an acknowledgement after which a connection counts as lost. An unplugged cable closes no
-connection, and the default of Linux is about 15 minutes."""
+"""Time without an acknowledgement after which a connection counts as lost. After a network failure, Linux
+would by default keep a connection open for about 15 minutes."""
 
 KEEPALIVE_OPTIONS = {
     "keepalives": 1,
@@ -50,17 +50,17 @@ KEEPALIVE_OPTIONS = {
     "keepalives_count": DEAD_PEER_SECONDS - 2,
     "tcp_user_timeout": DEAD_PEER_SECONDS * 1000,
 }
-"""libpq options for our end of a TCP connection. `_SET_SERVER_KEEPALIVE` does the same for the server's end:
-a transaction of a lost client would otherwise hold its locks until the server notices."""
+"""libpq options that detect a lost server. `_SET_SERVER_KEEPALIVE` sets the same on the server, to detect a
+lost client: until then, the client's transaction holds its locks."""
 
 _SET_SERVER_KEEPALIVE = """
 select set_config('tcp_keepalives_idle', '2', false), set_config('tcp_keepalives_interval', '1', false),
     set_config('tcp_keepalives_count', %(count)s, false), set_config('tcp_user_timeout', %(timeout)s, false)
 """
 
-# A generic plan assumes one run and uses nested loops, which is slow for a report over 100,000 orders;
-# PostgreSQL would switch to it after five executions. With the default random_page_cost of 4, the planner
-# reads all events sequentially to find those of one run.
+# After five executions, PostgreSQL may switch to a generic plan. It is made for the average run, so it uses
+# nested loops, which are slow for a report over 100,000 orders. With the default random_page_cost of 4, the
+# planner reads all events sequentially to find those of one run.
 _CONFIGURE_REPORT: LiteralString = (
     "select set_config('work_mem', %(work_mem)s, true),"
     " set_config('plan_cache_mode', 'force_custom_plan', true),"
@@ -69,8 +69,8 @@ _CONFIGURE_REPORT: LiteralString = (
 
 
 class ConnectErrors:
-    """Keeps why the last connection attempt of a pool failed: psycopg_pool only logs it, and raises
-    PoolTimeout both when all connections are in use and when none can be opened."""
+    """Stores the error of a pool's last connection attempt. psycopg_pool only logs it, and raises PoolTimeout
+    both when all connections are in use and when none can be opened."""
 
     def __init__(self) -> None:
         self._last: psycopg.Error | None = None
@@ -82,17 +82,17 @@ class ConnectErrors:
         self._last = None
 
     def explain(self, pool_size: int) -> DatabaseError:
-        """Return the error to raise when a pool with this many connections had none to offer."""
+        """Return the error to raise when a pool of `pool_size` connections could not provide one."""
         if self._last is None:
             return PoolExhausted() if pool_size > 0 else DatabaseUnavailable()
         return (error_class_of(self._last) or DatabaseUnavailable)()
 
 
 class Database:
-    """A pool of connections. Each statement is a transaction of its own.
+    """A pool of connections. Each statement is its own transaction.
 
-    A statement that meets a deadlock or a serialization failure is run up to CONFLICT_ATTEMPTS times. Raises
-    the subclasses of DatabaseError (`db.errors`); other errors of the driver are bugs and pass through.
+    A statement that fails with a deadlock or a serialization failure is run up to CONFLICT_ATTEMPTS times.
+    Raises the subclasses of DatabaseError (`db.errors`). Other errors of psycopg are bugs.
     """
 
     def __init__(self, url: str, *, max_size: int = POOL_SIZE, application_name: str = "orders") -> None:
@@ -112,7 +112,8 @@ class Database:
             timeout=ACQUIRE_TIMEOUT_SECONDS,
             max_waiting=MAX_WAITING,
             max_idle=IDLE_SECONDS,
-            # After this time the pool reports a failure and starts over, so it never stops connecting.
+            # After this time the pool gives up, and the next caller makes it connect again. With a longer
+            # time, the delay between two attempts would grow.
             reconnect_timeout=1.0,
             connection_class=_connection_class(self._connect_errors),
             configure=self._configure,
@@ -135,13 +136,14 @@ class Database:
         await asyncio.gather(*self._closing)
 
     async def ping(self) -> None:
+        """Raise DatabaseError unless the database responds."""
         await self.fetch_one("select 1")
 
     async def fetch_all(
         self, statement: LiteralString, parameters: Row | None = None, *, work_mem_mb: int | None = None
     ) -> list[Row]:
-        """Return all rows. `work_mem_mb` is for reports over many rows: it sets the memory of each sort and
-        hash table, and has the statement planned for these parameters."""
+        """Return all rows. With `work_mem_mb`, for reports over many rows, the statement is planned for these
+        parameters, and each sort and hash table may use this memory."""
 
         async def fetch(connection: Connection) -> list[Row]:
             if work_mem_mb is None:
@@ -153,6 +155,8 @@ class Database:
         return await self._run(fetch)
 
     async def fetch_one(self, statement: LiteralString, parameters: Row | None = None) -> Row | None:
+        """Return the first row, or None if there is none."""
+
         async def fetch(connection: Connection) -> Row | None:
             return await (await connection.execute(statement, parameters)).fetchone()
 
@@ -220,11 +224,11 @@ class Database:
     async def _replace_blocked_pool(
         self, pool: AsyncConnectionPool[Connection], stats: dict[str, int]
     ) -> None:
-        """Replace a pool whose queue is full while it has no connection.
+        """Replace a pool that has no connection and a full queue, because it cannot recover.
 
-        A caller that times out stays in the queue of psycopg_pool until a connection is offered to it. While
-        PostgreSQL is unavailable the queue fills up; a full queue rejects callers before the pool tries to
-        connect, so it would never recover.
+        psycopg_pool removes a caller that timed out from its queue only when a connection becomes available.
+        So the queue fills up while PostgreSQL is unavailable. A full queue rejects callers before the pool
+        tries to connect.
         """
         is_blocked = stats.get("pool_size", 0) == 0 and stats.get("requests_waiting", 0) >= MAX_WAITING
         if pool is self._pool and is_blocked:
@@ -266,8 +270,8 @@ def _connection_class(errors: ConnectErrors) -> type[Connection]:
 
 
 async def _get_live_connection(pool: AsyncConnectionPool[Connection]) -> Connection:
-    """Return a connection that did not break while idle. After a restart of PostgreSQL all idle connections
-    are broken, and each would fail one statement."""
+    """Return a connection that is not broken. After a restart of PostgreSQL all idle connections are broken,
+    and each would fail one statement."""
     while True:
         connection = await pool.getconn()
         if not is_broken(connection):
@@ -277,8 +281,8 @@ async def _get_live_connection(pool: AsyncConnectionPool[Connection]) -> Connect
 
 
 def is_broken(connection: psycopg.Connection[Any] | AsyncConnection[Any]) -> bool:
-    """Return whether an idle connection has ended. No network round trip: on an idle connection only the
-    end of the stream is readable."""
+    """Return whether the server has closed an idle connection, without a network round trip: an idle
+    connection becomes readable only when it is closed."""
     if connection.closed:
         return True
     idle = select.poll()

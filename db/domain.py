@@ -35,11 +35,11 @@ GATEWAY_STEPS = (
     Step.RECALL,
     Step.REFUND,
 )
-"""The steps that call a gateway, and so can fail, hang or lose the response."""
+"""The steps that call a gateway. Only these can fail, time out or lose the response."""
 
 
 class State(StrEnum):
-    """The states of an order, in path order."""
+    """The states of an order, in the order in which it passes them; the last three are outcomes."""
 
     RECEIVED = "received"
     VALIDATED = "validated"
@@ -57,7 +57,7 @@ class State(StrEnum):
         return self in TERMINAL_STATES
 
     def is_past(self, other: "State") -> bool:
-        """Return whether this state is after `other` in path order."""
+        """Return whether this state is after `other` in the order of this class."""
         path = list(State)
         return path.index(self) > path.index(other)
 
@@ -66,7 +66,7 @@ TERMINAL_STATES = (State.COMPLETED, State.CANCELLED, State.FAILED)
 
 
 class Reason(StrEnum):
-    """Why an order ended other than by completing."""
+    """Why an order was aborted."""
 
     CUSTOMER_CANCELLED = "customer_cancelled"
     REVIEW_REJECTED = "review_rejected"
@@ -80,7 +80,7 @@ class Reason(StrEnum):
 
     @property
     def outcome(self) -> State:
-        """The outcome of an order that was aborted for this reason."""
+        """The outcome of an order that is aborted for this reason."""
         return State.CANCELLED if self in _CANCELLING_REASONS else State.FAILED
 
 
@@ -88,7 +88,7 @@ _CANCELLING_REASONS = (Reason.CUSTOMER_CANCELLED, Reason.REVIEW_REJECTED, Reason
 
 
 class AttemptOutcome(StrEnum):
-    """How one gateway call ended, as far as the caller can know."""
+    """How one gateway call ended, as seen by the caller. LOST: the caller died before it stored a result."""
 
     OK = "ok"
     ERROR = "error"
@@ -126,7 +126,7 @@ class Item:
 
 
 SAMPLE_ITEMS = (Item(sku="SAMPLE-1", quantity=1, unit_price_cents=4_200),)
-"""What an order without items contains."""
+"""The items of an order that is started without items."""
 
 
 @dataclass(frozen=True)
@@ -149,10 +149,10 @@ class NewOrder:
 
 @dataclass(frozen=True)
 class RequestResult:
-    """The decision on a request: accepted, or too late with the cause in `message`.
+    """The decision on a request: accepted or too late. `message` says what changed or why not.
 
-    `state`, `abort_reason` and `compensations` describe the order at that moment. `compensations` is empty
-    until the order is aborted, then it has the compensations of every step that was ever attempted.
+    `state`, `abort_reason` and `compensations` describe the order after the decision. `compensations` is empty
+    unless the order is aborted; then it has the compensations of all steps that were attempted.
     """
 
     accepted: bool
@@ -163,13 +163,13 @@ class RequestResult:
 
     @property
     def is_approved(self) -> bool:
-        """Whether the order has passed its review and may go on."""
+        """Whether the order has passed its review and is neither finished nor aborted."""
         is_past_review = self.state.is_past(State.IN_REVIEW) and not self.state.is_terminal
         return is_past_review and self.abort_reason is None
 
 
 def text_error(name: str, value: str) -> str | None:
-    """Why a text field cannot be stored, or None when it can."""
+    """Return why the value of a text field is invalid, or None if it is valid."""
     if not value.strip():
         return f"{name} is empty"
     if len(value) > MAX_TEXT_LENGTH:
@@ -182,5 +182,6 @@ def text_error(name: str, value: str) -> str | None:
 
 
 def text_errors(**fields: str) -> list[str]:
+    """Return one message for each invalid text field."""
     found = (text_error(name, value) for name, value in fields.items())
     return [problem for problem in found if problem is not None]

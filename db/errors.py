@@ -1,4 +1,4 @@
-"""Errors: the root of the project's exception tree, and what the order database raises.
+"""The base class of all errors, and the errors of the order database.
 
 OrderSystemError
  ├─ TextRejected                   a text that PostgreSQL cannot store or compare
@@ -13,7 +13,7 @@ OrderSystemError
          ├─ TransactionConflict    a deadlock or a serialization failure
          └─ DiskFull               PostgreSQL cannot write
 
-Any other error of the driver is a bug and passes through. `orchestrator.errors` continues the tree. The
+Any other error of psycopg is a bug and is not translated. `orchestrator.errors` has further subclasses. The
 docstring of a class is its default message.
 """
 

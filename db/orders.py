@@ -17,15 +17,16 @@ from db.transitions import STATE_MACHINE
 _SQL = queries.load("orders.sql")
 
 FINISH_ATTEMPTS = 3
-"""How often `finish` runs its statement, which does nothing when another statement changed the order
-meanwhile."""
+"""Maximum number of executions of the statement of `finish`. It has no effect when it had to wait for a
+concurrent update of the order."""
 
 
 @dataclass(frozen=True)
 class StartedAttempt:
     """An attempt that was started, with the order's data that the gateway call needs.
 
-    `owns_payment` is False when the payment id belongs to another order. Only a validation and a refund look it up.
+    `owns_payment` is False when the payment id belongs to another order. It is checked only for the steps
+    validate and refund, and True for all others.
     """
 
     number: int
@@ -130,7 +131,7 @@ class OrderRepository:
         )
 
     async def end_attempt(self, order_id: str, step: Step, ended: AttemptResult) -> None:
-        """Close an attempt that no other attempt follows."""
+        """Close an attempt that is not retried."""
         await self._execute(
             "end_attempt",
             order_id=order_id,

@@ -1,8 +1,8 @@
-"""Stored load tests: how each was started, what it measured, and its verdict; and the disturbances of
-components, by load tests or by hand.
+"""Stores load tests (options, measurements, verdict) and disturbances of components.
 
-Synchronous, because load generators run on greenlets, with which psycopg's waits cooperate. Each function
-opens its own connection, since PostgreSQL may be restarted during a run, and raises DatabaseError.
+The functions are synchronous, because load generators run on greenlets, and psycopg yields to other greenlets
+while it waits. Each function opens its own connection, since PostgreSQL may be restarted during a run, and
+raises DatabaseError.
 """
 
 import time
@@ -19,15 +19,15 @@ _SQL = queries.load("runs.sql")
 _APPLICATION = "loadtest"
 
 SILENT_SECONDS = 120.0
-"""A live run starts orders more often than this, and needs less time from its drain to its verdict."""
+"""A run counts as aborted when it has started no order for its drain time plus this time."""
 
 DISTURBANCE_RETRY_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
 class NewRun:
-    """A run as it starts. `fault_profile` is the active one, `stages` is the plan of rates. If the run set
-    the profile, `options` has the time of that as `faults_since`."""
+    """A run when it starts. `fault_profile` is the active one, `stages` are the planned rates. If the run has
+    set the profile, `options["faults_since"]` is the time of that change."""
 
     run_id: str
     scenario: str
@@ -42,7 +42,7 @@ class NewRun:
 
 @dataclass(frozen=True)
 class RunResult:
-    """The result of a run. `statistics` has one row per second; `completion_ms` are exact times."""
+    """The result of a run. `statistics` has one row per second, `completion_ms` the time of each order."""
 
     ended_at: datetime
     statistics: list[Row]
@@ -55,7 +55,7 @@ class RunResult:
 
 @dataclass(frozen=True)
 class StoredRun(NewRun):
-    """A stored run. All fields of its own except `chaos` are None while it is running."""
+    """A stored run. While it is running, the fields of the result are None, except `chaos`: it is empty."""
 
     ended_at: datetime | None
     statistics: list[Row] | None
@@ -74,8 +74,8 @@ def run_id_exists(url: str, run_id: str) -> bool:
 
 
 def run_that_set_faults(url: str, since: str) -> str | None:
-    """Return the running run that set the fault profile active `since` (as in the API's JSON). None when it
-    was not set by a run, or the run has ended or was aborted."""
+    """Return the id of the running load test that set the fault profile at `since` (as in the API's JSON).
+    Return None when no load test set it, or that load test has ended or was aborted."""
     parameters = {"since": since, "silent_seconds": SILENT_SECONDS}
     with connect(url, _APPLICATION) as connection:
         row = connection.execute(_SQL["run_that_set_faults"], parameters).fetchone()
@@ -83,7 +83,7 @@ def run_that_set_faults(url: str, since: str) -> str | None:
 
 
 def open_run(url: str, run: NewRun) -> bool:
-    """Store a run that starts. Return False when its id exists."""
+    """Store a run that starts. Return False if a run with this id exists."""
     parameters = vars(run) | {
         "options": Jsonb(run.options),
         "stages": Jsonb(run.stages),
@@ -106,7 +106,7 @@ def close_run(url: str, run_id: str, result: RunResult) -> None:
 
 
 def find(url: str, run_id: str) -> StoredRun | None:
-    """Return a run, or None when there is none with this id."""
+    """Return a run, or None if no run has this id."""
     with connect(url, _APPLICATION) as connection:
         row = connection.execute(_SQL["run"], {"run_id": run_id}).fetchone()
     return None if row is None else StoredRun(**row)
@@ -121,8 +121,8 @@ def record_disturbance(
     run_id: str | None = None,
     time_budget_seconds: float,
 ) -> None:
-    """Store one disturbance. Retries for `time_budget_seconds`, since the disturbance may have hit
-    PostgreSQL; then raises DatabaseError."""
+    """Store one disturbance. Retry for `time_budget_seconds`, because the component may be PostgreSQL; then
+    raise DatabaseError."""
     retry_until = time.monotonic() + time_budget_seconds
     parameters = {"at": at, "component": component, "action": action, "run_id": run_id}
     while True:

@@ -1,4 +1,4 @@
-"""Maps errors of the driver to the classes of `db.errors`, by SQLSTATE."""
+"""Maps errors of psycopg to the classes of `db.errors`, by SQLSTATE."""
 
 import re
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ from db.errors import (
 )
 
 _ERROR_OF_SQLSTATE: dict[str, type[DatabaseError]] = {
-    "25P03": DatabaseUnavailable,  # idle_in_transaction_session_timeout: the session was ended
-    "25P04": DatabaseUnavailable,  # transaction_timeout: the session was ended
+    "25P03": DatabaseUnavailable,  # idle_in_transaction_session_timeout
+    "25P04": DatabaseUnavailable,  # transaction_timeout
     "3D000": WrongCredentials,  # no such database
     "40001": TransactionConflict,
     "40P01": TransactionConflict,
@@ -40,7 +40,7 @@ _ERROR_OF_CLASS: dict[str, type[DatabaseError]] = {
     "53": DatabaseError,
 }
 
-# libpq reports why a connection could not be opened as text only, without a SQLSTATE.
+# For a failed connection attempt, libpq reports a message without a SQLSTATE.
 _SQLSTATE_OF_CONNECT_MESSAGE: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("28P01", re.compile(r"password authentication failed|no password supplied")),
     (
@@ -60,7 +60,7 @@ _SQLSTATE_OF_CONNECT_MESSAGE: tuple[tuple[str, re.Pattern[str]], ...] = (
 
 
 def sqlstate_of(error: psycopg.Error) -> str | None:
-    """Return the SQLSTATE of an error; for a failed connection attempt, the one its message implies."""
+    """Return the SQLSTATE of an error; for a failed connection attempt, derive it from the message."""
     if error.sqlstate is not None:
         return error.sqlstate
     text = str(error)
@@ -68,7 +68,7 @@ def sqlstate_of(error: psycopg.Error) -> str | None:
 
 
 def error_class_of(error: psycopg.Error) -> type[DatabaseError] | None:
-    """Return the class that an error of the driver is raised as, or None for a bug."""
+    """Return the class that an error of psycopg is translated to, or None for a bug."""
     if isinstance(error, PoolTimeout | TooManyRequests):
         return PoolExhausted
     if isinstance(error, psycopg.InterfaceError):
@@ -84,7 +84,7 @@ def error_class_of(error: psycopg.Error) -> type[DatabaseError] | None:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Raise errors of the driver as the matching DatabaseError; other errors pass through."""
+    """Raise errors of psycopg as the matching DatabaseError; do not change other errors."""
     try:
         yield
     except psycopg.Error as error:

@@ -20,21 +20,20 @@ _MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
 
 @dataclass(frozen=True)
 class Session:
-    """A session that has executed one statement, or been idle in a transaction, for 2 seconds or more."""
+    """A session that runs a statement, or has been in an idle transaction, for more than 2 seconds."""
 
     pid: int
     application: str
     seconds: float
     statement: str
     is_idle: bool = False
-    waits: bool = False
-    """For a lock."""
+    waits_for_lock: bool = False
 
 
 @dataclass(frozen=True)
 class DatabaseState:
     version: int
-    """As PostgreSQL numbers versions, for example 180004."""
+    """The setting server_version_num, for example 180004."""
 
     version_text: str
     response_ms: float
@@ -52,11 +51,11 @@ class DatabaseState:
     overdue: int = 0
     overdue_examples: tuple[str, ...] = ()
     repeated_compensations: tuple[str, ...] = ()
-    """Orders whose refund or recall has had `compensation_attempts` attempts or more."""
+    """Order ids with at least `compensation_attempts` attempts of the refund or the recall."""
 
     acceptance_gap_seconds: float | None = None
-    """Shortest time between acceptance (Temporal's clock) and first event (the database's clock) among the
-    most recent orders; None without orders."""
+    """Shortest time between acceptance (Temporal's clock) and first event (the database's clock) of recent
+    orders; None if there are none."""
 
 
 async def database_state(
@@ -78,12 +77,12 @@ async def database_state(
             sent_at, began = clock(), perf_counter()
             (server,) = await rows("server")
             response_seconds = perf_counter() - began
-            # The database read its clock between sending and receiving; only a time outside of that is an
-            # offset.
-            early = server["clock"].timestamp() - sent_at
-            late = early - response_seconds
+            # The database read its clock at some time between request and response. So the offset is between
+            # these two; 0 is assumed if it is possible.
+            largest_offset = server["clock"].timestamp() - sent_at
+            smallest_offset = largest_offset - response_seconds
             applied = [row["version"] for row in await rows("migrations")] if server["has_migrations"] else []
-            ours = {path.name.split("_")[0]: path.name for path in _MIGRATIONS.glob("*.sql")}
+            released = {path.name.split("_")[0]: path.name for path in _MIGRATIONS.glob("*.sql")}
             orders: Row = {}
             if server["has_orders"]:
                 attempts = {"attempts": compensation_attempts}
@@ -103,11 +102,11 @@ async def database_state(
                 connections=server["connections"],
                 hidden_connections=server["hidden"],
                 max_connections=server["max_connections"],
-                clock_ahead_seconds=max(late, 0.0) + min(early, 0.0),
+                clock_ahead_seconds=max(smallest_offset, 0.0) + min(largest_offset, 0.0),
                 sessions=tuple(Session(**row) for row in await rows("sessions")),
                 pending_migrations=tuple(
-                    name for version, name in sorted(ours.items()) if version not in applied
+                    name for version, name in sorted(released.items()) if version not in applied
                 ),
-                unknown_migrations=tuple(version for version in applied if version not in ours),
+                unknown_migrations=tuple(version for version in applied if version not in released),
                 **orders,
             )

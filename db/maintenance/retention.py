@@ -25,8 +25,11 @@ class RetentionRejected(OrderSystemError):
 
 @dataclass
 class RetentionReport:
-    """The events of orders accepted before `cutoff` are deleted. `orders` is their number; in a dry run, of the
-    orders whose events would be deleted. `oldest_open_at` is when the oldest open order was accepted."""
+    """The result of a deletion, or the preview of one in a dry run.
+
+    `orders` counts the orders accepted before `cutoff` whose events are deleted, `events` counts these events
+    (0 in a dry run). `oldest_open_at` is the acceptance time of the oldest open order.
+    """
 
     cutoff: datetime
     oldest_open_at: datetime | None
@@ -39,10 +42,9 @@ class RetentionReport:
 
 
 async def delete_expired(database: Database, keep: timedelta, *, dry_run: bool = False) -> RetentionReport:
-    """Delete the events of orders that were accepted longer than `keep` ago, but not those of an open order or
-    of later ones. With `dry_run`, only count the orders.
+    """Delete the events of orders that were accepted longer than `keep` ago and before the oldest open order.
 
-    Raises RetentionRejected when the user is not allowed to.
+    With `dry_run`, only count the orders. Raises RetentionRejected when the user has no permission to delete.
     """
     row = await database.fetch_one(_SQL["cutoff"], {"keep": keep})
     assert row is not None, "an aggregate returns a row"

@@ -1,6 +1,6 @@
 -- migrate:up
 
--- Append only. (order_id, at) is unique: the time of each event is the order's own strictly increasing
+-- Append-only, except for retention. (order_id, at) is unique: the time of each event is the order's own strictly increasing
 -- last_event_at, taken under the lock of its row.
 create table events (
     order_id text not null,
@@ -17,7 +17,7 @@ create table events (
     primary key (order_id, at)
 );
 
--- One row. Retention has deleted the events of the orders accepted before `events_since`; later ones have all.
+-- One row. Retention has deleted the events of orders accepted before `events_since`; later orders have all events.
 create table event_retention (events_since timestamptz not null);
 insert into event_retention values ('-infinity');
 

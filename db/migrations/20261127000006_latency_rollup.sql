@@ -1,8 +1,8 @@
 -- migrate:up
 
--- Finished orders, counted in buckets by minute, hour and day of acceptance: a million orders are a few thousand
--- rows per chart. Triggers update the rollup in the transaction that writes the outcome, so it is exact after a
--- crash of any component.
+-- Finished orders, counted in buckets by minute, hour and day of acceptance, so that a chart of a million orders reads
+-- a few thousand rows. Triggers update the rollup in the transaction that writes the outcome, so it stays exact when
+-- any component crashes.
 
 -- 15000 * 2^(n/16), rounded: edges 4.4 % apart, one of them at the limit of 15,000 ms. A bucket holds the times above
 -- the previous edge and up to its own, so 15,000 ms is within the limit. Same as EDGES_MS in db/read_models/latency_buckets.py.
@@ -36,7 +36,7 @@ language sql immutable parallel safe
 return date_bin(make_interval(secs => grain_seconds), moment, '2000-01-01 00:00:00+00');
 
 create table latency_rollup (
-    -- 60, 3600 or 86400: each order is counted once in each grain.
+    -- 60, 3600 or 86400. Each order is counted once per grain.
     grain_seconds int not null,
     -- The start of the minute, hour or day of acceptance.
     at timestamptz not null,
@@ -58,7 +58,7 @@ create index latency_rollup_run on latency_rollup (run_id, grain_seconds, at) wh
 comment on table latency_rollup is
     'Finished orders by completion time. upto_ms is the upper edge of the bucket; completion_ms and attempts are sums.';
 
--- The rows of several time ranges, each in its own grain; a null outcome or fault profile selects all. `offset 0`
+-- The rows of several time ranges, each range with its grain; a null outcome or fault profile selects all. `offset 0`
 -- makes PostgreSQL read each range through the index; as a plain join it would scan the whole table.
 create function selected_rollup(
     grains int[], starts timestamptz[], ends timestamptz[], with_outcome order_state, under_fault_profile text
@@ -75,7 +75,7 @@ $$;
 
 create function update_latency_rollup() returns trigger language plpgsql as $$
 begin
-    -- Always the finest grain first, so that two transactions cannot deadlock.
+    -- All transactions write the finest grain first, so that they cannot deadlock.
     insert into latency_rollup as r
     select grain, rollup_start(new.accepted_at, grain), coalesce(new.run_id, ''), new.state, new.fault_profile,
         latency_bucket(new.completion_ms), 1, (not new.within_limit)::int, new.completion_ms, new.completion_ms,
@@ -100,7 +100,7 @@ create trigger orders_update_latency_rollup_on_insert after insert on orders for
 when (new.finished_at is not null)
 execute function update_latency_rollup();
 
--- Counts all orders again. Blocks writers of orders meanwhile, so that no outcome is missed.
+-- Recounts all finished orders. Blocks writers of orders until the end of the transaction, so that no outcome is missed.
 create function rebuild_latency_rollup() returns bigint language plpgsql as $$
 declare
     counted bigint;
@@ -114,7 +114,7 @@ begin
     from orders cross join (values (60), (3600), (86400)) grains (grain)
     where finished_at is not null
     group by 1, 2, 3, 4, 5, 6
-    -- In the order of the primary key, so that rows that are read together are stored together.
+    -- Sorted by primary key, so that rows that are read together are stored together.
     order by 1, 2, 3, 4, 5, 6;
     get diagnostics counted = row_count;
     return counted;

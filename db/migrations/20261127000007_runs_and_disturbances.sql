@@ -1,6 +1,6 @@
 -- migrate:up
 
--- A named load test. Its orders carry the run_id.
+-- Load tests. The orders of a load test have its run_id.
 create table runs (
     run_id text primary key check (run_id ~ '^[A-Za-z0-9_-]{1,64}$'),
     scenario text not null,
@@ -12,19 +12,19 @@ create table runs (
     ended_at timestamptz,
     commit_hash text,
     machine jsonb not null default '{}',
-    -- One object per second.
+    -- An array with one object per second.
     statistics jsonb,
     verdict jsonb,
-    -- One object per disturbance.
+    -- An array with one object per disturbance.
     chaos jsonb not null default '[]',
-    -- The exact completion times, so that runs can be compared after their orders were deleted.
+    -- The exact completion times, to compare runs without reading their orders.
     completion_ms int[],
     late_orders int,
     counted_orders int
 );
 create index runs_started on runs (started_at desc);
 
--- Kills, pauses, stops and restarts, made by hand or by a load test (run_id), for the charts.
+-- Kills, pauses, stops and restarts of components, for the charts. run_id is null for those outside a load test.
 create table disturbances (
     at timestamptz not null,
     component text not null,

@@ -1,7 +1,7 @@
 -- migrate:up
 
--- Only the SHA-256 of a key is stored. Keys are 256 random bits, so a slow hash would not make them safer. Revoked
--- keys stay: once any key was added, requests without a key are rejected.
+-- Only the SHA-256 of a key is stored. A key is 256 random bits, so a slow hash would not be safer. Revoked keys are
+-- not deleted: as long as the table has a row, requests without a key are rejected.
 create table api_keys (
     key_hash text primary key check (key_hash ~ '^[0-9a-f]{64}$'),
     name text not null check (name ~ '^[A-Za-z0-9_.@-]{1,64}$'),

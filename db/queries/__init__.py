@@ -1,4 +1,4 @@
-"""Named SQL statements: each `-- name: x` in a file of this folder starts one."""
+"""Named SQL statements. In the files of this folder, a line `-- name: x` starts the statement x."""
 
 import re
 from functools import cache
@@ -19,7 +19,7 @@ def load(file_name: str) -> dict[str, LiteralString]:
     names, bodies = parts[::2], parts[1::2]
     if len(set(names)) != len(names):
         raise ValueError(f"{file_name} names a statement twice")
-    # The text is part of the program, not input: psycopg asks for that guarantee in the type.
+    # The text is part of the program, not user input, as psycopg requires of a LiteralString.
     return {
         name: cast(LiteralString, body.strip().rstrip(";")) for name, body in zip(names, bodies, strict=True)
     }

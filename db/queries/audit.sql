@@ -1,11 +1,11 @@
--- The invariants, as queries that return their violations: an order, and the rows that show it.
+-- The invariants. Each query returns the orders that violate one, with a finding and its evidence.
 --
--- Nearly all orders are correct. So each query collects evidence only for the violations that it returns, and the
--- invariants about an order's own events (1, 2, 7) read only the candidates of the first query.
+-- Nearly all orders are correct. So each query collects evidence only for the violations, and the invariants that
+-- read only an order's events (1, 2, 7) check only the orders from the query `candidates`.
 --
--- `finished_orders` have their outcome, of one run or of all. Open orders are counted but not checked,
--- because their rows and the provider's may differ for a moment. Invariants about events (1, 2, 6, 7, 9) skip
--- orders whose events were deleted by retention.
+-- `finished_orders` are those of one run or of all runs. Open orders are counted but not checked, because their rows
+-- and the provider's may differ temporarily. Invariants about events (1, 2, 6, 7, 9) skip orders whose events were
+-- deleted by retention.
 
 -- name: scope
 select count(*) filter (where state >= 'completed') as finished,
@@ -20,9 +20,9 @@ from orders
 where %(run_id)s::text is null or run_id = %(run_id)s;
 
 -- name: candidates
--- The orders that may violate invariant 1, 2 or 7, from one scan of all events without a sort. All other orders have
--- exactly one acceptance, as their first event, exactly one outcome, as their last event, and in between went
--- through the states in order: without a gap, and completely if they completed.
+-- The orders that may violate invariant 1, 2 or 7, from one scan of all events without a sort. Each other order has
+-- exactly one acceptance, its first event, and exactly one outcome, its last event. Between them it passed the states
+-- in order, without skipping one; a completed order passed all of them.
 with finished_orders as (
     select * from orders where state >= 'completed' and accepted_at >= (select events_since())
         and (%(run_id)s::text is null or run_id = %(run_id)s)
@@ -82,7 +82,7 @@ limit %(limit)s;
 -- A completed order was charged once and in full, not refunded, and dispatched once to its address.
 with finished_orders as not materialized (
     select * from orders where state = 'completed' and (%(run_id)s::text is null or run_id = %(run_id)s)
-), money as (
+), payment_totals as (
     select l.order_id,
         count(*) filter (where l.kind = 'charge') as charges,
         coalesce(sum(l.amount_cents) filter (where l.kind = 'charge'), 0) as charged_cents,
@@ -92,7 +92,7 @@ with finished_orders as not materialized (
     select p.order_id,
         count(*) filter (where p.dispatched_at is not null) as dispatched,
         count(*) filter (where p.recalled_at is not null) as recalled,
-        count(*) filter (where p.dispatched_at is not null and p.label_address = finished_orders.address) as rightly_addressed
+        count(*) filter (where p.dispatched_at is not null and p.label_address = finished_orders.address) as with_order_address
     from finished_orders join provider.parcels p using (order_id) group by p.order_id
 )
 select o.order_id,
@@ -103,7 +103,7 @@ select o.order_id,
         when m.refunds > 0 then 'completed and refunded'
         when coalesce(p.dispatched, 0) <> 1 then format('completed with %%s dispatches', coalesce(p.dispatched, 0))
         when p.recalled > 0 then 'completed and recalled'
-        else 'the label has another address'
+        else 'the label does not have the address of the order'
     end as finding,
     jsonb_build_object('amount_cents', o.amount_cents, 'ledger', (
         select jsonb_agg(jsonb_build_object('entry_id', entry_id, 'kind', kind, 'amount_cents', amount_cents, 'payment_id', payment_id) order by entry_id)
@@ -111,16 +111,16 @@ select o.order_id,
     ), 'address', o.address, 'labels', (
         select jsonb_agg(w.label_address) from provider.parcels w where w.order_id = o.order_id
     )) as evidence
-from finished_orders o left join money m using (order_id) left join parcels p using (order_id)
+from finished_orders o left join payment_totals m using (order_id) left join parcels p using (order_id)
 where coalesce(m.charges, 0) <> 1 or m.charged_cents <> o.amount_cents or m.refunds > 0
-    or coalesce(p.dispatched, 0) <> 1 or p.recalled > 0 or p.rightly_addressed <> 1
+    or coalesce(p.dispatched, 0) <> 1 or p.recalled > 0 or p.with_order_address <> 1
 limit %(limit)s;
 
 -- name: invariant_4
--- A cancelled or failed order has a net charge of zero, and nothing of it is packed or dispatched.
+-- A cancelled or failed order has a net charge of zero, and its package and parcel are recalled.
 with finished_orders as not materialized (
     select * from orders where state > 'completed' and (%(run_id)s::text is null or run_id = %(run_id)s)
-), money as (
+), payment_totals as (
     select l.order_id,
         coalesce(sum(l.amount_cents) filter (where l.kind = 'charge'), 0)
             - coalesce(sum(l.amount_cents) filter (where l.kind = 'refund'), 0) as net_cents,
@@ -136,21 +136,21 @@ with finished_orders as not materialized (
 )
 select o.order_id,
     case
-        when m.net_cents <> 0 or m.charges <> m.refunds then format('%%s, and %%s cents are still charged', o.state, m.net_cents)
+        when m.net_cents <> 0 or m.charges <> m.refunds then format('%%s with a net charge of %%s cents', o.state, m.net_cents)
         when m.refunds > 1 then format('refunded %%s times', m.refunds)
-        else format('%%s, and not recalled', o.state)
+        else format('%%s, but a package or parcel was not recalled', o.state)
     end as finding,
     jsonb_build_object('state', o.state, 'reason', o.abort_reason, 'ledger', (
         select jsonb_agg(jsonb_build_object('entry_id', entry_id, 'kind', kind, 'amount_cents', amount_cents, 'payment_id', payment_id) order by entry_id)
         from provider.ledger w where w.order_id = o.order_id and w.kind <> 'void'
     ), 'not_recalled', a.item) as evidence
-from finished_orders o left join money m using (order_id) left join not_recalled a using (order_id)
+from finished_orders o left join payment_totals m using (order_id) left join not_recalled a using (order_id)
 where m.net_cents <> 0 or m.charges <> m.refunds or m.refunds > 1 or a.item is not null
 limit %(limit)s;
 
 -- name: invariant_5
--- No charge without an order, and our payments equal the provider's, row for row. A charge without an order belongs
--- to the run whose id its order id starts with.
+-- Each charge has an order, and each stored payment matches the provider's ledger. A charge without an order belongs
+-- to the run whose id is the prefix of its order id.
 with finished_orders as not materialized (
     select * from orders where state >= 'completed' and (%(run_id)s::text is null or run_id = %(run_id)s)
 ), provider_payment as (
@@ -159,21 +159,21 @@ with finished_orders as not materialized (
         count(*) filter (where l.kind = 'charge') as charges,
         count(*) filter (where l.kind = 'refund') as refunds
     from finished_orders join provider.ledger l using (order_id) where l.kind <> 'void' group by l.payment_id, l.order_id
-), our_payment as (
+), stored_payment as (
     select p.* from finished_orders join payments p using (order_id)
 ), found as (
-    select coalesce(ours.order_id, theirs.order_id) as order_id, theirs.payment_id,
-        case when ours.order_id is null then 'a charge without a payment of ours'
-            else format('our payment is %%s, the provider has %%s charges and %%s refunds',
-                ours.status, coalesce(theirs.charges, 0), coalesce(theirs.refunds, 0))
-        end as finding, to_jsonb(ours) as payment
-    from provider_payment theirs
-    full join our_payment ours on ours.payment_id = theirs.payment_id and ours.order_id = theirs.order_id
+    select coalesce(stored.order_id, ledger.order_id) as order_id, ledger.payment_id,
+        case when stored.order_id is null then 'a charge without a stored payment'
+            else format('the stored payment is %%s, the provider has %%s charges and %%s refunds',
+                stored.status, coalesce(ledger.charges, 0), coalesce(ledger.refunds, 0))
+        end as finding, to_jsonb(stored) as payment
+    from provider_payment ledger
+    full join stored_payment stored on stored.payment_id = ledger.payment_id and stored.order_id = ledger.order_id
     where case
-        when ours.order_id is null then true
-        when ours.status = 'charged' then coalesce(theirs.charges, 0) <> 1 or theirs.refunds <> 0 or theirs.charged_cents <> ours.amount_cents
-        when ours.status = 'refunded' then coalesce(theirs.charges, 0) <> 1 or theirs.refunds <> 1 or theirs.charged_cents <> ours.amount_cents
-        else coalesce(theirs.charges, 0) <> 0 or coalesce(theirs.refunds, 0) <> 0
+        when stored.order_id is null then true
+        when stored.status = 'charged' then coalesce(ledger.charges, 0) <> 1 or ledger.refunds <> 0 or ledger.charged_cents <> stored.amount_cents
+        when stored.status = 'refunded' then coalesce(ledger.charges, 0) <> 1 or ledger.refunds <> 1 or ledger.charged_cents <> stored.amount_cents
+        else coalesce(ledger.charges, 0) <> 0 or coalesce(ledger.refunds, 0) <> 0
     end
     union all
     select distinct l.order_id, l.payment_id, 'charged without an order', null::jsonb
@@ -189,7 +189,7 @@ from found f
 limit %(limit)s;
 
 -- name: invariant_6
--- An accepted cancellation never completes, and the last accepted address is on the label.
+-- An order with an accepted cancellation never completes, and the label has the last accepted address.
 with finished_orders as (
     select * from orders where state = 'completed' and accepted_at >= (select events_since())
         and (%(run_id)s::text is null or run_id = %(run_id)s)
@@ -202,7 +202,7 @@ with finished_orders as (
 )
 select p.order_id,
     case p.signal when 'cancel_order' then 'a cancellation was accepted, but the order completed'
-        else 'an accepted address is not the one on the label' end as finding,
+        else 'the label does not have the last accepted address' end as finding,
     jsonb_build_object('accepted_at', p.at, 'accepted_address', p.address, 'label', l.label_address) as evidence
 from accepted_request p left join provider.parcels l on l.order_id = p.order_id and l.dispatched_at is not null
 where p.n = 1 and (p.signal = 'cancel_order' or p.address is distinct from l.label_address)
@@ -210,7 +210,7 @@ limit %(limit)s;
 
 -- name: invariant_7
 -- The events are a legal path through the states, in time order, and end with the outcome.
-with step_through as (
+with transitions as (
     select e.order_id, e.at, e.kind, e.state, e.started_at,
         lag(e.state) over w as before, lag(e.kind) over w as kind_before, lag(e.at) over w as at_before
     from orders o join events e on e.order_id = o.order_id
@@ -226,7 +226,7 @@ select order_id,
     end as finding,
     jsonb_build_object('before', jsonb_build_object('at', at_before, 'kind', kind_before, 'state', before),
         'event', jsonb_build_object('at', at, 'kind', kind, 'state', state)) as evidence
-from step_through
+from transitions
 where kind_before = 'outcome'
     or (before is null) <> (kind = 'accepted')
     or started_at > at
@@ -234,7 +234,7 @@ where kind_before = 'outcome'
 limit %(limit)s;
 
 -- name: invariant_8
--- The provider's charges less refunds are the amount of a completed order, else zero.
+-- The charges minus the refunds at the provider are the amount of a completed order, and zero for any other order.
 with finished_orders as not materialized (
     select * from orders where state >= 'completed' and (%(run_id)s::text is null or run_id = %(run_id)s)
 ), balance as (
@@ -242,7 +242,7 @@ with finished_orders as not materialized (
         sum(case l.kind when 'charge' then l.amount_cents when 'refund' then -l.amount_cents else 0 end) as cents
     from finished_orders join provider.ledger l using (order_id) group by l.order_id
 )
-select o.order_id, format('the provider balance is %%s cents, the order is worth %%s', coalesce(h.cents, 0),
+select o.order_id, format('the provider balance is %%s cents instead of %%s', coalesce(h.cents, 0),
         case o.state when 'completed' then o.amount_cents else 0 end) as finding,
     jsonb_build_object('state', o.state, 'amount_cents', o.amount_cents, 'balance_cents', coalesce(h.cents, 0)) as evidence
 from finished_orders o left join balance h using (order_id)
@@ -250,7 +250,7 @@ where coalesce(h.cents, 0) <> case o.state when 'completed' then o.amount_cents 
 limit %(limit)s;
 
 -- name: invariant_9
--- Nothing is charged before the approval, nor after a rejection.
+-- No order is charged before its approval or after a rejection.
 with finished_orders as not materialized (
     select * from orders where state >= 'completed' and accepted_at >= (select events_since())
         and (%(run_id)s::text is null or run_id = %(run_id)s)
@@ -273,5 +273,5 @@ where l.kind = 'charge' and (r.approved_at is null or l.at < r.approved_at or l.
 limit %(limit)s;
 
 -- name: known_orders
--- Orders that Temporal has workflows of.
+-- The given orders that are stored, to compare them with their workflows in Temporal.
 select order_id, state, abort_reason, workflow_run_id, finished_at from orders where order_id = any (%(order_ids)s);

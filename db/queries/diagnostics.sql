@@ -1,4 +1,4 @@
--- Statements of `orders doctor`. Their time does not depend on the number of orders.
+-- Statements of `orders doctor`. Their duration does not depend on the number of finished orders.
 
 -- name: server
 select current_setting('server_version_num')::int as version, current_setting('server_version') as version_text,
@@ -20,7 +20,8 @@ select pid, coalesce(application_name, '') as application,
     extract(epoch from clock_timestamp() - case when state = 'active' then query_start else xact_start end)::float8
         as seconds,
     left(regexp_replace(coalesce(query, ''), '\s+', ' ', 'g'), 80) as statement,
-    state <> 'active' as is_idle, coalesce(wait_event_type = 'Lock', false) as waits
+    state <> 'active' as is_idle,
+    coalesce(wait_event_type = 'Lock', false) as waits_for_lock
 from pg_stat_activity
 where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
     and state in ('active', 'idle in transaction', 'idle in transaction (aborted)')
@@ -32,7 +33,7 @@ limit 5;
 select version from schema_migrations order by version;
 
 -- name: overdue
--- 1 s after the deadline, because an outcome can be recorded at the deadline.
+-- With a tolerance of 1 s, because an outcome may be written right at the deadline.
 select count(*) as orders, (array_agg(order_id order by deadline_at))[1:3] as examples
 from orders where state < 'completed' and deadline_at < now() - interval '1 second';
 
@@ -43,7 +44,7 @@ order by s.attempt desc
 limit 3;
 
 -- name: acceptance_gap
--- Shortest time from acceptance to the first event among the last 20 orders of ten minutes.
+-- Shortest time from acceptance to the first event among the newest 20 orders of the last ten minutes.
 select extract(epoch from min(e.at - o.accepted_at))::float8 as seconds
 from (
     select order_id, accepted_at from orders

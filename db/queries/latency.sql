@@ -1,10 +1,9 @@
--- Completion times for the charts. `exact_*` read the orders, for one run or a limited number of orders; `rollup_*`
--- read the rollup, for any number.
+-- Completion times for the charts. `exact_*` read the orders of one run, or a limited number of other orders; `rollup_*`
+-- read the rollup, for any number of orders.
 --
--- A selection is a run, a range of acceptance times (since <= time < until), an outcome and a fault profile; null
--- selects all.
+-- Orders are selected by run, acceptance time (since <= time < until), outcome and fault profile; null selects all.
 
--- name: known_span
+-- name: all_orders_span
 select (select min(at) from latency_rollup where grain_seconds = 60) as first_minute,
     (select max(accepted_at) from orders where finished_at is not null) as last_order;
 
@@ -13,7 +12,7 @@ select min(accepted_at) as since, max(accepted_at) as until from orders
 where run_id = %(run_id)s and finished_at is not null;
 
 -- name: exact_summary
--- The number of orders per completion time: grouping is cheaper than sorting 100,000 times.
+-- The number of orders per completion time. Grouping first is cheaper than sorting each order's time.
 with times as (
     select completion_ms, count(*) as orders,
         count(*) filter (where not within_limit) as late,
@@ -29,7 +28,7 @@ select coalesce(sum(late), 0)::bigint as late,
     coalesce(sum(cancelled), 0)::bigint as cancelled,
     coalesce(sum(failed), 0)::bigint as failed,
     coalesce(array_agg(completion_ms order by completion_ms), '{}') as times_ms,
-    coalesce(array_agg(orders order by completion_ms), '{}') as orders_of
+    coalesce(array_agg(orders order by completion_ms), '{}') as order_counts
 from times;
 
 -- name: exact_buckets
@@ -39,7 +38,7 @@ where finished_at is not null
 group by 1, 2 order by 1, 2;
 
 -- name: exact_times
--- Percentiles of each time slice. percentile_disc returns times of real orders.
+-- Percentiles of each time slice. percentile_disc returns the time of an existing order.
 select date_bin(make_interval(secs => %(slice_seconds)s), accepted_at, '2000-01-01 00:00:00+00') as at,
     count(*) as orders, count(*) filter (where not within_limit) as late,
     percentile_disc(array[0.5, 0.95, 0.99, 1.0]) within group (order by completion_ms) as times_ms
@@ -71,13 +70,13 @@ select order_id, run_id, state as outcome, abort_reason as reason, accepted_at, 
     attempts, failed_attempts, timed_out_attempts
 from selected_orders(%(run_id)s, %(since)s, %(until)s, %(outcome)s::order_state, %(fault_profile)s)
 where finished_at is not null
-    -- From the buckets: at least `limit` orders are slower than this, so only they are read.
+    -- An edge of the histogram above which there are at least `limit` orders. Faster orders are not read.
     and completion_ms > %(above_ms)s
 order by completion_ms desc, order_id
 limit %(limit)s;
 
 -- name: fault_spans
--- The newest fault profiles with the time in which each was active.
+-- The newest fault profiles, each with the period in which it was active.
 select profile, seed, at as since, until
 from (select profile, seed, at, lead(at) over (order by at, change_id) as until from fault_changes) spans
 where (%(until)s::timestamptz is null or at < %(until)s::timestamptz)
@@ -94,8 +93,8 @@ select distinct profile from fault_changes order by 1;
 select run_id, scenario, started_at from runs order by started_at desc limit %(limit)s;
 
 -- name: disturbances
--- Disturbances between two times, oldest first. Those of a finished load test are in its `chaos`, in seconds of its
--- schedule; all others are in `disturbances`.
+-- Disturbances between two times, oldest first. Those of a finished load test are read from its `chaos`, in seconds since
+-- its start; all others from `disturbances`.
 select r.run_id, r.started_at + make_interval(secs => (c.disturbance ->> 'at_seconds')::float8) as at,
     coalesce(c.disturbance ->> 'verb', '') as verb, coalesce(c.disturbance ->> 'target', '') as target
 from runs r cross join lateral jsonb_array_elements(r.chaos) c (disturbance)

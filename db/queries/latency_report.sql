@@ -1,14 +1,14 @@
 -- The latency report of the API, and the latency CSV.
 
 -- name: latency_summary
--- percentile_disc: each percentile is the time of a real order, not interpolated.
+-- percentile_disc returns the time of an existing order, without interpolation.
 with selected as (
     select * from selected_orders(%(run_id)s, %(since)s, %(until)s)
 ), finished as (
     select * from selected where finished_at is not null
 ), parts as (
     select part, min(position) as position, round(avg(ms), 1) as mean,
-        percentile_disc(array[0.5, 0.9, 0.95, 0.99, 1.0]) within group (order by ms) as at
+        percentile_disc(array[0.5, 0.9, 0.95, 0.99, 1.0]) within group (order by ms) as percentiles
     from finished, lateral (values
         (1, 'end_to_end', end_to_end_ms), (2, 'completion', completion_ms), (3, 'ingress', ingress_ms),
         (4, 'receive', receive_ms), (5, 'validate', validate_ms), (6, 'review', review_ms), (7, 'charge', charge_ms),
@@ -25,13 +25,13 @@ select
     json_build_object('completed', count(*) filter (where state = 'completed'),
         'cancelled', count(*) filter (where state = 'cancelled'),
         'failed', count(*) filter (where state = 'failed')) as outcomes,
-    (select json_object_agg(part, json_build_object('mean', mean, 'p50', at[1], 'p90', at[2], 'p95', at[3],
-        'p99', at[4], 'max', at[5]) order by position) from parts) as parts
+    (select json_object_agg(part, json_build_object('mean', mean, 'p50', percentiles[1],
+        'p90', percentiles[2], 'p95', percentiles[3], 'p99', percentiles[4], 'max', percentiles[5]) order by position) from parts) as parts
 from selected;
 
 -- name: latency_csv
--- One row for each finished order, oldest first. The cells are formatted here, for COPY and for the API's stream.
--- A text that a spreadsheet would run as a formula gets an apostrophe in front.
+-- One row for each finished order, oldest first. The cells are formatted here, because COPY writes the CSV text.
+-- A text that a spreadsheet would run as a formula is prefixed with an apostrophe.
 select
     regexp_replace(o.order_id, '^(?=[-=+@\t\r])', '''') as order_id,
     regexp_replace(o.run_id, '^(?=[-=+@\t\r])', '''') as run_id,

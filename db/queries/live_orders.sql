@@ -1,4 +1,4 @@
--- The current state, for pages that refresh every two seconds. Each statement uses a partial index.
+-- The current state, for pages that refresh every two seconds. Each statement reads a small range of an index.
 
 -- name: in_flight
 select count(*) as orders,
@@ -7,7 +7,7 @@ select count(*) as orders,
 from orders where state < 'completed';
 
 -- name: orders_by_deadline
--- Orders in flight, closest to their deadline first, with their running attempt.
+-- Orders in flight, by deadline, with the last attempt of their current step.
 select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason, o.accepted_at, o.deadline_at,
     least(extract(epoch from now() - o.accepted_at) * 1000, 2147483647)::int as elapsed_ms,
     round(extract(epoch from o.deadline_at - o.accepted_at) * 1000)::int as limit_ms,
@@ -22,7 +22,7 @@ select o.order_id, o.run_id, o.state, o.amount_cents, o.items, o.address, o.acce
     now() as read_at
 from orders o
 where o.state in ('received', 'validated', 'in_review') and o.review = 'manual' and o.abort_reason is null
-    -- Not those that were approved before their review started.
+    -- An order can be approved before its review starts; it needs no other approval.
     and not exists (
         select from events e
         where e.order_id = o.order_id and e.kind = 'signal'
@@ -49,7 +49,7 @@ from seconds left join started using (at) left join finished using (at)
 order by 1;
 
 -- name: recent_outcomes
--- Orders that finished in the last seconds. percentile_disc returns times of existing orders.
+-- Orders that finished in the last seconds. percentile_disc returns the time of an existing order.
 select count(*) as finished,
     count(*) filter (where not within_limit) as late,
     count(*) filter (where state = 'completed') as completed,

@@ -8,7 +8,7 @@ left join orders o on o.order_id = %(order_id)s
 left join payments p on p.payment_id = %(payment_id)s;
 
 -- name: order
--- One order with the number of failed attempts of each step and the last ten of them.
+-- One order with the number of failed attempts of each step, and the last ten failed attempts.
 with target as (
     select * from orders where order_id = %(order_id)s
 ), event as materialized (
@@ -34,7 +34,7 @@ select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason as reason, 
 from target o;
 
 -- name: order_history
--- No row: no such order. One row without a time: its events were deleted by retention.
+-- Returns no row for an unknown order, and one row of nulls for an order whose events were deleted by retention.
 select e.at, e.kind, e.state, e.step, e.attempt, e.outcome, e.started_at, e.duration_ms, e.worker, e.detail
 from orders o
 left join events e on e.order_id = o.order_id
@@ -42,7 +42,7 @@ where o.order_id = %(order_id)s
 order by e.at;
 
 -- name: list_orders
--- Newest first, after the order named by before_*.
+-- Newest first, starting after the order in before_*.
 select order_id, run_id, state, current_step, abort_reason as reason, amount_cents,
     accepted_at, last_event_at, deadline_at, completion_ms, within_limit
 from orders

@@ -1,13 +1,13 @@
 -- Order search, and the details of one order.
 
--- name: matches
--- The number of orders whose id starts with a prefix, up to `enough`. `order by` makes the planner use the index.
+-- name: count_matches
+-- The number of orders whose id starts with a prefix, counted up to `max_count`. `order by` makes the planner use the index.
 select count(*) as orders
-from (select from orders where order_id ^@ %(prefix)s::text order by order_id limit %(enough)s) found;
+from (select from orders where order_id ^@ %(prefix)s::text order by order_id limit %(max_count)s) found;
 
 -- name: search
--- Newest first. Each selective filter has an index that includes the order id, so that orders with another
--- prefix (`^@`) are skipped without reading their rows.
+-- Newest first. Each selective filter has an index that includes the order id, so that orders without the prefix
+-- (`^@`) are skipped without reading their rows.
 select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason, o.review, o.amount_cents,
     o.accepted_at, o.deadline_at, o.finished_at, o.completion_ms, o.within_limit, o.attempts, o.failed_attempts
 from (
@@ -21,13 +21,13 @@ from (
             or (accepted_at, order_id) < (%(before_at)s::timestamptz, %(before_id)s::text))
     order by accepted_at desc, order_id desc
     limit %(limit)s
-) chosen
+) page
 join orders o using (order_id)
 order by o.accepted_at desc, o.order_id desc;
 
--- name: search_of_few
--- The same for a prefix with few matches: reads the matches first (`offset 0` prevents another plan), then sorts
--- them. A scan from the newest order would read all newer orders.
+-- name: search_by_prefix
+-- The same for a prefix with few matches. It reads all matches and then sorts them (`offset 0` prevents another plan).
+-- `search` would read all orders that are newer than the matches.
 select order_id, run_id, state, current_step, abort_reason, review, amount_cents,
     accepted_at, deadline_at, finished_at, completion_ms, within_limit, attempts, failed_attempts
 from (select * from orders where order_id ^@ %(prefix)s::text offset 0) found

@@ -1,9 +1,9 @@
--- Writes to the order tables. Each statement is one transaction and may be repeated.
+-- Writes to the order tables, and the reads they need. Each statement is one transaction and is safe to repeat.
 --
--- Each statement first locks the order's row by advancing last_event_at. That clock is strictly increasing, so it
--- also dates the events of the statement, and orders them without a sequence.
+-- Each write to an existing order locks its row and advances last_event_at. This timestamp strictly increases, so it
+-- is the time of the statement's events, and orders them without a sequence.
 --
--- The states in the conditions are parameters; they come from db/transitions.py.
+-- The states in the conditions are parameters from db/transitions.py.
 
 -- name: insert_order
 with new_order as (
@@ -37,8 +37,9 @@ from new_order;
 select workflow_run_id from orders where order_id = %(order_id)s;
 
 -- name: start_next_attempt
--- Starts the next attempt of a step if the step is due, and closes the previous one: with the outcome that the
--- caller saw (ended_*), or as lost, because its worker has died. A compensation has no due_state.
+-- Starts the next attempt of a step if the step is due, and closes the previous one: with the outcome from the caller
+-- (ended_*), or as lost if its worker died. due_state is null for a compensation. Returns no row if the step is not
+-- due, and a null attempt if another worker has started one.
 with locked_order as (
     update orders set
         last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond'),
@@ -69,7 +70,7 @@ select a.attempt, o.address, o.address_version, o.amount_cents, o.payment_id, o.
 from locked_order o left join attempt a on true;
 
 -- name: end_attempt
--- Closes an attempt that no other attempt follows here. Does nothing once the order has its outcome.
+-- Closes an attempt that the caller does not retry. Has no effect when the order is finished.
 with locked_order as (
     update orders set last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond')
     where order_id = %(order_id)s and state < 'completed'
@@ -86,11 +87,11 @@ select o.order_id, o.last_event_at, 'attempt', o.state, %(step)s, %(attempt)s, %
 from locked_order o, attempt a;
 
 -- name: complete_step
--- A forward step succeeded: closes its attempt and moves the order on. Returns a row if it took effect; none when
--- the step is not due any more (completed before, or aborted) or when the label has an outdated address.
+-- Completes a forward step: closes its attempt and advances the order's state. Returns no row, and has no effect, when
+-- the step is not due any more (already completed, or the order is aborted) or the label's address is outdated.
 --
--- A step with a passed_state writes two events, one microsecond apart. An attempt that another worker has already
--- closed as lost still moves the order on: its event then has kind state, without an attempt.
+-- A step with a passed_state writes two events, one microsecond apart. If another worker has already closed the
+-- attempt as lost, the step is completed too: its event then has kind state and no attempt.
 with locked_order as (
     update orders set
         last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond')
@@ -134,7 +135,7 @@ with locked_order as (
 select order_id from locked_order;
 
 -- name: complete_compensation
--- A refund or recall succeeded. What was never charged or packed is voided by the same call.
+-- Completes a refund or recall. A payment without a charge becomes voided.
 with locked_order as (
     update orders set last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond')
     where order_id = %(order_id)s and abort_reason is not null and state < %(no_abort_from)s::order_state
@@ -165,7 +166,7 @@ with locked_order as (
 select order_id from locked_order;
 
 -- name: abort_order
--- The first reason that is accepted decides the outcome.
+-- Only the first abort takes effect; its reason decides the outcome.
 with locked_order as (
     update orders set
         last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond'),
@@ -211,7 +212,7 @@ with locked_order as (
 select state from locked_order;
 
 -- name: record_request
--- A request that changes nothing else: one that came too late, or an approval before the review.
+-- Records a request that changes only the events: a late one, or an approval before the review.
 with locked_order as (
     update orders set
         last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond'),
@@ -231,13 +232,14 @@ from orders o
 where o.order_id = %(order_id)s;
 
 -- name: finish_order
--- Writes the outcome, and how the order's time was spent, from its events. Attempts that are still open belong to
--- dead workers. Does nothing while a payment or a package is not compensated, nor when it had to wait for another
--- statement, whose events it would not see: then it must be repeated.
+-- Writes the outcome, and the order's time breakdown, which it computes from the events. Attempts that are still open
+-- are closed as lost: their workers died. Has no effect while a payment or a package is not compensated. Has no effect
+-- either if it had to wait for a concurrent statement, because it cannot see that statement's events; the caller then
+-- repeats it.
 --
--- Each part is rounded down to whole milliseconds, and waiting_ms is the rest: so the parts sum exactly to
--- completion_ms. Time after an abort belongs to the compensation or to waiting, even while a forward attempt is
--- still running; recall and refund may overlap and count once.
+-- Each part is rounded down to whole milliseconds, and waiting_ms is the remainder, so the parts sum exactly to
+-- completion_ms. Time after an abort counts as compensation or waiting, even while a forward attempt is still running.
+-- Time in which recall and refund overlap counts once.
 with target as (
     select order_id, state, aborted_at, accepted_at
     from orders

@@ -1,7 +1,7 @@
--- Retention deletes the events of orders accepted before a cutoff; all other rows stay.
+-- Retention deletes the events of orders accepted before a cutoff, and no other rows.
 
 -- name: cutoff
--- Not after the oldest open order, whose events are still needed.
+-- At most the acceptance time of the oldest open order, because the events of open orders are still needed.
 select least(now() - %(keep)s::interval, min(accepted_at)) as cutoff, min(accepted_at) as oldest_open_at
 from orders where state < 'completed';
 
@@ -10,8 +10,9 @@ select count(*) as orders from orders
 where accepted_at >= (select events_since()) and accepted_at < %(cutoff)s;
 
 -- name: delete_batch
--- Deletes the events of the next orders and moves `events_since` in the same transaction, so that the audit never
--- misses events without knowing why. Returns no row when nothing is left. Locks no row that a writer needs.
+-- Deletes the events of the next orders and advances `events_since` in the same transaction, so that the audit can
+-- distinguish deleted events from missing ones. Returns no row when all expired events are deleted. Writers of orders
+-- do not wait for it: it locks only event_retention and the deleted events.
 with retention as (
     select events_since as since from event_retention for update
 ), batch as (

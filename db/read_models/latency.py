@@ -145,7 +145,7 @@ def plan(reader: ReadOnlyDatabase, selection: Selection) -> Plan | None:
         row = reader.fetch_one(_SQL["run_span"], {"run_id": selection.run_id})
         first, last = (row["since"], row["until"]) if row else (None, None)
     else:
-        row = reader.fetch_one(_SQL["known_span"])
+        row = reader.fetch_one(_SQL["all_orders_span"])
         first, last = (row["first_minute"], row["last_order"]) if row else (None, None)
     if first is None or last is None:
         return None
@@ -256,7 +256,7 @@ def run_names(reader: ReadOnlyDatabase, limit: int = 200) -> list[Row]:
 def _exact_summary(reader: ReadOnlyDatabase, plan: Plan) -> Summary:
     row = reader.fetch_one(_SQL["exact_summary"], plan.selection.parameters())
     assert row is not None, "an aggregate returns a row"
-    upto = list(accumulate(row["orders_of"]))
+    upto = list(accumulate(row["order_counts"]))
     total = upto[-1] if upto else 0
 
     def time_of(share: float) -> int:
@@ -280,7 +280,7 @@ def _rollup_rows(reader: ReadOnlyDatabase, plan: Plan) -> list[Row]:
 
 
 def summary_of_buckets(rows: list[Row]) -> Summary:
-    """Return the summary of bucket rows: upto_ms (rising), outcome, orders, late, longest_ms."""
+    """Return the summary of bucket rows: upto_ms (ascending), outcome, orders, late, longest_ms."""
     counts: dict[int, int] = {}
     outcomes = dict.fromkeys(TERMINAL_STATES, 0)
     for row in rows:

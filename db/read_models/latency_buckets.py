@@ -10,14 +10,16 @@ def edge_below(upto_ms: int) -> int:
 
 
 def interpolated_percentile(counts: list[tuple[int, int]], share: float, longest_ms: int) -> int:
-    """Return a percentile of (upto_ms, orders) pairs in rising order, interpolated within its bucket. The
-    percentile of share 1 is exact."""
-    wanted = share * sum(orders for _, orders in counts)
+    """Return the percentile of (upto_ms, orders) pairs in ascending order, interpolated within its bucket.
+
+    `share` 0.5 is the median. 1 returns the exact maximum, `longest_ms`.
+    """
+    rank = share * sum(orders for _, orders in counts)
     below = 0
     for upto_ms, orders in counts:
-        if below + orders >= wanted:
+        if below + orders >= rank:
             upper = min(upto_ms, longest_ms)
             lower = min(edge_below(upto_ms), upper)
-            return round(lower + (upper - lower) * (wanted - below) / orders)
+            return round(lower + (upper - lower) * (rank - below) / orders)
         below += orders
     return longest_ms

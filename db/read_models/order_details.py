@@ -43,7 +43,8 @@ class StoredOrder:
     """One order with its progress.
 
     `retries` counts the failed attempts of each step that had any; `recent_failures` are the last ten, oldest
-    first (step, attempt, outcome, error, at); `abort_message` is the message of the request that aborted the order.
+    first (step, attempt, outcome, error, at); `abort_message` is the message of the request that aborted the
+    order.
     """
 
     summary: OrderSummary

@@ -11,8 +11,9 @@ from db.read_only_database import ReadOnlyDatabase
 _SQL = queries.load("order_search.sql")
 _HISTORY = queries.load("order_details.sql")["order_history"]
 
-FEW = 5_000
-"""A prefix with fewer matches than this is searched by prefix, one with more from the newest order."""
+FEW_MATCHES = 5_000
+"""Below this number of matches, all orders with the prefix are read. Otherwise the orders are read from the
+newest one on until the page is full."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,15 @@ class OrderDetails:
 
     @property
     def has_all_events(self) -> bool:
-        """False for an old order whose events have been deleted (`db.maintenance.retention`)."""
+        """False if retention has deleted the events (`db.maintenance.retention`)."""
         return bool(self.events) and self.events[0]["kind"] == "accepted"
 
 
 def search(reader: ReadOnlyDatabase, wanted: Search, limit: int) -> list[Row]:
-    """Return orders, newest first."""
+    """Return the first `limit` orders that match all filters, newest first."""
     before_at, before_id = wanted.before or (None, None)
     return reader.fetch_all(
-        _SQL["search_of_few" if _is_of_few(reader, wanted.prefix) else "search"],
+        _SQL["search_by_prefix" if _has_few_matches(reader, wanted.prefix) else "search"],
         {
             "prefix": wanted.prefix,
             "run_id": wanted.run_id,
@@ -64,15 +65,15 @@ def search(reader: ReadOnlyDatabase, wanted: Search, limit: int) -> list[Row]:
     )
 
 
-def _is_of_few(reader: ReadOnlyDatabase, prefix: str | None) -> bool:
+def _has_few_matches(reader: ReadOnlyDatabase, prefix: str | None) -> bool:
     if prefix is None:
         return False
-    found = reader.fetch_one(_SQL["matches"], {"prefix": prefix, "enough": FEW})
-    return found is not None and found["orders"] < FEW
+    found = reader.fetch_one(_SQL["count_matches"], {"prefix": prefix, "max_count": FEW_MATCHES})
+    return found is not None and found["orders"] < FEW_MATCHES
 
 
 def order_details(reader: ReadOnlyDatabase, order_id: str) -> OrderDetails | None:
-    """Return None for an unknown order."""
+    """Return one order, or None if there is no order with this id."""
     parameters = {"order_id": order_id}
     order = reader.fetch_one(_SQL["order"], parameters)
     if order is None:

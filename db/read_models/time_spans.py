@@ -1,4 +1,4 @@
-"""Splits a time range into whole days, hours and minutes, the grains of the rollup."""
+"""Splits a time range into whole days, hours and minutes: the grains of the rollup, in seconds."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Span:
-    """Whole units of one grain."""
+    """A time range that consists of whole days, hours or minutes."""
 
     grain_seconds: int
     since: datetime
@@ -20,7 +20,7 @@ class Span:
 
 
 def spans(since: datetime, until: datetime, coarsest: int = GRAINS[0]) -> Iterator[Span]:
-    """Yield the spans of a range between whole minutes, each as coarse as possible, in order of time."""
+    """Split a range between whole minutes into spans, each as coarse as possible, in time order."""
     yield from _split(since, until, [grain for grain in GRAINS if grain <= coarsest])
 
 
@@ -37,19 +37,20 @@ def _split(since: datetime, until: datetime, grains: list[int]) -> Iterator[Span
     yield from _split(last, until, grains[1:])
 
 
-def span_parameters(of: list[Span]) -> Row:
+def span_parameters(covering: list[Span]) -> Row:
+    """Return the query parameters `grains`, `starts` and `ends`."""
     return {
-        "grains": [span.grain_seconds for span in of],
-        "starts": [span.since for span in of],
-        "ends": [span.until for span in of],
+        "grains": [span.grain_seconds for span in covering],
+        "starts": [span.since for span in covering],
+        "ends": [span.until for span in covering],
     }
 
 
 def floor(moment: datetime, seconds: int) -> datetime:
-    """Return the start of the unit of `seconds` that contains the moment."""
+    """Round a time down to a multiple of `seconds`."""
     return moment - (moment - _EPOCH) % timedelta(seconds=seconds)
 
 
 def ceiling(moment: datetime, seconds: int) -> datetime:
-    """Return the next start of a unit of `seconds`, or the moment itself."""
+    """Round a time up to a multiple of `seconds`."""
     return moment + (_EPOCH - moment) % timedelta(seconds=seconds)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Stage(IntEnum):
-    """A stage starts when every component of the stages before it is healthy, and stops before them."""
+    """A stage starts when all components of earlier stages are healthy, and stops before earlier stages."""
 
     SERVERS = 1
     """PostgreSQL and Temporal. Migrations are applied at the end of this stage."""
@@ -25,12 +25,12 @@ class Stage(IntEnum):
     """Workers and API."""
 
     CLIENTS = 3
-    """Clients of the API: dashboard and load generator. A load test needs the API until its verdict."""
+    """Clients of the API: dashboard and load generator. A load test needs the API for its verdict."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """The user and group of a program if root starts the stack."""
+    """The user and group that a program runs as if root starts the stack."""
 
     uid: int
     gid: int
@@ -42,17 +42,17 @@ class ListeningPort:
 
     number: int
     use: str
-    """As in a message, for example "the API"."""
+    """What the port is for, as text of a message: "the API"."""
 
     setting: str
-    """The environment variable of the port."""
+    """The environment variable that sets the port."""
 
     address: str = LOOPBACK
 
 
 @dataclass(frozen=True)
 class RunningProcess:
-    """The process of a component as the supervisor reports it."""
+    """The process of a component, as supervisord reports it. It may have exited."""
 
     name: str
     pid: int
@@ -65,7 +65,7 @@ class RunningProcess:
 
     @property
     def runs(self) -> bool:
-        """Checks the process table too, because the supervisor notices an exit with a delay."""
+        """Whether the process is alive. Reads the process table, because supervisord reports an exit late."""
         return self.pid != 0 and self.state in ("STARTING", "RUNNING") and pid_is_alive(self.pid)
 
 
@@ -90,22 +90,23 @@ class Component:
     Raises StackError."""
 
     after_start: Callable[[], None] = lambda: None
-    """Called when it is healthy after the start of the stack."""
+    """Called when `orders up` has started the component and it is healthy."""
 
     account: Callable[[], Account | None] = lambda: None
-    """Called after `prepare`. None runs the program as the caller's user."""
+    """Called after `prepare`. If it returns None, the program runs as the user that starts the stack."""
 
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: int = 10
-    """Time to stop before SIGKILL."""
+    """Time between `stop_signal` and SIGKILL."""
 
     death_signal: signal.Signals = signal.SIGKILL
-    """Sent to it when the supervisor dies."""
+    """Sent to the process when supervisord dies."""
 
     ports: tuple[ListeningPort, ...] = ()
-    """`ps` shows the first one."""
+    """`orders ps` shows the first one."""
 
     socket: Path | None = None
+    """Unix socket of a component without a port."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class ComponentStatus:
     socket: str | None
     healthy: bool
     restarts: int
-    """Since `up`."""
+    """Since `orders up`."""
 
     state: str
 

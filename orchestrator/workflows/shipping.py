@@ -11,7 +11,8 @@ with workflow.unsafe.imports_passed_through():
     from orchestrator.workflows.step_execution import run_steps
 
 TIME_BUDGET = timedelta(seconds=2)
-"""Longer than an order's, because a shipment receives no signals; within WORKFLOW_TASK_TIMEOUT."""
+"""Longer than the time budget of an order, because this workflow handles no signals. Shorter than
+WORKFLOW_TASK_TIMEOUT."""
 
 
 @workflow.defn

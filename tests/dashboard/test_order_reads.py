@@ -88,9 +88,9 @@ def test_search_equals_sql(seeded, seeded_url):
         ]
 
 
-@pytest.mark.parametrize("few", [order_search.FEW, 1])
+@pytest.mark.parametrize("few", [order_search.FEW_MATCHES, 1])
 def test_a_prefix_search_returns_the_newest_of_few_and_of_many_matches(seeded, seeded_url, monkeypatch, few):
-    monkeypatch.setattr(order_search, "FEW", few)
+    monkeypatch.setattr(order_search, "FEW_MATCHES", few)
     (oldest,) = query(seeded_url, "select order_id from orders order by accepted_at limit 1")
     prefix = oldest["order_id"].rpartition("-")[0]
     for wanted, condition in (

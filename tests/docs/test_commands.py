@@ -38,7 +38,7 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def resolve(app: typer.Typer, words: list[str]) -> tuple[Any, list[str]]:
-    """Return the command that the words name, and its arguments. Raises LookupError for an unknown command."""
+    """Return the command that the words name, and its arguments. Raises LookupError if it is unknown."""
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands") and words and re.fullmatch(r"[a-z][a-z-]*[a-z]", words[0]):
         if words[0] not in command.commands:

@@ -109,7 +109,7 @@ def _schema_findings(state: DatabaseState, is_embedded: bool) -> Iterator[Findin
 def _session_findings(session: Session) -> Iterator[Finding]:
     name = f"Session {session.pid} ({session.application or 'unnamed'})"
     terminate = f"To end it: select pg_terminate_backend({session.pid})."
-    if session.waits and session.seconds >= LONG_WAIT_SECONDS:
+    if session.waits_for_lock and session.seconds >= LONG_WAIT_SECONDS:
         yield Finding(
             "database-locked",
             f"{name} has been waiting {session.seconds:.0f} s for a lock: {session.statement}",
@@ -122,7 +122,7 @@ def _session_findings(session: Session) -> Iterator[Finding]:
             "dead rows meanwhile.",
             terminate,
         )
-    elif not session.is_idle and not session.waits and session.seconds >= LONG_STATEMENT_SECONDS:
+    elif not session.is_idle and not session.waits_for_lock and session.seconds >= LONG_STATEMENT_SECONDS:
         yield Finding(
             "database-long-statement",
             f"{name} has been executing one statement for {session.seconds:.0f} s: {session.statement}",
