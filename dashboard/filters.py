@@ -1,4 +1,4 @@
-"""The filters of the latency page as a URL query: a link reproduces a view."""
+"""Parses the URL query of the latency page and of its CSV export into a selection of orders."""
 
 import re
 from collections.abc import Mapping
@@ -23,8 +23,8 @@ _PROFILE = re.compile(r"^[a-z]{1,32}$")
 def selection_of(query: Mapping[str, str], now: datetime | None = None) -> Selection:
     """Return the selection of a query. A missing or empty parameter does not filter.
 
-    `range` is relative to `now`. Raises RequestMalformed for a parameter that is invalid: ignoring it would
-    show more orders than the link selects.
+    `range` is relative to `now`. Raises RequestMalformed for an invalid parameter: ignoring it would show
+    more orders than the link selects.
     """
     given = {name: query.get(name, "") for name in NAMES}
     run_id, outcome, faults = given["run"], given["outcome"], given["faults"]
@@ -61,6 +61,6 @@ def _time(name: str, text: str) -> datetime | None:
         time = None
     if time is None or time.year not in YEARS:
         raise RequestMalformed(
-            f"'{name}' must be a time such as 2026-01-31T12:00, from {YEARS[0]} to {YEARS[-1]}"
+            f"'{name}' must be a time such as 2026-01-31T12:00, in the years {YEARS[0]} to {YEARS[-1]}"
         )
     return time

@@ -1,7 +1,7 @@
-"""Routes of the pages, with the address of Streamlit's server written into its start page.
+"""Routes of the pages: Streamlit's index.html with the address of its server.
 
-Streamlit's own start page, opened at /orders, first requests the server's health below /orders, and logs an
-error in the browser's console. It does not search when `window.__streamlit` names the server.
+At /orders, the unchanged index.html first requests the health endpoint below /orders, which does not exist,
+and logs an error in the browser console. With the address in `window.__streamlit` it does not guess the path.
 """
 
 from pathlib import Path
@@ -20,8 +20,9 @@ window.__streamlit = { BACKEND_BASE_URL: location.origin + "/", MAIN_PAGE_BASE_U
 
 
 def routes() -> list[Route]:
-    start_page = (Path(streamlit.__file__).parent / "static" / "index.html").read_text(encoding="utf-8")
-    content = start_page.replace("<head>", f"<head>{_SERVER_ADDRESS}", 1)
+    """Return a route for each page except the default page."""
+    index_html = (Path(streamlit.__file__).parent / "static" / "index.html").read_text(encoding="utf-8")
+    content = index_html.replace("<head>", f"<head>{_SERVER_ADDRESS}", 1)
 
     async def serve(_request: Request) -> HTMLResponse:
         return HTMLResponse(content, headers={"Cache-Control": "no-cache"})

@@ -17,13 +17,13 @@ from orchestrator.errors import OrderSystemError
 
 REFRESH_SECONDS = 2.0
 RESULT_VISIBLE = timedelta(seconds=8)
-"""As in page_elements.css."""
+"""How long an action result is visible. Same as in page_elements.css."""
 
 _LAST_RESULT = "last-action-result"
 
 
 class ActionResult(NamedTuple):
-    place: str
+    key: str
     is_accepted: bool
     text: str
     at: datetime
@@ -49,11 +49,11 @@ def live_fragment(
     is_live: bool,
     *,
     every: float = REFRESH_SECONDS,
-    results_of: str | None = None,
+    result_key: str | None = None,
 ) -> None:
     """Draw `body` as a fragment that refreshes every `every` seconds while the page is live.
 
-    `results_of` also shows the result of the last `run_action` of this place, even when `body` fails.
+    `result_key` also shows the result of the last `run_action` with this key, even when `body` fails.
     """
     # Streamlit identifies a fragment by its function's name, which a partial lacks.
     function = body.func if isinstance(body, partial) else body
@@ -61,22 +61,22 @@ def live_fragment(
     def guarded() -> None:
         with error_boundary(function.__name__):
             body()
-        if results_of is not None:
-            _show_result(results_of)
+        if result_key is not None:
+            _show_result(result_key)
 
     guarded.__qualname__ = f"{function.__module__}.{function.__qualname__}"
     st.fragment(guarded, run_every=every if is_live else None)()
 
 
 @contextmanager
-def error_boundary(place: str) -> Iterator[None]:
-    """Show an OrderSystemError as one sentence with a retry button."""
+def error_boundary(key: str) -> Iterator[None]:
+    """Show an OrderSystemError as one sentence with a retry button. `key` is unique on the page."""
     try:
         yield
     except OrderSystemError as error:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.error(sentence(error), icon=":material/cloud_off:", width="stretch")
-            st.button("Retry", key=f"retry-{place}", icon=":material/refresh:")
+            st.button("Retry", key=f"retry-{key}", icon=":material/refresh:")
 
 
 def sentence(error: OrderSystemError) -> str:
@@ -86,8 +86,8 @@ def sentence(error: OrderSystemError) -> str:
     return plain_text.markdown(text if text.endswith((".", "!", "?")) else text + ".")
 
 
-def run_action(place: str, action: Callable[[], object], success: str) -> None:
-    """Run an action of the user and keep its result for the `live_fragment` of this place.
+def run_action(key: str, action: Callable[[], object], success: str) -> None:
+    """Run an action of the user and keep its result for the `live_fragment` with this `result_key`.
 
     Call it from a callback: a callback also runs when the refreshed page no longer has the button.
     """
@@ -96,13 +96,13 @@ def run_action(place: str, action: Callable[[], object], success: str) -> None:
         action()
     except OrderSystemError as error:
         is_accepted, text = False, sentence(error)
-    st.session_state[_LAST_RESULT] = ActionResult(place, is_accepted, text, clients.now())
+    st.session_state[_LAST_RESULT] = ActionResult(key, is_accepted, text, clients.now())
 
 
-def _show_result(place: str) -> None:
+def _show_result(key: str) -> None:
     # Not a toast: Streamlit sends a toast once, and a rerun before it is drawn loses it.
     result: ActionResult | None = st.session_state.get(_LAST_RESULT)
-    if result is None or result.place != place or clients.now() - result.at >= RESULT_VISIBLE:
+    if result is None or result.key != key or clients.now() - result.at >= RESULT_VISIBLE:
         return
     # A new key restarts the CSS animation that hides the result.
     with st.container(key=f"action-result-{result.at:%H%M%S%f}"):
@@ -121,7 +121,7 @@ def select(label: str, key: str, options: list[str], *, placeholder: str = "any"
 
 
 def metric_grid(metrics: Iterable[tuple[str, str, str]]) -> None:
-    """Draw metrics, five in a row, each with its label, value and the text below it."""
+    """Draw metrics, five in a row. Each is a label, a value, and a text shown below the value."""
     with st.grid(5, min_column_width=150):
         for label, value, below in metrics:
             st.metric(label, value, below, delta_color="off", delta_arrow="off", border=True)

@@ -17,20 +17,21 @@ Curve = Sequence[tuple[int, float]]
 
 
 def histogram(buckets: Sequence[Bucket], palette: Palette, limit_ms: int, longest_ms: int) -> go.Figure:
-    """Return orders by completion time, stacked by outcome. The bucket edges include 15 s."""
+    """Return a bar chart of orders by completion time, stacked by outcome. 15 s is a bucket edge."""
     figure = go.Figure()
     for outcome in TERMINAL_STATES:
-        own = [bucket for bucket in buckets if bucket.outcomes.get(outcome)]
-        if not own:
+        outcome_buckets = [bucket for bucket in buckets if bucket.outcomes.get(outcome)]
+        if not outcome_buckets:
             continue
         edges = [
-            (max(edge_below(each.upto_ms), 1), min(each.upto_ms, max(longest_ms, 2) * 2)) for each in own
+            (max(edge_below(bucket.upto_ms), 1), min(bucket.upto_ms, max(longest_ms, 2) * 2))
+            for bucket in outcome_buckets
         ]
         spans = [(log_seconds(low), log_seconds(high)) for low, high in edges]
         figure.add_bar(
             x=[(low + high) / 2 for low, high in spans],
             width=[high - low for low, high in spans],
-            y=[each.outcomes[outcome] for each in own],
+            y=[bucket.outcomes[outcome] for bucket in outcome_buckets],
             name=outcome.value,
             marker={"color": palette.of_outcome(outcome), "line": {"width": 0}},
             customdata=[f"{low / 1000:.3f} s to {high / 1000:.3f} s" for low, high in edges],

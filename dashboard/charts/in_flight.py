@@ -1,4 +1,4 @@
-"""Orders in flight against their deadline."""
+"""The elapsed time of orders in flight, compared with the limit."""
 
 import plotly.graph_objects as go
 
@@ -8,15 +8,16 @@ from db.database import Row
 ROWS = 12
 HEIGHT = 440
 AT_RISK = 0.8
-"""An order is at risk when it has used this share of its limit."""
+"""An order that has used more than this share of its limit has the error color and a pattern."""
 
 WARNING = 0.5
+"""An order that has used more than this share of its limit has the warning color."""
 
 
 def in_flight_chart(rows: list[Row], palette: Palette, limit_seconds: float) -> go.Figure:
-    """Return one bar per order. The chart always has the height of ROWS rows, so that the page does not move.
+    """Return one bar per order. The height is constant, so that the page layout does not shift.
 
-    Rows as returned by `db.read_models.live_orders.orders_by_deadline`, closest to the deadline first.
+    `rows` come from `db.read_models.live_orders.orders_by_deadline`, closest to the deadline first.
     """
     shown = rows[:ROWS]
     positions = list(range(len(shown)))

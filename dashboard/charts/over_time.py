@@ -37,14 +37,14 @@ def percentiles(slices: Sequence[Slice], time_range: TimeRange, palette: Palette
 
 def heatmap(cells: Sequence[Cell], time_range: TimeRange, palette: Palette) -> go.Figure:
     """Return the number of orders by time slice and completion time."""
-    # All buckets and slices between the first and the last: Plotly would stretch a cell over a gap.
+    # Include empty buckets and slices: Plotly would stretch a cell over a gap.
     edges = _edges(min(cell.upto_ms for cell in cells), max(cell.upto_ms for cell in cells)) if cells else []
     width = timedelta(seconds=time_range.plan.slice_seconds)
     starts = _slice_starts(cells, width)
     counts = {(cell.upto_ms, cell.at): cell.orders for cell in cells}
     figure = go.Figure(
         go.Heatmap(
-            # Edges instead of centres: with centres Plotly cannot know the width of a single slice.
+            # Edges instead of centers: with centers Plotly cannot know the width of a single slice.
             x=[*starts, starts[-1] + width] if starts else [],
             y=[log_seconds(edge) for edge in (edge_below(edges[0]), *edges)] if edges else [],
             z=[[counts.get((edge, at)) for at in starts] for edge in edges],
@@ -86,7 +86,7 @@ def _edges(first_ms: int, last_ms: int) -> list[int]:
 
 
 def _with_gaps(slices: Sequence[Slice], width: timedelta) -> tuple[list[datetime], list[Slice | None]]:
-    """Return slice centres and slices, with an empty slice in each gap so that no line crosses it."""
+    """Return slice centers and slices, with an empty slice in each gap so that no line crosses it."""
     at: list[datetime] = []
     rows: list[Slice | None] = []
     for number, row in enumerate(slices):

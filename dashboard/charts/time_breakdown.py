@@ -8,13 +8,13 @@ from db.database import Row
 
 SEGMENTS = ("receive", "validate", "review", "charge", "prepare", "dispatch", "compensate", "waiting")
 PATTERNS = {"review": ".", "prepare": "\\", "compensate": "x", "waiting": "/"}
-"""Patterns of segments whose color resembles a neighbor's under color blindness."""
+"""Patterns for segments that color-blind users could not tell from the adjacent segment."""
 
 ROW_HEIGHT = 26
 
 
 def time_breakdown(rows: list[Row], palette: Palette, limit_ms: int) -> go.Figure:
-    """Return one stacked bar per order. Rows as returned by `db.read_models.latency.slowest`."""
+    """Return one stacked bar per order. `rows` come from `db.read_models.latency.slowest`."""
     figure = go.Figure()
     positions = list(range(len(rows)))
     for segment in SEGMENTS:

@@ -41,19 +41,19 @@ def timeline(details: OrderDetails, palette: Palette) -> go.Figure:
     return figure
 
 
-def _draw_bars(figure: go.Figure, palette: Palette, kind: str, own: list[Bar]) -> None:
+def _draw_bars(figure: go.Figure, palette: Palette, kind: str, shown: list[Bar]) -> None:
     color = _color(kind, palette)
     figure.add_bar(
-        x=[bar.end_seconds - bar.start_seconds for bar in own],
-        base=[bar.start_seconds for bar in own],
-        y=[bar.row for bar in own],
+        x=[bar.end_seconds - bar.start_seconds for bar in shown],
+        base=[bar.start_seconds for bar in shown],
+        y=[bar.row for bar in shown],
         orientation="h",
         name=kind,
         width=0.62,
-        # The outline keeps an attempt of half a millisecond visible.
+        # Without an outline, an attempt of half a millisecond would be invisible.
         marker={"color": color, "line": {"color": color, "width": 1.5}},
         marker_pattern_shape=_PATTERNS.get(kind, ""),
-        customdata=[_hover_text(bar) for bar in own],
+        customdata=[_hover_text(bar) for bar in shown],
         hovertemplate="%{customdata}<extra></extra>",
     )
 

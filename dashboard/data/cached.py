@@ -23,9 +23,9 @@ _cached: dict[tuple[Callable[..., Any], float], Any] = {}
 def cached(
     read: Callable[Concatenate[ReadOnlyDatabase, P], T], ttl_seconds: float = LIVE_SECONDS
 ) -> CachedFunc[P, T]:
-    """Return a function of a read model without its database argument and with cached results.
+    """Return a function that calls `read` with the dashboard's database and caches the results.
 
-    `clear()` of the returned function deletes its results.
+    `clear()` of the returned function deletes its cached results.
     """
     if (read, ttl_seconds) not in _cached:
 

@@ -13,7 +13,7 @@ from orchestrator.settings import Settings
 
 @st.cache_resource
 def settings() -> Settings:
-    """Raises SettingsError."""
+    """Return the settings. Raises SettingsError."""
     return Settings.load()
 
 
@@ -21,7 +21,7 @@ def settings() -> Settings:
 def database() -> ReadOnlyDatabase:
     """Return a pool with the role `orders_reader`, from DATABASE_READER_URL or the URL of the order database.
 
-    A server without that role is read as the user of the URL, in read-only transactions.
+    If the user of the URL cannot set that role, the pool connects as that user. Transactions are read-only.
     """
     given = settings()
     if given.database_reader_url is not None:
@@ -37,7 +37,7 @@ def _api_without_key() -> OrderApi:
 
 
 def api() -> OrderApi:
-    """Return the API client with the user's key. Only Streamlit's script thread knows the user."""
+    """Return the API client with the user's key. Works only in Streamlit's script thread."""
     return _api_without_key().with_key(user_key())
 
 

@@ -52,7 +52,7 @@ class LoadTestProcesses:
             self._children[options.run_id] = subprocess.Popen(
                 [sys.executable, "-m", "loadtest", "run", *arguments],
                 cwd=PROJECT_ROOT,
-                # Only the user's key, never one from the dashboard's own environment.
+                # Override the dashboard's API_KEY, so that the run has the rights of the user.
                 env=os.environ | {"ORDERS_HOME": str(self._home), "API_KEY": api_key or "", **_PLAIN_OUTPUT},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -69,14 +69,14 @@ class LoadTestProcesses:
         """
         if monotonic() - self._scanned_at > SCAN_SECONDS:
             for child in self._children.values():
-                # Reaps the children that have ended.
+                # Reap ended children, which would otherwise remain as zombies.
                 child.poll()
             self._running = sorted(_find(self._home))
             self._scanned_at = monotonic()
         return list(self._running)
 
     def stop(self, run_id: str) -> None:
-        """Send SIGINT to a run: it drains and reports its verdict. Raises OrderSystemError after its end."""
+        """Send SIGINT to a run: it drains and reports its verdict. Raises OrderSystemError if it ended."""
         process = _find(self._home).get(run_id)
         if process is None:
             raise OrderSystemError("The run has already ended.")

@@ -36,7 +36,7 @@ class OrderApi(RestClient):
         return self.put("/faults", {"profile": profile, "seed": seed})
 
     def health(self) -> Json:
-        """Return the health report, whether healthy or not."""
+        """Return the health report. HTTP status 503 is also a report: a component is unhealthy."""
         response = self.send("GET", "/health", timeout=HEALTH_SECONDS)
         if response.is_error and response.status_code != 503:
             raise error_of(response)

@@ -1,4 +1,4 @@
-"""Audit: the nine invariants and the rows that show each violation."""
+"""Audit: the nine invariants, and the evidence of each violation."""
 
 import json
 from functools import partial

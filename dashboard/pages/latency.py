@@ -22,7 +22,10 @@ fault_profiles = cached(latency.fault_profiles, CHART_SECONDS)
 
 
 def is_query_valid() -> bool:
-    """Show an error for an invalid URL: a widget drops an unknown value, and would show too many orders."""
+    """Return whether the URL query is valid; if not, show an error.
+
+    A widget ignores an invalid value, so the page would show more orders than the link selects.
+    """
     try:
         profile = filters.selection_of(st.query_params).fault_profile
         if profile not in (None, *fault_profiles()):
@@ -35,7 +38,7 @@ def is_query_valid() -> bool:
 
 
 def select_orders() -> dict[str, str]:
-    """Draw the filters, which the URL contains, and return them as a query."""
+    """Draw the filters, which are bound to the URL query, and return them as a query."""
     with st.grid(4, min_column_width=180, vertical_alignment="bottom"):
         runs = [row["run_id"] for row in cached(latency.run_names, CHART_SECONDS)()]
         select("Run", "run", runs, accept_new_options=True)

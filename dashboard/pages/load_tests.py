@@ -61,10 +61,10 @@ def show_older() -> None:
 
 with error_boundary("load-tests-form"):
     start_load_test.show()
-live_fragment(running_load_tests.show, is_live, results_of=running_load_tests.PLACE)
+live_fragment(running_load_tests.show, is_live, result_key=running_load_tests.RESULT_KEY)
 with error_boundary("load-tests-runs"):
     st.subheader("Stored runs", anchor=False)
-    # Drawn even without runs: Streamlit writes a selection made by the page into the URL only for a widget
-    # that an earlier run of the page has drawn.
+    # Draw the select boxes even if there are no runs. When code selects a run, Streamlit adds it to the URL
+    # only if the widget existed in the previous script run.
     selected = select_runs(cached(stored_runs.newest_runs)(st.session_state.get(_ROWS, TABLE_ROWS)))
     live_fragment(partial(show_stored, *selected), is_live, every=5.0)

@@ -18,8 +18,8 @@ from orchestrator.gateways.fault_injection import PROFILES
 WINDOWS = {"1 min": 60, "5 min": 300, "15 min": 900, "1 h": 3600}
 THROUGHPUT_SECONDS = 120
 SLO_TARGET = 0.99
-FAULTS = "faults"
-IS_GOOD = {SloVerdict.MET: True, SloVerdict.BREACHED: False, SloVerdict.NOT_PROVEN: None}
+RESULT_KEY = "faults"
+IS_HEALTHY = {SloVerdict.MET: True, SloVerdict.BREACHED: False, SloVerdict.NOT_PROVEN: None}
 STATUS_STYLE: dict[bool | None, tuple[str, Literal["green", "red", "gray"]]] = {
     True: (":material/check_circle:", "green"),
     False: (":material/error:", "red"),
@@ -57,9 +57,9 @@ def metrics() -> None:
     page.metric_grid(shown)
     orders, late = recent.finished + open_orders.overdue, recent.late + open_orders.overdue
     status = slo_status(orders, late, SLO_TARGET)
-    icon, color = STATUS_STYLE[IS_GOOD[status.verdict] if status.verdict else None]
+    icon, color = STATUS_STYLE[IS_HEALTHY[status.verdict] if status.verdict else None]
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.badge(f"SLO {status.verdict or 'without orders'}", icon=icon, color=color)
+        st.badge(f"SLO {status.verdict or 'unknown'}", icon=icon, color=color)
         st.markdown(status.sentence, width="stretch")
 
 
@@ -113,7 +113,7 @@ def apply_profile() -> None:
     profile, seed = st.session_state["fault-profile"], int(st.session_state["fault-seed"])
     api = clients.api()
     page.run_action(
-        FAULTS, lambda: api.set_faults(profile, seed), f"Applied fault profile {profile} (seed {seed})."
+        RESULT_KEY, lambda: api.set_faults(profile, seed), f"Applied fault profile {profile} (seed {seed})."
     )
     cached(latency.active_faults).clear()
 
@@ -124,6 +124,6 @@ with wide:
     page.live_fragment(orders_in_flight, is_live)
 with narrow:
     page.live_fragment(component_health, is_live)
-    page.live_fragment(active_profile, is_live, results_of=FAULTS)
+    page.live_fragment(active_profile, is_live, result_key=RESULT_KEY)
     with page.error_boundary("faults"):
         fault_form()

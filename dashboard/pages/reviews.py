@@ -13,7 +13,7 @@ from db.read_models import live_orders
 from orchestrator.security.key_hashing import Role
 
 MAX_CARDS = 25
-REVIEWS = "reviews"
+RESULT_KEY = "reviews"
 
 awaiting_review = cached(live_orders.orders_awaiting_review)
 is_live = page_header("Reviews", live=True)
@@ -63,16 +63,16 @@ def card(order: Row) -> None:
 
 def approve(order_id: str) -> None:
     api, reviewer = clients.api(), st.session_state["reviewer"]
-    run_action(REVIEWS, lambda: api.approve(order_id, reviewer), "Order approved.")
+    run_action(RESULT_KEY, lambda: api.approve(order_id, reviewer), "Order approved.")
     awaiting_review.clear()
 
 
 def reject(order_id: str) -> None:
     api, reviewer = clients.api(), st.session_state["reviewer"]
     run_action(
-        REVIEWS, lambda: api.reject(order_id, reviewer, "rejected in the dashboard"), "Order rejected."
+        RESULT_KEY, lambda: api.reject(order_id, reviewer, "rejected in the dashboard"), "Order rejected."
     )
     awaiting_review.clear()
 
 
-live_fragment(cards, is_live, every=1.0, results_of=REVIEWS)
+live_fragment(cards, is_live, every=1.0, result_key=RESULT_KEY)

@@ -34,7 +34,7 @@ def show(plan: Plan, summary: Summary, limit_ms: int) -> None:
 
 @st.cache_resource(ttl=CHART_SECONDS, max_entries=20, show_spinner=False)
 def latency_charts(plan: Plan, theme: str | None, limit_ms: int) -> tuple[go.Figure, ...]:
-    """Read and build all charts of a selection. Cached, because building them takes longer than reading."""
+    """Return all charts of a selection. The figures are cached: building them takes longer than reading."""
     database, palette = clients.database(), palette_of(theme)
     summary = cached(latency.summary, CHART_SECONDS)(plan)
     buckets = latency.buckets(database, plan)

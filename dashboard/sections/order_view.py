@@ -44,7 +44,7 @@ def show(order_id: str) -> None:
             # Redraw the whole page, now without refresh.
             st.rerun()
 
-    page.live_fragment(order, is_live, every=1.0, results_of=order_id)
+    page.live_fragment(order, is_live, every=1.0, result_key=order_id)
 
 
 def _wait_for(order_id: str) -> None:

@@ -13,7 +13,7 @@ from db.read_models import order_search
 from db.read_models.order_search import Search
 
 PAGE_ROWS = 50
-SCROLLING_ROWS = 10
+MAX_AUTO_HEIGHT_ROWS = 10
 SCROLLING_HEIGHT = 560
 STATES = ("any", "running", "late", *(state.value for state in TERMINAL_STATES))
 
@@ -47,13 +47,13 @@ def show() -> None:
         "Run", key="run", bind="query-params", placeholder="all runs", on_change=_reset_page
     )
     refresh_column.button("Refresh", icon=":material/refresh:", width="stretch")
-    wanted = search_of(prefix or "", state or "any", run_id or "", st.query_params.get("before", ""))
-    rows = order_search.search(clients.database(), wanted, PAGE_ROWS)
+    search = search_of(prefix or "", state or "any", run_id or "", st.query_params.get("before", ""))
+    rows = order_search.search(clients.database(), search, PAGE_ROWS)
     if not rows:
         empty_state("No matching orders", "Change the filters, or start an order above.")
         return
     _show_table(rows)
-    _show_page_buttons(rows, is_first=wanted.before is None)
+    _show_page_buttons(rows, is_first=search.before is None)
 
 
 def _reset_page() -> None:
@@ -73,7 +73,7 @@ def search_of(prefix: str, state: str, run_id: str, before: str) -> Search:
 
 
 def cursor_of(row: Row) -> str:
-    """Return the cursor of the page that follows this row, for the URL."""
+    """Return the cursor, for the URL, of the page that starts after this row."""
     return f"{row['accepted_at'].isoformat()}~{row['order_id']}"
 
 
@@ -92,7 +92,7 @@ def _show_table(rows: list[Row]) -> None:
     st.dataframe(
         order_tables.orders(rows),
         # A fixed height larger than the content would show empty rows.
-        height=SCROLLING_HEIGHT if len(rows) > SCROLLING_ROWS else "auto",
+        height=SCROLLING_HEIGHT if len(rows) > MAX_AUTO_HEIGHT_ROWS else "auto",
         hide_index=True,
         placeholder="",
         key=_TABLE,
@@ -114,8 +114,8 @@ def _show_table(rows: list[Row]) -> None:
 
 
 def _open_selected() -> None:
-    # The selection is a row number of the table that the user saw. The callback runs before the table is
-    # read again with new orders above that row.
+    # The selection is a row number of the table that the user saw. In the next read, new orders may be above
+    # that row.
     selected = st.session_state[_TABLE].selection.rows
     if selected:
         st.query_params["order"] = st.session_state[_SHOWN_IDS][selected[0]]

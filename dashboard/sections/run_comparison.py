@@ -16,7 +16,7 @@ from loadtest.verdict.comparison import compare_times
 MAX_CACHED_PAIRS = 20
 
 EndedRun = tuple[str, datetime]
-"""Run id and end. The end distinguishes runs of the same id in different databases."""
+"""Run id and end time. The end time distinguishes runs with the same id in different databases."""
 
 Cdf = list[tuple[int, float]]
 
@@ -46,7 +46,10 @@ def show(run_id: str, baseline_id: str) -> None:
 
 @st.cache_data(max_entries=MAX_CACHED_PAIRS, show_spinner=False)
 def compare(run: EndedRun, baseline: EndedRun) -> tuple[run_tables.Json, Cdf, Cdf] | None:
-    """Return None when a run has no finished order. The result does not expire: ended runs do not change."""
+    """Return the comparison and both CDFs, or None if a run has no finished order.
+
+    Cached without expiry: ended runs do not change.
+    """
     times, baseline_times = (stored_runs.times(clients.database(), run_id) for run_id, _ in (run, baseline))
     if times is None or baseline_times is None or not times.completion_ms or not baseline_times.completion_ms:
         return None

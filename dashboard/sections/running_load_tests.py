@@ -16,7 +16,7 @@ from loadtest.options import RunOptions
 from orchestrator.errors import ExitCode, NotAllowed, UsageError
 from orchestrator.security.key_hashing import Role
 
-PLACE = "running-load-tests"
+RESULT_KEY = "running-load-tests"
 REQUESTED_RUN = "requested-run"
 """Session state: the run whose verdict the user wants to see, until the page selects it."""
 
@@ -31,7 +31,7 @@ def processes() -> LoadTestProcesses:
 def start(given: dict[str, str]) -> None:
     """Start a run with the user's key.
 
-    Raises NotAllowed, DatabaseError, and UsageError while another run is in progress on any machine.
+    Raises NotAllowed, DatabaseError, or UsageError if a run is in progress on any machine.
     """
     require_role(RunOptions.parse(given).required_role)
     for row in stored_runs.running_runs(clients.database()):
@@ -41,9 +41,9 @@ def start(given: dict[str, str]) -> None:
 
 
 def is_in_progress(row: Row, now: datetime) -> bool:
-    """Return False for an aborted run: one that has neither started nor accepted an order for too long.
+    """Return False for an aborted run: it accepted no orders for longer than a running load test can.
 
-    A run may drain and then compute its verdict without accepting orders. Rows as returned by
+    A running load test accepts no orders while it drains and while it computes its verdict. `row` comes from
     `db.read_models.stored_runs.running_runs`.
     """
     last_activity = max(row["started_at"], row["last_accepted_at"] or row["started_at"])
@@ -52,13 +52,16 @@ def is_in_progress(row: Row, now: datetime) -> bool:
 
 
 def stop(run_id: str) -> None:
-    """Raises NotAllowed, or OrderSystemError when the run has ended."""
+    """Stop a run. Raises NotAllowed, or OrderSystemError if the run has ended."""
     require_role(Role.OPERATOR)
     processes().stop(run_id)
 
 
 def require_role(role: Role) -> None:
-    """Raise NotAllowed without this role. The API cannot check it: a run is a process of this machine."""
+    """Raise NotAllowed if the user's key lacks this role.
+
+    The API cannot check it, because a run is a local process.
+    """
     user_role = clients.api().role()
     if user_role < role:
         raise NotAllowed(f"this requires a key of role {role.word}; your key has role {user_role.word}")
@@ -95,7 +98,9 @@ def _show_progress(row: Row, *, is_local: bool) -> None:
             )
             return
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.caption("This run was started elsewhere: stop it in its shell or in the Locust web UI.")
+            st.caption(
+                "This run was not started from this dashboard. Stop it in its shell or in the Locust web UI."
+            )
             st.link_button(
                 "Locust web UI", clients.settings().local_url("locust"), icon=":material/open_in_new:"
             )
@@ -103,7 +108,7 @@ def _show_progress(row: Row, *, is_local: bool) -> None:
 
 def _stop(run_id: str) -> None:
     success = "Stopping: orders in flight finish first, then the verdict follows."
-    run_action(PLACE, lambda: stop(run_id), success)
+    run_action(RESULT_KEY, lambda: stop(run_id), success)
 
 
 def _show_result() -> None:
@@ -129,6 +134,6 @@ def _show_result() -> None:
 
 
 def select_requested_run() -> None:
-    """Select the run whose verdict the user requested, before the page draws the widget with key `run`."""
+    """Select the run whose verdict the user requested. Call it before the widget with key `run` is drawn."""
     if REQUESTED_RUN in st.session_state:
         st.session_state["run"] = st.session_state.pop(REQUESTED_RUN)

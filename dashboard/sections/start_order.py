@@ -24,7 +24,7 @@ def show() -> None:
         left, middle, right = st.columns([3, 2, 2])
         order_id = left.text_input("Order id", placeholder="generated", help="Letters, digits, - and _")
         count = middle.number_input(
-            "Number of orders", 1, MAX_BATCH, 1, help="Several orders have numbered ids."
+            "Number of orders", 1, MAX_BATCH, 1, help="The ids of several orders end with a number."
         )
         review = right.segmented_control(
             "Review", [mode.value for mode in ReviewMode], default=ReviewMode.AUTO.value, required=True
@@ -60,7 +60,7 @@ def show() -> None:
 
 
 def items_of(lines: pd.DataFrame) -> list[Json]:
-    """Return the items of the edited table, without empty lines. Raises UsageError for an unreadable line."""
+    """Return the items of the edited table, without empty lines. Raises UsageError for an invalid line."""
     items = []
     for number, line in enumerate(lines.to_dict("records"), start=1):
         sku, quantity, price = line["sku"], line["quantity"], line["unit price"]
@@ -79,12 +79,12 @@ def items_of(lines: pd.DataFrame) -> list[Json]:
 
 
 def order_ids(name: str, count: int) -> list[str]:
-    """Return numbered ids for a batch, and the plain name for a single order."""
+    """Return `name` for a single order, or `name-1` to `name-count`."""
     return [name] if count == 1 else [f"{name}-{number}" for number in range(1, count + 1)]
 
 
 def _start(ids: list[str], body: Json) -> None:
-    """Start these orders. Raises the error of the first one: an invalid body fails for all of them."""
+    """Start these orders. Raises the error of the first: all have the same body, so all would fail."""
     api = clients.api()
     api.start(ids[0], body)
     if len(ids) == 1:

@@ -21,7 +21,7 @@ _COMPONENTS = (
 
 
 def components(report: Json | None) -> list[ComponentHealth]:
-    """Return the API, PostgreSQL, Temporal and the workers. None: the API is not responding."""
+    """Return the health of each component. `report` is None if the API is not responding."""
     if report is None:
         unknown = "Unknown: the API is not responding"
         others = [ComponentHealth(name, None, unknown) for name, *_ in _COMPONENTS]

@@ -1,4 +1,4 @@
-"""Data frames of the dashboard's tables: orders; events, payment and shipment of one order."""
+"""Data frames for tables: all orders, and the events, payment and shipment of one order."""
 
 import json
 from datetime import UTC
@@ -55,9 +55,12 @@ def events(details: OrderDetails) -> pd.DataFrame:
 def payment_and_shipment(details: OrderDetails) -> pd.DataFrame:
     """Compare the order database with the providers' records, one row per fact."""
     order = details.order
-    ours, provider = _order_database(order), _provider_records(order)
+    database, providers = _order_database(order), _provider_records(order)
     return pd.DataFrame(
-        [{"": fact, "Order database": ours[fact], "Provider records": provider[fact]} for fact in ours]
+        [
+            {"": fact, "Order database": database[fact], "Provider records": providers[fact]}
+            for fact in database
+        ]
     )
 
 
@@ -80,11 +83,11 @@ def _provider_records(order: Row) -> dict[str, str]:
         for kind in ("charge", "refund")
     }
     dispatched = [parcel for parcel in order["parcels"] if parcel["dispatched_at"]]
-    # Providers also record a recall before packing or dispatch, which only prevents them.
+    # A recall before packing or dispatch only prevents it. The provider records it, but nothing was recalled.
     recalled = [
-        each
-        for each in (*order["parcels"], *order["packages"])
-        if each["recalled_at"] and (each.get("packed_at") or each.get("dispatched_at"))
+        record
+        for record in (*order["parcels"], *order["packages"])
+        if record["recalled_at"] and (record.get("packed_at") or record.get("dispatched_at"))
     ]
     return {
         "charged": _money(sum(amounts["charge"])) if amounts["charge"] else "",

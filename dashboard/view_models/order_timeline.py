@@ -35,7 +35,7 @@ class Mark:
 
 
 def bars(details: OrderDetails) -> list[Bar]:
-    """Return every attempt, the review, and the waiting times: the gaps between them."""
+    """Return a bar for each attempt, for the review, and for each gap between them as waiting time."""
     order = details.order
 
     def seconds(column: str, row: Row = order) -> float:
@@ -59,7 +59,10 @@ def bars(details: OrderDetails) -> list[Bar]:
         Bar(each["step"], RUNNING, seconds("started_at", each), end, each["attempt"], each["worker"])
         for each in details.running_attempts
     ]
-    review = next((e for e in details.events if e["kind"] == "state" and e["state"] == State.IN_REVIEW), None)
+    review = next(
+        (event for event in details.events if event["kind"] == "state" and event["state"] == State.IN_REVIEW),
+        None,
+    )
     if review is not None:
         start, review_end = seconds("at", review), seconds("aborted_at") if order["aborted_at"] else end
         approved = next((event for event in details.events if event["state"] == State.APPROVED), None)

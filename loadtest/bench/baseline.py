@@ -1,6 +1,7 @@
-"""Baseline: what Temporal itself costs for a parent, a child on its own task queue and five empty activities.
+"""The baseline: a workflow without business logic, with a child workflow and five empty activities.
 
-Ratios in the table compare the product with this, on the same server with the same number of workers.
+The performance table shows the ratio of an order to this baseline, on the same Temporal server with the same
+number of workers.
 """
 
 import asyncio
@@ -58,7 +59,7 @@ async def run_baseline_order(client: Client) -> None:
 
 @contextmanager
 def baseline_workers(settings: Settings) -> Iterator[list[int]]:
-    """Run as many baseline workers as the stack has workers; yields their process ids."""
+    """Run as many baseline workers as the stack has workers, and yield their process ids."""
     queues = [ORDER_QUEUE] * settings.order_workers + [SHIPPING_QUEUE] * settings.shipping_workers
     commands = [[sys.executable, "-m", "loadtest.bench.baseline", queue] for queue in queues]
     processes = [subprocess.Popen(command) for command in commands]
@@ -72,10 +73,10 @@ def baseline_workers(settings: Settings) -> Iterator[list[int]]:
 
 
 async def _serve(queue: str) -> None:
-    """Run one baseline worker until SIGTERM."""
+    """Run one baseline worker until SIGTERM or SIGINT."""
     stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
     worker = Worker(
         await connect(Settings.load()),
         task_queue=queue,

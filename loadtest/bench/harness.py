@@ -1,4 +1,4 @@
-"""Common parts of all measurements: the running stack, the lines of the table, order ids and databases."""
+"""Shared by all measurements: the running stack, table rows, order ids and database URLs."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ FAULTS_APPLY_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Measurement:
-    """One line of the table. `target` is the promise as text; `is_met` is None where it is not checked."""
+    """One row of the performance table. `is_met` is None if the target is not checked."""
 
     measure: str
     value: str

@@ -93,4 +93,4 @@ async def test_an_invalid_query_returns_422(seeded_url):
     assert response.text == "a run id has 1 to 64 letters, digits, '-' or '_'"
     distant = await get_csv(seeded_url, until="9999-12-31T23:59:59")
     assert distant.status_code == 422
-    assert distant.text == "'until' must be a time such as 2026-01-31T12:00, from 2000 to 2099"
+    assert distant.text == "'until' must be a time such as 2026-01-31T12:00, in the years 2000 to 2099"

@@ -64,7 +64,7 @@ def test_a_run_of_another_machine_is_shown_without_a_stop_button(page: Pages, ur
     assert not test.exception
     assert "remote\\-run" in texts(test)
     assert "aborted\\-run" not in texts(test)
-    assert "stop it in its shell or in the Locust web UI" in texts(test)
+    assert "Stop it in its shell or in the Locust web UI" in texts(test)
     assert not [button for button in test.button if button.label == "Stop"]
     (link,) = test.get("link_button")
     assert link.proto.url.startswith("http://127.0.0.1:")

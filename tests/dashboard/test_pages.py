@@ -152,10 +152,13 @@ def test_a_new_order_appears_when_the_database_has_it(page: Pages, seeded_url, m
     ("query", "message"),
     [
         ({"outcome": "nonsense"}, "Unknown outcome."),
-        ({"since": "yesterday"}, "'since' must be a time such as 2026-01-31T12:00, from 2000 to 2099."),
+        (
+            {"since": "yesterday"},
+            "'since' must be a time such as 2026-01-31T12:00, in the years 2000 to 2099.",
+        ),
         (
             {"until": "9999-12-31T23:59"},
-            "'until' must be a time such as 2026-01-31T12:00, from 2000 to 2099.",
+            "'until' must be a time such as 2026-01-31T12:00, in the years 2000 to 2099.",
         ),
         ({"faults": "neverseen"}, "Unknown fault profile."),
     ],

@@ -1,4 +1,4 @@
-"""View models: SLO status, components, reviews, audit reports, order requests and disturbances."""
+"""View models: SLO status, component health, reviews, audit reports, order requests and disturbances."""
 
 import pytest
 
@@ -23,17 +23,17 @@ from tests.dashboard.order_examples import NOON, after
 @pytest.mark.parametrize(
     ("ms", "text"), [(15_450, "15.450 s"), (0, "0.000 s"), (None, "–"), (3_600_001, "3,600.001 s")]
 )
-def test_seconds_have_milliseconds(ms, text):
+def test_seconds_have_three_decimals(ms, text):
     assert page_elements.seconds(ms) == text
 
 
 @pytest.mark.parametrize(("read_at", "left"), [(0.0, 8.95), (5.0, 3.95), (12.0, 0.0)])
-def test_review_time_ends_when_the_review_expires(read_at, left):
+def test_review_time_is_the_time_until_the_review_expires(read_at, left):
     order = {"accepted_at": NOON, "deadline_at": after(15), "read_at": after(read_at)}
     assert review_time(order) == (pytest.approx(left), pytest.approx(8.95))
 
 
-def test_contents_are_one_line():
+def test_contents_name_the_first_three_items_and_the_city():
     order = {
         "items": [{"sku": f"S{n}", "quantity": n} for n in (1, 2, 3, 4, 5)],
         "address": {"city": "Springfield"},
@@ -41,7 +41,7 @@ def test_contents_are_one_line():
     assert contents(order) == "1 × S1, 2 × S2, 3 × S3 and 2 more, to Springfield"
 
 
-def test_a_stop_lasts_until_the_start_of_the_same_component():
+def test_the_span_of_a_stop_ends_at_the_start_of_the_same_component():
     disturbances = [
         Disturbance(None, after(0), "stop", "api"),
         Disturbance(None, after(5), "start", "postgres"),
@@ -55,20 +55,20 @@ def test_a_stop_lasts_until_the_start_of_the_same_component():
     ]
 
 
-def test_components_are_unknown_while_the_api_is_down():
+def test_component_health_is_unknown_while_the_api_is_down():
     assert [(each.name, each.is_healthy) for each in components(None)] == [
         ("API", False), ("PostgreSQL", None), ("Temporal", None), ("Workers", None),
     ]  # fmt: skip
 
 
-def test_components_have_the_health_that_the_api_reports():
+def test_component_health_is_that_of_the_health_report():
     report = {"database_connected": True, "temporal_connected": False, "workers_healthy": False}
     assert [(each.is_healthy, each.status) for each in components(report)] == [
         (True, "Up"), (True, "Up"), (False, "Not responding"), (False, "No active workers"),
     ]  # fmt: skip
 
 
-def test_each_invariant_has_its_own_violations():
+def test_violations_are_grouped_by_invariant():
     report = {
         "invariants": [
             {"number": 1, "text": "one", "holds": True},
@@ -81,7 +81,7 @@ def test_each_invariant_has_its_own_violations():
     assert ([violation["order_id"] for violation in two.violations], two.status) == (["o"], "1 violation")
 
 
-def test_the_maximum_of_violations_is_a_lower_bound():
+def test_a_report_with_the_maximum_of_violations_says_at_least():
     many = [
         {"invariant": 1, "order_id": f"o-{n}", "finding": "f", "evidence": {}} for n in range(MAX_VIOLATIONS)
     ]
@@ -130,7 +130,7 @@ def test_attempts_of_a_running_order_are_counted_from_its_events():
     ("orders", "late", "verdict"),
     [(0, 0, None), (60, 0, "not proven"), (300, 0, "met"), (300, 1, "not proven"), (300, 4, "breached")],
 )
-def test_the_slo_status_has_the_verdict_of_a_load_test(orders, late, verdict):
+def test_the_slo_verdict_depends_on_the_late_orders(orders, late, verdict):
     assert slo_status(orders, late, 0.99).verdict == verdict
 
 

@@ -14,7 +14,8 @@ from tests.live import LiveApi, eventually, new_id
 from tests.orders import OTHER_ADDRESS
 
 LINE = (
-    "import structlog; from orchestrator.observability import logs; from orchestrator.settings import Settings;"
+    "import structlog; from orchestrator.observability import logs;"
+    "from orchestrator.settings import Settings;"
     "logs.configure(Settings(), 'order-worker-1');"
     "structlog.get_logger().info('order accepted', order_id='o-1', run_id='r-1')"
 )

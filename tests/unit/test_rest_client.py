@@ -1,4 +1,4 @@
-"""The REST client: error mapping, API keys and connection errors."""
+"""The REST client: error mapping, API keys, query parameters and connection errors."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ from tests.ports import free_port_base
 Handler = Callable[[httpx.Request], httpx.Response]
 
 
-def client_of(handler: Handler, api_key: str | None = None) -> RestClient:
+def client_with(handler: Handler, api_key: str | None = None) -> RestClient:
     client = RestClient("http://api", api_key)
     client._http = httpx.Client(base_url="http://api", transport=httpx.MockTransport(handler))
     return client
@@ -46,23 +46,23 @@ def client_of(handler: Handler, api_key: str | None = None) -> RestClient:
         (503, "/orders", ServiceUnavailable),
     ],
 )
-def test_an_error_response_raises_its_error_with_the_detail(
+def test_an_error_status_raises_the_matching_error_with_the_detail(
     status: int, path: str, error_class: type[Exception]
 ) -> None:
-    client = client_of(lambda _: httpx.Response(status, json={"detail": "the reason"}))
+    client = client_with(lambda _: httpx.Response(status, json={"detail": "the reason"}))
     with pytest.raises(error_class, match="the reason"):
         client.post(path, {})
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b'{"title": "x"}'])
-def test_an_error_response_without_a_detail_raises_its_status(content: bytes) -> None:
-    client = client_of(lambda _: httpx.Response(502, content=content))
+def test_the_error_names_the_status_if_the_response_has_no_detail(content: bytes) -> None:
+    client = client_with(lambda _: httpx.Response(502, content=content))
     with pytest.raises(ServiceUnavailable, match="HTTP status 502"):
         client.get("/orders")
 
 
-def test_a_client_sends_its_own_key_over_shared_connections() -> None:
-    client = client_of(lambda request: httpx.Response(200, json=request.headers.get("authorization", "")))
+def test_clients_with_different_keys_share_connections() -> None:
+    client = client_with(lambda request: httpx.Response(200, json=request.headers.get("authorization", "")))
     assert client.get("/orders") == ""
     assert client.with_key("ord_1").get("/orders") == "Bearer ord_1"
     assert client.get("/orders") == ""
@@ -70,18 +70,18 @@ def test_a_client_sends_its_own_key_over_shared_connections() -> None:
 
 
 def test_a_query_omits_parameters_that_are_none() -> None:
-    client = client_of(lambda request: httpx.Response(200, json=str(request.url)))
+    client = client_with(lambda request: httpx.Response(200, json=str(request.url)))
     assert client.get("/orders", run_id=None, limit=2) == "http://api/orders?limit=2"
 
 
-def test_a_stream_raises_the_error_of_its_status() -> None:
-    client = client_of(lambda _: httpx.Response(404, json={"detail": "no such run"}))
+def test_a_stream_raises_the_error_for_its_status() -> None:
+    client = client_with(lambda _: httpx.Response(404, json={"detail": "no such run"}))
     with pytest.raises(OrderUnknown, match="no such run"), client.stream("/audit", run_id="x"):
         pass
 
 
 @pytest.mark.parametrize("api_key", ["a\nb", "é", "a\x00"])
-def test_a_key_that_no_header_can_hold_is_a_usage_error(api_key: str) -> None:
+def test_a_key_that_is_invalid_in_a_header_is_a_usage_error(api_key: str) -> None:
     with pytest.raises(UsageError, match="API_KEY"):
         RestClient("http://api", api_key)
 
@@ -92,7 +92,7 @@ def test_an_invalid_address_is_a_usage_error(url: str) -> None:
         client.get("/orders")
 
 
-def test_without_an_api_the_connection_fails() -> None:
+def test_a_refused_connection_raises_api_unavailable() -> None:
     url = f"http://127.0.0.1:{free_port_base()}"
     with RestClient(url) as client, pytest.raises(ApiUnavailable, match=f"no connection to the API at {url}"):
         client.get("/orders")
@@ -100,14 +100,14 @@ def test_without_an_api_the_connection_fails() -> None:
         look_up_role(url, "ord_1")
 
 
-def test_a_timeout_names_the_api() -> None:
+def test_the_timeout_error_names_the_api() -> None:
     def hang(request: httpx.Request) -> httpx.Response:
         raise httpx.ReadTimeout("timed out", request=request)
 
     with pytest.raises(ServiceUnavailable, match="the API at http://api is not responding: timed out"):
-        client_of(hang).get("/orders")
+        client_with(hang).get("/orders")
 
 
-def test_the_role_of_a_key() -> None:
-    client = client_of(lambda _: httpx.Response(200, json={"name": "ada", "role": "operator"}))
+def test_role_returns_the_role_of_the_key() -> None:
+    client = client_with(lambda _: httpx.Response(200, json={"name": "ada", "role": "operator"}))
     assert client.role() is Role.OPERATOR

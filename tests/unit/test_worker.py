@@ -1,4 +1,4 @@
-"""What a worker does besides polling: it loads the fault profile, runs background tasks and stops in time."""
+"""The worker process: fault profile, background tasks, shutdown and span export."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,16 +20,15 @@ from orchestrator.observability import tracing
 from orchestrator.settings import Settings
 from orchestrator.worker import WorkerKind, fault_profile_polling, main
 
-PROMISED_STOP_SECONDS = 3.0
+MAX_STOP_SECONDS = 3.0
 DATABASE = cast(Database, None)
 ACTIVE_PROFILE = FaultChange("assignment", 7, named_profile("assignment").to_json(), datetime.now(UTC))
 
 
 class FakeDatabase:
-    """A pool without a server."""
+    """A database pool that never connects."""
 
-    def __init__(self, *_: object, **__: object) -> None:
-        """Connects to nothing."""
+    def __init__(self, *_: object, **__: object) -> None: ...
 
     async def __aenter__(self) -> "FakeDatabase":
         return self
@@ -39,7 +38,7 @@ class FakeDatabase:
 
 
 class FakeWorker:
-    """A worker of the SDK that polls until it is shut down."""
+    """A Temporal worker that runs until it is shut down."""
 
     def __init__(self, injector: FaultInjector) -> None:
         self.injector = injector
@@ -56,27 +55,27 @@ class FakeWorker:
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
-    """The only worker of a process without Temporal and PostgreSQL."""
+    """The fake worker that `main._serve` runs, without Temporal and PostgreSQL."""
     injector = FaultInjector(named_profile("none"))
     worker = FakeWorker(injector)
 
-    async def nothing(*_: object) -> None:
+    async def connect(*_: object) -> None:
         return None
 
-    async def forever(*_: object) -> None:
+    async def run_forever(*_: object) -> None:
         await asyncio.Event().wait()
 
     async def current(_database: Database) -> FaultChange:
         return ACTIVE_PROFILE
 
     monkeypatch.setattr(main, "Database", FakeDatabase)
-    monkeypatch.setattr(main, "_connect", nothing)
+    monkeypatch.setattr(main, "_connect", connect)
     monkeypatch.setattr(main, "simulated_gateways", lambda _database: None)
     monkeypatch.setattr(main.ActivitySet, "create", lambda *_: None)
     monkeypatch.setattr(main, "FaultInjector", lambda _profile: injector)
     monkeypatch.setattr(main, "order_worker", lambda *_, **__: worker)
-    monkeypatch.setattr(main.EventRetention, "run", forever)
-    monkeypatch.setattr(main.Reconciler, "run", forever)
+    monkeypatch.setattr(main.EventRetention, "run", run_forever)
+    monkeypatch.setattr(main.Reconciler, "run", run_forever)
     monkeypatch.setattr(fault_profile_polling.fault_profiles, "current", current)
     return worker
 
@@ -90,7 +89,7 @@ async def serve(stopping: asyncio.Event) -> None:
 @pytest.mark.parametrize(
     ("background", "name"), [("Reconciler", "reconciler"), ("EventRetention", "event retention")]
 )
-async def test_a_worker_whose_background_task_failed_ends_with_its_error(
+async def test_a_failed_background_task_ends_the_worker_with_its_error(
     background: str, name: str, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(_self: Any) -> None:
@@ -141,16 +140,16 @@ async def test_loading_the_fault_profile_times_out(monkeypatch: pytest.MonkeyPat
     assert injector.profile.name == "none"
 
 
-# --- The last spans of a stopping worker ----------------------------------------------------------------
+# --- Span export during shutdown ------------------------------------------------------------------------
 
 
-async def closed_exporters(monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Awaitable[None]]) -> int:
-    """Run a worker with `serve`, cancel it, and return how often its spans were exported."""
-    closed = 0
+async def count_exports(monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Awaitable[None]]) -> int:
+    """Run a worker with `serve`, cancel it, and return the number of span exports."""
+    exports = 0
 
     def close() -> None:
-        nonlocal closed
-        closed += 1
+        nonlocal exports
+        exports += 1
 
     monkeypatch.setattr(main, "_serve", serve)
     monkeypatch.setattr(main, "measured_runtime", lambda *_: nullcontext())
@@ -162,7 +161,7 @@ async def closed_exporters(monkeypatch: pytest.MonkeyPatch, serve: Callable[...,
     serving.cancel()
     with suppress(asyncio.CancelledError, RuntimeError):
         await serving
-    return closed
+    return exports
 
 
 async def done(*_: object) -> None:
@@ -178,12 +177,12 @@ async def running(*_: object) -> None:
 
 
 @pytest.mark.parametrize(("serve", "exports"), [(done, 1), (failed, 1), (running, 0)])
-async def test_the_last_spans_are_exported_unless_the_worker_was_cancelled(
+async def test_spans_are_exported_during_shutdown_unless_the_worker_is_cancelled(
     monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Awaitable[None]], exports: int
 ) -> None:
-    assert await closed_exporters(monkeypatch, serve) == exports
+    assert await count_exports(monkeypatch, serve) == exports
 
 
 def test_a_worker_stops_within_three_seconds_with_or_without_the_export() -> None:
-    assert main.STOP_SECONDS + tracing.CLOSE_SECONDS < PROMISED_STOP_SECONDS
-    assert main.STOP_SECONDS + main.CANCEL_SECONDS < PROMISED_STOP_SECONDS
+    assert main.STOP_SECONDS + tracing.CLOSE_SECONDS < MAX_STOP_SECONDS
+    assert main.STOP_SECONDS + main.CANCEL_SECONDS < MAX_STOP_SECONDS

@@ -1,4 +1,4 @@
-"""The metrics that a worker exports, and where."""
+"""The Prometheus metrics of a worker: values, ports and the service discovery file."""
 
 import json
 import socket
@@ -34,7 +34,7 @@ def sample(samples: Samples, name: str, **labels: str) -> float:
     return samples[name, frozenset(labels.items())]
 
 
-def listening() -> set[tuple[str, int]]:
+def listening_addresses() -> set[tuple[str, int]]:
     return {
         tuple(connection.laddr)
         for connection in psutil.Process().net_connections("tcp")
@@ -43,20 +43,20 @@ def listening() -> set[tuple[str, int]]:
 
 
 def test_a_worker_exports_attempts_and_the_time_left(tmp_path: Path) -> None:
-    before = listening()
+    before = listening_addresses()
     with measured_runtime(Settings(orders_home=tmp_path), "order-worker-1") as runtime:
         (file,) = (tmp_path / "metrics").iterdir()
         assert file.name == "order-worker-1.json"
         (group,) = json.loads(file.read_text())
         assert group["labels"] == {"component": "order-worker-1"}
         (address,) = group["targets"]
-        assert {f"{host}:{port}" for host, port in listening() - before} == {address}
+        assert {f"{host}:{port}" for host, port in listening_addresses() - before} == {address}
         assert address.startswith("127.0.0.1:")
 
         metrics = WorkerMetrics(runtime.metric_meter)
-        untouched = scraped(address)
-        assert sample(untouched, "reconciler_orders_total") == 0
-        assert sample(untouched, "reconciler_failed_passes_total") == 0
+        initial = scraped(address)
+        assert sample(initial, "reconciler_orders_total") == 0
+        assert sample(initial, "reconciler_failed_passes_total") == 0
 
         request = StepRequest("o-1", Step.CHARGE)
         metrics.attempt_ended(request, AttemptResult(1, AttemptOutcome.TIMEOUT, 250.0, {}))
@@ -65,16 +65,16 @@ def test_a_worker_exports_attempts_and_the_time_left(tmp_path: Path) -> None:
         metrics.order_finished(OrderResult("o-2", State.FAILED, Reason.DEADLINE, 15_001), 15_000)
         metrics.orders_reconciled(2)
         metrics.reconciler_failed()
-        seen = scraped(address)
+        samples = scraped(address)
         attempts, left = "order_attempt_duration_seconds", "order_time_left_seconds"
-        assert sample(seen, f"{attempts}_count", step="charge", outcome="timeout") == 1
-        assert sample(seen, f"{attempts}_sum", step="charge", outcome="ok") == 0.002
-        assert sample(seen, f"{left}_sum", outcome="completed") == 9
-        assert sample(seen, f"{left}_bucket", outcome="completed", le="8") == 0
-        assert sample(seen, f"{left}_bucket", outcome="completed", le="9") == 1
-        assert sample(seen, f"{left}_bucket", outcome="failed", le="0") == 1
-        assert sample(seen, "reconciler_orders_total") == 2
-        assert sample(seen, "reconciler_failed_passes_total") == 1
+        assert sample(samples, f"{attempts}_count", step="charge", outcome="timeout") == 1
+        assert sample(samples, f"{attempts}_sum", step="charge", outcome="ok") == 0.002
+        assert sample(samples, f"{left}_sum", outcome="completed") == 9
+        assert sample(samples, f"{left}_bucket", outcome="completed", le="8") == 0
+        assert sample(samples, f"{left}_bucket", outcome="completed", le="9") == 1
+        assert sample(samples, f"{left}_bucket", outcome="failed", le="0") == 1
+        assert sample(samples, "reconciler_orders_total") == 2
+        assert sample(samples, "reconciler_failed_passes_total") == 1
     assert not file.exists()
 
 
@@ -84,14 +84,14 @@ def test_a_worker_name_with_slashes_stays_inside_the_metrics_directory(tmp_path:
         assert file.name == ".._.._w@host.json"
 
 
-def test_a_configured_port_is_used_and_needs_no_file(tmp_path: Path) -> None:
+def test_a_configured_port_is_used_and_no_discovery_file_is_written(tmp_path: Path) -> None:
     port = free_port_base()
     with measured_runtime(Settings(orders_home=tmp_path, worker_metrics_port=port), "w"):
-        assert ("127.0.0.1", port) in listening()
+        assert ("127.0.0.1", port) in listening_addresses()
         assert not (tmp_path / "metrics").exists()
 
 
-def test_a_port_in_use_is_reported_with_the_setting(tmp_path: Path) -> None:
+def test_the_error_for_a_port_in_use_names_the_setting(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = Settings(orders_home=tmp_path, worker_metrics_port=taken.getsockname()[1])
         with pytest.raises(UsageError, match="WORKER_METRICS_PORT"), measured_runtime(settings, "w"):
