@@ -68,7 +68,7 @@ def _demo(settings: Settings, *, exit_after_verdict: bool) -> int:
 
 
 def _run_load_test(settings: Settings) -> int:
-    """Run the load test in a process of its own, and return the exit code of its verdict."""
+    """Run the load test in a separate process, and return the exit code of its verdict."""
     options = LOAD_TEST | {"run_id": f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}", "host": settings.api_url}
     console.print(
         f"\n{LOAD_TEST['rate']} orders per second for {LOAD_TEST['duration']}; one third of the calls to "

@@ -115,7 +115,7 @@ class RunController:
         return None if self.run is None else self.run.verdict
 
     def propose_from_form(self, given: Mapping[str, Any], api_key: str | None) -> None:
-        """Like `propose`, for a run that starts at once: a master needs a connected worker."""
+        """Like `propose`, for a run that starts immediately: a master needs a connected worker."""
         self._generators.require_workers()
         self.propose(given, api_key)
 

@@ -93,8 +93,8 @@ class StartOnlyUser(OrderUser):
 class CancelStormUser(OrderUser):
     """Every order is cancelled at a random moment within the usual completion time of an order.
 
-    A cancellation after dispatch is answered "too late" and counted as such. Proves that an order whose
-    cancellation was accepted never completes, and that refunds are within the limit too.
+    The API rejects a cancellation after dispatch as too late, and the run counts it. Proves that an order
+    whose cancellation was accepted never completes, and that refunds are within the limit too.
     """
 
     def run_order(self, order: OrderJourney) -> None:

@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group the tests for parallel processes.
 
     The tests of a file share servers, so they form a group; so do files that share a stack. Load tests mostly
-    wait and share a database only, so each is on its own, spread over the first half of the other tests.
+    wait and share a database only, so they are ungrouped, spread over the first half of the other tests.
     """
     live = sorted({item.path for item in items if "live_stack" in getattr(item, "fixturenames", ())})
     lives = {path: f"live-{number % LIVE_STACKS}" for number, path in enumerate(live)}

@@ -29,7 +29,7 @@ POLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Shop:
-    """An order worker and a shipping worker on task queues of their own. Its orders have its `run_id`."""
+    """An order worker and a shipping worker on separate task queues. Its orders have its `run_id`."""
 
     run_id: str
     client: Client

@@ -1,4 +1,4 @@
-"""Stacks of their own for tests, and the processes that belong to them."""
+"""Separate stacks for tests, and the processes that belong to them."""
 
 import shutil
 import subprocess

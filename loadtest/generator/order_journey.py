@@ -99,7 +99,7 @@ class OrderJourney:
             response = self._status(left)
             is_useful = response is not None and self._record_status(response)
             if not self.is_over and (not is_useful or time.perf_counter() - requested < RETRY_SECONDS):
-                # An API that is unavailable or stopping responds at once; without a pause this loop spins.
+                # An API that is unavailable or stopping responds immediately. The pause prevents a busy loop.
                 gevent.sleep(min(RETRY_SECONDS, left))
 
     def random_moment(self) -> float:

@@ -152,6 +152,6 @@ class OrderSender:
 
 
 def max_open() -> int:
-    """Return how many orders may be open at once: each waits on its own connection, an open file."""
+    """Return the maximum number of open orders. Each uses one connection, which is an open file."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MAX_CONNECTIONS if files == resource.RLIM_INFINITY else files - SPARE_FILES

@@ -153,7 +153,7 @@ def search(plan: SearchPlan, is_held: Callable[[float], bool]) -> None:
 
 
 def run_probe(options: list[str], reports: Path, run_id: str, rate: float) -> Probe:
-    """Run one load test in a process of its own. On Ctrl-C it drains, and its verdict is still used.
+    """Run one load test in a separate process. On Ctrl-C it drains, and its verdict is still used.
 
     Raises UsageError when the run was refused, OrderSystemError when it ended without a verdict, and
     KeyboardInterrupt when it was interrupted before its first order.

@@ -1,4 +1,4 @@
-"""The connection pool recovers from an outage, and maps each error of PostgreSQL to its own class."""
+"""The connection pool recovers from an outage, and maps each error of PostgreSQL to an error class."""
 
 import asyncio
 from contextlib import aclosing

@@ -46,7 +46,7 @@ class Behaviour:
 
     accept_duplicates: bool = False
     accept_late_cancels: bool = False
-    """A cancellation of a completed order is answered as accepted, and the order stays completed."""
+    """The API accepts the cancellation of a completed order, but the order stays completed."""
 
     violation: bool = False
     healthy: bool = True

@@ -101,7 +101,7 @@ def test_more_orders_in_flight_than_locusts_client_has_connections(load_test: Lo
     with fake_api(Behaviour(completion_ms=5_000)) as api:
         found = load_test.run(api, "--scenario=start-only", "--rate=100", "--duration=4s")
 
-    # Four hundred long polls are open at once; ten connections would make orders wait for each other.
+    # 400 long polls are open concurrently. With ten connections, orders would wait for a connection.
     assert found.report["times"]["accept_ms"]["p99"] < 500
     assert found.report["times"]["end_to_end_ms"]["p99"] < 5_600
     assert found.code == 0, found.output

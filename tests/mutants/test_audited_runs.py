@@ -34,7 +34,7 @@ async def until_in_review(shop: Shop, order_id: str) -> None:
         row = await shop.row(order_id)
         if row is not None and row["state"] == State.IN_REVIEW:
             return
-        # The query is answered after the workflow's next task, so this loop needs no sleep.
+        # The query returns after the workflow's next task, so this loop needs no sleep.
         await handle.query("status")
 
 

@@ -40,7 +40,7 @@ class Place(StrEnum):
     and requests may arrive in another order."""
 
     ACTIVITY = "as an activity"
-    """A regular activity: the workflow handles requests meanwhile."""
+    """A regular activity: the workflow handles requests while it runs."""
 
 
 class Manner(StrEnum):

@@ -1,4 +1,4 @@
-"""Runs the StepRunner in simulated time: timers fire at once and advance the clock."""
+"""Runs the StepRunner in simulated time: timers fire immediately and advance the clock."""
 
 import asyncio
 import logging

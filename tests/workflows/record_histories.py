@@ -62,7 +62,7 @@ Handle = WorkflowHandle[OrderWorkflow, OrderResult]
 
 
 class FaultsByOrder(FaultInjector):
-    """The fault injector of all workers here: each order has its own profile."""
+    """The fault injector of all workers: it selects the fault profile by order."""
 
     def __init__(self) -> None:
         super().__init__(named_profile("none"))
@@ -138,7 +138,7 @@ class Scenario:
     reason: Reason | None = None
     changes: dict[str, Any] = field(default_factory=dict)
     faults: FaultProfile = field(default_factory=lambda: named_profile("none"))
-    meanwhile: Callable[[Recorder, Handle, str], Awaitable[None]] = do_nothing
+    while_running: Callable[[Recorder, Handle, str], Awaitable[None]] = do_nothing
 
     @property
     def order_id(self) -> str:
@@ -179,7 +179,9 @@ MANUAL = {"review": ReviewMode.MANUAL}
 SCENARIOS = [
     Scenario("completed", State.COMPLETED),
     Scenario("completed-under-faults", State.COMPLETED, faults=named_profile("assignment", seed=1)),
-    Scenario("completed-by-a-person", State.COMPLETED, changes=MANUAL, meanwhile=change_address_and_approve),
+    Scenario(
+        "completed-by-a-person", State.COMPLETED, changes=MANUAL, while_running=change_address_and_approve
+    ),
     Scenario(
         "completed-shipped-again",
         State.COMPLETED,
@@ -196,16 +198,18 @@ SCENARIOS = [
         State.CANCELLED,
         Reason.CUSTOMER_CANCELLED,
         changes=MANUAL,
-        meanwhile=cancel_in_review,
+        while_running=cancel_in_review,
     ),
     Scenario(
         "cancelled-after-charge",
         State.CANCELLED,
         Reason.CUSTOMER_CANCELLED,
         faults=always(Step.PREPARE, hang=1.0),
-        meanwhile=cancel_once_charged,
+        while_running=cancel_once_charged,
     ),
-    Scenario("review-rejected", State.CANCELLED, Reason.REVIEW_REJECTED, changes=MANUAL, meanwhile=reject),
+    Scenario(
+        "review-rejected", State.CANCELLED, Reason.REVIEW_REJECTED, changes=MANUAL, while_running=reject
+    ),
     Scenario("review-expired", State.CANCELLED, Reason.REVIEW_EXPIRED, changes={**MANUAL, **SHORT}),
     Scenario(
         "payment-declined",
@@ -224,7 +228,7 @@ SCENARIOS = [
         "shipping-failed",
         State.FAILED,
         Reason.SHIPPING_FAILED,
-        # Short, because each shipment is a history of its own.
+        # Short, because each shipment has a separate history.
         changes=SHORT,
         faults=always(Step.DISPATCH, decline=1.0),
     ),
@@ -233,14 +237,14 @@ SCENARIOS = [
         State.FAILED,
         Reason.TERMINATED,
         faults=always(Step.PREPARE, hang=1.0),
-        meanwhile=cancel_the_workflow,
+        while_running=cancel_the_workflow,
     ),
     Scenario(
         "workflow-terminated",
         State.FAILED,
         Reason.TERMINATED,
         faults=always(Step.PREPARE, hang=1.0),
-        meanwhile=terminate_the_workflow,
+        while_running=terminate_the_workflow,
     ),
 ]
 
@@ -255,9 +259,9 @@ async def record(scenario: Scenario, recorder: Recorder) -> dict[str, str]:
         task_queue=ORDER_QUEUE,
         task_timeout=WORKFLOW_TASK_TIMEOUT,
     )
-    await scenario.meanwhile(recorder, handle, order.order_id)
+    await scenario.while_running(recorder, handle, order.order_id)
     ids = {"order": handle.id}
-    if scenario.meanwhile is terminate_the_workflow:
+    if scenario.while_running is terminate_the_workflow:
         reconcile_id = reconcile_workflow_id(order.order_id)
         ids["reconcile"] = reconcile_id
         result = await client.execute_workflow(
