@@ -151,8 +151,8 @@ class NewOrder:
 class RequestResult:
     """The decision on a request: accepted or too late. `message` says what changed or why not.
 
-    `state`, `abort_reason` and `compensations` describe the order after the decision. `compensations` is empty
-    unless the order is aborted; then it has the compensations of all steps that were attempted.
+    `state`, `abort_reason` and `compensations` describe the order after the decision. `compensations` is
+    empty unless the order is aborted; then it has the compensations of all steps that were attempted.
     """
 
     accepted: bool
