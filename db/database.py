@@ -58,9 +58,9 @@ select set_config('tcp_keepalives_idle', '2', false), set_config('tcp_keepalives
     set_config('tcp_keepalives_count', %(count)s, false), set_config('tcp_user_timeout', %(timeout)s, false)
 """
 
-# After five executions, PostgreSQL may switch to a generic plan. It is made for the average run, so it uses
-# nested loops, which are slow for a report over 100,000 orders. With the default random_page_cost of 4, the
-# planner reads all events sequentially to find those of one run.
+# After five executions, PostgreSQL may switch to a generic plan, which does not depend on how many orders the
+# parameters select. Its nested loops are slow for a report over 100,000 orders. With the default
+# random_page_cost of 4, the planner reads all events sequentially to find those of one run.
 _CONFIGURE_REPORT: LiteralString = (
     "select set_config('work_mem', %(work_mem)s, true),"
     " set_config('plan_cache_mode', 'force_custom_plan', true),"

@@ -19,7 +19,7 @@ from db.domain import TERMINAL_STATES, Reason, State, Step
 class Transition:
     """A forward step: due in `due_state`, leads to `state_after`.
 
-    `passed_state` gets an event of its own on the way. `compensation` reverts the step once it was attempted.
+    A step with a `passed_state` writes an event for that state too. `compensation` reverts an attempted step.
     """
 
     step: Step

@@ -212,7 +212,7 @@ with locked_order as (
 select state from locked_order;
 
 -- name: record_request
--- Records a request that changes only the events: a late one, or an approval before the review.
+-- Records a request that does not change the order: a late one, or an approval before the review.
 with locked_order as (
     update orders set
         last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond'),

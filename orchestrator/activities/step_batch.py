@@ -1,7 +1,7 @@
 """Runs several parts of an order in one activity.
 
-A local activity costs its worker more than the statement or call that it makes: the SDK hands it to the
-workflow and back. So parts that follow each other without a wait run in one local activity
+A local activity costs its worker more than the statement or call that it makes, because of the round trip
+through the SDK. So consecutive parts without a wait in between run in one local activity
 (docs/decisions/0011).
 """
 

@@ -30,7 +30,7 @@ HAND_OVER = "HandOver"
 """Type of the error with which a stopping worker returns a step to Temporal."""
 
 HAND_OVER_DELAY = timedelta(milliseconds=1)
-"""Another worker can run the step at once; Temporal's default delay is for failures."""
+"""Another worker can run the step immediately. Temporal's default delay is meant for failures."""
 
 GatewayCall = Callable[[StartedAttempt], Awaitable[dict[str, Any] | None]]
 """Calls the gateway and returns the part of the response to store with the attempt, if any."""

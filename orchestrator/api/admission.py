@@ -143,10 +143,10 @@ class Admission:
             try:
                 await self._poll()
             except DatabaseError as error:
-                # Starts are rejected with 503 meanwhile. The last limit stays.
+                # Without the database, starts are rejected with 503, and the limit does not change.
                 log.warning("cannot count the orders in flight", error=str(error))
             except Exception:
-                # The loop must go on: without it, the count would only rise, until every start is rejected.
+                # The loop must continue: without it, the count only rises, until every start is rejected.
                 log.exception("cannot count the orders in flight")
             await asyncio.sleep(POLL_SECONDS)
 

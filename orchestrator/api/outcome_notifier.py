@@ -49,7 +49,7 @@ class OutcomeNotifier:
             self._remove(order_id, finished)
 
     def close(self) -> None:
-        """Return all waiting requests. Later requests return at once."""
+        """Make all waiting requests return. Later requests return immediately."""
         self._is_closed = True
         self._wake(list(self._waiting))
 

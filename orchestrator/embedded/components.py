@@ -12,7 +12,7 @@ from orchestrator.embedded.layout import PROJECT_ROOT, Layout
 from orchestrator.settings import Settings
 
 _LOCUST_STOP_SECONDS = 90
-"""Time for a load test to drain and compute its verdict. Locust without a test stops at once."""
+"""Time for a load test to drain and compute its verdict. Without a test, Locust stops immediately."""
 
 _CONNECTIONS_PER_WORKER = 8
 """Pool size of a worker (db/database.py, not imported here: every command would load the driver)."""

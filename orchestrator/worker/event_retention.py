@@ -1,7 +1,7 @@
 """Deletes expired events once an hour.
 
 Every order worker runs this loop, so no other scheduler has to be installed. A pass with nothing to do costs
-two queries; a row lock serializes passes that run at once.
+two queries; a row lock serializes concurrent passes.
 """
 
 import asyncio

@@ -139,7 +139,7 @@ class Reconciler:
                     continue
                 if request is not None:
                     started += await self._reconcile(request)
-        # Only after a complete search: the next one repeats what a failed one did not reach.
+        # Only after a complete search. Otherwise the next search covers this period again.
         if not unreadable:
             self._searched_at = now
         self._seen_run_ids = {execution.run_id for execution in found} - unreadable

@@ -20,7 +20,7 @@ from orchestrator.workflows.step_execution import run_steps
 T = TypeVar("T")
 
 TIME_BUDGET = timedelta(milliseconds=1_200)
-"""Time budget of a batch. Its local activity blocks signals for as long: with 1.2 s, signals are answered
+"""Time budget of a batch. Its local activity delays signals by up to this time: 1.2 s, so signals are handled
 within 1.5 s (docs/decisions/0002)."""
 
 ABORT_GRACE = timedelta(seconds=1)

@@ -118,8 +118,8 @@ def _session_findings(session: Session) -> Iterator[Finding]:
     elif session.is_idle and session.seconds >= LONG_IDLE_SECONDS:
         yield Finding(
             "database-idle-transaction",
-            f"{name} has been idle in a transaction for {session.seconds:.0f} s; VACUUM cannot remove "
-            "dead rows meanwhile.",
+            f"{name} has been idle in a transaction for {session.seconds:.0f} s; until it ends, VACUUM "
+            "cannot remove dead rows.",
             terminate,
         )
     elif not session.is_idle and not session.waits_for_lock and session.seconds >= LONG_STATEMENT_SECONDS:
