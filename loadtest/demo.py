@@ -43,11 +43,11 @@ def main() -> int:
 
 def _demo(settings: Settings, *, exit_after_verdict: bool) -> int:
     stack = Stack(settings)
-    is_own_stack = has_verdict = False
+    was_started = has_verdict = False
     with interrupt_on_signals():
         try:
-            # False for a stack that was running before: it stays up at the end of the demo.
-            is_own_stack = stack.up(bound=True, report=lambda sentence: console.print(f"  {sentence}"))
+            # False if the stack was already running. Then the demo does not stop it.
+            was_started = stack.up(bound=True, report=lambda sentence: console.print(f"  {sentence}"))
             code = _run_load_test(stack.running_settings())
             echo_addresses(stack)
             if not exit_after_verdict and code != ExitCode.WRONG_USAGE:
@@ -62,7 +62,7 @@ def _demo(settings: Settings, *, exit_after_verdict: bool) -> int:
                 console.print("Stopped before the verdict.", style="red")
                 code = ExitCode.CRASHED
         finally:
-            if is_own_stack:
+            if was_started:
                 stack.down()
     return code
 

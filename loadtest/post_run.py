@@ -33,7 +33,7 @@ class PostRunCalls:
         """One sentence for each call that failed."""
 
     def attempt(self, call: Callable[[], T], failure: str) -> T | None:
-        """Return the result of `call`, which is tried at least once; None after the budget is used up.
+        """Return the result of `call`, or None if it fails after the retry budget is used up.
 
         `failure` is the description of a failed call in `failures`.
         """

@@ -81,7 +81,7 @@ async def _start(
     report: LoadReport,
     retry_for_seconds: float,
 ) -> str | None:
-    """Start one order. Returns None when it was acknowledged, else the last problem."""
+    """Start one order. Return None if the start was acknowledged, else the last error."""
     not_after = time.perf_counter() + retry_for_seconds
     while True:
         pause_seconds = RETRY_SECONDS

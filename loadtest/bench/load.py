@@ -13,7 +13,7 @@ REQUEST_SECONDS = 60.0
 
 
 async def promise(bench: Bench, minutes: float = 5.0, rate: float = 10.0) -> list[Measurement]:
-    """Measure the promise of the product: orders under the assignment's faults."""
+    """Measure late and completed orders, and completion times, under the `assignment` faults."""
     run = await _load_test(bench, "start-only", rate, minutes * 60)
     limit, completion_ms = run.report["limit"], run.report["times"]["completion_ms"]
     completed = run.report["outcomes"].get("completed", 0)
@@ -52,7 +52,7 @@ async def capacity(bench: Bench, seconds: float = 60.0) -> list[Measurement]:
 
 
 async def request_latency(bench: Bench) -> list[Measurement]:
-    """Measure how fast cancellations and address changes are answered under faults."""
+    """Measure the response times of cancellations and address changes under faults."""
     rows = []
     for name, scenario in (("cancel", "cancel-storm"), ("address", "address-churn")):
         run = await _load_test(bench, scenario, REQUEST_RATE, REQUEST_SECONDS)

@@ -103,11 +103,11 @@ async def test_a_packed_order_gets_no_outcome_before_its_recall(driver):
 
 async def test_concurrent_finishes_write_one_outcome(driver):
     order_id = await driver.carry_to(State.DISPATCHED)
-    standings = await asyncio.gather(
+    snapshots = await asyncio.gather(
         *(driver.repository.finish(order_id, State.COMPLETED) for _ in range(10))
     )
-    assert {snapshot.state for snapshot in standings} == {State.COMPLETED}
-    assert len({snapshot.completion_ms for snapshot in standings}) == 1
+    assert {snapshot.state for snapshot in snapshots} == {State.COMPLETED}
+    assert len({snapshot.completion_ms for snapshot in snapshots}) == 1
     assert len(await driver.events(order_id, "outcome")) == 1
 
 
