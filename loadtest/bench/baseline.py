@@ -17,6 +17,7 @@ from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.worker import Worker
 
+from orchestrator.processes import exit_immediately
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
 from orchestrator.worker.factory import STICKY_TIMEOUT, WORKFLOW_RUNNER
@@ -91,3 +92,4 @@ async def _serve(queue: str) -> None:
 
 if __name__ == "__main__":
     asyncio.run(_serve(sys.argv[1]))
+    exit_immediately()
