@@ -5,7 +5,7 @@ import streamlit as st
 from dashboard import plain_text
 from dashboard.data.cached import cached
 from dashboard.page_elements import empty_state
-from dashboard.sections.running_load_tests import processes
+from dashboard.sections import running_load_tests
 from db.read_models import stored_runs
 from loadtest.verdict.verdict_rows import verdict_rows
 from orchestrator.errors import ExitCode
@@ -32,7 +32,7 @@ def show(run_id: str) -> None:
         with st.container(horizontal=True):
             st.link_button("Latency", f"latency?run={run_id}", icon=":material/timer:")
             st.link_button("Audit", f"audit?run={run_id}", icon=":material/fact_check:")
-            for file in processes().reports(run_id):
+            for file in running_load_tests.processes().reports(run_id):
                 st.download_button(
                     file.name,
                     data=file.read_bytes,
