@@ -129,7 +129,7 @@ def test_postgres_outage(live: LiveApi, live_stack: Stack, finished_order: str) 
             lambda: "database_connected 0.0" in (text := live.http.get("/metrics").text) and text
         )
     assert_recovers(live)
-    # Temporal had accepted the cancellation, unless the outage lasted longer than the review or the order may.
+    # Temporal had accepted the cancellation, unless the review or the order expired during the outage.
     assert live.finished(running)["reason"] in ("customer_cancelled", "review_expired", "deadline")
 
 
