@@ -96,7 +96,7 @@ class Machines:
         self._home = home
         self._network = network
         self._machines = {name: network.add(name) for name in ("postgres", "temporal", *WORKERS)} | {
-            "api": network.add_command("api")
+            "api": network.add_own_namespace("api")
         }
         password = secrets.token_urlsafe(16)
         self.settings = Settings().isolated(
