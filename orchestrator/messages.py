@@ -17,7 +17,7 @@ from db.domain import RequestResult as RequestResult
 
 MAX_LIMIT_SECONDS = 3_600.0
 
-# Types of the ApplicationErrors that workflows, activities and their callers tell apart.
+# Types of the ApplicationErrors that workflows, activities and their callers distinguish.
 INVALID_ORDER = "InvalidOrder"
 DUPLICATE_ORDER = "DuplicateOrder"
 INVALID_REQUEST = "InvalidRequest"

@@ -100,7 +100,7 @@ class RestClient:
             yield response
 
     def send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Send a request with options of httpx and return the response, whatever its status code."""
+        """Send a request with options of httpx and return the response, with any status code."""
         with self._errors():
             return self._http.request(method, path, headers=self._headers, **options)
 

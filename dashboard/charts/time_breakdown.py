@@ -8,7 +8,7 @@ from db.database import Row
 
 SEGMENTS = ("receive", "validate", "review", "charge", "prepare", "dispatch", "compensate", "waiting")
 PATTERNS = {"review": ".", "prepare": "\\", "compensate": "x", "waiting": "/"}
-"""Patterns for segments that color-blind users could not tell from the adjacent segment."""
+"""Patterns for segments whose color is too close to the adjacent one for color-blind users."""
 
 ROW_HEIGHT = 26
 

@@ -141,7 +141,7 @@ select run_id, 'mixed', 'assignment', 1, min(accepted_at), max(accepted_at) + in
 from seeded where run_id is not null group by run_id;
 
 -- name: fault_changes
--- Their ids are smaller than that of every real change, so that none of them becomes the active profile.
+-- Their ids are smaller than that of every real change, so none of them becomes the active profile.
 insert into fault_changes (change_id, at, profile, seed, rates) overriding system value
 select (select least(min(change_id), 0) from fault_changes) - row_number() over (order by at desc), at, profile, 1, '{}'
 from (

@@ -18,7 +18,7 @@ from db import domain
 from orchestrator.api.schemas.pagination import CURSOR_PATTERN
 
 MAX_WAIT_SECONDS = 60.0
-"""The longest long poll, whatever `?wait=` says."""
+"""Maximum duration of a long poll; a longer `?wait=` is cut to it."""
 
 
 class StrictModel(BaseModel):
