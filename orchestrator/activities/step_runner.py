@@ -138,7 +138,7 @@ class StepRunner:
     async def _stop(
         self, request: StepRequest, ended: AttemptResult | None, attempts: int, otherwise: StepStatus
     ) -> StepResult:
-        """Close the last attempt; return why no other follows, or `otherwise` if the order gives no reason."""
+        """Close the last attempt; return why none follows, or `otherwise` if the order gives no reason."""
         if ended is not None:
             await self._orders.end_attempt(request.order_id, request.step, ended)
         snapshot = await self._orders.snapshot(request.order_id)
