@@ -149,7 +149,8 @@ class NewOrder:
 
 @dataclass(frozen=True)
 class RequestResult:
-    """The decision on a request: accepted or too late. `message` says what changed or why not.
+    """The decision on a request: accepted or not. `message` says what changed or why not. `is_outdated`: the
+    request was based on an address that has been replaced.
 
     `state`, `abort_reason` and `compensations` describe the order after the decision. `compensations` is
     empty unless the order is aborted; then it has the compensations of all steps that were attempted.
@@ -160,6 +161,7 @@ class RequestResult:
     state: State
     abort_reason: Reason | None = None
     compensations: list[Step] = field(default_factory=list)
+    is_outdated: bool = False
 
     @property
     def is_approved(self) -> bool:

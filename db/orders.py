@@ -60,6 +60,7 @@ class OrderSnapshot:
     limit_ms: int
     attempted_steps: frozenset[Step]
     applied_request_ids: frozenset[str]
+    address_version: int
 
     @property
     def compensations(self) -> list[Step]:
@@ -68,6 +69,11 @@ class OrderSnapshot:
             return []
         reverted = STATE_MACHINE.compensations()
         return [step for step, steps in reverted.items() if not self.attempted_steps.isdisjoint(steps)]
+
+    def has_replaced(self, address_version: int | None) -> bool:
+        """Return whether the order still accepts an address, and has another than this version."""
+        can_change = self.abort_reason is None and STATE_MACHINE.no_abort_from.is_past(self.state)
+        return can_change and address_version not in (None, self.address_version)
 
     def has_completed(self, step: Step) -> bool:
         """Return whether a forward step took effect; only for an order that was not aborted."""
@@ -227,21 +233,31 @@ class OrderRepository:
         return await self._decide_again(order_id, request_id, signal, detail)
 
     async def change_address(
-        self, order_id: str, address: Address, by: str, *, request_id: str | None = None
+        self,
+        order_id: str,
+        address: Address,
+        by: str,
+        *,
+        request_id: str | None = None,
+        address_version: int | None = None,
     ) -> RequestResult:
-        """Change the address of an order that was neither dispatched nor aborted."""
+        """Change the address of an order that was neither dispatched nor aborted.
+
+        With `address_version`, only if the order's address still has this version.
+        """
         signal = "update_address"
         detail = {"by": by, "new_address": asdict(address)}
         row = await self._fetch_one(
             "change_address",
             order_id=order_id,
             address=Jsonb(asdict(address)),
+            address_version=address_version,
             request_id=request_id,
             detail=Jsonb(_event_detail(signal, accepted=True, **detail)),
         )
         if row is not None:
             return RequestResult(True, "the address is changed", State(row["state"]))
-        return await self._decide_again(order_id, request_id, signal, detail)
+        return await self._decide_again(order_id, request_id, signal, detail, address_version)
 
     async def record_request(
         self, order_id: str, signal: str, *, accepted: bool, request_id: str | None = None, **detail: object
@@ -267,6 +283,7 @@ class OrderRepository:
             limit_ms=row["limit_ms"],
             attempted_steps=frozenset(Step(step) for step in row["attempted_steps"]),
             applied_request_ids=frozenset(row["applied_request_ids"]),
+            address_version=row["address_version"],
         )
 
     async def finish(self, order_id: str, outcome: State) -> OrderSnapshot:
@@ -280,19 +297,34 @@ class OrderRepository:
         return await self._existing_snapshot(order_id)
 
     async def _decide_again(
-        self, order_id: str, request_id: str | None, signal: str | None, detail: Row
+        self,
+        order_id: str,
+        request_id: str | None,
+        signal: str | None,
+        detail: Row,
+        address_version: int | None = None,
     ) -> RequestResult:
-        """Return the decision on a request without an effect: a repeated or a late one."""
+        """Return the decision on a request without an effect: a repeated, an outdated or a late one."""
         snapshot = await self._existing_snapshot(order_id)
         was_applied = request_id is not None and request_id in snapshot.applied_request_ids
         if signal is not None and not was_applied:
             await self.record_request(order_id, signal, accepted=False, **detail)
+        is_outdated = not was_applied and snapshot.has_replaced(address_version)
+        if was_applied:
+            message = "accepted"
+        elif is_outdated:
+            message = (
+                f"the address has changed: it has version {snapshot.address_version}, not {address_version}"
+            )
+        else:
+            message = _too_late_message(snapshot)
         return RequestResult(
             accepted=was_applied,
-            message="accepted" if was_applied else _too_late_message(snapshot),
+            message=message,
             state=snapshot.state,
             abort_reason=snapshot.abort_reason,
             compensations=snapshot.compensations,
+            is_outdated=is_outdated,
         )
 
     async def _fetch_one(self, name: str, **parameters: object) -> Row | None:

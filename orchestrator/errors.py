@@ -15,6 +15,7 @@ OrderSystemError
  │   ├─ RunUnknown          HTTP 404
  │   ├─ OrderConflict       HTTP 409
  │   ├─ TooLate             HTTP 409
+ │   ├─ AddressOutdated     HTTP 409
  │   └─ Overloaded          HTTP 429
  └─ GatewayError            a gateway call failed; retried
      └─ GatewayDeclined     a gateway declined; not retried
@@ -101,6 +102,10 @@ class OrderConflict(RequestRejected):
 
 class TooLate(RequestRejected):
     """It is too late for this request: the order has progressed."""
+
+
+class AddressOutdated(RequestRejected):
+    """The address has changed since it was read."""
 
 
 class Overloaded(RequestRejected):

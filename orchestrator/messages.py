@@ -16,6 +16,8 @@ from db.domain import Address, Item, NewOrder, Reason, ReviewMode, State, Step
 from db.domain import RequestResult as RequestResult
 
 MAX_LIMIT_SECONDS = 3_600.0
+MAX_ADDRESS_VERSION = 2**31 - 1
+"""PostgreSQL's maximum of the type int."""
 
 # Types of the ApplicationErrors that workflows, activities and their callers distinguish.
 INVALID_ORDER = "InvalidOrder"
@@ -169,11 +171,18 @@ class CancelOrder(PersonRequest):
 
 @dataclass(frozen=True)
 class UpdateAddress(PersonRequest):
+    """Change the address. `address_version` is the version of the address that the change replaces; if the
+    order has another version, it rejects the change. None replaces any version."""
+
     new_address: Address
     updated_by: str
+    address_version: int | None = None
 
     def validation_errors(self) -> list[str]:
-        return self.new_address.validation_errors() + super().validation_errors()
+        errors = self.new_address.validation_errors() + super().validation_errors()
+        if self.address_version is not None and not 1 <= self.address_version <= MAX_ADDRESS_VERSION:
+            errors.append(f"address_version must be 1 to {MAX_ADDRESS_VERSION}")
+        return errors
 
 
 @dataclass(frozen=True)
@@ -295,6 +304,7 @@ class ChangeAddressRequest:
     new_address: Address
     updated_by: str
     request_id: str | None = None
+    address_version: int | None = None
     run_id: str | None = None
 
 

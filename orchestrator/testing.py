@@ -21,7 +21,7 @@ not use them to test SQL, attempts, fault profiles or throughput: those exist on
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from temporalio import activity
@@ -242,10 +242,12 @@ class InMemoryActivities:
         async with self._database_activity(Activity.CHANGE_ADDRESS, request.order_id):
             order = self.orders[request.order_id]
             is_in_time = order.abort is None and State.DISPATCHED.is_past(order.state)
-            accepted = is_in_time and request.request_id not in order.applied_request_ids
+            is_outdated = is_in_time and request.address_version not in (None, order.address_version)
+            accepted = is_in_time and request.request_id not in order.applied_request_ids and not is_outdated
             if accepted:
                 order.address, order.address_version = request.new_address, order.address_version + 1
-            return _decide(order, "update_address", request.request_id, accepted)
+            decision = _decide(order, "update_address", request.request_id, accepted)
+            return replace(decision, is_outdated=is_outdated and not decision.accepted)
 
     @activity.defn(name=Activity.RECORD_REQUEST_EVENT)
     async def record_request_event(self, request: messages.RequestEvent) -> bool:

@@ -114,10 +114,18 @@ class OrderDriver:
         )
 
     async def change_address(
-        self, order_id: str, address: Address = OTHER_ADDRESS, request_id: str | None = None
+        self,
+        order_id: str,
+        address: Address = OTHER_ADDRESS,
+        request_id: str | None = None,
+        address_version: int | None = None,
     ) -> RequestResult:
         return await self.repository.change_address(
-            order_id, address, "tester", request_id=request_id or uuid4().hex
+            order_id,
+            address,
+            "tester",
+            request_id=request_id or uuid4().hex,
+            address_version=address_version,
         )
 
     async def row(self, order_id: str) -> Row:

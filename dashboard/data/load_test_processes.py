@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import deque
 from pathlib import Path
+from threading import Lock
 from time import monotonic
 from typing import BinaryIO
 
@@ -38,12 +39,18 @@ class LoadTestProcesses:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._running: list[str] = []
         self._scanned_at = float("-inf")
+        self._starting = Lock()
 
     def start(self, given: dict[str, str], api_key: str | None = None) -> str:
         """Start `python -m loadtest run` with these options and API key; return the run id.
 
         Raises UsageError if an option is invalid, another run is in progress, or the log cannot be written.
         """
+        # Two users, or a double click, start from two threads.
+        with self._starting:
+            return self._start(given, api_key)
+
+    def _start(self, given: dict[str, str], api_key: str | None) -> str:
         if running := sorted(_find(self._home)):
             raise UsageError(f"run {running[0]} is in progress; wait for its verdict or stop it")
         options = RunOptions.parse(given)

@@ -18,9 +18,12 @@ class OrderApi(RestClient):
     def cancel(self, order_id: str, reason: str, cancelled_by: str) -> Json:
         return self._signal(order_id, "cancel", {"reason": reason, "cancelled_by": cancelled_by})
 
-    def change_address(self, order_id: str, new_address: Json, updated_by: str) -> Json:
+    def change_address(self, order_id: str, new_address: Json, updated_by: str, address_version: int) -> Json:
+        """Change the address if it still has this version."""
         return self._signal(
-            order_id, "update-address", {"new_address": new_address, "updated_by": updated_by}
+            order_id,
+            "update-address",
+            {"new_address": new_address, "updated_by": updated_by, "address_version": address_version},
         )
 
     def approve(self, order_id: str, reviewer: str) -> Json:

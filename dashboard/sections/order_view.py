@@ -78,7 +78,7 @@ def _show_requests(details: OrderDetails) -> None:
     with st.container(horizontal=True, key="requests"):
         if is_allowed and order_requests.can_be_cancelled(order):
             _cancel_form(order_id)
-            _address_form(order_id, order["address"])
+            _address_form(order_id, order["address"], order["address_version"])
         if is_allowed and order_requests.can_be_approved(details):
             st.button("Approve", icon=":material/thumb_up:", on_click=_approve, args=(order_id,))
         if is_allowed and order_requests.can_be_rejected(order):
@@ -106,17 +106,24 @@ def _cancel_form(order_id: str) -> None:
         st.form_submit_button("Cancel order", type="primary", on_click=cancel)
 
 
-def _address_form(order_id: str, address: Mapping[str, str]) -> None:
+def _address_form(order_id: str, address: Mapping[str, str], version: int) -> None:
+    # A field keeps its content, and a button its callback, while its key is the same. With the version in the
+    # keys, the form shows the new address after a change from elsewhere, and never sends the previous one.
+    keys = {field: f"new-{field}-{version}" for field in ADDRESS_FIELDS}
+
     def change() -> None:
-        new = {field: st.session_state[f"new-{field}"] for field in ADDRESS_FIELDS}
+        new = {field: st.session_state[key] for field, key in keys.items()}
         user = st.session_state["changed-by"]
         page.run_action(
-            order_id, lambda: clients.api().change_address(order_id, new, user), "Address changed."
+            order_id, lambda: clients.api().change_address(order_id, new, user, version), "Address changed."
         )
 
-    with st.popover("Change address", icon=":material/edit_location:"), st.form("address-form", border=False):
-        for field in ADDRESS_FIELDS:
-            st.text_input(field.capitalize(), address.get(field, ""), key=f"new-{field}")
+    with (
+        st.popover("Change address", icon=":material/edit_location:"),
+        st.form(f"address-form-{version}", border=False),
+    ):
+        for field, key in keys.items():
+            st.text_input(field.capitalize(), address.get(field, ""), key=key)
         st.text_input("Changed by", "dashboard", key="changed-by")
         st.form_submit_button("Save address", type="primary", on_click=change)
 

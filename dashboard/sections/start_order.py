@@ -17,6 +17,7 @@ from orchestrator.rest_client import Json
 
 MAX_BATCH = 500
 PARALLEL_STARTS = 8
+_GENERATED_ID = "generated-order-id"
 
 
 def show() -> None:
@@ -46,10 +47,15 @@ def show() -> None:
                 "unit price": st.column_config.NumberColumn("Unit price", format="%.2f", step=0.01),
             },
         )
-        is_submitted = st.form_submit_button("Start", type="primary", icon=":material/play_arrow:")
+        # A second click, while the first one is handled, sends the same id. With the id in its key, the button
+        # is another one after the order was started, and a late second click has no effect.
+        generated_id = st.session_state.setdefault(_GENERATED_ID, f"web-{uuid4().hex[:8]}")
+        is_submitted = st.form_submit_button(
+            "Start", type="primary", icon=":material/play_arrow:", key=f"start-{generated_id}"
+        )
     if not is_submitted:
         return
-    name = order_id.strip() or f"web-{uuid4().hex[:8]}"
+    name = order_id.strip() or generated_id
     try:
         if not re.fullmatch(ORDER_ID_PATTERN, name):
             raise UsageError("an order id has 1 to 64 letters, digits, '-' or '_'")
@@ -87,11 +93,13 @@ def _start(ids: list[str], body: Json) -> None:
     """Start these orders. Raises the error of the first: all have the same body, so all would fail."""
     api = clients.api()
     api.start(ids[0], body)
+    with ThreadPoolExecutor(PARALLEL_STARTS) as pool:
+        results = list(pool.map(lambda order_id: _start_one(api, order_id, body), ids[1:]))
+    # Not before: a click that interrupts this run must find the same id.
+    del st.session_state[_GENERATED_ID]
     if len(ids) == 1:
         st.query_params["order"] = ids[0]
         st.rerun()
-    with ThreadPoolExecutor(PARALLEL_STARTS) as pool:
-        results = list(pool.map(lambda order_id: _start_one(api, order_id, body), ids[1:]))
     problems = [problem for problem in results if problem is not None]
     st.success(f"Started {len(ids) - len(problems)} of {len(ids)} orders.", icon=":material/check_circle:")
     for problem, times in Counter(problems).items():

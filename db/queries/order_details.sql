@@ -19,7 +19,7 @@ with target as (
     from event where kind = 'attempt' and outcome <> 'ok'
 )
 select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason as reason, o.amount_cents,
-    o.accepted_at, o.last_event_at, o.deadline_at, o.completion_ms, o.within_limit,
+    o.accepted_at, o.last_event_at, o.deadline_at, o.completion_ms, o.within_limit, o.address, o.address_version,
     (select tracking from shipments s where s.order_id = o.order_id) as tracking,
     (select max(state) from event where state < 'completed') as furthest_state,
     array(select distinct step from event where kind = 'attempt' and outcome = 'ok') as successful_steps,

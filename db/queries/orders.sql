@@ -202,6 +202,7 @@ with locked_order as (
         address = %(address)s, address_version = address_version + 1,
         applied_request_ids = applied_request_ids || %(request_id)s::text
     where order_id = %(order_id)s and state < %(no_abort_from)s::order_state and abort_reason is null
+        and (%(address_version)s::int is null or address_version = %(address_version)s)
         and not coalesce(%(request_id)s::text = any(applied_request_ids), false)
     returning order_id, last_event_at, state, address_version
 ), address_event as (
@@ -225,7 +226,7 @@ insert into events (order_id, at, kind, state, worker, detail)
 select order_id, last_event_at, 'signal', state, %(worker)s, %(detail)s::jsonb from locked_order;
 
 -- name: order_snapshot
-select o.state, o.current_step, o.abort_reason, o.completion_ms, o.applied_request_ids,
+select o.state, o.current_step, o.abort_reason, o.completion_ms, o.applied_request_ids, o.address_version,
     round(extract(epoch from o.deadline_at - o.accepted_at) * 1000)::int as limit_ms,
     array(select step from step_attempts s where s.order_id = o.order_id) as attempted_steps
 from orders o

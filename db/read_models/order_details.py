@@ -6,7 +6,7 @@ from datetime import datetime
 
 from db import queries
 from db.database import Database, Row
-from db.domain import COMPENSATIONS, Reason, State, Step
+from db.domain import COMPENSATIONS, Address, Reason, State, Step
 from db.transitions import STATE_MACHINE
 
 _SQL = queries.load("order_details.sql")
@@ -44,7 +44,7 @@ class StoredOrder:
 
     `retries` counts the failed attempts of each step that had any; `recent_failures` are the last ten, oldest
     first (step, attempt, outcome, error, at); `abort_message` is the message of the request that aborted the
-    order.
+    order. `address` is None while no worker has recorded the order.
     """
 
     summary: OrderSummary
@@ -53,6 +53,8 @@ class StoredOrder:
     recent_failures: list[Row]
     abort_message: str
     tracking: str | None
+    address: Address | None
+    address_version: int
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ async def order(database: Database, order_id: str) -> StoredOrder | None:
         recent_failures=row["failures"],
         abort_message=row["message"] or "",
         tracking=row["tracking"],
+        address=Address(**row["address"]),
+        address_version=row["address_version"],
     )
 
 

@@ -98,7 +98,11 @@ class OrderActivities:
     @activity.defn(name=Activity.CHANGE_ADDRESS)
     async def change_address(self, request: messages.ChangeAddressRequest) -> RequestResult:
         decision = await self._orders.change_address(
-            request.order_id, request.new_address, request.updated_by, request_id=request.request_id
+            request.order_id,
+            request.new_address,
+            request.updated_by,
+            request_id=request.request_id,
+            address_version=request.address_version,
         )
         _log_signal(request, "update_address", decision)
         return decision

@@ -144,9 +144,10 @@ class OrderService:
     async def send_request(self, order_id: str, request: Request) -> messages.RequestResult:
         """Send a request to a running order and return its result, which is accepted.
 
-        Raises TooLate with the reason when the order rejects the request, RequestMalformed, OrderUnknown, and
-        ServiceUnavailable when PostgreSQL or Temporal is unavailable or no worker responds within 10 s. The
-        order may still process the request after ServiceUnavailable.
+        Raises TooLate with the reason when the order rejects the request, AddressOutdated when the request is
+        based on a replaced address, RequestMalformed, OrderUnknown, and ServiceUnavailable when PostgreSQL or
+        Temporal is unavailable or no worker responds within 10 s. The order may still process the request
+        after ServiceUnavailable.
         """
         try:
             result = await self._execute_update(order_id, request)
@@ -159,6 +160,8 @@ class OrderService:
                 raise errors.RequestMalformed(error.cause.message) from error
             # The workflow ended before it processed the update.
             raise await self._no_running_order(order_id) from error
+        if result.is_outdated:
+            raise errors.AddressOutdated(result.message)
         if not result.accepted:
             raise errors.TooLate(result.message)
         return result

@@ -69,7 +69,12 @@ class OrderRequestHandlers:
     async def update_address(self, request: messages.UpdateAddress) -> RequestResult:
         request_id = await self._request_id()
         change = messages.ChangeAddressRequest(
-            self._order.order_id, request.new_address, request.updated_by, request_id, self._order.run_id
+            self._order.order_id,
+            request.new_address,
+            request.updated_by,
+            request_id,
+            request.address_version,
+            self._order.run_id,
         )
         return await run_database_activity(Activity.CHANGE_ADDRESS, change, RequestResult)
 

@@ -63,6 +63,18 @@ def test_an_order_started_in_the_form_completes(open_page: Open, live: LiveApi):
     screenshot(page, "order-light")
 
 
+def test_a_double_click_on_start_starts_one_order(open_page: Open, order_database_url: str):
+    count = "select count(*) as orders from orders where order_id like 'web-%%'"
+    (before,) = rows(order_database_url, count)
+    page = open_page("/orders")
+    open_start_form(page)
+    page.get_by_role("button", name="Start", exact=True).dblclick()
+    expect(page.get_by_role("heading", name="Order web-")).to_be_visible(timeout=15_000)
+    expect(metric(page, "State")).to_have_text("completed", timeout=25_000)
+    (after,) = rows(order_database_url, count)
+    assert after["orders"] == before["orders"] + 1
+
+
 def test_a_cancelled_order_has_no_buttons(open_page: Open, live: LiveApi):
     order_id = live.start(review="manual")
     page = open_page(f"/orders?order={order_id}")
@@ -92,6 +104,31 @@ def test_an_address_is_changed(open_page: Open, live: LiveApi, order_database_ur
         id=order_id,
     )
     assert row["street"] == "99 New Road"
+    live.signal(order_id, "cancel", reason="done", cancelled_by="test")
+
+
+def test_an_address_change_keeps_a_change_from_elsewhere(
+    open_page: Open, live: LiveApi, order_database_url: str
+):
+    order_id = live.start(review="manual")
+    page = open_page(f"/orders?order={order_id}")
+    # Without refresh, the form shows the replaced address.
+    page.get_by_text("Live", exact=True).click()
+    wait_until_drawn(page)
+    change = {"street": "7 Other Road", "city": "Springfield", "state": "IL", "zip": "62701"}
+    assert live.signal(order_id, "update-address", new_address=change, updated_by="phone").status_code == 200
+    page.get_by_role("button", name="Change address").click()
+    page.get_by_label("Zip").fill("10001")
+    page.get_by_role("button", name="Save address").click()
+    expect(page.get_by_text("The address has changed: it has version 2, not 1.")).to_be_visible(
+        timeout=10_000
+    )
+    expect(page.get_by_label("Street")).to_have_value("7 Other Road")
+    page.get_by_label("Zip").fill("10001")
+    page.get_by_role("button", name="Save address").click()
+    expect(page.get_by_text("Address changed.")).to_be_visible(timeout=10_000)
+    (row,) = rows(order_database_url, "select address from orders where order_id = %(id)s", id=order_id)
+    assert (row["address"]["street"], row["address"]["zip"]) == ("7 Other Road", "10001")
     live.signal(order_id, "cancel", reason="done", cancelled_by="test")
 
 

@@ -13,12 +13,13 @@ from dashboard import page_elements
 from dashboard.data import clients
 from dashboard.data.load_test_processes import LoadTestProcesses
 from dashboard.data.order_api import OrderApi
+from dashboard.sections import order_view
 from db.read_models import latency, order_search
 from db.read_models.latency import Selection
 from db.read_models.order_search import Search
 from db.read_only_database import ReadOnlyDatabase
 from loadtest.bench.seed import random_order_ids, seed, seed_recent
-from orchestrator.errors import RequestMalformed, UsageError
+from orchestrator.errors import RequestMalformed, ServiceUnavailable, UsageError
 from orchestrator.settings import Settings
 from tests.dashboard.conftest import NAMES, SEEDED, Pages, texts
 
@@ -121,6 +122,67 @@ def test_the_start_form_shows_the_detail_of_the_api(page: Pages, seeded_url, mon
     next(button for button in test.button if button.label == "Start").click()
     test.run()
     assert [plain(error.value) for error in test.error] == ["Street is empty; line 1: sku is empty."]
+
+
+def test_a_repeated_click_on_start_starts_the_same_order(page: Pages, seeded_url, monkeypatch):
+    started = []
+
+    def start(_api, order_id, _body):
+        started.append(order_id)
+        if len(started) == 1:
+            raise ServiceUnavailable("no response; the order may have been accepted")
+
+    monkeypatch.setattr(OrderApi, "start", start)
+    test = page.run("orders", seeded_url)
+    for _ in range(2):
+        next(button for button in test.button if button.label == "Start").click()
+        test.run()
+    assert started[0] == started[1]
+    page_of_order = dict(test.query_params)
+    assert page_of_order["order"] == [started[0]]
+
+
+def test_after_a_batch_the_start_form_has_another_id_and_another_button(page: Pages, seeded_url, monkeypatch):
+    started = []
+    monkeypatch.setattr(OrderApi, "start", lambda _api, order_id, _body: started.append(order_id))
+    test = page.run("orders", seeded_url)
+    next(field for field in test.number_input if field.label == "Number of orders").set_value(3)
+    first = next(button for button in test.button if button.label == "Start")
+    first.click()
+    test.run()
+    assert len(set(started)) == 3
+    test.run()
+    second = next(button for button in test.button if button.label == "Start")
+    assert second.key != first.key
+    second.click()
+    test.run()
+    assert len(set(started)) == 6
+
+
+def test_the_address_form_shows_a_change_from_elsewhere_and_sends_its_version(
+    page: Pages, postgres, monkeypatch
+):
+    sent = []
+    monkeypatch.setattr(OrderApi, "change_address", lambda _api, *request: sent.append(request))
+    monkeypatch.setattr(order_view, "user_may", lambda _role: True)
+    with postgres.fresh_database() as url:
+        seed_recent(url, finished=1, running=3)
+        test = page.run("orders", url, order="seed-running-3")
+        with psycopg.connect(url) as connection:
+            connection.execute(
+                """update orders set address = address || '{"street": "9 Other Road"}', address_version = 2
+                where order_id = 'seed-running-3'"""
+            )
+        test.run()
+        fields = {field.label: field for field in test.text_input}
+        assert fields["Street"].value == "9 Other Road"
+        fields["Zip"].set_value("10001")
+        next(button for button in test.button if button.label == "Save address").click()
+        test.run()
+        page.reset()
+    (order_id, address, _user, version) = sent[0]
+    assert (order_id, version) == ("seed-running-3", 2)
+    assert (address["street"], address["zip"]) == ("9 Other Road", "10001")
 
 
 def test_the_start_form_rejects_an_order_id_that_no_path_can_hold(page: Pages, seeded_url):

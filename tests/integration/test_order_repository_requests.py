@@ -147,6 +147,27 @@ async def test_a_repeated_address_change_is_applied_once_even_after_a_later_one(
     assert len(await driver.events(order_id, "signal")) == 2
 
 
+async def test_a_change_that_is_based_on_a_replaced_address_is_rejected(driver):
+    order_id = await driver.carry_to(State.CHARGED)
+    assert (await driver.change_address(order_id, OTHER_ADDRESS, "r1", address_version=1)).accepted
+    outdated = await driver.change_address(order_id, ADDRESS, "r2", address_version=1)
+    assert (outdated.accepted, outdated.is_outdated) == (False, True)
+    assert outdated.message == "the address has changed: it has version 2, not 1"
+    row = await driver.row(order_id)
+    assert (row["address_version"], row["address"]["street"]) == (2, OTHER_ADDRESS.street)
+    # The repeat of an accepted change is accepted, although its version has been replaced by the change.
+    repeated = await driver.change_address(order_id, OTHER_ADDRESS, "r1", address_version=1)
+    assert (repeated.accepted, repeated.is_outdated) == (True, False)
+    assert (await driver.change_address(order_id, ADDRESS, "r3", address_version=2)).accepted
+
+
+async def test_a_late_change_is_too_late_whatever_its_version(driver):
+    order_id = await driver.carry_to(State.DISPATCHED)
+    late = await driver.change_address(order_id, address_version=7)
+    assert (late.accepted, late.is_outdated) == (False, False)
+    assert late.message.startswith("too late")
+
+
 async def test_a_dispatch_with_an_outdated_label_takes_no_effect(driver):
     order_id = await driver.carry_to(State.PREPARED)
     attempt = await driver.repository.start_next_attempt(order_id, Step.DISPATCH)

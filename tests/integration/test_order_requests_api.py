@@ -71,6 +71,24 @@ def test_an_accepted_address_is_dispatched(live: LiveApi) -> None:
     assert is_problem(too_late, 409)
 
 
+def test_an_address_change_names_the_version_that_it_replaces(live: LiveApi) -> None:
+    order_id = live.start(review="manual")
+    status = live.in_state(order_id, "in_review")
+    assert status["address_version"] == 1
+    change = {"new_address": asdict(OTHER_ADDRESS), "updated_by": "customer", "address_version": 1}
+    assert live.signal(order_id, "update-address", **change).status_code == 200
+    again = {**change, "updated_by": "somebody else"}
+    outdated = live.signal(order_id, "update-address", **again)
+    assert is_problem(outdated, 409)
+    assert outdated.json()["detail"] == "the address has changed: it has version 2, not 1"
+    status = httpx.get(f"{live.url}/orders/{order_id}/status").json()
+    assert (status["address"]["street"], status["address_version"]) == (OTHER_ADDRESS.street, 2)
+    assert live.signal(order_id, "update-address", **again | {"address_version": 2}).status_code == 200
+    for invalid in (0, -1, 2**31, "1", 1.5, True):
+        rejected = live.signal(order_id, "update-address", **change | {"address_version": invalid})
+        assert is_problem(rejected, 422)
+
+
 def test_an_approval_is_accepted_once(live: LiveApi) -> None:
     order_id = live.start(review="manual")
     live.in_state(order_id, "in_review")

@@ -102,7 +102,8 @@ async def update_address(
     order_id: OrderIdPath, body: requests.UpdateAddressBody, context: Ctx
 ) -> responses.OrderRequestResponse:
     """Change the delivery address, until the package is dispatched."""
-    return await _send(order_id, messages.UpdateAddress(_address(body.new_address), body.updated_by), context)
+    change = messages.UpdateAddress(_address(body.new_address), body.updated_by, body.address_version)
+    return await _send(order_id, change, context)
 
 
 @router.post("/{order_id}/signals/approve", summary="Approve", **_REQUEST)
@@ -157,7 +158,7 @@ async def _status_in_temporal(order_id: str, context: Context) -> responses.Orde
         completion_ms=None,
         within_limit=None,
     )
-    return responses.OrderStatusResponse.of(order_details.StoredOrder(summary, [], {}, [], "", None))
+    return responses.OrderStatusResponse.of(order_details.StoredOrder(summary, [], {}, [], "", None, None, 1))
 
 
 def _address(body: requests.AddressBody) -> Address:

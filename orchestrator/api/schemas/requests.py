@@ -16,6 +16,7 @@ from pydantic import (
 
 from db import domain
 from orchestrator.api.schemas.pagination import CURSOR_PATTERN
+from orchestrator.messages import MAX_ADDRESS_VERSION
 
 MAX_WAIT_SECONDS = 60.0
 """Maximum duration of a long poll; a longer `?wait=` is cut to it."""
@@ -115,6 +116,11 @@ class CancelBody(StrictModel):
 class UpdateAddressBody(StrictModel):
     new_address: AddressBody
     updated_by: Text
+    address_version: Annotated[Integer, between(1, MAX_ADDRESS_VERSION)] | None = Field(
+        default=None,
+        description="The `address_version` of the status that the change is based on. If the address has "
+        "changed since, the response is 409.",
+    )
 
 
 class ApproveBody(StrictModel):

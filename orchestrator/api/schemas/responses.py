@@ -86,12 +86,21 @@ class OrderOutcome(BaseModel):
     completion_ms: int
 
 
+class AddressResponse(BaseModel):
+    street: str
+    city: str
+    state: str
+    zip: str
+
+
 class OrderStatusResponse(_Order):
     completed_steps: list[Step]
     retries: dict[str, int] = Field(description="Failed attempts of each step that had any.")
     recent_errors: list[RecentError] = Field(description="The last ten, oldest first.")
     result: OrderOutcome | None
     error: str | None = Field(description="Why the order was cancelled or failed.")
+    address: AddressResponse | None = Field(description="Null while no worker has recorded the order.")
+    address_version: int = Field(description="Number of address changes, plus 1.")
 
     @classmethod
     def of(cls, stored: StoredOrder) -> Self:
@@ -114,6 +123,8 @@ class OrderStatusResponse(_Order):
                 "recent_errors": stored.recent_failures,
                 "result": result,
                 "error": error,
+                "address": stored.address and asdict(stored.address),
+                "address_version": stored.address_version,
             }
         )
 
