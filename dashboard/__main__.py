@@ -11,6 +11,7 @@ from streamlit.runtime.pages_manager import PagesManager
 
 from dashboard import export, links, sign_in
 from dashboard.preload import preload
+from dashboard.proxy_check import ProxyCheckMiddleware
 from orchestrator.errors import UsageError
 from orchestrator.security import bind_policy
 from orchestrator.settings import Settings
@@ -25,15 +26,23 @@ def main() -> int:
         return 2
     # Streamlit serves a folder named `pages` automatically until st.navigation has run for the first time.
     PagesManager.uses_pages_directory = False
+    base_path = settings.dashboard_base_path
     app = st.App(
         Path(__file__).with_name("app.py"),
-        routes=[*links.routes(), Route(export.PATH, export.export, methods=["GET"])],
-        middleware=[Middleware(sign_in.SignInMiddleware, settings=settings)],
+        routes=[
+            *links.routes(base_path),
+            Route(f"{base_path}{export.PATH}", export.export, methods=["GET"]),
+        ],
+        middleware=[
+            Middleware(ProxyCheckMiddleware),
+            Middleware(sign_in.SignInMiddleware, settings=settings),
+        ],
     )
     preload()
     app.run(
         config={
             "server.address": settings.bind_address,
+            "server.baseUrlPath": base_path,
             "server.port": settings.port("dashboard"),
             "server.headless": True,
             "server.fileWatcherType": "none",

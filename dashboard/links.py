@@ -14,17 +14,19 @@ from starlette.routing import Route
 PAGES = ("orders", "reviews", "latency", "load_tests", "audit")
 
 _SERVER_ADDRESS = """<script>
-window.__streamlit = { BACKEND_BASE_URL: location.origin + "/", MAIN_PAGE_BASE_URL: location.origin + "/" };
+window.__streamlit = {{
+    BACKEND_BASE_URL: location.origin + "{path}/", MAIN_PAGE_BASE_URL: location.origin + "{path}/"
+}};
 </script>
 """
 
 
-def routes() -> list[Route]:
-    """Return a route for each page except the default page."""
+def routes(base_path: str) -> list[Route]:
+    """Return a route for each page except the default page, below `base_path` ("" or like "/dash")."""
     index_html = (Path(streamlit.__file__).parent / "static" / "index.html").read_text(encoding="utf-8")
-    content = index_html.replace("<head>", f"<head>{_SERVER_ADDRESS}", 1)
+    content = index_html.replace("<head>", f"<head>{_SERVER_ADDRESS.format(path=base_path)}", 1)
 
     async def serve(_request: Request) -> HTMLResponse:
         return HTMLResponse(content, headers={"Cache-Control": "no-cache"})
 
-    return [Route(f"/{page}", serve, methods=["GET"]) for page in PAGES]
+    return [Route(f"{base_path}/{page}", serve, methods=["GET"]) for page in PAGES]

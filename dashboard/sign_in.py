@@ -32,8 +32,14 @@ UNAVAILABLE = "Sign-in is unavailable: the API is not responding. Try again shor
 
 _TEMPLATE = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
 
-sessions = Sessions("orders_session")
+sessions = Sessions()
 """The browser sessions of this process, shared by the middleware and the threads of the pages."""
+
+
+def session_cookie(settings: Settings) -> str:
+    """Return the name of the session cookie. Browsers send a cookie to every port of a host, so that each
+    dashboard of a host needs another name."""
+    return f"orders_session_{settings.port('dashboard')}"
 
 
 class SignInMiddleware:
@@ -44,6 +50,8 @@ class SignInMiddleware:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
+        self._base_path = settings.dashboard_base_path
+        self._cookie = session_cookie(settings)
         self._roles = RoleCache(
             lambda key: role_cache.look_up_role(settings.api_url, key),
             key_required=not bind_policy.is_loopback(settings.bind_address),
@@ -55,13 +63,14 @@ class SignInMiddleware:
             return
         if scope["type"] == "http":
             send = with_headers(send, PAGE_HEADERS)
-        if scope["path"] in PUBLIC_PATHS:
+        path = scope["path"].removeprefix(self._base_path)
+        if path in PUBLIC_PATHS:
             await self._app(scope, receive, send)
             return
-        if scope["path"] == LOGIN_PATH:
+        if path == LOGIN_PATH:
             await (await self._login(scope, receive))(scope, receive, send)
             return
-        key = sessions.api_key(cookies_of(scope))
+        key = sessions.api_key(cookies_of(scope).get(self._cookie))
         try:
             role = await run_in_threadpool(self._roles.role_of, key)
         except ServiceUnavailable:
@@ -69,7 +78,7 @@ class SignInMiddleware:
             return
         if role is None:
             message = "" if key is None else "This key is no longer valid."
-            await _reject(scope, receive, send, _login_page(401, message))
+            await _reject(scope, receive, send, self._login_page(401, message))
         elif key is None and not bind_policy.is_loopback_host(Headers(scope=scope).get("host")):
             await _reject(scope, receive, send, _page(421, bind_policy.LOOPBACK_ONLY, ""))
         elif scope["type"] == "websocket":
@@ -79,30 +88,40 @@ class SignInMiddleware:
 
     async def _login(self, scope: Scope, receive: Receive) -> Response:
         if scope["method"] != "POST":
-            return RedirectResponse("/", 303)
+            return RedirectResponse(f"{self._base_path}/", 303)
         body = bytearray()
         async for chunk in Request(scope, receive).stream():
             body += chunk
             if len(body) > MAX_FORM_BYTES:
-                return _login_page(413, "This text is too long for an API key.")
+                return self._login_page(413, "This text is too long for an API key.")
         key = parse_qs(body.decode("ascii", "replace")).get("key", [""])[0].strip()
         if not key.isascii() or not key.isprintable() or not key:
-            return _login_page(401, "This is not an API key.")
+            return self._login_page(401, "This is not an API key.")
         try:
             role = await run_in_threadpool(self._roles.role_of, key)
         except ServiceUnavailable:
-            return _login_page(503, UNAVAILABLE)
+            return self._login_page(503, UNAVAILABLE)
         if role is None:
-            return _login_page(401, "This key is not valid.")
-        response = RedirectResponse("/", 303)
+            return self._login_page(401, "This key is not valid.")
+        response = RedirectResponse(f"{self._base_path}/", 303)
         response.set_cookie(
-            sessions.cookie_name,
+            self._cookie,
             sessions.create(key),
+            path=f"{self._base_path}/",
             httponly=True,
             samesite="strict",
             secure=scope["scheme"] == "https",
         )
         return response
+
+    def _login_page(self, status: int, message: str) -> HTMLResponse:
+        return _page(
+            status,
+            message,
+            f"<form method='post' action='{self._base_path}{LOGIN_PATH}'><label>API key"
+            "<input name='key' type='password' autocomplete='current-password' required autofocus>"
+            "</label><button>Sign in</button></form>",
+        )
 
     def _send_while_valid(self, send: Send, key: str | None) -> Send:
         """Return a `send` that closes the WebSocket connection when the key is no longer valid."""
@@ -140,16 +159,6 @@ def _unavailable_page() -> HTMLResponse:
     page = _page(503, UNAVAILABLE, "<p><a href=''>Retry</a></p>", refresh_seconds=RETRY_SECONDS)
     page.headers["Retry-After"] = str(RETRY_SECONDS)
     return page
-
-
-def _login_page(status: int, message: str) -> HTMLResponse:
-    return _page(
-        status,
-        message,
-        f"<form method='post' action='{LOGIN_PATH}'>"
-        "<label>API key<input name='key' type='password' autocomplete='current-password' required autofocus>"
-        "</label><button>Sign in</button></form>",
-    )
 
 
 def _page(status: int, message: str, content: str, *, refresh_seconds: int | None = None) -> HTMLResponse:

@@ -131,6 +131,8 @@ class Settings(BaseSettings):
 
     temporal_ui_origin: str | None = Field(default=None, pattern=r"^https?://[^/\s]+$")
 
+    dashboard_base_path: str = Field(default="", pattern=r"^(/[A-Za-z0-9._~-]+)*/?$")
+
     worker_deployment_name: str = Field(default="orders", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     worker_build_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,64}$")
 
@@ -194,6 +196,11 @@ class Settings(BaseSettings):
     def api_key_text(self) -> str | None:
         """The API key as plain text, for a header."""
         return None if self.api_key is None else self.api_key.get_secret_value()
+
+    @field_validator("dashboard_base_path")
+    @classmethod
+    def _without_trailing_slash(cls, path: str) -> str:
+        return path.rstrip("/")
 
     @field_validator("payload_keys")
     @classmethod

@@ -6,7 +6,7 @@ import streamlit as st
 from psycopg.conninfo import make_conninfo
 
 from dashboard.data.order_api import OrderApi
-from dashboard.sign_in import sessions
+from dashboard.sign_in import session_cookie, sessions
 from db.read_only_database import ROLE, ReadOnlyDatabase, conninfo_as_reader
 from orchestrator.settings import Settings
 
@@ -43,7 +43,7 @@ def api() -> OrderApi:
 
 def user_key() -> str | None:
     """Return the API key of the user's session, or None without one."""
-    return sessions.api_key(st.context.cookies)
+    return sessions.api_key(st.context.cookies.get(session_cookie(settings())))
 
 
 def now() -> datetime:

@@ -79,7 +79,7 @@ def show(query: dict[str, str]) -> None:
         return
     st.link_button(
         f"Download CSV ({summary.orders:,} orders)",
-        f"{export.PATH}?{urlencode(query)}",
+        f"{clients.settings().dashboard_base_path}{export.PATH}?{urlencode(query)}",
         icon=":material/download:",
     )
     show_metrics(plan, summary)

@@ -47,8 +47,8 @@ def show() -> None:
                 "unit price": st.column_config.NumberColumn("Unit price", format="%.2f", step=0.01),
             },
         )
-        # A second click, while the first one is handled, sends the same id. With the id in its key, the button
-        # is another one after the order was started, and a late second click has no effect.
+        # A second click, while the first one is handled, sends the same id. After the start, the button has
+        # another key, so that a late second click has no effect.
         generated_id = st.session_state.setdefault(_GENERATED_ID, f"web-{uuid4().hex[:8]}")
         is_submitted = st.form_submit_button(
             "Start", type="primary", icon=":material/play_arrow:", key=f"start-{generated_id}"

@@ -175,7 +175,7 @@ def wait_for_end(stack: "Stack") -> None:
 def echo_addresses(stack: "Stack") -> None:
     settings = stack.running_settings()
     addresses = {
-        "Dashboard": settings.local_url("dashboard"),
+        "Dashboard": settings.local_url("dashboard") + settings.dashboard_base_path,
         "API": f"{settings.api_url}/docs",
     }
     if settings.uses_embedded_temporal:

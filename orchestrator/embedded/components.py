@@ -126,7 +126,9 @@ def _dashboard(settings: Settings) -> Component:
         name="dashboard",
         command=(sys.executable, "-m", "dashboard"),
         stage=Stage.CLIENTS,
-        is_healthy=lambda checks, _process: checks.http_responds(port, "/_stcore/health"),
+        is_healthy=lambda checks, _process: checks.http_responds(
+            port, f"{settings.dashboard_base_path}/_stcore/health"
+        ),
         directory=PROJECT_ROOT,
         ports=(ListeningPort(port, "the dashboard", "DASHBOARD_PORT", settings.bind_address),),
     )

@@ -2,7 +2,6 @@
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers
@@ -19,8 +18,7 @@ class Sessions:
     A session does not prove that its key is still valid: callers check the key at every request.
     """
 
-    def __init__(self, cookie_name: str) -> None:
-        self.cookie_name = cookie_name
+    def __init__(self) -> None:
         self._keys: OrderedDict[str, str] = OrderedDict()
 
     def create(self, key: str) -> str:
@@ -31,9 +29,9 @@ class Sessions:
             self._keys.popitem(last=False)
         return token
 
-    def api_key(self, cookies: Mapping[str, str]) -> str | None:
-        """Return the API key of the session in these cookies; None without a session."""
-        return self._keys.get(cookies.get(self.cookie_name, ""))
+    def api_key(self, token: str | None) -> str | None:
+        """Return the API key of the session with this token; None without a session."""
+        return self._keys.get(token or "")
 
 
 def cookies_of(scope: Scope) -> dict[str, str]:

@@ -9,12 +9,13 @@ import pytest
 from streamlit.runtime.context import ContextProxy
 
 from dashboard.sections import running_load_tests
-from dashboard.sign_in import sessions
+from dashboard.sign_in import session_cookie, sessions
 from loadtest.bench.seed import seed, seed_recent
 from loadtest.options import RunOptions
 from loadtest.preflight import check_role
 from orchestrator.errors import NotAllowed, UsageError
 from orchestrator.security.key_hashing import Role
+from orchestrator.settings import Settings
 from tests.dashboard.conftest import Pages
 from tests.dashboard.keyed_api import KeyedApi, keyed_api
 
@@ -44,7 +45,7 @@ def busy_url(postgres) -> Iterator[str]:
 def sign_in(monkeypatch: pytest.MonkeyPatch, role: Role) -> str:
     """Give the pages the cookie of a user with this role; return the key."""
     key = f"key-of-a-{role.word}"
-    cookies = {sessions.cookie_name: sessions.create(key)}
+    cookies = {session_cookie(Settings.load()): sessions.create(key)}
     monkeypatch.setattr(ContextProxy, "cookies", property(lambda _: cookies))
     return key
 

@@ -14,6 +14,7 @@ from orchestrator.settings import Settings
 
 SECRET = "content for signed-in users"
 KEYS = {"good-key": Role.VIEWER}
+COOKIE = sign_in.session_cookie(Settings(_env_file=None))
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -130,7 +131,33 @@ async def test_an_open_page_is_closed_when_its_key_is_revoked(roles):
     app = middleware()
     assert await websocket_messages(app, "", roles, revoke_after=0) == ["websocket.close"]
     session = sign_in.sessions.create("good-key")
-    types = await websocket_messages(app, f"{sign_in.sessions.cookie_name}={session}", roles, revoke_after=5)
+    types = await websocket_messages(app, f"{COOKIE}={session}", roles, revoke_after=5)
     assert types[0] == "websocket.accept"
     assert types[-1] == "websocket.close"
     assert len(types) < 12, "closed at the next check"
+
+
+async def test_a_dashboard_below_a_path_keeps_its_redirects_and_cookie_there(roles):
+    async with browser(middleware(dashboard_base_path="/dash/")) as client:
+        form = await client.get("/dash/")
+        assert (form.status_code, "action='/dash/login'" in form.text) == (401, True)
+        signed_in = await client.post("/dash/login", data={"key": "good-key"})
+        assert (signed_in.status_code, signed_in.headers["location"]) == (303, "/dash/")
+        assert "Path=/dash/;" in signed_in.headers["set-cookie"]
+        assert (await client.get("/dash/orders")).text == SECRET
+        assert (await client.get("/orders")).status_code == 401
+        assert (await client.get("/dash/_stcore/health")).status_code == 200
+
+
+async def test_two_dashboards_of_one_host_have_a_session_each(roles):
+    async with browser(middleware(dashboard_port=8501)) as one:
+        await one.post("/login", data={"key": "good-key"})
+        cookies = dict(one.cookies)
+        async with browser(middleware(dashboard_port=9501)) as two:
+            # A browser sends both cookies to both ports.
+            two.cookies.update(cookies)
+            await two.post("/login", data={"key": "good-key"})
+            one.cookies.update(dict(two.cookies))
+            assert len(two.cookies) == 2
+            assert (await one.get("/")).text == SECRET
+            assert (await two.get("/")).text == SECRET
