@@ -102,12 +102,12 @@ class Proxy:
     def connection(self) -> Iterator[ssl.SSLSocket]:
         with (
             socket.create_connection(("127.0.0.1", self.port), timeout=15) as plain,
-            _no_verification().wrap_socket(plain, server_hostname=API) as secured,
+            no_verification().wrap_socket(plain, server_hostname=API) as secured,
         ):
             yield secured
 
 
-def _no_verification() -> ssl.SSLContext:
+def no_verification() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -232,7 +232,7 @@ def test_web_sockets_reach_the_dashboard(proxy: Proxy) -> None:
     with connect_websocket(
         f"wss://{DASHBOARD}/_stcore/stream",
         sock=socket.create_connection(("127.0.0.1", proxy.port)),
-        ssl=_no_verification(),
+        ssl=no_verification(),
         server_hostname=DASHBOARD,
         proxy=None,
     ) as page:

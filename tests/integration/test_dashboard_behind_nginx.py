@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as connect_websocket
 
 from dashboard.proxy_check import NO_UPGRADE
-from tests.deployment.test_nginx import DASHBOARD, Proxy, _no_verification, running_nginx
+from tests.deployment.test_nginx import DASHBOARD, Proxy, no_verification, running_nginx
 from tests.integration.test_access import make_key, responses, started
 from tests.live import eventually
 from tests.servers import PostgresServer
@@ -30,18 +31,21 @@ class Served:
     def origin(self) -> str:
         return f"{DASHBOARD}:{self.proxy.port}"
 
-    def signed_in(self) -> httpx.Client:
-        client = self.proxy.client(self.origin)
-        response = client.post(f"{BASE_PATH}/login", data={"key": self.key})
-        assert (response.status_code, response.headers["location"]) == (303, f"{BASE_PATH}/")
-        return client
+    @contextmanager
+    def signed_in(self) -> Iterator[httpx.Client]:
+        with self.proxy.client(self.origin) as client:
+            response = client.post(f"{BASE_PATH}/login", data={"key": self.key})
+            assert (response.status_code, response.headers["location"]) == (303, f"{BASE_PATH}/")
+            yield client
 
-    def open_stream(self, cookie: str, origin: str) -> None:
+    def open_stream(self, origin: str) -> None:
         """Open the WebSocket connection of a page and close it. Raises InvalidStatus when it is rejected."""
+        with self.signed_in() as client:
+            cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
         with connect_websocket(
             f"wss://{self.origin}{BASE_PATH}/_stcore/stream",
             sock=socket.create_connection(("127.0.0.1", self.proxy.port)),
-            ssl=_no_verification(),
+            ssl=no_verification(),
             server_hostname=DASHBOARD,
             additional_headers={"Cookie": cookie},
             origin=origin,
@@ -83,23 +87,26 @@ def test_pages_assets_and_the_export_are_served_below_the_path(served: Served) -
             assert (page.status_code, "<title>Streamlit</title>" in page.text) == (200, True)
         assert f'"{BASE_PATH}/"' in client.get(f"{BASE_PATH}/orders").text
         script = page.text.partition('src="./')[2].partition('"')[0]
-        assert client.get(f"{BASE_PATH}/{script}").headers["content-type"].startswith("text/javascript")
+        assert (
+            client.get(f"{BASE_PATH}/{script}")
+            .headers["content-type"]
+            .partition(";")[0]
+            .endswith("/javascript")
+        )
         export = client.get(f"{BASE_PATH}/export/latency.csv")
         assert export.text.startswith("order_id,")
-        assert client.get("/orders").status_code == 404
+        assert client.get("/orders").status_code == 401, "the cookie is for the path alone"
+        without_slash = client.get(BASE_PATH, follow_redirects=True)
+        assert (without_slash.status_code, without_slash.url.path) == (200, f"{BASE_PATH}/")
 
 
 def test_a_page_can_open_its_websocket_through_the_proxy(served: Served) -> None:
-    with served.signed_in() as client:
-        cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
-    served.open_stream(cookie, f"https://{served.origin}")
+    served.open_stream(f"https://{served.origin}")
 
 
 def test_a_replaced_host_header_is_named_as_the_reason(served: Served) -> None:
-    with served.signed_in() as client:
-        cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
     with pytest.raises(InvalidStatus) as rejected:
-        served.open_stream(cookie, "https://another.example")
+        served.open_stream("https://another.example")
     reason = f"The browser's address is another.example and the Host header is {served.origin}"
     assert rejected.value.response.status_code == 403
     assert reason in (rejected.value.response.body or b"").decode()
