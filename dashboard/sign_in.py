@@ -63,6 +63,10 @@ class SignInMiddleware:
             return
         if scope["type"] == "http":
             send = with_headers(send, PAGE_HEADERS)
+        if scope["path"] == self._base_path:
+            # Without the slash, the browser would not send the cookie.
+            await RedirectResponse(f"{self._base_path}/", 308)(scope, receive, send)
+            return
         path = scope["path"].removeprefix(self._base_path)
         if path in PUBLIC_PATHS:
             await self._app(scope, receive, send)
