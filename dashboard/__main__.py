@@ -2,6 +2,7 @@
 
 import sys
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 import streamlit as st
@@ -12,15 +13,20 @@ from streamlit.runtime.pages_manager import PagesManager
 from dashboard import export, links, sign_in
 from dashboard.preload import preload
 from dashboard.proxy_check import ProxyCheckMiddleware
-from orchestrator.errors import UsageError
+from orchestrator.errors import DatabaseError, UsageError
 from orchestrator.security import bind_policy
 from orchestrator.settings import Settings
+from orchestrator.startup import refuse
+from orchestrator.startup.configuration import configuration_findings
 
 
 def main() -> int:
     try:
         settings = Settings.load()
-        bind_policy.require_api_keys(settings, "the dashboard")
+        refuse(configuration_findings(settings))
+        # While the database is unavailable: on such an address, every request needs a key.
+        with suppress(DatabaseError):
+            bind_policy.require_api_keys(settings, "the dashboard")
     except UsageError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2

@@ -8,7 +8,7 @@ import gc
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import gevent
@@ -23,10 +23,12 @@ from loadtest.run import Run
 from loadtest.scenarios import SCENARIOS
 from loadtest.verdict.run_verdict import Verdict
 from loadtest.web.pages import add_pages
-from orchestrator.errors import ExitCode, OrderSystemError, UsageError
+from orchestrator.errors import DatabaseError, ExitCode, OrderSystemError, UsageError
 from orchestrator.security import bind_policy
 from orchestrator.settings import Settings
 from orchestrator.worker.liveness_file import touch
+
+DATABASE_RETRY_SECONDS = 2.0
 
 
 @contextmanager
@@ -70,10 +72,12 @@ def _prepare_runs(environment: Environment, settings: Settings) -> None:
     generators: LoadGenerators = LocalGenerator(environment)
     if isinstance(runner, MasterRunner):
         generators = DistributedGenerators(runner)
-        bind_policy.require_api_keys(settings, "the master of the load tests", runner.master_bind_host)
+        _wait_for_api_keys(settings, runner.master_bind_host)
     controller = RunController(environment, settings, generators)
     if web_ui is not None:
-        bind_policy.require_api_keys(settings, "the web UI of the load tests", web_ui.host)
+        # While the database is unavailable: on such an address, every request needs a key.
+        with suppress(DatabaseError):
+            bind_policy.require_api_keys(settings, "the web UI of the load tests", web_ui.host)
         add_pages(web_ui, controller)
     options = vars(environment.parsed_options)
     if web_ui is None or options["autostart"]:
@@ -82,6 +86,16 @@ def _prepare_runs(environment: Environment, settings: Settings) -> None:
             controller.wait_for_workers(
                 generators, options["expect_workers"], options["expect_workers_max_wait"]
             )
+
+
+def _wait_for_api_keys(settings: Settings, address: str) -> None:
+    """Wait while the database is unavailable: workers of a master connect without authentication."""
+    while True:
+        try:
+            return bind_policy.require_api_keys(settings, "the master of the load tests", address)
+        except DatabaseError as error:
+            terminal.print_error(f"waiting for PostgreSQL: {error}")
+            gevent.sleep(DATABASE_RETRY_SECONDS)
 
 
 class RunController:

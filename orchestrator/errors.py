@@ -3,7 +3,8 @@
 OrderSystemError
  ├─ UsageError              a command or a setting is wrong              (exit code 2)
  │   ├─ SettingsError
- │   └─ StackError          the embedded stack cannot start
+ │   ├─ StackError          the embedded stack cannot start
+ │   └─ StartRefused        a start-up check failed
  ├─ ServiceUnavailable      a service is not responding                  (HTTP 503)
  │   ├─ DatabaseError       PostgreSQL; its kinds are in `db.errors`
  │   └─ TemporalUnavailable
@@ -66,6 +67,10 @@ class SettingsError(UsageError):
 
 class StackError(UsageError):
     """The stack cannot be started."""
+
+
+class StartRefused(UsageError):
+    """A start-up check failed."""
 
 
 class TemporalUnavailable(ServiceUnavailable):

@@ -202,6 +202,11 @@ class Settings(BaseSettings):
     def _without_trailing_slash(cls, path: str) -> str:
         return path.rstrip("/")
 
+    @field_validator("order_task_queue", "shipping_task_queue")
+    @classmethod
+    def _strip(cls, text: str) -> str:
+        return text.strip()
+
     @field_validator("payload_keys")
     @classmethod
     def _check_payload_keys(cls, text: str | None) -> str | None:

@@ -1,9 +1,10 @@
-"""The state of the order database, for `orders doctor`."""
+"""The state of the database server for start-up checks, and of the orders for `orders doctor`."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, time
 
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
@@ -30,24 +31,30 @@ class Session:
     waits_for_lock: bool = False
 
 
-@dataclass(frozen=True)
-class DatabaseState:
+@dataclass(frozen=True, kw_only=True)
+class ServerState:
+    """What a start-up check needs to know about the server and the schema."""
+
     version: int
     """The setting server_version_num, for example 180004."""
 
     version_text: str
-    response_ms: float
+    response_ms: float = 0.0
+    clock_ahead_seconds: float = 0.0
+    """Relative to this machine; negative if the database is behind."""
+
+    pending_migrations: tuple[str, ...] = ()
+    unknown_migrations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseState(ServerState):
     connections: int
     hidden_connections: int
     """Connections of other users, whose statements this user cannot see."""
 
     max_connections: int
-    clock_ahead_seconds: float = 0.0
-    """Relative to this machine; negative if the database is behind."""
-
     sessions: tuple[Session, ...] = ()
-    pending_migrations: tuple[str, ...] = ()
-    unknown_migrations: tuple[str, ...] = ()
     overdue: int = 0
     overdue_examples: tuple[str, ...] = ()
     repeated_compensations: tuple[str, ...] = ()
@@ -58,55 +65,89 @@ class DatabaseState:
     orders; None if there are none."""
 
 
-async def database_state(
-    url: str, *, compensation_attempts: int, clock: Callable[[], float]
-) -> DatabaseState:
-    """Return the state of the database. `clock` returns this machine's time, in seconds since the epoch.
+def clock_ahead(server: float, sent_at: float, received_at: float) -> float:
+    """Return how many seconds a server's clock is ahead of ours; negative if it is behind.
+
+    The server read its clock at some time between request and response. So the offset is between
+    `server - received_at` and `server - sent_at`; 0 is returned if it is possible.
+    """
+    return max(server - received_at, 0.0) + min(server - sent_at, 0.0)
+
+
+async def server_state(
+    url: str, clock: Callable[[], float] = time, *, application_name: str = "startup"
+) -> ServerState:
+    """Return the state of the server. `clock` returns this machine's time, in seconds since the epoch.
 
     Raises DatabaseError, also if a statement takes longer than 1.5 s.
     """
+    async with _connection(url, application_name) as connection:
+        return await _server_state(connection, clock)
+
+
+async def database_state(
+    url: str, *, compensation_attempts: int, clock: Callable[[], float]
+) -> DatabaseState:
+    """Return the state of the server and of the orders. Arguments and errors are those of `server_state`."""
+    async with _connection(url, "doctor") as connection:
+
+        async def rows(name: str, parameters: Row | None = None) -> list[Row]:
+            return await (await connection.execute(_SQL[name], parameters)).fetchall()
+
+        server = await _server_state(connection, clock)
+        (connections,) = await rows("connections")
+        orders: Row = {}
+        if connections["has_orders"]:
+            attempts = {"attempts": compensation_attempts}
+            overdue = (await rows("overdue"))[0]
+            orders = {
+                "overdue": overdue["orders"],
+                "overdue_examples": tuple(overdue["examples"] or ()),
+                "repeated_compensations": tuple(
+                    row["order_id"] for row in await rows("repeated_compensations", attempts)
+                ),
+                "acceptance_gap_seconds": (await rows("acceptance_gap"))[0]["seconds"],
+            }
+        return DatabaseState(
+            **vars(server),
+            connections=connections["connections"],
+            hidden_connections=connections["hidden"],
+            max_connections=connections["max_connections"],
+            sessions=tuple(Session(**row) for row in await rows("sessions")),
+            **orders,
+        )
+
+
+@asynccontextmanager
+async def _connection(url: str, application_name: str) -> AsyncIterator[AsyncConnection[Row]]:
     with translate_errors():
         async with await AsyncConnection.connect(
-            url, autocommit=True, row_factory=dict_row, connect_timeout=2, application_name="doctor"
+            url,
+            autocommit=True,
+            row_factory=dict_row,
+            connect_timeout=2,
+            application_name=application_name,
         ) as connection:
-
-            async def rows(name: str, parameters: Row | None = None) -> list[Row]:
-                return await (await connection.execute(_SQL[name], parameters)).fetchall()
-
             await connection.execute(f"set statement_timeout = {STATEMENT_TIMEOUT_MS}")
-            sent_at, began = clock(), perf_counter()
-            (server,) = await rows("server")
-            response_seconds = perf_counter() - began
-            # The database read its clock at some time between request and response. So the offset is between
-            # these two; 0 is assumed if it is possible.
-            largest_offset = server["clock"].timestamp() - sent_at
-            smallest_offset = largest_offset - response_seconds
-            applied = [row["version"] for row in await rows("migrations")] if server["has_migrations"] else []
-            released = {path.name.split("_")[0]: path.name for path in _MIGRATIONS.glob("*.sql")}
-            orders: Row = {}
-            if server["has_orders"]:
-                attempts = {"attempts": compensation_attempts}
-                overdue = (await rows("overdue"))[0]
-                orders = {
-                    "overdue": overdue["orders"],
-                    "overdue_examples": tuple(overdue["examples"] or ()),
-                    "repeated_compensations": tuple(
-                        row["order_id"] for row in await rows("repeated_compensations", attempts)
-                    ),
-                    "acceptance_gap_seconds": (await rows("acceptance_gap"))[0]["seconds"],
-                }
-            return DatabaseState(
-                version=server["version"],
-                version_text=server["version_text"],
-                response_ms=response_seconds * 1000,
-                connections=server["connections"],
-                hidden_connections=server["hidden"],
-                max_connections=server["max_connections"],
-                clock_ahead_seconds=max(smallest_offset, 0.0) + min(largest_offset, 0.0),
-                sessions=tuple(Session(**row) for row in await rows("sessions")),
-                pending_migrations=tuple(
-                    name for version, name in sorted(released.items()) if version not in applied
-                ),
-                unknown_migrations=tuple(version for version in applied if version not in released),
-                **orders,
-            )
+            yield connection
+
+
+async def _server_state(connection: AsyncConnection[Row], clock: Callable[[], float]) -> ServerState:
+    sent_at, began = clock(), perf_counter()
+    server = await (await connection.execute(_SQL["server"])).fetchone()
+    assert server is not None
+    response_seconds = perf_counter() - began
+    applied = []
+    if server["has_migrations"]:
+        applied = [row["version"] for row in await (await connection.execute(_SQL["migrations"])).fetchall()]
+    released = {path.name.split("_")[0]: path.name for path in _MIGRATIONS.glob("*.sql")}
+    return ServerState(
+        version=server["version"],
+        version_text=server["version_text"],
+        response_ms=response_seconds * 1000,
+        clock_ahead_seconds=clock_ahead(server["clock"].timestamp(), sent_at, sent_at + response_seconds),
+        pending_migrations=tuple(
+            name for version, name in sorted(released.items()) if version not in applied
+        ),
+        unknown_migrations=tuple(version for version in applied if version not in released),
+    )

@@ -1,11 +1,12 @@
--- Statements of `orders doctor`. Their duration does not depend on the number of finished orders.
+-- Statements of start-up checks and of `orders doctor`. Their duration does not depend on the number of finished orders.
 
 -- name: server
 select current_setting('server_version_num')::int as version, current_setting('server_version') as version_text,
-    clock_timestamp() as clock,
-    sessions.connections, sessions.hidden,
+    clock_timestamp() as clock, to_regclass('schema_migrations') is not null as has_migrations;
+
+-- name: connections
+select sessions.connections, sessions.hidden,
     current_setting('max_connections')::int as max_connections,
-    to_regclass('schema_migrations') is not null as has_migrations,
     to_regclass('event_retention') is not null as has_orders
 from (
     -- Without pg_read_all_stats, a user can count the sessions of other users but not see what they do.

@@ -10,7 +10,7 @@ import resource
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import structlog
@@ -18,10 +18,15 @@ import uvicorn
 import uvloop
 
 from orchestrator.api.app import create_app
-from orchestrator.errors import UsageError
+from orchestrator.api.context import Context
+from orchestrator.errors import DatabaseError, UsageError
 from orchestrator.observability import logs
 from orchestrator.security import bind_policy
 from orchestrator.settings import Settings
+from orchestrator.startup import refuse
+from orchestrator.startup.configuration import configuration_findings
+from orchestrator.startup.database import check_database
+from orchestrator.startup.servers import run_check, wait_for_api_keys, wait_for_database, wait_for_temporal
 
 MAX_HEAD_BYTES = 32 * 1024
 MAX_CONNECTIONS = 2_000
@@ -53,6 +58,9 @@ log = structlog.get_logger()
 
 
 class _Server(uvicorn.Server):
+    refusal: UsageError | None = None
+    """The failed start-up check that ended the server."""
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle SIGINT and SIGTERM, without uvicorn's second raise of the signal: the exit code stays 0."""
@@ -61,8 +69,23 @@ class _Server(uvicorn.Server):
             loop.add_signal_handler(number, self.handle_exit, number, None)
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._checking = asyncio.create_task(self._check_servers(self.config.loaded_app.state.context))
+
+    async def _check_servers(self, context: Context) -> None:
+        """Run the start-up checks as soon as the servers are available, and exit if one fails."""
+        try:
+            await wait_for_database(context.settings)
+            await wait_for_api_keys(context.settings, "the API")
+            await wait_for_temporal(context.client)
+        except UsageError as error:
+            self.refusal = error
+            self.should_exit = True
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Return the requests that wait for an outcome, then shut down."""
+        self._checking.cancel()
         self.config.loaded_app.state.context.outcomes.close()
         await super().shutdown(sockets)
 
@@ -70,16 +93,23 @@ class _Server(uvicorn.Server):
 def run(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM, then exit within 2 s.
 
-    Raises UsageError when the port is taken, or when the address needs API keys and none exist.
+    Raises UsageError when the port is taken, when the address needs API keys and none exist, and when a
+    start-up check fails. While a server is unavailable, the API serves and the check waits.
     """
     logs.configure(settings, "api")
-    bind_policy.require_api_keys(settings, "the API")
+    refuse(configuration_findings(settings))
+    with suppress(DatabaseError):
+        refuse(run_check(check_database(settings)))
+        bind_policy.require_api_keys(settings, "the API")
     _raise_open_file_limit()
     listener = _listen(settings.bind_address, settings.port("api"))
     config = uvicorn.Config(create_app(settings), lifespan="on", **UVICORN_OPTIONS)
     log.info("api started", address=settings.bind_address, port=settings.port("api"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_Server(config).serve(sockets=[listener]))
+        server = _Server(config)
+        runner.run(server.serve(sockets=[listener]))
+    if server.refusal is not None:
+        raise server.refusal
     log.info("api stopped")
 
 

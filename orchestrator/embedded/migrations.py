@@ -2,15 +2,19 @@
 
 import os
 import subprocess
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode
 
 from orchestrator.embedded.layout import PROJECT_ROOT, packaged_program
 from orchestrator.errors import StackError
 from orchestrator.settings import Settings
+from orchestrator.startup.findings import first_line, refuse
 
 MIGRATIONS = PROJECT_ROOT / "db" / "migrations"
 
 LOCK_TIMEOUT = "60s"
+
+_DBMATE_PARAMETERS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "options")
+"""The parameters of a database URL that dbmate's driver knows. It would send others to the server."""
 
 URL_VARIABLE = "ORDERS_MIGRATIONS_URL"
 """The URL can contain a password, and other users can list command lines."""
@@ -19,13 +23,14 @@ URL_VARIABLE = "ORDERS_MIGRATIONS_URL"
 def migrate(settings: Settings) -> None:
     """Apply all pending migrations. On the embedded server, create the database first if necessary.
 
-    Raises StackError with dbmate's last line if a migration fails, or an external server is unavailable.
+    Raises StackError with dbmate's last line if a migration fails, or an external server is unavailable, and
+    StartRefused if an external server is too old or has the schema of a newer release.
     """
     if settings.uses_embedded_postgres:
         # `up` also creates the database, which on an external server is up to its owner.
         url, command = settings.order_database_url, "up"
     else:
-        url, command = _with_ssl_mode(settings.order_database_url), "migrate"
+        url, command = _url_for_dbmate(settings), "migrate"
     done = subprocess.run(
         [
             packaged_program("dbmate"),
@@ -49,26 +54,34 @@ def migrate(settings: Settings) -> None:
         )
 
 
-def _with_ssl_mode(url: str) -> str:
-    """Return the URL with an explicit sslmode, by a test connection with libpq.
+def _url_for_dbmate(settings: Settings) -> str:
+    """Return the URL of the connection that libpq makes: dbmate's driver has other defaults and parameters.
 
-    By default libpq falls back to a connection without TLS, but dbmate's driver does not. Raises StackError
-    if the connection fails.
+    Raises StackError if the connection fails, and StartRefused if the server or its schema does not fit.
     """
+    # Imported here, because the driver takes 0.1 s to load and most commands do not need it.
     import psycopg
+    from psycopg.conninfo import conninfo_to_dict
 
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query))
-    if query.get("sslmode") in ("disable", "require", "verify-ca", "verify-full"):
-        return url
+    from db.maintenance.diagnostics import server_state
+    from orchestrator.startup.database import version_findings
+    from orchestrator.startup.servers import run_check
+
+    url = settings.order_database_url
+    given = conninfo_to_dict(url)
     try:
         with psycopg.connect(url, connect_timeout=5) as connection:
-            query["sslmode"] = "require" if connection.pgconn.ssl_in_use else "disable"
+            info = connection.info
+            query = {"host": info.host, "port": str(info.port)}
+            if given.get("sslmode") not in ("verify-ca", "verify-full"):
+                query["sslmode"] = "require" if connection.pgconn.ssl_in_use else "disable"
     except psycopg.Error as error:
-        host = parts.hostname or unquote(query.get("host", "default host"))
-        reason = str(error).strip().splitlines()[0]
+        host = given.get("host") or given.get("hostaddr")
         raise StackError(
-            f"Cannot connect to the database server of DATABASE_URL ({host}): {reason}. "
+            f"Cannot connect to the database server of DATABASE_URL ({host}): {first_line(error)}. "
             "Correct DATABASE_URL, or unset it to use the embedded server."
         ) from None
-    return urlunsplit(parts._replace(query=urlencode(query, quote_via=quote)))
+    refuse(version_findings(run_check(server_state(url))))
+    query |= {name: str(given[name]) for name in _DBMATE_PARAMETERS if name in given and name not in query}
+    user = quote(info.user, safe="") + (f":{quote(info.password, safe='')}" if info.password else "")
+    return f"postgres://{user}@/{quote(info.dbname, safe='')}?{urlencode(query, quote_via=quote)}"

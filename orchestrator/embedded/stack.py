@@ -20,8 +20,10 @@ from orchestrator.embedded.migrations import migrate
 from orchestrator.embedded.orphans import end_orphans
 from orchestrator.embedded.process_table import wait_until_ended
 from orchestrator.embedded.supervisor import SupervisorControl, SupervisorUnavailable
-from orchestrator.errors import StackError
+from orchestrator.errors import StackError, TemporalUnavailable
 from orchestrator.settings import Settings
+from orchestrator.startup import refuse
+from orchestrator.startup.configuration import configuration_findings
 
 HEALTHY_SECONDS = 120.0
 """Time for a component to become healthy, on a busy machine too."""
@@ -71,11 +73,13 @@ class Stack:
         """Start the stack and return when every component is healthy; return False if it was up already.
 
         With `bound`, the stack stops when the calling process ends (Linux only, from the main thread only).
-        Stops everything and raises StackError if a component does not become healthy. Raises UsageError if
-        the stack would listen on other interfaces than loopback without API keys.
+        Stops everything and raises StackError if a component does not become healthy. Raises StartRefused if
+        a start-up check fails, and UsageError if the stack would listen on other interfaces than loopback
+        without API keys.
         """
         if bound and threading.current_thread() is not threading.main_thread():
             raise ValueError("a bound stack must be started from the main thread")
+        refuse(configuration_findings(self.settings))
         preflight.make_directories(self._layout)
         with preflight.filesystem_errors(self._layout), self.exclusively(report):
             if self.is_up():
@@ -196,8 +200,8 @@ class Stack:
                     migrate(self.settings)
                     report(f"migrations are applied ({time.monotonic() - began:.1f} s)")
                     self._require_keys()
-                    if starts_workers and not self.settings.uses_embedded_temporal:
-                        self._require_external_temporal(checks)
+                    if starts_workers:
+                        self._check_servers()
 
     def _require_keys(self) -> None:
         # Each component checks this too, but would then be restarted again and again. Imported here, because
@@ -206,15 +210,28 @@ class Stack:
 
         bind_policy.require_api_keys(self.settings, "the stack")
 
-    def _require_external_temporal(self, checks: HealthChecks) -> None:
+    def _check_servers(self) -> None:
+        """Check versions, schema, namespace and clocks. Each component checks them too, but would then be
+        restarted again and again."""
+        # Imported while the servers start: the SDK takes 0.5 s to load.
+        from orchestrator.startup.servers import check_servers, run_check
+        from orchestrator.startup.temporal import NAMESPACE_MISSING
+
         not_after = time.monotonic() + EXTERNAL_TEMPORAL_SECONDS
-        while not checks.temporal_responds():
-            if time.monotonic() > not_after:
-                address = self.settings.external_temporal_address or "the address of the Temporal profile"
-                raise StackError(
-                    f"No Temporal server with the namespace {self.settings.temporal_namespace} responds at "
-                    f"{address}; start it, or correct TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE."
-                )
+        while True:
+            try:
+                findings = run_check(check_servers(self.settings))
+            except TemporalUnavailable:
+                if time.monotonic() > not_after:
+                    address = self.settings.external_temporal_address or "the address of the Temporal profile"
+                    raise StackError(
+                        f"No Temporal server responds at {address}; start it, or correct TEMPORAL_ADDRESS."
+                    ) from None
+            else:
+                # A server that has just started has no namespace for a moment.
+                is_missing = any(finding.key == NAMESPACE_MISSING for finding in findings)
+                if not is_missing or time.monotonic() > not_after:
+                    return refuse(findings)
             time.sleep(HEALTH_POLL_SECONDS)
 
     def _wait_for(self, awaited: Sequence[Component], checks: HealthChecks, report: Report) -> None:

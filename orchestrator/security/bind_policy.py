@@ -4,7 +4,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from db import api_keys
-from orchestrator.errors import ServiceUnavailable, UsageError
+from orchestrator.errors import UsageError
 from orchestrator.settings import LOOPBACK, Settings
 
 LOOPBACK_ONLY = "Without an API key this page is only available at 127.0.0.1 or localhost."
@@ -33,20 +33,15 @@ def is_loopback_host(host: str | None) -> bool:
 
 
 def require_api_keys(settings: Settings, component: str, address: str | None = None) -> None:
-    """Raise UsageError if `component` would listen beyond loopback while no API key exists, or while the
-    database is unavailable. `address` is BIND_ADDRESS by default."""
+    """Raise UsageError if `component` would listen beyond loopback while no API key exists.
+
+    `address` is BIND_ADDRESS by default. Raises DatabaseError if the database is unavailable.
+    """
     address = settings.bind_address if address is None else address
     if is_loopback(address):
         return
-    url = settings.database_url or settings.database_reader_url or settings.order_database_url
-    try:
-        if api_keys.exists(url):
-            return
-    except ServiceUnavailable:
-        raise UsageError(
-            f"{component} cannot listen on {address}: the database is unavailable, so API keys "
-            "cannot be checked"
-        ) from None
+    if api_keys.exists(settings.database_url or settings.database_reader_url or settings.order_database_url):
+        return
     before, after = (
         (f"start the stack on {LOOPBACK} and ", ", then start it again")
         if settings.uses_embedded_postgres

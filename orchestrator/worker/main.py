@@ -22,6 +22,15 @@ from orchestrator.gateways.simulated import simulated_gateways
 from orchestrator.observability import logs
 from orchestrator.observability.tracing import Tracing
 from orchestrator.settings import Settings
+from orchestrator.startup import refuse
+from orchestrator.startup.configuration import configuration_findings
+from orchestrator.startup.findings import first_line
+from orchestrator.startup.servers import (
+    RETRY_SECONDS,
+    wait_for_api_keys,
+    wait_for_database,
+    wait_for_temporal,
+)
 from orchestrator.temporal_client import connect
 from orchestrator.worker import WorkerKind
 from orchestrator.worker.event_retention import EventRetention
@@ -35,7 +44,6 @@ STOP_SECONDS = 2.3
 """How long a stopping worker may finish its work. With what follows it must end within three seconds."""
 
 CANCEL_SECONDS = 0.2
-RECONNECT_SECONDS = 0.5
 
 BackgroundTask = Callable[[], Coroutine[Any, Any, None]]
 
@@ -53,12 +61,18 @@ async def run(settings: Settings, kind: WorkerKind, name: str | None = None) -> 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     serving = asyncio.create_task(_set_up_and_serve(settings, kind, name, stopping))
-    stopped = asyncio.create_task(stopping.wait())
-    await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
+    ending = [asyncio.create_task(stopping.wait())]
+    if settings.liveness_file is not None:
+        # A worker that waits for a server is alive.
+        ending.append(asyncio.create_task(keep_touching(settings.liveness_file)))
+    await asyncio.wait([serving, *ending], return_when=asyncio.FIRST_COMPLETED)
     if not serving.done():
+        stopping.set()
         log.info("worker stopping")
         await asyncio.wait([serving], timeout=STOP_SECONDS)
-    stopped.cancel()
+    for task in ending:
+        if not task.cancel():
+            task.result()
     if serving.done():
         serving.result()
         log.info("worker stopped")
@@ -69,6 +83,9 @@ async def run(settings: Settings, kind: WorkerKind, name: str | None = None) -> 
 
 
 async def _set_up_and_serve(settings: Settings, kind: WorkerKind, name: str, stopping: asyncio.Event) -> None:
+    refuse(configuration_findings(settings))
+    # The metrics have no authentication.
+    await wait_for_api_keys(settings, "the worker's metrics")
     tracing = Tracing.of(settings, f"{kind}-worker", name)
     with measured_runtime(settings, name) as runtime:
         try:
@@ -91,7 +108,8 @@ async def _serve(
     tracing: Tracing | None,
 ) -> None:
     """Run workers and background tasks until `stopping` is set, then shut them down."""
-    client = await _connect(settings, name, runtime, tracing)
+    client, _ = await asyncio.gather(_connect(settings, name, runtime, tracing), wait_for_database(settings))
+    await wait_for_temporal(client)
     async with Database(settings.order_database_url, application_name=name) as database:
         metrics = WorkerMetrics(runtime.metric_meter)
         injector = FaultInjector(named_profile("none"))
@@ -102,8 +120,6 @@ async def _serve(
             "memory gauge": metrics.update_memory,
             "fault profile": partial(poll_fault_profile, database, injector),
         }
-        if settings.liveness_file is not None:
-            background["liveness file"] = partial(keep_touching, settings.liveness_file)
         options = {"deployment_config": deployment_config(settings)}
         workers = []
         if kind is not WorkerKind.SHIPPING:
@@ -143,6 +159,7 @@ async def _connect(settings: Settings, identity: str, runtime: Runtime, tracing:
     while True:
         try:
             return await connect(settings, identity=identity, runtime=runtime, interceptors=interceptors)
-        except ServiceUnavailable:
-            log.warning("waiting for Temporal", address=settings.temporal_target)
-            await asyncio.sleep(RECONNECT_SECONDS)
+        except ServiceUnavailable as error:
+            reason = first_line(error.__cause__)
+            log.warning("waiting for Temporal", address=settings.temporal_target, reason=reason)
+            await asyncio.sleep(RETRY_SECONDS)

@@ -284,14 +284,6 @@ def test_no_component_listens_beyond_loopback_without_keys(url: str, component: 
     assert failed.stderr.count("\n") <= 3, "no traceback; Locust prints two lines before"
 
 
-def test_no_component_listens_beyond_loopback_while_the_database_is_unavailable(tmp_path: Path) -> None:
-    unavailable = f"postgresql://postgres@/orders?host={tmp_path}"
-    failed = command(
-        unavailable, *COMPONENTS["the API"], BIND_ADDRESS="0.0.0.0", PORT_BASE=str(free_port_base())
-    )
-    assert (failed.returncode, "the database is unavailable" in failed.stderr) == (2, True), failed.stderr
-
-
 def test_a_database_without_the_migrations_has_no_keys(postgres: PostgresServer) -> None:
     with postgres.fresh_database(template="template0") as empty:
         assert not api_keys.exists(empty)

@@ -28,6 +28,8 @@ from orchestrator.embedded import Stack
 from orchestrator.embedded.layout import Layout
 from orchestrator.operations.doctor import database, diagnose, machine, temporal
 from orchestrator.settings import Settings
+from orchestrator.startup import database as startup_database
+from orchestrator.startup import temporal as startup_temporal
 from orchestrator.temporal_client import connect
 from tests.command_line import CommandLine
 from tests.live import eventually
@@ -41,8 +43,7 @@ UNAVAILABLE = {"temporal-unavailable", "api-unavailable"}
 """Findings that every test with external servers has."""
 
 OBSERVE_SECONDS = 5.0
-CLOCK_OFF_SECONDS = 120.0
-"""Temporal's clock shows in the last poll, which may be a minute old."""
+CLOCK_OFF_SECONDS = 2.0
 
 
 def external(home: Path, url: str, **others: Any) -> Settings:
@@ -142,8 +143,8 @@ async def test_a_closed_port_and_a_restarting_component(live_stack: Stack, monke
 
 @pytest.mark.stack
 async def test_servers_that_are_too_old_and_a_disk_that_is_too_small(live_stack: Stack, monkeypatch) -> None:
-    monkeypatch.setattr(database, "MIN_POSTGRES", 990000)
-    monkeypatch.setattr(temporal, "MIN_TEMPORAL", (99, 0))
+    monkeypatch.setattr(startup_database, "MIN_POSTGRES", 990000)
+    monkeypatch.setattr(startup_temporal, "MIN_TEMPORAL", (99, 0))
     monkeypatch.setattr(machine, "DISK_BYTES", 10**18)
     found = await findings_of(live_stack.settings)
     assert "PostgreSQL is 18" in found["database-old"]
@@ -158,6 +159,19 @@ async def test_clock_offsets(live_stack: Stack) -> None:
     assert "ahead of this machine's" in found["clock-temporal"]
     found = await findings_of(live_stack.settings, lambda: time.time() + CLOCK_OFF_SECONDS)
     assert "behind this machine's" in found["clock-database"]
+    assert "behind this machine's" in found["clock-temporal"]
+
+
+@pytest.mark.stack
+async def test_a_missing_namespace_and_equal_task_queues(live_stack: Stack, tmp_path) -> None:
+    settings = external(
+        tmp_path,
+        live_stack.settings.order_database_url,
+        temporal_address=live_stack.settings.temporal_target,
+        TEMPORAL_NAMESPACE="nowhere",
+        shipping_task_queue="order-tq",
+    )
+    assert set(await findings_of(settings)) == {"namespace-missing", "task-queues-equal", "api-unavailable"}
 
 
 @pytest.mark.stack

@@ -16,8 +16,10 @@ from orchestrator.embedded import RunningProcess
 from orchestrator.embedded.component import ListeningPort
 from orchestrator.operations.doctor import Finding, machine, temporal
 from orchestrator.operations.doctor.database import database_findings
-from orchestrator.operations.doctor.report import clock_findings
 from orchestrator.settings import Settings
+from orchestrator.startup import configuration
+from orchestrator.startup import temporal as startup
+from orchestrator.startup.findings import clock_findings
 from tests.docs.pages import DOCS, first_column, section
 
 GB = 1_000_000_000
@@ -71,6 +73,10 @@ def versions(**changes: Any) -> Iterable[Finding]:
     return temporal.version_findings("orders", **healthy | changes)
 
 
+def configured(**changes: Any) -> Iterable[Finding]:
+    return configuration.configuration_findings(Settings(**changes))
+
+
 CASES: list[tuple[str, Iterable[Finding], str]] = [
     ("stack-down", stopped_stack(), "/srv/orders"),
     ("stack-died", stopped_stack(has_died=True), "killed"),
@@ -86,7 +92,18 @@ CASES: list[tuple[str, Iterable[Finding], str]] = [
     ("database-locked", session(seconds=3.0, waits_for_lock=True), "waiting 3 s"),
     ("database-idle-transaction", session(is_idle=True), "in a transaction for 100 s"),
     ("database-long-statement", session(), "100 s: select 1"),
-    ("temporal-old", temporal.server_findings("1.24.2"), "1.24.2"),
+    ("temporal-old", startup.version_findings("1.24.2"), "1.24.2"),
+    ("namespace-missing", startup.namespace_findings("orders"), "no namespace orders"),
+    ("task-queues-equal", configured(order_task_queue="o", shipping_task_queue="o"), "are both o"),
+    (
+        "task-queue-reserved",
+        configured(order_task_queue="temporal-sys-x"),
+        "ORDER_TASK_QUEUE is temporal-sys",
+    ),
+    ("task-queue-reserved", configured(shipping_task_queue="/_sys/x"), "SHIPPING_TASK_QUEUE is /_sys/x"),
+    ("limit-too-short", configured(order_deadline_seconds=1.5), "ORDER_DEADLINE_SECONDS (1.5)"),
+    ("review-too-long", configured(auto_review_seconds=9.0), "AUTO_REVIEW_SECONDS (9)"),
+    ("review-too-long", configured(order_deadline_seconds=2.0), "AUTO_REVIEW_SECONDS (2)"),
     ("queue-without-workers", temporal.queue_findings("order-tq", False, 0, 0.0), "order-tq"),
     ("queue-backlog", temporal.queue_findings("order-tq", True, 40, 9.0), "40 tasks are waiting"),
     ("no-current-version", versions(current_build=None, idle_builds=["a1"]), "version a1 are running"),
@@ -120,7 +137,11 @@ def test_one_fault_gives_exactly_one_finding(key, findings, words):
         database(clock_ahead_seconds=0.9),
         disk(30 * GB, 1000 * GB),
         temporal.queue_findings("order-tq", True, 40, 1.0),
-        temporal.server_findings("1.30.0-rc.1"),
+        startup.version_findings("1.30.0-rc.1"),
+        startup.version_findings(""),
+        configured(),
+        configured(auto_review_seconds=8.9),
+        configured(order_deadline_seconds=2.0, auto_review_seconds=0.2),
         versions(),
     ],
 )
@@ -146,15 +167,21 @@ def test_the_advice_for_an_external_database_does_not_mention_the_stack():
     assert "make up" in embedded.advice
 
 
-def all_keys() -> set[str]:
-    source = "".join(file.read_text() for file in Path(machine.__file__).parent.glob("*.py"))
+def keys_in(files: Iterable[Path]) -> set[str]:
+    source = "".join(file.read_text() for file in files)
     return set(re.findall(r'(?:Finding|clock_findings)\(\s*"([a-z-]+)"', source))
+
+
+def all_keys() -> set[str]:
+    folders = (Path(machine.__file__).parent, Path(configuration.__file__).parent)
+    return keys_in(file for folder in folders for file in folder.glob("*.py"))
 
 
 def test_every_finding_is_tested_against_real_servers():
     tests = Path(__file__).parents[1] / "integration"
     tested = "".join((tests / name).read_text() for name in ("test_doctor.py", "test_versions.py"))
-    assert {key for key in all_keys() if f'"{key}"' not in tested} == set()
+    without_servers = keys_in([Path(configuration.__file__)])
+    assert {key for key in all_keys() - without_servers if f'"{key}"' not in tested} == set()
 
 
 def test_every_finding_is_documented():

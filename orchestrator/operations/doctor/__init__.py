@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 from orchestrator.embedded import Stack
 from orchestrator.operations.doctor import database, machine, temporal
-from orchestrator.operations.doctor.report import Finding, Report
+from orchestrator.operations.doctor.report import Report
 from orchestrator.settings import Settings
+from orchestrator.startup import Finding
+from orchestrator.startup.configuration import configuration_findings
 
 __all__ = ["Finding", "Report", "diagnose"]
 
@@ -28,7 +30,7 @@ async def diagnose(settings: Settings, clock: Callable[[], float] = time.time) -
         checks.append(database.check(settings, clock))
     if is_up or not settings.uses_embedded_temporal:
         checks.append(temporal.check(settings, clock))
-    reports = await asyncio.gather(*checks)
+    reports = [Report(list(configuration_findings(settings))), *await asyncio.gather(*checks)]
     findings = [finding for report in reports for finding in report.findings]
     return Report(
         sorted(findings, key=lambda finding: finding.severity == "notice"),

@@ -8,8 +8,10 @@ import psycopg
 from db.maintenance.diagnostics import DatabaseState, Session, database_state
 from orchestrator.embedded.layout import Layout
 from orchestrator.errors import DatabaseError
-from orchestrator.operations.doctor.report import Finding, Report, clock_findings, first_line
+from orchestrator.operations.doctor.report import Report
 from orchestrator.settings import Settings
+from orchestrator.startup import database as startup
+from orchestrator.startup.findings import Finding, first_line
 
 CHECK_SECONDS = 3.0
 
@@ -24,8 +26,6 @@ ACCEPTANCE_GAP_SECONDS = 5.0
 
 COMPENSATION_ATTEMPTS = 25
 """Under the worst fault profile in which calls can succeed, 1 compensation in 20,000 needs that many."""
-
-MIN_POSTGRES = 180000
 
 
 async def check(settings: Settings, clock: Callable[[], float]) -> Report:
@@ -59,21 +59,14 @@ async def check(settings: Settings, clock: Callable[[], float]) -> Report:
 
 
 def database_findings(state: DatabaseState, *, is_embedded: bool) -> Iterator[Finding]:
+    yield from startup.database_findings(state, is_embedded=is_embedded)
     yield from _server_findings(state)
-    yield from _schema_findings(state, is_embedded)
     for session in state.sessions:
         yield from _session_findings(session)
     yield from _order_findings(state)
-    yield from clock_findings("clock-database", "The database's clock", state.clock_ahead_seconds)
 
 
 def _server_findings(state: DatabaseState) -> Iterator[Finding]:
-    if state.version < MIN_POSTGRES:
-        yield Finding(
-            "database-old",
-            f"PostgreSQL is {state.version_text}; {MIN_POSTGRES // 10000} or newer is required.",
-            "Upgrade that server, or unset DATABASE_URL to use the embedded one.",
-        )
     if state.response_ms > SLOW_RESPONSE_MS:
         yield Finding(
             "database-slow",
@@ -85,24 +78,6 @@ def _server_findings(state: DatabaseState) -> Iterator[Finding]:
             "database-connections",
             f"{state.connections} of PostgreSQL's {state.max_connections} connections are in use.",
             "Raise max_connections, or run fewer workers. pg_stat_activity lists the connections.",
-        )
-
-
-def _schema_findings(state: DatabaseState, is_embedded: bool) -> Iterator[Finding]:
-    if state.pending_migrations:
-        yield Finding(
-            "migrations-pending",
-            f"{len(state.pending_migrations)} migrations are not applied: "
-            f"{', '.join(state.pending_migrations)}.",
-            "Apply them: make down, then make up."
-            if is_embedded
-            else "Apply them as the owner of the tables: orders migrate.",
-        )
-    if state.unknown_migrations:
-        yield Finding(
-            "migrations-unknown",
-            f"The database has migrations of a newer release: {', '.join(state.unknown_migrations)}.",
-            "Run that release.",
         )
 
 

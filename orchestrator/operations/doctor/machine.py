@@ -12,8 +12,9 @@ from orchestrator.embedded import Stack, components, postgres
 from orchestrator.embedded.component import ListeningPort
 from orchestrator.embedded.layout import Layout
 from orchestrator.embedded.process_table import listening_process
-from orchestrator.operations.doctor.report import Finding, Report
+from orchestrator.operations.doctor.report import Report
 from orchestrator.settings import Settings
+from orchestrator.startup import Finding
 
 RESTART_WINDOW_MINUTES = 10
 MAX_RESTARTS = 3

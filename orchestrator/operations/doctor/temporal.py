@@ -12,13 +12,14 @@ from temporalio.service import RetryConfig, RPCError, RPCStatusCode
 from orchestrator import task_queues
 from orchestrator.embedded.layout import Layout
 from orchestrator.errors import SettingsError, TemporalUnavailable
-from orchestrator.operations.doctor.report import Finding, Report, clock_findings, first_line
+from orchestrator.operations.doctor.report import Report
 from orchestrator.settings import Settings
+from orchestrator.startup.findings import Finding, first_line
+from orchestrator.startup.temporal import NAMESPACE_MISSING, check_temporal, server_version
 from orchestrator.temporal_client import connect
 
 CHECK_SECONDS = 3.0
 BACKLOG_AGE_SECONDS = 3.0
-MIN_TEMPORAL = (1, 28)
 
 
 async def check(settings: Settings, clock: Callable[[], float]) -> Report:
@@ -42,38 +43,25 @@ async def check(settings: Settings, clock: Callable[[], float]) -> Report:
 
 
 async def _check(client: Client, settings: Settings, clock: Callable[[], float]) -> Report:
-    system = await client.workflow_service.get_system_info(
-        api.GetSystemInfoRequest(), retry=False, timeout=task_queues.RPC_TIMEOUT
-    )
-    report = Report(list(server_findings(system.server_version)))
+    report = Report(await check_temporal(client, clock))
+    if any(finding.key == NAMESPACE_MISSING for finding in report.findings):
+        return report
     heartbeats = await task_queues.worker_heartbeats(client)
-    waiting, newest_poll = [], 0.0
+    waiting = []
     for name in (settings.order_task_queue, settings.shipping_task_queue):
         workflows = await task_queues.describe_task_queue(client, name)
         activities = await task_queues.describe_task_queue(client, name, activities=True)
         polls = list(task_queues.poll_times(workflows).values())
-        newest_poll = max(newest_poll, *(poll.timestamp() for poll in polls), 0.0)
         stats = (workflows.stats, activities.stats)
         backlog = sum(tasks.approximate_backlog_count for tasks in stats)
         age = max(tasks.approximate_backlog_age.ToTimedelta().total_seconds() for tasks in stats)
         has_workers = task_queues.is_served(name, heartbeats, polls)
         report.findings += queue_findings(name, has_workers, backlog, age)
         waiting.append(f"{name} {backlog} waiting")
-    report.measurements.append(f"queues    Temporal {system.server_version}: {', '.join(waiting)}")
+    version = await server_version(client)
+    report.measurements.append(f"queues    Temporal {version}: {', '.join(waiting)}")
     report.findings += await _check_versions(client, settings, heartbeats)
-    # Each poll began before this moment: a later time comes from a clock that is ahead of ours.
-    report.findings += clock_findings("clock-temporal", "Temporal's clock", max(newest_poll - clock(), 0.0))
     return report
-
-
-def server_findings(version: str) -> Iterator[Finding]:
-    numbers = tuple(int(part) for part in version.split("-")[0].split(".") if part.isdecimal())
-    if numbers < MIN_TEMPORAL:
-        yield Finding(
-            "temporal-old",
-            f"The Temporal server is {version}; {'.'.join(map(str, MIN_TEMPORAL))} or newer is required.",
-            "Upgrade that server.",
-        )
 
 
 def queue_findings(name: str, has_workers: bool, backlog: int, oldest_seconds: float) -> Iterator[Finding]:

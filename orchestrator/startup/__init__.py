@@ -1,0 +1,14 @@
+"""Start-up checks, the same for `orders up`, `orders migrate`, workers, the API and `orders doctor`.
+
+A check returns findings (`findings`). `refuse` ends the start with their sentences and exit code 2. A server
+that is unavailable is not a finding: the check raises ServiceUnavailable, and a worker or the API waits
+(`servers`).
+
+- `configuration`: settings that contradict each other
+- `database`: version, schema and clock of PostgreSQL
+- `temporal`: version, namespace and clock of Temporal
+"""
+
+from orchestrator.startup.findings import Finding, refuse
+
+__all__ = ["Finding", "refuse"]

@@ -1,0 +1,60 @@
+"""Settings that contradict each other."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from db.domain import Step
+from orchestrator.deadlines import OrderDeadlines
+from orchestrator.settings import Settings
+from orchestrator.startup.findings import Finding
+
+RESERVED_QUEUE_PREFIXES = ("/_sys/", "__temporal", "temporal-sys-")
+"""Temporal uses such names for its own task queues, and rejects or hides others of the same prefix."""
+
+
+def configuration_findings(settings: Settings) -> Iterator[Finding]:
+    """Check task queues and deadlines."""
+    yield from _queue_findings(settings)
+    yield from _deadline_findings(settings)
+
+
+def _queue_findings(settings: Settings) -> Iterator[Finding]:
+    queues = {
+        "ORDER_TASK_QUEUE": settings.order_task_queue,
+        "SHIPPING_TASK_QUEUE": settings.shipping_task_queue,
+    }
+    if settings.order_task_queue == settings.shipping_task_queue:
+        yield Finding(
+            "task-queues-equal",
+            f"ORDER_TASK_QUEUE and SHIPPING_TASK_QUEUE are both {settings.order_task_queue}: order workers "
+            "would receive tasks that only shipping workers can process.",
+            "Set them to different names.",
+        )
+    for setting, queue in queues.items():
+        if queue.startswith(RESERVED_QUEUE_PREFIXES):
+            yield Finding(
+                "task-queue-reserved",
+                f"{setting} is {queue}: Temporal reserves names that begin with "
+                f"{', '.join(RESERVED_QUEUE_PREFIXES)}.",
+                "Set it to another name.",
+            )
+
+
+def _deadline_findings(settings: Settings) -> Iterator[Finding]:
+    accepted_at = datetime(2000, 1, 1, tzinfo=UTC)
+    deadlines = OrderDeadlines(accepted_at, settings.order_limit)
+    limit = f"ORDER_DEADLINE_SECONDS ({settings.order_deadline_seconds:g})"
+    room = (deadlines.not_after(Step.REVIEW) - accepted_at).total_seconds()
+    if deadlines.not_after(Step.RECEIVE) <= accepted_at:
+        yield Finding(
+            "limit-too-short",
+            f"{limit} leaves no time for the steps of an order.",
+            "Set it to at least 2.",
+        )
+    elif settings.auto_review_seconds >= room:
+        yield Finding(
+            "review-too-long",
+            f"AUTO_REVIEW_SECONDS ({settings.auto_review_seconds:g}) ends after {room:.1f} s, when a review "
+            f"must be over to keep {limit}: every order would be cancelled.",
+            f"Set AUTO_REVIEW_SECONDS below {room:.1f}, or raise ORDER_DEADLINE_SECONDS.",
+        )
