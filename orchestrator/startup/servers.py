@@ -42,9 +42,10 @@ async def check_servers(settings: Settings) -> list[Finding]:
 async def wait_for_api_keys(settings: Settings, component: str) -> None:
     """Wait until PostgreSQL is available if API keys are required on BIND_ADDRESS. Raises UsageError if there
     are none."""
-    await _wait_for(
-        "PostgreSQL", lambda: asyncio.to_thread(bind_policy.require_api_keys, settings, component)
-    )
+    if not bind_policy.is_loopback(settings.bind_address):
+        await _wait_for(
+            "PostgreSQL", lambda: asyncio.to_thread(bind_policy.require_api_keys, settings, component)
+        )
 
 
 async def wait_for_database(settings: Settings) -> None:

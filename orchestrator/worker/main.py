@@ -108,8 +108,7 @@ async def _serve(
     tracing: Tracing | None,
 ) -> None:
     """Run workers and background tasks until `stopping` is set, then shut them down."""
-    client, _ = await asyncio.gather(_connect(settings, name, runtime, tracing), wait_for_database(settings))
-    await wait_for_temporal(client)
+    client = await _connect(settings, name, runtime, tracing)
     async with Database(settings.order_database_url, application_name=name) as database:
         metrics = WorkerMetrics(runtime.metric_meter)
         injector = FaultInjector(named_profile("none"))
@@ -155,6 +154,17 @@ async def _run_until_stopped(
 
 
 async def _connect(settings: Settings, identity: str, runtime: Runtime, tracing: Tracing | None) -> Client:
+    """Wait until both servers are available, check them, and connect to Temporal. Raises StartRefused."""
+    client, _ = await asyncio.gather(
+        _connect_to_temporal(settings, identity, runtime, tracing), wait_for_database(settings)
+    )
+    await wait_for_temporal(client)
+    return client
+
+
+async def _connect_to_temporal(
+    settings: Settings, identity: str, runtime: Runtime, tracing: Tracing | None
+) -> Client:
     interceptors = [tracing.interceptor] if tracing else []
     while True:
         try:
