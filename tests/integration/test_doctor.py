@@ -307,7 +307,7 @@ async def test_a_slow_database(postgres, tmp_path) -> None:
             connection.execute("create schema slow")
             connection.execute(
                 "create function slow.to_regclass(text) returns regclass language sql as"
-                " 'select pg_sleep(0.2); select pg_catalog.to_regclass($1)'"
+                " 'select pg_sleep(0.3); select pg_catalog.to_regclass($1)'"
             )
             name = connection.info.dbname
             connection.execute(f"alter database {name} set search_path = slow, pg_catalog, public".encode())
