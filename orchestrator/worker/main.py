@@ -61,7 +61,7 @@ async def run(settings: Settings, kind: WorkerKind, name: str | None = None) -> 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     serving = asyncio.create_task(_set_up_and_serve(settings, kind, name, stopping))
-    ending = [asyncio.create_task(stopping.wait())]
+    ending: list[asyncio.Task[Any]] = [asyncio.create_task(stopping.wait())]
     if settings.liveness_file is not None:
         # A worker that waits for a server is alive.
         ending.append(asyncio.create_task(keep_touching(settings.liveness_file)))
