@@ -113,12 +113,14 @@ soak: setup
 fuzz: setup
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
-# Pins all dependencies of pyproject.toml, with hashes, for every platform. Needs uv. The image gets the same
-# versions without the embedded servers and the development tools.
+# Pins all dependencies of pyproject.toml, with hashes, for every platform. Needs uv. The images get the same
+# versions without the embedded servers and the development tools. Locust depends on pytest for its plugin only.
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements" --quiet
-IMAGE_REQUIREMENTS := orchestrator/deployment/requirements.txt
+IMAGE_REQUIREMENTS := orchestrator/deployment/requirements
+NOT_IN_IMAGE := --no-emit-package pytest --no-emit-package iniconfig --no-emit-package pluggy
 
 requirements:
-	$(COMPILE) --extra embedded --group dev --upgrade --output-file requirements.txt
-	$(COMPILE) --constraint requirements.txt --output-file $(IMAGE_REQUIREMENTS)
+	$(COMPILE) --extra full --extra embedded --group dev --upgrade --output-file requirements.txt
+	$(COMPILE) --constraint requirements.txt --output-file $(IMAGE_REQUIREMENTS).txt
+	$(COMPILE) --constraint requirements.txt --extra full $(NOT_IN_IMAGE) --output-file $(IMAGE_REQUIREMENTS)-full.txt

@@ -44,11 +44,19 @@ class Service:
 
     @property
     def is_ours(self) -> bool:
-        return "build" in self.definition
+        return str(self.definition["image"]).startswith("order-lifecycle:")
 
     @property
     def is_job(self) -> bool:
         return str(self.definition["restart"]).startswith("on-failure")
+
+    @property
+    def networks(self) -> set[str]:
+        return set(self.definition.get("networks", []))
+
+    @property
+    def replicas(self) -> int:
+        return int(self.definition.get("scale", 1))
 
     @property
     def command(self) -> list[str]:
@@ -144,12 +152,33 @@ def _value(found: re.Match[str], environment: dict[str, str]) -> str:
 
 
 def file_of_volume(service: Service, path: str) -> Path:
-    """Return the file of the checkout that is mounted at this path."""
-    for volume in service.definition["volumes"]:
+    """Return the file of the checkout that the service `configuration` copies to this path."""
+    directory, _, name = path.rpartition("/")
+    assert f"configuration:{directory}:ro" in service.definition["volumes"], service.name
+    for volume in SERVICES["configuration"].definition["volumes"]:
         source, target, *_ = volume.split(":")
-        if target == path:
+        if target.endswith(f"/{name}") and target in SERVICES["configuration"].command:
             return PROJECT_ROOT / source
     raise LookupError(f"{service.name} has no {path}")
+
+
+USES = {
+    "postgres-roles": {"postgres"},
+    "temporal-schema": {"postgres"},
+    "temporal": {"postgres"},
+    "temporal-namespace": {"temporal"},
+    "temporal-ui": {"temporal"},
+    "migrate": {"postgres"},
+    "api-key": {"postgres"},
+    "load-test-key": {"postgres"},
+    "order-worker": {"postgres", "temporal"},
+    "shipping-worker": {"postgres", "temporal"},
+    "api": {"postgres", "temporal"},
+    "dashboard": {"postgres", "api"},
+    "locust-master": {"postgres", "api"},
+    "locust-worker": {"api", "locust-master"},
+}
+"""The servers to which a service connects."""
 
 
 SERVICES = services()

@@ -42,11 +42,12 @@ class Container:
     process: subprocess.Popen[bytes]
     environment: dict[str, str]
     health_check: list[str]
+    app: Path
     log: Path
 
     def is_healthy(self) -> bool:
         assert self.process.poll() is None, f"{self.service.name} has exited:\n{self.log.read_text()}"
-        return _run(self.health_check, self.environment).returncode == 0
+        return _run(self.health_check, self.environment, cwd=self.app).returncode == 0
 
     def wait_until_healthy(self) -> None:
         eventually(self.is_healthy, HEALTHY_SECONDS)
@@ -118,7 +119,7 @@ class Host:
                 _with_path(command), env=environment, cwd=self.app, stdout=output, stderr=output
             )
         check = _with_path([self._translate(word, service, directory) for word in service.health_check])
-        container = Container(service, process, environment, check, log)
+        container = Container(service, process, environment, check, self.app, log)
         self.running.append(container)
         return container
 
@@ -175,7 +176,7 @@ class Host:
             (r"^/var/lib/orders\b", str(self.reports)),
         ):
             text = re.sub(pattern, replacement, text)
-        if text.startswith("/deployment/"):
+        if text.startswith("/configuration/"):
             return str(compose.file_of_volume(service, text))
         return text
 

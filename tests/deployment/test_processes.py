@@ -76,8 +76,7 @@ def deployed(host: Host, temporal_over_tcp: Settings, key: str) -> Iterator[dict
             if wanted["condition"] == "service_healthy":
                 for container in started[name]:
                     container.wait_until_healthy()
-        replicas = service.definition.get("scale", 1)
-        started[service.name] = [host.start(service.name, number + 1) for number in range(replicas)]
+        started[service.name] = [host.start(service.name, number + 1) for number in range(service.replicas)]
     for containers in started.values():
         for container in containers:
             container.wait_until_healthy()

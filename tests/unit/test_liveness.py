@@ -63,13 +63,34 @@ async def test_the_event_loop_touches_the_file(tmp_path: Path) -> None:
     task.cancel()
 
 
+def test_a_check_imports_little() -> None:
+    """These modules take several times as long as the check itself."""
+    for target in ("/nowhere/alive", "http://127.0.0.1:1/health"):
+        done = subprocess.run(
+            [sys.executable, "-S", "-X", "importtime", liveness_file.__file__, target],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
+        assert "posixpath" in imported
+        assert not imported & {
+            "asyncio",
+            "http.client",
+            "urllib.request",
+            "email",
+            "ssl",
+            "pathlib",
+            "re",
+            "typing",
+        }
+
+
 @pytest.mark.parametrize("fresh", [True, False])
 def test_the_exit_code_is_1_for_an_unhealthy_process(tmp_path: Path, fresh: bool) -> None:
     file = tmp_path / "alive"
     if fresh:
         file.touch()
     done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.worker.liveness_file", str(file)],
+        [sys.executable, "-S", PROJECT_ROOT / "orchestrator" / "worker" / "liveness_file.py", str(file)],
         cwd=PROJECT_ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, "cannot be read" in done.stderr) == ((0, False) if fresh else (1, True))
