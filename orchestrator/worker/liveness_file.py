@@ -41,7 +41,7 @@ def failure(target: str) -> str | None:
 
 
 def _response_failure(url: str) -> str | None:
-    # Importing http.client takes longer than the check, and so does encoding a host name that is a `str`.
+    # Importing http.client takes longer than the check, and so does looking up a host name.
     import socket
 
     address, _, path = url.removeprefix("http://").partition("/")
