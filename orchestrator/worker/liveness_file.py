@@ -48,9 +48,9 @@ def _response_failure(url: str) -> str | None:
     host, _, port = address.partition(":")
     request = f"GET /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
     try:
-        with socket.create_connection(
-            (host.encode(), int(port or 80)), RESPONSE_TIMEOUT_SECONDS
-        ) as connection:
+        with socket.socket() as connection:
+            connection.settimeout(RESPONSE_TIMEOUT_SECONDS)
+            connection.connect((host, int(port or 80)))
             connection.sendall(request.encode())
             with connection.makefile("rb") as response:
                 status_line = response.readline(1024).decode(errors="replace").strip()
