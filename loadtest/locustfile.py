@@ -1,8 +1,10 @@
 """Load tests of the order system: `locust -f loadtest/locustfile.py`, with the web UI or `--headless`.
 
-The options in `loadtest/options.py` are both fields of the web form and command-line options.
+The options in `loadtest/options.py` are both fields of the web form and command-line options. Locust's own
+environment variables and configuration files have no effect: they are made for other tests.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -32,11 +34,18 @@ from loadtest.scenarios import (  # noqa: F401 - Locust finds its user classes i
 )
 from orchestrator.settings import Settings
 
+OWN_VARIABLES = ("LOCUST_PORT",)
+
+# Some are read without the parser. This file is loaded before the options are parsed.
+for _name in [name for name in os.environ if name.startswith("LOCUST_") and name not in OWN_VARIABLES]:
+    del os.environ[_name]
+
 
 def add_options(parser: LocustArgumentParser) -> None:
     """Add the load-test options, and set this system's defaults for Locust's own options."""
     with run_controller.exit_on_error():
         settings = Settings.load()
+    parser._default_config_files = []
     parser.set_defaults(
         host=settings.api_url,
         web_host=settings.bind_address,

@@ -219,6 +219,25 @@ _TABLE = (
 OPTIONS = {option.name: option for option in _TABLE}
 
 
+_UNSUPPORTED = {
+    "user_classes": "A user class as argument is not supported. Choose the scenario with --scenario.",
+    "class_picker": "--class-picker is not supported. Choose the scenario in the form.",
+    "config_users": "--config-users is not supported. The scenario defines the users.",
+    "tags": "--tags is not supported. Choose the scenario with --scenario.",
+    "exclude_tags": "--exclude-tags is not supported. Choose the scenario with --scenario.",
+    "reset_stats": "--reset-stats is not supported. The statistics are part of the reports.",
+    "web_login": "--web-login is not supported. The page requires an API key as soon as there is one.",
+}
+"""Options of Locust that would change a run or its page without being part of it."""
+
+
+def require_supported(locust_options: Mapping[str, object]) -> None:
+    """Raises UsageError for an option of Locust that a load test does not support."""
+    for name, problem in _UNSUPPORTED.items():
+        if locust_options[name]:
+            raise UsageError(problem)
+
+
 def command_line(values: Mapping[str, object]) -> list[str]:
     """Return the command-line arguments for values by option name; empty and false values are left out."""
     named = {name.replace("_", "-"): value for name, value in values.items() if value}

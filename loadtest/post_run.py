@@ -16,6 +16,12 @@ T = TypeVar("T")
 RETRY_BUDGET_SECONDS = 30.0
 """Time that all calls after a run may spend on retries while the API or PostgreSQL is unavailable."""
 
+FAILED_CALL_SECONDS = 5.0
+"""What a failed call costs at most: an audit can run for minutes before the API is restarted."""
+
+BUSY_SECONDS = AUDIT_SECONDS
+"""Time that an audit waits while the API rejects it with 429, because it runs another one."""
+
 RETRY_SECONDS = 0.5
 
 LISTED_SECONDS = 15.0
@@ -28,7 +34,7 @@ class PostRunCalls:
     """Retries failed calls; all calls of one run share one retry budget."""
 
     def __init__(self) -> None:
-        self._not_after = time.monotonic() + RETRY_BUDGET_SECONDS
+        self._left_seconds = RETRY_BUDGET_SECONDS
         self.failures: list[str] = []
         """One sentence for each call that failed."""
 
@@ -38,14 +44,17 @@ class PostRunCalls:
         `failure` is the description of a failed call in `failures`.
         """
         while True:
+            began = time.monotonic()
             try:
                 return call()
             except OrderSystemError as error:
-                if time.monotonic() > self._not_after:
+                self._left_seconds -= min(time.monotonic() - began, FAILED_CALL_SECONDS)
+                if self._left_seconds <= 0:
                     self.failures.append(f"{failure}: {error}")
                     log.error("after the run: %s: %s", failure, error)
                     return None
             gevent.sleep(RETRY_SECONDS)
+            self._left_seconds -= RETRY_SECONDS
 
 
 def complete_audit(audit: Callable[[], Json]) -> Json:
@@ -61,10 +70,17 @@ def complete_audit(audit: Callable[[], Json]) -> Json:
 
 
 def audit_run(api_url: str, api_key: str | None, run_id: str) -> Json:
-    """Return the audit report of a run. Raises ServiceUnavailable if it was not completed."""
+    """Return the audit report of a run, as soon as the API has room for it.
+
+    Raises ServiceUnavailable if it was not completed.
+    """
+    busy_until = time.monotonic() + BUSY_SECONDS
     client = ApiClient(api_url, read_seconds=AUDIT_SECONDS, api_key=api_key)
     try:
-        response = client.get(f"/audit?run_id={run_id}", "audit")
+        while (response := client.get(f"/audit?run_id={run_id}")).status == 429:
+            if time.monotonic() > busy_until:
+                break
+            gevent.sleep(RETRY_SECONDS)
     finally:
         client.close()
     if not response.is_ok or "clean" not in response.body:

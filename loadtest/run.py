@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import gevent
+import gevent.lock
 from locust.env import Environment
 
 from db import runs
@@ -16,7 +17,7 @@ from loadtest.chaos.fault_profile import FaultProfile
 from loadtest.chaos.runner import DisturbanceRunner
 from loadtest.generator.api_client import ApiClient
 from loadtest.generator.arrivals import planned_orders
-from loadtest.generator.generators import GRACE_SECONDS, LoadGenerators, wait_until_drained
+from loadtest.generator.generators import GRACE_SECONDS, POLL_SECONDS, LoadGenerators
 from loadtest.generator.recording import Tally
 from loadtest.monitors import PROBE_SECONDS, OutageMonitor
 from loadtest.options import RunOptions
@@ -28,7 +29,7 @@ from loadtest.reports.run_metadata import commit, machine
 from loadtest.verdict.comparison import compare_runs
 from loadtest.verdict.percentiles import per_second
 from loadtest.verdict.run_verdict import Verdict, compute_verdict
-from loadtest.verdict.slo import SloVerdict, evaluate_slo
+from loadtest.verdict.slo import allowed_share
 from loadtest.verdict.validity import RunObservations
 from orchestrator.errors import OrderSystemError, ServiceUnavailable, UsageError
 from orchestrator.rest_client import Json
@@ -64,12 +65,13 @@ class Run:
         self._faults = FaultProfile(self._api)
         self._disturbances = DisturbanceRunner(options, api_url)
         self._outages = OutageMonitor(self._api)
-        self._probing: gevent.Greenlet[..., None] | None = None
         self._started_at = datetime.now(UTC)
         self._began = time.monotonic()
         self._is_stopped = False
         self._stopped_after: float | None = None
         self._new_run: runs.NewRun | None = None
+        self._watching: list[gevent.Greenlet[..., None]] = []
+        self._releasing = gevent.lock.RLock()
 
     @property
     def tally(self) -> Tally:
@@ -130,9 +132,9 @@ class Run:
             self._generators.stop()
             return
         self._disturbances.begin()
-        self._probing = gevent.spawn(self._outages.watch)
+        self._watching = [gevent.spawn(self._outages.watch)]
         if self.options.abort_on_breach:
-            gevent.spawn(self._stop_on_breach)
+            self._watching.append(gevent.spawn(self._stop_on_breach))
 
     def stop(self) -> None:
         """Stop sending and bring disturbed components back. `finish` must still be called."""
@@ -143,35 +145,42 @@ class Run:
         self._disturbances.end()
 
     def release(self) -> None:
-        """Restore the stack, also after a failed run. A profile that cannot be restored is logged."""
-        if self._probing is not None:
-            self._probing.kill()
-        self._disturbances.finish()
-        try:
-            self._faults.restore()
-        except OrderSystemError as error:
-            log.error("the fault profile was not restored: %s", error)
-        self._api.close()
+        """Restore the stack, also after a failed run. A profile that cannot be restored is logged.
+
+        May be called again, also while another greenlet restores.
+        """
+        with self._releasing:
+            gevent.killall(self._watching)
+            self._disturbances.finish()
+            try:
+                self._faults.restore()
+            except OrderSystemError as error:
+                log.error("the fault profile was not restored: %s", error)
+            self._api.close()
 
     def finish(self) -> Verdict:
         """Drain, compute the verdict, store it and write the reports. Blocks."""
-        left = max(self.options.seconds - self.seconds, 0.0) if self._stopped_after is None else 0.0
-        early_audit = gevent.spawn(self._audit_while_draining)
-        is_drained = wait_until_drained(
-            self._generators, left + self.options.drain_timeout_seconds + GRACE_SECONDS
-        )
+        self._watching.append(gevent.spawn(self._audit_while_draining))
+        is_drained = self._wait_until_drained()
         drained = time.monotonic()
         disturbances = self._disturbances.finish()
-        if self._probing is not None:
-            self._probing.kill()
-            self._outages.finish()
-        early_audit.kill()
+        gevent.killall(self._watching)
+        self._outages.finish()
         calls = PostRunCalls()
         observed = self._observe(calls, disturbances, is_drained)
         verdict = compute_verdict(observed)
         self._publish(verdict, calls, observed.ended_at, drained)
         self.verdict = verdict
         return verdict
+
+    def _wait_until_drained(self) -> bool:
+        """Return whether all processes have drained in time. A stop of the run moves the deadline."""
+        while not self.is_drained:
+            sending = self.options.seconds if self._stopped_after is None else self._stopped_after
+            if self.seconds > sending + self.options.drain_timeout_seconds + GRACE_SECONDS:
+                return False
+            gevent.sleep(POLL_SECONDS)
+        return True
 
     def _observe(self, calls: PostRunCalls, disturbances: list[Json], is_drained: bool) -> RunObservations:
         ended_at = datetime.now(UTC)
@@ -187,6 +196,7 @@ class Run:
             ended_at=ended_at,
             processes=self._generators.size,
             lost_workers=self._generators.lost,
+            failures=self._generators.failures,
             stopped_after=self._stopped_after,
             is_drained=is_drained,
             outages=self._outages.outages(),
@@ -247,11 +257,12 @@ class Run:
             self._audit()
 
     def _stop_on_breach(self) -> None:
-        """Stop once the target cannot be proven, even if all further orders are on time."""
+        """Stop once the target is missed, even if all further orders are on time."""
         planned = self.options.orders_at_rate if self.planned is None else self.planned
+        allowed = allowed_share(self.options.slo_target)
         while not self.is_drained:
-            late = min(self.tally.late_so_far, planned)
-            if late and evaluate_slo(planned, late, self.options.slo_target).verdict is not SloVerdict.MET:
+            tally = self.tally
+            if tally.late_so_far > allowed * (planned - tally.skipped - tally.excluded):
                 self.stop()
                 return
             gevent.sleep(PROBE_SECONDS)
@@ -264,7 +275,7 @@ class Run:
         return audit_run(self._api_url, self._api_key, self.options.run_id)
 
     def _latency(self) -> Json:
-        response = self._api.get(f"/latency?run_id={self.options.run_id}", "latency")
+        response = self._api.get(f"/latency?run_id={self.options.run_id}")
         if not response.is_ok:
             raise ServiceUnavailable(f"the latency summary returned HTTP status {response.status}")
         return response.body

@@ -1,23 +1,25 @@
 """Connects runs to Locust: which of its events start, stop, drain and finish a run.
 
-Ctrl-C, SIGTERM, the stop button of the web UI, `--run-time` and the end of the schedule all lead to the same
-drain and verdict. In a worker process they drain the orders of that worker.
+Ctrl-C, SIGTERM, SIGHUP, the stop button of the web UI, `--run-time` and the end of the schedule all lead to
+the same drain and verdict. In a worker process they drain the orders of that worker.
 """
 
 import gc
+import math
 import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import gevent
 from locust import stats
 from locust.env import Environment
-from locust.runners import MasterRunner, WorkerRunner
+from locust.runners import STATE_INIT, STATE_STOPPED, MasterRunner, WorkerRunner
 
 from loadtest.generator.generators import DistributedGenerators, LoadGenerators, LocalGenerator, WorkerAgent
-from loadtest.options import Arrivals, RunOptions
+from loadtest.options import RunOptions, require_supported
 from loadtest.reports import terminal
 from loadtest.run import Run
 from loadtest.scenarios import SCENARIOS
@@ -29,6 +31,9 @@ from orchestrator.settings import Settings
 from orchestrator.worker.liveness_file import touch
 
 DATABASE_RETRY_SECONDS = 2.0
+
+START_SECONDS = 10.0
+"""Time until Locust starts a run whose options were accepted. Until then no other run can start."""
 
 
 @contextmanager
@@ -43,7 +48,6 @@ def exit_on_error() -> Iterator[None]:
 
 def prepare(environment: Environment, **_: Any) -> None:
     """Set up this Locust process. Exits with code 2 if the run of the command line is refused."""
-    _interrupt_main_greenlet_only()
     # By default Locust rounds times to two digits, and from 10 s to whole seconds: 15,450 ms would read as
     # 15,000 ms. With exact times its statistics agree with the verdict.
     stats.bucket_response_time = lambda response_time: round(response_time)
@@ -51,6 +55,7 @@ def prepare(environment: Environment, **_: Any) -> None:
     gc.collect()
     gc.freeze()
     if isinstance(environment.runner, WorkerRunner):
+        _on_interrupt(KeyboardInterrupt)
         _prepare_worker(environment, environment.runner)
     else:
         with exit_on_error():
@@ -69,17 +74,22 @@ def _prepare_worker(environment: Environment, runner: WorkerRunner) -> None:
 def _prepare_runs(environment: Environment, settings: Settings) -> None:
     runner, web_ui = environment.runner, environment.web_ui
     assert runner is not None, "Locust creates its runner before it fires init"
+    options = vars(environment.parsed_options)
+    require_supported(options)
+    if options["json"]:
+        # Locust prints its JSON to stdout at the end.
+        terminal.console.stderr = True
     generators: LoadGenerators = LocalGenerator(environment)
     if isinstance(runner, MasterRunner):
         generators = DistributedGenerators(runner)
         _wait_for_api_keys(settings, runner.master_bind_host)
     controller = RunController(environment, settings, generators)
+    _on_interrupt(controller.interrupt_error)
     if web_ui is not None:
         # While the database is unavailable: on such an address, every request needs a key.
         with suppress(DatabaseError):
             bind_policy.require_api_keys(settings, "the web UI of the load tests", web_ui.host)
         add_pages(web_ui, controller)
-    options = vars(environment.parsed_options)
     if web_ui is None or options["autostart"]:
         controller.propose({**options, "users": options["num_users"]})
         if isinstance(generators, DistributedGenerators):
@@ -111,9 +121,14 @@ class RunController:
 
         self._environment = environment
         self._generators = generators
+        self._proposed: Run | None = None
+        self._reserved_until = 0.0
         self._running: gevent.Greenlet[..., None] | None = None
         self._is_stopped = False
         self._is_quitting = False
+        self._is_restoring = False
+        options = environment.parsed_options
+        self._autoquit_seconds = options.autoquit if options is not None and options.autostart else -1
         events = environment.events
         events.test_start.add_listener(self._on_test_start)
         events.test_stopping.add_listener(self._on_stop)
@@ -138,25 +153,35 @@ class RunController:
 
         Raises UsageError or ServiceUnavailable.
         """
-        if self.is_active:
+        runner = self._environment.runner
+        is_locust_idle = runner is not None and runner.state in (STATE_INIT, STATE_STOPPED)
+        if self.is_active or not is_locust_idle or time.monotonic() < self._reserved_until:
             raise UsageError("A run is active. Stop it first.")
-        if self.run is not None:
-            # It may have been proposed without being started.
-            self.run.release()
-        self.problem = None
+        self.withdraw()
         options = RunOptions.parse(given)
         api_url = str(given.get("host") or self.settings.api_url)
         run = Run(self._environment, self.settings, api_url, options, self._generators, api_key)
+        # The checks call the API, and another start may come while they wait.
+        self._reserved_until = math.inf
         try:
             run.check()
-        except OrderSystemError:
+        except BaseException:
+            self._reserved_until = 0.0
             run.release()
             raise
-        self.run = run
+        self.problem = None
+        self.run = self._proposed = run
+        self._reserved_until = time.monotonic() + START_SECONDS
         # Locust reads these when it plans the users of the test, just after this.
         self._environment.user_classes = [SCENARIOS[options.scenario]]
-        if options.arrivals is Arrivals.CLOSED and self._environment.parsed_options is not None:
+        if self._environment.parsed_options is not None:
             self._environment.parsed_options.num_users = options.users
+
+    def withdraw(self) -> None:
+        """Drop a proposed run that Locust did not start."""
+        if self._proposed is not None:
+            self._proposed.release()
+        self._proposed, self._reserved_until = None, 0.0
 
     def wait_for_workers(self, generators: DistributedGenerators, wanted: int, seconds: float) -> None:
         """Wait for workers before Locust does so, silently and without a limit.
@@ -175,25 +200,38 @@ class RunController:
             terminal.print_error("Interrupted while waiting for workers: no order was sent.")
             sys.exit(ExitCode.INVALID_RUN)
 
+    def interrupt_error(self) -> BaseException | None:
+        """Return the error that Ctrl-C raises in the main greenlet; None while a run restores the stack."""
+        if self._is_restoring:
+            return None
+        is_over = self._running is not None and self._running.ready()
+        if is_over and self._environment.web_ui is None:
+            return SystemExit(self._environment.process_exit_code)
+        return KeyboardInterrupt()
+
     def _on_test_start(self, **_: Any) -> None:
-        run = self.run
-        if run is None or run.verdict is not None:
+        run, self._proposed = self._proposed, None
+        self._reserved_until = 0.0
+        runner = self._environment.runner
+        assert runner is not None, "a test starts"
+        if run is None:
+            # Locust's keys in a terminal start its users without the form.
+            gevent.spawn(runner.stop)
             return
         self._is_stopped = False
         self._running = gevent.spawn(self._execute, run)
 
     def _execute(self, run: Run) -> None:
         """Execute a run from its first order to its verdict, then end Locust's test."""
-        code = ExitCode.CRASHED
+        self._environment.process_exit_code = int(ExitCode.CRASHED)
         try:
             run.begin()
-            if self._environment.web_ui is None:
-                terminal.show_progress(run)
-            verdict = run.finish()
-            code = verdict.code
+            with terminal.progress(run) if self._environment.web_ui is None else nullcontext():
+                verdict = run.finish()
+            self._environment.process_exit_code = int(verdict.code)
             terminal.show_verdict(verdict.report)
         except UsageError as error:
-            code = ExitCode.WRONG_USAGE
+            self._environment.process_exit_code = int(ExitCode.WRONG_USAGE)
             self.problem = str(error)
             terminal.print_error(self.problem)
         except Exception as error:
@@ -202,18 +240,20 @@ class RunController:
             terminal.error_console.print_exception()
         finally:
             run.release()
-        self._environment.process_exit_code = int(code)
         self._end_test()
 
     def _end_test(self) -> None:
-        runner = self._environment.runner
+        runner, web_ui = self._environment.runner, self._environment.web_ui
         assert runner is not None, "a test runs"
-        if self._environment.web_ui is None:
+        if web_ui is None:
             # Also after Locust has stopped the test because its last worker is lost: the process would stay.
             if not self._is_quitting:
                 runner.quit()
-        elif not self._is_stopped:
+            return
+        if not self._is_stopped:
             runner.stop()
+        if self._autoquit_seconds >= 0:
+            gevent.spawn_later(self._autoquit_seconds, web_ui.stop)
 
     def _on_quitting(self, **_: Any) -> None:
         self._is_quitting = True
@@ -221,26 +261,40 @@ class RunController:
 
     def _on_stop(self, **_: Any) -> None:
         """Stop the run and wait for its verdict. Called when the test or the process is stopped."""
-        running = self._running
-        if running is None or running.ready() or running is gevent.getcurrent():
+        running, run = self._running, self.run
+        if running is None or run is None or running is gevent.getcurrent():
             return
-        assert self.run is not None, "an executed run was proposed"
-        self._is_stopped = True
-        if self._environment.web_ui is None and self.run.tally.in_flight:
-            terminal.console.print("Stopping: orders in flight finish first, then the verdict follows.")
-        self.run.stop()
-        try:
-            running.join()
-        except KeyboardInterrupt:
-            terminal.print_error("Interrupted again: the run has no verdict.")
-            self._environment.process_exit_code = int(ExitCode.CRASHED)
-            running.kill(block=False)
+        if not running.ready():
+            self._is_stopped = True
+            if self._environment.web_ui is None and run.tally.in_flight:
+                terminal.console.print("Stopping: orders in flight finish first, then the verdict follows.")
+            try:
+                run.stop()
+                running.join()
+            except KeyboardInterrupt:
+                self._is_restoring = True
+                ending = "the run has no verdict" if run.verdict is None else "the run has its verdict"
+                terminal.print_error(
+                    f"Interrupted again: {ending}. Faults and components are restored first."
+                )
+                running.kill()
+        # The run has done this, unless it was interrupted. Another signal waits here until it is done.
+        run.release()
+        self._is_restoring = False
 
 
-def _interrupt_main_greenlet_only() -> None:
-    """Python raises KeyboardInterrupt in the current greenlet, which could be the one of an order."""
+def _on_interrupt(make_error: Callable[[], BaseException | None]) -> None:
+    """Raise the error of `make_error` in the main greenlet on SIGINT and SIGHUP, if it returns one.
+
+    Python raises KeyboardInterrupt in the current greenlet, which could be the one of an order.
+    """
 
     def interrupt() -> None:
-        gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
+        error = make_error()
+        if error is not None:
+            gevent.get_hub().handle_system_error(type(error), error)
 
-    gevent.signal_handler(signal.SIGINT, interrupt)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        # nohup ignores SIGHUP, and a shell starts background jobs with SIGINT ignored; SIGINT must stop them.
+        if number is signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+            gevent.signal_handler(number, interrupt)

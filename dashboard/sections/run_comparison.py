@@ -12,6 +12,7 @@ from dashboard.page_elements import chart, empty_state, palette
 from dashboard.view_models import run_tables
 from db.read_models import stored_runs
 from loadtest.verdict.comparison import compare_times
+from loadtest.verdict.schema import schema_problem
 
 MAX_CACHED_PAIRS = 20
 
@@ -24,6 +25,10 @@ Cdf = list[tuple[int, float]]
 def show(run_id: str, baseline_id: str) -> None:
     rows = [cached(stored_runs.verdict)(each) for each in (run_id, baseline_id)]
     ended = [(row["run_id"], row["ended_at"]) for row in rows if row and row["ended_at"]]
+    for problem in (schema_problem(row["verdict"]) for row in rows if row and row["verdict"]):
+        if problem is not None:
+            st.warning(plain_text.markdown(problem), icon=":material/update:")
+            return
     comparison = compare(*ended) if len(ended) == len(rows) else None
     if comparison is None:
         empty_state("Nothing to compare", "Both runs need a verdict and a finished order.")

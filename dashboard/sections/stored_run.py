@@ -7,6 +7,7 @@ from dashboard.data.cached import cached
 from dashboard.page_elements import empty_state
 from dashboard.sections import running_load_tests
 from db.read_models import stored_runs
+from loadtest.verdict.schema import schema_problem
 from loadtest.verdict.verdict_rows import verdict_rows
 from orchestrator.errors import ExitCode
 
@@ -20,6 +21,8 @@ def show(run_id: str) -> None:
     with st.container(border=True):
         if verdict is None:
             st.markdown(f"**{plain_text.markdown(run_id)}** has no verdict: running or aborted.")
+        elif problem := schema_problem(verdict):
+            st.warning(plain_text.markdown(problem), icon=":material/update:")
         else:
             has_passed = verdict["exit_code"] == ExitCode.PASSED
             st.badge(

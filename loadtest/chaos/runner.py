@@ -21,8 +21,8 @@ from orchestrator.errors import UsageError
 from orchestrator.rest_client import Json
 from orchestrator.settings import LOOPBACK
 
-HELPER_SECONDS = 60.0
-"""Time for a running disturbance, and for the end of the helper process."""
+HELPER_SECONDS = 180.0
+"""Time for a disturbance, and for the end of the helper process: a component has 120 s to become healthy."""
 
 
 class DisturbanceRunner:
@@ -76,14 +76,16 @@ class DisturbanceRunner:
     def end(self) -> None:
         """Cancel further disturbances, wait for a running one, and start stopped and paused components."""
         with self._ending:
-            if self._running is None:
-                return
-            self._is_idle.wait(HELPER_SECONDS)
-            self._running.kill()
-            self._running = None
+            if self._running is not None:
+                self._is_idle.wait(HELPER_SECONDS)
+                self._running.kill()
+                self._running = None
+            # This may continue a call that was interrupted.
             for component, verb in list(self._unavailable.items()):
                 now = round(time.monotonic() - self._began, 3)
                 self._disturb(PlannedDisturbance(now, ENDED_BY[verb], component))
+                # If that failed, the helper process retries it when it ends.
+                self._unavailable.pop(component, None)
 
     def finish(self) -> list[Json]:
         """End and return the disturbances in order: planned, actual and completion time, and the result."""
@@ -108,7 +110,7 @@ class DisturbanceRunner:
     def _disturb(self, disturbance: PlannedDisturbance) -> None:
         at = time.monotonic() - self._began
         response = self._send([disturbance.verb, disturbance.target, self._options.run_id])
-        problem = json.loads(response) if response else "the helper process has ended"
+        problem = json.loads(response) if response else "no response from the helper process"
         if problem is None:
             self._unavailable.update_after(disturbance.verb, disturbance.target)
         self._done.append(
@@ -135,7 +137,8 @@ class DisturbanceRunner:
     def _read(self) -> str:
         assert self._helper is not None, "prepared"
         assert self._helper.stdout is not None, "a pipe"
-        return self._helper.stdout.readline()
+        line: str = gevent.with_timeout(HELPER_SECONDS, self._helper.stdout.readline, timeout_value="")
+        return line
 
 
 def _endpoint(url: str) -> tuple[str | None, int]:

@@ -2,6 +2,7 @@
 
 Protocol, one JSON value per line. First it writes the names of the components and the URLs of the stack's
 API. Then it reads `[verb, component, run_id]`, makes the disturbance, and writes null or an error message.
+At the end of its input it starts stopped and paused components, also if the load test was killed.
 """
 
 import json
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from threading import Thread
 
 from db import runs
+from loadtest.chaos.disturbance import ENDED_BY, UnavailableComponents
 from orchestrator.embedded import Stack
 from orchestrator.errors import DatabaseError, OrderSystemError
 from orchestrator.settings import LOOPBACK, Settings
@@ -28,21 +30,30 @@ def main() -> None:
     running = stack.running_settings()
     api_urls = [f"http://{address}:{running.port('api')}" for address in (LOOPBACK, running.bind_address)]
     _write([[component.name for component in stack.components()], [*api_urls, running.api_url]])
+    unavailable, run_id = UnavailableComponents(), ""
     for line in sys.stdin:
         verb, component, run_id = json.loads(line)
-        problem, at = None, datetime.now(UTC)
-        try:
-            if verb in _SIGNALS:
-                stack.kill(component, _SIGNALS[verb])
-            else:
-                {"restart": stack.restart, "stop": stack.stop, "start": stack.start}[verb](component)
-        except OrderSystemError as error:
-            problem = str(error)
-        else:
-            # In a thread: waiting for the database must not delay the next disturbance.
-            arguments = (settings.order_database_url, at, verb, component, run_id)
-            Thread(target=_record, args=arguments).start()
+        problem = _disturb(stack, verb, component, run_id)
+        if problem is None:
+            unavailable.update_after(verb, component)
         _write(problem)
+    for component, verb in unavailable.items():
+        _disturb(stack, ENDED_BY[verb], component, run_id)
+
+
+def _disturb(stack: Stack, verb: str, component: str, run_id: str) -> str | None:
+    """Make one disturbance. Return an error message if it was not made."""
+    at = datetime.now(UTC)
+    try:
+        if verb in _SIGNALS:
+            stack.kill(component, _SIGNALS[verb])
+        else:
+            {"restart": stack.restart, "stop": stack.stop, "start": stack.start}[verb](component)
+    except OrderSystemError as error:
+        return str(error)
+    # In a thread: waiting for the database must not delay the next disturbance.
+    Thread(target=_record, args=(stack.settings.order_database_url, at, verb, component, run_id)).start()
+    return None
 
 
 def _record(url: str, at: datetime, verb: str, component: str, run_id: str) -> None:
@@ -54,11 +65,14 @@ def _record(url: str, at: datetime, verb: str, component: str, run_id: str) -> N
 
 
 def _write(value: object) -> None:
-    sys.stdout.write(json.dumps(value) + "\n")
-    sys.stdout.flush()
+    # The load test may have been killed.
+    with suppress(BrokenPipeError):
+        sys.stdout.write(json.dumps(value) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    # The load test handles Ctrl-C and then ends this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A signal for all processes of the load test must not prevent the end of the disturbances.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     main()

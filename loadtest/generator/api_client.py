@@ -2,7 +2,7 @@
 
 Locust's own clients are not used. They allow ten concurrent requests by default, and the library below them
 retries a GET as often as its pool is large when a server drops connections. Here each call is exactly one
-request, reported to Locust's statistics under its own name.
+request. Its name is a row of Locust's table, except for long polls; only orders count for the charts.
 """
 
 import json
@@ -20,7 +20,7 @@ from orchestrator.errors import ServiceUnavailable, UsageError
 from orchestrator.rest_client import Json, auth_headers
 
 if TYPE_CHECKING:
-    from locust.event import Events
+    from locust.stats import RequestStats
 
 MAX_CONNECTIONS = 20_000
 CONNECT_SECONDS = 3.0
@@ -54,7 +54,7 @@ class ApiClient:
     def __init__(
         self,
         url: str,
-        events: "Events | None" = None,
+        stats: "RequestStats | None" = None,
         max_connections: int = MAX_CONNECTIONS,
         read_seconds: float = READ_SECONDS,
         *,
@@ -64,7 +64,7 @@ class ApiClient:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise UsageError(f"{url} is not the http address of an API.")
-        self._events = events
+        self._stats = stats
         self._prefix = parts.path.rstrip("/")
         host, port = parts.hostname, parts.port or 80
         self._head = (
@@ -79,7 +79,7 @@ class ApiClient:
     def close(self) -> None:
         self._pool.close()
 
-    def get(self, path: str, name: str) -> ApiResponse:
+    def get(self, path: str, name: str = "") -> ApiResponse:
         return self.call("GET", path, None, name)
 
     def call(
@@ -94,7 +94,8 @@ class ApiClient:
     ) -> ApiResponse:
         """Send one request. Locust's statistics count a status other than `expected` as a failure.
 
-        The request has `name` in the statistics, or the name of its status code in `names`.
+        The request has `name` in the statistics, or the name of its status code in `names`. Without a name it
+        is not in the statistics.
         """
         began = time.perf_counter()
         try:
@@ -138,16 +139,18 @@ class ApiClient:
             raise NoResponse(f"{method} {path}: {error!r}") from error
 
     def _report(self, method: str, name: str, began: float, length: int, problem: str | None) -> None:
-        if self._events is None:
+        if self._stats is None or not name:
             return
-        self._events.request.fire(
-            request_type=method,
-            name=name,
-            response_time=(time.perf_counter() - began) * 1000,
-            response_length=length,
-            exception=problem,
-            context={},
-        )
+        # This import patches the process for gevent, which only a process of Locust may do.
+        from locust.stats import StatsError
+
+        # Not through Locust's event of requests, which would count them among the orders.
+        entry = self._stats.entries[(name, method)]
+        entry.log(round((time.perf_counter() - began) * 1000), length)
+        if problem is not None:
+            entry.log_error(problem)
+            key = StatsError.create_key(method, name, problem)
+            self._stats.errors.setdefault(key, StatsError(method, name, problem)).occurred()
 
 
 def _as_json(content: bytes) -> Json:

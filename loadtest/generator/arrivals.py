@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 import gevent
+import gevent.event
 
 from loadtest.options import Arrivals, RunOptions, Stage
 
@@ -67,18 +68,18 @@ class OpenLoop:
     def __init__(self, schedule: Iterator[tuple[int, float]], send: Send) -> None:
         self._schedule = schedule
         self._send = send
-        self._stopped = False
+        self._stopping = gevent.event.Event()
 
     def run(self, began: float) -> None:
         """Send until the schedule ends or `stop` is called. `began` is the start of the run, a time of
         `time.perf_counter()`."""
         for number, due_seconds in self._schedule:
             due = began + due_seconds
-            # Sleep even for 0 s: the greenlets of the orders must run.
-            gevent.sleep(max(due - time.perf_counter(), 0.0))
-            if self._stopped:
+            # Wait even for 0 s: the greenlets of the orders must run.
+            if self._stopping.wait(max(due - time.perf_counter(), 0.0)):
                 return
             self._send(number, due)
 
     def stop(self) -> None:
-        self._stopped = True
+        """Stop sending, also while `run` waits minutes for the next order."""
+        self._stopping.set()

@@ -22,10 +22,14 @@ from orchestrator.settings import Settings
 BEGIN = "orders_begin"
 STOP = "orders_stop"
 REPORT = "orders_report"
+FAILURE = "orders_failure"
 
 POLL_SECONDS = 0.1
 SILENT_SECONDS = 1.0
 """How long a master waits for workers before it reports that it waits."""
+
+FIRST_REPORT_SECONDS = 30.0
+"""A worker sends its first report as soon as it begins. One that is silent for this long counts as lost."""
 
 GRACE_SECONDS = 30.0
 """Time after the drain for the final status requests and the last report of a process."""
@@ -41,13 +45,16 @@ class LocalGenerator:
         self._environment = environment
         self._sender: OrderSender | None = None
         self.tally = Tally()
+        self.failures: list[str] = []
 
     def require_workers(self) -> None:
         """This process needs no workers."""
 
     def begin(self, options: RunOptions, api_url: str, api_key: str | None) -> None:
-        self.tally = Tally()
-        self._sender = _start_sender(self._environment, options, api_url, api_key, self.tally.add)
+        self.tally, self.failures = Tally(), []
+        self._sender = _start_sender(
+            self._environment, options, api_url, api_key, self.tally.add, self.failures.append
+        )
 
     def stop(self) -> None:
         if self._sender is not None:
@@ -63,11 +70,16 @@ class DistributedGenerators:
 
     def __init__(self, runner: MasterRunner) -> None:
         self._runner = runner
+        self._run_id = ""
+        self._began = 0.0
         self._workers: dict[str, int] = {}
+        self._reported: set[str] = set()
         self._drained: set[str] = set()
         self._lost: set[str] = set()
         self.tally = Tally()
+        self.failures: list[str] = []
         runner.register_message(REPORT, self._on_report)
+        runner.register_message(FAILURE, self._on_failure)
 
     def require_workers(self) -> None:
         if not self._connected():
@@ -93,8 +105,9 @@ class DistributedGenerators:
     def begin(self, options: RunOptions, api_url: str, api_key: str | None) -> None:  # noqa: ARG002
         """Start the workers. They use the API and the key of their own environment: keys never cross the
         unauthenticated connection between master and workers."""
-        self.tally = Tally()
-        self._drained, self._lost = set(), set()
+        self.tally, self.failures = Tally(), []
+        self._run_id, self._began = options.run_id, time.monotonic()
+        self._reported, self._drained, self._lost = set(), set(), set()
         self._workers = {worker: index for index, worker in enumerate(sorted(self._connected()))}
         for worker, index in self._workers.items():
             message = {
@@ -130,19 +143,32 @@ class DistributedGenerators:
 
         A worker that was missing once stays lost, since its orders were not watched in the meantime.
         """
-        for worker in self._workers.keys() - self._drained:
+        for worker in self._workers.keys() - self._drained - self._lost:
             client = self._runner.clients.get(worker)
             if client is None or client.state == STATE_MISSING:
                 self._lost.add(worker)
+            elif worker not in self._reported and time.monotonic() - self._began > FIRST_REPORT_SECONDS:
+                self.failures.append(f"no report within {FIRST_REPORT_SECONDS:.0f} s")
+                self._lost.add(worker)
         return self._workers.keys() - self._lost
 
+    def _is_of_this_run(self, msg: Message) -> bool:
+        """Return False for a late message of an earlier run, and for a worker that connected later."""
+        return msg.node_id in self._workers and msg.data["run_id"] == self._run_id
+
     def _on_report(self, environment: Environment, msg: Message) -> None:  # noqa: ARG002
-        if msg.node_id not in self._workers:
+        if not self._is_of_this_run(msg):
             return
-        report = Report.from_wire(msg.data)
+        report = Report.from_wire(msg.data["report"])
         self.tally.add(report)
+        self._reported.add(msg.node_id)
         if report.drained:
             self._drained.add(msg.node_id)
+
+    def _on_failure(self, environment: Environment, msg: Message) -> None:  # noqa: ARG002
+        if self._is_of_this_run(msg):
+            self.failures.append(msg.data["error"])
+            self._lost.add(msg.node_id)
 
 
 LoadGenerators = LocalGenerator | DistributedGenerators
@@ -157,6 +183,7 @@ class WorkerAgent:
         # Read before the master's first message, which replaces environment.host.
         self._api_url = environment.host or Settings.load().api_url
         self._sender: OrderSender | None = None
+        self._run_id = ""
         self._drain_seconds = 0.0
         runner.register_message(BEGIN, self._on_begin)
         runner.register_message(STOP, self._on_stop)
@@ -168,17 +195,24 @@ class WorkerAgent:
             self._sender.wait_until_drained(self._drain_seconds)
 
     def _on_begin(self, environment: Environment, msg: Message) -> None:  # noqa: ARG002
-        options = RunOptions.from_json(msg.data["options"])
-        self._drain_seconds = options.drain_timeout_seconds + GRACE_SECONDS
-        self._sender = _start_sender(
-            self._environment,
-            options,
-            self._api_url,
-            Settings.load().api_key_text,
-            self._send_report,
-            msg.data["worker_index"],
-            msg.data["worker_count"],
-        )
+        self._run_id = msg.data["options"]["run_id"]
+        try:
+            options = RunOptions.from_json(msg.data["options"])
+            self._drain_seconds = options.drain_timeout_seconds + GRACE_SECONDS
+            self._sender = _start_sender(
+                self._environment,
+                options,
+                self._api_url,
+                Settings.load().api_key_text,
+                self._send_report,
+                self._send_failure,
+                msg.data["worker_index"],
+                msg.data["worker_count"],
+            )
+        except Exception as error:
+            self._send_failure(failure_text(error))
+            # Locust logs it.
+            raise
 
     def _on_stop(self, environment: Environment, msg: Message) -> None:  # noqa: ARG002
         if self._sender is not None:
@@ -188,17 +222,14 @@ class WorkerAgent:
         if report.drained:
             # Locust sends its statistics every 3 s; the last ones must arrive before the verdict.
             self._runner._send_stats()
-        self._runner.send_message(REPORT, report.to_wire())
+        self._runner.send_message(REPORT, {"run_id": self._run_id, "report": report.to_wire()})
+
+    def _send_failure(self, error: str) -> None:
+        self._runner.send_message(FAILURE, {"run_id": self._run_id, "error": error})
 
 
-def wait_until_drained(generators: LoadGenerators, seconds: float) -> bool:
-    """Return whether all processes have drained within `seconds`."""
-    not_after = time.monotonic() + seconds
-    while not generators.is_drained:
-        if time.monotonic() > not_after:
-            return False
-        gevent.sleep(POLL_SECONDS)
-    return True
+def failure_text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _start_sender(
@@ -207,6 +238,7 @@ def _start_sender(
     api_url: str,
     api_key: str | None,
     report: Callable[[Report], None],
+    report_failure: Callable[[str], None],
     worker_index: int = 0,
     worker_count: int = 1,
 ) -> OrderSender:
@@ -223,10 +255,17 @@ def _start_sender(
     )
     OrderUser.sender = sender
 
-    def forget(_: object) -> None:
-        # The users of the next closed run exist before its sender, and must not use this one.
-        if OrderUser.sender is sender:
-            OrderUser.sender = None
+    def run() -> None:
+        try:
+            sender.run()
+        except Exception as error:
+            report_failure(failure_text(error))
+            # gevent prints it.
+            raise
+        finally:
+            # The users of the next closed run exist before its sender, and must not use this one.
+            if OrderUser.sender is sender:
+                OrderUser.sender = None
 
-    gevent.spawn(sender.run).link(forget)
+    gevent.spawn(run)
     return sender

@@ -197,7 +197,7 @@ class OrderJourney:
     def _status(self, wait: float) -> ApiResponse | None:
         query = f"?wait={wait:.3f}" if wait > 0 else ""
         try:
-            return self._api.get(f"/orders/{self.order_id}/status{query}", "status")
+            return self._api.get(f"/orders/{self.order_id}/status{query}")
         except NoResponse:
             return None
 

@@ -12,7 +12,7 @@ from gevent.pool import Group, Pool
 from loadtest.generator.api_client import MAX_CONNECTIONS, ApiClient
 from loadtest.generator.arrivals import OpenLoop, worker_schedule
 from loadtest.generator.order_journey import OrderJourney
-from loadtest.generator.recording import Recorder, Report
+from loadtest.generator.recording import Ending, Recorder, Report
 from loadtest.options import Arrivals, RunOptions
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ SPARE_FILES = 200
 
 FINAL_CHECKS = 50
 """Concurrent final status requests after the drain."""
+
+FINAL_CHECK_SECONDS = 20.0
+"""Time for all final status requests. An order without a response is unknown."""
 
 RunOrder = Callable[[OrderJourney], None]
 
@@ -54,7 +57,7 @@ class OrderSender:
         self._worker_count = worker_count
         self._began = time.perf_counter()
         self._max_open = max_open()
-        self._api = ApiClient(api_url, environment.events, api_key=api_key)
+        self._api = ApiClient(api_url, environment.stats, api_key=api_key)
         self._recorder = Recorder(
             environment.events, options.slo_seconds, self._began, exclude_rejected=options.exclude_rejected
         )
@@ -133,10 +136,18 @@ class OrderSender:
         # Requests about orders that have ended may still be running.
         self._greenlets.kill(timeout=1.0)
         checks = Pool(FINAL_CHECKS)
-        for order in list(self._orders.values()):
-            if not order.is_over:
+        open_orders = [order for order in self._orders.values() if not order.is_over]
+
+        def check() -> None:
+            for order in open_orders:
                 checks.spawn(order.record_final_state)
-        checks.join()
+            checks.join()
+
+        gevent.with_timeout(FINAL_CHECK_SECONDS, check, timeout_value=None)
+        checks.kill()
+        for order in open_orders:
+            if not order.is_over:
+                self._recorder.ended_without_outcome(order.record, Ending.UNKNOWN)
 
     def _report_periodically(self) -> None:
         reported_at = 0.0

@@ -1,8 +1,8 @@
 """Exact records of every order, made by the process that sends it.
 
 Locust's statistics round times of 10 s and more to whole seconds and forget orders in flight at the stop. So
-each order has a record from its scheduled send time until its outcome. The verdict uses these records alone;
-Locust's tables get the same times as named entries.
+each order has a record from its scheduled send time until its outcome. The verdict uses these records alone.
+Locust's charts and its row "Aggregated" get one entry for each counted order.
 """
 
 import time
@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from locust.event import Events
 
 ENTRY_TYPE = "ORDER"
-ACCEPT = "accept"
-END_TO_END = "end to end"
 COMPLETION = "completion"
-OVERDUE = "past the limit, still open"
+NO_OUTCOME = "no outcome"
 
 
 class Ending(StrEnum):
@@ -137,7 +135,6 @@ class Recorder:
         record.accept_ms = (now - sent_at) * 1000
         record.accepted = now - self._began
         heappush(self._deadlines, (now + self._slo_seconds, record.number))
-        self._report_to_locust(ACCEPT, record.accept_ms)
 
     def accepted_before(self, record: OrderRecord, seconds: float) -> None:
         """Record that an order without an acknowledgement was accepted `seconds` ago.
@@ -159,7 +156,6 @@ class Recorder:
         record.late = completion_ms > self._slo_seconds * 1000
         problem = f"late: not within {self._slo_seconds:g} s" if record.late else None
         self._report_to_locust(COMPLETION, completion_ms, problem)
-        self._report_to_locust(END_TO_END, record.end_to_end_ms, problem)
         self._close(record, Ending.OUTCOME)
 
     def ended_without_outcome(self, record: OrderRecord, ending: Ending) -> None:
@@ -169,7 +165,7 @@ class Recorder:
             return
         record.late = True
         record.end_to_end_ms = (time.perf_counter() - self._began - record.due) * 1000
-        self._report_to_locust(END_TO_END, record.end_to_end_ms, f"late: {ending}")
+        self._report_to_locust(NO_OUTCOME, record.end_to_end_ms, f"late: {ending}")
         self._close(record, ending)
 
     def is_overdue(self, record: OrderRecord) -> bool:
@@ -186,7 +182,6 @@ class Recorder:
             if record is None or number in self._overdue or now < self._deadline(record) - 0.001:
                 continue
             self._overdue.add(number)
-            self._report_to_locust(OVERDUE, self._slo_seconds * 1000, f"not within {self._slo_seconds:g} s")
 
     def report(self, worker_index: int, *, exhausted: bool, drained: bool) -> Report:
         """Return the current report. Its records are removed here, so each is reported once."""

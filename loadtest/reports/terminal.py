@@ -1,7 +1,9 @@
 """Terminal output of a run: progress, and the verdict."""
 
-import sys
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gevent
@@ -18,16 +20,44 @@ from loadtest.verdict.verdict_rows import TIME_COLUMNS, time_rows, verdict_rows
 LINE_SECONDS = 5.0
 REFRESH_SECONDS = 0.5
 
-console = Console()
-error_console = Console(stderr=True)
+
+class _Console(Console):
+    """Drops its output once the reader has closed it (`loadtest run | head`, a closed terminal).
+
+    A run ends with its verdict all the same; rich would end the process.
+    """
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        # Python flushes the stream at exit, and would replace the exit code if that failed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            self.on_broken_pipe()
+
+
+console = _Console()
+error_console = _Console(stderr=True)
 
 
 def print_error(message: str) -> None:
     error_console.print(Text(message, style="red"), soft_wrap=True)
 
 
-def show_progress(run: Run) -> None:
-    """Show the progress of a run until it is drained. Blocks; never delays the run."""
+@contextmanager
+def progress(run: Run) -> Iterator[None]:
+    """Show the progress of a run until it is drained, without delaying it."""
+    showing = gevent.spawn(_show_progress, run)
+    try:
+        yield
+    finally:
+        showing.kill()
+
+
+def _show_progress(run: Run) -> None:
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             while not run.is_drained:
@@ -40,7 +70,6 @@ def show_progress(run: Run) -> None:
         gevent.sleep(REFRESH_SECONDS)
         if time.monotonic() - printed_at >= LINE_SECONDS:
             console.print(Text(progress_line(run)), soft_wrap=True)
-            sys.stdout.flush()
             printed_at = time.monotonic()
 
 

@@ -16,6 +16,7 @@ from db import runs
 from db.read_models.stored_runs import RunTimes
 from loadtest.chaos.disturbance import PlannedDisturbance
 from loadtest.verdict.percentiles import PERCENTILES, percentile
+from loadtest.verdict.schema import schema_problem
 
 RESAMPLES = 4_000
 CONFIDENCE = 0.99
@@ -36,6 +37,10 @@ def compare_runs(
     found: Json = {"baseline": baseline_id, "problem": None}
     if baseline is None:
         return found | {"problem": f"run {baseline_id} does not exist"}
+    for stored in (run, baseline):
+        problem = schema_problem(stored.verdict or {}) if isinstance(stored, runs.StoredRun) else None
+        if problem is not None:
+            return found | {"problem": problem}
     if not baseline.completion_ms or not times.completion_ms:
         unfinished = run.run_id if baseline.completion_ms else baseline_id
         return found | {"problem": f"run {unfinished} has no finished orders"}

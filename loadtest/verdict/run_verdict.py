@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from loadtest.generator.arrivals import planned_orders
 from loadtest.generator.recording import Ending, OrderRecord
 from loadtest.verdict.percentiles import spread
+from loadtest.verdict.schema import SCHEMA_VERSION
 from loadtest.verdict.slo import CONFIDENCE, SloResult, SloVerdict, evaluate_slo
 from loadtest.verdict.validity import (
     SEND_DELAY_TOLERANCE_MS,
@@ -14,6 +15,7 @@ from loadtest.verdict.validity import (
     RunObservations,
     lost_orders,
     on_time_share,
+    planned_if_stopped,
     validity_problems,
 )
 from orchestrator.errors import ExitCode
@@ -34,10 +36,11 @@ def compute_verdict(observed: RunObservations) -> Verdict:
     options, tally = observed.options, observed.tally
     late = sum(record.late for record in tally.records) + lost_orders(tally)
     orders = tally.offered - tally.skipped - tally.excluded
-    slo = evaluate_slo(orders, late, options.slo_target)
+    slo = evaluate_slo(orders, late, options.slo_target, planned_if_stopped(observed))
     problems = validity_problems(observed, slo)
     code = _exit_code(observed, slo, problems)
     report = {
+        "schema_version": SCHEMA_VERSION,
         "run_id": options.run_id,
         "verdict": code.text,
         "exit_code": int(code),

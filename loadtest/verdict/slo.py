@@ -35,17 +35,18 @@ class SloResult:
     more_needed: int
 
 
-def evaluate_slo(orders: int, late: int, target: float) -> SloResult:
+def evaluate_slo(orders: int, late: int, target: float, planned: int = 0) -> SloResult:
     """Compare `late` of `orders` with the share `target` (0 to 1) of orders that must be on time.
 
     Breached when the measured share misses the target, met when the upper bound proves it, else not proven.
-    Raises ValueError for impossible counts or targets.
+    `planned` is the number of orders of a run that was stopped early: it is breached only if the complete run
+    would have been, with all further orders on time. Raises ValueError for impossible counts or targets.
     """
     if not 0 <= late <= orders or not 0 < target < 1:
         raise ValueError(f"cannot evaluate {late} late of {orders} orders against the target {target}")
     allowed = allowed_share(target)
     bound = upper_bound(late, orders)
-    if orders and Fraction(late, orders) > allowed:
+    if late > allowed * max(orders, planned):
         verdict = SloVerdict.BREACHED
     elif bound <= allowed:
         verdict = SloVerdict.MET

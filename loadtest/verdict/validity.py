@@ -24,7 +24,8 @@ class RunObservations:
     """Everything that was measured in a run, as input for the verdict.
 
     `audit` and `latency` are None when the API did not return them; `stopped_after` is in seconds, None for a
-    complete run; `is_drained` is true when every generator process has reported all of its orders.
+    complete run; `is_drained` is true when every generator process has reported all of its orders; `failures`
+    are the errors of generator processes.
     """
 
     options: RunOptions
@@ -35,6 +36,7 @@ class RunObservations:
     ended_at: datetime
     processes: int
     lost_workers: int = 0
+    failures: list[str] = field(default_factory=list)
     stopped_after: float | None = None
     is_drained: bool = True
     outages: list[str] = field(default_factory=list)
@@ -49,6 +51,17 @@ def validity_problems(observed: RunObservations, slo: SloResult) -> list[str]:
         *_schedule_problems(observed, slo),
         *_audit_problems(observed),
     ]
+
+
+def planned_if_stopped(observed: RunObservations) -> int:
+    """Return how many orders the complete run would have counted, if it was stopped early, else 0."""
+    if observed.stopped_after is None:
+        return 0
+    tally = observed.tally
+    planned = planned_orders(observed.options)
+    # A closed loop has no schedule. It sends at most the orders of its rate.
+    planned = observed.options.orders_at_rate if planned is None else planned
+    return planned - tally.skipped - tally.excluded
 
 
 def on_time_share(observed: RunObservations) -> float | None:
@@ -71,6 +84,7 @@ def _missing_orders(observed: RunObservations) -> list[str]:
         problems.append("no order was sent")
     if observed.lost_workers:
         problems.append(f"{observed.lost_workers} generator process(es) and their orders were lost")
+    problems += [f"a generator process failed: {failure}" for failure in observed.failures]
     if not observed.is_drained:
         problems.append("not every generator process finished its drain in time")
     if tally.unaccounted:
@@ -89,7 +103,9 @@ def _schedule_problems(observed: RunObservations, slo: SloResult) -> list[str]:
     if planned is not None and is_complete and 0 < tally.offered < MIN_ON_TIME_SHARE * planned:
         problems.append(f"only {tally.offered} of {planned} planned orders were sent")
     delayed = [record for record in tally.records if record.send_delay_ms > SEND_DELAY_TOLERANCE_MS]
-    if options.arrivals is not Arrivals.CLOSED and _changes_result(slo, delayed, tally.skipped):
+    if options.arrivals is not Arrivals.CLOSED and _changes_result(
+        slo, delayed, tally.skipped, planned_if_stopped(observed)
+    ):
         problems.append(
             f"{len(delayed)} orders were sent more than {SEND_DELAY_TOLERANCE_MS:.0f} ms late and "
             f"{tally.skipped} not at all, enough to change the result"
@@ -97,7 +113,7 @@ def _schedule_problems(observed: RunObservations, slo: SloResult) -> list[str]:
     return problems
 
 
-def _changes_result(slo: SloResult, delayed: Sequence[OrderRecord], skipped: int) -> bool:
+def _changes_result(slo: SloResult, delayed: Sequence[OrderRecord], skipped: int, planned: int) -> bool:
     """Return True if the SLO result could differ, had the delayed and skipped orders been sent on time.
 
     Worst case: all of them are late. Best case: all of them are on time.
@@ -108,8 +124,8 @@ def _changes_result(slo: SloResult, delayed: Sequence[OrderRecord], skipped: int
     orders = slo.orders + skipped
     if orders == 0:
         return True
-    worst = evaluate_slo(orders, slo.late + len(delayed) - late + skipped, slo.target)
-    best = evaluate_slo(orders, slo.late - late, slo.target)
+    worst = evaluate_slo(orders, slo.late + len(delayed) - late + skipped, slo.target, planned)
+    best = evaluate_slo(orders, slo.late - late, slo.target, planned)
     return worst.verdict is not slo.verdict or best.verdict is not slo.verdict
 
 

@@ -3,8 +3,8 @@
 import json
 from typing import TYPE_CHECKING
 
-from flask import Response, jsonify, request
-from locust.runners import STATE_CLEANUP, STATE_RUNNING
+from flask import Response, g, jsonify, request
+from locust.runners import STATE_CLEANUP, STATE_RUNNING, STATE_STOPPING
 from locust.web import WebUI
 
 from loadtest.reports.terminal import progress_line
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from loadtest.run_controller import RunController
 
 TAB = "verdict"
+
+# Locust's routes, which have another path with --web-base-path.
+INDEX, SWARM, STATS = "locust.index", "locust.swarm", "locust.request_stats"
+RESET, CHANGE_USERS = "locust.reset_stats", "locust.update_user"
 
 _LINKS = """<script>
 // The table of a tab shows plain text: a click on a cell with an address opens it.
@@ -42,9 +46,13 @@ def add_pages(web_ui: WebUI, controller: "RunController") -> None:
     web_ui.template_args["extended_tables"] = [{"key": TAB, "structure": columns}]
 
     @app.before_request
+    def check_request() -> Response | None:
+        if request.endpoint == CHANGE_USERS or (request.endpoint == RESET and controller.is_active):
+            sentence = "A run defines its users, and its statistics are part of its reports."
+            return Response(sentence + "\n", status=409, mimetype="text/plain")
+        return check_form() if request.endpoint == SWARM else None
+
     def check_form() -> Response | None:
-        if request.path != "/swarm":
-            return None
         form = {**vars(web_ui.environment.parsed_options), **request.form.to_dict()}
         form["users"] = form.get("user_count")
         try:
@@ -53,26 +61,31 @@ def add_pages(web_ui: WebUI, controller: "RunController") -> None:
             if form["host"] and form["host"].rstrip("/") != api_url:
                 raise UsageError(f"This page only tests {api_url}. Start another page for {form['host']}.")
             controller.propose_from_form({**form, "host": api_url}, authenticated_key())
+            g.has_proposed = True
         except OrderSystemError as error:
             return jsonify({"success": False, "message": str(error), "host": web_ui.environment.host})
         return None
 
     @app.after_request
-    def add_verdict_tab(response: Response) -> Response:
-        if request.path == "/stats/requests" and response.is_json:
+    def extend_response(response: Response) -> Response:
+        if g.get("has_proposed") and not (response.is_json and response.get_json()["success"]):
+            controller.withdraw()
+        if request.endpoint == STATS and response.is_json:
             rows = [
                 {"subject": subject, "result": result} for subject, result in result_rows(controller).items()
             ]
             stats = {**response.get_json(), "extended_stats": [{"key": TAB, "data": rows}]}
-            if stats["state"] == STATE_CLEANUP:
-                # Locust's page only polls while spawning or running, and would miss the end of the drain.
+            if stats["state"] in (STATE_CLEANUP, STATE_STOPPING):
+                # Locust's page only polls while spawning or running, and would miss the verdict.
                 stats["state"] = STATE_RUNNING
             response.set_data(json.dumps(stats))
-        if request.path == "/":
+        if request.endpoint == INDEX:
             response.set_data(response.get_data(as_text=True).replace("</body>", _LINKS))
         return response
 
-    @app.route("/verdict.json")
+    base_path = "" if options is None else options.web_base_path.rstrip("/")
+
+    @app.route(f"{base_path}/verdict.json")
     def verdict_json() -> Response:
         verdict = controller.verdict
         return jsonify(

@@ -22,6 +22,9 @@ class Report(Enum):
 
     EXPORT = ("exports", 2, 1)
     AUDIT = ("audits", 1, 2)
+    RUN_AUDIT = ("audits of load tests", 1, 2)
+    """Apart from the others, since the verdict of a load test waits for its audit."""
+
     SUMMARY = ("summaries", 1, 1)
 
     def __init__(self, plural: str, max_running: int, connections: int) -> None:

@@ -16,7 +16,9 @@ from tests.load.fake_api import Behaviour
 from tests.load.harness import FakeApiProcess, fake_api
 
 # Importing Locust's environment would patch this process for gevent.
-NO_EVENTS: Any = SimpleNamespace(events=SimpleNamespace(request=SimpleNamespace(fire=lambda **_: None)))
+NO_EVENTS: Any = SimpleNamespace(
+    events=SimpleNamespace(request=SimpleNamespace(fire=lambda **_: None)), stats=None
+)
 
 
 def start_run(api: FakeApiProcess, **given: object) -> tuple[Tally, "gevent.Greenlet[..., None]"]:

@@ -96,7 +96,7 @@ def _selected(query: requests.LatencyQuery) -> LatencyFilter:
 @router.get("/audit", responses=error_responses(404, 429))
 async def audit(query: Annotated[requests.AuditQuery, Query()], context: Ctx) -> responses.AuditResponse:
     """Compare the order database, the provider ledger and Temporal's workflows. Takes up to minutes."""
-    async with context.report_limiter.slot(Report.AUDIT):
+    async with context.report_limiter.slot(Report.AUDIT if query.run_id is None else Report.RUN_AUDIT):
         report = await while_available(
             run_audit(context.reports, context.client, query.run_id),
             context.database,
