@@ -27,7 +27,8 @@ DISTURBANCE_RETRY_SECONDS = 0.25
 @dataclass(frozen=True)
 class NewRun:
     """A run when it starts. `fault_profile` is the active one, `stages` are the planned rates. If the run has
-    set the profile, `options["faults_since"]` is the time of that change."""
+    set the profile, `options["faults_since"]` is the time of that change, and `options["faults_before"]` the
+    profile before it."""
 
     run_id: str
     scenario: str
@@ -80,6 +81,20 @@ def run_that_set_faults(url: str, since: str) -> str | None:
     with connect(url, _APPLICATION) as connection:
         row = connection.execute(_SQL["run_that_set_faults"], parameters).fetchone()
     return None if row is None else str(row["run_id"])
+
+
+def restore_faults(url: str) -> tuple[str, str] | None:
+    """Replace the fault profile that a killed load test left behind by the one before it.
+
+    Return the id of that load test and the restored profile, or None if there is nothing to restore.
+    """
+    with connect(url, _APPLICATION) as connection:
+        left = connection.execute(_SQL["faults_left"], {"silent_seconds": SILENT_SECONDS}).fetchone()
+        if left is None:
+            return None
+        before = left["before"]
+        connection.execute(_SQL["restore_faults"], before | {"rates": Jsonb(before["rates"])})
+    return left["run_id"], before["profile"]
 
 
 def open_run(url: str, run: NewRun) -> bool:

@@ -111,6 +111,7 @@ def run(
         values |= {"processes": processes, "master_bind_port": port, "master_port": port}
         values["master_bind_host"] = "127.0.0.1"
     if master:
+        _require_free_address(master_bind_host, master_port)
         values |= {"master": True, "master_bind_host": master_bind_host, "master_bind_port": master_port}
         values |= {"expect_workers": expect_workers, "expect_workers_max_wait": expect_workers_max_wait}
     if worker:
@@ -123,6 +124,21 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def _require_free_address(host: str, port: int) -> None:
+    from orchestrator.settings import Settings
+
+    host = host or Settings.load().bind_address
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("" if host == "*" else host, port))
+        except OSError as error:
+            raise UsageError(
+                f"The master cannot listen on {host}:{port} ({error.strerror}). Choose another --master-port "
+                "or --master-bind-host."
+            ) from None
 
 
 def become_locust(arguments: list[str]) -> None:

@@ -92,6 +92,9 @@ class Run:
 
     def check(self) -> None:
         """Run the preflight checks and prepare the disturbances. Raises UsageError."""
+        if self.report_dir.exists():
+            # Of a run in another database. Its files would pass for those of this run.
+            raise used_run_id(self.options.run_id)
         check_api(self._api, self._api_url)
         check_role(look_up_role(self._api_url, self._api_key), self.options)
         faults_since = None if self.options.faults is None else self._faults.active()["since"]
@@ -114,7 +117,7 @@ class Run:
         self._new_run = runs.NewRun(
             run_id=self.options.run_id,
             scenario=self.options.scenario.value,
-            options=options | {"faults_since": self._faults.since},
+            options=options | {"faults_since": self._faults.since, "faults_before": self._faults.before},
             stages=options["stages"],
             fault_profile=self._faults.profile,
             fault_seed=self._faults.seed,

@@ -11,11 +11,13 @@ from psycopg.rows import dict_row
 
 from db import queries
 from db.database import Row
+from db.runs import SILENT_SECONDS
 from db.sqlstate import translate_errors
 
 STATEMENT_TIMEOUT_MS = 1_500
 
 _SQL = queries.load("diagnostics.sql")
+_RUNS_SQL = queries.load("runs.sql")
 _MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
 
 
@@ -60,6 +62,9 @@ class DatabaseState(ServerState):
     repeated_compensations: tuple[str, ...] = ()
     """Order ids with at least `compensation_attempts` attempts of the refund or the recall."""
 
+    faults_left: tuple[str, str] | None = None
+    """Active fault profile and the id of the ended load test that set it."""
+
     acceptance_gap_seconds: float | None = None
     """Shortest time between acceptance (Temporal's clock) and first event (the database's clock) of recent
     orders; None if there are none."""
@@ -100,8 +105,11 @@ async def database_state(
         if connections["has_orders"]:
             attempts = {"attempts": compensation_attempts}
             overdue = (await rows("overdue"))[0]
+            silent = {"silent_seconds": SILENT_SECONDS}
+            left = await (await connection.execute(_RUNS_SQL["faults_left"], silent)).fetchone()
             orders = {
                 "overdue": overdue["orders"],
+                "faults_left": None if left is None else (left["profile"], left["run_id"]),
                 "overdue_examples": tuple(overdue["examples"] or ()),
                 "repeated_compensations": tuple(
                     row["order_id"] for row in await rows("repeated_compensations", attempts)

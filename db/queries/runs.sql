@@ -11,6 +11,18 @@ where ended_at is null and options ->> 'faults_since' = %(since)s
     and greatest(started_at, (select max(accepted_at) from orders where run_id = r.run_id))
         > now() - interval '1 second' * ((options ->> 'drain_seconds')::float8 + %(silent_seconds)s);
 
+-- name: faults_left
+-- The active fault profile, if a load test set it and has ended or was aborted. `faults_since` is the API's text.
+select r.run_id, c.profile, r.options -> 'faults_before' as before
+from (select at, profile from fault_changes order by change_id desc limit 1) c
+join runs r on r.options ->> 'faults_since' = to_char(c.at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+where r.ended_at is not null
+    or greatest(r.started_at, (select max(accepted_at) from orders where run_id = r.run_id))
+        < now() - interval '1 second' * ((r.options ->> 'drain_seconds')::float8 + %(silent_seconds)s);
+
+-- name: restore_faults
+insert into fault_changes (profile, seed, rates) values (%(profile)s, %(seed)s, %(rates)s);
+
 -- name: open_run
 insert into runs (
     run_id, scenario, options, stages, fault_profile, fault_seed, started_at, commit_hash, machine

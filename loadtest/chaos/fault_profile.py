@@ -11,7 +11,9 @@ class FaultProfile:
 
     def __init__(self, api: ApiClient) -> None:
         self._api = api
-        self._before: Json | None = None
+        self.before: Json | None = None
+        """The profile to restore; None if there is nothing to restore."""
+
         self.since: str | None = None
         """When the run set its profile, by the API's clock; None if it sets none."""
 
@@ -31,23 +33,23 @@ class FaultProfile:
         if options.faults is None:
             self.profile, self.seed = active.get("profile"), active.get("seed")
             return
-        self._before = active
+        self.before = active
         self.since = self._put({"profile": options.faults, "seed": options.seed})
         self.profile, self.seed = options.faults, options.seed
 
     def restore(self) -> None:
         """Restore the previous profile, unless the profile was changed during the run."""
-        if self._before is None:
+        if self.before is None:
             return
         # `since` is None if the response to setting the profile was lost.
         if self.since is not None and self.active()["since"] != self.since:
-            self._before = None
+            self.before = None
             return
-        before = {"profile": self._before["profile"], "seed": self._before["seed"]}
+        before = {"profile": self.before["profile"], "seed": self.before["seed"]}
         if before["profile"] == "custom":
-            before["rates"] = self._before["rates"]
+            before["rates"] = self.before["rates"]
         self._put(before)
-        self._before = None
+        self.before = None
 
     def _put(self, profile: Json) -> str:
         """Set a profile. Returns the time since when it is active, which identifies this change."""

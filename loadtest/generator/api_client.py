@@ -141,13 +141,13 @@ class ApiClient:
     def _report(self, method: str, name: str, began: float, length: int, problem: str | None) -> None:
         if self._stats is None or not name:
             return
-        # This import patches the process for gevent, which only a process of Locust may do.
-        from locust.stats import StatsError
-
         # Not through Locust's event of requests, which would count them among the orders.
         entry = self._stats.entries[(name, method)]
         entry.log(round((time.perf_counter() - began) * 1000), length)
         if problem is not None:
+            # This import patches the process for gevent, which only a process of Locust may do.
+            from locust.stats import StatsError
+
             entry.log_error(problem)
             key = StatsError.create_key(method, name, problem)
             self._stats.errors.setdefault(key, StatsError(method, name, problem)).occurred()

@@ -171,9 +171,7 @@ def run_probe(options: list[str], reports: Path, run_id: str, rate: float) -> Pr
     except KeyboardInterrupt:
         was_interrupted = True
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate()
-    finally:
-        process.kill()
+        errors = _wait_for_verdict(process)
     if process.returncode == ExitCode.WRONG_USAGE:
         raise UsageError(errors.strip())
     if process.returncode not in _WITH_VERDICT:
@@ -194,6 +192,16 @@ def run_probe(options: list[str], reports: Path, run_id: str, rate: float) -> Pr
         p99_ms=completion.get("p99"),
         was_interrupted=was_interrupted,
     )
+
+
+def _wait_for_verdict(process: subprocess.Popen[str]) -> str:
+    """Return the errors of an interrupted probe. Another Ctrl-C ends it, after it has restored the faults."""
+    try:
+        return process.communicate()[1]
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        process.send_signal(signal.SIGINT)
+        return process.communicate()[1]
 
 
 def write_results(result: SearchResult, plan: SearchPlan, slo_seconds: float, directory: Path) -> list[Path]:

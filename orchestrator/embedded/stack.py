@@ -199,9 +199,19 @@ class Stack:
                     began = time.monotonic()
                     migrate(self.settings)
                     report(f"migrations are applied ({time.monotonic() - began:.1f} s)")
+                    self._restore_faults(report)
                     self._require_keys()
                     if starts_workers:
                         self._check_servers()
+
+    def _restore_faults(self, report: Report) -> None:
+        # Imported here for the reason that `_require_keys` has.
+        from db import runs
+
+        restored = runs.restore_faults(self.settings.order_database_url)
+        if restored is not None:
+            run_id, profile = restored
+            report(f"the fault profile is {profile} again; load test {run_id} had not restored it")
 
     def _require_keys(self) -> None:
         # Each component checks this too, but would then be restarted again and again. Imported here, because

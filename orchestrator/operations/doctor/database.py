@@ -120,6 +120,13 @@ def _order_findings(state: DatabaseState) -> Iterator[Finding]:
             f"{', '.join(state.repeated_compensations)}.",
             "Check the payment provider and the warehouse. The system retries until it succeeds.",
         )
+    if state.faults_left is not None:
+        profile, run_id = state.faults_left
+        yield Finding(
+            "faults-left",
+            f"The fault profile {profile} is still active. Load test {run_id}, which set it, has ended.",
+            "To remove it: orders faults set none.",
+        )
     gap = state.acceptance_gap_seconds
     if gap is not None and gap > ACCEPTANCE_GAP_SECONDS:
         yield Finding(
