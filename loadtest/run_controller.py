@@ -36,6 +36,10 @@ START_SECONDS = 10.0
 """Time until Locust starts a run whose options were accepted. Until then no other run can start."""
 
 
+QUIT_SECONDS = 10.0
+"""Time in which Locust ends the process after the verdict."""
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Print an OrderSystemError as one sentence, and exit with code 2."""
@@ -205,7 +209,7 @@ class RunController:
         if self._is_restoring:
             return None
         is_over = self._running is not None and self._running.ready()
-        if is_over and self._environment.web_ui is None:
+        if is_over and (self._is_quitting or self._environment.web_ui is None):
             return SystemExit(self._environment.process_exit_code)
         return KeyboardInterrupt()
 
@@ -256,8 +260,11 @@ class RunController:
             gevent.spawn_later(self._autoquit_seconds, web_ui.stop)
 
     def _on_quitting(self, **_: Any) -> None:
-        self._is_quitting = True
+        is_quitting, self._is_quitting = self._is_quitting, True
         self._on_stop()
+        if is_quitting:
+            # Two signals: Locust ends the process in the greenlet of the first one.
+            gevent.sleep(QUIT_SECONDS)
 
     def _on_stop(self, **_: Any) -> None:
         """Stop the run and wait for its verdict. Called when the test or the process is stopped."""
@@ -265,8 +272,8 @@ class RunController:
         if running is None or run is None or running is gevent.getcurrent():
             return
         if not running.ready():
-            self._is_stopped = True
-            if self._environment.web_ui is None and run.tally.in_flight:
+            is_stopped, self._is_stopped = self._is_stopped, True
+            if self._environment.web_ui is None and run.tally.in_flight and not is_stopped:
                 terminal.console.print("Stopping: orders in flight finish first, then the verdict follows.")
             try:
                 run.stop()

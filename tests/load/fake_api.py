@@ -57,6 +57,12 @@ class Behaviour:
     uncompared: int = 0
     """Number of orders that the audit does not compare with their workflows."""
 
+    is_unavailable: bool = False
+    """Every connection is closed without a response."""
+
+    busy_audits: int = 0
+    """Number of audits that are rejected with 429 before one is carried out."""
+
     audit_unavailable: bool = False
     audit_is_malformed: bool = False
     latency_unavailable: bool = False
@@ -167,7 +173,9 @@ class Connection(asyncio.Protocol):
     def handle(self, method: str, target: str, body: bytes) -> None:
         parts = urlsplit(target)
         path = parts.path.strip("/").split("/")
-        if path[0] == "orders" and len(path) > 2:
+        if self.api.behaviour.is_unavailable and path[0] not in ("truth", "behaviour"):
+            self.drop()
+        elif path[0] == "orders" and len(path) > 2:
             self.handle_order(path[1], path[2:], parse_qs(parts.query), body)
         else:
             self.handle_operation(method, path[0], parse_qs(parts.query), body)
@@ -301,6 +309,9 @@ class Connection(asyncio.Protocol):
             api.loop.call_later(behaviour.faults_delay_seconds, self.respond, 200, api.faults)
         elif name == "audit" and behaviour.audit_unavailable:
             self.drop()
+        elif name == "audit" and behaviour.busy_audits:
+            behaviour.busy_audits -= 1
+            self.respond(429, {"detail": "too many audits are running"})
         elif name == "audit":
             self.respond(
                 200, {"clean": True} if behaviour.audit_is_malformed else self.audit(query["run_id"][0])

@@ -110,6 +110,7 @@ CASES: list[tuple[str, Iterable[Finding], str]] = [
     ("current-version-incomplete", versions(unserved_queues=["shipping-tq"]), "has served shipping-tq"),
     ("several-versions", versions(builds=["a1", "b2"]), "a1, b2"),
     ("orders-overdue", database(overdue=2, overdue_examples=("o-1", "o-2")), "o-1, o-2"),
+    ("faults-left", database(faults_left=("slow", "run-1")), "profile slow is still active. Load test run-1"),
     ("compensation-repeated", database(repeated_compensations=("o-3",)), "o-3"),
     ("clock-database", database(clock_ahead_seconds=-3.0), "3.0 s behind"),
     ("clock-temporal", clock_findings("clock-temporal", "Temporal's clock", 4.0), "4.0 s ahead of"),
