@@ -12,13 +12,12 @@ from time import monotonic
 from urllib.parse import parse_qs
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.errors import ServiceUnavailable
-from orchestrator.security import bind_policy, role_cache
+from orchestrator.security import bind_policy, keyless_access, role_cache
 from orchestrator.security.headers import PAGE_HEADERS, with_headers
 from orchestrator.security.role_cache import RoleCache
 from orchestrator.security.sessions import MAX_FORM_BYTES, Sessions, cookies_of
@@ -83,8 +82,9 @@ class SignInMiddleware:
         if role is None:
             message = "" if key is None else "This key is no longer valid."
             await _reject(scope, receive, send, self._login_page(401, message))
-        elif key is None and not bind_policy.is_loopback_host(Headers(scope=scope).get("host")):
-            await _reject(scope, receive, send, _page(421, bind_policy.LOOPBACK_ONLY, ""))
+        elif key is None and (refusal := await _keyless_refusal(scope)) is not None:
+            status = 421 if refusal == keyless_access.LOOPBACK_ONLY else 401
+            await _reject(scope, receive, send, _page(status, refusal, ""))
         elif scope["type"] == "websocket":
             await self._app(scope, receive, self._send_while_valid(send, key))
         else:
@@ -149,6 +149,16 @@ class SignInMiddleware:
             await send(message)
 
         return send_if_valid
+
+
+async def _keyless_refusal(scope: Scope) -> str | None:
+    """Return why a request without a key is refused, or None. A page works through its WebSocket connection,
+    so only this is checked for a proxy that adds no header."""
+    refusal = keyless_access.request_refusal(scope)
+    if refusal is not None or scope["type"] != "websocket":
+        return refusal
+    is_forwarded = await run_in_threadpool(keyless_access.connection_comes_from_proxy, scope)
+    return keyless_access.FORWARDED if is_forwarded else None
 
 
 async def _reject(scope: Scope, receive: Receive, send: Send, page: HTMLResponse) -> None:

@@ -1,5 +1,6 @@
 """The domain: states, steps, reasons and orders, as the order database stores them."""
 
+import unicodedata
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -9,6 +10,24 @@ MAX_ORDER_LINES = 100
 MAX_QUANTITY = 1_000_000
 MAX_UNIT_PRICE_CENTS = 100_000_000
 MAX_TEXT_LENGTH = 200
+
+_COUNTRY_CODES = """
+AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT
+BV BW BY BZ CA CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH
+ER ES ET FI FJ FK FM FO FR GA GB GD GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW GY HK HM HN HR HT
+HU ID IE IL IM IN IO IQ IR IS IT JE JM JO JP KE KG KH KI KM KN KP KR KW KY KZ LA LB LC LI LK LR LS
+LT LU LV LY MA MC MD ME MF MG MH MK ML MM MN MO MP MQ MR MS MT MU MV MW MX MY MZ NA NC NE NF NG NI
+NL NO NP NR NU NZ OM PA PE PF PG PH PK PL PM PN PR PS PT PW PY QA RE RO RS RU RW SA SB SC SD SE SG
+SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG
+UM US UY UZ VA VC VE VG VI VN VU WF WS YE YT ZA ZM ZW
+"""
+COUNTRIES = frozenset(_COUNTRY_CODES.split())
+"""The two-letter codes of ISO 3166-1."""
+
+DEFAULT_COUNTRY = "US"
+
+COUNTRIES_WITH_STATES = frozenset(("AU", "BR", "CA", "CN", "IN", "MX", "US"))
+"""The countries in which carriers need a state and a postal code."""
 
 
 class Step(StrEnum):
@@ -104,14 +123,42 @@ class ReviewMode(StrEnum):
 
 @dataclass(frozen=True)
 class Address:
+    """A postal address of any country, normalized to Unicode NFC. `country` is an ISO 3166 code."""
+
     street: str
     city: str
-    state: str
-    zip: str
+    state: str = ""
+    zip: str = ""
+    street2: str = ""
+    country: str = DEFAULT_COUNTRY
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, unicodedata.normalize("NFC", value))
+        object.__setattr__(self, "country", self.country.upper())
+
+    def to_json(self) -> dict[str, str]:
+        """Return the address as it is stored: without `street2` and `country` if they have their defaults."""
+        defaults = {"street2": "", "country": DEFAULT_COUNTRY}
+        return {name: value for name, value in vars(self).items() if value != defaults.get(name)}
 
     def validation_errors(self) -> list[str]:
-        """Return one message for each invalid field."""
-        return text_errors(street=self.street, city=self.city, state=self.state, zip=self.zip)
+        """Return one message for each invalid field. Only some countries need a state and a postal code."""
+        optional = {"street2": self.street2, "state": self.state, "zip": self.zip}
+        given = {name: value for name, value in optional.items() if value}
+        errors = text_errors(street=self.street, city=self.city, **given)
+        if self.country in COUNTRIES_WITH_STATES:
+            errors += [
+                f"{name} is missing: an address in {self.country} needs it; for another country, set country"
+                for name in ("state", "zip")
+                if name not in given
+            ]
+        if self.country not in COUNTRIES:
+            errors.append(
+                "country must be a two-letter code of ISO 3166, for example US or SG "
+                "(the United Kingdom is GB)"
+            )
+        return errors
 
 
 @dataclass(frozen=True)
@@ -145,6 +192,18 @@ class NewOrder:
     requested_at: datetime
     accepted_at: datetime
     deadline_at: datetime
+    start_request_id: str | None = None
+
+
+EARLY_APPROVAL = "the approval takes effect when the review begins"
+
+ACCEPTED_MESSAGES = {
+    "cancel_order": "the order is being cancelled",
+    "reject_order": "the order is being cancelled",
+    "approve_order": "the order is approved",
+    "update_address": "the address is changed",
+}
+"""The messages of accepted requests."""
 
 
 @dataclass(frozen=True)
@@ -172,14 +231,16 @@ class RequestResult:
 
 def text_error(name: str, value: str) -> str | None:
     """Return why the value of a text field is invalid, or None if it is valid."""
-    if not value.strip():
-        return f"{name} is empty"
     if len(value) > MAX_TEXT_LENGTH:
         return f"{name} is longer than {MAX_TEXT_LENGTH} characters"
-    if any(ord(character) < 32 or ord(character) == 127 for character in value):
+    categories = {unicodedata.category(character) for character in value}
+    # Cc: control characters; Zl and Zp: line and paragraph separators; Cs: surrogates.
+    if not categories.isdisjoint(("Cc", "Zl", "Zp")):
         return f"{name} contains control characters"
-    if any(0xD800 <= ord(character) <= 0xDFFF for character in value):
+    if "Cs" in categories:
         return f"{name} is not valid Unicode text"
+    if not value.strip():
+        return f"{name} is empty"
     return None
 
 

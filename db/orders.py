@@ -11,7 +11,17 @@ from psycopg.types.json import Jsonb
 
 from db import queries
 from db.database import Database, Row
-from db.domain import Address, AttemptOutcome, Item, NewOrder, Reason, RequestResult, State, Step
+from db.domain import (
+    ACCEPTED_MESSAGES,
+    Address,
+    AttemptOutcome,
+    Item,
+    NewOrder,
+    Reason,
+    RequestResult,
+    State,
+    Step,
+)
 from db.transitions import STATE_MACHINE
 
 _SQL = queries.load("orders.sql")
@@ -94,7 +104,7 @@ class OrderRepository:
     async def insert_order(self, order: NewOrder) -> bool:
         """Insert an order unless it exists. Return False when it exists for another workflow run."""
         parameters = vars(order) | {
-            "address": Jsonb(asdict(order.address)),
+            "address": Jsonb(order.address.to_json()),
             "items": Jsonb([asdict(item) for item in order.items]),
         }
         if await self._execute("insert_order", **parameters):
@@ -208,7 +218,8 @@ class OrderRepository:
         # Read after the statement, which does not see an attempt that committed while it waited for the lock.
         snapshot = await self.snapshot(order_id)
         compensations = snapshot.compensations if snapshot is not None else []
-        return RequestResult(True, "the order is being cancelled", State(row["state"]), reason, compensations)
+        message = ACCEPTED_MESSAGES[signal or "cancel_order"]
+        return RequestResult(True, message, State(row["state"]), reason, compensations)
 
     async def approve(
         self, order_id: str, reviewer: str, *, signal: str | None = None, request_id: str | None = None
@@ -229,7 +240,7 @@ class OrderRepository:
             detail=Jsonb(_event_detail(signal, accepted=True, **detail)),
         )
         if row is not None:
-            return RequestResult(True, "the order is approved", State(row["state"]))
+            return RequestResult(True, ACCEPTED_MESSAGES["approve_order"], State(row["state"]))
         return await self._decide_again(order_id, request_id, signal, detail)
 
     async def change_address(
@@ -246,17 +257,17 @@ class OrderRepository:
         With `address_version`, only if the order's address still has this version.
         """
         signal = "update_address"
-        detail = {"by": by, "new_address": asdict(address)}
+        detail = {"by": by, "new_address": address.to_json()}
         row = await self._fetch_one(
             "change_address",
             order_id=order_id,
-            address=Jsonb(asdict(address)),
+            address=Jsonb(address.to_json()),
             address_version=address_version,
             request_id=request_id,
             detail=Jsonb(_event_detail(signal, accepted=True, **detail)),
         )
         if row is not None:
-            return RequestResult(True, "the address is changed", State(row["state"]))
+            return RequestResult(True, ACCEPTED_MESSAGES[signal], State(row["state"]))
         return await self._decide_again(order_id, request_id, signal, detail, address_version)
 
     async def record_request(

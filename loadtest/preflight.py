@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from db import runs
-from loadtest.generator.api_client import ApiClient
+from loadtest.generator.api_client import ApiClient, CertificateRejected
 from loadtest.options import RunOptions
 from orchestrator.errors import ServiceUnavailable, UsageError
 from orchestrator.security.key_hashing import Role
@@ -14,6 +14,8 @@ def check_api(api: ApiClient, url: str) -> None:
     """Raises UsageError unless all components of the system behind the API are healthy."""
     try:
         response = api.get("/health", "health")
+    except CertificateRejected as error:
+        raise UsageError(str(error)) from None
     except ServiceUnavailable:
         raise UsageError(f"The API at {url} is not responding. Start the stack with `make up`.") from None
     if not response.is_ok:

@@ -50,7 +50,8 @@ class OrderRequest:
     """The argument of `OrderWorkflow`: one order as the customer placed it.
 
     `requested_at` is the scheduled send time of an open-loop load test, else the time of the request;
-    `limit_seconds` is the time from acceptance to the outcome.
+    `limit_seconds` is the time from acceptance to the outcome; `start_request_id` stands for the idempotency
+    key of the start.
     """
 
     order_id: str
@@ -63,6 +64,7 @@ class OrderRequest:
     limit_seconds: float = 15.0
     run_id: str | None = None
     shipping_task_queue: str = "shipping-tq"
+    start_request_id: str | None = None
 
     @property
     def amount_cents(self) -> int:
@@ -75,7 +77,7 @@ class OrderRequest:
         `requested_at` and `run_id` are not part of it.
         """
         content = {
-            "address": asdict(self.initial_address),
+            "address": self.initial_address.to_json(),
             "items": [asdict(item) for item in self.items],
             "payment_id": self.payment_id,
             "review": self.review,
@@ -92,6 +94,7 @@ class OrderRequest:
             order_id=self.order_id,
             workflow_run_id=workflow_run_id,
             run_id=self.run_id,
+            start_request_id=self.start_request_id,
             fingerprint=self.fingerprint,
             address=self.initial_address,
             items=self.items,

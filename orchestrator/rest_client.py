@@ -1,19 +1,25 @@
 """Synchronous client of the REST API, for the command line and the dashboard."""
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from typing import Any, Self
+from uuid import uuid4
 
 import httpx
 
 from orchestrator import errors
-from orchestrator.security.key_hashing import Role
+from orchestrator.security import certificates
+from orchestrator.security.key_hashing import Role, is_token
 
 Json = dict[str, Any]
 
 CONNECT_SECONDS = 2.0
 READ_SECONDS = 30.0
+RETRY_PAUSES_SECONDS = (0.5, 1.0, 2.0)
+"""Before the retries of a POST whose response was lost: a killed API is back within 3 s."""
+
 AUDIT_SECONDS = 900.0
 """How long clients and the reverse proxy wait for the audit of all orders."""
 
@@ -22,13 +28,21 @@ class ApiUnavailable(errors.ServiceUnavailable):
     """The API is not responding. Is the stack running?"""
 
 
+class ResponseLost(errors.ServiceUnavailable):
+    """The connection to the API broke before the response. The API may have carried out the request."""
+
+
+class CertificateRejected(errors.ServiceUnavailable):
+    """The API's certificate is not valid."""
+
+
 class RestClient:
     """Sends requests to the API and returns their JSON. Safe to share between threads.
 
     An error response raises the error of its status code (`error_of`) with the detail of its problem
-    document. Raises ApiUnavailable when no connection is possible, ServiceUnavailable when the response does
-    not come in time, and UsageError for an address or an API key that cannot be used. `name` stands for the
-    API in messages.
+    document. Raises ApiUnavailable when no connection is possible, CertificateRejected, ResponseLost,
+    ServiceUnavailable when the response does not come in time, and UsageError for an address or an API key
+    that cannot be used. `name` stands for the API in messages.
     """
 
     def __init__(
@@ -50,6 +64,7 @@ class RestClient:
                 timeout=httpx.Timeout(read_seconds, connect=connect_seconds),
                 # HTTP_PROXY is for the internet, and the API is in the local network.
                 trust_env=False,
+                verify=certificates.client_context(url),
             )
 
     def with_key(self, api_key: str | None) -> Self:
@@ -71,7 +86,19 @@ class RestClient:
         return self._json("GET", path, params=_without_none(query))
 
     def post(self, path: str, body: Json) -> Json:
-        return self._json("POST", path, json=body)
+        """Send a POST with a new idempotency key, and retry it while its response is lost."""
+        headers = {"Idempotency-Key": uuid4().hex}
+        pauses = iter(RETRY_PAUSES_SECONDS)
+        was_sent = False
+        while True:
+            try:
+                return self._json("POST", path, json=body, headers=headers)
+            except (ResponseLost, ApiUnavailable) as error:
+                was_sent = was_sent or isinstance(error, ResponseLost)
+                pause = next(pauses, None)
+                if not was_sent or pause is None:
+                    raise
+                time.sleep(pause)
 
     def put(self, path: str, body: Json) -> Json:
         return self._json("PUT", path, json=body)
@@ -101,8 +128,9 @@ class RestClient:
 
     def send(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send a request with options of httpx and return the response, with any status code."""
+        headers = self._headers | options.pop("headers", {})
         with self._errors():
-            return self._http.request(method, path, headers=self._headers, **options)
+            return self._http.request(method, path, headers=headers, **options)
 
     def _json(self, method: str, path: str, **options: Any) -> Json:
         response = self.send(method, path, **options)
@@ -118,17 +146,28 @@ class RestClient:
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise errors.UsageError(f"{self._url} is not the address of an API") from error
         except httpx.ConnectError as error:
+            problem = certificates.rejection(error)
+            if problem is not None:
+                raise CertificateRejected(
+                    f"the certificate of {self._name} is rejected: {problem}"
+                ) from error
             raise ApiUnavailable(f"no connection to {self._name}: start the stack with `make up`") from error
+        except httpx.LocalProtocolError as error:
+            # Its text can quote a header, which has the key.
+            raise errors.UsageError("the request has a header that HTTP does not allow") from error
+        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+            reason = str(error) or type(error).__name__
+            raise ResponseLost(f"{self._name} closed the connection without a response: {reason}") from error
         except httpx.TransportError as error:
             reason = str(error) or type(error).__name__
             raise errors.ServiceUnavailable(f"{self._name} is not responding: {reason}") from error
 
 
 def auth_headers(api_key: str | None) -> dict[str, str]:
-    """Return the Authorization header of a key. Raises UsageError for text that no header can hold."""
+    """Return the Authorization header of a key. Raises UsageError for text that no key can be."""
     if api_key is None:
         return {}
-    if not api_key.isascii() or not api_key.isprintable():
+    if not is_token(api_key):
         raise errors.UsageError("API_KEY is not a valid API key")
     return {"Authorization": f"Bearer {api_key}"}
 

@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from orchestrator.errors import SettingsError
+from orchestrator.security.key_hashing import is_token
 from orchestrator.security.payload_keys import PayloadKeys
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -206,6 +207,22 @@ class Settings(BaseSettings):
     @classmethod
     def _strip(cls, text: str) -> str:
         return text.strip()
+
+    @field_validator("api_key", mode="before")
+    @classmethod
+    def _check_api_key(cls, value: object) -> object:
+        """Strip the line end of a key from a file, and reject text that no key can be without quoting it."""
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if not isinstance(text, str):
+            return value
+        if not (text := text.strip()):
+            return None
+        if not is_token(text):
+            raise ValueError(
+                "it contains a space, a quotation mark or another character that no key has; set it to the "
+                "key as `orders keys add` printed it, without quotation marks"
+            )
+        return text
 
     @field_validator("payload_keys")
     @classmethod

@@ -1,8 +1,8 @@
 -- Single orders and lists of orders, for the API.
 
 -- name: start_conflicts
--- The fingerprint stored for an order id, and the order that owns a payment id.
-select o.fingerprint, p.order_id as payment_owner
+-- What is stored for an order id, and the order that owns a payment id.
+select o.fingerprint, coalesce(o.applied_request_ids, '{}') as applied_request_ids, p.order_id as payment_owner
 from (select 1) one
 left join orders o on o.order_id = %(order_id)s
 left join payments p on p.payment_id = %(payment_id)s;
@@ -32,6 +32,22 @@ select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason as reason, 
             and (kind = 'abort' or (kind = 'signal' and detail @> '{"accepted": true}' and detail ? 'reason'))
         order by at limit 1) as message
 from target o;
+
+-- name: accepted_request
+-- The last accepted request with this detail, and whether it is the last one of its signal. Its state is null without
+-- such a request.
+select o.applied_request_ids, o.state as order_state, accepted.state,
+    accepted.at is not null and not exists (
+        select from events e
+        where e.order_id = o.order_id and e.kind = 'signal' and e.at > accepted.at and e.detail @> %(signal)s::jsonb
+    ) as is_last
+from orders o
+left join lateral (
+    select e.at, e.state from events e
+    where e.order_id = o.order_id and e.kind = 'signal' and e.detail @> (%(signal)s::jsonb || %(detail)s::jsonb)
+    order by e.at desc limit 1
+) accepted on true
+where o.order_id = %(order_id)s;
 
 -- name: order_history
 -- Returns no row for an unknown order, and one row of nulls for an order whose events were deleted by retention.

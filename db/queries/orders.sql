@@ -9,7 +9,7 @@
 with new_order as (
     insert into orders (
         order_id, workflow_run_id, run_id, fingerprint, address, items, amount_cents, payment_id, review,
-        requested_at, accepted_at, deadline_at, last_event_at, current_step
+        requested_at, accepted_at, deadline_at, last_event_at, current_step, applied_request_ids
     )
     values (
         %(order_id)s, %(workflow_run_id)s, %(run_id)s, %(fingerprint)s, %(address)s, %(items)s,
@@ -18,7 +18,8 @@ with new_order as (
         greatest(least(%(requested_at)s, date_trunc('milliseconds', %(accepted_at)s)),
             date_trunc('milliseconds', %(accepted_at)s) - interval '20 days'),
         date_trunc('milliseconds', %(accepted_at)s), date_trunc('milliseconds', %(deadline_at)s),
-        greatest(clock_timestamp(), %(accepted_at)s), 'receive'
+        greatest(clock_timestamp(), %(accepted_at)s), 'receive',
+        array_remove(array[%(start_request_id)s::text], null)
     )
     on conflict (order_id) do nothing
     returning order_id, last_event_at
@@ -199,7 +200,9 @@ select state from locked_order;
 with locked_order as (
     update orders set
         last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond'),
-        address = %(address)s, address_version = address_version + 1,
+        address = %(address)s,
+        -- A repeated change keeps a label that has this address valid.
+        address_version = address_version + (address <> %(address)s)::int,
         applied_request_ids = applied_request_ids || %(request_id)s::text
     where order_id = %(order_id)s and state < %(no_abort_from)s::order_state and abort_reason is null
         and (%(address_version)s::int is null or address_version = %(address_version)s)

@@ -4,9 +4,20 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
+from psycopg.types.json import Jsonb
+
 from db import queries
 from db.database import Database, Row
-from db.domain import COMPENSATIONS, Address, Reason, State, Step
+from db.domain import (
+    ACCEPTED_MESSAGES,
+    COMPENSATIONS,
+    EARLY_APPROVAL,
+    Address,
+    Reason,
+    RequestResult,
+    State,
+    Step,
+)
 from db.transitions import STATE_MACHINE
 
 _SQL = queries.load("order_details.sql")
@@ -15,9 +26,10 @@ _SQL = queries.load("order_details.sql")
 @dataclass(frozen=True)
 class StartConflicts:
     """What a start would conflict with: the fingerprint stored for its order id, the owner of its payment
-    id."""
+    id. `applied_request_ids` are those of the stored order."""
 
     fingerprint: str | None
+    applied_request_ids: list[str]
     payment_owner: str | None
 
 
@@ -58,6 +70,19 @@ class StoredOrder:
 
 
 @dataclass(frozen=True)
+class AcceptedRequest:
+    """An accepted request. `is_last`: no other request of its kind was accepted later."""
+
+    result: RequestResult
+    is_last: bool
+    applied_request_ids: list[str]
+
+    def has_applied(self, update_id: str) -> bool:
+        """Return whether an update whose id begins with this text was accepted."""
+        return any(each.startswith(f"update-{update_id}") for each in self.applied_request_ids)
+
+
+@dataclass(frozen=True)
 class PageKey:
     """The last order of a page. The next page starts after it."""
 
@@ -86,6 +111,25 @@ async def order(database: Database, order_id: str) -> StoredOrder | None:
         address=Address(**row["address"]),
         address_version=row["address_version"],
     )
+
+
+async def accepted_request(
+    database: Database, order_id: str, signal: str, detail: Row
+) -> AcceptedRequest | None:
+    """Return the last accepted request with this detail; None for an unknown order.
+
+    Without such a request, the result has the current state of the order, and `is_last` is False.
+    """
+    accepted = {"signal": signal, "accepted": True}
+    row = await database.fetch_one(
+        _SQL["accepted_request"], {"order_id": order_id, "signal": Jsonb(accepted), "detail": Jsonb(detail)}
+    )
+    if row is None:
+        return None
+    is_early = signal == "approve_order" and row["state"] == State.RECEIVED
+    message = EARLY_APPROVAL if is_early else ACCEPTED_MESSAGES[signal]
+    result = RequestResult(True, message, State(row["state"] or row["order_state"]))
+    return AcceptedRequest(result, row["is_last"], row["applied_request_ids"])
 
 
 async def history(database: Database, order_id: str) -> list[Row] | None:

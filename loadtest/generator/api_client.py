@@ -9,15 +9,17 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from geventhttpclient.connectionpool import ConnectionPool
+import gevent.ssl
+from geventhttpclient.connectionpool import ConnectionPool, SSLConnectionPool
 from geventhttpclient.header import Headers
 from geventhttpclient.response import HTTPParseError, HTTPSocketPoolResponse
 
 from orchestrator.errors import ServiceUnavailable, UsageError
 from orchestrator.rest_client import Json, auth_headers
+from orchestrator.security import certificates
 
 if TYPE_CHECKING:
     from locust.stats import RequestStats
@@ -34,6 +36,10 @@ _NO_NAMES: Mapping[int, str] = {}
 
 class NoResponse(ServiceUnavailable):
     """The API sent no response: the connection was refused or broken, or the response timed out."""
+
+
+class CertificateRejected(NoResponse):
+    """The API's certificate is not valid."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +66,28 @@ class ApiClient:
         *,
         api_key: str | None = None,
     ) -> None:
-        """Raises UsageError for an address that is not an http URL, and for an invalid key."""
+        """Raises UsageError for an address that is not an HTTP URL, and for an invalid key."""
         parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise UsageError(f"{url} is not the http address of an API.")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"{url} is not the address of an API.")
+        self._url = url
         self._stats = stats
         self._prefix = parts.path.rstrip("/")
-        host, port = parts.hostname, parts.port or 80
-        self._head = (
-            f" HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: loadtest\r\nAccept: application/json\r\n"
-        )
+        host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        self._head = f" HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\n"
+        self._head += "User-Agent: loadtest\r\nAccept: application/json\r\n"
         self._head += "".join(f"{name}: {value}\r\n" for name, value in auth_headers(api_key).items())
-        self._pool = ConnectionPool(
-            host, port, host, port,
-            size=max_connections, connection_timeout=CONNECT_SECONDS, network_timeout=read_seconds,
-        )  # fmt: skip
+        limits: dict[str, Any] = {
+            "size": max_connections,
+            "connection_timeout": CONNECT_SECONDS,
+            "network_timeout": read_seconds,
+        }
+        if parts.scheme == "http":
+            self._pool = ConnectionPool(host, port, host, port, **limits)
+        else:
+            context = certificates.client_context(url, gevent.ssl.create_default_context)
+            limits["ssl_context_factory"] = lambda **_: context
+            self._pool = SSLConnectionPool(host, port, host, port, **limits)
 
     def close(self) -> None:
         self._pool.close()
@@ -136,6 +149,8 @@ class ApiClient:
             return int(response.get_code()), bytes(response.read())
         except (OSError, HTTPParseError) as error:
             # HTTPConnectionClosed is an HTTPParseError; a gevent timeout of the socket is an OSError.
+            if (problem := certificates.rejection(error)) is not None:
+                raise CertificateRejected(f"The certificate of {self._url} is rejected: {problem}") from error
             raise NoResponse(f"{method} {path}: {error!r}") from error
 
     def _report(self, method: str, name: str, began: float, length: int, problem: str | None) -> None:

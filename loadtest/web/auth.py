@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, g, request
 
 from orchestrator.errors import ServiceUnavailable
-from orchestrator.security import bind_policy
+from orchestrator.security import keyless_access
 from orchestrator.security.headers import PAGE_HEADERS
 from orchestrator.security.key_hashing import Role
 from orchestrator.security.role_cache import RoleCache
@@ -36,8 +36,8 @@ def add_authentication(app: Flask, roles: RoleCache) -> None:
             return _text(503, "Sign-in is unavailable: the API is not responding. Try again shortly.")
         if role is None:
             return _text(401, "An API key is required as the password.", _CHALLENGE)
-        if key is None and not bind_policy.is_loopback_host(request.host):
-            return _text(421, bind_policy.LOOPBACK_ONLY)
+        if key is None and (refusal := _keyless_refusal()) is not None:
+            return _text(421 if refusal == keyless_access.LOOPBACK_ONLY else 401, refusal)
         if role < Role.OPERATOR:
             return _text(403, "Load tests need a key of role operator.", _CHALLENGE)
         g.api_key = key
@@ -67,6 +67,21 @@ def authenticated_key() -> str | None:
     """Return the API key of the current request, or None if the API needs no keys."""
     key: str | None = g.get("api_key")
     return key
+
+
+def _keyless_refusal() -> str | None:
+    """Return why a request without a key is refused, or None. Checks the sender of a POST: it can start a run
+    that kills components."""
+    server = request.environ
+    port = int(server["SERVER_PORT"])
+    protocol = server["SERVER_PROTOCOL"].removeprefix("HTTP/")
+    host = request.headers.get("Host")
+    refusal = keyless_access.refusal(request.headers.keys(), host, request.remote_addr, port, protocol)
+    if refusal is None and request.method == "POST":
+        client_port = int(server.get("REMOTE_PORT", 0))
+        if keyless_access.comes_from_proxy(client_port, port):
+            return keyless_access.FORWARDED
+    return refusal
 
 
 def _request_key() -> str | None:

@@ -16,6 +16,7 @@ from orchestrator.api.health import Health
 from orchestrator.api.metrics import Metrics
 from orchestrator.api.middleware.auth import AuthMiddleware, KeyStore
 from orchestrator.api.middleware.body_limit import BodyLimit
+from orchestrator.api.middleware.normalization import RequestNormalization
 from orchestrator.api.middleware.request_metrics import RequestMetrics
 from orchestrator.api.middleware.security_headers import SecurityHeaders
 from orchestrator.api.order_service import OrderService
@@ -83,6 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,
         telemetry=tracing.request_telemetry if tracing else UNTRACED_REQUESTS,
     )
     for routes in (orders, operations, payload_codec):
@@ -94,6 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(payload_codec.CodecOrigins, origins=settings.temporal_ui_origins)
     app.add_middleware(RequestMetrics)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(RequestNormalization)
     problem_details.register(app)
     problem_details.document(app)
     return app

@@ -1,10 +1,12 @@
 """Starts order workflows and sends requests to them."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from hashlib import sha256
 
 from temporalio.client import (
     Client,
@@ -51,6 +53,7 @@ class WorkflowStart:
     accepted_at: datetime
     fingerprint: str | None
     run_id: str | None
+    request_id: str | None
     is_running: bool
 
 
@@ -64,7 +67,8 @@ class OrderService:
         self._admission = admission
 
     async def start(self, order: messages.OrderRequest) -> bool:
-        """Start an order. Returns False when the same order was started before.
+        """Start an order. Returns False when the same order was started before by another request: one with
+        another `start_request_id`, or without one.
 
         Raises RequestMalformed, OrderConflict when another order has the order id or the payment id, and
         Overloaded when the order would miss its deadline.
@@ -77,38 +81,42 @@ class OrderService:
         )
         if check.fingerprint is not None:
             _require_match(check.fingerprint, wanted)
-            return False
+            return order.start_request_id in check.applied_request_ids
         if check.payment_owner is not None:
             raise errors.OrderConflict(f"payment {order.payment_id} belongs to another order")
         try:
             self._admission.admit(order.order_id)
         except errors.Overloaded:
             # The repeat of an accepted start succeeds under any load.
-            if self._admission.may_have_started(order.order_id) and await self._is_started(order, wanted):
-                return False
+            if self._admission.may_have_started(order.order_id):
+                started = await self._matching_start(order, wanted)
+                if started is not None:
+                    return _is_same_request(order, started)
             raise
         try:
             await self._start_workflow(order, wanted)
         except WorkflowAlreadyStartedError:
             # The order is not in the database yet, or never will be if the workflow was started without this
             # API.
-            if not await self._is_started(order, wanted):
+            started = await self._matching_start(order, wanted)
+            if started is None:
                 raise errors.OrderConflict from None
-            return False
+            return _is_same_request(order, started)
         except errors.ServiceUnavailable:
             self._admission.record_failed_start(order.order_id)
             raise
         return True
 
-    async def _is_started(self, order: messages.OrderRequest, wanted: str) -> bool:
-        """Return whether Temporal has this order. Raises OrderConflict when another order has its id."""
+    async def _matching_start(self, order: messages.OrderRequest, wanted: str) -> WorkflowStart | None:
+        """Return the start of this order, or None when Temporal does not have it. Raises OrderConflict when
+        another order has its id."""
         started = await self.workflow_start(order.order_id)
         if started is not None:
             _require_match(started.fingerprint, wanted)
-        return started is not None
+        return started
 
     async def _start_workflow(self, order: messages.OrderRequest, wanted: str) -> None:
-        memo = {"fingerprint": wanted} | ({"run_id": order.run_id} if order.run_id else {})
+        memo = {"fingerprint": wanted, "run_id": order.run_id, "request_id": order.start_request_id}
         async with _temporal_call():
             await self._client.start_workflow(
                 "OrderWorkflow",
@@ -119,7 +127,7 @@ class OrderService:
                 execution_timeout=self._settings.order_limit + EXECUTION_TIMEOUT_MARGIN,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-                memo=memo,
+                memo={name: value for name, value in memo.items() if value is not None},
                 rpc_timeout=RPC_TIMEOUT,
             )
 
@@ -138,19 +146,53 @@ class OrderService:
             accepted_at=started.replace(microsecond=started.microsecond // 1000 * 1000),
             fingerprint=await description.memo_value("fingerprint", None),
             run_id=await description.memo_value("run_id", None),
+            request_id=await description.memo_value("request_id", None),
             is_running=description.status is WorkflowExecutionStatus.RUNNING,
         )
 
-    async def send_request(self, order_id: str, request: Request) -> messages.RequestResult:
+    async def send_request(
+        self, order_id: str, request: Request, idempotency_key: str | None = None
+    ) -> messages.RequestResult:
         """Send a request to a running order and return its result, which is accepted.
+
+        A repeated request returns the result of the accepted one: with the same key, and without a key when
+        it is the last accepted request of its kind and has the same content and sender.
 
         Raises TooLate with the reason when the order rejects the request, AddressOutdated when the request is
         based on a replaced address, RequestMalformed, OrderUnknown, and ServiceUnavailable when PostgreSQL or
         Temporal is unavailable or no worker responds within 10 s. The order may still process the request
         after ServiceUnavailable.
         """
+        update_id = None
+        if idempotency_key is not None:
+            key_id = f"key-{_digest(idempotency_key)}-"
+            update_id = key_id + _digest(type(request).__name__, asdict(request))
+            earlier = await self._accepted_request(order_id, request)
+            if earlier is not None and earlier.has_applied(update_id):
+                return earlier.result
+            if earlier is not None and earlier.has_applied(key_id):
+                raise errors.RequestMalformed("Idempotency-Key was used for another request; use a new key")
         try:
-            result = await self._execute_update(order_id, request)
+            return await self._send(order_id, request, update_id)
+        except (errors.TooLate, errors.AddressOutdated):
+            earlier = await self._accepted_request(order_id, request)
+            if earlier is not None and earlier.is_last:
+                return earlier.result
+            raise
+
+    async def _accepted_request(
+        self, order_id: str, request: Request
+    ) -> order_details.AcceptedRequest | None:
+        """Return the order's accepted request with this content; None for an unknown order."""
+        return await with_timeout(
+            order_details.accepted_request(
+                self._database, order_id, _UPDATES[type(request)], _detail(request)
+            )
+        )
+
+    async def _send(self, order_id: str, request: Request, update_id: str | None) -> messages.RequestResult:
+        try:
+            result = await self._execute_update(order_id, request, update_id)
         except RPCError as error:
             if error.status not in (RPCStatusCode.NOT_FOUND, RPCStatusCode.FAILED_PRECONDITION):
                 raise
@@ -166,11 +208,13 @@ class OrderService:
             raise errors.TooLate(result.message)
         return result
 
-    async def _execute_update(self, order_id: str, request: Request) -> messages.RequestResult:
+    async def _execute_update(
+        self, order_id: str, request: Request, update_id: str | None
+    ) -> messages.RequestResult:
         try:
             with temporal_errors():
                 return await while_available(
-                    self._update_when_ready(order_id, request),
+                    self._update_when_ready(order_id, request, update_id),
                     self._database,
                     self._client,
                     seconds=UPDATE_TIMEOUT.total_seconds(),
@@ -182,7 +226,9 @@ class OrderService:
                 "no worker has responded for the order; it may still process the request"
             ) from error
 
-    async def _update_when_ready(self, order_id: str, request: Request) -> messages.RequestResult:
+    async def _update_when_ready(
+        self, order_id: str, request: Request, update_id: str | None
+    ) -> messages.RequestResult:
         """Execute the update, and retry while the server rejects it because a workflow task has failed."""
         handle = self._client.get_workflow_handle(messages.order_workflow_id(order_id))
         while True:
@@ -190,6 +236,7 @@ class OrderService:
                 result: messages.RequestResult = await handle.execute_update(
                     _UPDATES[type(request)],
                     request,
+                    id=update_id,
                     result_type=messages.RequestResult,
                     rpc_timeout=UPDATE_TIMEOUT,
                 )
@@ -208,6 +255,32 @@ class OrderService:
         if order.summary.state.is_terminal:
             return errors.TooLate(f"too late: the order is {order.summary.state}")
         return errors.TooLate("too late: the order's workflow has ended")
+
+
+def _is_same_request(order: messages.OrderRequest, started: WorkflowStart) -> bool:
+    return order.start_request_id is not None and order.start_request_id == started.request_id
+
+
+def start_request_id(idempotency_key: str | None) -> str | None:
+    """Return the id of a start with this idempotency key; None without a key."""
+    return None if idempotency_key is None else f"start-{_digest(idempotency_key)}"
+
+
+def _digest(*parts: object) -> str:
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _detail(request: Request) -> dict[str, object]:
+    """Return what the event of an accepted request has in its detail."""
+    match request:
+        case messages.CancelOrder():
+            return {"by": request.cancelled_by, "message": request.reason}
+        case messages.RejectOrder():
+            return {"by": request.reviewer, "message": request.reason}
+        case messages.ApproveOrder():
+            return {"reviewer": request.reviewer}
+        case messages.UpdateAddress():
+            return {"by": request.updated_by, "new_address": request.new_address.to_json()}
 
 
 def _require_match(known: str | None, wanted: str) -> None:

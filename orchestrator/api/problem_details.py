@@ -61,6 +61,10 @@ def register(app: FastAPI) -> None:
 
 async def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    if isinstance(error.body, bytes):
+        # FastAPI parses a body only if its Content-Type is JSON. A body of another type or without one is not
+        # accepted as JSON: a browser sends such a request for a page of another site without CORS.
+        return problem(415, "send the body as JSON, with the header Content-Type: application/json")
     fields = [
         {
             "field": _shorten(".".join(str(part) for part in each["loc"])),
@@ -90,7 +94,7 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
 
 def _allowed_methods(request: Request) -> list[str]:
     """Return the methods of all routes of the path. Starlette lists those of the first route only."""
-    return [
+    allowed = [
         method
         for method in _METHODS
         if any(
@@ -98,6 +102,7 @@ def _allowed_methods(request: Request) -> list[str]:
             for route in request.app.router.routes
         )
     ]
+    return [*allowed, "HEAD"] if "GET" in allowed else allowed
 
 
 _STATUSES: dict[type[Exception], int] = {
@@ -150,6 +155,7 @@ _MEANINGS = {
     404: "There is no such order or run.",
     409: "The state of the order does not allow this; the detail names the reason.",
     413: "The body is larger than 64 KiB.",
+    415: "The Content-Type of the body is not application/json.",
     421: "Without an API key, only requests to 127.0.0.1 and localhost are accepted.",
     422: "The request is malformed; `errors` names the fields.",
     429: "Too many orders are in flight, or too many reports are running. Retry after Retry-After seconds.",
@@ -158,7 +164,10 @@ _MEANINGS = {
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the error responses of a route for OpenAPI. Every route has 401, 403, 421, 422 and 503."""
+    """Return the error responses of a route for OpenAPI. Every route has 401, 403, 421, 422 and 503; 413 adds
+    415, the other error of a route with a body."""
+    if 413 in statuses:
+        statuses += (415,)
     return {
         status: {
             "description": _MEANINGS[status],

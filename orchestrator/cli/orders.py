@@ -261,5 +261,7 @@ def _json_object(address: str) -> Json:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise UsageError("--address must be a JSON object with street, city, state and zip.")
+        raise UsageError(
+            "--address must be a JSON object with street, city and optionally street2, state, zip, country."
+        )
     return value

@@ -93,7 +93,7 @@ class SimulatedCarrier:
             "shipment_key": shipment_key,
             "order_id": order_id,
             "label_version": label_version,
-            "address": Jsonb(asdict(address)),
+            "address": Jsonb(address.to_json()),
             "tracking": f"TRK-{sha256(shipment_key.encode()).hexdigest()[:12].upper()}",
         }
         with _provider_errors():

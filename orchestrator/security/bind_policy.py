@@ -7,8 +7,6 @@ from db import api_keys
 from orchestrator.errors import UsageError
 from orchestrator.settings import LOOPBACK, Settings
 
-LOOPBACK_ONLY = "Without an API key this page is only available at 127.0.0.1 or localhost."
-
 
 def is_loopback(address: str) -> bool:
     """Return whether this is a loopback address or `localhost`. False for any other name."""
@@ -18,18 +16,16 @@ def is_loopback(address: str) -> bool:
         return address == "localhost"
 
 
-def is_loopback_host(host: str | None) -> bool:
-    """Return True if the Host header is a loopback name (or absent, as it never is in a browser).
+def loopback_host_port(host: str | None) -> tuple[bool, int | None]:
+    """Return whether a Host header has a loopback name, and its port (None without one).
 
     Protects keyless access against DNS rebinding: another site's name can resolve to 127.0.0.1.
     """
-    if host is None:
-        return True
     try:
-        name = urlsplit(f"//{host}").hostname
+        parts = urlsplit(f"//{host or ''}")
+        return is_loopback(parts.hostname or ""), parts.port
     except ValueError:
-        return False
-    return is_loopback(name or "")
+        return False, None
 
 
 def require_api_keys(settings: Settings, component: str, address: str | None = None) -> None:

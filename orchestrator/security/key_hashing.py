@@ -51,6 +51,11 @@ def is_strong(key: str) -> bool:
     return re.fullmatch(PREFIX + r"[A-Za-z0-9_-]{43}", key, re.ASCII) is not None
 
 
+def is_token(key: str) -> bool:
+    """Return whether a text can be sent as a bearer token (RFC 6750): no spaces, quotes or controls."""
+    return re.fullmatch(r"[A-Za-z0-9._~+/=-]+", key, re.ASCII) is not None
+
+
 def hash_key(key: str) -> str:
     """Return the SHA-256 of a key. A slow hash is not needed for 256 random bits."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()

@@ -9,7 +9,7 @@ from typing import TypeGuard, TypeVar
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
-from db.domain import Reason, State
+from db.domain import EARLY_APPROVAL, Reason, State
 from orchestrator import messages
 from orchestrator.messages import Activity, RequestResult
 from orchestrator.workflows.order_progress import OrderProgress
@@ -64,7 +64,7 @@ class OrderRequestHandlers:
         await run_database_activity(Activity.RECORD_REQUEST_EVENT, event, bool)
         if not is_first:
             return RequestResult(False, "too late: the order has been approved", State.RECEIVED)
-        return RequestResult(True, "the approval takes effect when the review begins", State.RECEIVED)
+        return RequestResult(True, EARLY_APPROVAL, State.RECEIVED)
 
     async def update_address(self, request: messages.UpdateAddress) -> RequestResult:
         request_id = await self._request_id()

@@ -130,6 +130,19 @@ async def test_without_any_key_a_request_with_another_host_is_rejected(
     assert through_a_proxy.status_code == 200
 
 
+@pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "Via", "X-Real-IP"])
+async def test_without_any_key_a_forwarded_request_is_rejected(
+    api: httpx.AsyncClient, url: str, header: str
+) -> None:
+    for method, path in (("GET", "/orders"), ("PUT", "/faults"), ("POST", "/orders/a/start")):
+        response = await api.request(method, path, headers={header: "for=192.0.2.1"})
+        assert (response.status_code, response.headers["content-type"]) == (401, "application/problem+json")
+        assert "Create a key" in response.json()["detail"]
+    key = make_key(url, "ada", "viewer")
+    await until_key_required(api)
+    assert (await api.get("/orders", headers={header: "192.0.2.1"} | bearer(key))).status_code == 200
+
+
 async def test_each_role_is_allowed_its_routes_only(api: httpx.AsyncClient, url: str) -> None:
     keys = {role: make_key(url, role.word, role.word) for role in Role}
     await until_key_required(api)
@@ -254,8 +267,10 @@ def test_a_deployment_adds_its_key_from_the_environment(url: str) -> None:
         added = command(url, *words, API_KEY=key)
         assert (added.returncode, key in added.stdout + added.stderr) == (0, False), added.stderr
     assert [(each.name, each.role) for each in api_keys.list_keys(url)] == [("deployment", "chaos")]
-    for wrong in ("", "secret", key[:-1], f"{key} "):
-        assert command(url, *words, API_KEY=wrong).returncode == 2
+    assert command(url, *words, API_KEY=f" {key}\r\n").returncode == 0
+    for wrong in ("", "secret", key[:-1], f'"{key}"', f"{key} {key}", f"{key}é"):
+        refused = command(url, *words, API_KEY=wrong)
+        assert (refused.returncode, refused.stderr.count("\n"), key[:-1] in refused.stderr) == (2, 1, False)
     assert api_keys.revoke(url, "deployment")
     assert "is revoked" in command(url, *words, API_KEY=key).stderr
 
@@ -333,7 +348,8 @@ def test_pages_require_a_key_and_no_log_contains_one(url: str, tmp_path: Path) -
         assert httpx.get(f"{api}/orders?key={wrong}", headers=bearer(wrong)).status_code == 401
         too_large = httpx.post(f"{api}/orders/a/start", content=b"x" * 100_000, headers=bearer(operator))
         assert too_large.status_code == 413
-        malformed = httpx.post(f"{api}/orders/a/start", content=operator.encode(), headers=bearer(operator))
+        as_json = bearer(operator) | {"Content-Type": "application/json"}
+        malformed = httpx.post(f"{api}/orders/a/start", content=operator.encode(), headers=as_json)
         assert malformed.status_code == 422
         assert operator not in malformed.text
 

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.api.schemas import responses
 from tests.integration.problems import is_problem
 from tests.live import LiveApi
-from tests.orders import OTHER_ADDRESS
+from tests.orders import ADDRESS, OTHER_ADDRESS
 
 pytestmark = pytest.mark.stack
 
@@ -65,9 +65,7 @@ def test_an_accepted_address_is_dispatched(live: LiveApi) -> None:
     assert live.finished(order_id)["status"] == "completed"
     dispatched = [event for event in live.history(order_id) if event["state"] == "dispatched"]
     assert dispatched[0]["detail"]["address_version"] == 2
-    too_late = live.signal(
-        order_id, "update-address", new_address=asdict(OTHER_ADDRESS), updated_by="customer"
-    )
+    too_late = live.signal(order_id, "update-address", new_address=asdict(ADDRESS), updated_by="customer")
     assert is_problem(too_late, 409)
 
 

@@ -1,11 +1,15 @@
 """Authentication of Locust's web UI."""
 
+from typing import Any
+
+import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_cors import CORS
 
 from loadtest.web.auth import add_authentication, authenticated_key
 from orchestrator.errors import ServiceUnavailable
+from orchestrator.security import keyless_access
 from orchestrator.security.key_hashing import Role
 from orchestrator.security.role_cache import LookUp, RoleCache
 
@@ -46,11 +50,34 @@ def test_without_keys_only_a_loopback_web_ui_is_open() -> None:
 def test_without_keys_only_loopback_host_headers_are_accepted() -> None:
     client = client_of(lambda _key: Role.CHAOS)
     assert client.get("/", headers={"Host": "evil.example:8089"}).status_code == 421
-    assert client.get("/", headers={"Host": "127.0.0.1:8089"}).status_code == 200
+    assert client.get("/", headers={"Host": "127.0.0.1"}).status_code == 200
     assert (
         client_of(role_of).get("/", headers={"Host": "a.example"}, auth=("x", "operator-key")).status_code
         == 200
     )
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"headers": {"X-Forwarded-For": "192.0.2.1"}},
+        {"headers": {"Via": "1.1 proxy"}},
+        {"headers": {"Host": "127.0.0.1:443"}},
+        {"environ_overrides": {"SERVER_PROTOCOL": "HTTP/1.0"}},
+        {"environ_overrides": {"REMOTE_ADDR": "192.0.2.1"}},
+    ],
+)
+def test_without_keys_a_forwarded_request_is_refused(request_: dict[str, Any]) -> None:
+    client = client_of(lambda _key: Role.CHAOS)
+    assert client.get("/", **request_).status_code == 401
+    assert client.post("/", **request_).status_code == 401
+    assert client_of(role_of).post("/", auth=("x", "operator-key"), **request_).status_code == 200
+
+
+def test_without_keys_a_post_of_a_proxy_without_headers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyless_access, "comes_from_proxy", lambda *_: True)
+    assert client_of(lambda _key: Role.CHAOS).post("/").status_code == 401
+    assert client_of(role_of).post("/", auth=("x", "operator-key")).status_code == 200
 
 
 def test_cors_headers_of_locust_are_removed() -> None:

@@ -1,5 +1,6 @@
 """Reasons and outcomes, and the validation of orders and requests."""
 
+import unicodedata
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -90,13 +91,53 @@ def test_any_other_order_id_is_rejected(order_id):
     assert any("order_id" in problem for problem in replace(ORDER, order_id=order_id).validation_errors())
 
 
-@pytest.mark.parametrize("text", ["", "   ", "x" * (MAX_TEXT_LENGTH + 1), "a\x00b", "a\nb", "\x7f", "\ud800"])
+@pytest.mark.parametrize(
+    "text", ["", "   ", "x" * (MAX_TEXT_LENGTH + 1), "a\x00b", "a\nb", "\x7f", "\x85", "\u2028", "\ud800"]
+)
 @pytest.mark.parametrize("part", ["street", "city", "state", "zip"])
 def test_an_address_needs_every_part_as_storable_text(part, text):
     broken = replace(ADDRESS, **{part: text})
-    assert [problem for problem in broken.validation_errors() if problem.startswith(part)]
+    assert [problem for problem in broken.validation_errors() if problem.startswith(f"{part} ")]
     assert replace(ORDER, initial_address=broken).validation_errors() == broken.validation_errors()
     assert UpdateAddress(broken, "me").validation_errors() == broken.validation_errors()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        Address("1 Raffles Place", "Singapore", zip="048616", country="SG"),
+        Address("Flat 5, 8 Queen's Road", "Hong Kong", country="HK"),
+        Address("Unit 2", "London", zip="SW1A 1AA", street2="10 Downing Street", country="GB"),
+        Address("千代田1-1", "東京", "東京都", "100-0001", country="JP"),
+        Address("شارع 5", "دبي", country="ae"),
+    ],
+)
+def test_addresses_of_all_countries_are_valid(address):
+    assert address.validation_errors() == []
+
+
+def test_an_address_is_equal_in_every_unicode_normalization():
+    composed, decomposed = "Zürich, Rämistraße", unicodedata.normalize("NFD", "Zürich, Rämistraße")
+    assert composed != decomposed
+    orders = [
+        replace(ORDER, initial_address=Address("1", text, country="CH")) for text in (composed, decomposed)
+    ]
+    assert orders[0].initial_address == orders[1].initial_address
+    assert orders[0].fingerprint == orders[1].fingerprint
+
+
+@pytest.mark.parametrize("country", ["", "XX", "UK", "USA", "U\n", "ä"])
+def test_an_unknown_country_is_named(country):
+    (message,) = Address("1", "c", country=country).validation_errors()
+    assert message.startswith("country must be a two-letter code of ISO 3166")
+
+
+def test_a_stored_address_without_the_new_fields_is_readable():
+    stored = {"street": "1 Main Street", "city": "Springfield", "state": "IL", "zip": "62701"}
+    assert Address(**stored) == ADDRESS
+    assert ADDRESS.to_json() == stored
+    foreign = Address("1", "c", street2="Flat 2", country="SG")
+    assert Address(**foreign.to_json()) == foreign
 
 
 @pytest.mark.parametrize(

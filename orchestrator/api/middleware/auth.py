@@ -10,6 +10,7 @@ from contextlib import suppress
 from time import monotonic
 
 import structlog
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,7 +20,7 @@ from db.database import Database
 from orchestrator.api.problem_details import problem
 from orchestrator.api.timeouts import with_timeout
 from orchestrator.errors import DatabaseError, DatabaseUnavailable
-from orchestrator.security import bind_policy
+from orchestrator.security import bind_policy, keyless_access
 from orchestrator.security.key_hashing import Role, match_key
 from orchestrator.settings import Settings
 
@@ -84,8 +85,8 @@ class KeyStore:
 
 
 class AuthMiddleware:
-    """Return 401 (missing or invalid key), 403 (role too low), 421 (no key, and a Host that is not loopback)
-    or 503 (keys could not be loaded)."""
+    """Return 401 (missing or invalid key, or none and the request was forwarded), 403 (role too low), 421 (no
+    key, and a Host that is not loopback) or 503 (keys could not be loaded)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -113,11 +114,23 @@ class AuthMiddleware:
             challenge = f'Bearer realm="orders", error="insufficient_scope", scope="{required.word}"'
             detail = f"this requires a key of role {required.word}; this key has role {role.word}"
             await problem(403, detail, headers={"WWW-Authenticate": challenge})(scope, receive, send)
-        elif name is None and not bind_policy.is_loopback_host(headers.get("host")):
-            await problem(421, bind_policy.LOOPBACK_ONLY)(scope, receive, send)
+        elif name is None and (refusal := await _keyless_refusal(scope, required)) is not None:
+            status = 421 if refusal == keyless_access.LOOPBACK_ONLY else 401
+            headers_of_401 = {"WWW-Authenticate": 'Bearer realm="orders"'} if status == 401 else None
+            await problem(status, refusal, headers=headers_of_401)(scope, receive, send)
         else:
             scope.setdefault("state", {})["caller"] = (name, role)
             await self._app(scope, receive, send)
+
+
+async def _keyless_refusal(scope: Scope, required: Role) -> str | None:
+    """Return why a request without a key is refused, or None. Checks the sending process for role chaos only:
+    reading the socket tables at every request would cost too much."""
+    refusal = keyless_access.request_refusal(scope)
+    if refusal is not None or required < Role.CHAOS:
+        return refusal
+    is_forwarded = await run_in_threadpool(keyless_access.connection_comes_from_proxy, scope)
+    return keyless_access.FORWARDED if is_forwarded else None
 
 
 def required_role(method: str, path: str) -> Role:

@@ -1,15 +1,16 @@
 """Routes of orders: start, status, history, list, and the four requests to a running order."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 
-from db.domain import ORDER_ID_PATTERN, SAMPLE_ITEMS, Address, Item, ReviewMode, State, Step
+from db.domain import SAMPLE_ITEMS, Item, ReviewMode, State, Step
 from db.read_models import order_details
 from orchestrator import messages
 from orchestrator.api.context import Context, Ctx
-from orchestrator.api.order_service import Request
+from orchestrator.api.order_service import Request, start_request_id
 from orchestrator.api.problem_details import error_responses
 from orchestrator.api.schemas import requests, responses
 from orchestrator.api.schemas.pagination import cursor_of, parse_cursor
@@ -19,9 +20,7 @@ from orchestrator.settings import Settings
 
 router = APIRouter(prefix="/orders", tags=["orders"])
 
-OrderIdPath = Annotated[
-    str, Path(pattern=ORDER_ID_PATTERN, description="1 to 64 letters, digits, `-` or `_`.")
-]
+OrderIdPath = Annotated[requests.OrderId, Path(description="1 to 64 letters, digits, `-` or `_`.")]
 
 
 @router.post(
@@ -29,10 +28,16 @@ OrderIdPath = Annotated[
     responses=error_responses(409, 413, 429),
     summary="Start an order",
 )
-async def start(order_id: OrderIdPath, body: requests.StartBody, context: Ctx) -> responses.StartResponse:
-    """Start an order. Idempotent: the same request again returns `already_started`. The same id with other
-    content returns 409."""
-    is_new = await context.order_service.start(_order_request(order_id, body, context.settings))
+async def start(
+    order_id: OrderIdPath,
+    body: requests.StartBody,
+    context: Ctx,
+    key: requests.IdempotencyKey = None,
+) -> responses.StartResponse:
+    """Start an order. Idempotent: the same request again returns `already_started`, or with the same
+    Idempotency-Key the first response. The same id with other content returns 409."""
+    order = _order_request(order_id, body, context.settings)
+    is_new = await context.order_service.start(replace(order, start_request_id=start_request_id(key)))
     return responses.StartResponse(
         workflow_id=messages.order_workflow_id(order_id),
         order_id=order_id,
@@ -91,39 +96,42 @@ _REQUEST: dict[str, Any] = {"responses": error_responses(404, 409, 413)}
 
 @router.post("/{order_id}/signals/cancel", summary="Cancel", **_REQUEST)
 async def cancel(
-    order_id: OrderIdPath, body: requests.CancelBody, context: Ctx
+    order_id: OrderIdPath, body: requests.CancelBody, context: Ctx, key: requests.IdempotencyKey = None
 ) -> responses.OrderRequestResponse:
     """Cancel the order, until its package is dispatched. A charge is refunded."""
-    return await _send(order_id, messages.CancelOrder(body.reason, body.cancelled_by), context)
+    return await _send(order_id, messages.CancelOrder(body.reason, body.cancelled_by), context, key)
 
 
 @router.post("/{order_id}/signals/update-address", summary="Change the address", **_REQUEST)
 async def update_address(
-    order_id: OrderIdPath, body: requests.UpdateAddressBody, context: Ctx
+    order_id: OrderIdPath, body: requests.UpdateAddressBody, context: Ctx, key: requests.IdempotencyKey = None
 ) -> responses.OrderRequestResponse:
     """Change the delivery address, until the package is dispatched."""
-    change = messages.UpdateAddress(_address(body.new_address), body.updated_by, body.address_version)
-    return await _send(order_id, change, context)
+    address = body.new_address.to_address()
+    change = messages.UpdateAddress(address, body.updated_by, body.address_version)
+    return await _send(order_id, change, context, key)
 
 
 @router.post("/{order_id}/signals/approve", summary="Approve", **_REQUEST)
 async def approve(
-    order_id: OrderIdPath, body: requests.ApproveBody, context: Ctx
+    order_id: OrderIdPath, body: requests.ApproveBody, context: Ctx, key: requests.IdempotencyKey = None
 ) -> responses.OrderRequestResponse:
     """Approve the order, during its review or before."""
-    return await _send(order_id, messages.ApproveOrder(body.reviewer), context)
+    return await _send(order_id, messages.ApproveOrder(body.reviewer), context, key)
 
 
 @router.post("/{order_id}/signals/reject", summary="Reject", **_REQUEST)
 async def reject(
-    order_id: OrderIdPath, body: requests.RejectBody, context: Ctx
+    order_id: OrderIdPath, body: requests.RejectBody, context: Ctx, key: requests.IdempotencyKey = None
 ) -> responses.OrderRequestResponse:
     """Reject the order, until it is approved. Nothing is charged."""
-    return await _send(order_id, messages.RejectOrder(body.reviewer, body.reason), context)
+    return await _send(order_id, messages.RejectOrder(body.reviewer, body.reason), context, key)
 
 
-async def _send(order_id: str, request: Request, context: Context) -> responses.OrderRequestResponse:
-    result = await context.order_service.send_request(order_id, request)
+async def _send(
+    order_id: str, request: Request, context: Context, key: str | None
+) -> responses.OrderRequestResponse:
+    result = await context.order_service.send_request(order_id, request, key)
     return responses.OrderRequestResponse(
         workflow_id=messages.order_workflow_id(order_id),
         order_id=order_id,
@@ -161,17 +169,13 @@ async def _status_in_temporal(order_id: str, context: Context) -> responses.Orde
     return responses.OrderStatusResponse.of(order_details.StoredOrder(summary, [], {}, [], "", None, None, 1))
 
 
-def _address(body: requests.AddressBody) -> Address:
-    return Address(**body.model_dump())
-
-
 def _order_request(order_id: str, body: requests.StartBody, settings: Settings) -> messages.OrderRequest:
     now = datetime.now(UTC)
     requested_at = body.requested_at or now
     return messages.OrderRequest(
         order_id=order_id,
         requested_at=max(min(requested_at, now), now - timedelta(days=1)),
-        initial_address=_address(body.initial_address),
+        initial_address=body.initial_address.to_address(),
         items=[Item(**item.model_dump()) for item in body.items] if body.items else list(SAMPLE_ITEMS),
         payment_id=body.payment_id or f"pay-{order_id}",
         review=ReviewMode(body.review),

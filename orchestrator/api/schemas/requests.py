@@ -1,8 +1,10 @@
 """Bodies and queries of the REST API, and the constrained types of their fields."""
 
+import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
+from fastapi import Header
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -11,7 +13,9 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictInt,
-    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
 )
 
 from db import domain
@@ -26,13 +30,78 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-_TEXT_PATTERN = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
+def _check_text(value: str, info: ValidationInfo) -> str:
+    problem = domain.text_error(info.field_name or "text", value)
+    if problem is not None:
+        raise ValueError(problem)
+    return value
+
+
+def _check_optional_text(value: str, info: ValidationInfo) -> str:
+    return _check_text(value, info) if value.strip(" ") else ""
+
+
+def matching(pattern: str, description: str) -> Any:
+    """Return a validator of a pattern. Its message is the description: Pydantic's would quote the pattern."""
+
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value, re.ASCII) is None:
+            raise ValueError(f"must be {description}")
+        return value
+
+    return AfterValidator(check)
+
+
+_CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+_TEXT_PATTERN = rf"^[^{_CONTROLS}]*[^\s{_CONTROLS}][^{_CONTROLS}]*$"
 """No control characters, and at least one character that is not a space."""
 
-Text = Annotated[
-    str, StringConstraints(min_length=1, max_length=domain.MAX_TEXT_LENGTH, pattern=_TEXT_PATTERN)
+_TEXT_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": domain.MAX_TEXT_LENGTH,
+    "pattern": _TEXT_PATTERN,
+}
+
+Text = Annotated[str, AfterValidator(_check_text), WithJsonSchema(_TEXT_SCHEMA)]
+OptionalText = Annotated[
+    str,
+    BeforeValidator(lambda value: "" if value is None else value),
+    AfterValidator(_check_optional_text),
+    WithJsonSchema(
+        {"type": ["string", "null"], "maxLength": domain.MAX_TEXT_LENGTH, "pattern": rf"^[^{_CONTROLS}]*$"}
+    ),
 ]
-RunId = Annotated[str, StringConstraints(pattern=domain.ORDER_ID_PATTERN)]
+OrderId = Annotated[
+    str,
+    matching(domain.ORDER_ID_PATTERN, "1 to 64 letters, digits, '-' or '_'"),
+    WithJsonSchema({"type": "string", "pattern": domain.ORDER_ID_PATTERN}),
+]
+RunId = OrderId
+
+Cursor = Annotated[
+    str,
+    matching(CURSOR_PATTERN, "the `next_cursor` of another page"),
+    WithJsonSchema({"type": "string", "pattern": CURSOR_PATTERN}),
+]
+
+_KEY_PATTERN = r"^[\x21-\x7e]{1,255}$"
+
+IdempotencyKey = Annotated[
+    Annotated[
+        str,
+        matching(_KEY_PATTERN, "1 to 255 visible ASCII characters"),
+        WithJsonSchema({"type": "string", "pattern": _KEY_PATTERN}),
+    ]
+    | None,
+    Header(
+        alias="Idempotency-Key",
+        description="A repeated request with the same key and body gets the first response.",
+    ),
+]
+
+Country = Annotated[str, WithJsonSchema({"type": "string", "enum": sorted(domain.COUNTRIES)})]
+"""Checked by `Address.validation_errors`."""
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A JSON number; not `true`, and not a number in a string."""
@@ -78,11 +147,37 @@ def _to_utc(time: datetime) -> datetime:
 Time = Annotated[AwareDatetime, BeforeValidator(_require_text), AfterValidator(_to_utc)]
 
 
+_COUNTRIES_WITHOUT_STATES = sorted(domain.COUNTRIES - domain.COUNTRIES_WITH_STATES)
+_REQUIRED_BY_COUNTRY: dict[str, Any] = {
+    "anyOf": [
+        {"required": ["state", "zip"], "properties": {"state": _TEXT_SCHEMA, "zip": _TEXT_SCHEMA}},
+        {"required": ["country"], "properties": {"country": {"enum": _COUNTRIES_WITHOUT_STATES}}},
+    ]
+}
+
+
 class AddressBody(StrictModel):
+    """A postal address. Texts are stored in Unicode NFC."""
+
+    model_config = ConfigDict(json_schema_extra=_REQUIRED_BY_COUNTRY)
+
     street: Text
+    street2: OptionalText = ""
     city: Text
-    state: Text
-    zip: Text
+    state: OptionalText = Field(
+        default="", description=f"Required in {', '.join(sorted(domain.COUNTRIES_WITH_STATES))}."
+    )
+    zip: OptionalText = Field(default="", description="The postal code. Required where `state` is.")
+    country: Country = Field(default=domain.DEFAULT_COUNTRY, description="ISO 3166 code.")
+
+    @model_validator(mode="after")
+    def _check_address(self) -> Self:
+        if errors := self.to_address().validation_errors():
+            raise ValueError("; ".join(errors))
+        return self
+
+    def to_address(self) -> domain.Address:
+        return domain.Address(**self.model_dump())
 
 
 class ItemBody(StrictModel):
@@ -181,9 +276,7 @@ class ListQuery(StrictModel):
     state: domain.State | None = None
     run_id: RunId | None = None
     limit: Annotated[int, Field(ge=1, le=500)] = 50
-    cursor: Annotated[str, StringConstraints(pattern=CURSOR_PATTERN)] | None = Field(
-        default=None, description="`next_cursor` of the previous page."
-    )
+    cursor: Cursor | None = Field(default=None, description="`next_cursor` of the previous page.")
 
 
 class LatencyQuery(StrictModel):

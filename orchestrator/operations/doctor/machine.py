@@ -12,7 +12,9 @@ from orchestrator.embedded import Stack, components, postgres
 from orchestrator.embedded.component import ListeningPort
 from orchestrator.embedded.layout import Layout
 from orchestrator.embedded.process_table import listening_process
+from orchestrator.errors import UsageError
 from orchestrator.operations.doctor.report import Report
+from orchestrator.security import certificates
 from orchestrator.settings import Settings
 from orchestrator.startup import Finding
 
@@ -132,9 +134,15 @@ def disk_findings(path: Path, free_bytes: int, total_bytes: int) -> Iterator[Fin
 async def check_api(settings: Settings, *, is_embedded: bool) -> Report:
     """Check that the API sends any HTTP response."""
     try:
-        async with httpx.AsyncClient(timeout=API_SECONDS, trust_env=False) as client:
+        context = certificates.client_context(settings.api_url)
+        async with httpx.AsyncClient(timeout=API_SECONDS, trust_env=False, verify=context) as client:
             await client.get(f"{settings.api_url}/health")
-    except (httpx.HTTPError, httpx.InvalidURL):
+    except UsageError as error:
+        return Report([Finding("api-unavailable", f"{error}.", "Correct the variable.")])
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        if (problem := certificates.rejection(error)) is not None:
+            text = f"The certificate of the API is rejected: {problem}."
+            return Report([Finding("api-unavailable", text, "Correct API_URL or the certificate.")])
         advice = (
             f"Read {Layout(settings).log('api')}. Restart the API: orders kill api."
             if is_embedded

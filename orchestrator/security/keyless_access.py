@@ -1,0 +1,112 @@
+"""Recognizes requests of this machine, which need no API key while none exists.
+
+A reverse proxy on this machine connects from a loopback address too, so that address alone proves nothing.
+"""
+
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from orchestrator.security.bind_policy import is_loopback, loopback_host_port
+
+LOOPBACK_ONLY = "Without an API key this page is only available at 127.0.0.1 or localhost."
+FORWARDED = (
+    "An API key is required: the request came through a proxy or from another user. "
+    "Create a key: orders keys add NAME --role ROLE"
+)
+
+HTTP_PORT = 80
+
+_PROXY_HEADERS = (
+    "cdn-loop",
+    "cf-",
+    "client-ip",
+    "forwarded",
+    "true-client-ip",
+    "via",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-envoy-",
+    "x-forwarded",
+    "x-original-",
+    "x-proxyuser-ip",
+    "x-real-ip",
+)
+"""How the names of headers begin that reverse proxies add."""
+
+_PROXY_PROGRAMS = ("apache2", "caddy", "envoy", "haproxy", "httpd", "lighttpd", "nginx", "squid", "traefik")
+"""Usual reverse proxies. One that listens on a loopback address can be behind another one."""
+
+
+def refusal(
+    header_names: Iterable[str], host: str | None, client: str | None, port: int | None, protocol: str
+) -> str | None:
+    """Return why a request without a key is not a direct request of this machine, or None if it is one.
+
+    `port` is the port that received the request (None: unknown). HTTP/1.0 is what nginx before 1.29.7 sends
+    by default, and no current client.
+    """
+    is_local, host_port = loopback_host_port(host)
+    if not is_local:
+        return LOOPBACK_ONLY
+    has_proxy_header = any(name.lower().startswith(_PROXY_HEADERS) for name in header_names)
+    is_other_port = port is not None and (host_port or HTTP_PORT) != port
+    if has_proxy_header or is_other_port or protocol == "1.0" or not is_loopback(client or ""):
+        return FORWARDED
+    return None
+
+
+def request_refusal(scope: Scope) -> str | None:
+    """`refusal` of an ASGI request."""
+    headers = Headers(scope=scope)
+    client, server = scope.get("client"), scope.get("server")
+    return refusal(
+        headers.keys(),
+        headers.get("host"),
+        client[0] if client else None,
+        server[1] if server else None,
+        scope["http_version"],
+    )
+
+
+def comes_from_proxy(client_port: int, port: int) -> bool:
+    """Return whether the process at the other end of a loopback connection can forward requests of others.
+
+    It can if it is a usual reverse proxy, listens beyond loopback, or belongs to another user. A proxy
+    without any header of its own is recognized by this check only. Reads the socket tables of all processes:
+    a few milliseconds. False where the system does not show them (macOS).
+    """
+    # Imported here: few requests need it.
+    import psutil
+
+    try:
+        peer = next(
+            (
+                each
+                for each in psutil.net_connections("tcp")
+                if each.laddr and each.raddr and (each.laddr.port, each.raddr.port) == (client_port, port)
+            ),
+            None,
+        )
+        if peer is None:
+            return False
+        if peer.pid is None:
+            return True
+        process = psutil.Process(peer.pid)
+        return process.name() in _PROXY_PROGRAMS or any(
+            each.laddr and each.status == psutil.CONN_LISTEN and not is_loopback(each.laddr.ip)
+            for each in process.net_connections("tcp")
+        )
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
+
+
+def connection_comes_from_proxy(scope: Scope) -> bool:
+    """`comes_from_proxy` of an ASGI request."""
+    client, server = scope.get("client"), scope.get("server")
+    if not client or not server or not server[1]:
+        return False
+    return comes_from_proxy(client[1], server[1])
