@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from dashboard import filters
 from dashboard.data import clients
 from db.read_models import latency, latency_report
-from orchestrator.errors import OrderSystemError, RequestMalformed, TextRejected
+from orchestrator.errors import OrderSystemError, RequestMalformed, ValueRejected
 
 PATH = "/export/latency.csv"
 
@@ -18,7 +18,7 @@ async def export(request: Request) -> Response:
     """Stream the selected orders as CSV. The query parameters are those of the latency page."""
     try:
         return await run_in_threadpool(_respond, filters.selection_of(request.query_params))
-    except (RequestMalformed, TextRejected) as error:
+    except (RequestMalformed, ValueRejected) as error:
         return PlainTextResponse(str(error), status_code=422)
     except OrderSystemError as error:
         return PlainTextResponse(str(error), status_code=503, headers={"Retry-After": "1"})

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from db import queries
 from db.database import Database, Row
+from db.domain import GATEWAY_STEPS
 from db.transitions import STATE_MACHINE
 
 _SQL = queries.load("audit.sql")
@@ -17,7 +18,7 @@ INVARIANTS: dict[int, str] = {
     4: "cancelled or failed: net charge zero, at most one refund, every dispatch recalled",
     5: "no charge without an order; our payments equal the provider's ledger",
     6: "an accepted cancellation or address holds",
-    7: "events are a legal path in time order, none after the outcome",
+    7: "events are a legal path in time order, each attempt once, none after the outcome",
     8: "charges less refunds at the provider equal the sum of the completed orders",
     9: "nothing is charged before approval or after a rejection",
 }
@@ -80,6 +81,7 @@ async def audit_database(database: Database, run_id: str | None = None) -> Datab
             "limit": MAX_VIOLATIONS,
             "legal_changes": LEGAL_CHANGES,
             "candidates": candidates,
+            "gateway_steps": [step.value for step in GATEWAY_STEPS],
         }
         async with slots:
             return await database.fetch_all(_SQL[name], parameters, work_mem_mb=WORK_MEM_MB)

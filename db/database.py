@@ -11,7 +11,7 @@ from psycopg import AsyncConnection, sql
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
-from db.errors import DatabaseError, DatabaseUnavailable, PoolExhausted, TransactionConflict
+from db.errors import DatabaseError, DatabaseUnavailable, PoolExhausted, TransactionConflict, ValueRejected
 from db.sqlstate import error_class_of, translate_errors
 
 Row = dict[str, Any]
@@ -30,8 +30,14 @@ MAX_WAITING = 200
 IDLE_SECONDS = 60.0
 """Idle time after which connections above the minimum are closed: each uses some MB on the server."""
 
+MIN_SERVER_VERSION = 150000
+"""The oldest PostgreSQL that the statements and migrations run on, as in the setting server_version_num."""
+
 CHUNK_BYTES = 128 * 1024
 """Chunk size of CSV exports. PostgreSQL sends single rows; yielding each one costs more than reading it."""
+
+PREPARE_THRESHOLD = 2
+"""Number of executions on a connection before a statement is prepared."""
 
 CLOSE_SECONDS = 2.0
 CONNECT_TIMEOUT_SECONDS = 3
@@ -50,11 +56,12 @@ KEEPALIVE_OPTIONS = {
     "keepalives_count": DEAD_PEER_SECONDS - 2,
     "tcp_user_timeout": DEAD_PEER_SECONDS * 1000,
 }
-"""libpq options that detect a lost server. `_SET_SERVER_KEEPALIVE` sets the same on the server, to detect a
+"""libpq options that detect a lost server. `_CONFIGURE` sets the same on the server, to detect a
 lost client: until then, the client's transaction holds its locks."""
 
-_SET_SERVER_KEEPALIVE = """
-select set_config('tcp_keepalives_idle', '2', false), set_config('tcp_keepalives_interval', '1', false),
+_CONFIGURE: LiteralString = """
+select pg_backend_pid() as server_pid,
+    set_config('tcp_keepalives_idle', '2', false), set_config('tcp_keepalives_interval', '1', false),
     set_config('tcp_keepalives_count', %(count)s, false), set_config('tcp_user_timeout', %(timeout)s, false)
 """
 
@@ -81,7 +88,7 @@ class ConnectErrors:
     def on_success(self) -> None:
         self._last = None
 
-    def explain(self, pool_size: int) -> DatabaseError:
+    def explain(self, pool_size: int) -> DatabaseError | ValueRejected:
         """Return the error to raise when a pool of `pool_size` connections could not provide one."""
         if self._last is None:
             return PoolExhausted() if pool_size > 0 else DatabaseUnavailable()
@@ -92,11 +99,22 @@ class Database:
     """A pool of connections. Each statement is its own transaction.
 
     A statement that fails with a deadlock or a serialization failure is run up to CONFLICT_ATTEMPTS times.
-    Raises the subclasses of DatabaseError (`db.errors`). Other errors of psycopg are bugs.
+    Raises ValueRejected and the subclasses of DatabaseError (`db.errors`). Other errors of psycopg are bugs.
+
+    `prepares_statements` None: yes, except through a connection pooler, which may give each transaction
+    another connection.
     """
 
-    def __init__(self, url: str, *, max_size: int = POOL_SIZE, application_name: str = "orders") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        max_size: int = POOL_SIZE,
+        application_name: str = "orders",
+        prepares_statements: bool | None = None,
+    ) -> None:
         self._url = url
+        self._prepares_statements = prepares_statements
         self._max_size = max_size
         self._application_name = application_name
         self._connect_errors = ConnectErrors()
@@ -120,7 +138,7 @@ class Database:
             kwargs={
                 "autocommit": True,
                 "row_factory": dict_row,
-                "prepare_threshold": 2,
+                "prepare_threshold": None,
                 "application_name": self._application_name,
                 "connect_timeout": 2,
                 **KEEPALIVE_OPTIONS,
@@ -216,10 +234,12 @@ class Database:
 
     async def _configure(self, connection: Connection) -> None:
         self._connect_errors.on_success()
-        await connection.execute(
-            _SET_SERVER_KEEPALIVE,
-            {"count": str(DEAD_PEER_SECONDS - 2), "timeout": str(DEAD_PEER_SECONDS * 1000)},
-        )
+        parameters = {"count": str(DEAD_PEER_SECONDS - 2), "timeout": str(DEAD_PEER_SECONDS * 1000)}
+        row = await (await connection.execute(_CONFIGURE, parameters)).fetchone()
+        # A pooler invents the process id in its response to the start of a connection.
+        is_direct = row is not None and row["server_pid"] == connection.info.backend_pid
+        prepares = is_direct if self._prepares_statements is None else self._prepares_statements
+        connection.prepare_threshold = PREPARE_THRESHOLD if prepares else None
 
     async def _replace_blocked_pool(
         self, pool: AsyncConnectionPool[Connection], stats: dict[str, int]
@@ -250,6 +270,8 @@ def connect(url: str, application_name: str) -> Iterator[psycopg.Connection[Row]
             row_factory=dict_row,
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             application_name=application_name,
+            # A pooler in transaction mode does not support prepared statements.
+            prepare_threshold=None,
         ) as connection,
     ):
         yield connection

@@ -1,7 +1,7 @@
 """The base class of all errors, and the errors of the order database.
 
 OrderSystemError
- ├─ TextRejected                   a text that PostgreSQL cannot store or compare
+ ├─ ValueRejected                  PostgreSQL cannot store or compare a value; a retry fails too
  └─ ServiceUnavailable             a service cannot be used at the moment
      └─ DatabaseError              PostgreSQL did not run the statement
          ├─ DatabaseUnavailable    no connection, or the connection was lost
@@ -25,8 +25,14 @@ class OrderSystemError(Exception):
         super().__init__(message or (self.__doc__ or "").strip())
 
 
-class TextRejected(OrderSystemError):
-    """The database cannot store or compare this text."""
+class ValueRejected(OrderSystemError):
+    """The database rejected a value: it is out of range, malformed or violates a constraint."""
+
+    @property
+    def cause(self) -> str:
+        """PostgreSQL's message without its detail, which can contain the row."""
+        diagnostic = getattr(self.__cause__, "diag", None)
+        return getattr(diagnostic, "message_primary", None) or type(self.__cause__).__name__
 
 
 class ServiceUnavailable(OrderSystemError):

@@ -1,7 +1,7 @@
 """Writes to the order tables: orders, attempts, payments, shipments and events.
 
 Every method may be repeated after an error whose effect is unknown: the statements are idempotent. All raise
-DatabaseError (`db.errors`).
+DatabaseError and ValueRejected (`db.errors`).
 """
 
 from dataclasses import asdict, dataclass
@@ -163,8 +163,8 @@ class OrderRepository:
     ) -> bool:
         """Record that a step succeeded. Return whether it took effect.
 
-        It does not when the step is not due any more, or when the address on the parcel's label
-        (`label_version`) is not the order's current one.
+        It does not when a later attempt was started, when the step is not due any more, or when the address
+        on the parcel's label (`label_version`) is not the order's current one.
         """
         parameters: Row = {
             "order_id": order_id,

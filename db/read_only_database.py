@@ -9,58 +9,58 @@ from typing import Any, LiteralString
 
 import psycopg
 from psycopg import Connection, sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
 
 from db.database import ACQUIRE_TIMEOUT_SECONDS, CHUNK_BYTES, KEEPALIVE_OPTIONS, ConnectErrors, Row, is_broken
-from db.errors import PoolExhausted, TextRejected, WrongCredentials
-from db.sqlstate import error_class_of, translate_errors
+from db.errors import PoolExhausted
+from db.sqlstate import translate_errors
 
 ROLE = "orders_reader"
 STATEMENT_TIMEOUT_MS = 2_000
 EXPORT_TIMEOUT_MS = 900_000
 MAX_CONNECTIONS = 4
 
-_OPTIONS = {
-    "default_transaction_read_only": "on",
-    "idle_in_transaction_session_timeout": "60000",
-    # Charts print the hour of a timestamp and ignore its offset.
-    "timezone": "UTC",
-    # A generic plan would keep the conditions of filters that are not set; JIT costs more than it saves.
-    "plan_cache_mode": "force_custom_plan",
-    "jit": "off",
-    # The dashboard must not take a second core from API and workers.
-    "max_parallel_workers_per_gather": "0",
-    "work_mem": "32MB",
-}
+# Set for each transaction. PgBouncer rejects them as startup parameters, and in transaction mode the settings
+# of a session would apply to other clients.
+_CONFIGURE: LiteralString = """
+select set_config('statement_timeout', %(statement_timeout_ms)s, true),
+    set_config('idle_in_transaction_session_timeout', '60000', true),
+    -- Charts print the hour of a timestamp and ignore its offset.
+    set_config('timezone', 'UTC', true),
+    -- A generic plan would keep the conditions of filters that are not set; JIT costs more than it saves.
+    set_config('plan_cache_mode', 'force_custom_plan', true),
+    set_config('jit', 'off', true),
+    -- The dashboard must not take a second core from API and workers.
+    set_config('max_parallel_workers_per_gather', '0', true),
+    set_config('work_mem', '32MB', true),
+    (select set_config('role', rolname, true) from pg_roles where rolname = %(role)s and pg_has_role(
+        oid, case when current_setting('server_version_num')::int < 160000 then 'MEMBER' else 'SET' end
+    ))
+"""
 
 
 class ReadOnlyDatabase:
-    """A small pool of read-only connections.
+    """A small pool of connections with read-only transactions, which have the role `orders_reader` if the
+    user may set it.
 
-    Every method raises DatabaseError (`db.errors`), for example StatementTimeout, and TextRejected for a text
-    that PostgreSQL cannot hold.
+    Every method raises DatabaseError (`db.errors`), for example StatementTimeout, and ValueRejected for a
+    value that PostgreSQL cannot hold.
     """
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
         self._connect_errors = ConnectErrors()
         self._pool: ConnectionPool[Connection[Row]] = ConnectionPool(
-            _with_options(conninfo, STATEMENT_TIMEOUT_MS),
+            conninfo,
             min_size=1,
             max_size=MAX_CONNECTIONS,
             open=False,
             timeout=ACQUIRE_TIMEOUT_SECONDS,
             reconnect_timeout=1.0,
-            kwargs={
-                "autocommit": True,
-                "row_factory": dict_row,
-                "application_name": "dashboard",
-                "connect_timeout": 2,
-            },
+            kwargs=_connection_options("dashboard"),
             connection_class=_connection_class(self._connect_errors),
-            configure=lambda _connection: self._connect_errors.on_success(),
+            configure=self._configure,
             check=_check_connection,
         )
 
@@ -69,7 +69,12 @@ class ReadOnlyDatabase:
 
     def fetch_all(self, statement: LiteralString, parameters: Row | None = None) -> list[Row]:
         try:
-            with _query_errors(), self._connection() as connection:
+            with (
+                translate_errors(),
+                self._connection() as connection,
+                connection.pipeline(),
+                _read_only_transaction(connection, STATEMENT_TIMEOUT_MS),
+            ):
                 return connection.execute(statement, parameters).fetchall()
         except PoolExhausted as error:
             pool_size = self._pool.get_stats().get("pool_size", 0)
@@ -78,6 +83,9 @@ class ReadOnlyDatabase:
     def fetch_one(self, statement: LiteralString, parameters: Row | None = None) -> Row | None:
         rows = self.fetch_all(statement, parameters)
         return rows[0] if rows else None
+
+    def _configure(self, _connection: Connection[Row]) -> None:
+        self._connect_errors.on_success()
 
     @contextmanager
     def _connection(self) -> Iterator[Connection[Row]]:
@@ -90,13 +98,9 @@ class ReadOnlyDatabase:
         """Yield the result as CSV with a header, in chunks of about CHUNK_BYTES, over a separate
         connection."""
         with (
-            _query_errors(),
-            psycopg.connect(
-                _with_options(self._conninfo, EXPORT_TIMEOUT_MS),
-                autocommit=True,
-                connect_timeout=2,
-                application_name="dashboard-export",
-            ) as connection,
+            translate_errors(),
+            Connection.connect(self._conninfo, **_connection_options("dashboard-export")) as connection,
+            _read_only_transaction(connection, EXPORT_TIMEOUT_MS),
             psycopg.ClientCursor(connection) as cursor,
         ):
             # COPY accepts no bound parameters; the client cursor quotes them into the text.
@@ -109,18 +113,6 @@ class ReadOnlyDatabase:
                         yield bytes(chunk)
                         chunk.clear()
                 yield bytes(chunk)
-
-
-def conninfo_as_reader(url: str) -> str:
-    """Return `url` with the role `orders_reader` set, or unchanged where its user cannot set that role."""
-    given = conninfo_to_dict(url).get("options") or ""
-    as_reader = make_conninfo(url, options=f"{given} -c role={ROLE}".strip())
-    try:
-        psycopg.connect(as_reader, connect_timeout=2).close()
-    except psycopg.OperationalError as error:
-        # While the server is unavailable, assume that it has the role.
-        return url if error_class_of(error) is WrongCredentials else as_reader
-    return as_reader
 
 
 def _connection_class(errors: ConnectErrors) -> type[Connection[Row]]:
@@ -142,17 +134,21 @@ def _check_connection(connection: Connection[Row]) -> None:
         raise psycopg.OperationalError("the connection has ended")
 
 
-def _with_options(conninfo: str, statement_timeout_ms: int) -> str:
-    options = _OPTIONS | {"statement_timeout": str(statement_timeout_ms)}
-    given = conninfo_to_dict(conninfo).get("options") or ""
-    text = " ".join(f"-c {name}={value}" for name, value in options.items())
-    return make_conninfo(conninfo, **KEEPALIVE_OPTIONS, options=f"{given} {text}".strip())
+def _connection_options(application_name: str) -> dict[str, Any]:
+    return {
+        "autocommit": True,
+        "row_factory": dict_row,
+        "application_name": application_name,
+        "connect_timeout": 2,
+        # Plans are never reused, and a pooler in transaction mode does not support prepared statements.
+        "prepare_threshold": None,
+        **KEEPALIVE_OPTIONS,
+    }
 
 
 @contextmanager
-def _query_errors() -> Iterator[None]:
-    try:
-        with translate_errors():
-            yield
-    except psycopg.DataError as error:
-        raise TextRejected from error
+def _read_only_transaction(connection: Connection[Any], statement_timeout_ms: int) -> Iterator[None]:
+    connection.read_only = True
+    with connection.transaction():
+        connection.execute(_CONFIGURE, {"statement_timeout_ms": str(statement_timeout_ms), "role": ROLE})
+        yield

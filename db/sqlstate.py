@@ -16,6 +16,7 @@ from db.errors import (
     StatementTimeout,
     TooManyConnections,
     TransactionConflict,
+    ValueRejected,
     WrongCredentials,
 )
 
@@ -67,8 +68,10 @@ def sqlstate_of(error: psycopg.Error) -> str | None:
     return next((code for code, pattern in _SQLSTATE_OF_CONNECT_MESSAGE if pattern.search(text)), None)
 
 
-def error_class_of(error: psycopg.Error) -> type[DatabaseError] | None:
+def error_class_of(error: psycopg.Error) -> type[DatabaseError] | type[ValueRejected] | None:
     """Return the class that an error of psycopg is translated to, or None for a bug."""
+    if isinstance(error, psycopg.DataError | psycopg.IntegrityError):
+        return ValueRejected
     if isinstance(error, PoolTimeout | TooManyRequests):
         return PoolExhausted
     if isinstance(error, psycopg.InterfaceError):
@@ -84,7 +87,7 @@ def error_class_of(error: psycopg.Error) -> type[DatabaseError] | None:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Raise errors of psycopg as the matching DatabaseError; do not change other errors."""
+    """Raise errors of psycopg as the matching class of `db.errors`; do not change other errors."""
     try:
         yield
     except psycopg.Error as error:

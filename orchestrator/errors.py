@@ -34,9 +34,9 @@ from db.errors import OrderSystemError as OrderSystemError
 from db.errors import PoolExhausted as PoolExhausted
 from db.errors import ServiceUnavailable as ServiceUnavailable
 from db.errors import StatementTimeout as StatementTimeout
-from db.errors import TextRejected as TextRejected
 from db.errors import TooManyConnections as TooManyConnections
 from db.errors import TransactionConflict as TransactionConflict
+from db.errors import ValueRejected as ValueRejected
 from db.errors import WrongCredentials as WrongCredentials
 
 

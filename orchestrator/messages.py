@@ -23,6 +23,10 @@ MAX_ADDRESS_VERSION = 2**31 - 1
 INVALID_ORDER = "InvalidOrder"
 DUPLICATE_ORDER = "DuplicateOrder"
 INVALID_REQUEST = "InvalidRequest"
+VALUE_REJECTED = "ValueRejected"
+
+UNACCEPTABLE = (INVALID_REQUEST, VALUE_REJECTED)
+"""With one of these, an update fails because of its content."""
 
 NOT_AN_ORDER = (DUPLICATE_ORDER, INVALID_ORDER)
 """With one of these, an OrderWorkflow fails before it has created an order."""

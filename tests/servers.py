@@ -90,14 +90,66 @@ def empty_postgres_server(*options: str, port: int = 5432) -> Iterator[tuple[Pos
             _wait_until_ready(server, home / "postgres.log")
             yield server, settings
         finally:
-            process.send_signal(postgres.STOP_SIGNAL)
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _stop(process)
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+DEBIAN_SERVERS = Path("/usr/lib/postgresql")
+
+
+def debian_postgres_versions() -> list[int]:
+    """Return the major versions of PostgreSQL that are installed from Debian's packages."""
+    return sorted(int(programs.parents[1].name) for programs in DEBIAN_SERVERS.glob("*/bin/postgres"))
+
+
+@contextmanager
+def debian_postgres_server(version: int) -> Iterator[PostgresServer]:
+    """Run a PostgreSQL of Debian in a temporary directory, with the empty database `orders`."""
+    programs = DEBIAN_SERVERS / str(version) / "bin"
+    home = Path(tempfile.mkdtemp(prefix="orders-test-")).resolve()
+    home.chmod(0o711)
+    data = home / "postgres"
+    data.mkdir(mode=0o700)
+    try:
+        postgres.give_to_server(data)
+        owner = data.stat()
+        account = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": [owner.st_gid]}
+        if os.geteuid() != 0:
+            account = {}
+        initdb = [programs / "initdb", "-D", data, "--username=postgres", "--auth=trust", "--locale=C.UTF-8"]
+        subprocess.run(initdb, cwd="/", check=True, capture_output=True, **account)
+        command = [
+            programs / "postgres",
+            "-D",
+            data,
+            "-k",
+            data,
+            "-c",
+            "listen_addresses=",
+            "-c",
+            "fsync=off",
+        ]
+        with (home / "postgres.log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=data, **account)
+        server = PostgresServer(data, process)
+        try:
+            _wait_until_ready(server, home / "postgres.log")
+            server._execute("create database orders")
+            yield server
+        finally:
+            _stop(process)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(postgres.STOP_SIGNAL)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _wait_until_ready(server: PostgresServer, log: Path) -> None:

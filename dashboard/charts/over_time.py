@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from dashboard.charts.axes import TimeRange, draw_faults_and_disturbances, log_seconds, log_ticks
 from dashboard.charts.palette import Palette, apply_layout, limit_line
 from db.read_models.latency import Cell, Slice
-from db.read_models.latency_buckets import edge_below
+from db.read_models.latency_buckets import EDGES_MS, edge_below
 
 HEIGHT = 340
 _LINES = ((0.5, "p50", "solid"), (0.95, "p95", "dash"), (0.99, "p99", "dot"), (1.0, "longest", "dashdot"))
@@ -46,11 +46,9 @@ def heatmap(cells: Sequence[Cell], time_range: TimeRange, palette: Palette) -> g
         go.Heatmap(
             # Edges instead of centers: with centers Plotly cannot know the width of a single slice.
             x=[*starts, starts[-1] + width] if starts else [],
-            y=[log_seconds(edge) for edge in (edge_below(edges[0]), *edges)] if edges else [],
+            y=[log_seconds(_drawn(edge)) for edge in (edge_below(edges[0]), *edges)] if edges else [],
             z=[[counts.get((edge, at)) for at in starts] for edge in edges],
-            customdata=[
-                [f"{edge_below(edge) / 1000:.2f} s to {edge / 1000:.2f} s"] * len(starts) for edge in edges
-            ],
+            customdata=[[_range_text(edge)] * len(starts) for edge in edges],
             colorscale=[[n / 4, color] for n, color in enumerate(palette.scale[1:])],
             colorbar={"thickness": 8},
             hovertemplate="%{x|%H:%M:%S}  %{customdata}: %{z:,} orders<extra></extra>",
@@ -59,7 +57,7 @@ def heatmap(cells: Sequence[Cell], time_range: TimeRange, palette: Palette) -> g
         )
     )
     _finish(figure, time_range, palette, limit_at=log_seconds(time_range.limit_ms))
-    low_ms, high_ms = (edge_below(edges[0]), edges[-1]) if edges else (1000, 0)
+    low_ms, high_ms = (edge_below(edges[0]), _drawn(edges[-1])) if edges else (1000, 0)
     figure.update_yaxes(title="completion", **log_ticks(low_ms, max(high_ms, time_range.limit_ms)))
     return figure
 
@@ -83,6 +81,16 @@ def _edges(first_ms: int, last_ms: int) -> list[int]:
     while edges[-1] > first_ms and edge_below(edges[-1]) > 0:
         edges.append(edge_below(edges[-1]))
     return edges[::-1]
+
+
+def _drawn(upto_ms: int) -> int:
+    """Return where the upper edge of a bucket is drawn: that of the unbounded one at twice its lower edge."""
+    return 2 * edge_below(upto_ms) if upto_ms == EDGES_MS[-1] else upto_ms
+
+
+def _range_text(upto_ms: int) -> str:
+    low = edge_below(upto_ms) / 1000
+    return f"more than {low:.2f} s" if upto_ms == EDGES_MS[-1] else f"{low:.2f} s to {upto_ms / 1000:.2f} s"
 
 
 def _with_gaps(slices: Sequence[Slice], width: timedelta) -> tuple[list[datetime], list[Slice | None]]:

@@ -7,7 +7,7 @@ from psycopg.conninfo import make_conninfo
 
 from dashboard.data.order_api import OrderApi
 from dashboard.sign_in import session_cookie, sessions
-from db.read_only_database import ROLE, ReadOnlyDatabase, conninfo_as_reader
+from db.read_only_database import ROLE, ReadOnlyDatabase
 from orchestrator.settings import Settings
 
 
@@ -19,16 +19,13 @@ def settings() -> Settings:
 
 @st.cache_resource(on_release=lambda database: database.close())
 def database() -> ReadOnlyDatabase:
-    """Return a pool with the role `orders_reader`, from DATABASE_READER_URL or the URL of the order database.
-
-    If the user of the URL cannot set that role, the pool connects as that user. Transactions are read-only.
-    """
+    """Return a pool of DATABASE_READER_URL or of the URL of the order database."""
     given = settings()
     if given.database_reader_url is not None:
         return ReadOnlyDatabase(given.database_reader_url)
     if given.uses_embedded_postgres:
         return ReadOnlyDatabase(make_conninfo(given.order_database_url, user=ROLE))
-    return ReadOnlyDatabase(conninfo_as_reader(given.order_database_url))
+    return ReadOnlyDatabase(given.order_database_url)
 
 
 @st.cache_resource(on_release=lambda api: api.close())

@@ -129,14 +129,19 @@ async def database_state(
 @asynccontextmanager
 async def _connection(url: str, application_name: str) -> AsyncIterator[AsyncConnection[Row]]:
     with translate_errors():
-        async with await AsyncConnection.connect(
-            url,
-            autocommit=True,
-            row_factory=dict_row,
-            connect_timeout=2,
-            application_name=application_name,
-        ) as connection:
-            await connection.execute(f"set statement_timeout = {STATEMENT_TIMEOUT_MS}")
+        async with (
+            await AsyncConnection.connect(
+                url,
+                autocommit=True,
+                row_factory=dict_row,
+                connect_timeout=2,
+                application_name=application_name,
+                prepare_threshold=None,
+            ) as connection,
+            connection.transaction(),
+        ):
+            # Local, because a pooler would pass the setting of a session to other clients.
+            await connection.execute(f"set local statement_timeout = {STATEMENT_TIMEOUT_MS}")
             yield connection
 
 

@@ -6,7 +6,7 @@
 
 -- 15000 * 2^(n/16), rounded: edges 4.4 % apart, one of them at the limit of 15,000 ms. A bucket holds the times above
 -- the previous edge and up to its own, so 15,000 ms is within the limit. Same as EDGES_MS in db/read_models/latency_buckets.py.
-create function latency_edges() returns int[] language sql immutable parallel safe
+create function latency_edges() returns bigint[] language sql immutable parallel safe
 return array[
         47, 49, 51, 54, 56, 59, 61, 64, 67, 70, 73, 76, 79, 83, 87, 90, 94, 99, 103, 107, 112, 117, 122,
         128, 133, 139, 146, 152, 159, 166, 173, 181, 189, 197, 206, 215, 224, 234, 245, 256, 267, 279, 291,
@@ -26,10 +26,10 @@ return array[
         1046887, 1093237, 1141639, 1192183, 1244966, 1300085, 1357645, 1417753, 1480522, 1546071, 1614521,
         1686002, 1760648, 1838598, 1920000, 2005006, 2093775, 2186474, 2283278, 2384367, 2489932, 2600171,
         2715290, 2835506, 2961045, 3092141, 3229042, 3372004, 3521296, 3677197, 3840000
-];
+]::bigint[];
 
-create function latency_bucket(ms int) returns int language sql immutable parallel safe
-return coalesce((latency_edges())[width_bucket(ms - 1, latency_edges()) + 1], 2147483647);
+create function latency_bucket(ms bigint) returns bigint language sql immutable parallel safe
+return coalesce((latency_edges())[width_bucket(ms - 1, latency_edges()) + 1], 9223372036854775807);
 
 create function rollup_start(moment timestamptz, grain_seconds int) returns timestamptz
 language sql immutable parallel safe
@@ -44,11 +44,11 @@ create table latency_rollup (
     run_id text not null,
     outcome order_state not null,
     fault_profile text not null,
-    upto_ms int not null,
-    orders int not null,
-    late int not null,
+    upto_ms bigint not null,
+    orders bigint not null,
+    late bigint not null,
     completion_ms bigint not null,
-    longest_ms int not null,
+    longest_ms bigint not null,
     attempts bigint not null,
     failed_attempts bigint not null,
     timed_out_attempts bigint not null,

@@ -18,7 +18,7 @@ create table runs (
     -- An array with one object per disturbance.
     chaos jsonb not null default '[]',
     -- The exact completion times, to compare runs without reading their orders.
-    completion_ms int[],
+    completion_ms bigint[],
     late_orders int,
     counted_orders int
 );

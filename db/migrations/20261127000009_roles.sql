@@ -39,7 +39,10 @@ begin
         alter role orders_reader set default_transaction_read_only = on;
         alter role orders_reader set statement_timeout = '2s';
         if not (select rolsuper from pg_roles where rolname = current_user) then
-            execute format('grant orders_reader to %I with inherit false, set true', current_user);
+            -- PostgreSQL 15 has no such options: every member may set the role.
+            execute format('grant orders_reader to %I', current_user)
+                || case when current_setting('server_version_num')::int >= 160000
+                    then ' with inherit false, set true' else '' end;
         end if;
     end if;
 exception

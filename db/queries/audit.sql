@@ -22,7 +22,8 @@ where %(run_id)s::text is null or run_id = %(run_id)s;
 -- name: candidates
 -- The orders that may violate invariant 1, 2 or 7, from one scan of all events without a sort. Each other order has
 -- exactly one acceptance, its first event, and exactly one outcome, its last event. Between them it passed the states
--- in order, without skipping one; a completed order passed all of them.
+-- in order, without skipping one; a completed order passed all of them. An order with a tenth attempt of a step is
+-- a candidate too.
 with finished_orders as (
     select * from orders where state >= 'completed' and accepted_at >= (select events_since())
         and (%(run_id)s::text is null or run_id = %(run_id)s)
@@ -33,6 +34,10 @@ with finished_orders as (
         min(e.at) filter (where e.kind = 'outcome') as ended_at,
         count(*) filter (where e.state >= 'completed') as ends,
         bool_or(e.started_at > e.at) as is_backwards,
+        count(*) filter (where e.kind = 'attempt') as attempts,
+        -- A bit for each of the first nine attempts of each of the seven gateway steps.
+        bit_or(1::bigint << (7 * e.attempt - 8 + array_position(%(gateway_steps)s::text[], e.step)))
+            filter (where e.kind = 'attempt' and e.attempt <= 9) as attempt_bits,
         min(e.at) filter (where e.state = 'received') as first_received, max(e.at) filter (where e.state = 'received') as last_received,
         min(e.at) filter (where e.state = 'validated') as first_validated, max(e.at) filter (where e.state = 'validated') as last_validated,
         min(e.at) filter (where e.state = 'in_review') as first_in_review, max(e.at) filter (where e.state = 'in_review') as last_in_review,
@@ -48,6 +53,9 @@ where (
     acceptances = 1 and accepted_at = first_at
     and outcomes = 1 and ends = 1 and ended_at = last_at
     and is_backwards is not true
+    -- Each attempt has one event, and each attempt except the first follows another one.
+    and attempts = coalesce(bit_count(attempt_bits::bit(64)), 0)
+    and coalesce(attempt_bits & ~(attempt_bits << 7 | 127) = 0, true)
     and first_received is not null
     and coalesce(first_validated > last_received, first_validated is null)
     and coalesce(first_in_review > last_validated, first_in_review is null)
@@ -209,13 +217,20 @@ where p.n = 1 and (p.signal = 'cancel_order' or p.address is distinct from l.lab
 limit %(limit)s;
 
 -- name: invariant_7
--- The events are a legal path through the states, in time order, and end with the outcome.
+-- The events are a legal path through the states, in time order, and end with the outcome. They have each attempt of a
+-- step once, in the order of the numbers.
 with transitions as (
     select e.order_id, e.at, e.kind, e.state, e.started_at,
         lag(e.state) over w as before, lag(e.kind) over w as kind_before, lag(e.at) over w as at_before
     from orders o join events e on e.order_id = o.order_id
     where o.order_id = any (%(candidates)s)
     window w as (partition by e.order_id order by e.at)
+), attempts as (
+    select order_id, at, step, attempt, outcome, lag(attempt) over w as attempt_before, lag(outcome) over w as outcome_before,
+        lag(at) over w as at_before
+    from events
+    where order_id = any (%(candidates)s) and kind = 'attempt'
+    window w as (partition by order_id, step order by at)
 )
 select order_id,
     case
@@ -231,6 +246,13 @@ where kind_before = 'outcome'
     or (before is null) <> (kind = 'accepted')
     or started_at > at
     or (before <> state and not (before::text || '>' || state::text) = any (%(legal_changes)s::text[]))
+union all
+select order_id,
+    format('attempt %%s of %%s follows %%s', attempt, step, coalesce('attempt ' || attempt_before, 'no attempt')),
+    jsonb_build_object('before', jsonb_build_object('at', at_before, 'attempt', attempt_before, 'outcome', outcome_before),
+        'event', jsonb_build_object('at', at, 'attempt', attempt, 'outcome', outcome))
+from attempts
+where attempt <> coalesce(attempt_before, 0) + 1
 limit %(limit)s;
 
 -- name: invariant_8

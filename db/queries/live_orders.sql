@@ -9,7 +9,7 @@ from orders where state < 'completed';
 -- name: orders_by_deadline
 -- Orders in flight, by deadline, with the last attempt of their current step.
 select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason, o.accepted_at, o.deadline_at,
-    least(extract(epoch from now() - o.accepted_at) * 1000, 2147483647)::int as elapsed_ms,
+    floor(extract(epoch from now() - o.accepted_at) * 1000)::bigint as elapsed_ms,
     round(extract(epoch from o.deadline_at - o.accepted_at) * 1000)::int as limit_ms,
     (select max(s.attempt) from step_attempts s where s.order_id = o.order_id and s.step = o.current_step) as attempt
 from orders o

@@ -4,6 +4,9 @@
 -- is the time of the statement's events, and orders them without a sequence.
 --
 -- The states in the conditions are parameters from db/transitions.py.
+--
+-- An attempt is fenced by its number: once a later attempt of the step was started, a statement for the earlier one
+-- has no effect. The lock of the order's row is taken before that of the attempt's row.
 
 -- name: insert_order
 with new_order as (
@@ -54,13 +57,13 @@ with locked_order as (
     insert into step_attempts as previous (order_id, step, attempt, started_at, worker)
     select order_id, %(step)s, 1, last_event_at, %(worker)s from locked_order
     on conflict (order_id, step) do update set
-        attempt = previous.attempt + 1, started_at = excluded.started_at, worker = excluded.worker
+        attempt = previous.attempt + 1, started_at = excluded.started_at, worker = excluded.worker,
+        ended_started_at = previous.started_at, ended_worker = previous.worker
     where %(ended_attempt)s::int is null or previous.attempt = %(ended_attempt)s::int
-    returning new.attempt, old.attempt as ended_attempt, old.started_at as ended_started_at,
-        old.worker as ended_worker
+    returning attempt, ended_started_at, ended_worker
 ), attempt_event as (
     insert into events (order_id, at, kind, state, step, attempt, outcome, started_at, duration_ms, worker, detail)
-    select o.order_id, o.last_event_at, 'attempt', o.state, %(step)s, a.ended_attempt,
+    select o.order_id, o.last_event_at, 'attempt', o.state, %(step)s, a.attempt - 1,
         coalesce(%(ended_outcome)s::attempt_outcome, 'lost'), a.ended_started_at,
         coalesce(%(ended_duration_ms)s::float8, extract(epoch from o.last_event_at - a.ended_started_at) * 1000),
         a.ended_worker, %(ended_detail)s::jsonb
@@ -77,10 +80,10 @@ with locked_order as (
     where order_id = %(order_id)s and state < 'completed'
     returning order_id, last_event_at, state
 ), attempt as (
-    update step_attempts a set started_at = null
+    update step_attempts a set started_at = null, ended_started_at = a.started_at
     from locked_order o
     where a.order_id = o.order_id and a.step = %(step)s and a.attempt = %(attempt)s and a.started_at is not null
-    returning old.started_at, a.worker
+    returning a.ended_started_at as started_at, a.worker
 )
 insert into events (order_id, at, kind, state, step, attempt, outcome, started_at, duration_ms, worker, detail)
 select o.order_id, o.last_event_at, 'attempt', o.state, %(step)s, %(attempt)s, %(outcome)s::attempt_outcome,
@@ -89,82 +92,90 @@ from locked_order o, attempt a;
 
 -- name: complete_step
 -- Completes a forward step: closes its attempt and advances the order's state. Returns no row, and has no effect, when
--- the step is not due any more (already completed, or the order is aborted) or the label's address is outdated.
+-- the attempt was closed, the step is not due any more, or the label's address is outdated.
 --
--- A step with a passed_state writes two events, one microsecond apart. If another worker has already closed the
--- attempt as lost, the step is completed too: its event then has kind state and no attempt.
+-- A step with a passed_state writes two events, one microsecond apart.
 with locked_order as (
-    update orders set
-        last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond')
-            + interval '1 microsecond' * (%(passed_state)s::order_state is not null)::int,
-        state = %(state_after)s::order_state,
-        current_step = %(next_step)s
+    select order_id from orders
     where order_id = %(order_id)s and abort_reason is null
         and state = %(due_state)s::order_state and current_step = %(step)s
         and (%(label_version)s::int is null or address_version = %(label_version)s::int)
-    returning *,
-        last_event_at - interval '1 microsecond' * (%(passed_state)s::order_state is not null)::int as completed_at
+    for no key update
 ), attempt as (
-    update step_attempts a set started_at = null
+    update step_attempts a set started_at = null, ended_started_at = a.started_at
     from locked_order o
     where a.order_id = o.order_id and a.step = %(step)s and a.attempt = %(attempt)s and a.started_at is not null
-    returning a.attempt, 'ok'::attempt_outcome as outcome, old.started_at, %(duration_ms)s::float8 as duration_ms, a.worker
+    returning a.order_id, a.ended_started_at as started_at, a.worker
+), completed_order as (
+    update orders o set
+        last_event_at = greatest(clock_timestamp(), o.last_event_at + interval '1 microsecond')
+            + interval '1 microsecond' * (%(passed_state)s::order_state is not null)::int,
+        state = %(state_after)s::order_state,
+        current_step = %(next_step)s
+    from attempt a
+    where o.order_id = a.order_id
+    returning o.order_id, o.state, o.last_event_at, o.address, o.address_version, a.started_at, a.worker,
+        o.last_event_at - interval '1 microsecond' * (%(passed_state)s::order_state is not null)::int as completed_at
 ), step_event as (
     insert into events (order_id, at, kind, state, step, attempt, outcome, started_at, duration_ms, worker, detail)
-    select o.order_id, o.completed_at, case when a.attempt is null then 'state' else 'attempt' end,
-        coalesce(%(passed_state)s::order_state, o.state), %(step)s, a.attempt, a.outcome, a.started_at,
-        a.duration_ms, coalesce(a.worker, %(worker)s), %(detail)s::jsonb
-    from locked_order o left join attempt a on true
+    select order_id, completed_at, 'attempt', coalesce(%(passed_state)s::order_state, state), %(step)s, %(attempt)s,
+        'ok', started_at, %(duration_ms)s, worker, %(detail)s::jsonb
+    from completed_order
 ), state_event as (
     insert into events (order_id, at, kind, state, step, worker)
     select order_id, last_event_at, 'state', state, %(next_step)s, %(worker)s
-    from locked_order where %(passed_state)s::order_state is not null
+    from completed_order where %(passed_state)s::order_state is not null
 ), charge as (
     update payments p set status = 'charged', charged_at = o.completed_at
-    from locked_order o
+    from completed_order o
     where %(step)s = 'charge' and p.order_id = o.order_id and p.status = 'pending'
 ), package as (
     insert into shipments (order_id, status, packed_at)
-    select order_id, 'packed', completed_at from locked_order where %(step)s = 'prepare'
+    select order_id, 'packed', completed_at from completed_order where %(step)s = 'prepare'
     on conflict (order_id) do nothing
 ), dispatch as (
     update shipments s set status = 'dispatched', tracking = %(detail)s::jsonb ->> 'tracking',
         label_address = o.address, label_version = o.address_version, dispatched_at = o.completed_at
-    from locked_order o
+    from completed_order o
     where %(step)s = 'dispatch' and s.order_id = o.order_id
 )
-select order_id from locked_order;
+select order_id from completed_order;
 
 -- name: complete_compensation
--- Completes a refund or recall. A payment without a charge becomes voided.
+-- Completes a refund or recall. A payment without a charge becomes voided. Returns no row, and has no effect, when a
+-- later attempt was started or the order cannot be compensated.
 with locked_order as (
     update orders set last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond')
     where order_id = %(order_id)s and abort_reason is not null and state < %(no_abort_from)s::order_state
     returning order_id, last_event_at as at, state
 ), attempt as (
-    update step_attempts a set started_at = null
+    update step_attempts a set started_at = null, ended_started_at = a.started_at
     from locked_order o
     where a.order_id = o.order_id and a.step = %(step)s and a.attempt = %(attempt)s and a.started_at is not null
-    returning old.started_at, a.worker
+    returning o.order_id, o.at, o.state, a.ended_started_at as started_at, a.worker
 ), attempt_event as (
     insert into events (order_id, at, kind, state, step, attempt, outcome, started_at, duration_ms, worker, detail)
-    select o.order_id, o.at, 'attempt', o.state, %(step)s, %(attempt)s, 'ok',
-        a.started_at, %(duration_ms)s, a.worker, %(detail)s::jsonb
-    from locked_order o, attempt a
+    select order_id, at, 'attempt', state, %(step)s, %(attempt)s, 'ok', started_at, %(duration_ms)s, worker,
+        %(detail)s::jsonb
+    from attempt
 ), refund as (
-    update payments p set refunded_at = o.at,
+    update payments p set refunded_at = a.at,
         status = case when %(detail)s::jsonb ->> 'refund_outcome' = 'refunded' then 'refunded' else 'voided' end,
         -- The provider may have charged although its response was lost.
         charged_at = case
-            when %(detail)s::jsonb ->> 'refund_outcome' = 'refunded' then coalesce(p.charged_at, o.at) end
-    from locked_order o
-    where %(step)s = 'refund' and p.order_id = o.order_id and p.status in ('pending', 'charged')
+            when %(detail)s::jsonb ->> 'refund_outcome' = 'refunded' then coalesce(p.charged_at, a.at) end
+    from attempt a
+    where %(step)s = 'refund' and p.order_id = a.order_id and p.status in ('pending', 'charged')
 ), recall as (
-    update shipments s set status = 'recalled', recalled_at = o.at
-    from locked_order o
-    where %(step)s = 'recall' and s.order_id = o.order_id and s.recalled_at is null
+    update shipments s set status = 'recalled', recalled_at = a.at
+    from attempt a
+    where %(step)s = 'recall' and s.order_id = a.order_id and s.recalled_at is null
 )
-select order_id from locked_order;
+select order_id from attempt
+union all
+-- The statement is repeated: an earlier execution has closed the attempt.
+select o.order_id from locked_order o join step_attempts a using (order_id)
+where a.step = %(step)s and a.attempt = %(attempt)s and a.started_at is null;
 
 -- name: abort_order
 -- Only the first abort takes effect; its reason decides the outcome.
@@ -263,7 +274,7 @@ with target as (
     from target t join events e on e.order_id = t.order_id
     where e.kind = 'attempt'
 ), forward as (
-    select step, floor(sum(extract(epoch from upper(span) - lower(span)) * 1000))::int as ms
+    select step, floor(sum(extract(epoch from upper(span) - lower(span)) * 1000))::bigint as ms
     from (
         select step, unnest(range_agg(tstzrange(started_at, least(ended_at, aborted_at)))) as span
         from calls where outcome <> 'lost' and not is_compensation and started_at < coalesce(aborted_at, 'infinity')
@@ -271,7 +282,7 @@ with target as (
     ) spans
     group by step
 ), compensation as (
-    select floor(coalesce(sum(extract(epoch from upper(span) - lower(span)) * 1000), 0))::int as ms
+    select floor(coalesce(sum(extract(epoch from upper(span) - lower(span)) * 1000), 0))::bigint as ms
     from (
         select unnest(range_agg(tstzrange(started_at, ended_at))) as span
         from calls where outcome <> 'lost' and is_compensation
@@ -279,7 +290,7 @@ with target as (
 ), review as (
     select floor(coalesce(extract(epoch from
         coalesce(min(e.at) filter (where e.state = 'approved'), t.aborted_at)
-        - min(e.at) filter (where e.kind = 'state' and e.state = 'in_review')) * 1000, 0))::int as ms
+        - min(e.at) filter (where e.kind = 'state' and e.state = 'in_review')) * 1000, 0))::bigint as ms
     from target t join events e on e.order_id = t.order_id
     group by t.aborted_at
 ), open_attempt as (
@@ -312,11 +323,11 @@ with target as (
         timed_out_attempts = tally.timed_out
     from target, tally, compensation, review,
         lateral (
-            select coalesce(sum(ms) filter (where step = 'receive'), 0) as receive,
-                coalesce(sum(ms) filter (where step = 'validate'), 0) as validate,
-                coalesce(sum(ms) filter (where step = 'charge'), 0) as charge,
-                coalesce(sum(ms) filter (where step = 'prepare'), 0) as prepare,
-                coalesce(sum(ms) filter (where step = 'dispatch'), 0) as dispatch
+            select coalesce(max(ms) filter (where step = 'receive'), 0) as receive,
+                coalesce(max(ms) filter (where step = 'validate'), 0) as validate,
+                coalesce(max(ms) filter (where step = 'charge'), 0) as charge,
+                coalesce(max(ms) filter (where step = 'prepare'), 0) as prepare,
+                coalesce(max(ms) filter (where step = 'dispatch'), 0) as dispatch
             from forward
         ) step_ms,
         lateral (
@@ -326,10 +337,10 @@ with target as (
         ) ended,
         lateral (
             select round(extract(epoch from date_trunc('milliseconds', ended.at + interval '999 microseconds')
-                - target.accepted_at) * 1000)::int as ms
+                - target.accepted_at) * 1000)::bigint as ms
         ) total,
         lateral (
-            select floor(extract(epoch from target.accepted_at - w.requested_at) * 1000)::int as ms
+            select floor(extract(epoch from target.accepted_at - w.requested_at) * 1000)::bigint as ms
             from orders w where w.order_id = target.order_id
         ) ingress
     where orders.order_id = target.order_id

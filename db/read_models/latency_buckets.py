@@ -1,6 +1,6 @@
 """Percentiles from the buckets of the rollup."""
 
-EDGES_MS = (*sorted({round(15_000 * 2 ** (n / 16)) for n in range(-133, 129)}), 2**31 - 1)
+EDGES_MS = (*sorted({round(15_000 * 2 ** (n / 16)) for n in range(-133, 129)}), 2**63 - 1)
 """Upper edges of the buckets, 4.4 % apart; the last bucket is unbounded. Same as `latency_edges()` in SQL."""
 
 

@@ -198,7 +198,7 @@ class OrderService:
                 raise
             raise await self._no_running_order(order_id) from error
         except WorkflowUpdateFailedError as error:
-            if isinstance(error.cause, ApplicationError) and error.cause.type == messages.INVALID_REQUEST:
+            if isinstance(error.cause, ApplicationError) and error.cause.type in messages.UNACCEPTABLE:
                 raise errors.RequestMalformed(error.cause.message) from error
             # The workflow ended before it processed the update.
             raise await self._no_running_order(order_id) from error

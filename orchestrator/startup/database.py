@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterator
 from time import time
 
+from db.database import MIN_SERVER_VERSION
 from db.maintenance.diagnostics import ServerState, server_state
 from orchestrator.settings import Settings
 from orchestrator.startup.findings import Finding, clock_findings
-
-MIN_POSTGRES = 180000
 
 
 async def check_database(settings: Settings, clock: Callable[[], float] = time) -> list[Finding]:
@@ -32,10 +31,10 @@ def database_findings(state: ServerState, *, is_embedded: bool) -> Iterator[Find
 
 def version_findings(state: ServerState) -> Iterator[Finding]:
     """The findings that no migration can correct."""
-    if state.version < MIN_POSTGRES:
+    if state.version < MIN_SERVER_VERSION:
         yield Finding(
             "database-old",
-            f"PostgreSQL is {state.version_text}; {MIN_POSTGRES // 10000} or newer is required.",
+            f"PostgreSQL is {state.version_text}; {MIN_SERVER_VERSION // 10000} or newer is required.",
             "Upgrade that server, or unset DATABASE_URL to use the embedded one.",
         )
     if state.unknown_migrations:

@@ -21,6 +21,7 @@ from orchestrator.gateways.protocols import Gateways
 from orchestrator.observability.tracing import Tracing
 from orchestrator.settings import Settings
 from orchestrator.worker.metrics import WorkerMetrics
+from orchestrator.worker.rejected_values import RejectedValues
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.reconcile import ReconcileWorkflow
 from orchestrator.workflows.shipping import ShippingWorkflow
@@ -155,6 +156,7 @@ def _worker(
         "max_concurrent_local_activities": 300,
         "max_concurrent_workflow_tasks": 200,
         "graceful_shutdown_timeout": GRACEFUL_SHUTDOWN,
+        "interceptors": [RejectedValues()],
     }
     return Worker(
         client, task_queue=task_queue, workflows=workflows, activities=activities, **defaults | options

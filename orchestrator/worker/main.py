@@ -39,6 +39,7 @@ from orchestrator.worker.fault_profile_polling import load_fault_profile, poll_f
 from orchestrator.worker.liveness_file import keep_touching
 from orchestrator.worker.metrics import WorkerMetrics, measured_runtime
 from orchestrator.worker.reconciler import Reconciler
+from orchestrator.worker.rejected_values import RejectedValues
 
 STOP_SECONDS = 2.3
 """How long a stopping worker may finish its work. With what follows it must end within three seconds."""
@@ -119,7 +120,10 @@ async def _serve(
             "memory gauge": metrics.update_memory,
             "fault profile": partial(poll_fault_profile, database, injector),
         }
-        options = {"deployment_config": deployment_config(settings)}
+        options: dict[str, Any] = {
+            "deployment_config": deployment_config(settings),
+            "interceptors": [RejectedValues(metrics)],
+        }
         workers = []
         if kind is not WorkerKind.SHIPPING:
             if settings.events_keep_days is not None:

@@ -61,9 +61,13 @@ class WorkerMetrics:
             "reconciler_failed_passes",
             "Reconciler passes that failed, usually because a server was unavailable.",
         )
+        self._rejected_values = meter.create_counter(
+            "database_values_rejected", "Activities that failed because the order database rejected a value."
+        )
         self._memory = meter.create_gauge("process_resident_memory_bytes", "Resident memory of the process.")
         self._reconciled.add(0)
         self._failed_passes.add(0)
+        self._rejected_values.add(0)
         # Binding the attributes costs more than recording a value, so it is done once.
         self._attempts_by = cache(self._bind_attempts)
         self._time_left_by = cache(
@@ -85,6 +89,9 @@ class WorkerMetrics:
 
     def reconciler_failed(self) -> None:
         self._failed_passes.add(1)
+
+    def value_rejected(self, activity_type: str) -> None:
+        self._rejected_values.add(1, {"activity": activity_type})
 
     async def update_memory(self) -> None:
         """Update the gauge of this process's memory, forever."""

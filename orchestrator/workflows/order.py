@@ -24,7 +24,7 @@ with workflow.unsafe.imports_passed_through():
     from orchestrator.workflows.order_steps import OrderAborted, OrderSteps
     from orchestrator.workflows.request_handlers import (
         OrderRequestHandlers,
-        is_valid_signal,
+        handle_signal,
         reject_if_invalid,
     )
     from orchestrator.workflows.shipping import ShippingWorkflow
@@ -222,7 +222,7 @@ class OrderWorkflow:
             workflow.logger.warning("order aborted at its deadline")
 
     # --- Signals, updates and the query ---------------------------------------------------------
-    # A signal can be sent by hand, without its argument: a handler that raised would block the workflow.
+    # A signal can be sent by hand, without its argument.
 
     @workflow.update
     async def cancel_order(self, request: messages.CancelOrder) -> messages.RequestResult:
@@ -234,8 +234,7 @@ class OrderWorkflow:
 
     @workflow.signal(name="CancelOrder")
     async def cancel_order_signal(self, request: messages.CancelOrder | None = None) -> None:
-        if is_valid_signal(request):
-            await self._requests.cancel(request)
+        await handle_signal(self._requests.cancel, request)
 
     @workflow.update
     async def update_address(self, request: messages.UpdateAddress) -> messages.RequestResult:
@@ -247,8 +246,7 @@ class OrderWorkflow:
 
     @workflow.signal(name="UpdateAddress")
     async def update_address_signal(self, request: messages.UpdateAddress | None = None) -> None:
-        if is_valid_signal(request):
-            await self._requests.update_address(request)
+        await handle_signal(self._requests.update_address, request)
 
     @workflow.update
     async def approve_order(self, request: messages.ApproveOrder) -> messages.RequestResult:
@@ -260,8 +258,7 @@ class OrderWorkflow:
 
     @workflow.signal(name="ApproveOrder")
     async def approve_order_signal(self, request: messages.ApproveOrder | None = None) -> None:
-        if is_valid_signal(request):
-            await self._requests.approve(request)
+        await handle_signal(self._requests.approve, request)
 
     @workflow.update
     async def reject_order(self, request: messages.RejectOrder) -> messages.RequestResult:
@@ -273,8 +270,7 @@ class OrderWorkflow:
 
     @workflow.signal(name="RejectOrder")
     async def reject_order_signal(self, request: messages.RejectOrder | None = None) -> None:
-        if is_valid_signal(request):
-            await self._requests.reject(request)
+        await handle_signal(self._requests.reject, request)
 
     @workflow.signal(name="DispatchFailed")
     def dispatch_failed_signal(self, failure: messages.DispatchFailed | None = None) -> None:

@@ -4,7 +4,8 @@ OrderWorkflow receives each request as an update or as a signal and passes it on
 order database decides whether a request is accepted or too late.
 """
 
-from typing import TypeGuard, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
@@ -144,9 +145,15 @@ def reject_if_invalid(request: messages.PersonRequest) -> None:
         raise ApplicationError("; ".join(errors), type=messages.INVALID_REQUEST, non_retryable=True)
 
 
-def is_valid_signal(request: AnyRequest | None) -> TypeGuard[AnyRequest]:
-    """Return whether a signal can be handled. An error in its handler would fail the workflow."""
+async def handle_signal(
+    handler: Callable[[AnyRequest], Awaitable[RequestResult]], request: AnyRequest | None
+) -> None:
+    """Handle a signal, or ignore it if it is invalid or rejected. An error would fail the workflow."""
     errors = ["it has no argument"] if request is None else request.validation_errors()
-    if errors:
+    if request is None or errors:
         workflow.logger.warning("invalid signal ignored: %s", "; ".join(errors))
-    return not errors
+        return
+    try:
+        await handler(request)
+    except ApplicationError as error:
+        workflow.logger.error("signal failed: %s", error.message)

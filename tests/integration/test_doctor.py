@@ -143,7 +143,7 @@ async def test_a_closed_port_and_a_restarting_component(live_stack: Stack, monke
 
 @pytest.mark.stack
 async def test_servers_that_are_too_old_and_a_disk_that_is_too_small(live_stack: Stack, monkeypatch) -> None:
-    monkeypatch.setattr(startup_database, "MIN_POSTGRES", 990000)
+    monkeypatch.setattr(startup_database, "MIN_SERVER_VERSION", 990000)
     monkeypatch.setattr(startup_temporal, "MIN_TEMPORAL", (99, 0))
     monkeypatch.setattr(machine, "DISK_BYTES", 10**18)
     found = await findings_of(live_stack.settings)

@@ -11,6 +11,9 @@ import pytest
 
 from db.domain import TERMINAL_STATES, AttemptOutcome, Reason, State, Step
 from db.orders import OrderRepository, StaleAttempt
+from db.read_models import latency_report, order_metrics
+from db.read_models.latency import LatencyFilter
+from db.read_models.latency_buckets import EDGES_MS
 from tests.orders import (
     COMPENSATION_DETAILS,
     DUE_STATE,
@@ -345,6 +348,35 @@ async def test_an_order_requested_long_ago_gets_its_outcome(driver, due_ago):
     row = await driver.row(order_id)
     assert row["state"] == "completed"
     assert row["end_to_end_ms"] == row["ingress_ms"] + row["completion_ms"]
+
+
+@pytest.mark.parametrize("days_ago", [26, 20_000])
+@pytest.mark.parametrize("outcome", [State.COMPLETED, State.FAILED])
+async def test_an_order_that_was_open_for_weeks_gets_its_outcome(driver, pool, days_ago, outcome):
+    accepted_at = datetime.now(UTC) - timedelta(days=days_ago)
+    order_id = await driver.open(accepted_at=accepted_at)
+    await driver.step(order_id, Step.RECEIVE)
+    if outcome is State.COMPLETED:
+        await driver.step(order_id, Step.VALIDATE)
+        await driver.repository.approve(order_id, "reviewer")
+        for step in (Step.CHARGE, Step.PREPARE, Step.DISPATCH):
+            # As long as the order was open: it is the time of a step too.
+            await driver.step(order_id, step, duration_ms=days_ago * 86_400_000 / 3)
+    else:
+        await driver.abort(order_id, Reason.DEADLINE)
+    assert (await driver.repository.finish(order_id, outcome)).state is outcome
+    row = await driver.row(order_id)
+    assert row["completion_ms"] == pytest.approx(days_ago * 86_400_000, abs=60_000)
+    assert row["within_limit"] is False
+    (bucket,) = await pool.fetch_all(
+        "select * from latency_rollup where grain_seconds = 60 and longest_ms = %(ms)s",
+        {"ms": row["completion_ms"]},
+    )
+    assert (bucket["upto_ms"], bucket["completion_ms"]) == (EDGES_MS[-1], row["completion_ms"])
+    alone = LatencyFilter(since=row["accepted_at"], until=row["accepted_at"] + timedelta(milliseconds=1))
+    summary = await latency_report.latency_summary(pool, alone)
+    assert summary["parts"]["completion"]["max"] == row["completion_ms"]
+    assert (await order_metrics.counters(pool)).completion_ms >= row["completion_ms"]
 
 
 async def test_an_order_that_finishes_after_its_deadline_is_late(driver):

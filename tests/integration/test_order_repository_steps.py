@@ -3,7 +3,9 @@
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
+import psycopg
 import pytest
 
 from db.domain import SAMPLE_ITEMS, TERMINAL_STATES, AttemptOutcome, Item, ReviewMode, State, Step
@@ -194,21 +196,78 @@ async def test_a_completed_receive_is_not_due_again_and_validate_is_due_only_aft
     assert await driver.repository.start_next_attempt(order_id, Step.VALIDATE) is not None
 
 
-async def test_a_success_that_was_closed_as_lost_moves_the_order_on_with_a_state_event(driver):
-    order_id = await driver.carry_to(State.APPROVED)
+async def due_for_attempt(driver, step: Step) -> str:
+    """Return an order for which a step, or a compensation, is due."""
+    if step not in COMPENSATION_DETAILS:
+        return await driver.carry_to_due(step)
+    order_id = await driver.carry_to(State.PREPARED)
+    await driver.abort(order_id)
+    return order_id
+
+
+@pytest.mark.parametrize("step", [*DUE_STATE, *COMPENSATION_DETAILS])
+async def test_a_step_is_completed_by_its_latest_attempt_only(driver, step):
+    order_id = await due_for_attempt(driver, step)
     for _ in range(2):
-        await driver.repository.start_next_attempt(order_id, Step.CHARGE)
-    assert await driver.repository.complete_step(order_id, Step.CHARGE, ok(1))
-    assert await driver.attempts(order_id, Step.CHARGE) == [("charge", 1, "lost")]
-    event = (await driver.events(order_id))[-1]
-    assert (event["kind"], event["state"], event["attempt"], event["outcome"]) == (
-        "state",
-        "charged",
-        None,
-        None,
+        await driver.repository.start_next_attempt(order_id, step)
+    before = await driver.row(order_id), await driver.payment(order_id), await driver.shipment(order_id)
+    ended = ok(1, **COMPENSATION_DETAILS.get(step, {}))
+    for _ in range(2):
+        assert not await driver.repository.complete_step(order_id, step, ended)
+        await driver.repository.end_attempt(order_id, step, ended)
+    after = await driver.row(order_id), await driver.payment(order_id), await driver.shipment(order_id)
+    assert [row and row | {"last_event_at": None} for row in after] == [
+        row and row | {"last_event_at": None} for row in before
+    ]
+    with pytest.raises(StaleAttempt):
+        await driver.repository.start_next_attempt(order_id, step, ended)
+    latest = replace(ended, number=2)
+    for _ in range(2):
+        await driver.repository.complete_step(order_id, step, latest)
+    assert await driver.attempts(order_id, step) == [(step.value, 1, "lost"), (step.value, 2, "ok")]
+
+
+@pytest.mark.parametrize("starts_first", [True, False])
+@pytest.mark.parametrize("step", [*DUE_STATE, *COMPENSATION_DETAILS])
+async def test_of_two_workers_that_race_one_completes_a_step(
+    driver, pool, order_database_url, step, starts_first
+):
+    order_id = await due_for_attempt(driver, step)
+    await driver.repository.start_next_attempt(order_id, step)
+    other = OrderRepository(pool, "worker-2")
+    start = partial(other.start_next_attempt, order_id, step)
+    complete = partial(
+        driver.repository.complete_step, order_id, step, ok(1, **COMPENSATION_DETAILS.get(step, {}))
     )
-    await driver.repository.end_attempt(order_id, Step.CHARGE, ok(2))
-    assert await driver.attempts(order_id, Step.CHARGE) == [("charge", 1, "lost"), ("charge", 2, "ok")]
+    async with await psycopg.AsyncConnection.connect(order_database_url) as holder:
+        await holder.execute("select from orders where order_id = %s for update", (order_id,))
+        waiting = []
+        for call in (start, complete) if starts_first else (complete, start):
+            waiting.append(asyncio.create_task(call()))
+            await wait_for_lock_waiters(pool, len(waiting))
+    # The second statement has an older snapshot than the first one's changes.
+    first, second = await asyncio.gather(*waiting)
+    started, completed = (first, second) if starts_first else (second, first)
+    if starts_first:
+        assert (started.number, completed) == (2, False)
+        assert await driver.attempts(order_id, step) == [(step.value, 1, "lost")]
+    else:
+        # A compensation may run again: it is idempotent.
+        assert completed
+        assert (started is not None) == (step in COMPENSATION_DETAILS)
+        assert await driver.attempts(order_id, step) == [(step.value, 1, "ok")]
+
+
+async def wait_for_lock_waiters(pool, count: int) -> None:
+    async with asyncio.timeout(5):
+        while True:
+            row = await pool.fetch_one(
+                "select count(*) as n from pg_stat_activity"
+                " where datname = current_database() and wait_event_type = 'Lock'"
+            )
+            if row["n"] >= count:
+                return
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("state", RESTING_STATES[:-1])

@@ -105,7 +105,7 @@ def test_equal_task_queues_are_refused(component: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("component", [*SERVING, "migrate"])
 def test_a_database_server_that_is_too_old_is_refused(component: str, url: str, tmp_path: Path) -> None:
-    patch = "from orchestrator.startup import database; database.MIN_POSTGRES = 990000"
+    patch = "from orchestrator.startup import database; database.MIN_SERVER_VERSION = 990000"
     assert "99 or newer is required" in refusal(component, tmp_path, patch, DATABASE_URL=url)
 
 
