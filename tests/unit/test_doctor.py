@@ -84,7 +84,7 @@ CASES: list[tuple[str, Iterable[Finding], str]] = [
     ("component-restarting", stack(restarts=3), "3 times"),
     ("disk-full", disk(GB // 2, 4 * GB), "0.5 GB"),
     ("disk-full", disk(4 * GB, 100 * GB), "4.0 GB"),
-    ("database-old", database(version=170002, version_text="17.2"), "17.2"),
+    ("database-old", database(version=140013, version_text="14.13"), "14.13"),
     ("migrations-pending", database(pending_migrations=("20261124_x.sql",)), "20261124_x.sql"),
     ("migrations-unknown", database(unknown_migrations=("29991231",)), "29991231"),
     ("database-connections", database(connections=81), "81 of"),
