@@ -75,6 +75,8 @@ def _url_for_dbmate(settings: Settings) -> str:
             query = {"host": info.host, "port": str(info.port)}
             if given.get("sslmode") not in ("verify-ca", "verify-full"):
                 query["sslmode"] = "require" if connection.pgconn.ssl_in_use else "disable"
+            password = f":{quote(info.password, safe='')}" if info.password else ""
+            user, database = quote(info.user, safe="") + password, quote(info.dbname, safe="")
     except psycopg.Error as error:
         host = given.get("host") or given.get("hostaddr")
         raise StackError(
@@ -83,5 +85,4 @@ def _url_for_dbmate(settings: Settings) -> str:
         ) from None
     refuse(version_findings(run_check(server_state(url))))
     query |= {name: str(given[name]) for name in _DBMATE_PARAMETERS if name in given and name not in query}
-    user = quote(info.user, safe="") + (f":{quote(info.password, safe='')}" if info.password else "")
-    return f"postgres://{user}@/{quote(info.dbname, safe='')}?{urlencode(query, quote_via=quote)}"
+    return f"postgres://{user}@/{database}?{urlencode(query, quote_via=quote)}"
