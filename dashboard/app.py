@@ -4,6 +4,8 @@ from pathlib import Path
 
 import streamlit as st
 
+from dashboard.data import clients
+
 PAGES = Path(__file__).parent / "pages"
 
 st.set_page_config(page_title="Orders", page_icon=Path(__file__).with_name("icon.png"), layout="wide")
@@ -19,3 +21,6 @@ st.navigation(
     ],
     position="top",
 ).run()
+
+if clients.user_key() is not None:
+    st.link_button("Sign out", "logout", icon=":material/logout:", type="tertiary")

@@ -17,13 +17,16 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.errors import ServiceUnavailable
+from orchestrator.rest_client import CertificateRejected
 from orchestrator.security import bind_policy, keyless_access, role_cache
 from orchestrator.security.headers import PAGE_HEADERS, with_headers
+from orchestrator.security.key_hashing import is_token
 from orchestrator.security.role_cache import RoleCache
 from orchestrator.security.sessions import MAX_FORM_BYTES, Sessions, cookies_of
 from orchestrator.settings import Settings
 
 LOGIN_PATH = "/login"
+LOGOUT_PATH = "/logout"
 PUBLIC_PATHS = ("/_stcore/health",)
 RECHECK_SECONDS = 2.0
 RETRY_SECONDS = 5
@@ -73,11 +76,18 @@ class SignInMiddleware:
         if path == LOGIN_PATH:
             await (await self._login(scope, receive))(scope, receive, send)
             return
-        key = sessions.api_key(cookies_of(scope).get(self._cookie))
+        token = cookies_of(scope).get(self._cookie)
+        if path == LOGOUT_PATH:
+            sessions.end(token)
+            response = RedirectResponse(f"{self._base_path}/", 303)
+            response.delete_cookie(self._cookie, path=f"{self._base_path}/")
+            await response(scope, receive, send)
+            return
+        key = sessions.api_key(token)
         try:
             role = await run_in_threadpool(self._roles.role_of, key)
-        except ServiceUnavailable:
-            await _reject(scope, receive, send, _unavailable_page())
+        except ServiceUnavailable as error:
+            await _reject(scope, receive, send, _unavailable_page(error))
             return
         if role is None:
             message = "" if key is None else "This key is no longer valid."
@@ -86,7 +96,7 @@ class SignInMiddleware:
             status = 421 if refusal == keyless_access.LOOPBACK_ONLY else 401
             await _reject(scope, receive, send, _page(status, refusal, ""))
         elif scope["type"] == "websocket":
-            await self._app(scope, receive, self._send_while_valid(send, key))
+            await self._app(scope, receive, self._send_while_valid(send, key, token))
         else:
             await self._app(scope, receive, send)
 
@@ -99,12 +109,12 @@ class SignInMiddleware:
             if len(body) > MAX_FORM_BYTES:
                 return self._login_page(413, "This text is too long for an API key.")
         key = parse_qs(body.decode("ascii", "replace")).get("key", [""])[0].strip()
-        if not key.isascii() or not key.isprintable() or not key:
+        if not is_token(key):
             return self._login_page(401, "This is not an API key.")
         try:
             role = await run_in_threadpool(self._roles.role_of, key)
-        except ServiceUnavailable:
-            return self._login_page(503, UNAVAILABLE)
+        except ServiceUnavailable as error:
+            return self._login_page(503, _unavailable(error))
         if role is None:
             return self._login_page(401, "This key is not valid.")
         response = RedirectResponse(f"{self._base_path}/", 303)
@@ -127,8 +137,9 @@ class SignInMiddleware:
             "</label><button>Sign in</button></form>",
         )
 
-    def _send_while_valid(self, send: Send, key: str | None) -> Send:
-        """Return a `send` that closes the WebSocket connection when the key is no longer valid."""
+    def _send_while_valid(self, send: Send, key: str | None, token: str | None) -> Send:
+        """Return a `send` that closes the WebSocket connection when the key is no longer valid or the session
+        has ended."""
         checked_at = monotonic()
         is_closed = False
 
@@ -141,7 +152,7 @@ class SignInMiddleware:
                     role = await run_in_threadpool(self._roles.role_of, key)
                 except ServiceUnavailable:
                     role = None
-                if role is None:
+                if role is None or sessions.api_key(token) != key:
                     is_closed = True
                     await send({"type": "websocket.close", "code": 1008})
                     return
@@ -168,9 +179,13 @@ async def _reject(scope: Scope, receive: Receive, send: Send, page: HTMLResponse
     await page(scope, receive, send)
 
 
-def _unavailable_page() -> HTMLResponse:
+def _unavailable(error: ServiceUnavailable) -> str:
+    return f"Sign-in is unavailable: {error}." if isinstance(error, CertificateRejected) else UNAVAILABLE
+
+
+def _unavailable_page(error: ServiceUnavailable) -> HTMLResponse:
     # An empty href links to the current URL, including its query string.
-    page = _page(503, UNAVAILABLE, "<p><a href=''>Retry</a></p>", refresh_seconds=RETRY_SECONDS)
+    page = _page(503, _unavailable(error), "<p><a href=''>Retry</a></p>", refresh_seconds=RETRY_SECONDS)
     page.headers["Retry-After"] = str(RETRY_SECONDS)
     return page
 

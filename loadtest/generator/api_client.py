@@ -104,6 +104,7 @@ class ApiClient:
         *,
         expected: tuple[int, ...] = (200,),
         names: Mapping[int, str] = _NO_NAMES,
+        idempotency_key: str | None = None,
     ) -> ApiResponse:
         """Send one request. Locust's statistics count a status other than `expected` as a failure.
 
@@ -112,7 +113,7 @@ class ApiClient:
         """
         began = time.perf_counter()
         try:
-            status, content = self._exchange(method, path, body)
+            status, content = self._exchange(method, path, body, idempotency_key)
         except NoResponse as error:
             self._report(method, name, began, 0, f"no response: {type(error.__cause__).__name__}")
             raise
@@ -127,8 +128,12 @@ class ApiClient:
             raise ServiceUnavailable(f"GET {path} returned HTTP status {status}")
         return content.decode()
 
-    def _exchange(self, method: str, path: str, body: Json | None) -> tuple[int, bytes]:
+    def _exchange(
+        self, method: str, path: str, body: Json | None, idempotency_key: str | None = None
+    ) -> tuple[int, bytes]:
         request = f"{method} {self._prefix}{path}{self._head}"
+        if idempotency_key is not None:
+            request += f"Idempotency-Key: {idempotency_key}\r\n"
         if body is None:
             message = (request + "\r\n").encode()
         else:

@@ -5,6 +5,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
+from uuid import uuid4
 
 import gevent
 
@@ -14,6 +15,7 @@ from orchestrator.rest_client import Json
 
 WAIT_SECONDS = 10.0
 RETRY_SECONDS = 0.2
+REQUEST_RETRIES = 3
 LATE_RETRY_SECONDS = 1.0
 """Pause between status requests about an order that is late in any case."""
 
@@ -230,9 +232,18 @@ class OrderJourney:
             self._add_broken_promise(f"its {self._aborted_by} was accepted, but the order completed")
 
     def _send_request(self, request: str, body: Json) -> bool:
-        """Send a request about the order. Returns whether it was accepted; too late is not an error."""
+        """Send a request about the order, and repeat it with its key while there is no response.
+
+        Returns whether it was accepted; too late is not an error.
+        """
         names = _TOO_LATE_NAMES[request]
-        response = self._send(_PATHS[request], body, request, expected=(200, 409), names=names)
+        options = {"expected": (200, 409), "names": names, "idempotency_key": uuid4().hex}
+        response = self._send(_PATHS[request], body, request, **options)
+        for _ in range(REQUEST_RETRIES):
+            if response is not None and response.status < 500:
+                break
+            gevent.sleep(RETRY_SECONDS)
+            response = self._send(_PATHS[request], body, request, **options)
         if response is None or response.status not in (200, 409):
             self._count(request, "error")
             return False

@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, g, request
 
 from orchestrator.errors import ServiceUnavailable
+from orchestrator.rest_client import CertificateRejected
 from orchestrator.security import keyless_access
 from orchestrator.security.headers import PAGE_HEADERS
-from orchestrator.security.key_hashing import Role
+from orchestrator.security.key_hashing import Role, is_token
 from orchestrator.security.role_cache import RoleCache
 
 ALIVE = "/alive"
@@ -32,6 +33,8 @@ def add_authentication(app: Flask, roles: RoleCache) -> None:
         key = _request_key()
         try:
             role = roles.role_of(key)
+        except CertificateRejected as error:
+            return _text(503, f"Sign-in is unavailable: {error}.")
         except ServiceUnavailable:
             return _text(503, "Sign-in is unavailable: the API is not responding. Try again shortly.")
         if role is None:
@@ -89,7 +92,7 @@ def _request_key() -> str | None:
     if authorization is None or authorization.type != "basic" or not authorization.password:
         return None
     password = authorization.password
-    return password if password.isascii() and password.isprintable() else None
+    return password if is_token(password) else None
 
 
 def _is_cross_site() -> bool:

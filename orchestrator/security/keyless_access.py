@@ -66,7 +66,7 @@ def request_refusal(scope: Scope) -> str | None:
         headers.get("host"),
         client[0] if client else None,
         server[1] if server else None,
-        scope["http_version"],
+        scope.get("http_version", "1.1"),
     )
 
 

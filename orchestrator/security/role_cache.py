@@ -40,6 +40,7 @@ class RoleCache:
         self._key_required = key_required
         self._entries: dict[str, tuple[Role | None, float]] = {}
         self._failed_at = float("-inf")
+        self._failure = ServiceUnavailable()
 
     def role_of(self, key: str | None) -> Role | None:
         """Return the role of a key (None: no key), or None without access.
@@ -67,10 +68,10 @@ class RoleCache:
 
     def _call_api(self, key: str | None) -> Role | None:
         if monotonic() - self._failed_at <= RETRY_SECONDS:
-            raise ServiceUnavailable("the API is not responding")
+            raise type(self._failure)(str(self._failure))
         try:
             return self._look_up(key)
-        except ServiceUnavailable:
+        except ServiceUnavailable as error:
             # A page consists of many requests, which must not wait for one timeout each.
-            self._failed_at = monotonic()
+            self._failed_at, self._failure = monotonic(), error
             raise

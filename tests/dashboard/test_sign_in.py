@@ -8,7 +8,8 @@ from starlette.types import Receive, Scope, Send
 
 from dashboard import sign_in
 from orchestrator.errors import ServiceUnavailable
-from orchestrator.security import role_cache
+from orchestrator.rest_client import CertificateRejected
+from orchestrator.security import role_cache, sessions
 from orchestrator.security.key_hashing import Role
 from orchestrator.settings import Settings
 
@@ -135,6 +136,56 @@ async def test_an_open_page_is_closed_when_its_key_is_revoked(roles):
     assert types[0] == "websocket.accept"
     assert types[-1] == "websocket.close"
     assert len(types) < 12, "closed at the next check"
+
+
+async def test_an_open_page_is_closed_when_its_session_ends(roles):
+    session = sign_in.sessions.create("good-key")
+
+    class EndsSession(dict):
+        def clear(self):
+            sign_in.sessions.end(session)
+
+    types = await websocket_messages(middleware(), f"{COOKIE}={session}", EndsSession(), revoke_after=5)
+    assert types[-1] == "websocket.close"
+    assert len(types) < 12, "closed at the next check"
+
+
+async def test_signing_out_ends_the_session(roles):
+    async with browser(middleware()) as client:
+        await client.post("/login", data={"key": "good-key"})
+        stolen = dict(client.cookies)
+        signed_out = await client.get("/logout")
+        assert (signed_out.status_code, signed_out.headers["location"]) == (303, "/")
+        assert (await client.get("/")).status_code == 401
+        client.cookies.update(stolen)
+        assert (await client.get("/")).status_code == 401
+
+
+@pytest.mark.parametrize(("limit", "is_used"), [("MAX_AGE_SECONDS", True), ("MAX_IDLE_SECONDS", False)])
+async def test_a_session_expires(roles, monkeypatch, limit, is_used):
+    now = 1_000.0
+    monkeypatch.setattr(sessions, "monotonic", lambda: now)
+    async with browser(middleware()) as client:
+        await client.post("/login", data={"key": "good-key"})
+        last = now + getattr(sessions, limit)
+        while is_used and now < last - 1_800:
+            now += 1_800
+            assert (await client.get("/")).text == SECRET
+        now = last - 1
+        assert (await client.get("/")).text == SECRET
+        now += 2 if is_used else getattr(sessions, limit) + 1
+        assert (await client.get("/")).status_code == 401
+
+
+async def test_a_rejected_certificate_is_named(monkeypatch):
+    def fail(_url, _key):
+        raise CertificateRejected("the certificate of the API at https://api is rejected: it has expired")
+
+    monkeypatch.setattr(role_cache, "look_up_role", fail)
+    async with browser(middleware()) as client:
+        for response in (await client.get("/"), await client.post("/login", data={"key": "good-key"})):
+            assert response.status_code == 503
+            assert "certificate of the API at https://api is rejected: it has expired." in response.text
 
 
 async def test_a_dashboard_below_a_path_keeps_its_redirects_and_cookie_there(roles):

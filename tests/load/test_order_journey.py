@@ -10,7 +10,7 @@ import gevent
 import pytest
 
 from loadtest.generator import order_journey
-from loadtest.generator.api_client import ApiClient, ApiResponse
+from loadtest.generator.api_client import ApiClient, ApiResponse, NoResponse
 from loadtest.generator.order_journey import OrderJourney
 from loadtest.generator.recording import Ending, Recorder
 from orchestrator.rest_client import Json
@@ -154,3 +154,21 @@ def test_a_request_that_is_accepted_after_the_order_completed_breaks_a_promise(r
     assert recorder.broken_promises == []
     getattr(journey, request_name)()
     assert recorder.broken_promises == [f"r-0: its {request_name} was accepted, but the order completed"]
+
+
+def test_a_request_without_a_response_is_repeated_with_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order_journey, "RETRY_SECONDS", 0.0)
+    keys: list[str] = []
+
+    class LossyApi(StubApi):
+        def call(self, method: str, path: str, body: Json | None, name: str, **options: Any) -> ApiResponse:
+            keys.append(options["idempotency_key"])
+            if len(keys) == 1:
+                raise NoResponse
+            return UNAVAILABLE if len(keys) == 2 else ApiResponse(200, {})
+
+    journey, recorder = start_order()
+    journey._api = LossyApi({})
+    journey.cancel()
+    assert dict(recorder.requests) == {"cancel: accepted": 1}
+    assert (len(keys), len(set(keys))) == (3, 1)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from orchestrator import rest_client
 from orchestrator.errors import (
     NotAllowed,
     OrderConflict,
@@ -16,7 +17,7 @@ from orchestrator.errors import (
     TooLate,
     UsageError,
 )
-from orchestrator.rest_client import ApiUnavailable, RestClient
+from orchestrator.rest_client import ApiUnavailable, ResponseLost, RestClient
 from orchestrator.security.key_hashing import Role
 from orchestrator.security.role_cache import look_up_role
 from tests.ports import free_port_base
@@ -80,7 +81,7 @@ def test_a_stream_raises_the_error_for_its_status() -> None:
         pass
 
 
-@pytest.mark.parametrize("api_key", ["a\nb", "é", "a\x00"])
+@pytest.mark.parametrize("api_key", ["a\nb", "é", "a\x00", "a b", "a ", '"a"', ""])
 def test_a_key_that_is_invalid_in_a_header_is_a_usage_error(api_key: str) -> None:
     with pytest.raises(UsageError, match="API_KEY"):
         RestClient("http://api", api_key)
@@ -106,6 +107,48 @@ def test_the_timeout_error_names_the_api() -> None:
 
     with pytest.raises(ServiceUnavailable, match="the API at http://api is not responding: timed out"):
         client_with(hang).get("/orders")
+
+
+def test_a_post_whose_response_was_lost_is_repeated_with_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest_client, "RETRY_PAUSES_SECONDS", (0.0, 0.0, 0.0))
+    keys = []
+    failures = [httpx.ReadError("reset"), httpx.ConnectError("refused"), httpx.RemoteProtocolError("closed")]
+
+    def lose(request: httpx.Request) -> httpx.Response:
+        keys.append(request.headers["idempotency-key"])
+        if failures:
+            raise failures.pop(0)
+        return httpx.Response(200, json={"accepted": True})
+
+    client = client_with(lose)
+    assert client.post("/orders/a/signals/cancel", {}) == {"accepted": True}
+    assert (len(keys), len(set(keys))) == (4, 1)
+    client.post("/orders/a/signals/cancel", {})
+    assert len(set(keys)) == 2
+    failures[:] = [httpx.ReadError("reset")] * 4
+    with pytest.raises(ResponseLost, match="closed the connection without a response: reset"):
+        client.post("/orders/a/signals/cancel", {})
+
+
+def test_a_post_without_a_connection_is_not_repeated() -> None:
+    calls = []
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        calls.append(request)
+        raise httpx.ConnectError("refused")
+
+    with pytest.raises(ApiUnavailable):
+        client_with(refuse).post("/orders/a/start", {})
+    assert len(calls) == 1
+
+
+def test_an_illegal_header_is_not_quoted() -> None:
+    def illegal(_request: httpx.Request) -> httpx.Response:
+        raise httpx.LocalProtocolError("Illegal header value b'Bearer ord_secret '")
+
+    with pytest.raises(UsageError) as refused:
+        client_with(illegal).get("/orders")
+    assert "ord_secret" not in str(refused.value)
 
 
 def test_role_returns_the_role_of_the_key() -> None:

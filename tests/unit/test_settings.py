@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
+from orchestrator.errors import SettingsError
 from orchestrator.settings import STACK_MARKER, Settings
 
 REAL = "postgresql://orders@db.example.com/orders"
@@ -24,6 +25,25 @@ def env_file(tmp_path: Path) -> Path:
         "WORKER_BUILD_ID=7\nTEMPORAL_ADDRESS=elsewhere:7233\nDATABASE_READER_URL=postgresql://reader@db/orders\n"
     )
     return file
+
+
+@pytest.mark.parametrize("text", [f" {KEY}\r\n", f"\t{KEY}", f"{KEY}\x0b"])
+def test_white_space_around_a_key_is_removed(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("API_KEY", text)
+    assert Settings.load().api_key_text == KEY
+
+
+@pytest.mark.parametrize(
+    "text", [f'"{KEY}"', f"'{KEY}'", f"{KEY} x", f"{KEY}\n{KEY}", f"{KEY}é", f"Bearer {KEY}", f"{KEY}\u200b"]
+)
+def test_a_text_that_no_key_can_be_is_refused_without_quoting_it(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("API_KEY", text)
+    with pytest.raises(SettingsError, match=r"^API_KEY: it contains a space") as refused:
+        Settings.load()
+    assert KEY not in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
