@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import random
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -17,6 +18,7 @@ from db.read_models.latency_buckets import EDGES_MS
 from tests.orders import (
     COMPENSATION_DETAILS,
     DUE_STATE,
+    OTHER_ADDRESS,
     RESTING_STATES,
     OrderDriver,
     failed,
@@ -422,7 +424,9 @@ async def test_one_order_keeps_every_rule_under_concurrent_statements(driver, po
         for number in range(4)
     ]
     aborts = [driver.abort(order_id, dice.choice([*Reason])) for _ in range(2)]
-    addresses = [driver.change_address(order_id) for _ in range(4)]
+    addresses = [
+        driver.change_address(order_id, replace(OTHER_ADDRESS, street=f"{n} Side Street")) for n in range(4)
+    ]
     steps = [work(step) for step in (*DUE_STATE, *COMPENSATION_DETAILS) for _ in range(5)]
     finishes = [driver.repository.finish(order_id, outcome) for outcome in TERMINAL_STATES]
     everything = [*approvals, *aborts, *addresses, *steps, *finishes]
