@@ -266,6 +266,28 @@ def test_the_audit_shows_the_status_of_each_invariant(open_page: Open, a_run: st
     screenshot(page, "audit-done-light")
 
 
+@pytest.mark.parametrize(
+    ("path", "list_name", "option"),
+    [("/", "Profile", "slow"), ("/latency", "Outcome", "cancelled")],
+)
+def test_a_list_opens_at_the_first_click_and_stays_open(
+    open_page: Open, a_run: str, path: str, list_name: str, option: str
+):
+    for _ in range(3):
+        page = open_page(path)
+        shown = page.get_by_role("combobox", name=list_name)
+        shown.wait_for(state="attached", timeout=30_000)
+        shown.evaluate("each => each.scrollIntoView({block: 'center'})")
+        box = shown.bounding_box()
+        assert box is not None
+        # Not `click`, which waits until the page stops moving.
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        expect(page.get_by_role("option", name=option)).to_be_visible(timeout=10_000)
+        # Longer than two refreshes of the page.
+        page.wait_for_timeout(4_500)
+        expect(page.get_by_role("option", name=option)).to_be_visible()
+
+
 def test_a_fault_profile_is_applied_and_shown(open_page: Open, live: LiveApi):
     page = open_page("/")
     page.get_by_label("Profile").click()
