@@ -1,7 +1,8 @@
 """Settings, read once from the environment and `.env`, then passed to every component.
 
-No other module reads the environment, except the Temporal SDK: `temporalio.envconfig` reads
+No other module reads settings from the environment, except the Temporal SDK: `temporalio.envconfig` reads
 `TEMPORAL_API_KEY`, `TEMPORAL_TLS*` and profiles when a client connects to an external server.
+`orchestrator.environment` handles variables of other programs.
 """
 
 import hashlib
@@ -15,16 +16,22 @@ from typing import Annotated, Literal
 from urllib.parse import quote
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
+from orchestrator.environment import is_service_link, isolate_process, reject_conflicts
 from orchestrator.errors import SettingsError
 from orchestrator.security.key_hashing import is_token
 from orchestrator.security.payload_keys import PayloadKeys
+
+_URL = "a URL like http://HOST:PORT"
+_NAME = "1 to 64 letters, digits, '-', '_'"
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -47,6 +54,17 @@ _DEFAULT_PORTS = {
 """In the order of their offsets from PORT_BASE."""
 
 
+class _Environment(EnvSettingsSource):
+    """Reads the environment without the ports that are service links of Kubernetes."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {
+            name: value
+            for name, value in super()._load_env_vars().items()
+            if not is_service_link(name, value)
+        }
+
+
 class _DotEnv(DotEnvSettingsSource):
     """Reads `.env`. A variable in the environment overrides it, under any of its names and with an empty
     value."""
@@ -58,10 +76,12 @@ class _DotEnv(DotEnvSettingsSource):
         overridden = {
             name.lower()
             for names in environment_names().values()
-            if any(name in os.environ for name in names)
+            if any(name in os.environ and not is_service_link(name, os.environ[name]) for name in names)
             for name in names
         }
         values = super()._read_env_files()
+        for names in environment_names().values():
+            reject_conflicts({name.upper(): value for name, value in values.items()}, names)
         return {name: value for name, value in values.items() if name.lower() not in overridden}
 
 
@@ -72,6 +92,7 @@ class Settings(BaseSettings):
         env_file=".env",
         extra="ignore",
         frozen=True,
+        str_strip_whitespace=True,
         env_ignore_empty=True,
         populate_by_name=True,
         hide_input_in_errors=True,
@@ -81,7 +102,9 @@ class Settings(BaseSettings):
     database_url: str | None = Field(default=None, validation_alias=AliasChoices("DATABASE_URL", "DB_URL"))
     database_reader_url: str | None = None
 
-    temporal_address: str | None = None
+    temporal_address: str | None = Field(
+        default=None, pattern=r"^[^/\s]+:[0-9]+$", description="HOST:PORT, for example localhost:7233"
+    )
     temporal_host: str | None = None
     temporal_profile: str | None = None
     temporal_config_file: Path | None = None
@@ -93,7 +116,7 @@ class Settings(BaseSettings):
 
     bind_address: str = Field(default=LOOPBACK, min_length=1)
     configured_api_url: str | None = Field(
-        default=None, validation_alias=AliasChoices("API_URL"), pattern=r"^https?://"
+        default=None, validation_alias=AliasChoices("API_URL"), pattern=r"^https?://", description=_URL
     )
 
     auth: Literal["auto", "required"] = "auto"
@@ -122,7 +145,7 @@ class Settings(BaseSettings):
     shipping_workers: int = Field(default=2, ge=1, le=32)
 
     worker_metrics_port: int = Field(default=0, ge=0, le=65535)
-    otel_exporter_otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://")
+    otel_exporter_otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://", description=_URL)
     liveness_file: Path | None = None
 
     events_keep_days: int | None = Field(default=None, ge=1, le=36_500)
@@ -130,12 +153,16 @@ class Settings(BaseSettings):
     payload_keys: str | None = Field(default=None, repr=False, exclude=True)
     """Excluded from dumps, so that no file of a stack contains the keys next to the encrypted data."""
 
-    temporal_ui_origin: str | None = Field(default=None, pattern=r"^https?://[^/\s]+$")
+    temporal_ui_origin: str | None = Field(default=None, pattern=r"^https?://[^/\s]+$", description=_URL)
 
-    dashboard_base_path: str = Field(default="", pattern=r"^(/[A-Za-z0-9._~-]+)*/?$")
+    dashboard_base_path: str = Field(
+        default="", pattern=r"^(/[A-Za-z0-9._~-]+)*/?$", description="a path like /dashboard"
+    )
 
-    worker_deployment_name: str = Field(default="orders", pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    worker_build_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    worker_deployment_name: str = Field(default="orders", pattern=r"^[A-Za-z0-9_-]{1,64}$", description=_NAME)
+    worker_build_id: str | None = Field(
+        default=None, pattern=r"^[A-Za-z0-9._-]{1,64}$", description=f"{_NAME}, '.'"
+    )
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "console"] = "json"
@@ -151,21 +178,30 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         assert isinstance(dotenv_settings, DotEnvSettingsSource)
         env_file = _DotEnv(settings_cls, env_file=dotenv_settings.env_file)
-        return init_settings, env_settings, env_file, file_secret_settings
+        return init_settings, _Environment(env_settings.settings_cls), env_file, file_secret_settings
 
     @classmethod
     def load(cls) -> "Settings":
-        """Read the environment and `.env`. Raises SettingsError with one line per invalid setting."""
+        """Read the environment and `.env`. Raises SettingsError with one line per invalid setting.
+
+        Removes libpq's variables from the environment of this process.
+        """
+        isolate_process()
+        for names in environment_names().values():
+            reject_conflicts(os.environ, names)
         try:
             return cls()
         except ValidationError as error:
             problems = error.errors(include_url=False, include_input=False)
-            lines = [
-                f"{'_'.join(str(part) for part in problem['loc']).upper()}: "
-                f"{problem['msg'].removeprefix('Value error, ')}"
-                for problem in problems
-            ]
-            raise SettingsError("\n".join(lines)) from None
+            raise SettingsError("\n".join(cls._message(problem) for problem in problems)) from None
+
+    @classmethod
+    def _message(cls, problem: ErrorDetails) -> str:
+        name = "_".join(str(part) for part in problem["loc"]).upper()
+        if problem["type"] != "string_pattern_mismatch":
+            return f"{name}: {problem['msg'].removeprefix('Value error, ')}"
+        fields = {each: field for field, names in environment_names().items() for each in names}
+        return f"{name}: must be {cls.model_fields[fields[name]].description}"
 
     def isolated(self, home: Path, *, port_base: int | None = None, **others: object) -> "Settings":
         """Return these settings for a separate stack with its own servers, addresses, keys, worker version
@@ -203,11 +239,6 @@ class Settings(BaseSettings):
     def _without_trailing_slash(cls, path: str) -> str:
         return path.rstrip("/")
 
-    @field_validator("order_task_queue", "shipping_task_queue")
-    @classmethod
-    def _strip(cls, text: str) -> str:
-        return text.strip()
-
     @field_validator("api_key", mode="before")
     @classmethod
     def _check_api_key(cls, value: object) -> object:
@@ -234,11 +265,13 @@ class Settings(BaseSettings):
     @classmethod
     def _check_database_url(cls, text: str | None) -> str | None:
         """Reject a malformed URL here: libpq's error message would quote parts of the password."""
-        if text is not None and not _is_database_url(text):
-            raise ValueError(
-                "not a database URL like postgresql://USER:PASSWORD@HOST:5432/DATABASE; percent-encode each "
-                "character of the password except letters, digits, '-', '.', '_' and '~' ('@' is %40)"
-            )
+        if text is not None:
+            # A late import: every command loads the settings, and few need psycopg.
+            from db.connection_url import problem_of
+
+            problem = problem_of(text)
+            if problem is not None:
+                raise ValueError(problem)
         return text
 
     @cached_property
@@ -337,24 +370,6 @@ class Settings(BaseSettings):
         if self.database_url is not None:
             return self.database_url
         return f"postgresql://postgres@/orders?host={quote(str(self.socket_dir), safe='/')}&sslmode=disable"
-
-
-def _is_database_url(text: str) -> bool:
-    # A late import: every command loads the settings, and few need psycopg.
-    from psycopg import ProgrammingError
-    from psycopg.conninfo import conninfo_to_dict
-
-    try:
-        parts = conninfo_to_dict(text)
-    except ProgrammingError:
-        return False
-    # An unencoded '@' or '/' in the password moves the rest of it to the host, the port or the database name.
-    host, port, database = (str(parts.get(name, "")) for name in ("host", "port", "dbname"))
-    return (
-        all(each.isdecimal() or not each for each in port.split(","))
-        and "@" not in database
-        and ("@" not in host or host.startswith("/"))
-    )
 
 
 def environment_names() -> dict[str, tuple[str, ...]]:

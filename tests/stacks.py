@@ -15,6 +15,39 @@ from orchestrator.errors import StackError
 from orchestrator.settings import STACK_MARKER, Settings
 from tests.ports import free_port_base
 
+FOREIGN_VARIABLES = {
+    "PGHOST": "127.0.0.1",
+    "PGHOSTADDR": "127.0.0.1",
+    "PGPORT": "5433",
+    "PGUSER": "nobody",
+    "PGDATABASE": "other",
+    "PGSERVICE": "other",
+    "PGOPTIONS": "-c search_path=other",
+    "PGSSLMODE": "verify-full",
+    "PGSSLROOTCERT": "system",
+    "PGREQUIREAUTH": "scram-sha-256",
+    "PGDATA": "/nowhere",
+    "DBMATE_DRIVER": "mysql",
+    "DBMATE_MIGRATIONS_TABLE": "other",
+    "DATABASE_NAME": "other",
+    "TEMPORAL_TLS": "true",
+    "TEMPORAL_API_KEY": "other",
+    "TEMPORAL_PORT": "tcp://10.96.0.13:7233",
+    "API_PORT": "tcp://10.96.0.13:80",
+    "OTEL_TRACES_EXPORTER": "console",
+    "GOMEMLIMIT": "other",
+    "STREAMLIT_SERVER_PORT": "1",
+    "STREAMLIT_SERVER_SSL_CERT_FILE": "/nowhere",
+    "WEB_CONCURRENCY": "7",
+    "UVICORN_PORT": "1",
+    "http_proxy": "http://127.0.0.1:1",
+    "HTTPS_PROXY": "http://127.0.0.1:1",
+    "ALL_PROXY": "socks5://127.0.0.1:1",
+    "LC_ALL": "xx_XX.ISO-8859-1",
+    "TZ": "Asia/Kathmandu",
+}
+"""Variables of other programs, each with a value that breaks or redirects a component that uses it."""
+
 
 def stack_settings(home: Path) -> Settings:
     return Settings(

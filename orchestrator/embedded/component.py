@@ -85,6 +85,9 @@ class Component:
 
     directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    inherits: tuple[str, ...] | None = None
+    """Names of the variables that the program receives besides `environment`; None: all of the stack's."""
+
     prepare: Callable[[Report], None] = lambda _report: None
     """Called before the stack starts, to create data directories. Reports each change outside of ORDERS_HOME.
     Raises StackError."""

@@ -9,7 +9,8 @@ from orchestrator.embedded import postgres, temporal
 from orchestrator.embedded.component import Component, ListeningPort, RunningProcess, Stage
 from orchestrator.embedded.health_checks import HealthChecks
 from orchestrator.embedded.layout import PROJECT_ROOT, Layout
-from orchestrator.settings import Settings
+from orchestrator.environment import SERVER_VARIABLES
+from orchestrator.settings import STACK_MARKER, Settings
 
 _LOCUST_STOP_SECONDS = 90
 """Time for a load test to drain and compute its verdict. Without a test, Locust stops immediately."""
@@ -19,6 +20,8 @@ _CONNECTIONS_PER_WORKER = 8
 
 _OTHER_CONNECTIONS = 68
 """For the API, dashboard, load tests, maintenance and psql."""
+
+_SERVER_VARIABLES = (*SERVER_VARIABLES, STACK_MARKER)
 
 _PROCESS = (sys.executable, "-m", "orchestrator.processes")
 
@@ -65,6 +68,7 @@ def _postgres(settings: Settings, layout: Layout) -> Component:
         stop_seconds=30,
         death_signal=postgres.DEATH_SIGNAL,
         socket=postgres.socket_path(layout),
+        inherits=_SERVER_VARIABLES,
     )
 
 
@@ -75,7 +79,9 @@ def _temporal(settings: Settings, layout: Layout) -> Component:
         stage=Stage.SERVERS,
         is_healthy=lambda checks, _process: checks.temporal_responds(),
         directory=layout.temporal_data,
-        environment=temporal.ENVIRONMENT,
+        # Without a configuration file of the user, which the program reads at its start.
+        environment={**temporal.ENVIRONMENT, "HOME": str(layout.temporal_data)},
+        inherits=_SERVER_VARIABLES,
         prepare=lambda _report: layout.temporal_data.mkdir(exist_ok=True),
         after_start=partial(temporal.drop_unused_indexes, layout),
         ports=(

@@ -24,7 +24,6 @@ def main(spec_path: str) -> None:
     """Replace this process by `argv` of the spec."""
     with open(spec_path, encoding="utf-8") as file:
         spec = json.load(file)
-    os.environ.update(spec["environment"])
     parent = spec["parent_pid"]
     if parent is not None:
         # This is the supervisor.
@@ -33,6 +32,11 @@ def main(spec_path: str) -> None:
         os.environ[_SUPERVISOR_PID] = str(os.getpid())
     else:
         parent = int(os.environ[_SUPERVISOR_PID])
+    if spec["inherits"] is not None:
+        inherited = {name: os.environ[name] for name in spec["inherits"] if name in os.environ}
+        os.environ.clear()
+        os.environ.update(inherited)
+    os.environ.update(spec["environment"])
     if spec["starts"]:
         _count_start(spec["starts"])
     # Before the change of user: the other user may not be able to read the interpreter's directories.

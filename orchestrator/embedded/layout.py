@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from orchestrator.environment import component_environment
 from orchestrator.errors import StackError
 from orchestrator.settings import STACK_MARKER, Settings, environment_names
 
@@ -46,11 +47,11 @@ class Layout:
 
 
 def stack_environment(settings: Settings) -> dict[str, str]:
-    """Return the environment of the supervisor and its components: the caller's, with exactly these settings.
+    """Return the environment of the supervisor and its components, with exactly these settings.
 
     With STACK_MARKER set, they do not read `.env`.
     """
-    environment = dict(os.environ)
+    environment = component_environment()
     for field_name, names in environment_names().items():
         for name in names:
             environment.pop(name, None)
@@ -59,7 +60,6 @@ def stack_environment(settings: Settings) -> dict[str, str]:
             environment[names[0]] = str(value)
     environment["ORDERS_HOME"] = str(settings.home)
     environment[STACK_MARKER] = str(settings.home)
-    environment["PYTHONUNBUFFERED"] = "1"
     # For programs of the virtual environment, which may not be active.
     environment["PATH"] = os.pathsep.join(
         [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]

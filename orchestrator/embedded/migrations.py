@@ -1,10 +1,10 @@
 """Migrations of the order database, applied by dbmate, which takes a lock for it."""
 
-import os
 import subprocess
 from urllib.parse import quote, urlencode
 
 from orchestrator.embedded.layout import PROJECT_ROOT, packaged_program
+from orchestrator.environment import server_environment
 from orchestrator.errors import StackError
 from orchestrator.settings import Settings
 from orchestrator.startup.findings import first_line, refuse
@@ -41,7 +41,9 @@ def migrate(settings: Settings) -> None:
             *("--migration-lock-timeout", LOCK_TIMEOUT),
             command,
         ],
-        env={**os.environ, URL_VARIABLE: url},
+        # Not where the command runs: dbmate reads a file .env of its working directory.
+        cwd=MIGRATIONS,
+        env={**server_environment(), URL_VARIABLE: url},
         capture_output=True,
         text=True,
         errors="replace",

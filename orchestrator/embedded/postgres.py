@@ -14,6 +14,7 @@ import psutil
 
 from orchestrator.embedded.component import Account, Report
 from orchestrator.embedded.layout import Layout
+from orchestrator.environment import server_environment
 from orchestrator.errors import StackError
 
 VERSION = 18
@@ -141,6 +142,7 @@ def _initialize(layout: Layout, report: Report) -> None:
     done = subprocess.run(
         command,
         cwd="/",
+        env=server_environment(),
         user=user.uid if user else None,
         group=user.gid if user else None,
         extra_groups=[user.gid] if user else None,

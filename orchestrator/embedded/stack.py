@@ -20,6 +20,7 @@ from orchestrator.embedded.migrations import migrate
 from orchestrator.embedded.orphans import end_orphans
 from orchestrator.embedded.process_table import wait_until_ended
 from orchestrator.embedded.supervisor import SupervisorControl, SupervisorUnavailable
+from orchestrator.environment import isolate_process
 from orchestrator.errors import StackError, TemporalUnavailable
 from orchestrator.settings import Settings
 from orchestrator.startup import refuse
@@ -79,6 +80,7 @@ class Stack:
         """
         if bound and threading.current_thread() is not threading.main_thread():
             raise ValueError("a bound stack must be started from the main thread")
+        isolate_process()
         refuse(configuration_findings(self.settings))
         preflight.make_directories(self._layout)
         with preflight.filesystem_errors(self._layout), self.exclusively(report):

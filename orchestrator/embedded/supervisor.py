@@ -97,6 +97,7 @@ def write_configuration(layout: Layout, components: Sequence[Component]) -> None
             {
                 "argv": component.command,
                 "environment": dict(component.environment),
+                "inherits": component.inherits,
                 "directory": str(component.directory),
                 "death_signal": int(component.death_signal),
                 "starts": str(layout.starts(component.name)),
@@ -128,6 +129,7 @@ def start_supervisor(layout: Layout, environment: Mapping[str, str], *, bound: b
                 "ORDERS_SUPERVISOR_SOCKET": str(layout.supervisor_socket),
                 "ORDERS_LAUNCHER": shlex.join([sys.executable, "-S", "-E", str(_LAUNCHER)]),
             },
+            "inherits": None,
             "directory": str(layout.home),
             "death_signal": int(signal.SIGTERM) if bound else 0,
             "starts": None,

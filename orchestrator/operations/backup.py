@@ -31,6 +31,7 @@ from orchestrator.embedded.layout import Layout, packaged_program
 from orchestrator.embedded.migrations import MIGRATIONS
 from orchestrator.embedded.orphans import end_orphans
 from orchestrator.embedded.stack import Stack
+from orchestrator.environment import server_environment
 from orchestrator.errors import StackError
 from orchestrator.settings import Settings
 
@@ -164,7 +165,7 @@ def _copy_running_postgres(layout: Layout, target: Path) -> None:
             # The pg_verifybackup of the package crashes at its start; gzip's checksum covers the files.
             "--no-manifest",
         ],
-        env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
+        env=server_environment(),
         capture_output=True,
         text=True,
         errors="replace",

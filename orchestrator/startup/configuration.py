@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 from db.domain import Step
 from orchestrator.deadlines import OrderDeadlines
-from orchestrator.settings import Settings
+from orchestrator.environment import service_links
+from orchestrator.settings import Settings, environment_names
 from orchestrator.startup.findings import Finding
 
 RESERVED_QUEUE_PREFIXES = ("/_sys/", "__temporal", "temporal-sys-")
@@ -13,9 +14,31 @@ RESERVED_QUEUE_PREFIXES = ("/_sys/", "__temporal", "temporal-sys-")
 
 
 def configuration_findings(settings: Settings) -> Iterator[Finding]:
-    """Check task queues and deadlines."""
+    """Check the server's address, task queues, deadlines and variables that Kubernetes sets."""
+    links = service_links(name for names in environment_names().values() for name in names)
+    if links:
+        yield Finding(
+            "service-links",
+            f"{', '.join(links)}: ignored, because Kubernetes sets it for a service of this name.",
+            "Set enableServiceLinks: false in the specification of the pod.",
+            "notice",
+        )
+    yield from _address_findings(settings)
     yield from _queue_findings(settings)
     yield from _deadline_findings(settings)
+
+
+def _address_findings(settings: Settings) -> Iterator[Finding]:
+    if settings.temporal_address is None or settings.temporal_host is None:
+        return
+    older = settings.model_copy(update={"temporal_address": None}).external_temporal_address
+    if settings.temporal_address != older:
+        yield Finding(
+            "temporal-addresses-differ",
+            f"TEMPORAL_ADDRESS is {settings.temporal_address}, but TEMPORAL_HOST and TEMPORAL_PORT, its "
+            f"older names, say {older}.",
+            "Unset TEMPORAL_HOST.",
+        )
 
 
 def _queue_findings(settings: Settings) -> Iterator[Finding]:

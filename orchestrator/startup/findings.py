@@ -1,5 +1,6 @@
 """What a check finds."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -22,8 +23,13 @@ class Finding:
 
 
 def refuse(findings: Iterable[Finding]) -> None:
-    """Raise StartRefused with message and advice of each problem, one per line."""
-    problems = [f"{each.message} {each.advice}" for each in findings if each.severity == "problem"]
+    """Raise StartRefused with message and advice of each problem, one per line. Log notices."""
+    problems = []
+    for each in findings:
+        if each.severity == "problem":
+            problems.append(f"{each.message} {each.advice}")
+        else:
+            logging.getLogger(__name__).warning("%s %s", each.message, each.advice)
     if problems:
         raise StartRefused("\n".join(problems))
 

@@ -22,6 +22,7 @@ from orchestrator.settings import STACK_MARKER
 from tests.command_line import Command, commands_for
 from tests.live import eventually
 from tests.stacks import (
+    FOREIGN_VARIABLES,
     killed_at_the_end,
     processes_in,
     refusal,
@@ -248,9 +249,9 @@ def test_two_concurrent_ups_start_one_stack_that_ends_with_its_up(shared: Stack)
     eventually(lambda: processes_in(shared.settings.home) == [], SECONDS)
 
 
-def test_ctrl_c_stops_the_stack(shared: Stack) -> None:
+def test_ctrl_c_stops_a_stack_that_variables_of_other_programs_do_not_affect(shared: Stack) -> None:
     shared.down()
-    with _run(shared, "up") as foreground:
+    with _run(shared, "up", **FOREIGN_VARIABLES) as foreground:
         eventually(shared.is_up, SECONDS)
         # Twice, as users do.
         foreground.send_signal(signal.SIGINT)
@@ -310,8 +311,10 @@ def test_an_unavailable_external_temporal_server_is_named(
 
 
 @contextmanager
-def _run(stack: Stack, *arguments: str, module: str = "orchestrator") -> Iterator[subprocess.Popen[str]]:
-    environment = stack_environment(stack.settings)
+def _run(
+    stack: Stack, *arguments: str, module: str = "orchestrator", **variables: str
+) -> Iterator[subprocess.Popen[str]]:
+    environment = stack_environment(stack.settings) | variables
     del environment[STACK_MARKER]
     with killed_at_the_end(
         subprocess.Popen(

@@ -12,11 +12,14 @@ import psycopg
 import pytest
 
 from db import api_keys
+from orchestrator.embedded import Stack, Stage, components
 from orchestrator.embedded.layout import PROJECT_ROOT
 from orchestrator.security.key_hashing import hash_key, new_key
+from orchestrator.startup.servers import check_servers, run_check
 from tests.live import eventually
 from tests.ports import free_port_base
 from tests.servers import PostgresServer
+from tests.stacks import FOREIGN_VARIABLES, stack_settings, temporary_home
 from tests.temporal_server import temporal_server
 
 NO_SERVER = "127.0.0.1:1"
@@ -165,6 +168,23 @@ def test_a_temporal_server_that_is_too_old_is_refused(
     patch = "from orchestrator.startup import temporal; temporal.MIN_TEMPORAL = (99, 0)"
     message = refusal(component, tmp_path, patch, DATABASE_URL=url, TEMPORAL_ADDRESS=temporal)
     assert "99.0 or newer is required" in message
+
+
+def test_variables_and_files_of_other_programs_do_not_affect_the_embedded_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / ".config" / "temporalio" / "temporal.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text("not: [yaml")
+    (tmp_path / ".env").write_text("DBMATE_MIGRATIONS_TABLE=other\nDBMATE_DRIVER=mysql\n")
+    monkeypatch.chdir(tmp_path)
+    for name, value in (FOREIGN_VARIABLES | {"HOME": str(tmp_path)}).items():
+        monkeypatch.setenv(name, value)
+    with temporary_home("orders-servers-") as home:
+        settings = stack_settings(home)
+        servers = [each for each in components.components(settings) if each.stage is Stage.SERVERS]
+        Stack(settings, servers).up(bound=True)
+        assert run_check(check_servers(settings)) == []
 
 
 @pytest.fixture
