@@ -1,6 +1,7 @@
 """Migrations of the order database, applied by dbmate, which takes a lock for it."""
 
 import subprocess
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from orchestrator.embedded.layout import PROJECT_ROOT, packaged_program
@@ -8,6 +9,10 @@ from orchestrator.environment import server_environment
 from orchestrator.errors import StackError
 from orchestrator.settings import Settings
 from orchestrator.startup.findings import first_line, refuse
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg.abc import ConnDict
 
 MIGRATIONS = PROJECT_ROOT / "db" / "migrations"
 
@@ -73,12 +78,7 @@ def _url_for_dbmate(settings: Settings) -> str:
     given = conninfo_to_dict(url)
     try:
         with psycopg.connect(url, connect_timeout=5) as connection:
-            info = connection.info
-            query = {"host": info.host, "port": str(info.port)}
-            if given.get("sslmode") not in ("verify-ca", "verify-full"):
-                query["sslmode"] = "require" if connection.pgconn.ssl_in_use else "disable"
-            password = f":{quote(info.password, safe='')}" if info.password else ""
-            user, database = quote(info.user, safe="") + password, quote(info.dbname, safe="")
+            url_for_dbmate = _url_of_connection(connection, given)
     except psycopg.Error as error:
         host = given.get("host") or given.get("hostaddr")
         raise StackError(
@@ -86,5 +86,15 @@ def _url_for_dbmate(settings: Settings) -> str:
             "Correct DATABASE_URL, or unset it to use the embedded server."
         ) from None
     refuse(version_findings(run_check(server_state(url))))
-    query |= {name: str(given[name]) for name in _DBMATE_PARAMETERS if name in given and name not in query}
-    return f"postgres://{user}@/{database}?{urlencode(query, quote_via=quote)}"
+    return url_for_dbmate
+
+
+def _url_of_connection(connection: "psycopg.Connection", given: "ConnDict") -> str:
+    """`given` are the parameters of the database URL."""
+    info = connection.info
+    query = {name: str(given[name]) for name in _DBMATE_PARAMETERS if name in given}
+    if query.get("sslmode") not in ("verify-ca", "verify-full"):
+        query["sslmode"] = "require" if connection.pgconn.ssl_in_use else "disable"
+    query |= {"host": info.host, "port": str(info.port)}
+    user = quote(info.user, safe="") + (f":{quote(info.password, safe='')}" if info.password else "")
+    return f"postgres://{user}@/{quote(info.dbname, safe='')}?{urlencode(query, quote_via=quote)}"

@@ -1,9 +1,14 @@
 """The migrations: up, down and up again, and concurrently."""
 
+from urllib.parse import quote, urlencode
+
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from db.domain import AttemptOutcome, State
+from orchestrator.embedded import migrate
+from orchestrator.settings import Settings
 from tests.servers import dbmate, start_dbmate
 
 SCHEMA = """
@@ -91,3 +96,28 @@ def test_the_enum_types_have_the_values_of_the_domain_in_order(order_database_ur
             row = connection.execute(f"select enum_range(null::{name})::text[]").fetchone()
             assert row is not None
             assert row[0] == [value.value for value in values]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {
+            "password": "p@ss/word?%&",
+            "channel_binding": "prefer",
+            "target_session_attrs": "read-write",
+            "keepalives": "1",
+            "application_name": "migrations",
+            "options": "-c statement_timeout=60s",
+        },
+    ],
+)
+@pytest.mark.parametrize("form", ["URL", "keywords"])
+def test_parameters_of_libpq_do_not_reach_the_driver_of_dbmate(
+    form: str, parameters: dict[str, str], empty_database: str
+) -> None:
+    text = make_conninfo(empty_database, **parameters)
+    if form == "URL":
+        text = f"{empty_database}&{urlencode(parameters, quote_via=quote)}"
+    migrate(Settings(database_url=text))
+    assert len(applied(empty_database)) >= 2
