@@ -17,7 +17,8 @@ PATH = "/export/latency.csv"
 async def export(request: Request) -> Response:
     """Stream the selected orders as CSV. The query parameters are those of the latency page."""
     try:
-        return await run_in_threadpool(_respond, filters.selection_of(request.query_params))
+        query = filters.check_query("latency", request.query_params.multi_items())
+        return await run_in_threadpool(_respond, filters.selection_of(query))
     except (RequestMalformed, ValueRejected) as error:
         return PlainTextResponse(str(error), status_code=422)
     except OrderSystemError as error:

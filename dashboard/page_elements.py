@@ -5,19 +5,26 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard import plain_text
+from dashboard import filters, plain_text
 from dashboard.charts.palette import Palette, palette_of
 from dashboard.data import clients
-from orchestrator.errors import OrderSystemError
+from orchestrator.errors import OrderSystemError, RequestMalformed
 
 REFRESH_SECONDS = 2.0
 RESULT_VISIBLE = timedelta(seconds=8)
 """How long an action result is visible. Same as in page_elements.css."""
+
+STATUS_STYLE: dict[bool | None, tuple[str, Literal["green", "red", "gray"]]] = {
+    True: (":material/check_circle:", "green"),
+    False: (":material/error:", "red"),
+    None: (":material/hourglass_empty:", "gray"),
+}
+"""Icon and color of a badge: good, bad, unknown."""
 
 _LAST_RESULT = "last-action-result"
 
@@ -42,6 +49,22 @@ def page_header(title: str, *, live: bool) -> bool:
         if not live:
             return False
         return st.toggle("Live", value=True, key="live", help="Refresh this page automatically.")
+
+
+def stop_on_invalid_query(page: str) -> None:
+    """Show an error and end the page if its URL query is not valid: a widget ignores an invalid value."""
+    parameters = [(name, value) for name in st.query_params for value in st.query_params.get_all(name)]
+    try:
+        filters.check_query(page, parameters)
+    except RequestMalformed as error:
+        show_invalid_query(error)
+
+
+def show_invalid_query(error: RequestMalformed) -> None:
+    """Show what is wrong with the URL query, and end the page."""
+    st.error(sentence(error), icon=":material/link_off:")
+    st.button("Remove filters", on_click=st.query_params.clear)
+    st.stop()
 
 
 def live_fragment(

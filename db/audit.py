@@ -48,7 +48,7 @@ class Violation:
 @dataclass(frozen=True)
 class DatabaseAudit:
     """`finished` orders have their outcome. `open_orders` do not and are not checked; `overdue` of them are
-    past their deadline. All as of `read_at`, by PostgreSQL's clock.
+    past their limit and count as `late`. All as of `read_at`, by PostgreSQL's clock.
 
     `since` is when the first of these orders was accepted, `last_finished_at` when the last one finished, and
     `run_started_at` when the run started; None if there is none. `without_events` of the finished orders were

@@ -43,13 +43,14 @@ class NewRun:
 
 @dataclass(frozen=True)
 class RunResult:
-    """The result of a run. `statistics` has one row per second, `completion_ms` the time of each order."""
+    """The result of a run. `statistics` has one row per second. `completion_ms` has the time of each counted
+    order, by scheduled send time, and None for one without an outcome."""
 
     ended_at: datetime
     statistics: list[Row]
     verdict: Row
     chaos: list[Row]
-    completion_ms: list[int]
+    completion_ms: list[int | None]
     late_orders: int
     counted_orders: int
 
@@ -62,7 +63,7 @@ class StoredRun(NewRun):
     statistics: list[Row] | None
     verdict: Row | None
     chaos: list[Row]
-    completion_ms: list[int] | None
+    completion_ms: list[int | None] | None
     late_orders: int | None
     counted_orders: int | None
 

@@ -197,7 +197,11 @@ def capacity(
     result = run_search(plan, probe, _print_probe)
     if result.probes:
         typer.echo(f"capacity  {result}")
-        for file in write_results(result, plan, options.slo_seconds, reports / name):
+        try:
+            files = write_results(result, plan, options.slo_seconds, reports / name)
+        except OSError as error:
+            raise OrderSystemError(f"Cannot write {error.filename or reports}: {error.strerror}.") from error
+        for file in files:
             typer.echo(f"wrote     {file}")
     if result.stop_reason:
         typer.echo(f"ended     {result.stop_reason}")
@@ -236,6 +240,6 @@ def _stored_run(database_url: str, run_id: str) -> "StoredRun":
 
     with require_database():
         run = runs.find(database_url, run_id)
-    if run is None or not run.completion_ms:
+    if run is None or not any(ms is not None for ms in run.completion_ms or ()):
         raise UsageError(f"There is no run {run_id} with finished orders.")
     return run

@@ -18,7 +18,7 @@ from loadtest.chaos.runner import DisturbanceRunner
 from loadtest.generator.api_client import ApiClient
 from loadtest.generator.arrivals import planned_orders
 from loadtest.generator.generators import GRACE_SECONDS, POLL_SECONDS, LoadGenerators
-from loadtest.generator.recording import Tally
+from loadtest.generator.recording import Ending, Tally
 from loadtest.monitors import PROBE_SECONDS, OutageMonitor
 from loadtest.options import RunOptions
 from loadtest.post_run import PostRunCalls, audit_run, complete_audit
@@ -215,10 +215,12 @@ class Run:
         """Compare, store and write the verdict. Failed calls are listed in the verdict itself."""
         report, records = verdict.report, self.tally.records
         report["report_dir"] = str(self.report_dir)
-        completion = sorted(
-            round(record.completion_ms) for record in records if record.completion_ms is not None
-        )
-        times = RunTimes(completion, verdict.slo.late, verdict.slo.orders)
+        completion = [
+            None if record.completion_ms is None else round(record.completion_ms)
+            for record in sorted(records, key=lambda record: record.due)
+            if record.ending != Ending.REJECTED or record.late
+        ]
+        times = RunTimes.of(completion, verdict.slo.late, verdict.slo.orders, self.options.slo_seconds)
         earlier, new = self.options.compare, self._new_run
         if earlier is not None and new is not None:
             report["comparison"] = calls.attempt(

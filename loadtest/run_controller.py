@@ -14,13 +14,13 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import gevent
-from locust import stats
 from locust.env import Environment
 from locust.runners import STATE_INIT, STATE_STOPPED, MasterRunner, WorkerRunner
 
 from loadtest.generator.generators import DistributedGenerators, LoadGenerators, LocalGenerator, WorkerAgent
 from loadtest.options import RunOptions, require_supported
 from loadtest.reports import terminal
+from loadtest.reports.locust_stats import use_exact_statistics
 from loadtest.run import Run
 from loadtest.scenarios import SCENARIOS
 from loadtest.verdict.run_verdict import Verdict
@@ -52,9 +52,7 @@ def exit_on_error() -> Iterator[None]:
 
 def prepare(environment: Environment, **_: Any) -> None:
     """Set up this Locust process. Exits with code 2 if the run of the command line is refused."""
-    # By default Locust rounds times to two digits, and from 10 s to whole seconds: 15,450 ms would read as
-    # 15,000 ms. With exact times its statistics agree with the verdict.
-    stats.bucket_response_time = lambda response_time: round(response_time)
+    use_exact_statistics()
     # Without this, each full garbage collection traverses all of Locust and Flask and delays the schedule.
     gc.collect()
     gc.freeze()

@@ -29,7 +29,7 @@ def timeline(details: OrderDetails, palette: Palette) -> go.Figure:
     if requests:
         _draw_requests(figure, palette, requests)
     order = details.order
-    limit = (order["deadline_at"] - order["accepted_at"]).total_seconds()
+    limit = (order["limit_at"] - order["accepted_at"]).total_seconds()
     apply_layout(figure, palette, height=110 + ROW_HEIGHT * max(len(rows), 3))
     end = max([limit, *(bar.end_seconds for bar in shown)])
     figure.update_xaxes(title="seconds since acceptance", range=[-0.1, end * 1.06])

@@ -9,7 +9,15 @@ from dashboard import plain_text
 from dashboard.data import clients
 from dashboard.data.audit_jobs import AuditState, audit_jobs
 from dashboard.data.cached import CHART_SECONDS, cached
-from dashboard.page_elements import empty_state, error_boundary, live_fragment, page_header, select, sentence
+from dashboard.page_elements import (
+    empty_state,
+    error_boundary,
+    live_fragment,
+    page_header,
+    select,
+    sentence,
+    stop_on_invalid_query,
+)
 from dashboard.view_models.audit_report import Invariant, invariants
 from db.audit import INVARIANTS
 from db.read_models import latency
@@ -17,6 +25,7 @@ from db.read_models import latency
 MAX_SHOWN_VIOLATIONS = 20
 
 is_live = page_header("Audit", live=True)
+stop_on_invalid_query("audit")
 
 
 def start_audit(run_id: str | None) -> None:

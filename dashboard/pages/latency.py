@@ -8,33 +8,39 @@ import streamlit as st
 from dashboard import export, filters
 from dashboard.data import clients
 from dashboard.data.cached import CHART_SECONDS, cached
-from dashboard.page_elements import empty_state, error_boundary, page_header, seconds, select, sentence
+from dashboard.page_elements import (
+    empty_state,
+    error_boundary,
+    page_header,
+    seconds,
+    select,
+    show_invalid_query,
+    stop_on_invalid_query,
+)
 from dashboard.sections import latency_charts
-from dashboard.view_models.slo_status import slo_status
+from dashboard.view_models.slo_status import SLO_TARGET, slo_status
 from db.domain import TERMINAL_STATES
 from db.read_models import latency
-from db.read_models.latency import EXACT_ORDERS, Plan, Summary
+from db.read_models.latency import EXACT_ORDERS, Slo, Summary
 from orchestrator.errors import RequestMalformed
-
-SLO_TARGET = 0.99
 
 fault_profiles = cached(latency.fault_profiles, CHART_SECONDS)
 
 
-def is_query_valid() -> bool:
-    """Return whether the URL query is valid; if not, show an error.
-
-    A widget ignores an invalid value, so the page would show more orders than the link selects.
-    """
+def check_query() -> None:
+    """Show an error and end the page if the URL query is not valid; show its times in the widgets."""
+    stop_on_invalid_query("latency")
     try:
-        profile = filters.selection_of(st.query_params).fault_profile
-        if profile not in (None, *fault_profiles()):
+        selection = filters.selection_of(st.query_params)
+        if selection.fault_profile not in (None, *fault_profiles()):
             raise RequestMalformed("unknown fault profile")
     except RequestMalformed as error:
-        st.error(sentence(error), icon=":material/link_off:")
-        st.button("Show all orders", on_click=st.query_params.clear)
-        return False
-    return True
+        show_invalid_query(error)
+    for name in ("since", "until"):
+        text, time = st.query_params.get(name), getattr(selection, name)
+        # The widget reads only times in its format, which has no offset and no fraction.
+        if text and text != (widget_time := time.replace(tzinfo=None)).isoformat(timespec="minutes"):
+            st.session_state[name] = widget_time
 
 
 def select_orders() -> dict[str, str]:
@@ -72,36 +78,50 @@ def clear_times() -> None:
 
 
 def show(query: dict[str, str]) -> None:
-    plan = cached(latency.plan, CHART_SECONDS)(filters.selection_of(query))
-    summary = cached(latency.summary, CHART_SECONDS)(plan) if plan else None
-    if plan is None or summary is None or summary.orders == 0:
+    selection = filters.selection_of(query)
+    plan = cached(latency.plan, CHART_SECONDS)(selection)
+    finished = cached(latency.summary, CHART_SECONDS)(plan) if plan else None
+    overdue = cached(latency.overdue_orders, CHART_SECONDS)(selection)
+    if not overdue and (finished is None or finished.orders == 0):
         empty_state("No finished orders", "Change the filters, or start orders on the Orders page.")
         return
+    default = Slo(clients.settings().order_deadline_seconds, SLO_TARGET)
+    slo = cached(latency.slo_of, CHART_SECONDS)(selection.run_id, default)
+    if plan is None or finished is None or finished.orders == 0:
+        show_metrics(Summary(0, 0, {}), overdue, slo)
+        return
     st.link_button(
-        f"Download CSV ({summary.orders:,} orders)",
+        f"Download CSV ({finished.orders:,} orders)",
         f"{clients.settings().dashboard_base_path}{export.PATH}?{urlencode(query)}",
         icon=":material/download:",
     )
-    show_metrics(plan, summary)
-    latency_charts.show(plan, summary, round(clients.settings().order_deadline_seconds * 1000))
-
-
-def show_metrics(plan: Plan, summary: Summary) -> None:
     st.caption(
         "Exact values"
         if plan.is_exact
         else f"More than {EXACT_ORDERS:,} orders: counts, late orders and the longest time are exact, "
         "percentiles are accurate to 4.4 %"
     )
+    show_metrics(finished, overdue, slo)
+    latency_charts.show(plan, finished, round(slo.limit_seconds * 1000))
+
+
+def show_metrics(finished: Summary, overdue: int, slo: Slo) -> None:
+    orders, late = finished.orders + overdue, finished.late + overdue
     with st.grid(7, min_column_width=145):
-        st.metric("Orders", f"{summary.orders:,}", border=True)
-        st.metric("Late", f"{summary.late:,}", border=True)
-        for share, ms in summary.times_ms.items():
-            st.metric(f"p{100 * share:g}" if share < 1 else "Longest", seconds(ms), border=True)
-    st.markdown(slo_status(summary.orders, summary.late, SLO_TARGET).sentence)
+        st.metric("Orders", f"{orders:,}", border=True)
+        st.metric("Late", f"{late:,}", border=True)
+        for share in latency.SHARES:
+            name = f"p{100 * share:g}" if share < 1 else "Longest"
+            st.metric(name, seconds(finished.times_ms.get(share)), border=True)
+    st.markdown(slo_status(orders, late, slo.target).sentence + f" Limit: {slo.limit_seconds:g} s.")
+    if overdue:
+        st.caption(
+            f"{overdue:,} orders past the limit have no outcome yet. They count as late; percentiles, charts "
+            "and CSV do not include them."
+        )
 
 
 page_header("Latency", live=False)
 with error_boundary("latency"):
-    if is_query_valid():
-        show(select_orders())
+    check_query()
+    show(select_orders())

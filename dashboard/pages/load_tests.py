@@ -5,7 +5,14 @@ from functools import partial
 import streamlit as st
 
 from dashboard.data.cached import cached
-from dashboard.page_elements import empty_state, error_boundary, live_fragment, page_header, select
+from dashboard.page_elements import (
+    empty_state,
+    error_boundary,
+    live_fragment,
+    page_header,
+    select,
+    stop_on_invalid_query,
+)
 from dashboard.sections import run_comparison, running_load_tests, start_load_test, stored_run
 from dashboard.view_models import run_tables
 from db.database import Row
@@ -15,6 +22,7 @@ TABLE_ROWS = 100
 _ROWS = "stored-runs-rows"
 
 is_live = page_header("Load tests", live=True)
+stop_on_invalid_query("load_tests")
 
 
 def select_runs(rows: list[Row]) -> tuple[str | None, str | None]:

@@ -2,9 +2,10 @@
 
 import streamlit as st
 
-from dashboard.page_elements import error_boundary, page_header
+from dashboard.page_elements import error_boundary, page_header, stop_on_invalid_query
 from dashboard.sections import order_view, orders_table, start_order
 
+stop_on_invalid_query("orders")
 order_id = st.query_params.get("order")
 with error_boundary("orders"):
     if order_id:

@@ -1,7 +1,5 @@
 """Overview: orders in flight, completion times, SLO status, components and faults."""
 
-from typing import Literal
-
 import streamlit as st
 
 from dashboard import page_elements as page
@@ -9,22 +7,16 @@ from dashboard.charts.in_flight import ROWS, in_flight_chart
 from dashboard.charts.throughput import mean_rate, throughput_chart
 from dashboard.data import api_reads, clients
 from dashboard.data.cached import cached
+from dashboard.filters import WINDOWS
 from dashboard.view_models.component_health import components
-from dashboard.view_models.slo_status import slo_status
+from dashboard.view_models.slo_status import SLO_TARGET, slo_status
 from db.read_models import latency, live_orders
 from loadtest.verdict.slo import SloVerdict
 from orchestrator.gateways.fault_injection import PROFILES
 
-WINDOWS = {"1 min": 60, "5 min": 300, "15 min": 900, "1 h": 3600}
 THROUGHPUT_SECONDS = 120
-SLO_TARGET = 0.99
 RESULT_KEY = "faults"
 IS_HEALTHY = {SloVerdict.MET: True, SloVerdict.BREACHED: False, SloVerdict.NOT_PROVEN: None}
-STATUS_STYLE: dict[bool | None, tuple[str, Literal["green", "red", "gray"]]] = {
-    True: (":material/check_circle:", "green"),
-    False: (":material/error:", "red"),
-    None: (":material/hourglass_empty:", "gray"),
-}
 
 in_flight = cached(live_orders.in_flight)
 recent_outcomes = cached(live_orders.recent_outcomes)
@@ -32,6 +24,7 @@ throughput = cached(live_orders.throughput)
 
 limit_seconds = clients.settings().order_deadline_seconds
 is_live = page.page_header("Overview", live=True)
+page.stop_on_invalid_query("overview")
 window = st.segmented_control(
     "Time window", list(WINDOWS), default="5 min", required=True, key="window", bind="query-params"
 )
@@ -57,7 +50,7 @@ def metrics() -> None:
     page.metric_grid(shown)
     orders, late = recent.finished + open_orders.overdue, recent.late + open_orders.overdue
     status = slo_status(orders, late, SLO_TARGET)
-    icon, color = STATUS_STYLE[IS_HEALTHY[status.verdict] if status.verdict else None]
+    icon, color = page.STATUS_STYLE[IS_HEALTHY[status.verdict] if status.verdict else None]
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.badge(f"SLO {status.verdict or 'unknown'}", icon=icon, color=color)
         st.markdown(status.sentence, width="stretch")
@@ -87,7 +80,7 @@ def orders_in_flight() -> None:
 def component_health() -> None:
     st.subheader("Components", anchor=False)
     for component in components(api_reads.health()):
-        icon, color = STATUS_STYLE[component.is_healthy]
+        icon, color = page.STATUS_STYLE[component.is_healthy]
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.badge(component.name, icon=icon, color=color)
             st.caption(component.status, width="content")

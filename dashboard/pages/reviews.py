@@ -6,7 +6,7 @@ from dashboard import plain_text
 from dashboard.data import clients
 from dashboard.data.api_reads import user_may
 from dashboard.data.cached import cached
-from dashboard.page_elements import empty_state, live_fragment, page_header, run_action
+from dashboard.page_elements import empty_state, live_fragment, page_header, run_action, stop_on_invalid_query
 from dashboard.view_models.review_cards import contents, review_time
 from db.database import Row
 from db.read_models import live_orders
@@ -17,6 +17,7 @@ RESULT_KEY = "reviews"
 
 awaiting_review = cached(live_orders.orders_awaiting_review)
 is_live = page_header("Reviews", live=True)
+stop_on_invalid_query("reviews")
 st.text_input("Your name", "reviewer", key="reviewer", max_chars=80)
 
 

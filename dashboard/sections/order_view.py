@@ -56,9 +56,11 @@ def _wait_for(order_id: str) -> None:
 def _show_status(details: OrderDetails) -> None:
     order = details.order
     attempts, failed = order_requests.attempt_counts(details)
-    limit = (order["deadline_at"] - order["accepted_at"]).total_seconds()
+    limit = (order["limit_at"] - order["accepted_at"]).total_seconds()
     elapsed_ms = (order["read_at"] - order["accepted_at"]).total_seconds() * 1000
     in_time = {True: "within the limit", False: "late", None: f"of {limit:g} s"}[order["within_limit"]]
+    if order["finished_at"] is None and order["read_at"] > order["limit_at"]:
+        in_time = "late"
     reason = (order["abort_reason"] or "").replace("_", " ")
     accepted_at = order["accepted_at"].astimezone(UTC)
     metrics = [

@@ -1,9 +1,8 @@
 """The table of orders: search, filters and pages."""
 
-from datetime import datetime
-
 import streamlit as st
 
+from dashboard import filters
 from dashboard.data import clients
 from dashboard.page_elements import empty_state
 from dashboard.view_models import order_tables
@@ -15,7 +14,6 @@ from db.read_models.order_search import Search
 PAGE_ROWS = 50
 MAX_AUTO_HEIGHT_ROWS = 10
 SCROLLING_HEIGHT = 560
-STATES = ("any", "running", "late", *(state.value for state in TERMINAL_STATES))
 
 _TABLE = "orders-table"
 _SHOWN_IDS = "orders-table-ids"
@@ -36,7 +34,7 @@ def show() -> None:
     )
     state = state_column.segmented_control(
         "State",
-        STATES,
+        filters.ORDER_STATES,
         default="any",
         required=True,
         key="state",
@@ -61,29 +59,15 @@ def _reset_page() -> None:
 
 
 def search_of(prefix: str, state: str, run_id: str, before: str) -> Search:
-    """Return the filters as a search; `before` is a cursor as returned by `cursor_of`."""
+    """Return the filters as a search; `before` is a cursor as returned by `filters.cursor_of`."""
     return Search(
         prefix=prefix.strip() or None,
         run_id=run_id.strip() or None,
         state=State(state) if state in TERMINAL_STATES else None,
         only_open=state == "running",
         only_late=state == "late",
-        before=_parse_cursor(before),
+        before=filters.parse_cursor(before) if before else None,
     )
-
-
-def cursor_of(row: Row) -> str:
-    """Return the cursor, for the URL, of the page that starts after this row."""
-    return f"{row['accepted_at'].isoformat()}~{row['order_id']}"
-
-
-def _parse_cursor(text: str) -> tuple[datetime, str] | None:
-    time, _, order_id = text.partition("~")
-    try:
-        at = datetime.fromisoformat(time)
-    except ValueError:
-        return None
-    return (at, order_id) if at.tzinfo is not None else None
 
 
 def _show_table(rows: list[Row]) -> None:
@@ -127,5 +111,5 @@ def _show_page_buttons(rows: list[Row], *, is_first: bool) -> None:
             del st.query_params["before"]
             st.rerun()
         if len(rows) == PAGE_ROWS and st.button("Older", icon=":material/chevron_right:"):
-            st.query_params["before"] = cursor_of(rows[-1])
+            st.query_params["before"] = filters.cursor_of(rows[-1]["accepted_at"], rows[-1]["order_id"])
             st.rerun()

@@ -10,7 +10,9 @@ from dashboard.data import clients
 from dashboard.data.cached import cached
 from dashboard.page_elements import chart, empty_state, palette
 from dashboard.view_models import run_tables
-from db.read_models import stored_runs
+from dashboard.view_models.slo_status import SLO_TARGET
+from db.read_models import latency, stored_runs
+from db.read_models.latency import Slo
 from loadtest.verdict.comparison import compare_times
 from loadtest.verdict.schema import schema_problem
 
@@ -40,13 +42,15 @@ def show(run_id: str, baseline_id: str) -> None:
         f"**{result['verdict']}**"
     )
     curves = {plain_text.chart(run_id): run_cdf, plain_text.chart(baseline_id): baseline_cdf}
-    limit_ms = round(clients.settings().order_deadline_seconds * 1000)
+    default = Slo(clients.settings().order_deadline_seconds, SLO_TARGET)
+    slo = cached(latency.slo_of)(run_id, default)
     chart(
-        distribution.cumulative(curves, palette(), limit_ms),
+        distribution.cumulative(curves, palette(), round(slo.limit_seconds * 1000)),
         "comparison",
         "Cumulative distribution of completion times of both runs",
     )
     st.dataframe(run_tables.differences(result), hide_index=True, key="differences")
+    st.caption(f"{result['assumptions']}.")
 
 
 @st.cache_data(max_entries=MAX_CACHED_PAIRS, show_spinner=False)
@@ -56,6 +60,6 @@ def compare(run: EndedRun, baseline: EndedRun) -> tuple[run_tables.Json, Cdf, Cd
     Cached without expiry: ended runs do not change.
     """
     times, baseline_times = (stored_runs.times(clients.database(), run_id) for run_id, _ in (run, baseline))
-    if times is None or baseline_times is None or not times.completion_ms or not baseline_times.completion_ms:
+    if times is None or baseline_times is None or not times.finished_ms or not baseline_times.finished_ms:
         return None
     return compare_times(times, baseline_times), run_tables.cdf(times), run_tables.cdf(baseline_times)

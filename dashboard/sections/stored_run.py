@@ -4,12 +4,14 @@ import streamlit as st
 
 from dashboard import plain_text
 from dashboard.data.cached import cached
-from dashboard.page_elements import empty_state
+from dashboard.page_elements import STATUS_STYLE, empty_state
 from dashboard.sections import running_load_tests
 from db.read_models import stored_runs
 from loadtest.verdict.schema import schema_problem
 from loadtest.verdict.verdict_rows import verdict_rows
 from orchestrator.errors import ExitCode
+
+IS_GOOD = {ExitCode.PASSED: True, ExitCode.NOT_PROVEN: None}
 
 
 def show(run_id: str) -> None:
@@ -24,12 +26,8 @@ def show(run_id: str) -> None:
         elif problem := schema_problem(verdict):
             st.warning(plain_text.markdown(problem), icon=":material/update:")
         else:
-            has_passed = verdict["exit_code"] == ExitCode.PASSED
-            st.badge(
-                verdict["verdict"],
-                icon=":material/check_circle:" if has_passed else ":material/error:",
-                color="green" if has_passed else "red",
-            )
+            icon, color = STATUS_STYLE[IS_GOOD.get(verdict["exit_code"], False)]
+            st.badge(verdict["verdict"], icon=icon, color=color)
             for line in verdict_rows(verdict):
                 st.markdown(f"**{plain_text.markdown(line.label)}**  {plain_text.markdown(line.value)}")
         with st.container(horizontal=True):

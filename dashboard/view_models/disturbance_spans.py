@@ -7,8 +7,9 @@ from typing import NamedTuple
 from db.read_models.latency import Disturbance
 
 _BEGINNINGS = ("stop", "pause")
-_ENDINGS = ("start", "cont", "resume")
-"""SIGSTOP and SIGCONT sent by hand are recorded as `stop` and `cont`."""
+_ENDINGS = ("start", "cont", "resume", "restart", "kill")
+"""SIGSTOP and SIGCONT sent by hand are recorded as `stop` and `cont`. After a kill, the supervisor starts the
+component again, also a paused one."""
 
 _RESTARTED_AUTOMATICALLY = ("kill", "restart", "term", "quit", "int", "hup")
 
@@ -32,15 +33,15 @@ def disturbance_spans(disturbances: Sequence[Disturbance], limit_seconds: float)
     unended: dict[str, list[int]] = {}
     for each in disturbances:
         name = f"{each.verb} {each.target}"
+        ended = unended.pop(each.target, []) if each.verb in _ENDINGS else []
+        for index in ended:
+            spans[index] = spans[index]._replace(until=each.at)
         if each.verb in _BEGINNINGS:
             unended.setdefault(each.target, []).append(len(spans))
             spans.append(DisturbanceSpan(each.at, None, name))
-        elif each.verb in _ENDINGS and each.target in unended:
-            for index in unended.pop(each.target):
-                spans[index] = spans[index]._replace(until=each.at)
         elif each.verb in _RESTARTED_AUTOMATICALLY:
             until = each.at + timedelta(seconds=limit_seconds)
             spans.append(DisturbanceSpan(each.at, until, f"{name} (+{limit_seconds:g} s)"))
-        else:
+        elif not ended:
             spans.append(DisturbanceSpan(each.at, each.at, name))
     return spans

@@ -21,7 +21,7 @@ def orders(rows: list[Row]) -> pd.DataFrame:
                 "reason": row["abort_reason"] or "",
                 "accepted": row["accepted_at"].astimezone(UTC).replace(tzinfo=None),
                 "completion s": None if row["completion_ms"] is None else row["completion_ms"] / 1000,
-                "in time": {True: "yes", False: "late", None: ""}[row["within_limit"]],
+                "in time": "late" if row["is_late"] else "yes" if row["finished_at"] else "",
                 "attempts": row["attempts"],
                 "amount": row["amount_cents"] / 100,
                 "run": row["run_id"] or "",

@@ -35,9 +35,9 @@ def stored_runs(rows: list[Row]) -> pd.DataFrame:
 
 def cdf(times: RunTimes, points: int = CDF_POINTS) -> list[tuple[int, float]]:
     """Return (ms, share that took at most that) for all times, or for `points` evenly spaced ones."""
-    n = len(times.completion_ms)
+    n = len(times.finished_ms)
     ranks = range(1, n + 1) if n <= points else [round(p * n / points) for p in range(1, points + 1)]
-    return [(times.completion_ms[rank - 1], rank / n) for rank in ranks]
+    return [(times.finished_ms[rank - 1], rank / n) for rank in ranks]
 
 
 def differences(comparison: Json) -> pd.DataFrame:
@@ -54,6 +54,8 @@ def _difference(measure: str, found: Json, *, scale: float, unit: str) -> dict[s
         "this run": f"{scale * found['run']:.3f} {unit}",
         "baseline": f"{scale * found['baseline']:.3f} {unit}",
         "difference": f"{scale * found['difference']:+.3f} {unit}",
-        "99 % interval": f"{scale * found['low']:+.3f} to {scale * found['high']:+.3f} {unit}",
+        "99 % interval": ""
+        if found["low"] is None
+        else f"{scale * found['low']:+.3f} to {scale * found['high']:+.3f} {unit}",
         "result": found["verdict"],
     }

@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from loadtest.verdict.slo import SloVerdict, evaluate_slo
 
+SLO_TARGET = 0.99
+"""The target of orders outside a load test."""
+
 
 class SloStatus(NamedTuple):
     """The verdict, and a sentence in Markdown with the numbers. `verdict` is None without orders."""
@@ -13,7 +16,7 @@ class SloStatus(NamedTuple):
 
 
 def slo_status(orders: int, late: int, target: float) -> SloStatus:
-    """Evaluate the SLO of `orders` finished orders, of which `late` were late, as a load test does."""
+    """Evaluate the SLO of finished and overdue `orders`, of which `late` are late, as a load test does."""
     if orders == 0:
         return SloStatus(None, "No order finished in this time window.")
     result = evaluate_slo(orders, late, target)

@@ -31,6 +31,8 @@ create table orders (
     requested_at timestamptz not null,
     accepted_at timestamptz not null,
     deadline_at timestamptz not null,
+    -- When the order counts as late: by the limit of its load test (slo_seconds), else at its deadline.
+    limit_at timestamptz not null,
     -- The clock of the order's events: strictly increasing, see db/queries/orders.sql.
     last_event_at timestamptz not null,
     finished_at timestamptz,

@@ -17,7 +17,8 @@ create table runs (
     verdict jsonb,
     -- An array with one object per disturbance.
     chaos jsonb not null default '[]',
-    -- The exact completion times, to compare runs without reading their orders.
+    -- The exact completion times by scheduled send time, to compare runs without reading their orders. Null for an
+    -- order without an outcome.
     completion_ms bigint[],
     late_orders int,
     counted_orders int

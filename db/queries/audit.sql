@@ -9,8 +9,8 @@
 
 -- name: scope
 select count(*) filter (where state >= 'completed') as finished,
-    count(*) filter (where within_limit = false) as late,
-    count(*) filter (where state < 'completed' and deadline_at < now()) as overdue,
+    count(*) filter (where not within_limit or (state < 'completed' and limit_at < now())) as late,
+    count(*) filter (where state < 'completed' and limit_at < now()) as overdue,
     coalesce(array_agg(order_id order by accepted_at) filter (where state < 'completed'), '{}') as open_orders,
     min(accepted_at) as since, max(finished_at) as last_finished_at, now() as read_at,
     count(*) filter (where state >= 'completed' and accepted_at < (select events_since())) as without_events,

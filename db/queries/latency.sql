@@ -11,6 +11,21 @@ select (select min(at) from latency_rollup where grain_seconds = 60) as first_mi
 select min(accepted_at) as since, max(accepted_at) as until from orders
 where run_id = %(run_id)s and finished_at is not null;
 
+-- name: overdue
+-- Open orders that are past their limit. They have no outcome, and get their fault profile with it.
+select count(*) as orders from orders o
+where state < 'completed' and limit_at < now() and %(outcome)s::order_state is null
+    and (%(run_id)s::text is null or run_id = %(run_id)s)
+    and (%(since)s::timestamptz is null or accepted_at >= %(since)s)
+    and (%(until)s::timestamptz is null or accepted_at < %(until)s)
+    and (%(fault_profile)s::text is null or %(fault_profile)s = coalesce(
+        (select profile from fault_changes f where f.at <= o.accepted_at order by f.at desc limit 1), 'none'));
+
+-- name: run_slo
+-- The limit and the target of a load test; null where its options have none.
+select (options ->> 'slo_seconds')::float8 as limit_seconds, (options ->> 'slo_target')::float8 as target
+from runs where run_id = %(run_id)s;
+
 -- name: exact_summary
 -- The number of orders per completion time. Grouping first is cheaper than sorting each order's time.
 with times as (
@@ -93,16 +108,16 @@ select distinct profile from fault_changes order by 1;
 select run_id, scenario, started_at from runs order by started_at desc limit %(limit)s;
 
 -- name: disturbances
--- Disturbances between two times, oldest first. Those of a finished load test are read from its `chaos`, in seconds since
--- its start; all others from `disturbances`.
+-- The newest disturbances between two times that were carried out, newest first. Those of a finished load test are read
+-- from its `chaos`, in seconds since its start; all others from `disturbances`, which has only carried out ones.
 select r.run_id, r.started_at + make_interval(secs => (c.disturbance ->> 'at_seconds')::float8) as at,
     coalesce(c.disturbance ->> 'verb', '') as verb, coalesce(c.disturbance ->> 'target', '') as target
 from runs r cross join lateral jsonb_array_elements(r.chaos) c (disturbance)
 where r.started_at < %(until)s::timestamptz and coalesce(r.ended_at, now()) >= %(since)s::timestamptz
-    and c.disturbance ? 'at_seconds'
+    and c.disturbance ? 'at_seconds' and c.disturbance ->> 'problem' is null
 union all
 select d.run_id, d.at, d.action, d.component
 from disturbances d
 where d.at >= %(since)s::timestamptz and d.at < %(until)s::timestamptz
     and not exists (select from runs r where r.run_id = d.run_id and r.ended_at is not null)
-order by 2 limit %(limit)s;
+order by 2 desc limit %(limit)s;

@@ -19,9 +19,9 @@ with selected as (
 )
 select
     count(*) filter (where finished_at is not null) as finished,
-    count(*) filter (where finished_at is not null and not within_limit) as late,
+    count(*) filter (where not within_limit or (finished_at is null and limit_at < now())) as late,
     count(*) filter (where finished_at is null) as open,
-    count(*) filter (where finished_at is null and deadline_at < now()) as overdue,
+    count(*) filter (where finished_at is null and limit_at < now()) as overdue,
     json_build_object('completed', count(*) filter (where state = 'completed'),
         'cancelled', count(*) filter (where state = 'cancelled'),
         'failed', count(*) filter (where state = 'failed')) as outcomes,
@@ -31,11 +31,11 @@ from selected;
 
 -- name: latency_csv
 -- One row for each finished order, oldest first. The cells are formatted here, because COPY writes the CSV text.
--- A text that a spreadsheet would run as a formula is prefixed with an apostrophe.
+-- A text that a spreadsheet would run as a formula is prefixed with an apostrophe. A negative integer is no formula.
 select
-    regexp_replace(o.order_id, '^(?=[-=+@\t\r])', '''') as order_id,
-    regexp_replace(o.run_id, '^(?=[-=+@\t\r])', '''') as run_id,
-    regexp_replace(r.scenario, '^(?=[-=+@\t\r])', '''') as scenario,
+    regexp_replace(o.order_id, '^(?=[-=+@\t\r])(?!-[0-9]+$)', '''') as order_id,
+    regexp_replace(o.run_id, '^(?=[-=+@\t\r])(?!-[0-9]+$)', '''') as run_id,
+    regexp_replace(r.scenario, '^(?=[-=+@\t\r])(?!-[0-9]+$)', '''') as scenario,
     o.state as outcome, o.abort_reason as reason,
     to_char(o.requested_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as requested_at,
     to_char(o.accepted_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as accepted_at,

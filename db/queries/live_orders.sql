@@ -2,7 +2,7 @@
 
 -- name: in_flight
 select count(*) as orders,
-    count(*) filter (where deadline_at < now()) as overdue,
+    count(*) filter (where limit_at < now()) as overdue,
     count(*) filter (where state = 'in_review' and review = 'manual' and abort_reason is null) as in_review
 from orders where state < 'completed';
 

@@ -10,7 +10,7 @@ from latency_rollup where grain_seconds = 86400 group by outcome, upto_ms;
 
 -- name: open_orders
 select count(*) as orders,
-    count(*) filter (where deadline_at < now()) as overdue,
+    count(*) filter (where limit_at < now()) as overdue,
     count(*) filter (where abort_reason is not null) as compensating,
     count(*) filter (where abort_reason is not null and deadline_at < now()) as compensating_overdue,
     extract(epoch from min(deadline_at) - now())::float8 as least_seconds_left

@@ -9,32 +9,45 @@ from (select from orders where order_id ^@ %(prefix)s::text order by order_id li
 -- Newest first. Each selective filter has an index that includes the order id, so that orders without the prefix
 -- (`^@`) are skipped without reading their rows.
 select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason, o.review, o.amount_cents,
-    o.accepted_at, o.deadline_at, o.finished_at, o.completion_ms, o.within_limit, o.attempts, o.failed_attempts
+    o.accepted_at, o.deadline_at, o.finished_at, o.completion_ms, o.attempts, o.failed_attempts,
+    coalesce(not o.within_limit, o.limit_at < now()) as is_late
 from (
+    (
+        select order_id from orders
+        where (%(prefix)s::text is null or order_id ^@ %(prefix)s::text)
+            and (%(run_id)s::text is null or run_id = %(run_id)s::text)
+            and (%(state)s::order_state is null or state = %(state)s::order_state)
+            and (not %(only_open)s or state < 'completed')
+            and (not %(only_late)s or within_limit = false)
+            and (%(before_at)s::timestamptz is null
+                or (accepted_at, order_id) < (%(before_at)s::timestamptz, %(before_id)s::text))
+        order by accepted_at desc, order_id desc
+        limit %(limit)s
+    )
+    union all
+    -- Late orders without an outcome are in another index.
     select order_id from orders
-    where (%(prefix)s::text is null or order_id ^@ %(prefix)s::text)
+    where %(only_late)s and state < 'completed' and limit_at < now()
+        and (%(prefix)s::text is null or order_id ^@ %(prefix)s::text)
         and (%(run_id)s::text is null or run_id = %(run_id)s::text)
-        and (%(state)s::order_state is null or state = %(state)s::order_state)
-        and (not %(only_open)s or state < 'completed')
-        and (not %(only_late)s or within_limit = false)
         and (%(before_at)s::timestamptz is null
             or (accepted_at, order_id) < (%(before_at)s::timestamptz, %(before_id)s::text))
-    order by accepted_at desc, order_id desc
-    limit %(limit)s
-) page
+) found
 join orders o using (order_id)
-order by o.accepted_at desc, o.order_id desc;
+order by o.accepted_at desc, o.order_id desc
+limit %(limit)s;
 
 -- name: search_by_prefix
 -- The same for a prefix with few matches. It reads all matches and then sorts them (`offset 0` prevents another plan).
 -- `search` would read all orders that are newer than the matches.
 select order_id, run_id, state, current_step, abort_reason, review, amount_cents,
-    accepted_at, deadline_at, finished_at, completion_ms, within_limit, attempts, failed_attempts
+    accepted_at, deadline_at, finished_at, completion_ms, attempts, failed_attempts,
+    coalesce(not within_limit, limit_at < now()) as is_late
 from (select * from orders where order_id ^@ %(prefix)s::text offset 0) found
 where (%(run_id)s::text is null or run_id = %(run_id)s::text)
     and (%(state)s::order_state is null or state = %(state)s::order_state)
     and (not %(only_open)s or state < 'completed')
-    and (not %(only_late)s or within_limit = false)
+    and (not %(only_late)s or within_limit = false or (state < 'completed' and limit_at < now()))
     and (%(before_at)s::timestamptz is null
         or (accepted_at, order_id) < (%(before_at)s::timestamptz, %(before_id)s::text))
 order by accepted_at desc, order_id desc

@@ -12,7 +12,7 @@
 with new_order as (
     insert into orders (
         order_id, workflow_run_id, run_id, fingerprint, address, items, amount_cents, payment_id, review,
-        requested_at, accepted_at, deadline_at, last_event_at, current_step, applied_request_ids
+        requested_at, accepted_at, deadline_at, limit_at, last_event_at, current_step, applied_request_ids
     )
     values (
         %(order_id)s, %(workflow_run_id)s, %(run_id)s, %(fingerprint)s, %(address)s, %(items)s,
@@ -21,6 +21,10 @@ with new_order as (
         greatest(least(%(requested_at)s, date_trunc('milliseconds', %(accepted_at)s)),
             date_trunc('milliseconds', %(accepted_at)s) - interval '20 days'),
         date_trunc('milliseconds', %(accepted_at)s), date_trunc('milliseconds', %(deadline_at)s),
+        coalesce(
+            (select date_trunc('milliseconds', %(accepted_at)s) + make_interval(secs => (options ->> 'slo_seconds')::float8)
+                from runs where run_id = %(run_id)s),
+            date_trunc('milliseconds', %(deadline_at)s)),
         greatest(clock_timestamp(), %(accepted_at)s), 'receive',
         array_remove(array[%(start_request_id)s::text], null)
     )
@@ -310,7 +314,7 @@ with target as (
         last_event_at = ended.at,
         finished_at = date_trunc('milliseconds', ended.at + interval '999 microseconds'),
         completion_ms = total.ms,
-        within_limit = date_trunc('milliseconds', ended.at + interval '999 microseconds') <= deadline_at,
+        within_limit = date_trunc('milliseconds', ended.at + interval '999 microseconds') <= limit_at,
         ingress_ms = ingress.ms,
         end_to_end_ms = ingress.ms + total.ms,
         receive_ms = step_ms.receive, validate_ms = step_ms.validate, review_ms = review.ms,

@@ -11,13 +11,14 @@ from runs order by started_at desc limit %(limit)s;
 select run_id, scenario, started_at, ended_at, verdict from runs where run_id = %(run_id)s;
 
 -- name: times
-select completion_ms, late_orders, counted_orders from runs where run_id = %(run_id)s and ended_at is not null;
+select completion_ms, late_orders, counted_orders, (options ->> 'slo_seconds')::float8 as slo_seconds
+from runs where run_id = %(run_id)s and ended_at is not null;
 
 -- name: running_runs
 -- Runs of the last day without an end, newest first, with their order counts. Reads only orders in flight:
 -- finished orders are counted by the rollup.
 with running as materialized (
-    select run_id, count(*) as orders, count(*) filter (where deadline_at < now()) as overdue
+    select run_id, count(*) as orders, count(*) filter (where limit_at < now()) as overdue
     from orders where state < 'completed' group by run_id
 )
 select r.run_id, r.scenario, r.started_at, r.options, r.fault_profile,

@@ -9,12 +9,12 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import accumulate
-from math import ceil
 
 from db import queries
 from db.database import Row
 from db.domain import TERMINAL_STATES, State
 from db.read_models.latency_buckets import interpolated_percentile
+from db.read_models.percentiles import nearest_rank
 from db.read_models.time_spans import GRAINS, ceiling, floor, span_parameters, spans
 from db.read_only_database import ReadOnlyDatabase
 
@@ -92,14 +92,24 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Summary:
-    """`times_ms` has a percentile for each of SHARES; `ecdf` has pairs (ms, share of orders up to that
-    time)."""
+    """The finished orders of a selection.
+
+    `times_ms` has a percentile for each of SHARES; `ecdf` has pairs (ms, share of orders up to that time).
+    """
 
     orders: int
     late: int
     outcomes: dict[State, int]
     times_ms: dict[float, int] = field(default_factory=dict)
     ecdf: list[tuple[int, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Slo:
+    """The limit of an order, in seconds, and the share of orders that must be within it."""
+
+    limit_seconds: float
+    target: float
 
 
 @dataclass(frozen=True)
@@ -156,6 +166,21 @@ def plan(reader: ReadOnlyDatabase, selection: Selection) -> Plan | None:
     if selection.run_id is not None or _max_size(reader, selection, since, until) <= EXACT_ORDERS:
         return Plan(selection, since, until, is_exact=True)
     return Plan(selection, floor(since, 60), ceiling(until, 60), is_exact=False)
+
+
+def overdue_orders(reader: ReadOnlyDatabase, selection: Selection) -> int:
+    """Return the number of open orders that are past their limit. They count as late."""
+    row = reader.fetch_one(_SQL["overdue"], selection.parameters())
+    assert row is not None, "an aggregate returns a row"
+    return int(row["orders"])
+
+
+def slo_of(reader: ReadOnlyDatabase, run_id: str | None, default: Slo) -> Slo:
+    """Return the limit and the target of a load test; `default` without a run, and where it has none."""
+    row = None if run_id is None else reader.fetch_one(_SQL["run_slo"], {"run_id": run_id})
+    if row is None:
+        return default
+    return Slo(row["limit_seconds"] or default.limit_seconds, row["target"] or default.target)
 
 
 def _max_size(reader: ReadOnlyDatabase, selection: Selection, since: datetime, until: datetime) -> int:
@@ -231,9 +256,9 @@ def fault_spans(
 def disturbances(
     reader: ReadOnlyDatabase, since: datetime, until: datetime, limit: int = 200
 ) -> list[Disturbance]:
-    """Return the first `limit` disturbances between two times, oldest first."""
+    """Return the newest `limit` disturbances between two times that were carried out, oldest first."""
     rows = reader.fetch_all(_SQL["disturbances"], {"since": since, "until": until, "limit": limit})
-    return [Disturbance(**row) for row in rows]
+    return [Disturbance(**row) for row in reversed(rows)]
 
 
 def active_faults(reader: ReadOnlyDatabase) -> FaultSpan | None:
@@ -260,8 +285,7 @@ def _exact_summary(reader: ReadOnlyDatabase, plan: Plan) -> Summary:
     total = upto[-1] if upto else 0
 
     def time_of(share: float) -> int:
-        # As percentile_disc: the time of a real order.
-        return int(row["times_ms"][bisect_left(upto, ceil(share * total))])
+        return int(row["times_ms"][bisect_left(upto, nearest_rank(share, total))])
 
     return Summary(
         orders=total,

@@ -13,8 +13,10 @@ _SQL = queries.load("latency_report.sql")
 async def latency_summary(database: Database, selected: LatencyFilter) -> Row:
     """Return finished, late, open, overdue, outcomes (orders by state) and parts.
 
+    Open `overdue` orders are past their limit; `late` includes them.
+
     `parts` has the two total times, then their summands, each as an object with mean, p50, p90, p95, p99 and
-    max in ms; None without a finished order. Open `overdue` orders are past their deadline.
+    max in ms; None without a finished order.
     """
     row = await database.fetch_one(_SQL["latency_summary"], selected.parameters())
     assert row is not None, "an aggregate returns a row"

@@ -13,7 +13,7 @@ _SQL = queries.load("live_orders.sql")
 
 @dataclass(frozen=True)
 class InFlight:
-    """Orders without an outcome: all, those past their deadline, and those in manual review."""
+    """Orders without an outcome: all, those past their limit, and those in manual review."""
 
     orders: int
     overdue: int

@@ -27,7 +27,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class OpenOrders:
-    """Orders without an outcome. `overdue` are past their deadline; `compensating` are aborted;
+    """Orders without an outcome. `overdue` are past their limit; `compensating` are aborted;
     `least_seconds_left` is the time until the nearest deadline, None without an open order."""
 
     orders: int

@@ -1,6 +1,9 @@
 """Stored load tests, for the dashboard. Raises DatabaseError."""
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
 
 from db import queries
 from db.database import Row
@@ -11,11 +14,34 @@ _SQL = queries.load("stored_runs.sql")
 
 @dataclass(frozen=True)
 class RunTimes:
-    """The exact completion times of a finished run, in ms, and the number of its late orders."""
+    """The exact completion times of a finished run, in ms, and the number of its late orders.
 
-    completion_ms: list[int]
+    `completion_ms` is in order of the scheduled send times, with None for an order without an outcome.
+    `orders` are all counted orders; an order later than `limit_ms` is late.
+    """
+
+    completion_ms: list[int | None]
     late: int
     orders: int
+    limit_ms: float = math.inf
+
+    @classmethod
+    def of(
+        cls,
+        completion_ms: list[int | None] | None,
+        late_orders: int | None,
+        counted_orders: int | None,
+        slo_seconds: float | None,
+    ) -> Self:
+        """Return the times as stored in `runs`."""
+        times = completion_ms or []
+        limit_ms = math.inf if slo_seconds is None else slo_seconds * 1000
+        return cls(times, late_orders or 0, counted_orders or len(times), limit_ms)
+
+    @cached_property
+    def finished_ms(self) -> list[int]:
+        """The completion times of the orders with an outcome, sorted."""
+        return sorted(ms for ms in self.completion_ms if ms is not None)
 
 
 def newest_runs(reader: ReadOnlyDatabase, limit: int) -> list[Row]:
@@ -34,8 +60,7 @@ def times(reader: ReadOnlyDatabase, run_id: str) -> RunTimes | None:
     row = reader.fetch_one(_SQL["times"], {"run_id": run_id})
     if row is None:
         return None
-    found = sorted(row["completion_ms"] or [])
-    return RunTimes(found, row["late_orders"] or 0, row["counted_orders"] or len(found))
+    return RunTimes.of(**row)
 
 
 def running_runs(reader: ReadOnlyDatabase) -> list[Row]:

@@ -47,7 +47,7 @@ cross join lateral (select
 -- Aborted orders were charged and prepared, and are refunded and recalled.
 insert into orders (
     order_id, workflow_run_id, run_id, fingerprint, state, abort_reason, aborted_at, aborted_by, address, items,
-    amount_cents, payment_id, review, reviewer, requested_at, accepted_at, deadline_at, last_event_at, finished_at,
+    amount_cents, payment_id, review, reviewer, requested_at, accepted_at, deadline_at, limit_at, last_event_at, finished_at,
     end_to_end_ms, completion_ms, within_limit, ingress_ms, receive_ms, validate_ms, review_ms, charge_ms,
     prepare_ms, dispatch_ms, compensate_ms, waiting_ms, attempts, failed_attempts, timed_out_attempts, fault_profile
 )
@@ -58,7 +58,7 @@ select order_id, 'seeded', run_id, md5(order_id), outcome,
     '{"street": "1 Main Street", "city": "Springfield", "state": "IL", "zip": "62701"}',
     jsonb_build_array(jsonb_build_object('sku', 'SEED', 'quantity', 1, 'unit_price_cents', amount_cents)),
     amount_cents, 'pay-' || order_id, 'auto', 'auto',
-    accepted_at - interval '4 ms', accepted_at, accepted_at + interval '15 s',
+    accepted_at - interval '4 ms', accepted_at, accepted_at + interval '15 s', accepted_at + interval '15 s',
     accepted_at + interval '1 ms' * total_ms, accepted_at + interval '1 ms' * total_ms,
     total_ms + 4, total_ms, total_ms <= 15000, 4,
     received - 8, 7, 2000,
@@ -135,9 +135,11 @@ from seeded s cross join lateral (values
 where e.at_ms is not null;
 
 -- name: runs
-insert into runs (run_id, scenario, fault_profile, fault_seed, started_at, ended_at, completion_ms, late_orders, counted_orders)
-select run_id, 'mixed', 'assignment', 1, min(accepted_at), max(accepted_at) + interval '30 s',
-    array_agg(total_ms order by total_ms), count(*) filter (where total_ms > 15000), count(*)
+insert into runs (
+    run_id, scenario, options, fault_profile, fault_seed, started_at, ended_at, completion_ms, late_orders, counted_orders
+)
+select run_id, 'mixed', '{"slo_seconds": 15, "slo_target": 0.99}', 'assignment', 1, min(accepted_at), max(accepted_at) + interval '30 s',
+    array_agg(total_ms order by accepted_at), count(*) filter (where total_ms > 15000), count(*)
 from seeded where run_id is not null group by run_id;
 
 -- name: fault_changes
@@ -184,7 +186,8 @@ insert into orders
 select (jsonb_populate_record(model, jsonb_build_object(
     'order_id', 'seed-recent-' || n, 'payment_id', 'pay-seed-recent-' || n, 'run_id', null,
     'requested_at', (model).requested_at + moved, 'accepted_at', (model).accepted_at + moved,
-    'deadline_at', (model).deadline_at + moved, 'last_event_at', (model).last_event_at + moved,
+    'deadline_at', (model).deadline_at + moved, 'limit_at', (model).limit_at + moved,
+    'last_event_at', (model).last_event_at + moved,
     'finished_at', (model).finished_at + moved
 ))).*
 from (
@@ -199,13 +202,14 @@ cross join lateral (
 -- Orders that run until they are deleted; every third is in manual review.
 insert into orders (
     order_id, workflow_run_id, fingerprint, state, current_step, address, items, amount_cents, payment_id, review,
-    requested_at, accepted_at, deadline_at, last_event_at
+    requested_at, accepted_at, deadline_at, limit_at, last_event_at
 )
 select 'seed-running-' || n, 'seeded', md5(n::text), (case n %% 3 when 0 then 'in_review' else 'charged' end)::order_state,
     case n %% 3 when 0 then 'review' else 'prepare' end,
     '{"street": "1 Main Street", "city": "Springfield", "state": "IL", "zip": "62701"}',
     '[{"sku": "SEED", "quantity": 1, "unit_price_cents": 4200}]', 4200, 'pay-seed-running-' || n,
-    case n %% 3 when 0 then 'manual' else 'auto' end, now(), now(), now() + interval '2 hours' + interval '1 s' * n, now()
+    case n %% 3 when 0 then 'manual' else 'auto' end, now(), now(), now() + interval '2 hours' + interval '1 s' * n,
+    now() + interval '2 hours' + interval '1 s' * n, now()
 from generate_series(1, %(orders)s) n;
 
 -- name: running_attempts

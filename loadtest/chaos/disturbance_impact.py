@@ -1,4 +1,8 @@
-"""Impact of each disturbance: orders that became late, and time until completion times had recovered.
+"""Impact of each disturbance: late orders after it, and time until completion times had recovered.
+
+The late orders after a disturbance need not be its effect. They are shown beside the number of late orders to
+expect without it: the late share before the first disturbance, times the orders after this one. An order
+belongs to the time at which its limit passes.
 
 A level is the median completion time of ten consecutive orders, by acceptance. The former level is the
 highest level in the 30 s before the disturbance. The level has risen if, within one limit after the
@@ -12,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from loadtest.generator.recording import OrderRecord
-from loadtest.verdict.percentiles import percentile
+from db.read_models.percentiles import percentile
+from loadtest.generator.recording import Ending, OrderRecord
 from orchestrator.rest_client import Json
 
 WINDOW = 10
@@ -37,7 +41,9 @@ class _AcceptedOrder:
 def impact_of(disturbances: Sequence[Json], records: Sequence[OrderRecord], slo_seconds: float) -> list[Json]:
     """Return the disturbances with their impact.
 
-    `made_late`: number of late orders. `former_level_ms`: None if there were too few orders before.
+    `late_after`: number of late orders from the disturbance to the next one, or to the end, which is
+    `seconds_after` later. `late_expected`: the number expected without disturbances; None if no limit passed
+    before the first disturbance. `former_level_ms`: None if there were too few orders before.
     `too_few_after`: too few orders after it. `recovery_seconds`: 0 if the level never rose; None if it did
     not recover before the next disturbance or the end, or if there were too few orders.
     """
@@ -47,12 +53,19 @@ def impact_of(disturbances: Sequence[Json], records: Sequence[OrderRecord], slo_
         if each.accepted is not None
     ]
     orders.sort(key=lambda order: order.accepted)
-    late_at = [_late_at(record, slo_seconds) for record in records if record.late]
+    judged = [
+        (_judged_at(record, slo_seconds), record.late)
+        for record in records
+        if record.ending != Ending.REJECTED or record.late
+    ]
+    end = max((at for at, _ in judged), default=0.0)
+    made_at = [each["at_seconds"] for each in disturbances if not each["problem"]]
+    undisturbed = [is_late for at, is_late in judged if at < min(made_at, default=math.inf)]
     impacts = []
-    for number, disturbance in enumerate(disturbances):
+    for disturbance in disturbances:
         at = disturbance["at_seconds"]
-        later = [each["at_seconds"] for each in disturbances[number + 1 :] if each["at_seconds"] > at]
-        until = min(later, default=math.inf)
+        until = min((each for each in made_at if each > at), default=math.inf)
+        late = [is_late for judged_at, is_late in judged if at <= judged_at < until]
         before = [each for each in orders if each.accepted >= at - BEFORE_SECONDS and each.finished < at]
         after = [each for each in orders if each.finished >= at and each.accepted < until]
         former_ms = max((level for _, level in _levels(before)), default=None)
@@ -63,7 +76,11 @@ def impact_of(disturbances: Sequence[Json], records: Sequence[OrderRecord], slo_
         impacts.append(
             disturbance
             | {
-                "made_late": sum(at <= each < until for each in late_at),
+                "late_after": sum(late),
+                "late_expected": round(len(late) * sum(undisturbed) / len(undisturbed), 3)
+                if undisturbed
+                else None,
+                "seconds_after": round(max(min(until, end) - at, 0.0), 3),
                 "former_level_ms": former_ms,
                 "too_few_after": len(after) < WINDOW,
                 "recovery_seconds": recovery,
@@ -93,8 +110,8 @@ def _recovery_seconds(
     return None if has_risen else 0.0
 
 
-def _late_at(record: OrderRecord, slo_seconds: float) -> float:
-    """Return when the order was known to be late; for a rejected order, the time of its rejection."""
+def _judged_at(record: OrderRecord, slo_seconds: float) -> float:
+    """Return when the limit of the order passed; for a rejected order, the time of its rejection."""
     if record.accepted is not None:
         return record.accepted + slo_seconds
     duration = math.inf if record.end_to_end_ms is None else record.end_to_end_ms / 1000

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.verdict.slo import orders_needed
+from orchestrator import output_file
 from orchestrator.errors import ExitCode, OrderSystemError, UsageError
 
 STEP_FACTOR = 1.5
@@ -216,7 +217,8 @@ def write_results(result: SearchResult, plan: SearchPlan, slo_seconds: float, di
         "probes": [asdict(probe) for probe in result.probes],
     }
     files = [directory / "capacity.json", directory / "capacity.html"]
-    files[0].write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    output_file.write(files[0], json.dumps(results, indent=2) + "\n")
     # With plotly.js in the page, so that it works offline.
-    capacity_chart(result.probes, 1 - plan.target, slo_seconds).write_html(files[1], include_plotlyjs=True)
+    chart = capacity_chart(result.probes, 1 - plan.target, slo_seconds)
+    output_file.write(files[1], chart.to_html(include_plotlyjs=True))
     return files

@@ -79,8 +79,9 @@ def _timestamp(start: datetime, seconds: float) -> str:
 
 
 def _escape_formula(name: str) -> str:
-    """Escape a name that a spreadsheet would run as a formula; of the allowed characters only `-` can."""
-    return f"'{name}" if name.startswith("-") else name
+    """Escape a name that a spreadsheet would run as a formula, as the API does. A negative integer is no
+    formula."""
+    return f"'{name}" if name.startswith("-") and not name[1:].isdecimal() else name
 
 
 def _table_cell(text: str) -> str:

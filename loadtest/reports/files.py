@@ -6,6 +6,7 @@ latency CSV), and Locust's `locust_stats.csv`, `locust_failures.csv`, `locust_ex
 """
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from locust.stats import PERCENTILES_TO_REPORT, StatsCSV
 
 from loadtest.reports.documents import junit, markdown
 from loadtest.verdict.run_verdict import Verdict
+from orchestrator import output_file
 
 
 def write_reports(
@@ -22,22 +24,22 @@ def write_reports(
 ) -> None:
     """Write all files except verdict.json; `orders_csv` None omits that file. Raises OSError."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "junit.xml").write_bytes(junit(verdict.report))
-    (directory / "summary.md").write_text(markdown(verdict.report), encoding="utf-8")
+    output_file.write(directory / "junit.xml", junit(verdict.report))
+    output_file.write(directory / "summary.md", markdown(verdict.report))
     if orders_csv is not None:
-        (directory / "orders.csv").write_text(orders_csv, encoding="utf-8")
+        output_file.write(directory / "orders.csv", orders_csv)
     locust = StatsCSV(environment, PERCENTILES_TO_REPORT)
     for name, write_rows in (
         ("stats", locust.requests_csv),
         ("failures", locust.failures_csv),
         ("exceptions", locust.exceptions_csv),
     ):
-        with (directory / f"locust_{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            write_rows(csv.writer(file))
-    html = get_html_report(environment, show_download_link=False)
-    (directory / "locust.html").write_text(html, encoding="utf-8")
+        rows = io.StringIO()
+        write_rows(csv.writer(rows))
+        output_file.write(directory / f"locust_{name}.csv", rows.getvalue())
+    output_file.write(directory / "locust.html", get_html_report(environment, show_download_link=False))
 
 
 def write_verdict(directory: Path, verdict: Verdict) -> None:
     """Write `verdict.json`, after all other files: once it exists, the report is complete. Raises OSError."""
-    (directory / "verdict.json").write_text(json.dumps(verdict.report, indent=2) + "\n", encoding="utf-8")
+    output_file.write(directory / "verdict.json", json.dumps(verdict.report, indent=2) + "\n")

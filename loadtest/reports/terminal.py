@@ -16,9 +16,12 @@ from rich.text import Text
 from loadtest.run import Run
 from loadtest.verdict.slo import upper_bound
 from loadtest.verdict.verdict_rows import TIME_COLUMNS, time_rows, verdict_rows
+from orchestrator.errors import ExitCode
 
 LINE_SECONDS = 5.0
 REFRESH_SECONDS = 0.5
+
+_COLORS = {ExitCode.PASSED: "green", ExitCode.NOT_PROVEN: "yellow"}
 
 
 class _Console(Console):
@@ -93,13 +96,13 @@ def show_verdict(report: dict[str, Any]) -> None:
     table.add_column(overflow="fold")
     for row in verdict_rows(report):
         table.add_row(row.label, Text(row.value))
-    passed = report["exit_code"] == 0
+    color = _COLORS.get(report["exit_code"], "red")
     title = f"{report['run_id']} · {report['scenario']} · {report['verdict']}"
-    console.print(Panel(table, title=title, border_style="green" if passed else "red"))
+    console.print(Panel(table, title=title, border_style=color))
     times = Table("ms", *TIME_COLUMNS, box=None, pad_edge=False)
     for name, cells in time_rows(report["times"]):
         times.add_row(name, *cells, style="dim" if name.startswith("step ") else None)
     console.print(times)
-    word = Text(report["verdict"], style="bold green" if passed else "bold red")
+    word = Text(report["verdict"], style=f"bold {color}")
     console.print(Text("verdict  ").append(word).append(f" (exit code {report['exit_code']})"))
     console.print(Text(f"reports  {report['report_dir']}"), soft_wrap=True)

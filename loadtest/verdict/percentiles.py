@@ -2,24 +2,15 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
+from db.read_models.percentiles import percentile
 from loadtest.generator.recording import Ending, OrderRecord
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
 
 Json = dict[str, Any]
-
-
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """Return the nearest-rank percentile of sorted values, as PostgreSQL's percentile_disc; `share` is 0..1.
-
-    Raises ValueError for an empty sequence.
-    """
-    if not ordered:
-        raise ValueError("percentile of no values")
-    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
 
 
 def spread(values: Iterable[float | None]) -> Json | None:

@@ -141,7 +141,7 @@ def _limit_text(limit: Json) -> str:
 def _disturbance_text(disturbance: Json) -> str:
     if disturbance["problem"]:
         return f"not carried out: {disturbance['problem']}"
-    text = f"{disturbance['made_late']} late orders after it"
+    text = _late_after_text(disturbance)
     recovery = disturbance["recovery_seconds"]
     if disturbance["former_level_ms"] is None:
         return f"{text}; too few orders before it to measure an effect on completion time"
@@ -152,6 +152,18 @@ def _disturbance_text(disturbance: Json) -> str:
     if recovery == 0:
         return f"{text}; no measurable effect on completion time"
     return f"{text}; completion time returned to its earlier level after {recovery:.1f} s"
+
+
+def _late_after_text(disturbance: Json) -> str:
+    if "late_after" not in disturbance:
+        # A verdict of an earlier release.
+        return f"{disturbance['made_late']} late orders after it"
+    expected = disturbance["late_expected"]
+    baseline = "unknown how many" if expected is None else f"{expected:.1f} expected"
+    return (
+        f"{disturbance['late_after']} late orders in the {disturbance['seconds_after']:.0f} s after it "
+        f"({baseline} without it)"
+    )
 
 
 def _counts(counts: Json) -> str:

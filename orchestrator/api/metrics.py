@@ -97,7 +97,7 @@ class Metrics(Collector):
 
 def _in_flight(orders: order_metrics.OpenOrders) -> Iterable[Metric]:
     yield GaugeMetricFamily("orders_in_flight", "Orders without an outcome.", orders.orders)
-    yield GaugeMetricFamily("orders_overdue", "Orders in flight past their deadline.", orders.overdue)
+    yield GaugeMetricFamily("orders_overdue", "Orders in flight past their limit.", orders.overdue)
     yield GaugeMetricFamily(
         "orders_compensating", "Aborted orders whose compensation is not complete.", orders.compensating
     )

@@ -4,6 +4,7 @@ Commands about orders use the REST API only. A command that fails prints one sen
 a code of `orchestrator.errors.ExitCode`.
 """
 
+import os
 import sys
 from typing import NoReturn
 
@@ -32,7 +33,17 @@ for module in (stack, orders, system, maintenance, keys):
 def main() -> NoReturn:
     """Run the command in `sys.argv` and exit with its exit code."""
     # Without this, the Temporal SDK can abort the process at interpreter shutdown, with another exit code.
-    exit_immediately(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # A reader that has ended, for example `| head`, needs no message.
+        if not isinstance(error, BrokenPipeError):
+            print_error(f"Cannot write standard output: {error.strerror}.")
+        # The rest of the output would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.CRASHED
+    exit_immediately(code)
 
 
 def run(arguments: list[str]) -> int:

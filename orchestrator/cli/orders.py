@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.live import Live
+from typer.core import TyperCommand
 
 from db.domain import ORDER_ID_PATTERN, ReviewMode, State
 from orchestrator.cli import output
@@ -44,6 +45,14 @@ def _valid_order_id(order_id: str) -> str:
     return order_id
 
 
+class _OrderCommand(TyperCommand):
+    """A command that accepts an order id such as -42, which Typer would read as an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.ignore_unknown_options = any(re.fullmatch(r"-\d[\w-]*", each) for each in args)
+        return super().parse_args(ctx, args)
+
+
 OrderId = Annotated[
     str,
     typer.Argument(metavar="ID", help="1 to 64 letters, digits, '-' or '_'.", callback=_valid_order_id),
@@ -60,15 +69,15 @@ RunId = Annotated[str | None, typer.Option("--run-id", help="The load test of th
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(start)
-    app.command()(status)
-    app.command()(history)
+    app.command(cls=_OrderCommand)(start)
+    app.command(cls=_OrderCommand)(status)
+    app.command(cls=_OrderCommand)(history)
     app.command("list")(list_orders)
-    app.command()(cancel)
-    app.command("update-address")(update_address)
-    app.command()(approve)
-    app.command()(reject)
-    app.command("test")(run_test_order)
+    app.command(cls=_OrderCommand)(cancel)
+    app.command("update-address", cls=_OrderCommand)(update_address)
+    app.command(cls=_OrderCommand)(approve)
+    app.command(cls=_OrderCommand)(reject)
+    app.command("test", cls=_OrderCommand)(run_test_order)
 
 
 def start(

@@ -157,7 +157,7 @@ def audit_report(report: Json) -> RenderableType:
         )
         for invariant in report["invariants"]
     ]
-    open_orders = f"{report['open']} in progress, {report['overdue']} of them past their deadline"
+    open_orders = f"{report['open']} in progress, {report['overdue']} of them past their limit"
     parts: list[RenderableType] = [
         table(", invariant, holds", invariants),
         Text(

@@ -1,20 +1,24 @@
 """Commands of the whole system: audit, export, faults, and its long-running processes."""
 
+import errno
 import json
-import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Annotated
 
 import typer
 
+from orchestrator import output_file
 from orchestrator.cli.connection import ApiUrl, connect
 from orchestrator.cli.output import AsJson, audit_report, console, echo, print_json
-from orchestrator.errors import ExitCode, OrderUnknown, UsageError
+from orchestrator.errors import ExitCode, OrderSystemError, OrderUnknown, UsageError
 from orchestrator.rest_client import Json, RestClient
 from orchestrator.worker import WorkerKind
 
 faults = typer.Typer(help="Show or change the fault profile of the simulated gateways.")
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Run = Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only orders of this run.")]
 
@@ -57,20 +61,19 @@ def export(
 ) -> None:
     """Write the latency CSV: one row for each finished order, with the time of each step."""
     with connect(api_url) as client:
-        if str(csv) == "-":
-            _download(client, run, sys.stdout.buffer)
-            return
-        # Written under another name first, so that an interrupted download is not taken for a complete one.
-        partial = csv.with_name(csv.name + ".partial")
+        is_stream = str(csv) == "-" or output_file.descriptor_of(csv) is not None
         try:
-            with partial.open("wb") as file:
+            with nullcontext(sys.stdout.buffer) if str(csv) == "-" else output_file.opened(csv) as file:
                 orders = _download(client, run, file)
-            os.replace(partial, csv)
+                file.flush()
+        except BrokenPipeError:
+            raise
         except OSError as error:
-            raise UsageError(f"Cannot write {csv}: {error.strerror}.") from error
-        finally:
-            partial.unlink(missing_ok=True)
-    echo(f"{orders} orders in {csv}")
+            failure = OrderSystemError if error.errno in DISK_FULL else UsageError
+            name = "standard output" if str(csv) == "-" else csv
+            raise failure(f"Cannot write {name}: {error.strerror}.") from error
+    if not is_stream:
+        echo(f"{orders} orders in {csv}")
 
 
 def _download(client: RestClient, run: str | None, file: IO[bytes]) -> int:

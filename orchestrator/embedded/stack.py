@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import psutil
 
+from orchestrator import output_file
 from orchestrator.embedded import components, preflight, supervisor
 from orchestrator.embedded.component import Component, ComponentStatus, Report, RunningProcess, Stage
 from orchestrator.embedded.health_checks import HealthChecks
@@ -356,9 +357,7 @@ class Stack:
 
     def _store_settings(self) -> None:
         stored = self.settings.model_copy(update={"orders_home": self.settings.home})
-        file = self._layout.running_settings
-        file.touch(mode=0o600)
-        file.write_text(stored.model_dump_json())
+        output_file.write(self._layout.running_settings, stored.model_dump_json(), mode=0o600)
 
     @contextmanager
     def exclusively(self, report: Report) -> Iterator[None]:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from orchestrator import output_file
 from orchestrator.embedded.component import Component, RunningProcess
 from orchestrator.embedded.layout import Layout
 from orchestrator.errors import StackError
@@ -107,11 +108,11 @@ def write_configuration(layout: Layout, components: Sequence[Component]) -> None
             },
         )
         layout.starts(component.name).write_text("")
-    layout.supervisor_config.write_text("".join(sections))
+    output_file.write(layout.supervisor_config, "".join(sections))
 
 
 def _write_spec(path: Path, spec: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(spec, indent=2))
+    output_file.write(path, json.dumps(spec, indent=2))
 
 
 def start_supervisor(layout: Layout, environment: Mapping[str, str], *, bound: bool) -> int:

@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
+from orchestrator import output_file
 from orchestrator.embedded import postgres, preflight
 from orchestrator.embedded.component import Report
 from orchestrator.embedded.layout import Layout, packaged_program
@@ -176,23 +177,17 @@ def _copy_running_postgres(layout: Layout, target: Path) -> None:
 
 
 def _pack(file: Path, info: BackupInfo, copies: Path, postgres_data: Path) -> None:
-    partial = file.with_name(file.name + ".partial")
     content = json.dumps(asdict(info), indent=2).encode()
     entry = tarfile.TarInfo(_INFO)
     entry.size = len(content)
-    try:
-        # Only the owner may read the file: it contains addresses.
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as target:
-            with tarfile.open(fileobj=target, mode="w:gz", compresslevel=1) as archive:
-                archive.addfile(entry, io.BytesIO(content))
-                archive.add(copies / _TEMPORAL, arcname=_TEMPORAL)
-                archive.add(postgres_data, arcname=_POSTGRES, filter=_without_lock_files)
-            target.flush()
-            os.fsync(target.fileno())
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    # Only the owner may read the file: it contains addresses.
+    with (
+        output_file.opened(file, mode=0o600) as target,
+        tarfile.open(fileobj=target, mode="w:gz", compresslevel=1) as archive,
+    ):
+        archive.addfile(entry, io.BytesIO(content))
+        archive.add(copies / _TEMPORAL, arcname=_TEMPORAL)
+        archive.add(postgres_data, arcname=_POSTGRES, filter=_without_lock_files)
 
 
 def _without_lock_files(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:

@@ -20,6 +20,7 @@ from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 
 from db.domain import Step
 from db.orders import AttemptResult
+from orchestrator import output_file
 from orchestrator.errors import UsageError
 from orchestrator.messages import OrderResult, StepRequest
 from orchestrator.settings import Settings
@@ -138,12 +139,10 @@ def measured_runtime(settings: Settings, name: str) -> Iterator[Runtime]:
 
 
 def _publish(file: Path, address: str, name: str) -> None:
-    partial = file.with_suffix(".partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps([{"targets": [address], "labels": {"component": name}}]))
-        # Atomic, because Prometheus can be reading the file.
-        partial.replace(file)
+        # Prometheus can be reading the file, which is replaced atomically.
+        output_file.write(file, json.dumps([{"targets": [address], "labels": {"component": name}}]))
     except OSError as error:
         log.warning("cannot publish the metrics address", address=address, error=str(error))
     else:

@@ -4,8 +4,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+from db.read_models.percentiles import percentile
 from loadtest.bench.harness import Measurement
-from loadtest.verdict.percentiles import percentile
 
 Query = Callable[[], object]
 

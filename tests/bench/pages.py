@@ -13,7 +13,7 @@ import httpx
 
 from dashboard import export
 from dashboard.data.cached import CHART_SECONDS, LIVE_SECONDS
-from dashboard.sections.orders_table import cursor_of
+from dashboard.filters import cursor_of
 from db.read_models import latency, order_search
 from db.read_models.latency import Selection
 from db.read_only_database import ReadOnlyDatabase
@@ -62,7 +62,10 @@ def random_views(reader: ReadOnlyDatabase, order_ids: list[str], random: Random)
         "overview": ("", {}),
         "overview, an hour": ("", {"window": "1 h"}),
         "orders": ("orders", {}),
-        "orders, failed, older": ("orders", {"state": "failed", "before": cursor_of(details.order)}),
+        "orders, failed, older": (
+            "orders",
+            {"state": "failed", "before": cursor_of(details.order["accepted_at"], details.order["order_id"])},
+        ),
         "orders, of a day": ("orders", {"q": day}),
         "an order": ("orders", {"order": details.order["order_id"]}),
         "reviews": ("reviews", {}),

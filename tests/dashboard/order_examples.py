@@ -28,8 +28,8 @@ def event(kind: str, at: float, state: str, **detail: object) -> dict:
 
 def order_details(*events: dict, running_attempts: list[dict] | None = None, **order: object) -> OrderDetails:
     known = {
-        "order_id": "o", "accepted_at": NOON, "deadline_at": after(15), "finished_at": after(4),
-        "read_at": after(9), "aborted_at": None,
+        "order_id": "o", "accepted_at": NOON, "deadline_at": after(15), "limit_at": after(15),
+        "finished_at": after(4), "read_at": after(9), "aborted_at": None,
     }  # fmt: skip
     return OrderDetails(known | order, list(events), running_attempts or [])
 

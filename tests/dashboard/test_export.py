@@ -32,7 +32,7 @@ async def test_the_csv_equals_that_of_the_api_byte_for_byte(seeded, seeded_url):
     assert exported_csv.count(b"\n") > 50
 
 
-async def test_the_csv_escapes_formulas(driver, order_database_url):
+async def test_the_csv_escapes_formulas_and_no_negative_integer(driver, order_database_url):
     order_id = f"-{new_order().order_id}"
     await driver.carry_to(
         State.COMPLETED, new_order(order_id=order_id, payment_id=f"p{order_id}", run_id="-1")
@@ -41,7 +41,7 @@ async def test_the_csv_escapes_formulas(driver, order_database_url):
     text = b"".join(latency_report.latency_csv(database, Selection(run_id="-1"))).decode()
     database.close()
     (row,) = csv.DictReader(io.StringIO(text))
-    assert (row["order_id"], row["run_id"]) == (f"'{order_id}", "'-1")
+    assert (row["order_id"], row["run_id"]) == (f"'{order_id}", "-1")
 
 
 def test_the_csv_has_the_orders_of_the_filter(seeded, selection):
@@ -93,4 +93,4 @@ async def test_an_invalid_query_returns_422(seeded_url):
     assert response.text == "a run id has 1 to 64 letters, digits, '-' or '_'"
     distant = await get_csv(seeded_url, until="9999-12-31T23:59:59")
     assert distant.status_code == 422
-    assert distant.text == "'until' must be a time such as 2026-01-31T12:00, in the years 2000 to 2099"
+    assert distant.text.startswith("'since' and 'until' must be times such as 2026-01-31T12:00 or ")

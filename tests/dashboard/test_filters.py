@@ -1,5 +1,6 @@
 """Filters in the URL: a link reproduces a view, and an invalid link never shows more orders."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from dashboard import filters
-from dashboard.sections.orders_table import cursor_of, search_of
+from dashboard.filters import cursor_of
+from dashboard.sections.orders_table import search_of
 from db.read_models.latency import Selection
 from orchestrator.errors import RequestMalformed
 
@@ -42,6 +44,51 @@ def test_invalid_parameters_are_rejected(query):
         filters.selection_of(query)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2030-01-01T00:00:00Z",
+        "2030-01-01t00:00:00z",
+        "2030-01-01 00:00:00Z",
+        "2030-01-01T00:00:00.000000000Z",
+        "2030-01-01T02:00:00+02:00",
+        # An unescaped + in a URL.
+        "2030-01-01T02:00:00 02:00",
+        "2029-12-31T18:30:00-05:30",
+        "2030-01-01T00:00",
+        "2030-01-01T00:00:00",
+    ],
+)
+def test_every_rfc_3339_time_is_understood(text):
+    assert filters.selection_of({"since": text}).since == datetime(2030, 1, 1, tzinfo=UTC)
+    assert filters.check_query("latency", [("since", text)]) == {"since": text}
+
+
+@pytest.mark.parametrize(
+    ("page", "parameters", "message"),
+    [
+        ("latency", [("sinse", "2030-01-01T00:00:00Z")], "this page has no parameter 'sinse'; it has run, "),
+        ("latency", [("run", "a"), ("run", "b")], "the parameter 'run' is given twice"),
+        ("reviews", [("run", "a")], "this page has no parameter 'run'; it has none"),
+        ("overview", [("window", "2 min")], "unknown time window: choose one of 1 min, "),
+        ("orders", [("state", "charged")], "unknown state: choose one of any, running, late, "),
+        ("orders", [("run", "my run")], "a run id has"),
+        ("orders", [("before", "nonsense")], "'before' must be the cursor of another page"),
+        ("orders", [("before", "2030-01-01T00:00:00Z")], "'before' must be the cursor of another page"),
+        ("load_tests", [("baseline", "my run")], "a run id has"),
+        ("audit", [("run", "my run")], "a run id has"),
+    ],
+)
+def test_an_unknown_repeated_or_invalid_parameter_is_reported(page, parameters, message):
+    with pytest.raises(RequestMalformed, match=f"^{re.escape(message)}"):
+        filters.check_query(page, parameters)
+
+
+def test_an_empty_parameter_does_not_filter():
+    assert filters.check_query("orders", [("state", ""), ("before", ""), ("run", "")])
+    assert filters.selection_of({"since": "", "outcome": ""}) == Selection()
+
+
 def test_a_range_is_relative_to_now():
     now = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
     selection = filters.selection_of({"range": "Last 24 hours"}, now)
@@ -58,6 +105,5 @@ def test_a_selection_is_widened_to_whole_minutes():
 
 def test_a_cursor_is_restored_from_the_url():
     at = datetime(2026, 1, 1, 12, 0, 0, 123000, tzinfo=UTC)
-    search = search_of(" a ", "late", "", cursor_of({"accepted_at": at, "order_id": "x~y"}))
+    search = search_of(" a ", "late", "", cursor_of(at, "x~y"))
     assert (search.prefix, search.only_late, search.before) == ("a", True, (at, "x~y"))
-    assert search_of("", "any", "", "nonsense").before is None

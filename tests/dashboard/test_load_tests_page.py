@@ -23,7 +23,7 @@ STORED = 130
 COUNTS = """
 select count(*) as accepted, count(*) filter (where state < 'completed') as in_flight,
     count(*) filter (where finished_at is not null) as finished,
-    count(*) filter (where not within_limit or (state < 'completed' and deadline_at < now())) as late,
+    count(*) filter (where not within_limit or (state < 'completed' and limit_at < now())) as late,
     max(accepted_at) as last_accepted_at
 from orders where run_id = %s
 """
@@ -141,12 +141,12 @@ def test_running_runs_are_counted_without_reading_finished_orders(url: str):
     with psycopg.connect(url, row_factory=dict_row, autocommit=True) as connection:
         connection.execute("alter table orders disable trigger orders_reject_illegal_transition")
         connection.execute("update runs set ended_at = null, started_at = now()")
-        # Set some of their orders to running, one of them past its deadline.
+        # Set some of their orders to running, one of them past its limit.
         connection.execute(
             "delete from latency_rollup;"
             "update orders set state = 'charged', abort_reason = null, finished_at = null,"
             " completion_ms = null, within_limit = null,"
-            " deadline_at = now() + (r.n - 2) * interval '1 minute'"
+            " limit_at = now() + (r.n - 2) * interval '1 minute'"
             " from (select order_id, row_number() over () as n from orders where run_id is not null"
             " limit 40) r"
             " where orders.order_id = r.order_id;"

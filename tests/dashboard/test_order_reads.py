@@ -156,8 +156,26 @@ def test_disturbances_of_a_run_have_the_times_of_its_verdict(order_database_url:
         connection.execute(
             "insert into runs (run_id, scenario, options, started_at, ended_at, machine, chaos)"
             " values ('r', 'mixed', '{}', %s, %s, '{}', %s)",
-            (at, at + timedelta(seconds=30), '[{"at_seconds": 5.25, "verb": "stop", "target": "postgres"}]'),
+            (
+                at,
+                at + timedelta(seconds=30),
+                '[{"at_seconds": 5.25, "verb": "stop", "target": "postgres", "problem": null},'
+                ' {"at_seconds": 7, "verb": "kill", "target": "api", "problem": "it is not running"}]',
+            ),
         )
-    # The time in the verdict replaces the recorded time.
+    # The time in the verdict replaces the recorded time. A disturbance that failed is left out.
     assert recorded() == [by_hand, ("r", at + timedelta(seconds=5.25), "stop postgres")]
     database.close()
+
+
+def test_the_newest_disturbances_are_shown(order_database_url: str) -> None:
+    at = datetime(2026, 11, 25, 12, tzinfo=UTC)
+    for second in range(5):
+        runs.record_disturbance(
+            order_database_url, at=at + timedelta(seconds=second), action="kill", component="api",
+            time_budget_seconds=0,
+        )  # fmt: skip
+    database = reader_of(order_database_url)
+    found = latency.disturbances(database, at, at + timedelta(minutes=1), limit=2)
+    database.close()
+    assert [(each.at - at).total_seconds() for each in found] == [3, 4]

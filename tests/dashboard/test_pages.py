@@ -26,6 +26,11 @@ from tests.dashboard.conftest import NAMES, SEEDED, Pages, texts
 NO_API = "No connection to the API\\: start the stack with \\`make up\\`\\."
 NOWHERE = "postgresql://orders_reader@/orders?host=/nowhere&sslmode=disable"
 
+INVALID_TIME = (
+    "'since' and 'until' must be times such as 2026-01-31T12:00 or 2026-01-31T12:00:00Z, "
+    "in the years 2000 to 2099."
+)
+
 EMPTY = {
     "overview": "No orders yet",
     "orders": "No matching orders",
@@ -212,14 +217,14 @@ def test_a_new_order_appears_when_the_database_has_it(page: Pages, seeded_url, m
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ({"outcome": "nonsense"}, "Unknown outcome."),
+        ({"outcome": "nonsense"}, "Unknown outcome: choose one of completed, cancelled, failed."),
         (
             {"since": "yesterday"},
-            "'since' must be a time such as 2026-01-31T12:00, in the years 2000 to 2099.",
+            INVALID_TIME,
         ),
         (
             {"until": "9999-12-31T23:59"},
-            "'until' must be a time such as 2026-01-31T12:00, in the years 2000 to 2099.",
+            INVALID_TIME,
         ),
         ({"faults": "neverseen"}, "Unknown fault profile."),
     ],
@@ -230,7 +235,7 @@ def test_an_invalid_link_shows_only_an_error(page: Pages, seeded_url, query, mes
     assert [plain(error.value) for error in test.error] == [message]
     assert not test.metric
     assert not test.selectbox
-    next(button for button in test.button if button.label == "Show all orders").click().run()
+    next(button for button in test.button if button.label == "Remove filters").click().run()
     assert not test.error
     assert metrics_of(test)["Orders"] == f"{SEEDED:,}"
 

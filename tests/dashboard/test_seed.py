@@ -30,7 +30,7 @@ def test_seeded_runs_have_exact_times(seeded, seeded_url):
         "select completion_ms from orders where run_id = %(r)s order by 1",
         {"r": runs[0]["run_id"]},
     )
-    assert times.completion_ms == [row["completion_ms"] for row in truth]
+    assert times.finished_ms == [row["completion_ms"] for row in truth]
     assert stored_runs.times(seeded, "unknown") is None
     assert stored_runs.running_runs(seeded) == []
     assert len(stored_runs.newest_runs(seeded, 3)) == 3

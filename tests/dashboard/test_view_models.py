@@ -55,6 +55,22 @@ def test_the_span_of_a_stop_ends_at_the_start_of_the_same_component():
     ]
 
 
+@pytest.mark.parametrize("ending", ["restart", "kill"])
+def test_a_restart_and_a_kill_end_a_stop_or_a_pause(ending):
+    disturbances = [
+        Disturbance(None, after(0), "stop", "api"),
+        Disturbance(None, after(2), "pause", "postgres"),
+        Disturbance(None, after(9), ending, "api"),
+        Disturbance(None, after(11), ending, "postgres"),
+    ]
+    assert [(each.since, each.until, each.name) for each in disturbance_spans(disturbances, 15)] == [
+        (after(0), after(9), "stop api"),
+        (after(2), after(11), "pause postgres"),
+        (after(9), after(24), f"{ending} api (+15 s)"),
+        (after(11), after(26), f"{ending} postgres (+15 s)"),
+    ]
+
+
 def test_component_health_is_unknown_while_the_api_is_down():
     assert [(each.name, each.is_healthy) for each in components(None)] == [
         ("API", False), ("PostgreSQL", None), ("Temporal", None), ("Workers", None),

@@ -23,7 +23,10 @@ COLUMNS = (
 
 @pytest.mark.parametrize(
     ("run_id", "cell"),
-    [(f"{prefix}1", f"'{prefix}1") for prefix in ("=", "+", "-", "@", "\t", "\r")] + [("a=1", "a=1")],
+    [(f"{prefix}1", f"'{prefix}1") for prefix in ("=", "+", "@", "\t", "\r")]
+    + [("-1-2", "'-1-2"), ("-a", "'-a"), ("--1", "'--1"), ("a=1", "a=1")]
+    # A negative integer is a number, not a formula.
+    + [("-1", "-1"), ("00017", "00017"), ("NA", "NA")],
 )
 async def test_text_that_starts_like_a_formula_gets_an_apostrophe(
     pool: Database, repository: OrderRepository, run_id: str, cell: str

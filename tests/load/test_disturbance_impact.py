@@ -30,7 +30,7 @@ def five_per_second(seconds: int, slow: range, slow_ms: float) -> list[OrderReco
 def test_recovery_time_after_a_disturbance() -> None:
     records = five_per_second(60, slow=range(20, 26), slow_ms=4_000.0)
     found = impact_of([disturbance(20.0)], records, 15.0)[0]
-    assert found["made_late"] == 0
+    assert found["late_after"] == 0
     assert found["former_level_ms"] == pytest.approx(1_003, abs=3)
     # The last slow order is due at 25.8 s; the median of ten in a row is normal from the 25th second on.
     assert found["recovery_seconds"] == pytest.approx(5.0, abs=1.0)
@@ -77,7 +77,7 @@ def test_rejected_orders_are_attributed_to_the_disturbance_before_them() -> None
     ]
     records = five_per_second(60, range(0), 0.0) + shed
     first, second = impact_of([disturbance(20.0), disturbance(30.0)], records, 15.0)
-    assert (first["made_late"], second["made_late"]) == (7, 0)
+    assert (first["late_after"], second["late_after"]) == (7, 0)
 
 
 def test_completion_time_that_does_not_recover() -> None:
@@ -90,7 +90,7 @@ def test_orders_that_never_finish_count_as_infinitely_slow() -> None:
     nothing = dict.fromkeys(("completion_ms", "end_to_end_ms", "outcome"))
     stuck = [record(n, n / 5, late=True, ending=Ending.UNFINISHED.value, **nothing) for n in range(100, 200)]
     found = impact_of([disturbance(20.0)], before + stuck, 15.0)[0]
-    assert (found["made_late"], found["too_few_after"]) == (100, False)
+    assert (found["late_after"], found["too_few_after"]) == (100, False)
     assert found["recovery_seconds"] is None
     assert "did not return to its earlier level" in disturbance_row(found)
 
@@ -106,14 +106,46 @@ def test_too_few_orders_after_the_disturbance() -> None:
     assert found["former_level_ms"] is not None
     assert found["recovery_seconds"] is None
     assert disturbance_row(found) == (
-        "0 late orders after it; too few orders after it to measure an effect on completion time"
+        "0 late orders in the 15 s after it (0.0 expected without it); "
+        "too few orders after it to measure an effect on completion time"
     )
 
 
 def test_each_late_order_is_attributed_to_one_disturbance() -> None:
     records = five_per_second(60, slow=range(20, 22), slow_ms=16_000.0)
     first, second = impact_of([disturbance(20.0), disturbance(50.0)], records, 15.0)
-    assert (first["made_late"], second["made_late"]) == (10, 0)
+    assert (first["late_after"], second["late_after"]) == (10, 0)
+
+
+def test_late_orders_after_a_disturbance_are_shown_beside_the_number_expected_without_it() -> None:
+    # One order in 25 is late all the time: one in 5 s.
+    records = [record(n, n / 5, completion_ms=16_000.0, late=n % 25 == 0) for n in range(5 * 100)]
+    first, second = impact_of([disturbance(40.0), disturbance(90.0)], records, 15.0)
+    assert (first["late_after"], first["late_expected"], first["seconds_after"]) == (10, 10.0, 50.0)
+    assert (second["late_after"], second["late_expected"]) == (5, pytest.approx(5.0, abs=0.1))
+    assert disturbance_row(first).startswith(
+        "10 late orders in the 50 s after it (10.0 expected without it); "
+    )
+
+
+def test_without_a_limit_that_passed_before_it_no_number_is_expected() -> None:
+    (found,) = impact_of([disturbance(10.0)], five_per_second(60, range(0), 0.0), 15.0)
+    assert found["late_expected"] is None
+    assert "(unknown how many without it)" in disturbance_row(found)
+
+
+def test_a_disturbance_that_was_not_carried_out_ends_no_period() -> None:
+    records = five_per_second(60, slow=range(30, 32), slow_ms=16_000.0)
+    failed = disturbance(30.0) | {"problem": "it is not running"}
+    first, _ = impact_of([disturbance(20.0), failed], records, 15.0)
+    assert (first["late_after"], first["late_expected"]) == (10, 0.0)
+
+
+def test_a_verdict_of_an_earlier_release_has_late_orders_without_a_baseline() -> None:
+    (found,) = impact_of([disturbance(20.0)], five_per_second(60, range(0), 0.0), 15.0)
+    for name in ("late_after", "late_expected", "seconds_after"):
+        del found[name]
+    assert disturbance_row(found | {"made_late": 3}).startswith("3 late orders after it; ")
 
 
 def test_too_few_orders_before_the_disturbance() -> None:

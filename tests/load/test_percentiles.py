@@ -3,9 +3,12 @@
 from dataclasses import astuple, replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 
+from db.read_models.percentiles import nearest_rank, percentile, percentile_of_counts
 from loadtest.generator.recording import OrderRecord
-from loadtest.verdict.percentiles import per_second, percentile, spread
+from loadtest.verdict.percentiles import per_second, spread
 from tests.load.records import record
 
 
@@ -16,6 +19,22 @@ def test_percentiles_are_measured_values() -> None:
     assert spread([None, None]) is None
     with pytest.raises(ValueError, match="no values"):
         percentile([], 0.5)
+
+
+@given(
+    some.lists(some.integers(0, 20_000), min_size=1, max_size=300),
+    some.sampled_from([0.5, 0.66, 0.9, 0.95, 0.99, 0.999, 1.0]),
+)
+def test_percentiles_of_counts_are_those_of_the_values(times: list[int], share: float) -> None:
+    counts = {time: times.count(time) for time in times}
+    assert percentile_of_counts(counts, share) == percentile(sorted(times), share)
+
+
+def test_the_rank_is_exact_for_every_number_of_orders() -> None:
+    # 0.99 is no exact float: a product just above a whole number would give the next rank.
+    for percent in (50, 90, 95, 99):
+        for orders in range(1, 20_000):
+            assert nearest_rank(percent / 100, orders) == -(-percent * orders // 100)
 
 
 def test_statistics_per_second() -> None:

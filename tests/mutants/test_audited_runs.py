@@ -252,15 +252,15 @@ async def test_open_orders_are_listed_and_overdue_ones_counted(
         for order in orders:
             await until_in_review(shop, order.order_id)
         await pool.execute(
-            "update orders set deadline_at = now() - interval '1 second' where order_id = any (%(ids)s)",
+            "update orders set limit_at = now() - interval '1 second' where order_id = any (%(ids)s)",
             {"ids": [order.order_id for order in orders[:3]]},
         )
         report = await audit(pool, client, shop.run_id)
         exit_code, printed = await command_line.run("audit", "--run", shop.run_id)
         for handle in handles:
             await handle.terminate()
-    assert (len(report.open_orders), report.overdue) == (22, 3)
+    assert (len(report.open_orders), report.overdue, report.late) == (22, 3, 3)
     assert exit_code == ExitCode.PASSED
-    assert "22 in progress, 3 of them past their deadline" in printed
+    assert "22 in progress, 3 of them past their limit" in printed
     assert [order.order_id in printed for order in orders] == [True] * 20 + [False] * 2
     assert "and 2 more" in printed

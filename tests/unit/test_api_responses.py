@@ -18,7 +18,6 @@ from orchestrator.api import problem_details
 from orchestrator.api.middleware.security_headers import SecurityHeaders
 from orchestrator.api.schemas.pagination import CURSOR_PATTERN, cursor_of, parse_cursor
 from orchestrator.api.schemas.requests import LatencyQuery
-from orchestrator.api.schemas.responses import rfc3339
 from orchestrator.errors import (
     DatabaseUnavailable,
     OrderUnknown,
@@ -29,6 +28,7 @@ from orchestrator.errors import (
     TooLate,
     WrongCredentials,
 )
+from orchestrator.rfc3339 import format_rfc3339
 from orchestrator.security.headers import API_HEADERS
 
 # Hypothesis adds the time zone itself.
@@ -70,7 +70,7 @@ def test_any_other_cursor_is_malformed(text: str) -> None:
 
 
 def test_times_are_utc_with_milliseconds() -> None:
-    assert rfc3339(NOW.replace(microsecond=0)) == "2026-01-31T12:00:00.000Z"
+    assert format_rfc3339(NOW.replace(microsecond=0)) == "2026-01-31T12:00:00.000Z"
 
 
 @pytest.mark.parametrize(

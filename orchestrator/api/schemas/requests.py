@@ -1,7 +1,7 @@
 """Bodies and queries of the REST API, and the constrained types of their fields."""
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import Header
@@ -21,6 +21,7 @@ from pydantic import (
 from db import domain
 from orchestrator.api.schemas.pagination import CURSOR_PATTERN
 from orchestrator.messages import MAX_ADDRESS_VERSION
+from orchestrator.rfc3339 import parse_rfc3339
 
 MAX_WAIT_SECONDS = 60.0
 """Maximum duration of a long poll; a longer `?wait=` is cut to it."""
@@ -130,21 +131,15 @@ Integer = Annotated[StrictInt, BeforeValidator(_to_integer)]
 Seed = Annotated[Integer, between(0, 2**53 - 1)]
 
 
-def _require_text(value: object) -> object:
+def _parse_time(value: object) -> datetime:
     # Pydantic also accepts numbers, and numbers in strings, as Unix times.
-    if not isinstance(value, str) or not value[:4].isdecimal() or value[4:5] != "-":
-        raise ValueError("must be a time like 2026-01-31T12:00:00.000Z")
-    return value
-
-
-def _to_utc(time: datetime) -> datetime:
     try:
-        return time.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("must be a time between the years 1 and 9999 in UTC") from None
+        return parse_rfc3339(str(value))
+    except ValueError:
+        raise ValueError("must be a time like 2026-01-31T12:00:00.000Z, in the years 1 to 9999") from None
 
 
-Time = Annotated[AwareDatetime, BeforeValidator(_require_text), AfterValidator(_to_utc)]
+Time = Annotated[AwareDatetime, BeforeValidator(_parse_time)]
 
 
 _COUNTRIES_WITHOUT_STATES = sorted(domain.COUNTRIES - domain.COUNTRIES_WITH_STATES)

@@ -1,7 +1,7 @@
 """Responses of the REST API, built from the read models."""
 
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
@@ -15,19 +15,16 @@ from db.read_models.order_details import OrderSummary, StoredOrder
 from orchestrator.audit import AuditReport
 from orchestrator.gateways.fault_injection import named_profile
 from orchestrator.messages import order_workflow_id
-
-
-def rfc3339(time: datetime, timespec: str = "milliseconds") -> str:
-    """Return the time in UTC with the suffix Z."""
-    return time.astimezone(UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
-
+from orchestrator.rfc3339 import format_rfc3339
 
 _TIME_SCHEMA = WithJsonSchema({"type": "string", "format": "date-time"})
 
-Timestamp = Annotated[datetime, PlainSerializer(rfc3339, when_used="json"), _TIME_SCHEMA]
+Timestamp = Annotated[datetime, PlainSerializer(format_rfc3339, when_used="json"), _TIME_SCHEMA]
 
 EventTimestamp = Annotated[
-    datetime, PlainSerializer(lambda time: rfc3339(time, "microseconds"), when_used="json"), _TIME_SCHEMA
+    datetime,
+    PlainSerializer(lambda time: format_rfc3339(time, "microseconds"), when_used="json"),
+    _TIME_SCHEMA,
 ]
 """In microseconds: events of one order can be less than a millisecond apart."""
 
@@ -183,10 +180,11 @@ class LatencyResponse(BaseModel):
     run_id: str | None
     since: Timestamp | None
     until: Timestamp | None
-    count: int = Field(description="Orders with an outcome.")
-    late: int = Field(description="Orders with an outcome after their deadline.")
+    count: int = Field(description="Finished and overdue orders: `late` are some of these.")
+    late: int = Field(description="Orders with an outcome after their limit, and overdue orders.")
+    finished: int = Field(description="Orders with an outcome. The times are those of these orders.")
     open: int = Field(description="Orders without an outcome.")
-    overdue: int = Field(description="Open orders past their deadline.")
+    overdue: int = Field(description="Open orders past their limit.")
     outcomes: dict[str, int]
     completion_ms: Percentiles | None
     end_to_end_ms: Percentiles | None
@@ -199,8 +197,9 @@ class LatencyResponse(BaseModel):
             run_id=selected.run_id,
             since=selected.since,
             until=selected.until,
-            count=summary["finished"],
+            count=summary["finished"] + summary["overdue"],
             late=summary["late"],
+            finished=summary["finished"],
             open=summary["open"],
             overdue=summary["overdue"],
             outcomes=summary["outcomes"],
@@ -227,12 +226,12 @@ class AuditResponse(BaseModel):
     run_id: str | None
     clean: bool
     finished: int = Field(description="Orders with an outcome.")
-    late: int
+    late: int = Field(description="Orders with an outcome after their limit, and overdue orders.")
     open: int = Field(
         description="Orders without an outcome, or about to be closed by the reconciler: not checked."
     )
     open_orders: list[str]
-    overdue: int = Field(description="Open orders past their deadline.")
+    overdue: int = Field(description="Open orders past their limit.")
     workflows_checked: int = Field(description="Closed workflows compared with the order database.")
     uncompared: int = Field(
         description="Orders with an outcome but without a closed workflow in Temporal's list: the workflow "

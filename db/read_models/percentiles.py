@@ -1,0 +1,25 @@
+"""Nearest-rank percentiles: the rule for every percentile that is not read from the rollup."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+
+def nearest_rank(share: float, count: int) -> int:
+    """Return the rank, from 1, of a percentile among `count` sorted values, as PostgreSQL's percentile_disc.
+
+    `share` is 0 to 1. Raises ValueError without values.
+    """
+    if count < 1:
+        raise ValueError("percentile of no values")
+    return max(math.ceil(share * count), 1)
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """Return the nearest-rank percentile of sorted values. Raises ValueError for an empty sequence."""
+    return ordered[nearest_rank(share, len(ordered)) - 1]
+
+
+def percentile_of_counts(counts: Mapping[int, int], share: float) -> int:
+    """Return the nearest-rank percentile of values, given as their counts. Raises ValueError if empty."""
+    rank = nearest_rank(share, sum(counts.values()))
+    return next(value for value in sorted(counts) if (rank := rank - counts[value]) <= 0)
