@@ -6,6 +6,7 @@ from typing import Any
 
 from loadtest.verdict.comparison import comparison_text
 from loadtest.verdict.percentiles import PERCENTILES
+from loadtest.verdict.schema import upgraded
 
 Json = dict[str, Any]
 
@@ -34,6 +35,7 @@ class VerdictRow:
 
 def verdict_rows(report: Json) -> list[VerdictRow]:
     """Return the rows of a verdict in reading order, without its times (`time_rows`)."""
+    report = upgraded(report)
     run, limit, database = report["run"], report["limit"], report["database"]
     rows = [
         VerdictRow("run", _run_text(run), _status(run["valid"]), tuple(run["problems"])),

