@@ -6,9 +6,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The first suitable interpreter. To use another one: make setup PYTHON=/path/to/python
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
-	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; exit; }; \
+	"$$python" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; exit; }; \
 	done; echo python3)
 ARGS ?=
+
+# Settings of other programs must not break the environment or the commands. pip keeps those of its index.
+PIP_INDEX := PIP_CONFIG_FILE PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_NO_INDEX PIP_FIND_LINKS PIP_TRUSTED_HOST PIP_PROXY \
+	PIP_CERT PIP_CLIENT_CERT PIP_KEYRING_PROVIDER PIP_NO_INPUT PIP_CACHE_DIR PIP_NO_CACHE_DIR PIP_TIMEOUT \
+	PIP_DEFAULT_TIMEOUT PIP_RETRIES
+unexport $(filter-out $(PIP_INDEX),$(filter PIP_%,$(.VARIABLES))) $(filter-out PYTHON,$(filter PYTHON%,$(.VARIABLES)))
+# A configuration file of pip can set the same.
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-user --target= --prefix="$$(cd "$(VENV)" && pwd)"
 
 .PHONY: help setup up down demo test proofs browser lint format bench loadbench chaos fuzz machines overload soak alerts requirements
 
@@ -35,20 +43,27 @@ setup: $(VENV)/.complete
 
 # Created again if requirements.txt changes. The stamp is written last, so an interrupted set-up is repeated.
 $(VENV)/.complete: requirements.txt
+	@test -n "$(VENV)" || { echo "VENV is empty; set it to a directory" >&2; exit 2; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "Python 3.11 or newer is needed, and $(PYTHON) is older; install it, or run: make setup PYTHON=/path/to/python" >&2; \
 		exit 2; }
-	@# --clear would delete the files of the environment that a symbolic link points to.
+	@# The directory is replaced, so it must be empty, or the environment of this checkout.
 	@test ! -L "$(VENV)" || { \
 		echo "$(VENV) is a symbolic link to another environment; install requirements.txt there" >&2; \
 		exit 2; }
+	@test ! -e "$(VENV)" || test -z "$$(ls -A "$(VENV)")" \
+		|| { test "$(VENV)" = .venv && test -f .venv/pyvenv.cfg; } \
+		|| test "$$(cat "$(VENV)/.checkout" 2>/dev/null)" = "$(CURDIR)" || { \
+		echo "$(VENV) is not the virtual environment of this checkout; set VENV to another directory, or remove it" >&2; \
+		exit 2; }
 	@echo "Installing the packages of requirements.txt into $(VENV), once"
-	@"$(PYTHON)" -m venv --clear "$(VENV)" || { \
+	@rm -rf "$(VENV)" && mkdir -p "$(VENV)" && echo "$(CURDIR)" > "$(VENV)/.checkout"
+	@"$(PYTHON)" -m venv "$(VENV)" || { \
 		echo "The virtual environment could not be created; if Python's venv module is missing, install it (on Debian: python3-venv)" >&2; \
 		exit 2; }
-	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
+	@"$(BIN)/python" $(PIP_INSTALL) --require-hashes --requirement requirements.txt
 	@# The project itself, for the command `orders`. Its build needs nothing that is not installed above.
-	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation --editable .
+	@"$(BIN)/python" $(PIP_INSTALL) --no-index --no-deps --no-build-isolation --editable .
 	@touch "$@"
 
 up: setup
