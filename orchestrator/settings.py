@@ -101,6 +101,7 @@ class Settings(BaseSettings):
     orders_home: Path = Path("var")
     database_url: str | None = Field(default=None, validation_alias=AliasChoices("DATABASE_URL", "DB_URL"))
     database_reader_url: str | None = None
+    database_prepared_statements: bool | None = None
 
     temporal_address: str | None = Field(
         default=None, pattern=r"^[^/\s]+:[0-9]+$", description="HOST:PORT, for example localhost:7233"
@@ -210,6 +211,7 @@ class Settings(BaseSettings):
             "orders_home": home,
             "database_url": None,
             "database_reader_url": None,
+            "database_prepared_statements": None,
             "temporal_address": None,
             "temporal_host": None,
             "temporal_profile": None,

@@ -50,7 +50,9 @@ def create_app(settings: Settings) -> FastAPI:
         )
         url = settings.order_database_url
         async with (
-            Database(url, application_name="api") as database,
+            Database(
+                url, application_name="api", prepares_statements=settings.database_prepared_statements
+            ) as database,
             Database(url, max_size=CONNECTIONS, application_name="api-reports") as reports,
         ):
             outcomes = OutcomeNotifier(database)

@@ -110,7 +110,11 @@ async def _serve(
 ) -> None:
     """Run workers and background tasks until `stopping` is set, then shut them down."""
     client = await _connect(settings, name, runtime, tracing)
-    async with Database(settings.order_database_url, application_name=name) as database:
+    async with Database(
+        settings.order_database_url,
+        application_name=name,
+        prepares_statements=settings.database_prepared_statements,
+    ) as database:
         metrics = WorkerMetrics(runtime.metric_meter)
         injector = FaultInjector(named_profile("none"))
         activities = ActivitySet.create(

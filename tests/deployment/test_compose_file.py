@@ -51,6 +51,7 @@ NOT_FOR_CONTAINERS = {
     "ORDERS_HOME": "set in the image",
     "DATABASE_URL": "each service has its own user",
     "DATABASE_READER_URL": "the dashboard has its own user",
+    "DATABASE_PREPARED_STATEMENTS": "no connection pooler",
     "BIND_ADDRESS": "access depends on the networks",
     "API_URL": "the name of the service",
     "AUTH": "always required",
