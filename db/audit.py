@@ -6,7 +6,7 @@ from datetime import datetime
 
 from db import queries
 from db.database import Database, Row
-from db.domain import GATEWAY_STEPS
+from db.domain import GATEWAY_STEPS, TemporalNamespace
 from db.transitions import STATE_MACHINE
 
 _SQL = queries.load("audit.sql")
@@ -50,12 +50,14 @@ class DatabaseAudit:
     """`finished` orders have their outcome. `open_orders` do not and are not checked; `overdue` of them are
     past their limit and count as `late`. All as of `read_at`, by PostgreSQL's clock.
 
-    `since` is when the first of these orders was accepted, `last_finished_at` when the last one finished, and
+    The workflows of `finished_elsewhere` are in another Temporal namespace than the audited one. `since` is
+    when the first of these orders was accepted, `last_finished_at` when the last one finished, and
     `run_started_at` when the run started; None if there is none. `without_events` of the finished orders were
     accepted before `events_since` (None if no events were deleted), so the invariants about events skip them.
     """
 
     finished: int
+    finished_elsewhere: int
     late: int
     open_orders: list[str]
     overdue: int
@@ -68,9 +70,15 @@ class DatabaseAudit:
     violations: list[Violation] = field(default_factory=list)
 
 
-async def audit_database(database: Database, run_id: str | None = None) -> DatabaseAudit:
-    """Check every invariant that PostgreSQL alone can show, for one run or for all orders."""
-    scope = await database.fetch_one(_SQL["scope"], {"run_id": run_id})
+async def audit_database(
+    database: Database, run_id: str | None = None, temporal: TemporalNamespace | None = None
+) -> DatabaseAudit:
+    """Check every invariant that PostgreSQL alone can show, for one run or for all orders.
+
+    `temporal` is the namespace whose workflows the caller compares; None if it compares none.
+    """
+    namespace = {"cluster_id": temporal and temporal.cluster_id, "namespace": temporal and temporal.name}
+    scope = await database.fetch_one(_SQL["scope"], {"run_id": run_id} | namespace)
     assert scope is not None, "an aggregate returns a row"
     # Two queries at a time use two cores and leave connections of the pool for others.
     slots = asyncio.Semaphore(2)

@@ -177,8 +177,17 @@ SAMPLE_ITEMS = (Item(sku="SAMPLE-1", quantity=1, unit_price_cents=4_200),)
 
 
 @dataclass(frozen=True)
+class TemporalNamespace:
+    """A namespace of a Temporal cluster. The cluster keeps its id when its address changes."""
+
+    cluster_id: str
+    name: str
+
+
+@dataclass(frozen=True)
 class NewOrder:
-    """An order as it is inserted. `fingerprint` is a digest of what the customer ordered."""
+    """An order as it is inserted. `fingerprint` is a digest of what the customer ordered; `database_id` is
+    the order database that it was placed for, None if it was placed without the API."""
 
     order_id: str
     workflow_run_id: str
@@ -193,6 +202,7 @@ class NewOrder:
     accepted_at: datetime
     deadline_at: datetime
     start_request_id: str | None = None
+    database_id: str | None = None
 
 
 EARLY_APPROVAL = "the approval takes effect when the review begins"

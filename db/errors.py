@@ -2,6 +2,7 @@
 
 OrderSystemError
  ├─ ValueRejected                  PostgreSQL cannot store or compare a value; a retry fails too
+ ├─ WrongDatabase                  an order of another order database
  └─ ServiceUnavailable             a service cannot be used at the moment
      └─ DatabaseError              PostgreSQL did not run the statement
          ├─ DatabaseUnavailable    no connection, or the connection was lost
@@ -33,6 +34,10 @@ class ValueRejected(OrderSystemError):
         """PostgreSQL's message without its detail, which can contain the row."""
         diagnostic = getattr(self.__cause__, "diag", None)
         return getattr(diagnostic, "message_primary", None) or type(self.__cause__).__name__
+
+
+class WrongDatabase(OrderSystemError):
+    """The order was placed for another order database."""
 
 
 class ServiceUnavailable(OrderSystemError):

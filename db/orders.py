@@ -21,7 +21,9 @@ from db.domain import (
     RequestResult,
     State,
     Step,
+    TemporalNamespace,
 )
+from db.errors import WrongDatabase
 from db.transitions import STATE_MACHINE
 
 _SQL = queries.load("orders.sql")
@@ -95,22 +97,32 @@ class StaleAttempt(Exception):
 
 
 class OrderRepository:
-    """Writes to the order tables; tags each event with the worker's identity."""
+    """Writes to the order tables; tags each event with the worker's identity, and each new order with the
+    worker's Temporal namespace."""
 
-    def __init__(self, database: Database, worker: str) -> None:
+    def __init__(self, database: Database, worker: str, temporal: TemporalNamespace) -> None:
         self._database = database
+        self._temporal = temporal
         self._common_parameters = {"worker": worker, "no_abort_from": STATE_MACHINE.no_abort_from}
 
     async def insert_order(self, order: NewOrder) -> bool:
-        """Insert an order unless it exists. Return False when it exists for another workflow run."""
+        """Insert an order unless it exists. Return False when it exists for another workflow run.
+
+        Raises WrongDatabase when the order was placed for another order database.
+        """
         parameters = vars(order) | {
+            "temporal_cluster_id": self._temporal.cluster_id,
+            "temporal_namespace": self._temporal.name,
             "address": Jsonb(order.address.to_json()),
             "items": Jsonb([asdict(item) for item in order.items]),
         }
         if await self._execute("insert_order", **parameters):
             return True
         row = await self._fetch_one("workflow_run", order_id=order.order_id)
-        return row is not None and row["workflow_run_id"] == order.workflow_run_id
+        if row is None:
+            raise WrongDatabase(f"order {order.order_id} was placed for order database {order.database_id}")
+        is_same: bool = row["workflow_run_id"] == order.workflow_run_id
+        return is_same
 
     async def start_next_attempt(
         self, order_id: str, step: Step, ended: AttemptResult | None = None

@@ -8,6 +8,7 @@ OrderSystemError
  ├─ ServiceUnavailable      a service is not responding                  (HTTP 503)
  │   ├─ DatabaseError       PostgreSQL; its kinds are in `db.errors`
  │   └─ TemporalUnavailable
+ ├─ TemporalReplaced        the server at the address is another cluster than before
  ├─ PayloadUnreadable       no key in PAYLOAD_KEYS decrypts a payload    (HTTP 503)
  ├─ RequestRejected
  │   ├─ RequestMalformed    HTTP 422
@@ -38,6 +39,7 @@ from db.errors import TooManyConnections as TooManyConnections
 from db.errors import TransactionConflict as TransactionConflict
 from db.errors import ValueRejected as ValueRejected
 from db.errors import WrongCredentials as WrongCredentials
+from db.errors import WrongDatabase as WrongDatabase
 
 
 class ExitCode(IntEnum):
@@ -75,6 +77,10 @@ class StartRefused(UsageError):
 
 class TemporalUnavailable(ServiceUnavailable):
     """Temporal is not responding. Try again shortly."""
+
+
+class TemporalReplaced(OrderSystemError):
+    """The Temporal server is another cluster than before. Restart this process."""
 
 
 class PayloadUnreadable(OrderSystemError):

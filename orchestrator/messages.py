@@ -55,7 +55,7 @@ class OrderRequest:
 
     `requested_at` is the scheduled send time of an open-loop load test, else the time of the request;
     `limit_seconds` is the time from acceptance to the outcome; `start_request_id` stands for the idempotency
-    key of the start.
+    key of the start; `database_id` is the API's order database.
     """
 
     order_id: str
@@ -69,6 +69,7 @@ class OrderRequest:
     run_id: str | None = None
     shipping_task_queue: str = "shipping-tq"
     start_request_id: str | None = None
+    database_id: str | None = None
 
     @property
     def amount_cents(self) -> int:
@@ -108,6 +109,7 @@ class OrderRequest:
             requested_at=self.requested_at,
             accepted_at=accepted_at,
             deadline_at=accepted_at + timedelta(seconds=self.limit_seconds),
+            database_id=self.database_id,
         )
 
     def validation_errors(self) -> list[str]:

@@ -145,6 +145,8 @@ class Settings(BaseSettings):
     order_workers: int = Field(default=2, ge=1, le=32)
     shipping_workers: int = Field(default=2, ge=1, le=32)
 
+    reconciler_max_orphans: int = Field(default=20, ge=0, le=1_000_000)
+
     worker_metrics_port: int = Field(default=0, ge=0, le=65535)
     otel_exporter_otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://", description=_URL)
     liveness_file: Path | None = None

@@ -6,10 +6,12 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure, WorkflowNotReadyFailure
+from temporalio.api.workflowservice.v1 import GetClusterInfoRequest
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig, ClientConnectConfig
 from temporalio.service import KeepAliveConfig, RPCError, RPCStatusCode
 
+from db.domain import TemporalNamespace
 from orchestrator.errors import SettingsError, TemporalUnavailable
 from orchestrator.security.payload_codec import data_converter
 from orchestrator.security.payload_keys import PayloadKeys
@@ -87,6 +89,15 @@ def temporal_errors() -> Iterator[None]:
         if "connect" in str(error).lower() or "transport" in str(error).lower():
             raise TemporalUnavailable from error
         raise
+
+
+async def temporal_namespace(client: Client) -> TemporalNamespace:
+    """Return the namespace and the id of the server's cluster. Raises TemporalUnavailable."""
+    with temporal_errors():
+        cluster = await client.workflow_service.get_cluster_info(
+            GetClusterInfoRequest(), retry=False, timeout=RPC_TIMEOUT
+        )
+    return TemporalNamespace(cluster.cluster_id, client.namespace)
 
 
 def is_not_ready(error: RPCError) -> bool:

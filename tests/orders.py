@@ -7,12 +7,22 @@ from typing import Any
 from uuid import uuid4
 
 from db.database import Database, Row
-from db.domain import GATEWAY_STEPS, Address, AttemptOutcome, Reason, RequestResult, State, Step
+from db.domain import (
+    GATEWAY_STEPS,
+    Address,
+    AttemptOutcome,
+    Reason,
+    RequestResult,
+    State,
+    Step,
+    TemporalNamespace,
+)
 from db.orders import AttemptResult, OrderRepository
 from db.transitions import STATE_MACHINE
 from orchestrator.gateways.fault_injection import FaultInjector, named_profile
 from orchestrator.messages import OrderRequest
 
+TEMPORAL = TemporalNamespace("cluster-of-the-tests", "default")
 ADDRESS = Address("1 Main Street", "Springfield", "IL", "62701")
 OTHER_ADDRESS = Address("2 Side Street", "Shelbyville", "IL", "62565")
 

@@ -12,16 +12,19 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDReusePolicy
 
 from db.database import Database, Row
+from db.domain import TemporalNamespace
 from db.orders import OrderRepository
 from orchestrator.gateways.fault_injection import FaultInjector
 from orchestrator.gateways.protocols import Gateways
 from orchestrator.gateways.simulated import simulated_gateways
 from orchestrator.messages import OrderRequest, OrderResult, order_workflow_id
+from orchestrator.temporal_client import temporal_namespace
 from orchestrator.worker.factory import ActivitySet, order_worker, shipping_worker
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 from tests.orders import ADDRESS
 
+RepositoryFactory = Callable[[Database, str, TemporalNamespace], OrderRepository]
 ActivitySetFactory = Callable[[OrderRepository, FaultInjector, Gateways], ActivitySet]
 VISIBLE_SECONDS = 10.0
 POLL_SECONDS = 0.02
@@ -89,13 +92,14 @@ async def open_shop(
     faults: FaultInjector,
     *,
     name: str = "shop",
-    repository: Callable[[Database, str], OrderRepository] = OrderRepository,
+    repository: RepositoryFactory = OrderRepository,
     activities: ActivitySetFactory = ActivitySet.create,
 ) -> AsyncIterator[Shop]:
     """Run the workers of a shop until the block ends."""
     run_id = f"{name}-{uuid4().hex[:8]}"
     shop = Shop(run_id, client, pool, f"{run_id}-orders", f"{run_id}-shipping")
-    worker_activities = activities(repository(pool, run_id), faults, simulated_gateways(pool))
+    orders = repository(pool, run_id, await temporal_namespace(client))
+    worker_activities = activities(orders, faults, simulated_gateways(pool))
     async with (
         order_worker(client, shop.order_queue, worker_activities),
         shipping_worker(client, shop.shipping_queue, worker_activities),

@@ -8,8 +8,15 @@ create type order_state as enum (
 
 create type attempt_outcome as enum ('ok', 'error', 'timeout', 'declined', 'lost');
 
+-- One row: the identity of this order database. A task queue of Temporal serves one order database.
+create table database_identity (database_id uuid not null);
+insert into database_identity values (gen_random_uuid());
+
 create table orders (
     order_id text primary key check (order_id ~ '^[A-Za-z0-9_-]{1,64}$'),
+    -- The workflow that processes the order: its namespace in a Temporal cluster, and its first run.
+    temporal_cluster_id text not null,
+    temporal_namespace text not null,
     workflow_run_id text not null,
     run_id text,
     fingerprint text not null,
@@ -125,10 +132,27 @@ create table step_attempts (
     primary key (order_id, step)
 ) with (fillfactor = 50);
 
+-- One row per Temporal namespace whose workers have used this database: which worker reconciles its orders, and whether
+-- the reconciler has stopped because it found more orphaned orders than RECONCILER_MAX_ORPHANS.
+create table reconcilers (
+    temporal_cluster_id text not null,
+    temporal_namespace text not null,
+    leader text,
+    leader_until timestamptz,
+    stopped_at timestamptz,
+    orphans int,
+    orphan_examples text[],
+    -- When a person last confirmed that the orphaned orders of that time may be closed.
+    confirmed_at timestamptz,
+    primary key (temporal_cluster_id, temporal_namespace)
+) with (fillfactor = 50);
+
 -- migrate:down
+drop table reconcilers;
 drop table step_attempts;
 drop function selected_orders;
 drop table orders;
+drop table database_identity;
 drop function reject_illegal_transition;
 drop function is_legal_transition;
 drop type attempt_outcome;

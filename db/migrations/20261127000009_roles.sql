@@ -65,7 +65,7 @@ begin
     end loop;
     if exists (select from pg_roles where rolname = 'orders_writer') then
         grant insert on events, provider.ledger, fault_changes, disturbances to orders_writer;
-        grant insert, update on orders, payments, shipments, runs, latency_rollup,
+        grant insert, update on orders, payments, shipments, reconcilers, runs, latency_rollup,
             provider.packages, provider.parcels to orders_writer;
         grant insert, update, delete on step_attempts to orders_writer;
     end if;

@@ -9,6 +9,8 @@
 
 -- name: scope
 select count(*) filter (where state >= 'completed') as finished,
+    count(*) filter (where state >= 'completed' and (temporal_cluster_id, temporal_namespace)
+        is distinct from (%(cluster_id)s::text, %(namespace)s::text)) as finished_elsewhere,
     count(*) filter (where not within_limit or (state < 'completed' and limit_at < now())) as late,
     count(*) filter (where state < 'completed' and limit_at < now()) as overdue,
     coalesce(array_agg(order_id order by accepted_at) filter (where state < 'completed'), '{}') as open_orders,

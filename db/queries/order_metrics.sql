@@ -13,7 +13,8 @@ select count(*) as orders,
     count(*) filter (where limit_at < now()) as overdue,
     count(*) filter (where abort_reason is not null) as compensating,
     count(*) filter (where abort_reason is not null and deadline_at < now()) as compensating_overdue,
-    extract(epoch from min(deadline_at) - now())::float8 as least_seconds_left
+    extract(epoch from min(deadline_at) - now())::float8 as least_seconds_left,
+    exists (select from reconcilers where stopped_at is not null) as is_reconciler_stopped
 from orders where state < 'completed';
 
 -- name: load_sample

@@ -9,14 +9,16 @@
 -- has no effect. The lock of the order's row is taken before that of the attempt's row.
 
 -- name: insert_order
+-- Inserts nothing if the order exists, or if it was placed for another order database.
 with new_order as (
     insert into orders (
-        order_id, workflow_run_id, run_id, fingerprint, address, items, amount_cents, payment_id, review,
-        requested_at, accepted_at, deadline_at, limit_at, last_event_at, current_step, applied_request_ids
+        order_id, temporal_cluster_id, temporal_namespace, workflow_run_id, run_id, fingerprint, address, items,
+        amount_cents, payment_id, review, requested_at, accepted_at, deadline_at, limit_at, last_event_at, current_step,
+        applied_request_ids
     )
-    values (
-        %(order_id)s, %(workflow_run_id)s, %(run_id)s, %(fingerprint)s, %(address)s, %(items)s,
-        %(amount_cents)s, %(payment_id)s, %(review)s,
+    select
+        %(order_id)s, %(temporal_cluster_id)s, %(temporal_namespace)s, %(workflow_run_id)s, %(run_id)s,
+        %(fingerprint)s, %(address)s, %(items)s, %(amount_cents)s, %(payment_id)s, %(review)s,
         -- ingress_ms, accepted_at - requested_at, must be positive and fit into an int.
         greatest(least(%(requested_at)s, date_trunc('milliseconds', %(accepted_at)s)),
             date_trunc('milliseconds', %(accepted_at)s) - interval '20 days'),
@@ -27,7 +29,8 @@ with new_order as (
             date_trunc('milliseconds', %(deadline_at)s)),
         greatest(clock_timestamp(), %(accepted_at)s), 'receive',
         array_remove(array[%(start_request_id)s::text], null)
-    )
+    from database_identity
+    where %(database_id)s::uuid is null or database_id = %(database_id)s::uuid
     on conflict (order_id) do nothing
     returning order_id, last_event_at
 ), payment as (

@@ -28,13 +28,15 @@ class Counters:
 @dataclass(frozen=True)
 class OpenOrders:
     """Orders without an outcome. `overdue` are past their limit; `compensating` are aborted;
-    `least_seconds_left` is the time until the nearest deadline, None without an open order."""
+    `least_seconds_left` is the time until the nearest deadline, None without an open order.
+    `is_reconciler_stopped`: it found more orphaned orders than it may close without a person."""
 
     orders: int
     overdue: int
     compensating: int
     compensating_overdue: int
     least_seconds_left: float | None
+    is_reconciler_stopped: bool = False
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,13 @@ cross join lateral (select
 -- name: orders
 -- Aborted orders were charged and prepared, and are refunded and recalled.
 insert into orders (
-    order_id, workflow_run_id, run_id, fingerprint, state, abort_reason, aborted_at, aborted_by, address, items,
-    amount_cents, payment_id, review, reviewer, requested_at, accepted_at, deadline_at, limit_at, last_event_at, finished_at,
-    end_to_end_ms, completion_ms, within_limit, ingress_ms, receive_ms, validate_ms, review_ms, charge_ms,
+    order_id, temporal_cluster_id, temporal_namespace, workflow_run_id, run_id, fingerprint, state, abort_reason,
+    aborted_at, aborted_by, address, items, amount_cents, payment_id, review, reviewer, requested_at, accepted_at,
+    deadline_at, limit_at, last_event_at, finished_at, end_to_end_ms, completion_ms, within_limit, ingress_ms,
+    receive_ms, validate_ms, review_ms, charge_ms,
     prepare_ms, dispatch_ms, compensate_ms, waiting_ms, attempts, failed_attempts, timed_out_attempts, fault_profile
 )
-select order_id, 'seeded', run_id, md5(order_id), outcome,
+select order_id, 'seeded', 'default', 'seeded', run_id, md5(order_id), outcome,
     case outcome when 'cancelled' then 'customer_cancelled' when 'failed' then 'shipping_failed' end,
     case when outcome <> 'completed' then accepted_at + interval '1 ms' * third_failed end,
     case outcome when 'cancelled' then 'customer' when 'failed' then 'system' end,
@@ -201,10 +202,11 @@ cross join lateral (
 -- name: running
 -- Orders that run until they are deleted; every third is in manual review.
 insert into orders (
-    order_id, workflow_run_id, fingerprint, state, current_step, address, items, amount_cents, payment_id, review,
-    requested_at, accepted_at, deadline_at, limit_at, last_event_at
+    order_id, temporal_cluster_id, temporal_namespace, workflow_run_id, fingerprint, state, current_step, address,
+    items, amount_cents, payment_id, review, requested_at, accepted_at, deadline_at, limit_at, last_event_at
 )
-select 'seed-running-' || n, 'seeded', md5(n::text), (case n %% 3 when 0 then 'in_review' else 'charged' end)::order_state,
+select 'seed-running-' || n, 'seeded', 'default', 'seeded', md5(n::text),
+    (case n %% 3 when 0 then 'in_review' else 'charged' end)::order_state,
     case n %% 3 when 0 then 'review' else 'prepare' end,
     '{"street": "1 Main Street", "city": "Springfield", "state": "IL", "zip": "62701"}',
     '[{"sku": "SEED", "quantity": 1, "unit_price_cents": 4200}]', 4200, 'pay-seed-running-' || n,

@@ -23,6 +23,7 @@ from orchestrator.api.order_service import OrderService
 from orchestrator.api.outcome_notifier import OutcomeNotifier
 from orchestrator.api.report_limiter import CONNECTIONS, ReportLimiter
 from orchestrator.api.routes import operations, orders, payload_codec
+from orchestrator.background import keep_running
 from orchestrator.observability.tracing import UNTRACED_REQUESTS, Tracing
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
@@ -71,7 +72,15 @@ def create_app(settings: Settings) -> FastAPI:
                 health=Health(settings, database, client),
                 metrics=Metrics(database, admission),
             )
-            background = [asyncio.create_task(each.run()) for each in (outcomes, admission, keys)]
+            metrics = app.state.context.metrics
+            background = [
+                asyncio.create_task(keep_running(name, run, metrics.background_task_failed))
+                for name, run in (
+                    ("outcomes", outcomes.run),
+                    ("admission", admission.run),
+                    ("keys", keys.run),
+                )
+            ]
             yield
             for task in background:
                 task.cancel()

@@ -45,6 +45,7 @@ class Metrics(Collector):
         self._counts: tuple[order_metrics.Counters, order_metrics.OpenOrders] | None = None
         self._read_at = float("-inf")
         self._queues_served: Mapping[str, bool] = {}
+        self._failed_tasks = 0
         self._registry = CollectorRegistry()
         self._registry.register(self)
         # Memory, CPU and open files of this process.
@@ -56,6 +57,9 @@ class Metrics(Collector):
             buckets=_BUCKETS,
             registry=self._registry,
         )
+
+    def background_task_failed(self) -> None:
+        self._failed_tasks += 1
 
     async def text(self, queues_served: Mapping[str, bool]) -> bytes:
         """Return the metrics in the text format. Without the database, the order counts are missing."""
@@ -80,6 +84,11 @@ class Metrics(Collector):
             self._admission.limit,
         )
         yield CounterMetricFamily("order_starts_shed", "Starts rejected with 429.", self._admission.rejected)
+        yield CounterMetricFamily(
+            "background_task_failures",
+            "Unexpected errors of background tasks, which then start again.",
+            self._failed_tasks,
+        )
         served = GaugeMetricFamily(
             "task_queue_served", "Whether an active worker polls the task queue.", labels=["task_queue"]
         )
@@ -110,6 +119,11 @@ def _in_flight(orders: order_metrics.OpenOrders) -> Iterable[Metric]:
         "orders_least_budget_left_seconds",
         "Time until the earliest deadline of an order in flight; negative when overdue.",
         orders.least_seconds_left,
+    )
+    yield GaugeMetricFamily(
+        "reconciler_stopped",
+        "1 while the reconciler is stopped because it found too many orphaned orders.",
+        orders.is_reconciler_stopped,
     )
 
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 
@@ -24,6 +24,7 @@ from orchestrator import errors, messages
 from orchestrator.api.admission import Admission
 from orchestrator.api.timeouts import while_available, with_timeout
 from orchestrator.settings import Settings
+from orchestrator.startup.task_queue_claims import claim_task_queues
 from orchestrator.temporal_client import is_not_ready, temporal_errors
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 
@@ -65,6 +66,7 @@ class OrderService:
         self._database = database
         self._client = client
         self._admission = admission
+        self._database_id: str | None = None
 
     async def start(self, order: messages.OrderRequest) -> bool:
         """Start an order. Returns False when the same order was started before by another request: one with
@@ -120,7 +122,7 @@ class OrderService:
         async with _temporal_call():
             await self._client.start_workflow(
                 "OrderWorkflow",
-                order,
+                replace(order, database_id=await self._claimed_database()),
                 id=messages.order_workflow_id(order.order_id),
                 task_queue=self._settings.order_task_queue,
                 task_timeout=WORKFLOW_TASK_TIMEOUT,
@@ -130,6 +132,19 @@ class OrderService:
                 memo={name: value for name, value in memo.items() if value is not None},
                 rpc_timeout=RPC_TIMEOUT,
             )
+
+    async def _claimed_database(self) -> str:
+        """Return the id of the order database, which has claimed the task queues.
+
+        Raises ServiceUnavailable if a task queue serves another order database: a start would end there.
+        """
+        if self._database_id is None:
+            queues = (self._settings.order_task_queue, self._settings.shipping_task_queue)
+            try:
+                self._database_id = await claim_task_queues(self._client, self._database, queues)
+            except errors.StartRefused as error:
+                raise errors.ServiceUnavailable(str(error)) from error
+        return self._database_id
 
     async def workflow_start(self, order_id: str) -> WorkflowStart | None:
         """Return the start of an order's workflow, or None when Temporal has no such workflow."""

@@ -26,7 +26,13 @@ from orchestrator.settings import Settings
 from orchestrator.startup import refuse
 from orchestrator.startup.configuration import configuration_findings
 from orchestrator.startup.database import check_database
-from orchestrator.startup.servers import run_check, wait_for_api_keys, wait_for_database, wait_for_temporal
+from orchestrator.startup.servers import (
+    run_check,
+    wait_for_api_keys,
+    wait_for_database,
+    wait_for_task_queues,
+    wait_for_temporal,
+)
 
 MAX_HEAD_BYTES = 32 * 1024
 MAX_CONNECTIONS = 2_000
@@ -79,6 +85,8 @@ class _Server(uvicorn.Server):
             await wait_for_database(context.settings)
             await wait_for_api_keys(context.settings, "the API")
             await wait_for_temporal(context.client)
+            queues = (context.settings.order_task_queue, context.settings.shipping_task_queue)
+            await wait_for_task_queues(context.client, context.database, queues)
         except UsageError as error:
             self.refusal = error
             self.should_exit = True

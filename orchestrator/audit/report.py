@@ -10,6 +10,7 @@ from db.audit import Violation, audit_database, known_orders
 from db.database import Database
 from orchestrator.audit.temporal_comparison import TemporalComparison
 from orchestrator.errors import RunUnknown
+from orchestrator.temporal_client import temporal_namespace
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,9 @@ class AuditReport:
     """`finished` orders have an outcome; `open_orders` do not, and `overdue` of these are past their
     deadline.
 
-    `uncompared` of the finished orders had no closed workflow in Temporal's list. `without_events` of them
-    are older than the events that are kept. `late` orders are counted, and are no violation.
+    `uncompared` of the finished orders of this Temporal namespace had no closed workflow in its list.
+    `without_events` of the finished orders are older than the events that are kept. `late` orders are
+    counted, and are no violation.
     """
 
     run_id: str | None
@@ -43,15 +45,17 @@ async def audit(
     run_id: str | None = None,
     *,
     acknowledged: Iterable[str] = (),
+    task_queue: str | None = None,
 ) -> AuditReport:
     """Audit one run, or all orders.
 
-    `acknowledged` are ids of orders whose start was acknowledged to a client. Raises RunUnknown when neither
-    the database nor Temporal has an order of the run, and ServiceUnavailable.
+    With `task_queue`, workflows of other task queues in the namespace are not part of it. `acknowledged` are
+    ids of orders whose start was acknowledged to a client. Raises RunUnknown when neither the database nor
+    Temporal has an order of the run, and ServiceUnavailable.
     """
-    database_audit = await audit_database(database, run_id)
+    database_audit = await audit_database(database, run_id, await temporal_namespace(client))
     lost = await _lost_starts(database, acknowledged)
-    temporal = TemporalComparison(database, client, run_id, database_audit)
+    temporal = TemporalComparison(database, client, run_id, database_audit, task_queue)
     await temporal.run()
     is_known = any(
         (lost, temporal.checked, temporal.running, database_audit.since, database_audit.run_started_at)
@@ -69,7 +73,7 @@ async def audit(
             key=lambda each: (each.invariant, each.order_id),
         ),
         overdue=database_audit.overdue,
-        uncompared=max(database_audit.finished - temporal.compared, 0),
+        uncompared=max(database_audit.finished - database_audit.finished_elsewhere - temporal.compared, 0),
         without_events=database_audit.without_events,
         events_since=database_audit.events_since,
     )

@@ -18,9 +18,9 @@ from orchestrator.temporal_client import temporal_errors
 from orchestrator.workflow_lookup import is_running, started_order
 
 RECONCILER_TIME = timedelta(seconds=10)
-"""How long the reconciler may take to detect a workflow that was terminated: an order counts as stale after 3
-s, the reconciler polls every second, and this leaves the same time again. Until then the order counts as
-open."""
+"""How long the reconciler may take to close an order whose workflow was terminated: the order counts as stale
+after 2 s, a second look follows 2 to 3 s later, and this leaves the same time again. Until then the order
+counts as open."""
 
 CLOSING_TIME = timedelta(seconds=10)
 """How long a workflow may take to close after its order has the outcome. When its worker dies in between,
@@ -44,11 +44,17 @@ class TemporalComparison:
     """
 
     def __init__(
-        self, database: Database, client: Client, run_id: str | None, database_audit: DatabaseAudit
+        self,
+        database: Database,
+        client: Client,
+        run_id: str | None,
+        database_audit: DatabaseAudit,
+        task_queue: str | None,
     ) -> None:
         self._database = database
         self._client = client
         self._run_id = run_id
+        self._task_queue = task_queue
         self._database_audit = database_audit
         self._seen: set[str] = set()
         """Workflow run ids of a run's earlier listings."""
@@ -63,7 +69,8 @@ class TemporalComparison:
         not_after = time.monotonic() + LISTING_SECONDS
         while True:
             await self._compare_closed()
-            is_complete = self.compared >= self._database_audit.finished or not self._finished_recently()
+            here = self._database_audit.finished - self._database_audit.finished_elsewhere
+            is_complete = self.compared >= here or not self._finished_recently()
             if self._run_id is None or is_complete or time.monotonic() >= not_after:
                 break
             await asyncio.sleep(LISTING_INTERVAL_SECONDS)
@@ -75,7 +82,9 @@ class TemporalComparison:
 
     def _list(self, status_filter: str) -> AsyncIterator[list[WorkflowExecution]]:
         audited = self._database_audit
-        query = list_filter(status_filter, self._run_id, audited.since, audited.run_started_at)
+        query = list_filter(
+            status_filter, self._run_id, audited.since, audited.run_started_at, self._task_queue
+        )
         return list_chunks(self._client, query, self._run_id)
 
     async def _compare_closed(self) -> None:

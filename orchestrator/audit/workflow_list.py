@@ -25,15 +25,21 @@ RUNNING = "ExecutionStatus = 'Running'"
 
 
 def list_filter(
-    status_filter: str, run_id: str | None, since: datetime | None, run_started_at: datetime | None
+    status_filter: str,
+    run_id: str | None,
+    since: datetime | None,
+    run_started_at: datetime | None,
+    task_queue: str | None = None,
 ) -> str:
-    """Return the list filter for order workflows, which include those of the run.
+    """Return the list filter for order workflows of a task queue (None: any), which include those of the run.
 
     The search begins at the start of a recorded run, or MAX_UNRECORDED_RUN before the run's first order
     (`since`). It has no lower bound when the database has no order of the run, because then all of them may
     be lost.
     """
     query = f"WorkflowType = 'OrderWorkflow' AND {status_filter}"
+    if task_queue is not None:
+        query += f" AND TaskQueue = '{task_queue}'"
     if run_id is None:
         return query
     if run_started_at is not None:

@@ -1,7 +1,7 @@
 """Wait for PostgreSQL and Temporal, then check them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any, TypeVar
@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 import structlog
 from temporalio.client import Client
 
+from db.database import Database
 from orchestrator.errors import ServiceUnavailable, StartRefused, WrongCredentials
 from orchestrator.security import bind_policy
 from orchestrator.settings import Settings
 from orchestrator.startup.database import check_database
 from orchestrator.startup.findings import Finding, first_line, refuse
+from orchestrator.startup.task_queue_claims import check_task_queues, claim_task_queues
 from orchestrator.startup.temporal import NAMESPACE_MISSING, check_temporal
 from orchestrator.temporal_client import connect
 
@@ -36,14 +38,15 @@ def run_check(check: Coroutine[Any, Any, T]) -> T:
 async def check_servers(settings: Settings) -> list[Finding]:
     """Check PostgreSQL and Temporal. Raises ServiceUnavailable if one of them is unavailable."""
     client = await connect(settings, identity="startup")
-    return [*await check_database(settings), *await check_temporal(client)]
+    findings = [*await check_database(settings), *await check_temporal(client)]
+    return findings or await check_task_queues(settings, client)
 
 
 async def wait_for_api_keys(settings: Settings, component: str) -> None:
     """Wait until PostgreSQL is available if API keys are required on BIND_ADDRESS. Raises UsageError if there
     are none."""
     if not bind_policy.is_loopback(settings.bind_address):
-        await _wait_for(
+        await wait_for(
             "PostgreSQL", lambda: asyncio.to_thread(bind_policy.require_api_keys, settings, component)
         )
 
@@ -57,7 +60,7 @@ async def wait_for_database(settings: Settings) -> None:
         except WrongCredentials as error:
             raise StartRefused(f"{error} PostgreSQL: {first_line(error.__cause__)}.") from error
 
-    await _wait_for("PostgreSQL", check)
+    await wait_for("PostgreSQL", check)
 
 
 async def wait_for_temporal(client: Client) -> None:
@@ -71,15 +74,22 @@ async def wait_for_temporal(client: Client) -> None:
             raise ServiceUnavailable(findings[-1].message)
         refuse(findings)
 
-    await _wait_for("Temporal", check)
+    await wait_for("Temporal", check)
 
 
-async def _wait_for(server: str, check: Callable[[], Awaitable[None]]) -> None:
+async def wait_for_task_queues(client: Client, database: Database, queues: Iterable[str]) -> str:
+    """Claim the task queues for the order database, and return its id. Waits while a server is unavailable.
+
+    Raises StartRefused if a queue serves another order database.
+    """
+    return await wait_for("PostgreSQL and Temporal", lambda: claim_task_queues(client, database, queues))
+
+
+async def wait_for(server: str, call: Callable[[], Awaitable[T]]) -> T:
+    """Return the result of the call; repeat it while the server is unavailable."""
     while True:
         try:
-            await check()
+            return await call()
         except ServiceUnavailable as error:
             log.warning(f"waiting for {server}", reason=first_line(error.__cause__ or error))
             await asyncio.sleep(RETRY_SECONDS)
-        else:
-            return

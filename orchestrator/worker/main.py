@@ -4,19 +4,25 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import structlog
 from temporalio.client import Client
 from temporalio.runtime import Runtime
+from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from db.database import Database
+from db.domain import TemporalNamespace
+from db.maintenance.reconciliation import register
 from db.orders import OrderRepository
-from orchestrator.errors import ServiceUnavailable
+from orchestrator.background import keep_running
+from orchestrator.errors import ServiceUnavailable, TemporalReplaced
 from orchestrator.gateways.fault_injection import FaultInjector, named_profile
 from orchestrator.gateways.simulated import simulated_gateways
 from orchestrator.observability import logs
@@ -27,11 +33,13 @@ from orchestrator.startup.configuration import configuration_findings
 from orchestrator.startup.findings import first_line
 from orchestrator.startup.servers import (
     RETRY_SECONDS,
+    wait_for,
     wait_for_api_keys,
     wait_for_database,
+    wait_for_task_queues,
     wait_for_temporal,
 )
-from orchestrator.temporal_client import connect
+from orchestrator.temporal_client import connect, temporal_namespace
 from orchestrator.worker import WorkerKind
 from orchestrator.worker.event_retention import EventRetention
 from orchestrator.worker.factory import ActivitySet, deployment_config, order_worker, shipping_worker
@@ -45,8 +53,9 @@ STOP_SECONDS = 2.3
 """How long a stopping worker may finish its work. With what follows it must end within three seconds."""
 
 CANCEL_SECONDS = 0.2
+CLUSTER_CHECK_SECONDS = 5.0
 
-BackgroundTask = Callable[[], Coroutine[Any, Any, None]]
+BackgroundTask = Callable[[], Awaitable[None]]
 
 log = structlog.get_logger()
 
@@ -62,18 +71,17 @@ async def run(settings: Settings, kind: WorkerKind, name: str | None = None) -> 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     serving = asyncio.create_task(_set_up_and_serve(settings, kind, name, stopping))
-    ending: list[asyncio.Task[Any]] = [asyncio.create_task(stopping.wait())]
+    others: list[asyncio.Task[Any]] = [asyncio.create_task(stopping.wait())]
     if settings.liveness_file is not None:
         # A worker that waits for a server is alive.
-        ending.append(asyncio.create_task(keep_touching(settings.liveness_file)))
-    await asyncio.wait([serving, *ending], return_when=asyncio.FIRST_COMPLETED)
+        touch = partial(keep_touching, settings.liveness_file)
+        others.append(asyncio.create_task(keep_running("liveness file", touch, lambda: None)))
+    await asyncio.wait([serving, others[0]], return_when=asyncio.FIRST_COMPLETED)
     if not serving.done():
-        stopping.set()
         log.info("worker stopping")
         await asyncio.wait([serving], timeout=STOP_SECONDS)
-    for task in ending:
-        if not task.cancel():
-            task.result()
+    for task in others:
+        task.cancel()
     if serving.done():
         serving.result()
         log.info("worker stopped")
@@ -109,17 +117,24 @@ async def _serve(
     tracing: Tracing | None,
 ) -> None:
     """Run workers and background tasks until `stopping` is set, then shut them down."""
+    queues = {
+        WorkerKind.ORDER: (settings.order_task_queue,),
+        WorkerKind.SHIPPING: (settings.shipping_task_queue,),
+        WorkerKind.ALL: (settings.order_task_queue, settings.shipping_task_queue),
+    }
     client = await _connect(settings, name, runtime, tracing)
     async with Database(
         settings.order_database_url,
         application_name=name,
         prepares_statements=settings.database_prepared_statements,
     ) as database:
+        database_id = await wait_for_task_queues(client, database, queues[kind])
+        temporal = await wait_for("Temporal", lambda: temporal_namespace(client))
+        await wait_for("PostgreSQL", lambda: register(database, temporal))
         metrics = WorkerMetrics(runtime.metric_meter)
         injector = FaultInjector(named_profile("none"))
-        activities = ActivitySet.create(
-            OrderRepository(database, name), injector, simulated_gateways(database), metrics, tracing
-        )
+        repository = OrderRepository(database, name, temporal)
+        activities = ActivitySet.create(repository, injector, simulated_gateways(database), metrics, tracing)
         background: dict[str, BackgroundTask] = {
             "memory gauge": metrics.update_memory,
             "fault profile": partial(poll_fault_profile, database, injector),
@@ -133,32 +148,59 @@ async def _serve(
             if settings.events_keep_days is not None:
                 retention = EventRetention(database, timedelta(days=settings.events_keep_days))
                 background["event retention"] = retention.run
-            background["reconciler"] = Reconciler(database, client, settings.order_task_queue, metrics).run
+            background["reconciler"] = Reconciler(
+                database,
+                client,
+                temporal,
+                # A worker of another machine may have the same name.
+                leader=f"{name}-{uuid4().hex[:8]}",
+                task_queue=settings.order_task_queue,
+                database_id=database_id,
+                max_orphans=settings.reconciler_max_orphans,
+                metrics=metrics,
+            ).run
             workers.append(order_worker(client, settings.order_task_queue, activities, **options))
         if kind is not WorkerKind.ORDER:
             workers.append(shipping_worker(client, settings.shipping_task_queue, activities, **options))
         await load_fault_profile(database, injector)
         log.info("worker started", kind=kind, version=settings.worker_build_id)
-        await _run_until_stopped(workers, background, stopping)
+        tasks = [
+            keep_running(name, work, metrics.background_task_failed) for name, work in background.items()
+        ]
+        await _run_until_stopped(workers, tasks, _watch_cluster(client, temporal), stopping)
 
 
 async def _run_until_stopped(
-    workers: list[Worker], background: dict[str, BackgroundTask], stopping: asyncio.Event
+    workers: list[Worker],
+    background: list[Coroutine[Any, Any, None]],
+    cluster_watch: Coroutine[Any, Any, None],
+    stopping: asyncio.Event,
 ) -> None:
-    """Run everything until `stopping` is set or a part ends. Raises the error with which a part ended."""
-    running = [asyncio.create_task(worker.run()) for worker in workers]
-    tasks = [asyncio.create_task(work(), name=name) for name, work in background.items()]
+    """Run everything until `stopping` is set, or a worker or the watch ends. Raises its error."""
+    running = [asyncio.create_task(each) for each in (*(worker.run() for worker in workers), cluster_watch)]
+    tasks = [asyncio.create_task(each) for each in background]
     stopped = asyncio.create_task(stopping.wait())
-    await asyncio.wait([*running, *tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
-    # A worker without a background task would seem healthy: it ends, and its supervisor restarts it.
-    failed = [task for task in tasks if task.done()]
-    for task in failed:
-        log.error("worker stops because a background task has failed", task=task.get_name())
-    stopped.cancel()
-    for task in tasks:
+    await asyncio.wait([*running, stopped], return_when=asyncio.FIRST_COMPLETED)
+    *_, watching = running
+    for task in (watching, stopped, *tasks):
         task.cancel()
     await asyncio.gather(*(worker.shutdown() for worker in workers))
-    await asyncio.gather(*running, *failed)
+    with suppress(asyncio.CancelledError):
+        await watching
+    await asyncio.gather(*running[:-1])
+
+
+async def _watch_cluster(client: Client, temporal: TemporalNamespace) -> None:
+    """Raise TemporalReplaced when another cluster responds at the server's address: the start-up checks of
+    this worker were about the former one."""
+    while True:
+        await asyncio.sleep(CLUSTER_CHECK_SECONDS)
+        with suppress(ServiceUnavailable, RPCError):
+            current = await temporal_namespace(client)
+            if current != temporal:
+                raise TemporalReplaced(
+                    f"The Temporal server is cluster {current.cluster_id}; it was {temporal.cluster_id}."
+                )
 
 
 async def _connect(settings: Settings, identity: str, runtime: Runtime, tracing: Tracing | None) -> Client:

@@ -65,10 +65,18 @@ class WorkerMetrics:
         self._rejected_values = meter.create_counter(
             "database_values_rejected", "Activities that failed because the order database rejected a value."
         )
+        self._failed_orders = meter.create_counter(
+            "reconciler_failed_orders", "Orders that the reconciler could not look up or close."
+        )
+        self._failed_tasks = meter.create_counter(
+            "background_task_failures", "Unexpected errors of background tasks, which then start again."
+        )
         self._memory = meter.create_gauge("process_resident_memory_bytes", "Resident memory of the process.")
         self._reconciled.add(0)
         self._failed_passes.add(0)
         self._rejected_values.add(0)
+        self._failed_orders.add(0)
+        self._failed_tasks.add(0)
         # Binding the attributes costs more than recording a value, so it is done once.
         self._attempts_by = cache(self._bind_attempts)
         self._time_left_by = cache(
@@ -93,6 +101,12 @@ class WorkerMetrics:
 
     def value_rejected(self, activity_type: str) -> None:
         self._rejected_values.add(1, {"activity": activity_type})
+
+    def reconciler_failed_order(self) -> None:
+        self._failed_orders.add(1)
+
+    def background_task_failed(self) -> None:
+        self._failed_tasks.add(1)
 
     async def update_memory(self) -> None:
         """Update the gauge of this process's memory, forever."""

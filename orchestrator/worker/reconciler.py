@@ -1,69 +1,91 @@
-"""Finds orders whose workflow is closed but that have no outcome, and starts a ReconcileWorkflow for each.
+"""Closes orphaned orders: starts a ReconcileWorkflow for each open order whose workflow is closed.
 
-A loop in every order worker rather than a scheduled workflow: a pass with nothing to do costs one indexed
-query, while a schedule would write workflow history each time. Several workers can find the same order; the
-workflow id lets only one of them start the reconciliation.
+A loop in every order worker rather than a scheduled workflow: a pass with nothing to do costs two short
+queries, while a schedule would write workflow history each time. One worker at a time is the leader.
+
+A wrong decision refunds and fails a healthy order. So an order is closed only after two looks at its workflow
+and its row, SECOND_LOOK_SECONDS apart. With more than `max_orphans` orphans within ORPHAN_WINDOW_SECONDS, the
+more likely cause is one fault for all of them, for example a Temporal server that lost its data. Then the
+reconciler stops until a person lets it continue (`orders reconciler resume`).
 """
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
 from time import monotonic
 
 import structlog
-from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
+from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
-from db import audit as audit_database
 from db.database import Database
-from db.maintenance.stale_orders import StaleOrder, stale_orders
-from orchestrator.errors import PayloadUnreadable, ServiceUnavailable
-from orchestrator.messages import (
-    ORDER_WORKFLOW_PREFIX,
-    ReconcileRequest,
-    order_workflow_id,
-    reconcile_workflow_id,
-)
-from orchestrator.temporal_client import temporal_errors
+from db.domain import TemporalNamespace
+from db.maintenance.reconciliation import Lease, Reconciliation
+from orchestrator.errors import ServiceUnavailable, TemporalReplaced
+from orchestrator.messages import ReconcileRequest, reconcile_workflow_id
+from orchestrator.temporal_client import temporal_errors, temporal_namespace
 from orchestrator.worker.metrics import WorkerMetrics
-from orchestrator.workflow_lookup import is_running, latest_status, started_order
+from orchestrator.worker.orphan_search import OrderFailed, Orphan, OrphanSearch
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 
 INTERVAL_SECONDS = 1.0
+LEASE = timedelta(seconds=4)
+"""How long a worker stays the leader without a pass: another one replaces a killed leader within 5 s."""
 
 SEARCH_INTERVAL_SECONDS = 5.0
 """How often to search Temporal for workflows that closed before their order was inserted. Temporal scans all
 recently closed workflows for it (docs/decisions/0011)."""
 
-FIRST_SEARCH_WINDOW = timedelta(hours=24)
-"""How far back a worker's first search goes: Temporal's default retention of closed workflows, to find those
-that closed while no worker ran."""
-
-SEARCH_OVERLAP = timedelta(minutes=5)
-"""How far each search reaches behind the previous one: Temporal lists a closed workflow with a delay, and its
-clock can differ from ours."""
-
-PAGE_SIZE = 100
-"""Stale orders per pass; the next pass continues with the next page."""
-
-STALE_AFTER_SECONDS = 3.0
-"""How long after its last event an order without outcome is checked."""
+SECOND_LOOK_SECONDS = 2.0
+ORPHAN_WINDOW_SECONDS = 60.0
 
 log = structlog.get_logger()
 
 
+@dataclass
+class Suspect:
+    """An orphan that was seen once. Times are of the monotonic clock."""
+
+    orphan: Orphan
+    next_look_at: float
+
+
 class Reconciler:
     def __init__(
-        self, database: Database, client: Client, task_queue: str, metrics: WorkerMetrics | None = None
+        self,
+        database: Database,
+        client: Client,
+        temporal: TemporalNamespace,
+        *,
+        leader: str,
+        task_queue: str,
+        database_id: str,
+        max_orphans: int,
+        metrics: WorkerMetrics | None = None,
     ) -> None:
-        self._database = database
+        """`leader` identifies this process."""
         self._client = client
+        self._temporal = temporal
         self._task_queue = task_queue
+        self._max_orphans = max_orphans
         self._metrics = metrics or WorkerMetrics()
-        self._page_end: StaleOrder | None = None
-        self._searched_at: datetime | None = None
-        self._seen_run_ids: set[str] = set()
+        self._table = Reconciliation(database, temporal, leader)
+        self._search = OrphanSearch(
+            database,
+            self._table,
+            client,
+            task_queue=task_queue,
+            database_id=database_id,
+            on_failure=self._metrics.reconciler_failed_order,
+        )
+        self._suspects: dict[str, Suspect] = {}
+        self._found_at: dict[str, float] = {}
+        """When each orphan of the last ORPHAN_WINDOW_SECONDS was found."""
+
+        self._was_stopped = False
 
     async def run(self) -> None:
         """Run a pass every second, forever, whether or not the last one failed."""
@@ -77,88 +99,78 @@ class Reconciler:
             except (ServiceUnavailable, RPCError) as error:
                 self._metrics.reconciler_failed()
                 log.warning("reconciler pass failed", error=str(error))
-            except Exception:
-                # If this loop ended, orders without a workflow would never be finished.
-                self._metrics.reconciler_failed()
-                log.exception("reconciler pass failed")
             await asyncio.sleep(INTERVAL_SECONDS)
 
     async def run_once(self, *, search: bool = True) -> int:
-        """Start a reconciling workflow for each orphaned order; return how many were started.
+        """Look for orphaned orders, and start a reconciling workflow for those of the earlier passes.
 
-        With `search`, also for orders that were never inserted, which costs Temporal more.
+        Return how many were started: 0 if another worker is the leader or the reconciler is stopped. With
+        `search`, look also for orders that were never inserted, which costs Temporal more.
         """
-        started = 0
-        for order in await self._next_page():
-            cause = await self._closing_cause(order.order_id)
-            if cause is not None:
-                started += await self._reconcile(ReconcileRequest(order.order_id, cause, order.run_id))
-        return started + (await self._reconcile_never_inserted() if search else 0)
+        lease = await self._table.take_lease(LEASE)
+        if lease is None or self._is_stopped(lease):
+            return 0
+        orphans = await self._search.stale_orders()
+        if search:
+            orphans += await self._search.never_inserted()
+        for orphan in orphans:
+            self._add_suspect(orphan, lease)
+        if len(self._found_at) > self._max_orphans:
+            await self._table.stop(list(self._found_at))
+            self._found_at.clear()
+            return 0
+        return await self._close_confirmed()
 
-    async def _next_page(self) -> list[StaleOrder]:
-        """Return the next page of stale orders; the first one again after the last.
+    def _is_stopped(self, lease: Lease) -> bool:
+        if lease.stopped_at is not None and not self._was_stopped:
+            log.error(
+                "reconciler is stopped: too many orders look orphaned; read docs/how-to/respond-to-alerts.md",
+                orphans=lease.orphans,
+                max_orphans=self._max_orphans,
+                examples=lease.orphan_examples,
+            )
+        self._was_stopped = lease.stopped_at is not None
+        return self._was_stopped
 
-        Orders in a manual review are stale too, so an orphaned order can be on any page.
-        """
-        page = await stale_orders(self._database, STALE_AFTER_SECONDS, after=self._page_end, limit=PAGE_SIZE)
-        self._page_end = page[-1] if len(page) == PAGE_SIZE else None
-        return page
+    def _add_suspect(self, orphan: Orphan, lease: Lease) -> None:
+        now = monotonic()
+        suspect = self._suspects.get(orphan.order_id)
+        if suspect is None or suspect.orphan.last_event_at != orphan.last_event_at:
+            self._suspects[orphan.order_id] = Suspect(orphan, now + SECOND_LOOK_SECONDS)
+        oldest = now - ORPHAN_WINDOW_SECONDS
+        self._found_at = {id_: at for id_, at in self._found_at.items() if at > oldest}
+        if lease.confirmed_before is None or orphan.silent_since > lease.confirmed_before:
+            self._found_at.setdefault(orphan.order_id, now)
 
-    async def _closing_cause(self, order_id: str) -> str | None:
-        """Return how the order's workflow closed, or None while it runs."""
-        status = await latest_status(self._client, order_workflow_id(order_id))
-        if status is WorkflowExecutionStatus.RUNNING:
-            return None
-        return f"the workflow is {status.name.lower() if status else 'unknown to Temporal'}"
+    async def _close_confirmed(self) -> int:
+        """Take the second look at each suspect that is due, and close the orders that are still orphaned."""
+        due = [suspect for suspect in self._suspects.values() if suspect.next_look_at <= monotonic()]
+        if not due:
+            return 0
+        # The address may lead to another server since the last look: every order would be unknown to it.
+        if await temporal_namespace(self._client) != self._temporal:
+            raise TemporalReplaced
+        closed = 0
+        for suspect in due:
+            suspect.next_look_at = monotonic() + SECOND_LOOK_SECONDS
+            with suppress(OrderFailed):
+                closed += await self._close_if_confirmed(suspect.orphan)
+        return closed
 
-    async def _reconcile_never_inserted(self) -> int:
-        now = datetime.now(UTC)
-        since = now - FIRST_SEARCH_WINDOW if self._searched_at is None else self._searched_at - SEARCH_OVERLAP
-        query = (
-            "WorkflowType = 'OrderWorkflow' AND ExecutionStatus IN ('Terminated', 'TimedOut', 'Failed')"
-            f" AND CloseTime >= '{since.isoformat()}'"
-        )
-        with temporal_errors():
-            found = [execution async for execution in self._client.list_workflows(query)]
-        unseen = [
-            (execution.id.removeprefix(ORDER_WORKFLOW_PREFIX), execution)
-            for execution in found
-            if execution.run_id not in self._seen_run_ids
-        ]
-        known = await audit_database.known_orders(self._database, [order_id for order_id, _ in unseen])
-        started = 0
-        unreadable = set()
-        for order_id, execution in unseen:
-            if order_id not in known:
-                try:
-                    request = await self._never_inserted(order_id, execution)
-                except PayloadUnreadable as error:
-                    # Retried at every search, until the key is configured.
-                    log.warning("workflow input cannot be decrypted", order_id=order_id, error=str(error))
-                    unreadable.add(execution.run_id)
-                    continue
-                if request is not None:
-                    started += await self._reconcile(request)
-        # Only after a complete search. Otherwise the next search covers this period again.
-        if not unreadable:
-            self._searched_at = now
-        self._seen_run_ids = {execution.run_id for execution in found} - unreadable
-        return started
+    async def _close_if_confirmed(self, orphan: Orphan) -> bool:
+        if await self._table.take_lease(LEASE) is None:
+            return False
+        is_confirmed: bool | None = await self._search.is_still_orphaned(orphan)
+        if is_confirmed:
+            is_confirmed = await self._table.confirm_orphan(orphan.order_id, orphan.last_event_at)
+        if is_confirmed is None:
+            return False
+        is_closed = is_confirmed and await self._search.isolated(orphan.order_id, self._close(orphan.request))
+        del self._suspects[orphan.order_id]
+        return is_closed
 
-    async def _never_inserted(self, order_id: str, execution: WorkflowExecution) -> ReconcileRequest | None:
-        """Return the request that inserts and finishes the order of a closed workflow.
-
-        None if the workflow was not an order, or if a later run continues it.
-        """
-        started = await started_order(self._client, execution)
-        if started is None or await is_running(self._client, execution.id):
-            return None
-        order = started.order
-        status = execution.status.name.lower() if execution.status else "closed"
-        new_order = order.new_order(started.first_run_id, execution.start_time)
-        return ReconcileRequest(order_id, f"the workflow is {status}", order.run_id, new_order)
-
-    async def _reconcile(self, request: ReconcileRequest) -> bool:
+    async def _close(self, request: ReconcileRequest) -> bool:
+        """Start the workflow that closes the order; return False if it was started before."""
         try:
             with temporal_errors():
                 await self._client.start_workflow(

@@ -19,7 +19,7 @@ from db.read_models import latency
 from db.read_models.latency import Selection
 from db.read_only_database import ROLE, ReadOnlyDatabase
 from loadtest.bench.seed import seed
-from tests.orders import OrderDriver
+from tests.orders import TEMPORAL, OrderDriver
 from tests.ports import free_port_base
 from tests.servers import PostgresServer, postgres_server
 
@@ -59,7 +59,7 @@ def seeded(seeded_url: str) -> Iterator[ReadOnlyDatabase]:
 @pytest.fixture
 async def driver(order_database_url: str) -> AsyncIterator[OrderDriver]:
     async with Database(order_database_url, max_size=16) as database:
-        yield OrderDriver(OrderRepository(database, "w"), database)
+        yield OrderDriver(OrderRepository(database, "w", TEMPORAL), database)
 
 
 def reader_of(url: str) -> ReadOnlyDatabase:

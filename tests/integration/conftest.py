@@ -13,7 +13,7 @@ from db.orders import OrderRepository
 from orchestrator.embedded import Stack
 from orchestrator.settings import Settings
 from tests.live import LiveApi
-from tests.orders import OrderDriver
+from tests.orders import TEMPORAL, OrderDriver
 from tests.ports import free_port_base
 from tests.servers import PostgresServer, postgres_server
 
@@ -38,7 +38,7 @@ async def pool(order_database_url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture(scope="module")
 def repository(pool: Database) -> OrderRepository:
-    return OrderRepository(pool, "worker-1")
+    return OrderRepository(pool, "worker-1", TEMPORAL)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ from orchestrator.startup import temporal as startup_temporal
 from orchestrator.temporal_client import connect
 from tests.command_line import CommandLine
 from tests.live import eventually
-from tests.orders import OrderDriver
+from tests.orders import TEMPORAL, OrderDriver
 from tests.ports import free_port_base
 
 NOWHERE = "postgresql://unknown@127.0.0.1:1/orders"
@@ -278,10 +278,11 @@ async def test_a_database_of_a_newer_release_with_overdue_orders(postgres, tmp_p
             connection.execute("insert into schema_migrations (version) values ('29990101000000')")
             connection.execute("select pg_catalog.set_config('session_replication_role', 'replica', false)")
             connection.execute(
-                "insert into orders (order_id, workflow_run_id, fingerprint, address, items, amount_cents,"
+                "insert into orders (order_id, temporal_cluster_id, temporal_namespace, workflow_run_id,"
+                " fingerprint, address, items, amount_cents,"
                 " payment_id, review, requested_at, accepted_at, deadline_at, limit_at, last_event_at)"
-                " select 'late-' || n, 'r', 'f', '{}', '[]', 1, 'p' || n, 'auto', now(), now(),"
-                " now() - interval '1 minute', now(), now() from generate_series(1, 4) n"
+                " select 'late-' || n, 'c', 'default', 'r', 'f', '{}', '[]', 1, 'p' || n, 'auto', now(),"
+                " now(), now() - interval '1 minute', now(), now() from generate_series(1, 4) n"
             )
             connection.execute("insert into step_attempts values ('late-2', 'refund', 99, now(), 'worker-1')")
         found = await findings_of(external(tmp_path, url))
@@ -349,7 +350,7 @@ async def test_orders_that_reach_the_database_long_after_acceptance(postgres, tm
     """The same effect has a Temporal clock that is behind the database's."""
     with postgres.fresh_database() as url:
         async with Database(url) as pool:
-            driver = OrderDriver(OrderRepository(pool, "worker-1"), pool)
+            driver = OrderDriver(OrderRepository(pool, "worker-1", TEMPORAL), pool)
             await driver.open(accepted_at=datetime.now(UTC) - timedelta(seconds=8))
         found = await findings_of(external(tmp_path, url))
     assert set(found) == UNAVAILABLE | {"clock-acceptance"}

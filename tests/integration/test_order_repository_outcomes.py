@@ -20,6 +20,7 @@ from tests.orders import (
     DUE_STATE,
     OTHER_ADDRESS,
     RESTING_STATES,
+    TEMPORAL,
     OrderDriver,
     failed,
     new_order,
@@ -118,9 +119,9 @@ async def test_concurrent_finishes_write_one_outcome(driver):
 
 async def test_the_outcome_closes_open_attempts_as_lost(driver, pool):
     order_id = await driver.carry_to(State.PREPARED)
-    await OrderRepository(pool, "dead-worker").start_next_attempt(order_id, Step.DISPATCH)
+    await OrderRepository(pool, "dead-worker", TEMPORAL).start_next_attempt(order_id, Step.DISPATCH)
     await driver.abort(order_id)
-    await OrderRepository(pool, "dead-worker-2").start_next_attempt(order_id, Step.RECALL)
+    await OrderRepository(pool, "dead-worker-2", TEMPORAL).start_next_attempt(order_id, Step.RECALL)
     await driver.compensate(order_id)
     await driver.repository.finish(order_id, State.CANCELLED)
     assert sorted(attempt for attempt in await driver.attempts(order_id) if attempt[2] == "lost") == [
@@ -142,7 +143,7 @@ async def test_an_outcome_that_waited_for_a_lock_counts_the_events_of_the_other_
     await driver.repository.start_next_attempt(order_id, Step.RECALL)
     async with await psycopg.AsyncConnection.connect(order_database_url) as connection:
         # The other statement is executed but not committed when the outcome is written.
-        slow_books = OrderRepository(_OneConnection(connection), "slow-worker")
+        slow_books = OrderRepository(_OneConnection(connection), "slow-worker", TEMPORAL)
         if other == "end_attempt":
             await slow_books.end_attempt(order_id, Step.CHARGE, failed(1, AttemptOutcome.TIMEOUT, 0.2))
         elif other == "start_next_attempt":
@@ -398,7 +399,7 @@ async def test_one_order_keeps_every_rule_under_concurrent_statements(driver, po
     dice = random.Random(seed)
     order_id = await driver.carry_to(dice.choice(RESTING_STATES[:-1]))
     approvals_before = 1 if (await driver.row(order_id))["reviewer"] else 0
-    pens = [OrderRepository(pool, f"worker-{number}") for number in range(4)]
+    pens = [OrderRepository(pool, f"worker-{number}", TEMPORAL) for number in range(4)]
 
     async def work(step: Step) -> None:
         pen = dice.choice(pens)

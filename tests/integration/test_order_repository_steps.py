@@ -17,6 +17,7 @@ from tests.orders import (
     DUE_STATE,
     OTHER_ADDRESS,
     RESTING_STATES,
+    TEMPORAL,
     failed,
     new_order,
     ok,
@@ -142,7 +143,7 @@ async def test_the_next_attempt_closes_the_previous_one_and_increments_the_numbe
 
 async def test_the_attempt_of_a_dead_worker_is_closed_as_lost_with_that_workers_name(driver, pool):
     order_id = await driver.open()
-    await OrderRepository(pool, "dead-worker").start_next_attempt(order_id, Step.RECEIVE)
+    await OrderRepository(pool, "dead-worker", TEMPORAL).start_next_attempt(order_id, Step.RECEIVE)
     assert (await driver.repository.start_next_attempt(order_id, Step.RECEIVE)).number == 2
     assert await driver.attempts(order_id) == [("receive", 1, "lost")]
     (event,) = await driver.events(order_id, "attempt")

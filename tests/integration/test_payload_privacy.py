@@ -38,6 +38,7 @@ from orchestrator.temporal_client import connect
 from orchestrator.worker.factory import ActivitySet, order_worker, shipping_worker
 from orchestrator.workflows.order import OrderWorkflow
 from tests.live import eventually
+from tests.orders import TEMPORAL
 from tests.shop import Shop
 from tests.temporal_server import temporal_server
 
@@ -77,7 +78,7 @@ async def running_workers(
     gateways = simulated_gateways(pool)
     gateways = replace(gateways, carrier=carrier or gateways.carrier)
     activities = ActivitySet.create(
-        OrderRepository(pool, name), FaultInjector(named_profile("none")), gateways
+        OrderRepository(pool, name, TEMPORAL), FaultInjector(named_profile("none")), gateways
     )
     shop = Shop(name, client, pool, f"{name}-orders", f"{name}-shipping")
     async with (

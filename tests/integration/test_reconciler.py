@@ -1,22 +1,18 @@
 """The reconciler finishes orders whose workflow was terminated."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
-from typing import Any
 from uuid import uuid4
 
 import pytest
+import pytest_asyncio
 from structlog.testing import capture_logs
-from temporalio.api.common.v1 import Payload
-from temporalio.api.history.v1 import HistoryEvent
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHistory
-from temporalio.converter import DataConverter, DefaultPayloadConverter
+from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from db.database import Database
+from db.maintenance.reconciliation import register
 from orchestrator.api.admission import Admission
 from orchestrator.api.order_service import OrderService
 from orchestrator.embedded import Stack
@@ -24,11 +20,14 @@ from orchestrator.errors import DatabaseUnavailable, PayloadUnreadable, Temporal
 from orchestrator.messages import CancelOrder, order_workflow_id
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
+from orchestrator.worker import orphan_search
 from orchestrator.worker import reconciler as reconciler_module
-from orchestrator.worker.reconciler import FIRST_SEARCH_WINDOW, SEARCH_OVERLAP, Reconciler
+from orchestrator.worker.orphan_search import FIRST_SEARCH_WINDOW, SEARCH_OVERLAP
+from orchestrator.worker.reconciler import Reconciler
+from tests.integration.reconciling import Temporal, new_reconciler
 from tests.integration.test_api_outages import stopped
 from tests.live import LiveApi, eventually
-from tests.orders import OrderDriver, new_order
+from tests.orders import TEMPORAL, OrderDriver, new_order
 
 
 def terminate(settings: Settings, order_id: str) -> None:
@@ -68,73 +67,20 @@ def test_an_order_terminated_before_its_insert_fails(live: LiveApi, live_stack: 
 # --- One pass ---------------------------------------------------------------------------------
 
 
-@dataclass
-class Temporal:
-    """A stub on which every workflow runs except those in `ended`. It records its calls."""
-
-    data_converter = DataConverter.default
-    ended: set[str] = field(default_factory=set)
-    reset: set[str] = field(default_factory=set)
-    """Workflows whose first run has ended and whose second one runs."""
-
-    unopened: list[Any] = field(default_factory=list)
-    inputs: dict[str, list[Payload]] = field(default_factory=dict)
-    described: list[str] = field(default_factory=list)
-    queries: list[str] = field(default_factory=list)
-    started: list[str] = field(default_factory=list)
-    start_error: Exception | None = None
-
-    def get_workflow_handle(self, workflow_id: str, *, run_id: str | None = None) -> Any:
-        async def describe() -> Any:
-            order_id = workflow_id.removeprefix("order-")
-            self.described.append(order_id)
-            has_ended = order_id in self.ended or (run_id is not None and order_id in self.reset)
-            status = WorkflowExecutionStatus.TERMINATED if has_ended else WorkflowExecutionStatus.RUNNING
-            return SimpleNamespace(status=status)
-
-        async def fetch_history() -> WorkflowHistory:
-            started, ended = HistoryEvent(), HistoryEvent()
-            payloads = self.inputs[workflow_id]
-            started.workflow_execution_started_event_attributes.input.payloads.extend(payloads)
-            ended.workflow_execution_terminated_event_attributes.reason = "by an operator"
-            return WorkflowHistory(workflow_id, [started, ended])
-
-        return SimpleNamespace(describe=describe, fetch_history=fetch_history)
-
-    def terminated(self, workflow_id: str, *inputs: object) -> None:
-        """Add a workflow that was terminated before a worker processed it."""
-        self.ended.add(workflow_id.removeprefix("order-"))
-        self.inputs[workflow_id] = DefaultPayloadConverter().to_payloads(inputs)
-        status = WorkflowExecutionStatus.TERMINATED
-        self.unopened.append(
-            SimpleNamespace(id=workflow_id, run_id=workflow_id, status=status, start_time=datetime.now(UTC))
-        )
-
-    async def list_workflows(self, query: str) -> AsyncIterator[Any]:
-        self.queries.append(query)
-        for execution in self.unopened:
-            yield execution
-
-    async def start_workflow(self, _workflow: str, request: Any, **_: Any) -> None:
-        if self.start_error is not None:
-            raise self.start_error
-        self.started.append(request.order_id)
-
-    @property
-    def searched_since(self) -> list[datetime]:
-        return [datetime.fromisoformat(query.rsplit("'", 2)[1]) for query in self.queries]
-
-
 @pytest.fixture
 def temporal() -> Temporal:
     return Temporal()
 
 
-@pytest.fixture
-def reconciler(pool: Database, temporal: Temporal, monkeypatch: pytest.MonkeyPatch) -> Reconciler:
-    monkeypatch.setattr(reconciler_module, "STALE_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(reconciler_module, "PAGE_SIZE", 3)
-    return Reconciler(pool, temporal, "order-tq")  # type: ignore[arg-type]
+@pytest_asyncio.fixture
+async def reconciler(pool: Database, temporal: Temporal, monkeypatch: pytest.MonkeyPatch) -> Reconciler:
+    """The leader. It takes the second look in the same pass."""
+    monkeypatch.setattr(reconciler_module, "SECOND_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(orphan_search, "STALE_AFTER", timedelta(0))
+    monkeypatch.setattr(orphan_search, "PAGE_SIZE", 3)
+    await pool.execute("truncate reconcilers")
+    await register(pool, TEMPORAL)
+    return new_reconciler(pool, temporal)
 
 
 async def test_a_lost_order_is_found_behind_pages_of_healthy_ones(
@@ -147,10 +93,11 @@ async def test_a_lost_order_is_found_behind_pages_of_healthy_ones(
     temporal.ended = {lost}
     assert [await reconciler.run_once() for _ in range(3)] == [0, 0, 1]
     assert temporal.started == [lost]
-    assert temporal.described == order_ids
+    # Two looks at the orphan.
+    assert temporal.described == [*order_ids, lost]
     # The first page follows the last one.
     await reconciler.run_once()
-    assert temporal.described[7:] == order_ids[:3]
+    assert temporal.described[8:] == order_ids[:3]
 
 
 async def test_each_pass_searches_from_the_last_successful_one(
@@ -167,7 +114,7 @@ async def test_each_pass_searches_from_the_last_successful_one(
         raise DatabaseUnavailable
 
     with monkeypatch.context() as patched:
-        patched.setattr(reconciler_module.audit_database, "known_orders", unavailable)
+        patched.setattr(orphan_search, "known_orders", unavailable)
         for _ in range(2):
             with pytest.raises(DatabaseUnavailable):
                 await reconciler.run_once()
@@ -177,43 +124,36 @@ async def test_each_pass_searches_from_the_last_successful_one(
 
 
 async def test_an_order_whose_reconciliation_could_not_start_is_retried(
-    reconciler: Reconciler, temporal: Temporal, monkeypatch: pytest.MonkeyPatch
+    reconciler: Reconciler, temporal: Temporal
 ) -> None:
-    async def as_accepted(_self: Reconciler, order_id: str, _execution: object) -> Any:
-        return SimpleNamespace(order_id=order_id, cause="the workflow is terminated")
-
-    monkeypatch.setattr(Reconciler, "_never_inserted", as_accepted)
-    temporal.unopened = [SimpleNamespace(id="order-never-opened", run_id="run")]
+    order = new_order()
+    temporal.terminated(order_workflow_id(order.order_id), order)
     temporal.start_error = RPCError("unavailable", RPCStatusCode.UNAVAILABLE, b"")
+    temporal.cluster_error = temporal.start_error
     with pytest.raises(TemporalUnavailable):
         await reconciler.run_once()
+    temporal.cluster_error = None
+    assert await reconciler.run_once() == 0
     temporal.start_error = None
     assert await reconciler.run_once() == 1
     assert await reconciler.run_once() == 0
-    assert temporal.started == ["never-opened"]
+    assert temporal.started == [order.order_id]
 
 
 async def test_an_encrypted_order_is_retried_until_its_key_is_known(
-    reconciler: Reconciler, temporal: Temporal, monkeypatch: pytest.MonkeyPatch
+    reconciler: Reconciler, temporal: Temporal
 ) -> None:
-    has_key = False
-
-    async def as_accepted(_self: Reconciler, order_id: str, _execution: object) -> Any:
-        if order_id == "encrypted" and not has_key:
-            raise PayloadUnreadable
-        return SimpleNamespace(order_id=order_id, cause="the workflow is terminated")
-
-    monkeypatch.setattr(Reconciler, "_never_inserted", as_accepted)
-    temporal.unopened = [
-        SimpleNamespace(id=f"order-{name}", run_id=name) for name in ("encrypted", "never-opened")
-    ]
+    encrypted, other = new_order(), new_order()
+    for order in (encrypted, other):
+        temporal.terminated(order_workflow_id(order.order_id), order)
+    temporal.failures = {order_workflow_id(encrypted.order_id): PayloadUnreadable()}
     assert [await reconciler.run_once() for _ in range(3)] == [1, 0, 0]
     # The search window does not advance without it.
     first, *_, last = temporal.searched_since
     assert last - first < SEARCH_OVERLAP
-    has_key = True
+    temporal.failures = {}
     assert await reconciler.run_once() == 1
-    assert temporal.started == ["never-opened", "encrypted"]
+    assert temporal.started == [other.order_id, encrypted.order_id]
 
 
 async def test_a_workflow_without_a_valid_order_is_logged_and_skipped(
@@ -244,36 +184,6 @@ async def test_an_order_whose_workflow_was_reset_is_left_to_the_later_run(
     assert temporal.reset <= set(temporal.described)
 
 
-async def test_a_failed_pass_is_counted_and_followed_by_others(
-    reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    passes, failures = 0, 0
-    continued = asyncio.Event()
-
-    async def run_once(_self: Reconciler, *, search: bool) -> int:
-        nonlocal passes
-        passes += 1
-        if passes == 1:
-            raise LookupError("unexpected")
-        continued.set()
-        return 0
-
-    def failed() -> None:
-        nonlocal failures
-        failures += 1
-
-    monkeypatch.setattr(Reconciler, "run_once", run_once)
-    monkeypatch.setattr(reconciler_module, "INTERVAL_SECONDS", 0.0)
-    monkeypatch.setattr(reconciler._metrics, "reconciler_failed", failed)
-    with capture_logs() as lines:
-        running = asyncio.create_task(reconciler.run())
-        async with asyncio.timeout(5):
-            await continued.wait()
-        running.cancel()
-    assert failures == 1
-    assert [(line["event"], line["log_level"]) for line in lines] == [("reconciler pass failed", "error")]
-
-
 # --- Unknown namespace ------------------------------------------------------
 
 
@@ -283,14 +193,15 @@ async def test_an_unknown_namespace_is_an_outage_and_not_a_lost_workflow(
 ) -> None:
     settings = live_stack.settings.model_copy(update={"configured_temporal_namespace": "not-yet"})
     client: Client = await connect(settings)
-    monkeypatch.setattr(reconciler_module, "STALE_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(orphan_search, "STALE_AFTER", timedelta(0))
+    await register(pool, TEMPORAL)
     await driver.open()
     # Temporal passes at the form of a run's id before it passes for the namespace.
     await pool.execute(
         "update orders set workflow_run_id = %(run)s where state < 'completed'", {"run": str(uuid4())}
     )
     with pytest.raises(TemporalUnavailable):
-        await Reconciler(pool, client, "order-tq").run_once()
+        await new_reconciler(pool, client).run_once()
     service = OrderService(settings, pool, client, Admission(settings, pool))
     with pytest.raises(TemporalUnavailable):
         await service.workflow_start("order")

@@ -17,7 +17,7 @@ from db.maintenance.retention import RetentionRejected, delete_expired
 from db.orders import OrderRepository
 from orchestrator.worker.event_retention import EventRetention
 from tests.command_line import CommandLine
-from tests.orders import OrderDriver
+from tests.orders import TEMPORAL, OrderDriver
 
 KEEP = timedelta(days=90)
 LONGEST_WAIT = "500ms"
@@ -46,7 +46,7 @@ def url(postgres):
 @asynccontextmanager
 async def order_driver(url):
     async with Database(url, max_size=8) as pool:
-        yield OrderDriver(OrderRepository(pool, "worker-1"), pool)
+        yield OrderDriver(OrderRepository(pool, "worker-1", TEMPORAL), pool)
 
 
 def execute(url, statement):

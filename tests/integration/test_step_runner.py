@@ -18,7 +18,7 @@ from orchestrator.messages import (
     StepRequest,
     StepStatus,
 )
-from tests.orders import NO_FAULTS, failed
+from tests.orders import NO_FAULTS, TEMPORAL, failed
 
 SOON = timedelta(milliseconds=300)
 LATER = timedelta(seconds=60)
@@ -414,8 +414,10 @@ async def test_without_a_database_no_call_is_made(driver, method):
 
 async def test_the_next_worker_continues_the_attempt_numbers(driver, pool):
     order_id = await driver.open()
-    attempt = await OrderRepository(pool, "worker-a").start_next_attempt(order_id, Step.RECEIVE)
-    await OrderRepository(pool, "worker-a").end_attempt(order_id, Step.RECEIVE, failed(attempt.number))
-    result, _ = await run(OrderRepository(pool, "worker-b"), request(order_id), ScriptedCall())
+    attempt = await OrderRepository(pool, "worker-a", TEMPORAL).start_next_attempt(order_id, Step.RECEIVE)
+    await OrderRepository(pool, "worker-a", TEMPORAL).end_attempt(
+        order_id, Step.RECEIVE, failed(attempt.number)
+    )
+    result, _ = await run(OrderRepository(pool, "worker-b", TEMPORAL), request(order_id), ScriptedCall())
     assert result.attempts == 2
     assert [event["worker"] for event in await driver.events(order_id, "attempt")] == ["worker-a", "worker-b"]

@@ -8,7 +8,7 @@ from enum import StrEnum
 from temporalio import activity
 
 from db.database import Database
-from db.domain import SAMPLE_ITEMS, Address, Item, NewOrder, Reason, State
+from db.domain import SAMPLE_ITEMS, Address, Item, NewOrder, Reason, State, TemporalNamespace
 from db.orders import OrderRepository, OrderSnapshot
 from orchestrator.activities.order import OrderActivities
 from orchestrator.activities.step_runner import StepRunner
@@ -31,7 +31,7 @@ from orchestrator.messages import (
 )
 from orchestrator.worker.factory import ActivitySet
 from tests.orders import ADDRESS
-from tests.shop import ActivitySetFactory
+from tests.shop import ActivitySetFactory, RepositoryFactory
 
 HEALTHY = "healthy"
 VICTIM = "victim"
@@ -67,7 +67,7 @@ class Mutant:
     name: str
     breaks: set[int]
     scenario: Scenario = Scenario.PLAIN
-    repository: Callable[[Database, str], OrderRepository] = OrderRepository
+    repository: RepositoryFactory = OrderRepository
     activities: ActivitySetFactory = ActivitySet.create
     leaves_running: bool = False
     """Whether the victim's workflow stays open."""
@@ -200,8 +200,8 @@ def with_gateways(
 class MutantRepository(OrderRepository):
     """An order repository whose pool is accessible to mutants."""
 
-    def __init__(self, database: Database, worker: str) -> None:
-        super().__init__(database, worker)
+    def __init__(self, database: Database, worker: str, temporal: TemporalNamespace) -> None:
+        super().__init__(database, worker, temporal)
         self.pool = database
 
 

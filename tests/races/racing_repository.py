@@ -1,7 +1,6 @@
 """An order repository that sends a request exactly at the boundary of a cell."""
 
 import asyncio
-from collections.abc import Callable
 from datetime import timedelta
 from time import monotonic
 from typing import Any
@@ -24,7 +23,7 @@ from temporalio.worker import (
 from temporalio.workflow import ActivityHandle
 
 from db.database import Database
-from db.domain import COMPENSATIONS, NewOrder, State, Step
+from db.domain import COMPENSATIONS, NewOrder, State, Step, TemporalNamespace
 from db.orders import AttemptResult, OrderRepository, OrderSnapshot, StartedAttempt
 from orchestrator.errors import DatabaseUnavailable
 from orchestrator.messages import (
@@ -40,6 +39,7 @@ from orchestrator.temporal_client import is_not_ready
 from orchestrator.workflows.order import OrderWorkflow
 from tests.orders import OTHER_ADDRESS
 from tests.races.grid import IN_REVIEW, OPEN, Answered, Boundary, Cell, Manner, Moment, Place, Request
+from tests.shop import RepositoryFactory
 
 PERSON = "anna"
 MAX_WAIT_SECONDS = 1.0
@@ -181,8 +181,8 @@ async def _done(request: asyncio.Task[Answered]) -> None:
 
 
 class RacingRepository(OrderRepository):
-    def __init__(self, database: Database, worker: str, race: Race) -> None:
-        super().__init__(database, worker)
+    def __init__(self, database: Database, worker: str, temporal: TemporalNamespace, race: Race) -> None:
+        super().__init__(database, worker, temporal)
         self._race = race
 
     async def insert_order(self, order: NewOrder) -> bool:
@@ -269,5 +269,5 @@ def order_of(workflow_id: str) -> str:
     return rest.rpartition("-")[0] if kind == "shipping" else rest
 
 
-def racing_repository(race: Race) -> Callable[[Database, str], OrderRepository]:
-    return lambda repository, worker: RacingRepository(repository, worker, race)
+def racing_repository(race: Race) -> RepositoryFactory:
+    return lambda database, worker, temporal: RacingRepository(database, worker, temporal, race)

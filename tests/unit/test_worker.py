@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,12 +14,15 @@ from temporalio.common import MetricMeter
 from temporalio.runtime import Runtime
 
 from db.database import Database
+from db.domain import TemporalNamespace
 from db.fault_profiles import FaultChange
-from orchestrator.errors import DatabaseUnavailable
+from orchestrator import background
+from orchestrator.errors import DatabaseUnavailable, TemporalReplaced
 from orchestrator.gateways.fault_injection import FaultInjector, named_profile
 from orchestrator.observability import tracing
 from orchestrator.settings import Settings
 from orchestrator.worker import WorkerKind, fault_profile_polling, main
+from tests.orders import TEMPORAL
 
 MAX_STOP_SECONDS = 3.0
 DATABASE = cast(Database, None)
@@ -59,7 +63,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     injector = FaultInjector(named_profile("none"))
     worker = FakeWorker(injector)
 
-    async def connect(*_: object) -> None:
+    async def connect(*_: object, **__: object) -> None:
         return None
 
     async def run_forever(*_: object) -> None:
@@ -68,8 +72,16 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     async def current(_database: Database) -> FaultChange:
         return ACTIVE_PROFILE
 
+    async def identify(*_: object) -> tuple[TemporalNamespace, str]:
+        return TEMPORAL, "database"
+
+    async def temporal_namespace(_client: object) -> TemporalNamespace:
+        return TEMPORAL
+
     monkeypatch.setattr(main, "Database", FakeDatabase)
-    monkeypatch.setattr(main, "_connect", connect)
+    monkeypatch.setattr(main, "connect", connect)
+    monkeypatch.setattr(main, "_identify", identify)
+    monkeypatch.setattr(main, "temporal_namespace", temporal_namespace)
     monkeypatch.setattr(main, "simulated_gateways", lambda _database: None)
     monkeypatch.setattr(main.ActivitySet, "create", lambda *_: None)
     monkeypatch.setattr(main, "FaultInjector", lambda _profile: injector)
@@ -80,25 +92,98 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     return worker
 
 
-async def serve(stopping: asyncio.Event) -> None:
+async def serve(stopping: asyncio.Event, **settings: Any) -> None:
     runtime = cast(Runtime, SimpleNamespace(metric_meter=MetricMeter.noop))
+    given = Settings(events_keep_days=90, **settings)
     async with asyncio.timeout(5):
-        await main._serve(Settings(events_keep_days=90), WorkerKind.ORDER, "worker", stopping, runtime, None)
+        await main._serve(given, WorkerKind.ORDER, "worker", stopping, runtime, None)
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "FIRST_PAUSE_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize(
-    ("background", "name"), [("Reconciler", "reconciler"), ("EventRetention", "event retention")]
+    ("place", "method", "name"),
+    [
+        (main.Reconciler, "run", "reconciler"),
+        (main.EventRetention, "run", "event retention"),
+        (main.WorkerMetrics, "update_memory", "memory gauge"),
+        (main, "poll_fault_profile", "fault profile"),
+        (main, "keep_touching", "liveness file"),
+    ],
 )
-async def test_a_failed_background_task_ends_the_worker_with_its_error(
-    background: str, name: str, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("no_pause")
+async def test_a_failed_background_task_is_logged_counted_and_started_again(
+    place: Any, method: str, name: str, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    async def fail(_self: Any) -> None:
+    starts, failures = 0, 0
+    stopping = asyncio.Event()
+
+    async def fail(*_: Any) -> None:
+        nonlocal starts
+        starts += 1
+        if starts < 3:
+            raise LookupError("broken")
+        stopping.set()
+        await asyncio.Event().wait()
+
+    def failed(_self: Any) -> None:
+        nonlocal failures
+        failures += 1
+
+    monkeypatch.setattr(place, method, fail)
+    monkeypatch.setattr(main.WorkerMetrics, "background_task_failed", failed)
+    with capture_logs() as lines:
+        await serve(stopping, liveness_file=tmp_path / "alive")
+    assert (starts, failures) == (3, 2)
+    assert [(line["log_level"], line["task"]) for line in lines if "task" in line] == [("error", name)] * 2
+
+
+async def test_the_pause_after_failures_grows_and_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "LONGEST_PAUSE_SECONDS", 5.0)
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 5:
+            raise asyncio.CancelledError
+
+    async def fail() -> None:
         raise LookupError("broken")
 
-    monkeypatch.setattr(getattr(main, background), "run", fail)
-    with capture_logs() as lines, pytest.raises(LookupError, match="broken"):
+    monkeypatch.setattr(background.asyncio, "sleep", sleep)  # type: ignore[attr-defined]
+    with capture_logs(), pytest.raises(asyncio.CancelledError):
+        await background.keep_running("task", fail, lambda: None)
+    assert pauses == [1.0, 2.0, 4.0, 5.0, 5.0]
+
+
+async def test_a_failed_worker_ends_the_process_with_its_error(
+    worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail() -> None:
+        raise LookupError("polling failed")
+
+    monkeypatch.setattr(worker, "run", fail)
+    with pytest.raises(LookupError, match="polling failed"):
         await serve(asyncio.Event())
-    assert ("error", name) in [(line["log_level"], line.get("task")) for line in lines]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_worker_ends_when_another_cluster_responds(monkeypatch: pytest.MonkeyPatch) -> None:
+    responses = [TEMPORAL, DatabaseUnavailable(), TemporalNamespace("another", TEMPORAL.name)]
+
+    async def temporal_namespace(_client: object) -> TemporalNamespace:
+        response = responses.pop(0)
+        if isinstance(response, Exception):
+            raise response
+        return response
+
+    monkeypatch.setattr(main, "CLUSTER_CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(main, "temporal_namespace", temporal_namespace)
+    with pytest.raises(TemporalReplaced, match=f"cluster another; it was {TEMPORAL.cluster_id}"):
+        await serve(asyncio.Event())
 
 
 async def test_a_stopped_worker_ends_without_an_error(worker: FakeWorker) -> None:

@@ -48,7 +48,7 @@ from orchestrator.worker.factory import ActivitySet, order_worker, shipping_work
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.reconcile import ReconcileWorkflow
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
-from tests.orders import ADDRESS, OTHER_ADDRESS
+from tests.orders import ADDRESS, OTHER_ADDRESS, TEMPORAL
 from tests.servers import postgres_server
 
 HISTORIES = Path(__file__).parent / "histories"
@@ -365,7 +365,9 @@ async def main(names: list[str]) -> None:
         ):
             faults = FaultsByOrder()
             faults.profiles = {scenario.order_id: scenario.faults for scenario in scenarios}
-            activities = ActivitySet.create(OrderRepository(pool, IDENTITY), faults, simulated_gateways(pool))
+            activities = ActivitySet.create(
+                OrderRepository(pool, IDENTITY, TEMPORAL), faults, simulated_gateways(pool)
+            )
             recorder = Recorder(environment.client, pool)
             async with (
                 order_worker(environment.client, ORDER_QUEUE, activities),

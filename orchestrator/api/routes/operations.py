@@ -98,7 +98,12 @@ async def audit(query: Annotated[requests.AuditQuery, Query()], context: Ctx) ->
     """Compare the order database, the provider ledger and Temporal's workflows. Takes up to minutes."""
     async with context.report_limiter.slot(Report.AUDIT if query.run_id is None else Report.RUN_AUDIT):
         report = await while_available(
-            run_audit(context.reports, context.client, query.run_id),
+            run_audit(
+                context.reports,
+                context.client,
+                query.run_id,
+                task_queue=context.settings.order_task_queue,
+            ),
             context.database,
             context.client,
         )
