@@ -13,6 +13,7 @@ import typer
 from orchestrator.cli import keys as keys
 from orchestrator.cli import maintenance as maintenance
 from orchestrator.cli import orders as orders
+from orchestrator.cli import reconciler as reconciler
 from orchestrator.cli import stack as stack
 from orchestrator.cli import system as system
 from orchestrator.cli.output import print_error
@@ -26,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (stack, orders, system, maintenance, keys):
+for module in (stack, orders, system, maintenance, reconciler, keys):
     module.register(app)
 
 

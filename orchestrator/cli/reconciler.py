@@ -1,0 +1,116 @@
+"""Commands of the reconciler: its state, and the decisions that only a person can make."""
+
+import asyncio
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.output import AsJson, echo, print_json
+from orchestrator.errors import UsageError
+from orchestrator.settings import Settings
+
+if TYPE_CHECKING:
+    from db.domain import TemporalNamespace
+    from db.maintenance.reconciliation import ReconcilerState
+
+reconciler = typer.Typer(
+    help="Show the reconciler, let it continue, or give it the orders of a lost cluster."
+)
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(reconciler, name="reconciler")
+
+
+@reconciler.callback(invoke_without_command=True)
+def _show_by_default(context: typer.Context, as_json: AsJson = False) -> None:
+    if context.invoked_subcommand is None:
+        show(as_json)
+
+
+@reconciler.command()
+def show(as_json: AsJson = False) -> None:
+    """Show the leader, the open orders and the stop of the reconciler of each Temporal namespace."""
+    states = asyncio.run(_states(Settings.load()))
+    if as_json:
+        rows = [
+            asdict(state) | {"stopped_at": state.stopped_at and state.stopped_at.isoformat()}
+            for state in states
+        ]
+        print_json({"reconcilers": rows})
+        return
+    for state in states:
+        leader = f"leader {state.leader}" if state.has_leader else "no leader"
+        echo(
+            f"Temporal cluster {state.cluster_id}, namespace {state.namespace}: {leader}, "
+            f"{state.open_orders} open orders."
+        )
+        if state.stopped_at is not None:
+            echo(
+                f"  Stopped since {state.stopped_at:%Y-%m-%d %H:%M:%S %Z}: {state.orphans} orphaned orders, for "
+                f"example {', '.join(state.orphan_examples or [])}."
+            )
+
+
+@reconciler.command()
+def resume() -> None:
+    """Let a stopped reconciler close all orders that are orphaned now."""
+    resumed = asyncio.run(_resume(Settings.load()))
+    if not resumed:
+        echo("The reconciler is not stopped.")
+    for temporal in resumed:
+        echo(
+            f"The reconciler of namespace {temporal.name} in Temporal cluster {temporal.cluster_id} continues."
+        )
+
+
+@reconciler.command()
+def adopt(
+    cluster: Annotated[str, typer.Argument(metavar="CLUSTER", help="Id of the lost Temporal cluster.")],
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", help="The lost namespace; by default TEMPORAL_NAMESPACE.")
+    ] = None,
+) -> None:
+    """Close the open orders of a Temporal cluster that does not exist any more: refund, recall, outcome failed."""
+    orders = asyncio.run(_adopt(Settings.load(), cluster, namespace))
+    echo(f"{orders} orders moved to the Temporal cluster of these settings. Its reconciler closes them.")
+
+
+async def _states(settings: Settings) -> "list[ReconcilerState]":
+    from db.database import Database
+    from db.maintenance.reconciliation import reconcilers
+
+    async with Database(settings.order_database_url, max_size=1, application_name="reconciler") as database:
+        return await reconcilers(database)
+
+
+async def _resume(settings: Settings) -> "list[TemporalNamespace]":
+    from db.database import Database
+    from db.maintenance import reconciliation
+
+    async with Database(settings.order_database_url, max_size=1, application_name="reconciler") as database:
+        return await reconciliation.resume(database)
+
+
+async def _adopt(settings: Settings, cluster_id: str, namespace: str | None) -> int:
+    """Return the number of orders. Raises UsageError if the cluster is not lost, or has no open orders."""
+    from db.database import Database
+    from db.domain import TemporalNamespace
+    from db.maintenance import reconciliation
+    from orchestrator.temporal_client import connect, temporal_namespace
+
+    current = await temporal_namespace(await connect(settings, identity="reconciler"))
+    lost = TemporalNamespace(cluster_id, namespace or current.name)
+    if lost == current:
+        raise UsageError("This is the Temporal cluster and namespace of these settings; it is not lost.")
+    async with Database(settings.order_database_url, max_size=1, application_name="reconciler") as database:
+        for state in await reconciliation.reconcilers(database):
+            if state.temporal == lost and state.has_leader:
+                raise UsageError(
+                    f"Worker {state.leader} is connected to Temporal cluster {cluster_id}. Stop its workers first."
+                )
+        orders = await reconciliation.adopt(database, lost, current)
+    if not orders:
+        raise UsageError(f"No open order belongs to namespace {lost.name} of Temporal cluster {cluster_id}.")
+    return orders
