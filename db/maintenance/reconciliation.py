@@ -1,6 +1,6 @@
 """What the reconciler reads and stores: stale orders, the lease of its leader, and its stop."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
 from db import queries
@@ -41,11 +41,18 @@ class ReconcilerState:
     cluster_id: str
     namespace: str
     leader: str | None
+    leader_until: datetime | None
     has_leader: bool
     stopped_at: datetime | None
     orphans: int | None
     orphan_examples: list[str] | None
     open_orders: int
+
+    def to_json(self) -> Row:
+        return {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in asdict(self).items()
+        }
 
     @property
     def temporal(self) -> TemporalNamespace:

@@ -48,7 +48,7 @@ where temporal_cluster_id = %(cluster_id)s and temporal_namespace = %(namespace)
 -- name: reconcilers
 -- Every Temporal namespace that has used this database or has open orders in it.
 select temporal_cluster_id as cluster_id, temporal_namespace as namespace,
-    r.leader, coalesce(r.leader_until > clock_timestamp(), false) as has_leader,
+    r.leader, r.leader_until, coalesce(r.leader_until > clock_timestamp(), false) as has_leader,
     r.stopped_at, r.orphans, r.orphan_examples, coalesce(o.open_orders, 0) as open_orders
 from reconcilers r
 full join (

@@ -1,7 +1,6 @@
 """Commands of the reconciler: its state, and the decisions that only a person can make."""
 
 import asyncio
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,11 +33,7 @@ def show(as_json: AsJson = False) -> None:
     """Show the leader, the open orders and the stop of the reconciler of each Temporal namespace."""
     states = asyncio.run(_states(Settings.load()))
     if as_json:
-        rows = [
-            asdict(state) | {"stopped_at": state.stopped_at and state.stopped_at.isoformat()}
-            for state in states
-        ]
-        print_json({"reconcilers": rows})
+        print_json({"reconcilers": [state.to_json() for state in states]})
         return
     for state in states:
         leader = f"leader {state.leader}" if state.has_leader else "no leader"
@@ -48,8 +43,8 @@ def show(as_json: AsJson = False) -> None:
         )
         if state.stopped_at is not None:
             echo(
-                f"  Stopped since {state.stopped_at:%Y-%m-%d %H:%M:%S %Z}: {state.orphans} orphaned orders, for "
-                f"example {', '.join(state.orphan_examples or [])}."
+                f"  Stopped since {state.stopped_at:%Y-%m-%d %H:%M:%S %Z}: {state.orphans} orphaned orders, "
+                f"for example {', '.join(state.orphan_examples or [])}."
             )
 
 
@@ -60,9 +55,7 @@ def resume() -> None:
     if not resumed:
         echo("The reconciler is not stopped.")
     for temporal in resumed:
-        echo(
-            f"The reconciler of namespace {temporal.name} in Temporal cluster {temporal.cluster_id} continues."
-        )
+        echo(f"The reconciler of cluster {temporal.cluster_id}, namespace {temporal.name} continues.")
 
 
 @reconciler.command()
@@ -72,7 +65,7 @@ def adopt(
         str | None, typer.Option("--namespace", help="The lost namespace; by default TEMPORAL_NAMESPACE.")
     ] = None,
 ) -> None:
-    """Close the open orders of a Temporal cluster that does not exist any more: refund, recall, outcome failed."""
+    """Refund, recall and close the open orders of a Temporal cluster that does not exist any more."""
     orders = asyncio.run(_adopt(Settings.load(), cluster, namespace))
     echo(f"{orders} orders moved to the Temporal cluster of these settings. Its reconciler closes them.")
 
@@ -108,7 +101,8 @@ async def _adopt(settings: Settings, cluster_id: str, namespace: str | None) -> 
         for state in await reconciliation.reconcilers(database):
             if state.temporal == lost and state.has_leader:
                 raise UsageError(
-                    f"Worker {state.leader} is connected to Temporal cluster {cluster_id}. Stop its workers first."
+                    f"Worker {state.leader} is connected to Temporal cluster {cluster_id}. Stop the workers "
+                    "of that cluster first."
                 )
         orders = await reconciliation.adopt(database, lost, current)
     if not orders:

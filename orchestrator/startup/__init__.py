@@ -7,6 +7,7 @@ that is unavailable is not a finding: the check raises ServiceUnavailable, and a
 - `configuration`: settings that contradict each other
 - `database`: version, schema and clock of PostgreSQL
 - `temporal`: version, namespace and clock of Temporal
+- `task_queue_claims`: task queues that serve another order database
 """
 
 from orchestrator.startup.findings import Finding, refuse

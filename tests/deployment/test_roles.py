@@ -30,6 +30,7 @@ WRITER = {
     "public.orders": CHANGE,
     "public.payments": CHANGE,
     "public.shipments": CHANGE,
+    "public.reconcilers": CHANGE,
     "public.runs": CHANGE,
     "provider.packages": CHANGE,
     "provider.parcels": CHANGE,

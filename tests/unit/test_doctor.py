@@ -182,7 +182,8 @@ def all_keys() -> set[str]:
 
 def test_every_finding_is_tested_against_real_servers():
     tests = Path(__file__).parents[1] / "integration"
-    tested = "".join((tests / name).read_text() for name in ("test_doctor.py", "test_versions.py"))
+    files = ("test_doctor.py", "test_ownership.py", "test_versions.py")
+    tested = "".join((tests / name).read_text() for name in files)
     without_servers = keys_in([Path(configuration.__file__)])
     assert {key for key in all_keys() - without_servers if f'"{key}"' not in tested} == set()
 

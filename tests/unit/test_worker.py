@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -72,15 +71,19 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     async def current(_database: Database) -> FaultChange:
         return ACTIVE_PROFILE
 
-    async def identify(*_: object) -> tuple[TemporalNamespace, str]:
-        return TEMPORAL, "database"
+    async def claim(*_: object) -> str:
+        return "database"
+
+    async def register(*_: object) -> None:
+        return None
 
     async def temporal_namespace(_client: object) -> TemporalNamespace:
         return TEMPORAL
 
     monkeypatch.setattr(main, "Database", FakeDatabase)
-    monkeypatch.setattr(main, "connect", connect)
-    monkeypatch.setattr(main, "_identify", identify)
+    monkeypatch.setattr(main, "_connect", connect)
+    monkeypatch.setattr(main, "wait_for_task_queues", claim)
+    monkeypatch.setattr(main, "register", register)
     monkeypatch.setattr(main, "temporal_namespace", temporal_namespace)
     monkeypatch.setattr(main, "simulated_gateways", lambda _database: None)
     monkeypatch.setattr(main.ActivitySet, "create", lambda *_: None)
@@ -92,11 +95,10 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     return worker
 
 
-async def serve(stopping: asyncio.Event, **settings: Any) -> None:
+async def serve(stopping: asyncio.Event) -> None:
     runtime = cast(Runtime, SimpleNamespace(metric_meter=MetricMeter.noop))
-    given = Settings(events_keep_days=90, **settings)
     async with asyncio.timeout(5):
-        await main._serve(given, WorkerKind.ORDER, "worker", stopping, runtime, None)
+        await main._serve(Settings(events_keep_days=90), WorkerKind.ORDER, "worker", stopping, runtime, None)
 
 
 @pytest.fixture
@@ -111,12 +113,11 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
         (main.EventRetention, "run", "event retention"),
         (main.WorkerMetrics, "update_memory", "memory gauge"),
         (main, "poll_fault_profile", "fault profile"),
-        (main, "keep_touching", "liveness file"),
     ],
 )
 @pytest.mark.usefixtures("no_pause")
 async def test_a_failed_background_task_is_logged_counted_and_started_again(
-    place: Any, method: str, name: str, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    place: Any, method: str, name: str, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts, failures = 0, 0
     stopping = asyncio.Event()
@@ -136,7 +137,7 @@ async def test_a_failed_background_task_is_logged_counted_and_started_again(
     monkeypatch.setattr(place, method, fail)
     monkeypatch.setattr(main.WorkerMetrics, "background_task_failed", failed)
     with capture_logs() as lines:
-        await serve(stopping, liveness_file=tmp_path / "alive")
+        await serve(stopping)
     assert (starts, failures) == (3, 2)
     assert [(line["log_level"], line["task"]) for line in lines if "task" in line] == [("error", name)] * 2
 

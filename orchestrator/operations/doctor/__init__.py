@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from orchestrator.embedded import Stack
-from orchestrator.operations.doctor import database, machine, temporal
+from orchestrator.operations.doctor import database, machine, ownership, temporal
 from orchestrator.operations.doctor.report import Report
 from orchestrator.settings import Settings
 from orchestrator.startup import Finding
@@ -30,6 +30,8 @@ async def diagnose(settings: Settings, clock: Callable[[], float] = time.time) -
         checks.append(database.check(settings, clock))
     if is_up or not settings.uses_embedded_temporal:
         checks.append(temporal.check(settings, clock))
+    if is_up or not (settings.uses_embedded_postgres or settings.uses_embedded_temporal):
+        checks.append(ownership.check(settings))
     reports = [Report(list(configuration_findings(settings))), *await asyncio.gather(*checks)]
     findings = [finding for report in reports for finding in report.findings]
     return Report(

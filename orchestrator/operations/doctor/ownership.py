@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import Iterator, Sequence
 
 import psycopg
-from temporalio.client import Client
 from temporalio.service import RPCError
 
 from db.database import Database
 from db.domain import TemporalNamespace
 from db.maintenance.reconciliation import ReconcilerState, reconcilers
-from orchestrator.errors import ServiceUnavailable, SettingsError, TaskQueueTaken
-from orchestrator.operations.doctor.report import Finding, Report
+from orchestrator.errors import ServiceUnavailable, SettingsError
+from orchestrator.operations.doctor.report import Report
 from orchestrator.settings import Settings
-from orchestrator.task_queue_claims import require_own_task_queues
+from orchestrator.startup import Finding
+from orchestrator.startup.task_queue_claims import check_task_queues
 from orchestrator.temporal_client import connect, temporal_namespace
 
 CHECK_SECONDS = 3.0
@@ -31,25 +31,10 @@ async def check(settings: Settings) -> Report:
             report.findings += stop_findings(states)
             client = await connect(settings, identity="doctor")
             report.findings += other_cluster_findings(states, await temporal_namespace(client))
-            report.findings += await _queue_findings(settings, client, database)
+            report.findings += await check_task_queues(settings, client)
     except (ServiceUnavailable, SettingsError, RPCError, TimeoutError, psycopg.Error):
         pass
     return report
-
-
-async def _queue_findings(settings: Settings, client: Client, database: Database) -> list[Finding]:
-    queues = (settings.order_task_queue, settings.shipping_task_queue)
-    try:
-        await require_own_task_queues(client, database, queues)
-    except TaskQueueTaken as error:
-        return [
-            Finding(
-                "task-queue-taken",
-                str(error).split(";")[0] + ".",
-                "Set TEMPORAL_NAMESPACE to a namespace that only this system uses, or correct DATABASE_URL.",
-            )
-        ]
-    return []
 
 
 def stop_findings(states: Sequence[ReconcilerState]) -> Iterator[Finding]:
@@ -57,9 +42,10 @@ def stop_findings(states: Sequence[ReconcilerState]) -> Iterator[Finding]:
         if state.stopped_at is not None:
             yield Finding(
                 "reconciler-stopped",
-                f"The reconciler stopped at {state.stopped_at:%Y-%m-%d %H:%M:%S %Z}: {state.orphans} orders had no "
-                f"running workflow, for example {', '.join(state.orphan_examples or [])}.",
-                "Find out why (docs/how-to/respond-to-alerts.md#reconcilerstopped), then: orders reconciler resume.",
+                f"The reconciler stopped at {state.stopped_at:%Y-%m-%d %H:%M:%S %Z}: {state.orphans} orders "
+                f"had no running workflow, for example {', '.join(state.orphan_examples or [])}.",
+                "Find out why (docs/how-to/respond-to-alerts.md#reconcilerstopped), then: orders reconciler "
+                "resume.",
             )
 
 
