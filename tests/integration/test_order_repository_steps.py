@@ -235,7 +235,7 @@ async def test_of_two_workers_that_race_one_completes_a_step(
 ):
     order_id = await due_for_attempt(driver, step)
     await driver.repository.start_next_attempt(order_id, step)
-    other = OrderRepository(pool, "worker-2")
+    other = OrderRepository(pool, "worker-2", TEMPORAL)
     start = partial(other.start_next_attempt, order_id, step)
     complete = partial(
         driver.repository.complete_step, order_id, step, ok(1, **COMPENSATION_DETAILS.get(step, {}))
