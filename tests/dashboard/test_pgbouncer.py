@@ -16,7 +16,7 @@ from db.read_models.latency_report import latency_csv
 from db.read_only_database import ReadOnlyDatabase
 from orchestrator.errors import StatementTimeout
 from tests.dashboard.conftest import NAMES, Pages
-from tests.orders import OrderDriver
+from tests.orders import TEMPORAL, OrderDriver
 from tests.pgbouncer import pgbouncer, pgbouncer_program
 
 pytestmark = pytest.mark.skipif(
@@ -53,7 +53,7 @@ async def test_orders_of_concurrent_clients_complete(pooled_url: str) -> None:
     # Different numbers of executions: prepared statements of the clients would have the same names.
     async def complete(orders: int) -> list[State]:
         async with Database(pooled_url, max_size=2) as pool:
-            driver = OrderDriver(OrderRepository(pool, "w"), pool)
+            driver = OrderDriver(OrderRepository(pool, "w", TEMPORAL), pool)
             order_ids = [await driver.carry_to(State.COMPLETED) for _ in range(orders)]
             return [(await driver.row(order_id))["state"] for order_id in order_ids]
 
@@ -93,7 +93,7 @@ async def test_the_settings_of_a_reader_do_not_apply_to_other_clients(transactio
     reader.close()
     assert settings(transaction_url) == before
     async with Database(transaction_url, max_size=1) as pool:
-        driver = OrderDriver(OrderRepository(pool, "w"), pool)
+        driver = OrderDriver(OrderRepository(pool, "w", TEMPORAL), pool)
         await driver.carry_to(State.COMPLETED)
 
 
