@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import IO
 from uuid import uuid4
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a full disk, an exhausted quota and a file that is too large."""
+
 _DESCRIPTOR = re.compile(r"/(?:dev/fd|proc/self/fd)/(\d+)")
 
 

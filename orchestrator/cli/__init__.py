@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import typer
 
+from orchestrator import output_file
 from orchestrator.cli import keys as keys
 from orchestrator.cli import maintenance as maintenance
 from orchestrator.cli import orders as orders
@@ -39,11 +40,11 @@ def main() -> NoReturn:
         sys.stdout.flush()
     except OSError as error:
         # A reader that has ended, for example `| head`, needs no message.
-        if not isinstance(error, BrokenPipeError):
-            print_error(f"Cannot write standard output: {error.strerror}.")
+        if code == ExitCode.PASSED and not isinstance(error, BrokenPipeError):
+            print_error(f"Cannot write the output: {error.strerror}.")
         # The rest of the output would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = ExitCode.CRASHED
+        code = code or ExitCode.CRASHED
     exit_immediately(code)
 
 
@@ -59,5 +60,8 @@ def run(arguments: list[str]) -> int:
     except OrderSystemError as error:
         print_error(str(error))
     except Exception as error:
-        print_error(f"Internal error ({type(error).__name__}): {error}")
+        if isinstance(error, OSError) and error.errno in output_file.DISK_FULL:
+            print_error(f"Cannot write {error.filename or 'the output'}: {error.strerror}.")
+        else:
+            print_error(f"Internal error ({type(error).__name__}): {error}")
     return ExitCode.CRASHED

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -49,8 +50,15 @@ class _OrderCommand(TyperCommand):
     """A command that accepts an order id such as -42, which Typer would read as an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        ctx.ignore_unknown_options = any(re.fullmatch(r"-\d[\w-]*", each) for each in args)
-        return super().parse_args(ctx, args)
+        with_value = {
+            name for each in self.params if not getattr(each, "is_flag", True) for name in each.opts
+        }
+        others: list[str] = []
+        ids: list[str] = []
+        for before, each in pairwise(["", *args]):
+            is_id = before not in with_value and re.fullmatch(r"-\d[\w-]*", each)
+            (ids if is_id else others).append(each)
+        return super().parse_args(ctx, args if "--" in args or not ids else [*others, "--", *ids])
 
 
 OrderId = Annotated[

@@ -1,6 +1,5 @@
 """Commands of the whole system: audit, export, faults, and its long-running processes."""
 
-import errno
 import json
 import sys
 from contextlib import nullcontext
@@ -17,8 +16,6 @@ from orchestrator.rest_client import Json, RestClient
 from orchestrator.worker import WorkerKind
 
 faults = typer.Typer(help="Show or change the fault profile of the simulated gateways.")
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Run = Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only orders of this run.")]
 
@@ -69,8 +66,8 @@ def export(
         except BrokenPipeError:
             raise
         except OSError as error:
-            failure = OrderSystemError if error.errno in DISK_FULL else UsageError
-            name = "standard output" if str(csv) == "-" else csv
+            failure = OrderSystemError if error.errno in output_file.DISK_FULL else UsageError
+            name = "the output" if str(csv) == "-" else csv
             raise failure(f"Cannot write {name}: {error.strerror}.") from error
     if not is_stream:
         echo(f"{orders} orders in {csv}")

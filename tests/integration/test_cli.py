@@ -1,12 +1,16 @@
 """The command line against a running stack: what it prints, and its exit codes."""
 
 import csv
+import io
 import json
+import os
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from orchestrator.embedded import Stack
@@ -165,6 +169,87 @@ def test_export_writes_a_complete_file_or_none(command: Command, live: LiveApi, 
     typo = command("export", "--run", f"{run_id}-typo", "--csv", str(tmp_path / "typo.csv"))
     assert typo.refuses(2, f"there is no run {run_id}-typo")
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_export_writes_through_pipes_and_links(
+    command: Command, live_stack: Stack, live: LiveApi, tmp_path: Path
+) -> None:
+    run_id = new_id()
+    live.finished(live.start(run_id=run_id))
+    csv_text = command("export", "--run", run_id, "--csv", "-").out
+    target, link, pipe = tmp_path / "target.csv", tmp_path / "link.csv", tmp_path / "pipe"
+    link.symlink_to(target)
+    assert command("export", "--run", run_id, "--csv", str(link)).exit_code == 0
+    assert link.is_symlink()
+    assert target.read_text() == csv_text
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
+        assert command("export", "--run", run_id, "--csv", str(pipe)).exit_code == 0
+        assert reader.communicate()[0] == csv_text
+    assert pipe.is_fifo()
+    export = f"{sys.executable} -m orchestrator export --run {run_id} --csv"
+    for shell, out in (
+        (f"{export} /dev/stdout", csv_text),
+        (f"{export} /dev/fd/3 3>&1", csv_text),
+        (f"echo first > out; {export} /dev/stdout >> out; cat out", f"first\n{csv_text}"),
+        (f"{export} - | head -c 8", csv_text[:8]),
+        (f"{sys.executable} -m orchestrator list | head -c 0", ""),
+    ):
+        done = subprocess.run(
+            shell,
+            shell=True,
+            cwd=tmp_path,
+            env=stack_environment(live_stack.settings),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.stdout, done.stderr) == (out, "")
+
+
+@pytest.mark.parametrize("arguments", ["export --csv -", "list --json"])
+def test_a_full_disk_is_one_sentence(live_stack: Stack, live: LiveApi, arguments: str) -> None:
+    live.start()
+    done = subprocess.run(
+        f"{sys.executable} -m orchestrator {arguments} > /dev/full",
+        shell=True,
+        env=stack_environment(live_stack.settings),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == "Cannot write the output: No space left on device.\n"
+    assert done.returncode == 1
+
+
+def test_a_failed_export_keeps_the_file(command: Command, tmp_path: Path) -> None:
+    good = tmp_path / "good.csv"
+    good.write_text("good")
+    assert command("export", "--csv", str(good), "--api-url", UNUSED_URL).exit_code == 1
+    assert command("export", "--csv", str(good), "--run", "no-such-run").exit_code == 2
+    assert good.read_text() == "good"
+    assert command("export", "--csv", "/dev/full").refuses(
+        1, "Cannot write /dev/full: No space left on device."
+    )
+    assert list(tmp_path.iterdir()) == [good]
+
+
+def test_order_ids_that_look_like_options_or_numbers(command: Command, live: LiveApi) -> None:
+    run_id = new_id()
+    number = -int(time.time() * 1000)
+    ids = [str(number), f"00{-number}", f"NA{-number}"]
+    for order_id in ids:
+        assert command("start", order_id, "--run-id", run_id).exit_code == 0
+        live.finished(order_id)
+        assert command("status", order_id, "--json").json()["order_id"] == order_id
+        assert command("history", "--", order_id).exit_code == 0
+    text = command("export", "--run", run_id, "--csv", "-").out
+    # As docs/reference/latency-csv.md says.
+    frame = pd.read_csv(io.StringIO(text), dtype={"order_id": str, "run_id": str}, keep_default_na=False)
+    assert sorted(frame["order_id"].str.removeprefix("'")) == sorted(ids)
+    assert command("status", str(number), "--nonsense").exit_code == 2
+    assert command("start", "--nonsense").exit_code == 2
+    assert command("start", "--run-id", "-5", "--nonsense").exit_code == 2
 
 
 def test_faults_are_set_and_shown(command: Command) -> None:
