@@ -10,6 +10,9 @@ MAX_ORDER_LINES = 100
 MAX_QUANTITY = 1_000_000
 MAX_UNIT_PRICE_CENTS = 100_000_000
 MAX_TEXT_LENGTH = 200
+QUICK_ATTEMPTS = 30
+"""Attempts of a step with short delays; delays of up to 30 s follow. When two of three calls fail, they take
+about 5 s, and one step of 160,000 needs more."""
 
 _COUNTRY_CODES = """
 AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT
@@ -55,6 +58,9 @@ GATEWAY_STEPS = (
     Step.REFUND,
 )
 """The steps that call a gateway. Only these can fail, time out or lose the response."""
+
+ADDRESS_STEPS = (Step.VALIDATE, Step.DISPATCH)
+"""The steps whose gateway call has the address."""
 
 
 class State(StrEnum):

@@ -158,8 +158,10 @@ class OrderRepository:
             owns_payment=row["owns_payment"],
         )
 
-    async def end_attempt(self, order_id: str, step: Step, ended: AttemptResult) -> None:
-        """Close an attempt that is not retried."""
+    async def end_attempt(
+        self, order_id: str, step: Step, ended: AttemptResult, *, is_retried: bool = False
+    ) -> None:
+        """Close an attempt that the caller does not retry. `is_retried`: a later execution does."""
         await self._execute(
             "end_attempt",
             order_id=order_id,
@@ -168,6 +170,7 @@ class OrderRepository:
             outcome=ended.outcome,
             duration_ms=ended.duration_ms,
             detail=Jsonb(ended.detail),
+            is_retried=is_retried,
         )
 
     async def complete_step(
@@ -208,11 +211,13 @@ class OrderRepository:
         *,
         signal: str | None = None,
         request_id: str | None = None,
+        address_version: int | None = None,
     ) -> RequestResult:
         """Abort an order, unless it was aborted before or can no longer be.
 
         `signal` names the request of a person; None is a decision of the system. A repeated `request_id` gets
-        the first decision.
+        the first decision. With an `address_version`, an order whose address has another version is not
+        aborted.
         """
         detail = {"reason": reason, "by": by, "message": message}
         row = await self._fetch_one(
@@ -221,6 +226,7 @@ class OrderRepository:
             reason=reason,
             by=by,
             before_state=STATE_MACHINE.abort_limit(reason),
+            address_version=address_version,
             request_id=request_id,
             kind="signal" if signal else "abort",
             detail=Jsonb(_event_detail(signal, accepted=True, **detail)),

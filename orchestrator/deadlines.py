@@ -35,7 +35,20 @@ COMPENSATION_NEED = timedelta(milliseconds=3_000)
 FINISH_NEED = timedelta(milliseconds=250)
 """Time reserved to store the outcome."""
 
+MAX_BACKOFF = timedelta(seconds=30)
+"""Longest delay before a retry."""
+
 _FORWARD_STEPS = tuple(STEP_NEEDS)
+
+
+def backoff(first: timedelta, retries: int, jitter: float, time_left: timedelta | None = None) -> timedelta:
+    """Return the delay before a retry that follows `retries` others: exponential, at most MAX_BACKOFF.
+
+    `jitter`, from 0 to 1, shortens it by up to half. While less time is left, the delay is at most a quarter
+    of it, but at least half of `first`.
+    """
+    delay = min(first * (1 << min(retries, 16)), MAX_BACKOFF) * (1 - jitter / 2)
+    return delay if time_left is None else min(delay, max(time_left / 4, first / 2))
 
 
 @dataclass(frozen=True)

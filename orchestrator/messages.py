@@ -19,11 +19,16 @@ MAX_LIMIT_SECONDS = 3_600.0
 MAX_ADDRESS_VERSION = 2**31 - 1
 """PostgreSQL's maximum of the type int."""
 
+MAX_REQUESTS = 200
+"""Requests of one kind that an order handles. Each adds about six events to the workflow's history; Temporal
+ends a workflow at 51,200."""
+
 # Types of the ApplicationErrors that workflows, activities and their callers distinguish.
 INVALID_ORDER = "InvalidOrder"
 DUPLICATE_ORDER = "DuplicateOrder"
 INVALID_REQUEST = "InvalidRequest"
 VALUE_REJECTED = "ValueRejected"
+TOO_MANY_REQUESTS = "TooManyRequests"
 
 UNACCEPTABLE = (INVALID_REQUEST, VALUE_REJECTED)
 """With one of these, an update fails because of its content."""
@@ -40,6 +45,10 @@ def order_workflow_id(order_id: str) -> str:
 
 def reconcile_workflow_id(order_id: str) -> str:
     return f"reconcile-{order_id}"
+
+
+def compensation_task_queue(order_task_queue: str) -> str:
+    return f"{order_task_queue}-compensation"
 
 
 def shipping_workflow_id(order_id: str, n: int) -> str:
@@ -274,9 +283,12 @@ class StepRequest:
 
 @dataclass(frozen=True)
 class StepResult:
+    """`address_version` is set when the carrier declined this version of the address."""
+
     status: StepStatus
     attempts: int = 0
     message: str = ""
+    address_version: int | None = None
 
 
 @dataclass(frozen=True)
@@ -284,7 +296,8 @@ class AbortRequest:
     """Abort an order. The first reason that is stored decides the outcome.
 
     `signal` names the request that a person sent (None: the system decided). `request_id` is the idempotency
-    key: a repeated activity returns the result of its first execution.
+    key: a repeated activity returns the result of its first execution. With an `address_version`, an order
+    whose address has another version is not aborted.
     """
 
     order_id: str
@@ -294,6 +307,7 @@ class AbortRequest:
     signal: str | None = None
     request_id: str | None = None
     run_id: str | None = None
+    address_version: int | None = None
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     )
     auto_review_seconds: float = Field(default=2.0, ge=0, le=3600)
 
-    max_in_flight: int = Field(default=1_000, ge=1, le=1_000_000)
+    max_in_flight: int = Field(default=100_000, ge=1, le=1_000_000)
 
     order_workers: int = Field(default=2, ge=1, le=32)
     shipping_workers: int = Field(default=2, ge=1, le=32)

@@ -6,6 +6,7 @@
         client = environment.client
         async with (
             order_worker(client, "order-tq", activities),
+            compensation_worker(client, "order-tq", activities),
             shipping_worker(client, "shipping-tq", activities),
         ):
             result = await client.execute_workflow(
@@ -27,7 +28,7 @@ from itertools import pairwise
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from db.domain import COMPENSATIONS, Address, NewOrder, Reason, State, Step
+from db.domain import ADDRESS_STEPS, COMPENSATIONS, Address, NewOrder, Reason, State, Step
 from db.transitions import STATE_MACHINE, Transition
 from orchestrator import messages
 from orchestrator.activities.step_batch import StepBatchActivity
@@ -136,10 +137,11 @@ class InMemoryActivities:
     @property
     def for_order_worker(self) -> ActivityMethods:
         batch = StepBatchActivity(self._steps, self.open, self.approve)
-        shipping = (Step.PREPARE, Step.DISPATCH)
         return [
             batch.run_batch,
-            *(run for step, run in self._steps.items() if step not in shipping),
+            self._steps[Step.RECEIVE],
+            self._steps[Step.VALIDATE],
+            self._steps[Step.CHARGE],
             self.open,
             self.approve,
             self.change_address,
@@ -147,6 +149,10 @@ class InMemoryActivities:
             self.record_request_event,
             self.finish,
         ]
+
+    @property
+    def for_compensation_worker(self) -> ActivityMethods:
+        return [self._steps[step] for step in COMPENSATIONS]
 
     @property
     def for_shipping_worker(self) -> ActivityMethods:
@@ -172,13 +178,14 @@ class InMemoryActivities:
         return run
 
     async def _run_step(self, name: Activity, request: messages.StepRequest) -> messages.StepResult:
-        outcome = await self._start(name, request.order_id)
         order = self.orders[request.order_id]
+        version = order.address_version if request.step in ADDRESS_STEPS else None
+        outcome = await self._start(name, request.order_id)
         attempts = [called for called, _ in self.calls[request.order_id]].count(name)
         if isinstance(outcome, StepStatus):
             is_aborted = order.abort is not None and request.step not in COMPENSATIONS
             return messages.StepResult(
-                StepStatus.ABORTED if is_aborted else outcome, attempts, f"scripted {outcome}"
+                StepStatus.ABORTED if is_aborted else outcome, attempts, f"scripted {outcome}", version
             )
         is_stored = outcome.is_stored if isinstance(outcome, DoneButReturns) else True
         status = self._do_step(order, request.step, is_stored=is_stored)
@@ -220,7 +227,11 @@ class InMemoryActivities:
         async with self._database_activity(Activity.ABORT, request.order_id):
             order = self.orders[request.order_id]
             limit = STATE_MACHINE.abort_limit(request.reason)
-            accepted = order.abort is None and limit.is_past(order.state)
+            accepted = (
+                order.abort is None
+                and limit.is_past(order.state)
+                and request.address_version in (None, order.address_version)
+            )
             if accepted:
                 order.abort = request
             return _decide(order, request.signal, request.request_id, accepted)

@@ -19,7 +19,7 @@ from orchestrator.gateways.protocols import Gateways
 from orchestrator.gateways.simulated import simulated_gateways
 from orchestrator.messages import OrderRequest, OrderResult, order_workflow_id
 from orchestrator.temporal_client import temporal_namespace
-from orchestrator.worker.factory import ActivitySet, order_worker, shipping_worker
+from orchestrator.worker.factory import ActivitySet, compensation_worker, order_worker, shipping_worker
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 from tests.orders import ADDRESS
@@ -102,6 +102,7 @@ async def open_shop(
     worker_activities = activities(orders, faults, simulated_gateways(pool))
     async with (
         order_worker(client, shop.order_queue, worker_activities),
+        compensation_worker(client, shop.order_queue, worker_activities),
         shipping_worker(client, shop.shipping_queue, worker_activities),
     ):
         yield shop

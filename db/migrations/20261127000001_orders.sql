@@ -129,6 +129,9 @@ create table step_attempts (
     -- The attempt that the last update ended. Before PostgreSQL 18, RETURNING has no old values.
     ended_started_at timestamptz,
     ended_worker text,
+    -- Failed attempts without an event, and those of them that timed out. Counted in `orders` with the outcome.
+    omitted_attempts int not null default 0,
+    omitted_timeouts int not null default 0,
     primary key (order_id, step)
 ) with (fillfactor = 50);
 
@@ -147,7 +150,12 @@ create table reconcilers (
     primary key (temporal_cluster_id, temporal_namespace)
 ) with (fillfactor = 50);
 
+-- Whether a failed attempt that is followed by another one has an event: a step that fails for days has few events.
+create function attempt_has_event(attempt int) returns boolean language sql immutable parallel safe
+return attempt <= 32 or attempt & (attempt - 1) = 0;
+
 -- migrate:down
+drop function attempt_has_event;
 drop table reconcilers;
 drop table step_attempts;
 drop function selected_orders;

@@ -8,7 +8,8 @@ left join orders o on o.order_id = %(order_id)s
 left join payments p on p.payment_id = %(payment_id)s;
 
 -- name: order
--- One order with the number of failed attempts of each step, and the last ten failed attempts.
+-- One order with the number of failed attempts of each step, also of those without an event, and the last ten failed
+-- attempts that have one.
 with target as (
     select * from orders where order_id = %(order_id)s
 ), event as materialized (
@@ -23,8 +24,15 @@ select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason as reason, 
     (select tracking from shipments s where s.order_id = o.order_id) as tracking,
     (select max(state) from event where state < 'completed') as furthest_state,
     array(select distinct step from event where kind = 'attempt' and outcome = 'ok') as successful_steps,
-    (select coalesce(jsonb_object_agg(step, n), '{}')
-        from (select step, count(*) as n from failure group by step) by_step) as retries,
+    (select coalesce(jsonb_object_agg(step, n), '{}') from (
+        select step, sum(n) as n from (
+            select step, count(*) as n from failure group by step
+            union all
+            select step, omitted_attempts from step_attempts s where s.order_id = o.order_id and omitted_attempts > 0
+            union all
+            select key, value::bigint from event, jsonb_each_text(detail -> 'omitted_attempts') where kind = 'outcome'
+        ) counts group by step
+    ) by_step) as retries,
     (select coalesce(jsonb_agg(to_jsonb(last_ten) order by at), '[]')
         from (select * from failure order by at desc limit 10) last_ten) as failures,
     (select detail ->> 'message' from event

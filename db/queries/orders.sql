@@ -65,7 +65,12 @@ with locked_order as (
     select order_id, %(step)s, 1, last_event_at, %(worker)s from locked_order
     on conflict (order_id, step) do update set
         attempt = previous.attempt + 1, started_at = excluded.started_at, worker = excluded.worker,
-        ended_started_at = previous.started_at, ended_worker = previous.worker
+        ended_started_at = previous.started_at, ended_worker = previous.worker,
+        omitted_attempts = previous.omitted_attempts
+            + (previous.started_at is not null and not attempt_has_event(previous.attempt))::int,
+        omitted_timeouts = previous.omitted_timeouts
+            + (previous.started_at is not null and not attempt_has_event(previous.attempt)
+                and coalesce(%(ended_outcome)s = 'timeout', false))::int
     where %(ended_attempt)s::int is null or previous.attempt = %(ended_attempt)s::int
     returning attempt, ended_started_at, ended_worker
 ), attempt_event as (
@@ -74,20 +79,24 @@ with locked_order as (
         coalesce(%(ended_outcome)s::attempt_outcome, 'lost'), a.ended_started_at,
         coalesce(%(ended_duration_ms)s::float8, extract(epoch from o.last_event_at - a.ended_started_at) * 1000),
         a.ended_worker, %(ended_detail)s::jsonb
-    from locked_order o, attempt a where a.ended_started_at is not null
+    from locked_order o, attempt a where a.ended_started_at is not null and attempt_has_event(a.attempt - 1)
 )
 select a.attempt, o.address, o.address_version, o.amount_cents, o.payment_id, o.items,
     %(step)s not in ('validate', 'refund') or exists (select from payments p where p.order_id = o.order_id) as owns_payment
 from locked_order o left join attempt a on true;
 
 -- name: end_attempt
--- Closes an attempt that the caller does not retry. Has no effect when the order is finished.
+-- Closes an attempt that the caller does not retry. Has no effect when the order is finished. If Temporal retries the
+-- step (is_retried), the attempt may have no event.
 with locked_order as (
     update orders set last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond')
     where order_id = %(order_id)s and state < 'completed'
     returning order_id, last_event_at, state
 ), attempt as (
-    update step_attempts a set started_at = null, ended_started_at = a.started_at
+    update step_attempts a set started_at = null, ended_started_at = a.started_at,
+        omitted_attempts = omitted_attempts + (%(is_retried)s and not attempt_has_event(%(attempt)s))::int,
+        omitted_timeouts = omitted_timeouts
+            + (%(is_retried)s and not attempt_has_event(%(attempt)s) and %(outcome)s = 'timeout')::int
     from locked_order o
     where a.order_id = o.order_id and a.step = %(step)s and a.attempt = %(attempt)s and a.started_at is not null
     returning a.ended_started_at as started_at, a.worker
@@ -95,7 +104,7 @@ with locked_order as (
 insert into events (order_id, at, kind, state, step, attempt, outcome, started_at, duration_ms, worker, detail)
 select o.order_id, o.last_event_at, 'attempt', o.state, %(step)s, %(attempt)s, %(outcome)s::attempt_outcome,
     a.started_at, %(duration_ms)s, a.worker, %(detail)s::jsonb
-from locked_order o, attempt a;
+from locked_order o, attempt a where not %(is_retried)s or attempt_has_event(%(attempt)s);
 
 -- name: complete_step
 -- Completes a forward step: closes its attempt and advances the order's state. Returns no row, and has no effect, when
@@ -193,6 +202,7 @@ with locked_order as (
         aborted_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond'),
         applied_request_ids = applied_request_ids || %(request_id)s::text
     where order_id = %(order_id)s and state < %(before_state)s::order_state and abort_reason is null
+        and (%(address_version)s::int is null or address_version = %(address_version)s::int)
     returning order_id, last_event_at, state
 ), abort_event as (
     insert into events (order_id, at, kind, state, worker, detail)
@@ -302,7 +312,11 @@ with target as (
     group by t.aborted_at
 ), open_attempt as (
     delete from step_attempts s using target t where s.order_id = t.order_id
-    returning s.step, s.attempt, s.started_at, s.worker
+    returning s.step, s.attempt, s.started_at, s.worker, s.omitted_attempts, s.omitted_timeouts
+), omitted as (
+    select coalesce(sum(omitted_attempts), 0) as attempts, coalesce(sum(omitted_timeouts), 0) as timeouts,
+        jsonb_object_agg(step, omitted_attempts) filter (where omitted_attempts > 0) as by_step
+    from open_attempt
 ), lost as (
     select *, row_number() over (order by started_at) as n from open_attempt where started_at is not null
 ), tally as (
@@ -325,10 +339,10 @@ with target as (
         compensate_ms = compensation.ms,
         waiting_ms = total.ms - compensation.ms - review.ms
             - step_ms.receive - step_ms.validate - step_ms.charge - step_ms.prepare - step_ms.dispatch,
-        attempts = tally.attempts + (select count(*) from lost),
-        failed_attempts = tally.failed + (select count(*) from lost),
-        timed_out_attempts = tally.timed_out
-    from target, tally, compensation, review,
+        attempts = tally.attempts + omitted.attempts + (select count(*) from lost),
+        failed_attempts = tally.failed + omitted.attempts + (select count(*) from lost),
+        timed_out_attempts = tally.timed_out + omitted.timeouts
+    from target, tally, omitted, compensation, review,
         lateral (
             select coalesce(max(ms) filter (where step = 'receive'), 0) as receive,
                 coalesce(max(ms) filter (where step = 'validate'), 0) as validate,
@@ -361,6 +375,8 @@ with target as (
     insert into events (order_id, at, kind, state, step, worker, detail)
     select order_id, last_event_at, 'outcome', state, 'finish', %(worker)s,
         jsonb_build_object('reason', abort_reason, 'completion_ms', completion_ms)
-    from finished_order
+            || case when omitted.by_step is null then '{}'
+                else jsonb_build_object('omitted_attempts', omitted.by_step) end
+    from finished_order, omitted
 )
 select state, abort_reason, completion_ms from finished_order;

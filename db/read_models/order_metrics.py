@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from db import queries
 from db.database import Database
-from db.domain import State
+from db.domain import QUICK_ATTEMPTS, State
 
 _SQL = queries.load("order_metrics.sql")
 
@@ -27,31 +27,40 @@ class Counters:
 
 @dataclass(frozen=True)
 class OpenOrders:
-    """Orders without an outcome. `overdue` are past their limit; `compensating` are aborted;
-    `least_seconds_left` is the time until the nearest deadline, None without an open order.
-    `is_reconciler_stopped`: it found more orphaned orders than it may close without a person."""
+    """Orders without an outcome. `overdue` are past their limit; `compensating` are aborted; the refund or
+    recall of those in `compensation_delayed` has failed QUICK_ATTEMPTS times; `least_seconds_left` is the
+    time until the nearest deadline, None without an open order. `is_reconciler_stopped`: it found more
+    orphaned orders than it may close without a person."""
 
     orders: int
     overdue: int
     compensating: int
     compensating_overdue: int
+    compensation_delayed: int
+    in_review: int
     least_seconds_left: float | None
     is_reconciler_stopped: bool = False
+
+    @property
+    def active(self) -> int:
+        return self.orders - self.compensation_delayed - self.in_review
 
 
 @dataclass(frozen=True)
 class LoadSample:
     """The current load.
 
-    `in_flight` excludes orders that await manual review. `stored` are those of the given orders that are in
-    the database. `finished` counts the orders of the last seconds; `waiting_ms` is the median of their
-    queueing time, None without any.
+    `active` excludes the orders in flight that await a review or are between two attempts of a compensation.
+    `idle_seconds` is the median time since their last event, None without any. `stored` are those of the
+    given orders that are in the database. `finished` counts the orders that finished within their limit in
+    the last seconds; `waiting_ms` is the median queueing time of the completed ones, None without any.
     """
 
-    in_flight: int
-    stored: frozenset[str]
+    active: int
+    idle_seconds: float | None
     finished: int
     waiting_ms: int | None
+    stored: frozenset[str]
 
 
 async def counters(database: Database) -> Counters:
@@ -73,13 +82,14 @@ async def counters(database: Database) -> Counters:
 
 async def open_orders(database: Database) -> OpenOrders:
     """Return counts of the open orders, from an index that holds only these."""
-    row = await database.fetch_one(_SQL["open_orders"])
+    row = await database.fetch_one(_SQL["open_orders"], {"quick_attempts": QUICK_ATTEMPTS})
     assert row is not None, "an aggregate returns a row"
     return OpenOrders(**row)
 
 
 async def load_sample(database: Database, order_ids: Collection[str], seconds: float) -> LoadSample:
     """Return the current load, with the orders that finished in the last `seconds`."""
-    row = await database.fetch_one(_SQL["load_sample"], {"order_ids": list(order_ids), "seconds": seconds})
+    parameters = {"order_ids": list(order_ids), "seconds": seconds, "quick_attempts": QUICK_ATTEMPTS}
+    row = await database.fetch_one(_SQL["load_sample"], parameters)
     assert row is not None, "an aggregate returns a row"
-    return LoadSample(row["in_flight"], frozenset(row["stored"]), row["finished"], row["waiting_ms"])
+    return LoadSample(**row | {"stored": frozenset(row["stored"])})

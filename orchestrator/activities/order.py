@@ -117,6 +117,7 @@ class OrderActivities:
             request.message,
             signal=request.signal,
             request_id=request.request_id,
+            address_version=request.address_version,
         )
         _log_signal(request, request.signal, decision)
         if decision.accepted:

@@ -1,10 +1,12 @@
 """Runs a step until it succeeds: short attempts with timeouts inside one activity, each stored.
 
-Temporal could retry the activity instead, but a server-side retry costs about a second and two history
-events; an attempt here costs the failed call alone. Temporal's retry applies when the worker dies.
+Temporal could retry the activity instead, but a server-side retry costs up to a second; an attempt here costs
+the failed call alone. Temporal's retry applies when the worker dies, and after QUICK_ATTEMPTS: then each
+execution of the activity makes one attempt, and no worker waits between them.
 """
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from time import perf_counter
@@ -14,23 +16,26 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from db.domain import COMPENSATIONS, AttemptOutcome, Step
+from db.domain import ADDRESS_STEPS, COMPENSATIONS, QUICK_ATTEMPTS, AttemptOutcome, Step
 from db.orders import AttemptResult, OrderRepository, StartedAttempt
-from orchestrator.deadlines import ATTEMPT_TIMEOUT
+from orchestrator.deadlines import ATTEMPT_TIMEOUT, backoff
 from orchestrator.errors import DatabaseError, GatewayDeclined, GatewayError
 from orchestrator.gateways.fault_injection import Call, FaultInjector
 from orchestrator.messages import StepRequest, StepResult, StepStatus
 
-FIRST_BACKOFF = timedelta(milliseconds=20)
-MAX_BACKOFF = timedelta(milliseconds=250)
+FIRST_QUICK_BACKOFF = timedelta(milliseconds=20)
+MAX_QUICK_BACKOFF = timedelta(milliseconds=250)
+FIRST_LONG_BACKOFF = timedelta(milliseconds=500)
 DATABASE_BACKOFF = timedelta(milliseconds=200)
 DATABASE_RETRIES = 5
 
-HAND_OVER = "HandOver"
-"""Type of the error with which a stopping worker returns a step to Temporal."""
+RETRY = "Retry"
+"""Type of the error with which a step is returned to Temporal: its worker is stopping, or its next attempt
+has a long delay."""
 
 HAND_OVER_DELAY = timedelta(milliseconds=1)
-"""Another worker can run the step immediately. Temporal's default delay is meant for failures."""
+"""Another worker can run the step of a stopping worker immediately. Temporal's default delay is meant for
+failures."""
 
 GatewayCall = Callable[[StartedAttempt], Awaitable[dict[str, Any] | None]]
 """Calls the gateway and returns the part of the response to store with the attempt, if any."""
@@ -58,9 +63,9 @@ class StepRunner:
         """Repeat `call` until it succeeds, is declined, or must stop. A declined compensation is repeated.
 
         Return DONE when the step is completed, also by an earlier execution; ABORTED when the order is
-        aborted; OUT_OF_TIME after `not_after`; UNFINISHED when `time_budget_seconds` are used up or the
-        worker is stopping. Raises DatabaseError, StaleAttempt, or, in a regular activity of a worker that is
-        stopping, ApplicationError, after which Temporal retries the activity.
+        aborted; OUT_OF_TIME after `not_after`; UNFINISHED when `time_budget_seconds` are used up, the worker
+        is stopping or the next attempt has a long delay. Raises DatabaseError, StaleAttempt, or, where a
+        regular activity would return UNFINISHED, ApplicationError, after which Temporal retries the activity.
         """
         log_step = log.bind(order_id=request.order_id, run_id=request.run_id, step=request.step.value)
         began_at = perf_counter()
@@ -68,12 +73,12 @@ class StepRunner:
         failures_in_a_row = 0
         attempts = 0
         while True:
-            backoff = _backoff(ended, failures_in_a_row)
-            status = _stop_status(request, backoff, perf_counter() - began_at, is_first=attempts == 0)
+            delay = _retry_delay(request, ended, failures_in_a_row)
+            status = _stop_status(request, delay, perf_counter() - began_at, is_first=attempts == 0)
             if status is not None:
-                return await self._stop(request, ended, attempts, status)
-            if backoff:
-                await asyncio.sleep(backoff.total_seconds())
+                return await self._stop(request, ended, attempts, status, delay)
+            if delay:
+                await asyncio.sleep(delay.total_seconds())
             attempt = await self._orders.start_next_attempt(request.order_id, request.step, ended)
             if attempt is None:
                 return await self._stop(request, ended, attempts, StepStatus.ABORTED)
@@ -101,7 +106,9 @@ class StepRunner:
             )
             if ended.outcome is AttemptOutcome.DECLINED and request.step not in COMPENSATIONS:
                 await self._orders.end_attempt(request.order_id, request.step, ended)
-                return StepResult(StepStatus.DECLINED, attempt.number, str(ended.detail.get("error", "")))
+                version = attempt.address_version if request.step in ADDRESS_STEPS else None
+                message = str(ended.detail.get("error", ""))
+                return StepResult(StepStatus.DECLINED, attempt.number, message, version)
             failures_in_a_row += 1
 
     async def _run_attempt(
@@ -136,11 +143,20 @@ class StepRunner:
         return await self._orders.complete_step(request.order_id, request.step, ended, label_version)
 
     async def _stop(
-        self, request: StepRequest, ended: AttemptResult | None, attempts: int, otherwise: StepStatus
+        self,
+        request: StepRequest,
+        ended: AttemptResult | None,
+        attempts: int,
+        otherwise: StepStatus,
+        delay: timedelta = timedelta(0),
     ) -> StepResult:
-        """Close the last attempt; return why none follows, or `otherwise` if the order gives no reason."""
+        """Close the last attempt; return why none follows, or `otherwise` if the order gives no reason.
+
+        `delay` is the delay before the next attempt.
+        """
         if ended is not None:
-            await self._orders.end_attempt(request.order_id, request.step, ended)
+            is_retried = otherwise is StepStatus.UNFINISHED
+            await self._orders.end_attempt(request.order_id, request.step, ended, is_retried=is_retried)
         snapshot = await self._orders.snapshot(request.order_id)
         if snapshot is None:
             raise LookupError(request.order_id)
@@ -153,11 +169,12 @@ class StepRunner:
         elif snapshot.has_completed(request.step):
             status = StepStatus.DONE
         if status is StepStatus.UNFINISHED and request.time_budget_seconds is None:
-            # A step without a time budget must not return UNFINISHED: another worker resumes it.
+            # A step without a time budget must not return UNFINISHED: Temporal retries it.
+            error = ended.detail.get("error") if ended is not None else None
             raise ApplicationError(
-                "the worker is stopping; another worker resumes the step",
-                type=HAND_OVER,
-                next_retry_delay=HAND_OVER_DELAY,
+                str(error or "the worker is stopping; another worker resumes the step"),
+                type=RETRY,
+                next_retry_delay=max(delay, HAND_OVER_DELAY),
                 category=ApplicationErrorCategory.BENIGN,
             )
         return StepResult(status, attempts)
@@ -169,23 +186,29 @@ def _heartbeat(attempt: int, last_error: str | None) -> None:
         activity.heartbeat(attempt, last_error)
 
 
-def _backoff(ended: AttemptResult | None, failures_in_a_row: int) -> timedelta:
-    """Return the wait before the next attempt: none after a timeout, which took long enough; exponential
-    after errors; the maximum after a declined call, which rarely succeeds soon."""
-    if ended is not None and ended.outcome is AttemptOutcome.DECLINED:
-        return MAX_BACKOFF
-    if ended is None or ended.outcome is not AttemptOutcome.ERROR:
+def _retry_delay(request: StepRequest, ended: AttemptResult | None, failures_in_a_row: int) -> timedelta:
+    """Return the delay before the next attempt: at first none after a timeout, which took long enough;
+    exponential after errors; the maximum after a declined call, which rarely succeeds soon. After
+    QUICK_ATTEMPTS exponential, up to 30 s."""
+    if ended is None or ended.outcome is AttemptOutcome.OK:
         return timedelta(0)
-    return min(FIRST_BACKOFF * (1 << min(failures_in_a_row - 1, 10)), MAX_BACKOFF)
+    if ended.number >= QUICK_ATTEMPTS:
+        time_left = None if request.not_after is None else request.not_after - datetime.now(UTC)
+        return backoff(FIRST_LONG_BACKOFF, ended.number - QUICK_ATTEMPTS, random.random(), time_left)
+    if ended.outcome is AttemptOutcome.DECLINED:
+        return MAX_QUICK_BACKOFF
+    if ended.outcome is AttemptOutcome.TIMEOUT:
+        return timedelta(0)
+    return min(FIRST_QUICK_BACKOFF * (1 << min(failures_in_a_row - 1, 10)), MAX_QUICK_BACKOFF)
 
 
 def _stop_status(
-    request: StepRequest, backoff: timedelta, elapsed_seconds: float, *, is_first: bool
+    request: StepRequest, delay: timedelta, elapsed_seconds: float, *, is_first: bool
 ) -> StepStatus | None:
     """Return why no further attempt may start, or None when one may."""
-    if request.not_after is not None and datetime.now(UTC) + backoff >= request.not_after:
+    if request.not_after is not None and datetime.now(UTC) + delay >= request.not_after:
         return StepStatus.OUT_OF_TIME
-    if activity.is_worker_shutdown():
+    if activity.is_worker_shutdown() or delay > MAX_QUICK_BACKOFF:
         return StepStatus.UNFINISHED
     if request.time_budget_seconds is None or is_first:
         return None

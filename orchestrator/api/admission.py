@@ -1,49 +1,49 @@
 """Admission control: whether one more order can reach its outcome within the limit.
 
-By Little's law, the orders in flight divided by the completion rate is the time that an order takes. So the
-API admits as many orders as finish within a share of the limit, at the best completion rate of the last
-seconds, and rejects all others with 429. Overload is detected from `waiting_ms` (queueing time) of recently
-finished orders, which excludes gateway latency and manual review.
+An order counts as active while it needs workers: not during its review, and not between two attempts of a
+compensation that keeps failing. The number of active orders is not limited until orders wait in queues. Then
+the limit decreases, from the number of active orders, and increases again when they do not wait any more. It
+stays above what the system finishes within a share of the order's limit, at the best completion rate of the
+last seconds (Little's law). Starts beyond the limit are rejected with 429.
 """
 
 import asyncio
 from collections import deque
+from datetime import UTC, datetime, timedelta
+from statistics import median
 from time import monotonic
 
 import structlog
 
 from db.database import Database
+from db.domain import Step
 from db.read_models import order_metrics
 from orchestrator.api.timeouts import with_timeout
+from orchestrator.deadlines import OrderDeadlines
 from orchestrator.errors import DatabaseError, Overloaded
 from orchestrator.settings import Settings
 
 POLL_SECONDS = 0.25
+POLL_SHARE = 0.1
+"""Share of the time that a poll may take. With very many orders in flight, polls are less frequent."""
+
 RATE_WINDOW_SECONDS = 5.0
 RATE_MEMORY_SECONDS = 15.0
 
-TARGET_SHARE = 0.37
-"""Target mean completion time as a share of the limit. A mean leaves time for the slowest orders."""
-
-INITIAL_LIMIT = 56
-"""Orders admitted before any order has finished: enough for 14 orders/s under the `assignment` faults."""
-
-UNQUEUED_LIMIT = 90
-"""Orders admitted at any completion rate while orders are not queueing: room for the orders that accumulate
-while killed workers are replaced."""
-
-PICKUP_SECONDS = 0.4
-"""An order that a worker recorded within this time was not queued."""
-
-MIN_LIMIT = 16
-"""Orders admitted at any completion rate: without orders in flight, no rate could be measured."""
+TARGET_SHARE = 0.27
+"""Mean time that an order may be active, as a share of the limit without the review. The rest is for orders
+that take longer."""
 
 WAITING_SHARE = 0.1
-"""The system is overloaded when the median `waiting_ms` exceeds this share of the limit."""
+"""Orders wait when the median queueing time exceeds this share of the limit without the review."""
 
-DECREASE_SHARE = 0.02
-"""Decrease of the limit at each poll under overload. Slow, so that a killed worker, whose orders wait for
-some seconds, does not count as overload."""
+HALVING_SHARE = 0.66
+"""While orders wait, the limit halves in this share of the limit without the review, and doubles as fast when
+they do not: 2 % per poll for 15 s. Slow, because orders also wait for some seconds when their worker is
+killed."""
+
+MIN_LIMIT = 8
+"""Active orders at any completion rate: fewer do not show a rate."""
 
 RETRY_AFTER_SECONDS = 2
 FORGET_SECONDS = 30.0
@@ -53,40 +53,43 @@ log = structlog.get_logger()
 
 
 class ConcurrencyLimiter:
-    """Derives how many orders may be in flight from the orders that start and finish."""
+    """Derives how many orders may be active from queueing times and the completion rate.
 
-    def __init__(self, limit_seconds: float, max_limit: int) -> None:
-        self._target_seconds = limit_seconds * TARGET_SHARE
-        self._max_waiting_ms = limit_seconds * WAITING_SHARE * 1000
+    `processing_seconds` is the limit of an order without its review.
+    """
+
+    def __init__(self, processing_seconds: float, max_limit: int) -> None:
+        self._target_seconds = processing_seconds * TARGET_SHARE
+        self._max_waiting_seconds = processing_seconds * WAITING_SHARE
+        self._change = 2 ** (POLL_SECONDS / (processing_seconds * HALVING_SHARE))
         self._max_limit = max_limit
         self._rates: deque[tuple[float, float]] = deque()
-        self._adaptive_limit = float(INITIAL_LIMIT)
+        self._adaptive_limit = float(max_limit)
         self._sustainable = 0.0
 
     @property
     def limit(self) -> int:
         return min(max(int(max(self._adaptive_limit, self._sustainable)), MIN_LIMIT), self._max_limit)
 
-    def observe(self, now: float, finished_rate: float, waiting_ms: int | None, unqueued: int) -> None:
+    def observe(self, now: float, active: int, finished_rate: float, waiting_seconds: float) -> None:
         """Adapt the limit.
 
-        `finished_rate` is in orders a second; `waiting_ms` is the median over recently finished orders, None
-        without any; `unqueued` is the number of orders picked up within PICKUP_SECONDS since the last call.
+        `active` is the number of active orders, `finished_rate` in orders a second, and `waiting_seconds` the
+        current queueing time of an order.
         """
         self._rates.append((now, finished_rate))
         while self._rates[0][0] < now - RATE_MEMORY_SECONDS:
             self._rates.popleft()
         self._sustainable = max(rate for _, rate in self._rates) * self._target_seconds
-        if waiting_ms is None or waiting_ms <= self._max_waiting_ms:
-            self._adaptive_limit = min(
-                self._adaptive_limit + unqueued, max(self._adaptive_limit, UNQUEUED_LIMIT)
-            )
-        elif self._adaptive_limit > self._sustainable:
-            self._adaptive_limit *= 1 - DECREASE_SHARE
+        if waiting_seconds > self._max_waiting_seconds:
+            self._adaptive_limit = min(self._adaptive_limit, active) / self._change
+        else:
+            increased = max(self._adaptive_limit, self._sustainable) * self._change + 1
+            self._adaptive_limit = min(increased, self._max_limit)
 
 
 class Admission:
-    """Counts the orders in flight of all API processes, and rejects starts beyond the limit.
+    """Counts the active orders of all API processes, and rejects starts beyond the limit.
 
     A background task polls the database, so a start costs no query. Between two polls, this process counts
     the orders that it has admitted and no worker has recorded.
@@ -94,8 +97,10 @@ class Admission:
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._database = database
-        self._limiter = ConcurrencyLimiter(settings.order_deadline_seconds, settings.max_in_flight)
-        self._recorded = 0
+        self._limiter = ConcurrencyLimiter(processing_seconds(settings), settings.max_in_flight)
+        self._active = 0
+        """Active orders in the database."""
+
         self._pending: dict[str, float] = {}
         """Admission times of orders that no worker has recorded."""
 
@@ -120,7 +125,7 @@ class Admission:
         self._has_starts.set()
         if order_id in self._pending:
             return
-        if self._recorded + len(self._pending) >= self.limit:
+        if self._active + len(self._pending) >= self.limit:
             self.rejected += 1
             raise Overloaded("too many orders are in flight; try again shortly", RETRY_AFTER_SECONDS)
         self._pending[order_id] = now
@@ -137,31 +142,45 @@ class Admission:
     async def run(self) -> None:
         """Poll the database while orders are in flight, until cancelled."""
         while True:
-            if not self._pending and not self._recorded:
+            if not self._pending and not self._active:
                 self._has_starts.clear()
                 await self._has_starts.wait()
+            began_at = monotonic()
             try:
                 await self._poll()
             except DatabaseError as error:
                 # Without the database, starts are rejected with 503, and the limit does not change.
-                log.warning("cannot count the orders in flight", error=str(error))
+                log.warning("cannot count the active orders", error=str(error))
             except Exception:
                 # The loop must continue: without it, the count only rises, until every start is rejected.
-                log.exception("cannot count the orders in flight")
-            await asyncio.sleep(POLL_SECONDS)
+                log.exception("cannot count the active orders")
+            await asyncio.sleep(max(POLL_SECONDS, (monotonic() - began_at) / POLL_SHARE))
 
     async def _poll(self) -> None:
         pending = list(self._pending)
         sample = await with_timeout(order_metrics.load_sample(self._database, pending, RATE_WINDOW_SECONDS))
         now = monotonic()
-        self._recorded = sample.in_flight
-        unqueued = 0
+        self._active = sample.active
         for order_id in pending:
-            seconds = now - self._pending.get(order_id, now)
-            if order_id in sample.stored:
-                unqueued += seconds <= PICKUP_SECONDS
-                self._pending.pop(order_id, None)
-            elif seconds > FORGET_SECONDS:
+            if order_id in sample.stored or now - self._pending.get(order_id, now) > FORGET_SECONDS:
                 self._pending.pop(order_id, None)
         self._uncertain = {id_: at for id_, at in self._uncertain.items() if now - at <= FORGET_SECONDS}
-        self._limiter.observe(now, sample.finished / RATE_WINDOW_SECONDS, sample.waiting_ms, unqueued)
+        self._limiter.observe(
+            now,
+            active=self._active + len(self._pending),
+            finished_rate=sample.finished / RATE_WINDOW_SECONDS,
+            waiting_seconds=max(
+                (sample.waiting_ms or 0) / 1000,
+                sample.idle_seconds or 0.0,
+                median(now - at for at in self._pending.values()) if self._pending else 0.0,
+            ),
+        )
+
+
+def processing_seconds(settings: Settings) -> float:
+    """Return how much of the limit is left to an order whose review is automatic."""
+    now = datetime.now(UTC)
+    deadlines = OrderDeadlines(now, settings.order_limit)
+    longest_review = max(deadlines.not_after(Step.REVIEW) - now, timedelta(0))
+    review = min(timedelta(seconds=settings.auto_review_seconds), longest_review)
+    return (settings.order_limit - review).total_seconds()

@@ -80,7 +80,7 @@ class Metrics(Collector):
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily(
             "orders_admissible",
-            "Orders that may be in flight before starts are rejected.",
+            "Orders that may be active before starts are rejected.",
             self._admission.limit,
         )
         yield CounterMetricFamily("order_starts_shed", "Starts rejected with 429.", self._admission.rejected)
@@ -106,6 +106,9 @@ class Metrics(Collector):
 
 def _in_flight(orders: order_metrics.OpenOrders) -> Iterable[Metric]:
     yield GaugeMetricFamily("orders_in_flight", "Orders without an outcome.", orders.orders)
+    yield GaugeMetricFamily(
+        "orders_active", "Orders in flight, without reviews and delayed compensations.", orders.active
+    )
     yield GaugeMetricFamily("orders_overdue", "Orders in flight past their limit.", orders.overdue)
     yield GaugeMetricFamily(
         "orders_compensating", "Aborted orders whose compensation is not complete.", orders.compensating
@@ -114,6 +117,11 @@ def _in_flight(orders: order_metrics.OpenOrders) -> Iterable[Metric]:
         "orders_compensating_overdue", "Compensating orders past their deadline.",
         orders.compensating_overdue,
     )  # fmt: skip
+    yield GaugeMetricFamily(
+        "orders_compensation_delayed",
+        "Compensating orders whose refund or recall has failed often and is retried with long delays.",
+        orders.compensation_delayed,
+    )
     # None without an order in flight: the metric has no sample then.
     yield GaugeMetricFamily(
         "orders_least_budget_left_seconds",

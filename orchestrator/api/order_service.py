@@ -30,10 +30,6 @@ from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 
 Request = messages.CancelOrder | messages.UpdateAddress | messages.ApproveOrder | messages.RejectOrder
 
-EXECUTION_TIMEOUT_MARGIN = timedelta(hours=1)
-"""The execution timeout is this much later than the deadline. It ends a workflow without running its code, so
-the workflow's own deadline timer must always fire first."""
-
 RPC_TIMEOUT = timedelta(seconds=1)
 NOT_READY_PAUSE_SECONDS = 0.1
 UPDATE_TIMEOUT = timedelta(seconds=10)
@@ -126,7 +122,6 @@ class OrderService:
                 id=messages.order_workflow_id(order.order_id),
                 task_queue=self._settings.order_task_queue,
                 task_timeout=WORKFLOW_TASK_TIMEOUT,
-                execution_timeout=self._settings.order_limit + EXECUTION_TIMEOUT_MARGIN,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
                 memo={name: value for name, value in memo.items() if value is not None},

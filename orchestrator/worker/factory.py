@@ -1,4 +1,4 @@
-"""Creates the order worker and the shipping worker: workflows, activities, version and tuning."""
+"""Creates the workers of orders, compensations and shipments: workflows, activities, version and tuning."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from orchestrator.activities.step_batch import StepBatchActivity
 from orchestrator.activities.step_runner import AttemptObserver, StepRunner
 from orchestrator.gateways.fault_injection import FaultInjector
 from orchestrator.gateways.protocols import Gateways
+from orchestrator.messages import compensation_task_queue
 from orchestrator.observability.tracing import Tracing
 from orchestrator.settings import Settings
 from orchestrator.worker.metrics import WorkerMetrics
@@ -38,6 +39,10 @@ GRACEFUL_SHUTDOWN = timedelta(seconds=1.5)
 """How long the activities of a stopping worker may run before they are cancelled. A step returns after its
 current attempt, which takes at most 0.2 s."""
 
+MAX_COMPENSATIONS = 100
+"""Compensations that one worker runs at a time. Their slots are separate, so that refunds that hang cannot
+delay charges."""
+
 ActivityMethods = Sequence[Callable[..., Any]]
 
 
@@ -46,6 +51,9 @@ class WorkerActivities(Protocol):
 
     @property
     def for_order_worker(self) -> ActivityMethods: ...
+
+    @property
+    def for_compensation_worker(self) -> ActivityMethods: ...
 
     @property
     def for_shipping_worker(self) -> ActivityMethods: ...
@@ -105,10 +113,11 @@ class ActivitySet:
             self.orders.record_request_event,
             self.orders.finish,
             self.payments.charge,
-            self.payments.refund,
-            # Not in the shipping worker: a recall must work while no shipping worker runs.
-            self.shipping.recall,
         ]
+
+    @property
+    def for_compensation_worker(self) -> ActivityMethods:
+        return [self.payments.refund, self.shipping.recall]
 
     @property
     def for_shipping_worker(self) -> ActivityMethods:
@@ -135,6 +144,18 @@ def order_worker(client: Client, task_queue: str, activities: WorkerActivities, 
     """Return a worker for orders; `options` are further arguments of the SDK's Worker."""
     workflows = [OrderWorkflow, ReconcileWorkflow]
     return _worker(client, task_queue, workflows, activities.for_order_worker, options)
+
+
+def compensation_worker(
+    client: Client, order_task_queue: str, activities: WorkerActivities, **options: Any
+) -> Worker:
+    """Return a worker for the compensations that are not done in an order's local activity.
+
+    Every process with an order worker has one. `options` are further arguments of the SDK's Worker.
+    """
+    queue = compensation_task_queue(order_task_queue)
+    options = {"max_concurrent_activities": MAX_COMPENSATIONS} | options
+    return _worker(client, queue, [], activities.for_compensation_worker, options)
 
 
 def shipping_worker(client: Client, task_queue: str, activities: WorkerActivities, **options: Any) -> Worker:

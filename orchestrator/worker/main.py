@@ -42,7 +42,13 @@ from orchestrator.startup.servers import (
 from orchestrator.temporal_client import connect, temporal_namespace
 from orchestrator.worker import WorkerKind
 from orchestrator.worker.event_retention import EventRetention
-from orchestrator.worker.factory import ActivitySet, deployment_config, order_worker, shipping_worker
+from orchestrator.worker.factory import (
+    ActivitySet,
+    compensation_worker,
+    deployment_config,
+    order_worker,
+    shipping_worker,
+)
 from orchestrator.worker.fault_profile_polling import load_fault_profile, poll_fault_profile
 from orchestrator.worker.liveness_file import keep_touching
 from orchestrator.worker.metrics import WorkerMetrics, measured_runtime
@@ -160,6 +166,7 @@ async def _serve(
                 metrics=metrics,
             ).run
             workers.append(order_worker(client, settings.order_task_queue, activities, **options))
+            workers.append(compensation_worker(client, settings.order_task_queue, activities, **options))
         if kind is not WorkerKind.ORDER:
             workers.append(shipping_worker(client, settings.shipping_task_queue, activities, **options))
         await load_fault_profile(database, injector)

@@ -5,7 +5,6 @@ are single statements on the order's row, and the first one wins. The workflow a
 """
 
 import asyncio
-import itertools
 from contextlib import suppress
 from datetime import timedelta
 from typing import NoReturn
@@ -18,7 +17,7 @@ from temporalio.workflow import ParentClosePolicy
 with workflow.unsafe.imports_passed_through():
     import orchestrator.messages as messages
     from db.domain import Reason, ReviewMode, State, Step
-    from orchestrator.deadlines import OrderDeadlines
+    from orchestrator.deadlines import OrderDeadlines, backoff
     from orchestrator.messages import Activity, StepStatus
     from orchestrator.workflows.order_progress import OrderProgress
     from orchestrator.workflows.order_steps import OrderAborted, OrderSteps
@@ -32,9 +31,11 @@ with workflow.unsafe.imports_passed_through():
 
 AUTO_REVIEWER = "auto-review"
 
+MAX_SHIPMENTS = 50
+"""Shipments of one order. Each adds about 17 events to the history."""
+
 SHIPPING_RETRY_DELAY = timedelta(milliseconds=250)
-"""Between two shipments, to spare a carrier that has just declined: about the duration of one attempt. On
-Temporal's timers it can take a second."""
+"""Before the second shipment; doubles for each further one. On Temporal's timers it can take a second."""
 
 
 @workflow.defn
@@ -137,11 +138,12 @@ class OrderWorkflow:
         await self._steps.run_batch(Step.CHARGE, approval=approval)
 
     async def _ship(self) -> None:
-        """Prepare and dispatch in a child workflow. When it fails, start another one while there is time."""
+        """Prepare and dispatch in a child workflow. While there is time, start another one if an operator has
+        ended it, or if the address that the carrier declined has been changed."""
         progress = self._progress
         progress.step_started(Step.PREPARE)
         progress.register_compensation(Step.RECALL)
-        for n in itertools.count(1):
+        for n in range(1, MAX_SHIPMENTS + 1):
             progress.dispatch_failure = None
             result = await self._steps.wait_unless_aborted(self._run_shipment(n))
             if result.status is StepStatus.DONE:
@@ -150,12 +152,16 @@ class OrderWorkflow:
                 return
             if result.status is StepStatus.ABORTED:
                 raise OrderAborted
-            not_after = self._deadlines.not_after(Step.PREPARE)
-            if workflow.now() + SHIPPING_RETRY_DELAY < not_after:
-                await self._steps.sleep_unless_aborted(SHIPPING_RETRY_DELAY)
+            if result.status is StepStatus.DECLINED:
+                await self._steps.abort_declined(Reason.SHIPPING_FAILED, result)
+            time_left = self._deadlines.not_after(Step.PREPARE) - workflow.now()
+            delay = backoff(SHIPPING_RETRY_DELAY, n - 1, workflow.random().random(), time_left)
+            if delay < time_left:
+                await self._steps.sleep_unless_aborted(delay)
             # Checked after the delay, which can take longer than planned.
-            if workflow.now() + SHIPPING_RETRY_DELAY >= not_after:
+            if workflow.now() + SHIPPING_RETRY_DELAY >= self._deadlines.not_after(Step.PREPARE):
                 await self._abort_failed_shipping(result)
+        await self._steps.abort(Reason.SHIPPING_FAILED, f"{MAX_SHIPMENTS} shipments did not complete")
 
     async def _run_shipment(self, n: int) -> messages.StepResult:
         shipment = messages.ShippingRequest(
@@ -178,7 +184,7 @@ class OrderWorkflow:
                 retry_policy=RetryPolicy(maximum_attempts=1),
             )
         except FailureError as error:
-            # An operator ended the child, or another workflow has its id: start another shipment.
+            # An operator ended the child, or another workflow has its id: another shipment follows.
             workflow.logger.warning("shipment %d did not complete: %s", n, error.cause or error)
             return messages.StepResult(StepStatus.UNFINISHED)
 
@@ -231,6 +237,7 @@ class OrderWorkflow:
     @cancel_order.validator
     def _validate_cancel_order(self, request: messages.CancelOrder) -> None:
         reject_if_invalid(request)
+        self._requests.reject_if_full(request)
 
     @workflow.signal(name="CancelOrder")
     async def cancel_order_signal(self, request: messages.CancelOrder | None = None) -> None:
@@ -243,6 +250,7 @@ class OrderWorkflow:
     @update_address.validator
     def _validate_update_address(self, request: messages.UpdateAddress) -> None:
         reject_if_invalid(request)
+        self._requests.reject_if_full(request)
 
     @workflow.signal(name="UpdateAddress")
     async def update_address_signal(self, request: messages.UpdateAddress | None = None) -> None:
@@ -255,6 +263,7 @@ class OrderWorkflow:
     @approve_order.validator
     def _validate_approve_order(self, request: messages.ApproveOrder) -> None:
         reject_if_invalid(request)
+        self._requests.reject_if_full(request)
 
     @workflow.signal(name="ApproveOrder")
     async def approve_order_signal(self, request: messages.ApproveOrder | None = None) -> None:
@@ -267,6 +276,7 @@ class OrderWorkflow:
     @reject_order.validator
     def _validate_reject_order(self, request: messages.RejectOrder) -> None:
         reject_if_invalid(request)
+        self._requests.reject_if_full(request)
 
     @workflow.signal(name="RejectOrder")
     async def reject_order_signal(self, request: messages.RejectOrder | None = None) -> None:

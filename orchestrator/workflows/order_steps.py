@@ -72,7 +72,11 @@ class OrderSteps:
                 self._progress.open_error = error
                 raise
             await self.abort(Reason.INTERNAL_ERROR, error.message)
-        for step, result in zip(steps, results, strict=False):
+        for index, (step, result) in enumerate(zip(steps, results, strict=False)):
+            if result.status is StepStatus.DECLINED:
+                await self.abort_declined(DECLINE_REASONS[step], result)
+                await self.run_batch(*steps[index:])
+                return
             await self._require_done(step, result)
         if len(results) < len(steps):
             raise OrderAborted
@@ -85,6 +89,15 @@ class OrderSteps:
         """Abort the order and raise OrderAborted. An abort reason that is already stored does not change."""
         await self._requests.abort(reason, message=message)
         raise OrderAborted
+
+    async def abort_declined(self, reason: Reason, declined: messages.StepResult) -> None:
+        """Abort the order after a final decline and raise OrderAborted.
+
+        Returns, and the step must run again, if the carrier declined an address that was changed since.
+        """
+        await self._requests.abort(reason, message=declined.message, address_version=declined.address_version)
+        if self._progress.is_aborted or declined.address_version is None:
+            raise OrderAborted
 
     async def wait_unless_aborted(self, work: Awaitable[T]) -> T:
         """Wait for a step and return its result.
@@ -127,8 +140,6 @@ class OrderSteps:
 
     async def _require_done(self, step: Step, result: messages.StepResult) -> None:
         """Raise OrderAborted unless the step is done; abort the order first if it is not aborted yet."""
-        if result.status is StepStatus.DECLINED:
-            await self.abort(DECLINE_REASONS[step], result.message)
         if result.status is StepStatus.OUT_OF_TIME:
             await self.abort(Reason.DEADLINE, f"no time left for step {step}")
         if result.status is not StepStatus.DONE:

@@ -4,6 +4,7 @@ OrderWorkflow receives each request as an update or as a signal and passes it on
 order database decides whether a request is accepted or too late.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -28,6 +29,7 @@ class OrderRequestHandlers:
         self._order = order
         self._progress = progress
         self._signal_count = 0
+        self._handled: Counter[type[messages.PersonRequest]] = Counter()
 
     # --- Requests of people -------------------------------------------------------------------------
 
@@ -37,7 +39,7 @@ class OrderRequestHandlers:
             requested_by=request.cancelled_by,
             message=request.reason,
             signal="cancel_order",
-            request_id=await self._request_id(),
+            request_id=await self._request_id(request),
         )
 
     async def reject(self, request: messages.RejectOrder) -> RequestResult:
@@ -46,12 +48,12 @@ class OrderRequestHandlers:
             requested_by=request.reviewer,
             message=request.reason,
             signal="reject_order",
-            request_id=await self._request_id(),
+            request_id=await self._request_id(request),
         )
 
     async def approve(self, request: messages.ApproveOrder) -> RequestResult:
         """Approve the order; before its review, keep the first approval for the moment the review begins."""
-        request_id = await self._request_id()
+        request_id = await self._request_id(request)
         if self._progress.is_in_review or self._progress.is_aborted:
             return await self.approve_in_review(
                 request.reviewer, request_id=request_id, signal="approve_order"
@@ -68,7 +70,7 @@ class OrderRequestHandlers:
         return RequestResult(True, EARLY_APPROVAL, State.RECEIVED)
 
     async def update_address(self, request: messages.UpdateAddress) -> RequestResult:
-        request_id = await self._request_id()
+        request_id = await self._request_id(request)
         change = messages.ChangeAddressRequest(
             self._order.order_id,
             request.new_address,
@@ -79,12 +81,14 @@ class OrderRequestHandlers:
         )
         return await run_database_activity(Activity.CHANGE_ADDRESS, change, RequestResult)
 
-    async def _request_id(self) -> str:
+    async def _request_id(self, request: messages.PersonRequest) -> str:
         """Return the idempotency key of the update or signal that is being handled, once the order is open.
 
         It is the same when the workflow is replayed. After a lost workflow task an update can be delivered
         later than others, so it is identified by its own id; signals keep their order.
         """
+        self.reject_if_full(request)
+        self._handled[type(request)] += 1
         if update := workflow.current_update_info():
             request_id = f"update-{update.id}"
         else:
@@ -92,6 +96,18 @@ class OrderRequestHandlers:
             request_id = f"signal-{self._signal_count}"
         await self.wait_until_open()
         return request_id
+
+    def reject_if_full(self, request: messages.PersonRequest) -> None:
+        """Raise a non-retryable TooManyRequests if the order has handled MAX_REQUESTS requests of this kind.
+
+        Each kind has a limit of its own, so that changes of address cannot prevent a cancellation.
+        """
+        if self._handled[type(request)] >= messages.MAX_REQUESTS:
+            raise ApplicationError(
+                f"this order has received {messages.MAX_REQUESTS} requests of this kind and accepts no more",
+                type=messages.TOO_MANY_REQUESTS,
+                non_retryable=True,
+            )
 
     # --- Decisions of the order database ------------------------------------------------------------
 
@@ -110,8 +126,10 @@ class OrderRequestHandlers:
         message: str = "",
         signal: str | None = None,
         request_id: str | None = None,
+        address_version: int | None = None,
     ) -> RequestResult:
-        """Abort the order unless it has been dispatched. `signal` is None for a decision of the system."""
+        """Abort the order unless it has been dispatched, or its address has another version than the given
+        one. `signal` is None for a decision of the system."""
         request = messages.AbortRequest(
             self._order.order_id,
             reason,
@@ -120,6 +138,7 @@ class OrderRequestHandlers:
             signal,
             request_id or reason.value,
             self._order.run_id,
+            address_version,
         )
         result = await run_database_activity(Activity.ABORT, request, RequestResult)
         self._progress.sync_from(result)

@@ -20,8 +20,9 @@ from temporalio.exceptions import (
     is_cancelled_exception,
 )
 
-from db.domain import Step
+from db.domain import COMPENSATIONS, Step
 from orchestrator import messages
+from orchestrator.deadlines import MAX_BACKOFF
 from orchestrator.messages import Activity, StepResult, StepStatus
 from orchestrator.workflows.order_progress import OrderProgress
 
@@ -37,12 +38,17 @@ _REMOTE_MARGIN = timedelta(seconds=1)
 """How long a regular activity may take after `not_after`, to report the end of its last attempt."""
 
 _DATABASE_TIMEOUT = timedelta(seconds=5)
-_COMPENSATION_TIMEOUT = timedelta(minutes=10)
+_COMPENSATION_TIMEOUT = timedelta(minutes=1)
+"""Longer than the quick attempts of one execution."""
+
 _NO_RETRY = RetryPolicy(maximum_attempts=1)
 _RETRY_FOREVER = RetryPolicy(
     initial_interval=timedelta(milliseconds=200),
     backoff_coefficient=1.5,
     maximum_interval=timedelta(seconds=1),
+)
+_RETRY_COMPENSATION = RetryPolicy(
+    initial_interval=timedelta(milliseconds=200), backoff_coefficient=1.5, maximum_interval=MAX_BACKOFF
 )
 
 
@@ -124,6 +130,8 @@ async def _run_remotely(
     timeout: timedelta = _DATABASE_TIMEOUT,
     retry_timeout: timedelta | None = None,
     heartbeat_timeout: timedelta | None = None,
+    task_queue: str | None = None,
+    retry_policy: RetryPolicy = _RETRY_FOREVER,
 ) -> Result:
     """Run a regular activity. Raises ActivityError after `retry_timeout`, and its non-retryable error."""
     try:
@@ -134,7 +142,8 @@ async def _run_remotely(
             schedule_to_close_timeout=retry_timeout,
             start_to_close_timeout=timeout,
             heartbeat_timeout=heartbeat_timeout,
-            retry_policy=_RETRY_FOREVER,
+            task_queue=task_queue,
+            retry_policy=retry_policy,
         )
     except ActivityError as error:
         if error.retry_state is not RetryState.TIMEOUT and isinstance(error.cause, ApplicationError):
@@ -144,15 +153,25 @@ async def _run_remotely(
 
 
 async def _run_step_remotely(request: messages.StepRequest) -> StepResult:
-    time_left = None
-    if request.not_after is not None:
-        time_left = max(request.not_after - workflow.now(), timedelta(0)) + _REMOTE_MARGIN
-    try:
+    activity = messages.STEP_ACTIVITIES[request.step]
+    if request.step in COMPENSATIONS:
         return await _run_remotely(
-            messages.STEP_ACTIVITIES[request.step],
+            activity,
             request,
             StepResult,
-            timeout=time_left or _COMPENSATION_TIMEOUT,
+            timeout=_COMPENSATION_TIMEOUT,
+            heartbeat_timeout=_HEARTBEAT_TIMEOUT,
+            task_queue=messages.compensation_task_queue(workflow.info().task_queue),
+            retry_policy=_RETRY_COMPENSATION,
+        )
+    assert request.not_after is not None, "only a compensation has no time limit"
+    time_left = max(request.not_after - workflow.now(), timedelta(0)) + _REMOTE_MARGIN
+    try:
+        return await _run_remotely(
+            activity,
+            request,
+            StepResult,
+            timeout=time_left,
             retry_timeout=time_left,
             heartbeat_timeout=_HEARTBEAT_TIMEOUT,
         )

@@ -35,7 +35,7 @@ from orchestrator.messages import (
 from orchestrator.security.key_hashing import hash_key, new_key
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
-from orchestrator.worker.factory import ActivitySet, order_worker, shipping_worker
+from orchestrator.worker.factory import ActivitySet, compensation_worker, order_worker, shipping_worker
 from orchestrator.workflows.order import OrderWorkflow
 from tests.live import eventually
 from tests.orders import TEMPORAL
@@ -83,6 +83,7 @@ async def running_workers(
     shop = Shop(name, client, pool, f"{name}-orders", f"{name}-shipping")
     async with (
         order_worker(client, shop.order_queue, activities),
+        compensation_worker(client, shop.order_queue, activities),
         shipping_worker(client, shop.shipping_queue, activities),
     ):
         yield shop

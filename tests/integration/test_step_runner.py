@@ -11,7 +11,7 @@ from temporalio.testing import ActivityEnvironment
 from db.domain import COMPENSATIONS, State, Step
 from db.orders import OrderRepository, StaleAttempt
 from orchestrator.activities import step_runner
-from orchestrator.activities.step_runner import MAX_BACKOFF, StepRunner
+from orchestrator.activities.step_runner import MAX_QUICK_BACKOFF, StepRunner
 from orchestrator.deadlines import ATTEMPT_TIMEOUT
 from orchestrator.errors import DatabaseUnavailable, GatewayDeclined, GatewayError
 from orchestrator.messages import (
@@ -97,6 +97,7 @@ async def test_a_declined_call_is_not_repeated(driver):
     order_id, call = await driver.open(), ScriptedCall(GatewayError("no"), GatewayDeclined("never"))
     result, _ = await run(driver.repository, request(order_id), call)
     assert (result.status, result.attempts, result.message) == (StepStatus.DECLINED, 2, "never")
+    assert result.address_version is None, "the call has no address"
     assert (await driver.attempts(order_id))[-1] == ("receive", 2, "declined")
     assert await driver.open_attempts(order_id) == 1
     assert (await driver.repository.start_next_attempt(order_id, Step.RECEIVE)).number == 3
@@ -110,7 +111,7 @@ async def test_a_declined_compensation_is_repeated_until_it_succeeds(driver, ste
     began = perf_counter()
     result, _ = await run(driver.repository, request(order_id, step, within=None), call)
     assert (result.status, result.attempts) == (StepStatus.DONE, 3)
-    assert perf_counter() - began >= 2 * MAX_BACKOFF.total_seconds(), (
+    assert perf_counter() - began >= 2 * MAX_QUICK_BACKOFF.total_seconds(), (
         "a declined call is repeated after the backoff"
     )
     outcomes = [outcome for of_step, _, outcome in await driver.attempts(order_id) if of_step == step]

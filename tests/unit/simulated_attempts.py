@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from unittest.mock import patch
 
 import structlog
+from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from db.domain import SAMPLE_ITEMS, Step
@@ -83,7 +84,14 @@ class SimulatedAttempts:
             return result
 
         result = await tried(time_budget.total_seconds())
-        return await tried(None) if result.status is StepStatus.UNFINISHED else result
+        while result.status is StepStatus.UNFINISHED:
+            try:
+                return await tried(None)
+            except ApplicationError as error:
+                # Temporal retries the activity.
+                delay = error.next_retry_delay or timedelta(0)
+                await asyncio.sleep(delay.total_seconds())
+        return result
 
     # The methods of OrderRepository that StepRunner calls.
 
@@ -95,7 +103,9 @@ class SimulatedAttempts:
         items = list(SAMPLE_ITEMS)
         return StartedAttempt(len(moments), order_id, "payment", 4_200, ADDRESS, 1, items, owns_payment=True)
 
-    async def end_attempt(self, _order_id: str, _step: Step, _ended: AttemptResult) -> None:
+    async def end_attempt(
+        self, _order_id: str, _step: Step, _ended: AttemptResult, *, is_retried: bool = False
+    ) -> None:
         return None
 
     async def complete_step(self, *_: object) -> bool:

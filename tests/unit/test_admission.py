@@ -1,130 +1,232 @@
-"""Admission control: the concurrency limiter against a simulated order system of known capacity."""
+"""Admission control: the concurrency limiter against simulated order systems of any size."""
 
+from collections import deque
 from dataclasses import dataclass, field
 
 import pytest
 
 from db.database import Database
 from orchestrator.api.admission import (
-    INITIAL_LIMIT,
     MIN_LIMIT,
-    PICKUP_SECONDS,
     POLL_SECONDS,
     RATE_WINDOW_SECONDS,
     TARGET_SHARE,
-    UNQUEUED_LIMIT,
     Admission,
     ConcurrencyLimiter,
+    processing_seconds,
 )
 from orchestrator.errors import Overloaded
 from orchestrator.settings import Settings
 
-LIMIT_SECONDS = 15.0
+UNLIMITED = 10**7
 NO_FILE = {"_env_file": None}
 
 
+def settings_of(**settings: float) -> Settings:
+    return Settings(**NO_FILE, **settings)  # type: ignore[arg-type]
+
+
 def new_admission(**settings: float) -> Admission:
-    return Admission(Settings(**NO_FILE, **settings), Database("postgresql://user@/nothing"))  # type: ignore[arg-type]
-
-
-def new_limiter(max_limit: int = 1_000) -> ConcurrencyLimiter:
-    return ConcurrencyLimiter(LIMIT_SECONDS, max_limit)
+    return Admission(settings_of(**settings), Database("postgresql://user@/nothing"))
 
 
 # --- ConcurrencyLimiter -----------------------------------------------------------------------------
 
 
-def test_the_limit_grows_with_orders_that_are_not_queued() -> None:
-    limiter = new_limiter()
-    assert limiter.limit == INITIAL_LIMIT
-    limiter.observe(0.0, finished_rate=0, waiting_ms=None, unqueued=10)
-    assert limiter.limit == INITIAL_LIMIT + 10
-    limiter.observe(0.25, finished_rate=0, waiting_ms=None, unqueued=1_000)
-    assert limiter.limit == UNQUEUED_LIMIT
+def test_orders_that_do_not_wait_are_not_limited() -> None:
+    limiter = ConcurrencyLimiter(13.0, UNLIMITED)
+    for poll in range(100):
+        limiter.observe(poll * POLL_SECONDS, active=100 * poll, finished_rate=1, waiting_seconds=0.5)
+    assert limiter.limit == UNLIMITED
+    assert ConcurrencyLimiter(13.0, max_limit=200).limit == 200
 
 
-def test_the_limit_follows_the_completion_rate_of_a_larger_system() -> None:
-    limiter = new_limiter()
-    limiter.observe(0.0, finished_rate=100, waiting_ms=50, unqueued=0)
-    assert limiter.limit == pytest.approx(100 * LIMIT_SECONDS * TARGET_SHARE)
-    assert new_limiter(max_limit=200).limit <= 200
-
-
-def test_the_limit_shrinks_slowly_to_the_sustainable_number_while_orders_queue() -> None:
-    limiter = new_limiter()
-    limiter.observe(0.0, finished_rate=0, waiting_ms=None, unqueued=UNQUEUED_LIMIT)
+def test_the_limit_decreases_from_the_active_orders_to_what_the_system_finishes() -> None:
+    limiter = ConcurrencyLimiter(13.0, UNLIMITED)
     limits = []
     for poll in range(400):
-        limiter.observe(poll * POLL_SECONDS, finished_rate=6, waiting_ms=4_000, unqueued=3)
+        limiter.observe(poll * POLL_SECONDS, active=100, finished_rate=10, waiting_seconds=4.0)
         limits.append(limiter.limit)
-    assert limits[16] > UNQUEUED_LIMIT * 0.7, "a killed worker delays orders for 4 s, which is not overload"
-    assert limits[-1] == int(6 * LIMIT_SECONDS * TARGET_SHARE)
+    assert limits[0] == 98
+    assert limits[16] > 60, "orders of a killed worker wait for 4 s, which is not overload"
+    assert limits[-1] == int(10 * 13.0 * TARGET_SHARE)
 
 
-def test_the_limit_never_shrinks_below_its_minimum() -> None:
-    limiter = new_limiter()
-    for poll in range(1_000):
-        limiter.observe(poll * POLL_SECONDS, finished_rate=0, waiting_ms=14_000, unqueued=0)
+def test_the_limit_never_falls_below_its_minimum_and_recovers() -> None:
+    limiter = ConcurrencyLimiter(13.0, UNLIMITED)
+    for poll in range(400):
+        limiter.observe(poll * POLL_SECONDS, active=5, finished_rate=0, waiting_seconds=10.0)
     assert limiter.limit == MIN_LIMIT
+    for poll in range(400, 600):
+        limiter.observe(poll * POLL_SECONDS, active=5, finished_rate=0, waiting_seconds=0.1)
+    assert limiter.limit > 1_000
+
+
+@pytest.mark.parametrize(
+    ("limit", "review", "processing"),
+    [(15.0, 2.0, 13.0), (15.0, 8.0, 7.0), (15.0, 60.0, 6.05), (3_600.0, 0.0, 3_600.0)],
+)
+def test_the_time_for_processing_excludes_the_automatic_review(
+    limit: float, review: float, processing: float
+) -> None:
+    settings = settings_of(order_deadline_seconds=limit, auto_review_seconds=review)
+    assert processing_seconds(settings) == pytest.approx(processing)
+
+
+# --- Simulated systems ------------------------------------------------------------------------------
+
+
+@dataclass
+class Batch:
+    """Orders that take the same way at the same time. `work` is the share of an order's work that is left in
+    the current queue."""
+
+    orders: float
+    queued_at: float
+    work: float
+    waited: float = 0.0
 
 
 @dataclass
 class SimulatedSystem:
-    """Finishes at most `capacity` orders a second. An order takes 3.6 s without load; beyond the capacity,
-    all orders slow down equally. Uses the limiter as the API does."""
+    """Finishes at most `capacity` orders a second, in the order of arrival. The intake of an order is 40 % of
+    its work. The review, and the calls to gateways, take time but no capacity. Uses the limiter as the API
+    does."""
 
     capacity: float
-    limiter: ConcurrencyLimiter = field(default_factory=new_limiter)
-    longest_seconds: float = 0.0
-    finished: int = 0
-    rejected: int = 0
+    limit: float
+    review: float
+    rejected: float = 0.0
+    accepted: float = 0.0
+    longest_wait: float = 0.0
+    limiter: ConcurrencyLimiter = field(init=False)
+
+    INTAKE = 0.4
+
+    def __post_init__(self) -> None:
+        settings = settings_of(order_deadline_seconds=self.limit, auto_review_seconds=self.review)
+        self.processing = processing_seconds(settings)
+        self.review = self.limit - self.processing
+        self.gateway_seconds = min(1.5, 0.1 * self.limit)
+        self.limiter = ConcurrencyLimiter(self.processing, UNLIMITED)
+        self.now = 0.0
+        self._queue: deque[Batch] = deque()
+        self._in_review: deque[tuple[float, Batch]] = deque()
+        self._at_gateway: deque[tuple[float, Batch]] = deque()
+        self._finished: deque[tuple[float, float, float]] = deque()
+        self.queued = 0.0
+        self.active = 0.0
 
     def run(self, rate: float, seconds: float) -> None:
-        tick, unloaded_seconds = 0.05, 3.6
-        in_flight: list[tuple[float, float]] = []  # start time, remaining work in seconds
-        recent: list[tuple[float, float]] = []  # finish time, duration
-        arrivals, started, poll_at = 0.0, 0, 0.0
-        for step in range(round(seconds / tick)):
-            now = step * tick
-            arrivals += rate * tick
-            while arrivals >= 1:
-                arrivals -= 1
-                if len(in_flight) < self.limiter.limit:
-                    in_flight.append((now, unloaded_seconds))
-                    started += 1
-                else:
-                    self.rejected += 1
-            speed = min(1.0, self.capacity * unloaded_seconds / max(len(in_flight), 1))
-            in_flight = [(at, work - tick * speed) for at, work in in_flight]
-            recent += [(now, now - at) for at, work in in_flight if work <= 0]
-            self.finished += sum(work <= 0 for _, work in in_flight)
-            in_flight = [(at, work) for at, work in in_flight if work > 0]
-            self.longest_seconds = max([self.longest_seconds, *(duration for _, duration in recent)])
-            if now >= poll_at:
-                poll_at = now + POLL_SECONDS
-                recent = [(at, duration) for at, duration in recent if at > now - RATE_WINDOW_SECONDS]
-                waits = sorted(duration - unloaded_seconds for _, duration in recent)
-                waiting_ms = round(waits[len(waits) // 2] * 1000) if waits else None
-                unqueued = started if 0.15 / speed <= PICKUP_SECONDS else 0
-                self.limiter.observe(now, len(waits) / RATE_WINDOW_SECONDS, waiting_ms, unqueued)
-                started = 0
+        until = self.now + seconds
+        while self.now < until:
+            self.now += POLL_SECONDS
+            self._arrive(rate * POLL_SECONDS)
+            self._work(self.capacity * POLL_SECONDS)
+            self._observe()
+
+    def _arrive(self, orders: float) -> None:
+        admitted = max(min(orders, self.limiter.limit - self.active), 0.0)
+        self.accepted += admitted
+        self.rejected += orders - admitted
+        if admitted:
+            self._enqueue(Batch(admitted, self.now, self.INTAKE))
+        while self._in_review and self._in_review[0][0] <= self.now:
+            batch = self._in_review.popleft()[1]
+            self._enqueue(Batch(batch.orders, self.now, 1 - self.INTAKE, batch.waited))
+
+    def _enqueue(self, batch: Batch) -> None:
+        self._queue.append(batch)
+        self.queued += batch.orders
+        self.active += batch.orders
+
+    def _work(self, capacity: float) -> None:
+        while self._queue and capacity > 1e-9:
+            batch = self._queue[0]
+            done = min(batch.orders, capacity / batch.work)
+            capacity -= done * batch.work
+            batch.orders -= done
+            self.queued -= done
+            part = Batch(done, self.now, batch.work, batch.waited + self.now - batch.queued_at)
+            if batch.work == self.INTAKE:
+                self.active -= done
+                self._in_review.append((self.now + self.review, part))
+            else:
+                self._at_gateway.append((self.now + self.gateway_seconds, part))
+            if batch.orders <= 1e-9:
+                self._queue.popleft()
+        while self._at_gateway and self._at_gateway[0][0] <= self.now:
+            batch = self._at_gateway.popleft()[1]
+            self.active -= batch.orders
+            self._finished.append((self.now, batch.orders, batch.waited))
+            self.longest_wait = max(self.longest_wait, batch.waited)
+
+    def _observe(self) -> None:
+        while self._finished and self._finished[0][0] <= self.now - RATE_WINDOW_SECONDS:
+            self._finished.popleft()
+        is_mostly_queued = self._queue and self.queued > self.active / 2
+        idle = self.now - self._queue[0].queued_at if is_mostly_queued else 0.0
+        self.limiter.observe(
+            self.now,
+            active=round(self.active),
+            finished_rate=sum(orders for _, orders, _ in self._finished) / RATE_WINDOW_SECONDS,
+            waiting_seconds=max(
+                idle / 2, _median([(waited, orders) for _, orders, waited in self._finished])
+            ),
+        )
 
 
-@pytest.mark.parametrize("capacity", [9.0, 15.0, 30.0])
-def test_at_twice_the_capacity_admitted_orders_keep_the_limit(capacity: float) -> None:
-    system = SimulatedSystem(capacity)
-    system.run(rate=2 * capacity, seconds=120)
-    # The simulation has no slow single orders: the rest of the limit is for these.
-    assert system.longest_seconds < 0.65 * LIMIT_SECONDS
-    assert system.finished > 0.9 * capacity * 120, "the throughput stays near the capacity"
-    assert system.rejected > 0
+def _median(weighted: list[tuple[float, float]]) -> float:
+    half, seen = sum(orders for _, orders in weighted) / 2, 0.0
+    for value, orders in sorted(weighted):
+        seen += orders
+        if seen >= half:
+            return value
+    return 0.0
 
 
-@pytest.mark.parametrize("rate", [5.0, 14.0, 16.0])
-def test_below_the_capacity_no_order_is_rejected(rate: float) -> None:
-    system = SimulatedSystem(capacity=17.0)
-    system.run(rate, seconds=120)
+SYSTEMS = [
+    (limit, capacity, review)
+    for limit in (5.0, 15.0, 60.0, 3_600.0)
+    for capacity in (10.0, 2_000.0)
+    for review in (0.0, 0.5 * limit, 0.9 * limit)
+]
+
+
+@pytest.mark.parametrize(("limit", "capacity", "review"), SYSTEMS)
+def test_a_system_that_keeps_up_rejects_nothing(limit: float, capacity: float, review: float) -> None:
+    system = SimulatedSystem(capacity, limit, review)
+    for share in (0.9, 0.1, 0.95):
+        system.run(rate=share * capacity, seconds=60 + system.review)
     assert system.rejected == 0
+
+
+@pytest.mark.parametrize(("limit", "capacity", "review"), SYSTEMS)
+def test_an_overload_is_rejected_and_accepted_orders_keep_their_limit(
+    limit: float, capacity: float, review: float
+) -> None:
+    system = SimulatedSystem(capacity, limit, review)
+    system.run(rate=0.8 * capacity, seconds=60 + system.review)
+    assert system.rejected == 0
+    accepted, seconds = system.accepted, max(2 * limit, 120.0)
+    system.run(rate=2 * capacity, seconds=seconds)
+    assert system.longest_wait + system.gateway_seconds <= system.processing
+    assert system.rejected > 0.5 * capacity * seconds
+    assert system.accepted - accepted > 0.8 * capacity * seconds, "the throughput stays near the capacity"
+    # The orders that were accepted during the overload finish, and then nothing is rejected.
+    system.run(rate=0.5 * capacity, seconds=0.6 * system.processing + 2 * system.review)
+    rejected = system.rejected
+    system.run(rate=0.8 * capacity, seconds=60 + system.review)
+    assert system.rejected == rejected
+
+
+@pytest.mark.parametrize("capacity", [10.0, 2_000.0])
+@pytest.mark.parametrize("limit", [5.0, 15.0, 3_600.0])
+def test_an_overload_from_the_first_order_on_is_rejected(limit: float, capacity: float) -> None:
+    system = SimulatedSystem(capacity, limit, 0.2 * limit)
+    system.run(rate=2 * capacity, seconds=max(2 * limit, 120.0))
+    assert system.longest_wait + system.gateway_seconds <= system.processing
+    assert system.rejected > 0
 
 
 # --- Admission --------------------------------------------------------------------------------------

@@ -12,8 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from db.domain import COMPENSATIONS, Step
-from orchestrator.activities.step_runner import MAX_BACKOFF
-from orchestrator.deadlines import ATTEMPT_TIMEOUT, COMPENSATION_NEED, FINISH_NEED, STEP_NEEDS, OrderDeadlines
+from orchestrator.activities.step_runner import MAX_QUICK_BACKOFF
+from orchestrator.deadlines import (
+    ATTEMPT_TIMEOUT,
+    COMPENSATION_NEED,
+    FINISH_NEED,
+    MAX_BACKOFF,
+    STEP_NEEDS,
+    OrderDeadlines,
+    backoff,
+)
 from orchestrator.messages import StepResult, StepStatus
 from orchestrator.workflows.order_steps import TIME_BUDGET
 from tests.unit.simulated_attempts import HANGS, SimulatedAttempts, in_simulated_time
@@ -156,7 +164,7 @@ def test_a_step_that_always_fails_uses_all_its_time(limit, failing):
     deadlines = deadlines_of(limit)
     order = simulate(deadlines, {Step.RECEIVE: (failing, Ending.FAILS)}, timedelta(0))
     assert order.done == []
-    assert order.ended_at >= deadlines.not_after(Step.RECEIVE) - MAX_BACKOFF
+    assert order.ended_at >= deadlines.not_after(Step.RECEIVE) - MAX_QUICK_BACKOFF
 
 
 @given(
@@ -246,3 +254,23 @@ def test_with_a_limit_of_zero_no_step_starts(limit):
     order = simulate(deadlines_of(limit), {step: ([], Ending.SUCCEEDS) for step in FORWARD}, timedelta(0))
     assert order.is_aborted
     assert order.done == []
+
+
+# --- Backoff ------------------------------------------------------------------------------------------
+
+
+@given(retries=st.integers(0, 10_000), jitter=st.floats(0, 1))
+def test_the_backoff_doubles_up_to_its_maximum_and_jitter_shortens_it_by_up_to_half(
+    retries: int, jitter: float
+) -> None:
+    first = timedelta(milliseconds=500)
+    longest = min(first * 2 ** min(retries, 6), MAX_BACKOFF)
+    assert longest / 2 - ROUNDING <= backoff(first, retries, jitter) <= longest
+
+
+@given(retries=st.integers(0, 100), jitter=st.floats(0, 1), time_left=limits)
+def test_the_backoff_leaves_time_for_further_retries(
+    retries: int, jitter: float, time_left: timedelta
+) -> None:
+    first = timedelta(milliseconds=500)
+    assert backoff(first, retries, jitter, time_left) <= max(time_left / 4, first / 2)

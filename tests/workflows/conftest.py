@@ -18,7 +18,7 @@ from db.domain import ReviewMode, State
 from orchestrator.embedded.layout import packaged_program
 from orchestrator.messages import Activity, OrderRequest, OrderResult, OrderStatus, order_workflow_id
 from orchestrator.testing import InMemoryOrder, ScriptedOutcome
-from orchestrator.worker.factory import order_worker, shipping_worker
+from orchestrator.worker.factory import compensation_worker, order_worker, shipping_worker
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 from tests.orders import new_order
@@ -84,6 +84,7 @@ async def with_workers(client: Client) -> AsyncIterator["OrderEnvironment"]:
     runner = SandboxedWorkflowRunner()
     async with (
         order_worker(client, ORDER_QUEUE, activities, workflow_runner=runner),
+        compensation_worker(client, ORDER_QUEUE, activities, workflow_runner=runner),
         shipping_worker(client, SHIPPING_QUEUE, activities, workflow_runner=runner),
     ):
         yield OrderEnvironment(client, activities)

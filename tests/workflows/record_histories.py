@@ -44,7 +44,7 @@ from orchestrator.messages import (
     reconcile_workflow_id,
     shipping_workflow_id,
 )
-from orchestrator.worker.factory import ActivitySet, order_worker, shipping_worker
+from orchestrator.worker.factory import ActivitySet, compensation_worker, order_worker, shipping_worker
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.reconcile import ReconcileWorkflow
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
@@ -122,11 +122,13 @@ async def cancel_the_workflow(recorder: Recorder, handle: Handle, order_id: str)
 async def terminate_the_workflow(recorder: Recorder, handle: Handle, order_id: str) -> None:
     await recorder.wait_until(order_id, State.CHARGED)
     # Not before the shipment has started: a child whose parent closes before is never started.
-    child = recorder.client.get_workflow_handle(shipping_workflow_id(order_id, 1))
-    async with asyncio.timeout(30):
-        while not await _is_started(child):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    await _started_shipment(recorder, order_id)
     await handle.terminate("by an operator")
+
+
+async def terminate_the_shipment(recorder: Recorder, handle: Handle, order_id: str) -> None:
+    await recorder.wait_until(order_id, State.CHARGED)
+    await (await _started_shipment(recorder, order_id)).terminate("by an operator")
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,8 @@ SCENARIOS = [
     Scenario(
         "completed-shipped-again",
         State.COMPLETED,
-        faults=faulty_first("completed-shipped-again", Step.DISPATCH, "decline", 1),
+        faults=faulty_first("completed-shipped-again", Step.PREPARE, "hang", 5),
+        while_running=terminate_the_shipment,
     ),
     # Long enough for the charge to continue as a regular activity.
     Scenario(
@@ -228,7 +231,6 @@ SCENARIOS = [
         "shipping-failed",
         State.FAILED,
         Reason.SHIPPING_FAILED,
-        # Short, because each shipment has a separate history.
         changes=SHORT,
         faults=always(Step.DISPATCH, decline=1.0),
     ),
@@ -285,6 +287,14 @@ async def record(scenario: Scenario, recorder: Recorder) -> dict[str, str]:
         )
         for part, id_ in ids.items()
     }
+
+
+async def _started_shipment(recorder: Recorder, order_id: str) -> WorkflowHandle[Any, Any]:
+    child = recorder.client.get_workflow_handle(shipping_workflow_id(order_id, 1))
+    async with asyncio.timeout(30):
+        while not await _is_started(child):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    return child
 
 
 async def _is_started(child: WorkflowHandle[Any, Any]) -> bool:
@@ -371,6 +381,7 @@ async def main(names: list[str]) -> None:
             recorder = Recorder(environment.client, pool)
             async with (
                 order_worker(environment.client, ORDER_QUEUE, activities),
+                compensation_worker(environment.client, ORDER_QUEUE, activities),
                 shipping_worker(environment.client, SHIPPING_QUEUE, activities),
             ):
                 recorded = await asyncio.gather(*(record(scenario, recorder) for scenario in scenarios))

@@ -13,21 +13,22 @@ from orchestrator.messages import (
     INVALID_ORDER,
     Activity,
     OrderResult,
+    RequestResult,
     StepStatus,
+    UpdateAddress,
+    compensation_task_queue,
     order_workflow_id,
     shipping_workflow_id,
 )
 from orchestrator.testing import COMPLETION_MS, DoneButReturns, InMemoryOrder, ResponseLost
-from orchestrator.workflows.order import SHIPPING_RETRY_DELAY, OrderWorkflow
-from tests.orders import new_order
+from orchestrator.workflows.order import MAX_SHIPMENTS, SHIPPING_RETRY_DELAY, OrderWorkflow
+from orchestrator.workflows.order_steps import ABORT_GRACE
+from tests.orders import OTHER_ADDRESS, new_order
 from tests.workflows.conftest import ORDER_QUEUE
 from tests.workflows.held_activities import FORWARD_ACTIVITIES, STEP_ACTIVITY_NAMES
 
 SHORT = 2.0
 """A limit in seconds, short enough for the server that does not skip time."""
-
-TIME_FOR_SHIPMENTS = 5.0
-"""A limit in seconds with time for several shipments."""
 
 ALWAYS_DECLINED = [StepStatus.DECLINED] * 100
 """Every call of the carrier or the warehouse is declined."""
@@ -163,66 +164,118 @@ async def test_a_declined_step_fails_the_order(env, name, reason):
     assert placed.count(Activity.RECALL) == 0
 
 
-async def test_a_failed_dispatch_is_retried_in_a_new_child_workflow(env):
-    placed = await env.place({Activity.DISPATCH: [StepStatus.DECLINED]})
+async def test_a_declined_address_that_was_changed_is_shipped_in_a_new_child_workflow(env):
+    placed = await env.place({Activity.DISPATCH: [StepStatus.DECLINED]}, hold=(Activity.DISPATCH,))
+    await placed.wait_until_held(Activity.DISPATCH)
+    # The call that is declined has the old address.
+    await placed.handle.execute_update(
+        "update_address", UpdateAddress(OTHER_ADDRESS, "customer"), result_type=RequestResult
+    )
+    placed.release(Activity.DISPATCH)
     assert (await placed.result()).outcome is State.COMPLETED
-    assert placed.count(Activity.DISPATCH) == 2
+    assert placed.stored.label == OTHER_ADDRESS
     for n in (1, 2):
         child = await env.client.get_workflow_handle(shipping_workflow_id(placed.id, n)).describe()
         assert child.status is not None
         assert child.status.name == "COMPLETED"
 
 
-async def test_shipping_is_retried_while_there_is_time(env):
-    placed = await env.place({Activity.DISPATCH: [StepStatus.DECLINED] * 5}, limit_seconds=30.0)
+async def test_an_address_that_is_changed_while_validation_declines_it_is_validated_again(env):
+    placed = await env.place({Activity.VALIDATE: [StepStatus.DECLINED]}, hold=(Activity.VALIDATE,))
+    await placed.wait_until_held(Activity.VALIDATE)
+    await placed.handle.signal("UpdateAddress", UpdateAddress(OTHER_ADDRESS, "customer"))
+    await placed.wait_until(lambda stored: stored.address == OTHER_ADDRESS)
+    placed.release(Activity.VALIDATE)
+    assert (await placed.result()).outcome is State.COMPLETED
+
+
+async def test_shipping_is_retried_with_growing_delays_while_there_is_time(env):
+    placed = await env.place({Activity.DISPATCH: [StepStatus.OUT_OF_TIME] * 5}, limit_seconds=60.0)
     assert (await placed.result()).outcome is State.COMPLETED
     assert placed.count(Activity.DISPATCH) == 6
-    assert await retry_timers(placed) == ["timer_fired_event_attributes"] * 5
+    delays = await retry_timers(placed)
+    assert [end for _, end in delays] == ["timer_fired_event_attributes"] * 5
+    for retries, (delay, _) in enumerate(delays):
+        assert SHIPPING_RETRY_DELAY * 2**retries / 2 <= delay <= SHIPPING_RETRY_DELAY * 2**retries
 
 
 async def retry_timers(placed):
-    """How the timer of each delay between shipments ended; None while it runs."""
+    """Return each delay between shipments and how its timer ended; None while it runs."""
     found = {}
     for event in (await placed.handle.fetch_history()).events:
         started = event.timer_started_event_attributes
-        if started.start_to_fire_timeout.ToTimedelta() == SHIPPING_RETRY_DELAY:
-            found[started.timer_id] = None
+        delay = started.start_to_fire_timeout.ToTimedelta()
+        # Neither the deadline nor the grace of an aborted step.
+        if timedelta(0) < delay < timedelta(seconds=10) and delay != ABORT_GRACE:
+            found[started.timer_id] = (delay, None)
         for end in ("timer_fired_event_attributes", "timer_canceled_event_attributes"):
-            if event.HasField(end) and getattr(event, end).timer_id in found:
-                found[getattr(event, end).timer_id] = end
+            if event.HasField(end) and (timer := getattr(event, end).timer_id) in found:
+                found[timer] = (found[timer][0], end)
     return list(found.values())
 
 
 async def test_a_cancellation_ends_the_delay_between_two_shipments(real_env):
     # On a busy machine the cancellation can arrive after the delay; then the test tries another order.
     for _ in range(5):
-        placed = await real_env.place({Activity.DISPATCH: ALWAYS_DECLINED})
+        placed = await real_env.place({Activity.DISPATCH: [StepStatus.OUT_OF_TIME] * 100})
         async with asyncio.timeout(10):
-            while None not in await retry_timers(placed):  # noqa: ASYNC110
+            while not any(end is None for _, end in await retry_timers(placed)):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await placed.handle.signal("CancelOrder", {"reason": "why", "cancelled_by": "me"})
         result = await placed.result()
         assert (result.outcome, result.reason) == (State.CANCELLED, Reason.CUSTOMER_CANCELLED)
-        if (await retry_timers(placed))[-1] == "timer_canceled_event_attributes":
+        if (await retry_timers(placed))[-1][1] == "timer_canceled_event_attributes":
             return
     pytest.fail("no cancellation arrived during a delay")
 
 
 @pytest.mark.parametrize("name", [Activity.PREPARE, Activity.DISPATCH])
-async def test_an_order_whose_shipping_is_always_declined_is_refunded_and_recalled(env, name, caplog):
+async def test_a_final_decline_ends_the_order_and_it_is_refunded_and_recalled(env, name, caplog):
     caplog.set_level("INFO", logger="temporalio.workflow")
-    placed = await env.place({name: ALWAYS_DECLINED}, limit_seconds=TIME_FOR_SHIPMENTS)
+    placed = await env.place({name: ALWAYS_DECLINED}, limit_seconds=3_600.0)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.SHIPPING_FAILED)
-    assert 3 < placed.count(name) < len(ALWAYS_DECLINED)
+    assert placed.count(name) == 1
     logged = [line for line in caplog.records if getattr(line, "order_id", None) == placed.id]
+    # From the DispatchFailed signal of the child.
     assert [(line.step, line.attempts, line.reason) for line in logged] == [
-        (Step.PREPARE, n, "scripted declined") for n in range(1, placed.count(name) + 1)
+        (Step.PREPARE, 1, "scripted declined")
     ]
     assert (placed.stored.charges, placed.stored.refunds) == (1, 1)
     assert Step.RECALL in placed.stored.gateway_calls
-    # From the DispatchFailed signal of the child.
     assert placed.stored.abort.message == "scripted declined"
+
+
+# --- The size of the history --------------------------------------------------------------------------
+
+HISTORY_LIMIT = 2_000
+"""Events of a workflow's history. Temporal warns at 10,240 and ends the workflow at 51,200."""
+
+
+async def history_length(placed) -> int:
+    return len((await placed.handle.fetch_history()).events)
+
+
+async def test_shipments_that_fail_for_an_hour_leave_a_short_history(env):
+    placed = await env.place({Activity.DISPATCH: [StepStatus.OUT_OF_TIME] * 10_000}, limit_seconds=3_600.0)
+    result = await placed.result()
+    assert (result.outcome, result.reason) == (State.FAILED, Reason.SHIPPING_FAILED)
+    assert placed.count(Activity.DISPATCH) == MAX_SHIPMENTS
+    assert await history_length(placed) < HISTORY_LIMIT
+
+
+async def test_a_charge_and_a_refund_that_fail_for_long_leave_a_short_history(env):
+    placed = await env.place(
+        {
+            Activity.CHARGE: [RuntimeError("scripted")] * 100_000,
+            Activity.REFUND: [RuntimeError("scripted")] * 20,
+        },
+        limit_seconds=60.0,
+    )
+    result = await placed.result()
+    assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
+    assert placed.count(Activity.REFUND) == 21
+    assert await history_length(placed) < 60
 
 
 @pytest.mark.parametrize("name", FORWARD_ACTIVITIES)
@@ -301,7 +354,7 @@ async def test_a_step_that_is_unfinished_locally_continues_as_a_regular_activity
     scripts = {name: [StepStatus.UNFINISHED]}
     if name in (Activity.REFUND, Activity.RECALL):
         scripts[Activity.DISPATCH] = ALWAYS_DECLINED
-    placed = await env.place(scripts, limit_seconds=TIME_FOR_SHIPMENTS)
+    placed = await env.place(scripts)
     await placed.result()
     assert [is_local for called, is_local in placed.calls if called is name][:2] == [True, False]
 
@@ -315,7 +368,7 @@ async def test_each_activity_can_run_twice(env, name, failure):
     is_aborted = name in (Activity.REFUND, Activity.RECALL, Activity.ABORT)
     if is_aborted:
         scripts[Activity.DISPATCH] = ALWAYS_DECLINED
-    placed = await env.place(scripts, limit_seconds=TIME_FOR_SHIPMENTS)
+    placed = await env.place(scripts)
     result = await placed.result()
     assert result.outcome is (State.FAILED if is_aborted else State.COMPLETED)
     assert placed.stored.charges == 1
@@ -339,6 +392,21 @@ async def test_a_non_retryable_error_while_opening_keeps_its_type(env):
     assert _cause(failure).type == "SomethingElse"
 
 
+async def test_a_compensation_continues_on_a_task_queue_of_its_own(env):
+    placed = await env.place(
+        {Activity.CHARGE: [StepStatus.DECLINED], Activity.REFUND: [StepStatus.UNFINISHED]}
+    )
+    await placed.result()
+    scheduled = [
+        event.activity_task_scheduled_event_attributes
+        for event in (await placed.handle.fetch_history()).events
+        if event.HasField("activity_task_scheduled_event_attributes")
+    ]
+    assert [(each.activity_type.name, each.task_queue.name) for each in scheduled] == [
+        (Activity.REFUND, compensation_task_queue(ORDER_QUEUE))
+    ]
+
+
 async def test_a_compensation_is_retried_until_it_succeeds(env):
     placed = await env.place(
         {
@@ -346,7 +414,6 @@ async def test_a_compensation_is_retried_until_it_succeeds(env):
             Activity.REFUND: [RuntimeError("scripted")] * 4,
             Activity.RECALL: [RuntimeError("scripted")] * 3,
         },
-        limit_seconds=TIME_FOR_SHIPMENTS,
     )
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.SHIPPING_FAILED)

@@ -9,7 +9,15 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from db.domain import Reason, ReviewMode, State
-from orchestrator.messages import INVALID_REQUEST, Activity, RequestResult, StepStatus, shipping_workflow_id
+from orchestrator.messages import (
+    INVALID_REQUEST,
+    MAX_REQUESTS,
+    TOO_MANY_REQUESTS,
+    Activity,
+    RequestResult,
+    StepStatus,
+    shipping_workflow_id,
+)
 from orchestrator.testing import ResponseLost
 from orchestrator.workflows.order import OrderWorkflow
 from tests.orders import OTHER_ADDRESS
@@ -357,6 +365,26 @@ async def test_a_workflow_cancellation_after_the_outcome_changes_nothing(env):
     await placed.status()
     placed.release(Activity.CHANGE_ADDRESS)
     assert (await placed.result()).outcome is State.COMPLETED
+
+
+@pytest.mark.parametrize("name", ["update_address", "reject_order"])
+async def test_an_order_handles_a_limited_number_of_requests_and_still_accepts_a_cancellation(env, name):
+    state = State.IN_REVIEW if name == "update_address" else State.PREPARED
+    placed = await env.place_in(state)
+    for _ in range(MAX_REQUESTS + 50):
+        await placed.handle.signal(SIGNALS[name], REQUESTS[name])
+    await placed.wait_until(lambda stored: len(stored.requests) >= MAX_REQUESTS)
+    with pytest.raises(WorkflowUpdateFailedError) as rejected:
+        await placed.handle.execute_update(name, REQUESTS[name])
+    assert isinstance(rejected.value.cause, ApplicationError)
+    assert rejected.value.cause.type == TOO_MANY_REQUESTS
+    result = await placed.handle.execute_update(
+        "cancel_order", REQUESTS["cancel_order"], result_type=RequestResult
+    )
+    assert result.accepted
+    await placed.resume(state)
+    assert (await placed.result()).outcome is State.CANCELLED
+    assert len(placed.stored.requests) == MAX_REQUESTS + 1
 
 
 # These need a real server: the time-skipping one does not report the termination of a child to its parent.
