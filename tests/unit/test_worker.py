@@ -89,7 +89,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     monkeypatch.setattr(main.ActivitySet, "create", lambda *_: None)
     monkeypatch.setattr(main, "FaultInjector", lambda _profile: injector)
     monkeypatch.setattr(main, "order_worker", lambda *_, **__: worker)
-    monkeypatch.setattr(main, "compensation_worker", lambda *_, **__: FakeWorker())
+    monkeypatch.setattr(main, "compensation_worker", lambda *_, **__: FakeWorker(injector))
     monkeypatch.setattr(main.EventRetention, "run", run_forever)
     monkeypatch.setattr(main.Reconciler, "run", run_forever)
     monkeypatch.setattr(fault_profile_polling.fault_profiles, "current", current)
