@@ -12,12 +12,20 @@ from dashboard.charts.timeline import timeline
 from dashboard.data import clients
 from dashboard.data.api_reads import user_may
 from dashboard.view_models import order_requests, order_tables
+from db.domain import DEFAULT_COUNTRY
 from db.read_models import order_search
 from db.read_models.order_search import OrderDetails
 from orchestrator.messages import order_workflow_id
 from orchestrator.security.key_hashing import Role
 
-ADDRESS_FIELDS = ("street", "city", "state", "zip")
+ADDRESS_FIELDS = {
+    "street": "Street",
+    "street2": "Second line",
+    "city": "City",
+    "state": "State",
+    "zip": "Zip",
+    "country": "Country",
+}
 
 
 def show(order_id: str) -> None:
@@ -125,7 +133,8 @@ def _address_form(order_id: str, address: Mapping[str, str], version: int) -> No
         st.form(f"address-form-{version}", border=False),
     ):
         for field, key in keys.items():
-            st.text_input(field.capitalize(), address.get(field, ""), key=key)
+            default = DEFAULT_COUNTRY if field == "country" else ""
+            st.text_input(ADDRESS_FIELDS[field], address.get(field, default), key=key)
         st.text_input("Changed by", "dashboard", key="changed-by")
         st.form_submit_button("Save address", type="primary", on_click=change)
 

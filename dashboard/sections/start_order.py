@@ -11,7 +11,7 @@ import streamlit as st
 from dashboard.data import clients
 from dashboard.data.order_api import OrderApi
 from dashboard.page_elements import sentence
-from db.domain import ORDER_ID_PATTERN, ReviewMode
+from db.domain import DEFAULT_COUNTRY, ORDER_ID_PATTERN, ReviewMode
 from orchestrator.errors import OrderSystemError, UsageError
 from orchestrator.rest_client import Json
 
@@ -30,12 +30,14 @@ def show() -> None:
         review = right.segmented_control(
             "Review", [mode.value for mode in ReviewMode], default=ReviewMode.AUTO.value, required=True
         )
-        street, city, state, zip_code = st.columns([3, 2, 1, 1])
+        street, street2, city, state, zip_code, country = st.columns([3, 2, 2, 1, 1, 1])
         address = {
             "street": street.text_input("Street", "1 Main Street"),
+            "street2": street2.text_input("Second line"),
             "city": city.text_input("City", "Springfield"),
             "state": state.text_input("State", "IL"),
             "zip": zip_code.text_input("ZIP", "62701"),
+            "country": country.text_input("Country", DEFAULT_COUNTRY, help="ISO 3166 code"),
         }
         lines = st.data_editor(
             pd.DataFrame([{"sku": "SAMPLE-1", "quantity": 1, "unit price": 42.0}]),

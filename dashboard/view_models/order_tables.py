@@ -8,7 +8,7 @@ import pandas as pd
 from db.database import Row
 from db.read_models.order_search import OrderDetails
 
-_ADDRESS = ("street", "city", "state", "zip")
+_ADDRESS = ("street", "street2", "city", "state", "zip", "country")
 
 
 def orders(rows: list[Row]) -> pd.DataFrame:
@@ -108,4 +108,4 @@ def _money(cents: int) -> str:
 
 
 def _address(address: Row | None) -> str:
-    return ", ".join(str(address.get(part, "")) for part in _ADDRESS) if address else ""
+    return ", ".join(str(address[part]) for part in _ADDRESS if address.get(part)) if address else ""

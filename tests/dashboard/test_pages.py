@@ -187,6 +187,7 @@ def test_the_address_form_shows_a_change_from_elsewhere_and_sends_its_version(
     (order_id, address, _user, version) = sent[0]
     assert (order_id, version) == ("seed-running-3", 2)
     assert (address["street"], address["zip"]) == ("9 Other Road", "10001")
+    assert (address["street2"], address["country"]) == ("", "US")
 
 
 def test_the_start_form_rejects_an_order_id_that_no_path_can_hold(page: Pages, seeded_url):
