@@ -54,6 +54,7 @@ class RestClient:
         connect_seconds: float = CONNECT_SECONDS,
         read_seconds: float = READ_SECONDS,
     ) -> None:
+        require_no_credentials(url)
         self._url = url
         self._name = name or f"the API at {url}"
         self._headers = auth_headers(api_key)
@@ -161,6 +162,14 @@ class RestClient:
         except httpx.TransportError as error:
             reason = str(error) or type(error).__name__
             raise errors.ServiceUnavailable(f"{self._name} is not responding: {reason}") from error
+
+
+def require_no_credentials(url: str) -> None:
+    """Raises UsageError for a URL with a user or a password, which messages would print."""
+    if "@" in url.partition("//")[2].partition("/")[0]:
+        raise errors.UsageError(
+            "the URL of the API must not contain a user or a password; set API_KEY to the key"
+        )
 
 
 def auth_headers(api_key: str | None) -> dict[str, str]:

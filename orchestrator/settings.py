@@ -99,8 +99,10 @@ class Settings(BaseSettings):
     )
 
     orders_home: Path = Path("var")
-    database_url: str | None = Field(default=None, validation_alias=AliasChoices("DATABASE_URL", "DB_URL"))
-    database_reader_url: str | None = None
+    database_url: str | None = Field(
+        default=None, repr=False, validation_alias=AliasChoices("DATABASE_URL", "DB_URL")
+    )
+    database_reader_url: str | None = Field(default=None, repr=False)
     database_prepared_statements: bool | None = None
 
     temporal_address: str | None = Field(
@@ -121,7 +123,8 @@ class Settings(BaseSettings):
     )
 
     auth: Literal["auto", "required"] = "auto"
-    api_key: SecretStr | None = None
+    api_key: SecretStr | None = Field(default=None, exclude=True)
+    """Excluded from dumps like `payload_keys`: a stack does not have the key of its caller."""
 
     port_base: int | None = Field(default=None, ge=1024, le=65000)
     api_port: Port | None = None
@@ -258,6 +261,16 @@ class Settings(BaseSettings):
                 "key as `orders keys add` printed it, without quotation marks"
             )
         return text
+
+    @field_validator("configured_api_url")
+    @classmethod
+    def _check_api_url(cls, url: str | None) -> str | None:
+        """Reject a URL with a user or a password: messages print it."""
+        if url is not None and "@" in url.partition("//")[2].partition("/")[0]:
+            raise ValueError(
+                "the URL of the API must not contain a user or a password; set API_KEY to the key"
+            )
+        return url
 
     @field_validator("payload_keys")
     @classmethod

@@ -1,11 +1,16 @@
 """Options of the test run, its distribution to processes, and isolation from the developer's settings."""
 
 import os
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
 
 from orchestrator.settings import Settings, environment_names
+from tests import secrets
+
+# Before the test modules import it.
+secrets.record_new_keys()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,3 +73,14 @@ def pytest_configure() -> None:
     for names in environment_names().values():
         for name in names:
             os.environ.pop(name, None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """Fail a test that passed although its output or log has an API key that a test has made."""
+    report: pytest.TestReport = yield
+    found = [each for place, text in report.sections for each in secrets.found_in(text, place)]
+    if found and report.passed:
+        report.outcome = "failed"
+        report.longrepr = "a secret was printed: " + "; ".join(found)
+    return report

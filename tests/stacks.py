@@ -13,6 +13,7 @@ import pytest
 from orchestrator.embedded import Stack, Stage, components, postgres
 from orchestrator.errors import StackError
 from orchestrator.settings import STACK_MARKER, Settings
+from tests import secrets
 from tests.ports import free_port_base
 
 FOREIGN_VARIABLES = {
@@ -77,7 +78,10 @@ def temporary_home(prefix: str) -> Iterator[Path]:
         yield home
     finally:
         Stack(stack_settings(home)).down()
-        shutil.rmtree(home)
+        try:
+            secrets.require_none_below(home / "logs")
+        finally:
+            shutil.rmtree(home)
 
 
 def processes_in(home: Path) -> list[str]:

@@ -18,7 +18,7 @@ from geventhttpclient.header import Headers
 from geventhttpclient.response import HTTPParseError, HTTPSocketPoolResponse
 
 from orchestrator.errors import ServiceUnavailable, UsageError
-from orchestrator.rest_client import Json, auth_headers
+from orchestrator.rest_client import Json, auth_headers, require_no_credentials
 from orchestrator.security import certificates
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class ApiClient:
         api_key: str | None = None,
     ) -> None:
         """Raises UsageError for an address that is not an HTTP URL, and for an invalid key."""
+        require_no_credentials(url)
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"{url} is not the address of an API.")
@@ -74,7 +75,7 @@ class ApiClient:
         self._stats = stats
         self._prefix = parts.path.rstrip("/")
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
-        self._head = f" HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\n"
+        self._head = f" HTTP/1.1\r\nHost: {parts.netloc}\r\n"
         self._head += "User-Agent: loadtest\r\nAccept: application/json\r\n"
         self._head += "".join(f"{name}: {value}\r\n" for name, value in auth_headers(api_key).items())
         limits: dict[str, Any] = {

@@ -56,7 +56,8 @@ def stack_environment(settings: Settings) -> dict[str, str]:
         for name in names:
             environment.pop(name, None)
         value = getattr(settings, field_name)
-        if value is not None:
+        # The caller's API key stays with the caller.
+        if value is not None and field_name != "api_key":
             environment[names[0]] = str(value)
     environment["ORDERS_HOME"] = str(settings.home)
     environment[STACK_MARKER] = str(settings.home)

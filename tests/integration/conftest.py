@@ -12,6 +12,7 @@ from db.database import Database
 from db.orders import OrderRepository
 from orchestrator.embedded import Stack
 from orchestrator.settings import Settings
+from tests import secrets
 from tests.live import LiveApi
 from tests.orders import TEMPORAL, OrderDriver
 from tests.ports import free_port_base
@@ -65,7 +66,10 @@ def live_stack() -> Iterator[Stack]:
         yield stack
     finally:
         stack.down()
-        shutil.rmtree(home)
+        try:
+            secrets.require_none_below(home / "logs")
+        finally:
+            shutil.rmtree(home)
 
 
 @pytest.fixture(scope="session")

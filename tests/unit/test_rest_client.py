@@ -5,6 +5,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from loadtest.generator.api_client import ApiClient
 from orchestrator import rest_client
 from orchestrator.errors import (
     NotAllowed,
@@ -91,6 +92,13 @@ def test_a_key_that_is_invalid_in_a_header_is_a_usage_error(api_key: str) -> Non
 def test_an_invalid_address_is_a_usage_error(url: str) -> None:
     with pytest.raises(UsageError, match="not the address of an API"), RestClient(url) as client:
         client.get("/orders")
+
+
+def test_a_url_with_a_password_is_refused_without_quoting_it() -> None:
+    for client in (RestClient, ApiClient):
+        with pytest.raises(UsageError, match="must not contain a user or a password") as refused:
+            client("http://user:secret@api")
+        assert "secret" not in str(refused.value)
 
 
 def test_a_refused_connection_raises_api_unavailable() -> None:
