@@ -90,6 +90,16 @@ async def test_a_second_audit_at_the_same_time_is_rejected(app: FastAPI, api: ht
         assert is_rejected(await api.get("/audit"))
 
 
+async def test_the_audit_of_a_load_test_does_not_wait_for_other_audits(
+    app: FastAPI, api: httpx.AsyncClient
+) -> None:
+    async with app.state.context.report_limiter.slot(Report.AUDIT):
+        response = await api.get("/audit?run_id=run-1")
+        assert "Temporal" in response.json()["detail"], "it fails for Temporal only"
+    async with app.state.context.report_limiter.slot(Report.RUN_AUDIT):
+        assert is_rejected(await api.get("/audit?run_id=run-1"))
+
+
 async def test_a_report_waits_for_a_free_slot(
     app: FastAPI, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

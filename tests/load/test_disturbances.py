@@ -1,16 +1,23 @@
 """Disturbances: parsing, assignment of components, and components that come back at the end of a run."""
 
+import io
 import json
+import signal
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any, ClassVar
 
 import gevent
+import gevent.event
 import pytest
 
+from loadtest.chaos import stack_control
 from loadtest.chaos.disturbance import PlannedDisturbance, assign_components, parse_chaos
 from loadtest.chaos.runner import DisturbanceRunner
 from loadtest.options import RunOptions
-from orchestrator.errors import UsageError
+from orchestrator.errors import StackError, UsageError
+from orchestrator.settings import Settings
 
 
 def test_parse_chaos() -> None:
@@ -102,3 +109,68 @@ def test_only_the_tested_stack_is_disturbed(monkeypatch: pytest.MonkeyPatch) -> 
     for other in ("http://127.0.0.1:9000", "http://elsewhere:8000"):
         with pytest.raises(UsageError, match=r"with its API at http://127\.0\.0\.1:8000"):
             DisturbanceRunner(options, other).prepare()
+
+
+def test_a_restore_that_was_interrupted_is_continued() -> None:
+    runner = RecordingRunner([(0.0, "pause", "api"), (0.0, "stop", "postgres")])
+    runner.begin()
+    while len(runner.commands) < 2:
+        gevent.sleep(0.01)
+    hanging = gevent.event.Event()
+    send = runner._send
+    runner._send = lambda command: str(hanging.wait()) if command[0] == "resume" else send(command)  # type: ignore[method-assign]
+    interrupted = gevent.spawn(runner.finish)
+    gevent.sleep(0.05)
+    interrupted.kill()
+    runner._send = send  # type: ignore[method-assign]
+    runner.finish()
+    assert runner.commands[2:] == [["resume", "api", "r"], ["start", "postgres", "r"]]
+
+
+class FakeStack:
+    """Records what it does. Its `start` fails."""
+
+    calls: ClassVar[list[tuple[str, str]]] = []
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def running_settings(self) -> Settings:
+        return self.settings
+
+    def components(self) -> list[Any]:
+        return []
+
+    def kill(self, name: str, number: signal.Signals) -> int:
+        self.calls.append((number.name, name))
+        return 1
+
+    def stop(self, name: str) -> None:
+        self.calls.append(("stop", name))
+
+    def start(self, name: str) -> None:
+        self.calls.append(("start", name))
+        raise StackError("not healthy")
+
+    restart = start
+
+
+def test_the_helper_of_a_killed_load_test_restores_the_components(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = Settings(orders_home=tmp_path)
+    monkeypatch.setattr(stack_control, "Stack", FakeStack)
+    monkeypatch.setattr(stack_control, "_record", lambda *_: None)
+    monkeypatch.setattr(Settings, "load", lambda: settings)
+    commands = [
+        ["pause", "api", "r"],
+        ["stop", "postgres", "r"],
+        ["kill", "temporal", "r"],
+        ["resume", "api", "r"],
+    ]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{json.dumps(each)}\n" for each in commands)))
+    stack_control.main()
+    assert FakeStack.calls == [
+        ("SIGSTOP", "api"), ("stop", "postgres"), ("SIGKILL", "temporal"), ("SIGCONT", "api"),
+        ("start", "postgres"),
+    ]  # fmt: skip

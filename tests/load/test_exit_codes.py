@@ -73,6 +73,19 @@ def test_3_limit_breached(load_test: LoadTest) -> None:
     assert [case.attrib["name"] for case in junit if len(case)] == ["limit"]
 
 
+@pytest.mark.parametrize(("late_every", "code", "late"), [(76, 5, 3), (40, 3, 4)])
+def test_a_run_is_aborted_only_when_its_plan_is_breached(
+    load_test: LoadTest, late_every: int, code: int, late: int
+) -> None:
+    options = ("--scenario=start-only", "--rate=30", "--duration=10s", "--slo-seconds=1", "--abort-on-breach")
+    with fake_api(Behaviour(completion_ms=100, slow_every=late_every, slow_ms=1_500)) as api:
+        found = load_test.run(api, *options)
+
+    assert found.code == code, found.output
+    assert found.limit["late"] >= late, "three of 300 may be late"
+    assert (found.run["stopped_after_seconds"] is not None) == (code == 3)
+
+
 def test_rejected_orders_are_late_unless_they_are_excluded(load_test: LoadTest) -> None:
     with fake_api(Behaviour(completion_ms=200, reject_every=2)) as api:
         late = load_test.run(api, *QUICK, "--slo-target=0.8", run_id="late")

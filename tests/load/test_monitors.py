@@ -60,3 +60,19 @@ def test_an_audit_is_repeated_until_every_workflow_was_compared(monkeypatch: pyt
     uncompared = [3, 1, 0, 7]
     assert post_run.complete_audit(lambda: {"uncompared": uncompared.pop(0)}) == {"uncompared": 0}
     assert post_run.complete_audit(lambda: {"uncompared": 2}) == {"uncompared": 2}, "the last one"
+
+
+def test_a_long_call_that_fails_leaves_time_for_a_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An audit runs for minutes; then the API is restarted."""
+    monkeypatch.setattr(post_run, "RETRY_BUDGET_SECONDS", 1.0)
+    monkeypatch.setattr(post_run, "FAILED_CALL_SECONDS", 0.2)
+    attempts: list[int] = []
+
+    def audit() -> str:
+        attempts.append(1)
+        if len(attempts) == 1:
+            gevent.sleep(1.5)
+            raise ServiceUnavailable("the connection was broken")
+        return "clean"
+
+    assert PostRunCalls().attempt(audit, "not audited") == "clean"

@@ -21,6 +21,14 @@ def test_met_breached_and_not_proven() -> None:
     assert "more orders, all of them on time" in rows(not_proven.report)["limit"]
 
 
+def test_a_run_that_was_stopped_early_is_judged_by_its_plan() -> None:
+    # 400 are planned, and 4 of them may be late.
+    assert verdict_of(records(76, late=1), stopped_after=7.6).code is ExitCode.NOT_PROVEN
+    assert verdict_of(records(76, late=5), stopped_after=7.6).code is ExitCode.LIMIT_BREACHED
+    closed = RunOptions.parse({"run_id": "r", "rate": 10, "duration": "40s", "arrivals": "closed"})
+    assert verdict_of(records(76, late=1), stopped_after=7.6, options=closed).code is ExitCode.NOT_PROVEN
+
+
 def test_a_run_that_sent_less_than_95_percent_of_its_plan_is_invalid() -> None:
     found = verdict_of(records(379))  # of 400
     assert found.code is ExitCode.INVALID_RUN

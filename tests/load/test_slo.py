@@ -15,6 +15,15 @@ def test_a_late_share_equal_to_the_allowed_share_is_not_a_breach() -> None:
         assert evaluate_slo(100, late, target).verdict is SloVerdict.NOT_PROVEN
 
 
+def test_a_stopped_run_is_breached_only_if_the_complete_run_would_be() -> None:
+    assert evaluate_slo(76, 1, 0.99).verdict is SloVerdict.BREACHED
+    assert evaluate_slo(76, 1, 0.99, planned=300).verdict is SloVerdict.NOT_PROVEN
+    assert evaluate_slo(76, 3, 0.99, planned=300).verdict is SloVerdict.NOT_PROVEN
+    assert evaluate_slo(76, 4, 0.99, planned=300).verdict is SloVerdict.BREACHED
+    assert evaluate_slo(299, 0, 0.99, planned=5_000).verdict is SloVerdict.MET
+    assert evaluate_slo(0, 0, 0.99, planned=300).verdict is SloVerdict.NOT_PROVEN
+
+
 def test_the_upper_bound_is_exact() -> None:
     for orders in (1, 7, 300, 100_000):
         # None late: (1 - p)^n is 5 %; all but one: 1 - p^n is.
