@@ -59,6 +59,7 @@ async def stalled_download(app: FastAPI) -> AsyncIterator[None]:
         "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1",
         "method": "GET", "scheme": "http", "path": "/latency.csv", "raw_path": b"/latency.csv",
         "query_string": b"", "root_path": "", "headers": [(b"host", HOST.encode())], "server": (HOST, 80),
+        "client": (HOST, 50_000),
     }  # fmt: skip
     reader = asyncio.create_task(app(scope, receive, send))
     await has_started.wait()
