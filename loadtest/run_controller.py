@@ -57,7 +57,6 @@ def prepare(environment: Environment, **_: Any) -> None:
     gc.collect()
     gc.freeze()
     if isinstance(environment.runner, WorkerRunner):
-        _on_interrupt(KeyboardInterrupt)
         _prepare_worker(environment, environment.runner)
     else:
         with exit_on_error():
@@ -65,6 +64,9 @@ def prepare(environment: Environment, **_: Any) -> None:
 
 
 def _prepare_worker(environment: Environment, runner: WorkerRunner) -> None:
+    # The first Ctrl-C drains, the second one ends the process.
+    errors: Iterator[BaseException] = iter((KeyboardInterrupt(),))
+    _on_interrupt(lambda: next(errors, SystemExit(int(ExitCode.CRASHED))))
     worker = WorkerAgent(environment, runner)
     environment.events.quitting.add_listener(lambda **_: worker.drain())
     liveness_file = Settings.load().liveness_file

@@ -1,6 +1,7 @@
 """`loadtest capacity` with complete probes against the fake API."""
 
 import json
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -113,3 +114,21 @@ def test_a_probe_does_not_read_the_verdict_of_an_earlier_run(
         assert run_probe(words, reports, "probe", 20).is_held
         with pytest.raises(UsageError, match="Run id probe was used before"):
             run_probe(words, reports, "probe", 20)
+
+
+def test_a_second_ctrl_c_restores_the_faults_of_the_probe(load_test: LoadTest) -> None:
+    with fake_api(Behaviour(completion_ms=10_000)) as api:
+        words = [*WORDS[1:], "--faults=assignment", "--duration=60s"]
+        process = load_test.start("capacity", f"--host={api.url}", *words)
+        wait_for(lambda: len(api.truth()["orders"]) >= 30)
+        interrupt(process)
+        sent = [-1, len(api.truth()["orders"])]
+        while sent[-1] != sent[-2]:
+            time.sleep(0.3)
+            sent.append(len(api.truth()["orders"]))
+        interrupt(process)
+        process.communicate(timeout=30)
+        profiles = [change["profile"] for change in api.truth()["faults"]]
+
+    assert process.returncode == 5
+    assert profiles == ["assignment", "none"]

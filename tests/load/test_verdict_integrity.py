@@ -52,8 +52,11 @@ class Running:
 
 
 @contextmanager
-def running(load_test: LoadTest, completion_ms: float = 100) -> Iterator[Running]:
-    with fake_api(Behaviour(completion_ms=completion_ms)) as api, load_test.started(api, *LONG) as process:
+def running(load_test: LoadTest, completion_ms: float = 100, mode: str = "local") -> Iterator[Running]:
+    with (
+        fake_api(Behaviour(completion_ms=completion_ms)) as api,
+        load_test.started(api, *LONG, mode=mode) as process,
+    ):
         wait_for(lambda: len(api.truth()["orders"]) >= 60)
         yield Running(load_test, api, process)
 
@@ -146,13 +149,14 @@ def test_a_run_passes_in_spite_of(load_test: LoadTest, name: str) -> None:
     assert stored.verdict["exit_code"] == 0
 
 
-def test_a_second_interrupt_restores_the_faults_first(load_test: LoadTest) -> None:
-    with running(load_test, completion_ms=10_000) as run:
-        run.process.send_signal(signal.SIGINT)
+@pytest.mark.parametrize("mode", ["local", "processes"])
+def test_a_second_interrupt_restores_the_faults_first(load_test: LoadTest, mode: str) -> None:
+    with running(load_test, completion_ms=10_000, mode=mode) as run:
+        interrupt(run.process)
         # The line comes before the wait for the orders in flight.
         wait_for_line(run.process, containing="Stopping:")
         for _ in range(3):
-            run.process.send_signal(signal.SIGINT)
+            interrupt(run.process)
         found = load_test.finished(run.process, timeout=STOPPED_SECONDS)
         profiles = fault_profiles(run.api)
 
