@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import streamlit as st
+import streamlit.config
 from starlette.middleware import Middleware
 from starlette.routing import Route
 from streamlit.runtime.pages_manager import PagesManager
@@ -30,6 +31,8 @@ def main() -> int:
     except UsageError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
+    # The user's configuration files of Streamlit are for other apps.
+    streamlit.config.get_config_files = lambda _name: []
     # Streamlit serves a folder named `pages` automatically until st.navigation has run for the first time.
     PagesManager.uses_pages_directory = False
     base_path = settings.dashboard_base_path

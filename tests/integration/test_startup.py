@@ -223,10 +223,21 @@ def test_a_worker_touches_its_liveness_file_while_it_waits(later: str, tmp_path:
 def test_a_page_beyond_loopback_requires_a_key_while_the_database_is_unavailable(
     component: str, path: str, later: str, tmp_path: Path
 ) -> None:
+    config = tmp_path / ".streamlit" / "config.toml"
+    config.parent.mkdir()
+    config.write_text("[server]\nsslCertFile = '/nowhere'\nsslKeyFile = '/nowhere'\n")
     port = free_port_base()
     address = f"http://127.0.0.1:{port + (component == 'dashboard')}"
     with (
-        started(component, tmp_path, DATABASE_URL=later, BIND_ADDRESS="0.0.0.0", PORT_BASE=str(port)),
+        started(
+            component,
+            tmp_path,
+            DATABASE_URL=later,
+            BIND_ADDRESS="0.0.0.0",
+            PORT_BASE=str(port),
+            # With a configuration of Streamlit for other apps.
+            HOME=str(tmp_path),
+        ),
         httpx.Client(base_url=address, trust_env=False) as http,
     ):
         eventually(lambda: responds(http, path), 30)
