@@ -32,7 +32,7 @@ def main() -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
     # The user's configuration files of Streamlit are for other apps.
-    streamlit.config.get_config_files = lambda _name: []
+    streamlit.config.get_config_files = lambda file_name: []  # noqa: ARG005
     # Streamlit serves a folder named `pages` automatically until st.navigation has run for the first time.
     PagesManager.uses_pages_directory = False
     base_path = settings.dashboard_base_path

@@ -13,6 +13,7 @@ from orchestrator.embedded.component import ListeningPort
 from orchestrator.embedded.layout import Layout
 from orchestrator.embedded.process_table import POLL_SECONDS, listening_process
 from orchestrator.errors import StackError
+from orchestrator.startup import Finding
 
 PORT_RELEASE_SECONDS = 3.0
 """The kernel can keep the port of a killed process for a moment."""
@@ -84,51 +85,66 @@ def check_disk(layout: Layout) -> None:
 
 
 def check_ports(ports: Sequence[ListeningPort]) -> None:
-    """Raises StackError if a port is in use, or set twice."""
+    """Raises StackError if a port cannot be used, or is set twice."""
+    for finding in port_findings(ports, release_seconds=PORT_RELEASE_SECONDS):
+        raise StackError(f"{finding.message} {finding.advice}")
+
+
+def port_findings(ports: Sequence[ListeningPort], release_seconds: float = 0.0) -> Iterator[Finding]:
+    """`release_seconds` is how long to wait for a used port without a process."""
     by_number: dict[int, ListeningPort] = {}
     for port in ports:
-        if port.number in by_number:
-            other = by_number[port.number]
-            raise StackError(
+        other = by_number.setdefault(port.number, port)
+        if other is not port:
+            yield Finding(
+                "port-set-twice",
                 f"Port {port.number} is set for {other.use} ({other.setting}) and for {port.use} "
-                f"({port.setting}); set one of them to another port."
+                f"({port.setting}).",
+                "Set one of them to another port.",
             )
-        by_number[port.number] = port
-    for port in ports:
-        _check_port(port)
+    for port in by_number.values():
+        yield from _port_findings(port, release_seconds)
 
 
-def _check_port(port: ListeningPort) -> None:
-    not_after = time.monotonic() + PORT_RELEASE_SECONDS
-    while not _is_free(port):
+def _port_findings(port: ListeningPort, release_seconds: float) -> Iterator[Finding]:
+    error = _bind_error(port)
+    if error is None:
+        return
+    if isinstance(error, PermissionError):
+        yield Finding(
+            "port-reserved",
+            f"Port {port.number} for {port.use} is reserved for root.",
+            f"Set {port.setting} to a port above 1023.",
+        )
+    elif error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        yield Finding(
+            "address-unknown",
+            f"BIND_ADDRESS ({port.address}) is not an address of this machine.",
+            "Set it to 127.0.0.1, 0.0.0.0 or an address of this machine.",
+        )
+    elif error.errno != errno.EADDRINUSE:
+        raise error
+    else:
         process = listening_process(port.number)
         # Without a process, a killed one still holds the port for a moment.
-        if process or time.monotonic() > not_after:
-            raise StackError(
-                f"Port {port.number} for {port.use} is in use{f' by {process}' if process else ''}; "
-                f"free it, set {port.setting} to another port, or move all ports with PORT_BASE."
-            )
-        time.sleep(POLL_SECONDS)
+        if not process and release_seconds > 0:
+            time.sleep(POLL_SECONDS)
+            yield from _port_findings(port, release_seconds - POLL_SECONDS)
+            return
+        yield Finding(
+            "port-taken",
+            f"Port {port.number} for {port.use} is in use{f' by {process}' if process else ''}.",
+            f"Free it, set {port.setting} to another port, or move all ports with PORT_BASE.",
+        )
 
 
-def _is_free(port: ListeningPort) -> bool:
+def _bind_error(port: ListeningPort) -> OSError | None:
     family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # Connections in TIME_WAIT of an earlier stack do not occupy the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((port.address, port.number))
-        except PermissionError:
-            raise StackError(
-                f"Port {port.number} for {port.use} is reserved for root; "
-                f"set {port.setting} to a port above 1023."
-            ) from None
         except OSError as error:
-            if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
-                raise StackError(
-                    f"BIND_ADDRESS ({port.address}) is not an address of this machine."
-                ) from None
-            if error.errno != errno.EADDRINUSE:
-                raise
-            return False
-        return True
+            return error
+    return None

@@ -94,6 +94,7 @@ def test_an_address_of_another_machine_is_an_error(address: str) -> None:
 def test_a_stack_beyond_loopback_requires_api_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("supervisor.write_configuration", "supervisor.start_supervisor", "stack.migrate"):
         monkeypatch.setattr(f"orchestrator.embedded.{name}", lambda *_, **__: None)
+    monkeypatch.setattr("db.runs.restore_faults", lambda _: None)
     monkeypatch.setattr("db.api_keys.exists", lambda _: False)
     stack = Stack(Settings(orders_home=tmp_path, database_url=None, bind_address="0.0.0.0"), [])
     with pytest.raises(UsageError) as raised:

@@ -1,5 +1,6 @@
 """Every finding of the doctor, each from a healthy system with one fault."""
 
+import errno
 import os
 import re
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from db.maintenance.diagnostics import DatabaseState, Session
-from orchestrator.embedded import RunningProcess
+from orchestrator.embedded import RunningProcess, preflight
 from orchestrator.embedded.component import ListeningPort
 from orchestrator.operations.doctor import Finding, machine, temporal
 from orchestrator.operations.doctor.database import database_findings
@@ -21,10 +22,12 @@ from orchestrator.startup import configuration
 from orchestrator.startup import temporal as startup
 from orchestrator.startup.findings import clock_findings
 from tests.docs.pages import DOCS, first_column, section
+from tests.ports import free_port_base
 
 GB = 1_000_000_000
 SETTINGS = Settings(orders_home=Path("/srv/orders"), database_url=None, temporal_address=None)
 API_PORT = ListeningPort(8000, "the API", "API_PORT")
+FREE_PORT = ListeningPort(free_port_base(), "the API", "API_PORT")
 
 HEALTHY_DATABASE = DatabaseState(
     version=180004,
@@ -104,6 +107,8 @@ CASES: list[tuple[str, Iterable[Finding], str]] = [
     ("limit-too-short", configured(order_deadline_seconds=1.5), "ORDER_DEADLINE_SECONDS (1.5)"),
     ("review-too-long", configured(auto_review_seconds=9.0), "AUTO_REVIEW_SECONDS (9)"),
     ("review-too-long", configured(order_deadline_seconds=2.0), "AUTO_REVIEW_SECONDS (2)"),
+    ("port-set-twice", preflight.port_findings([FREE_PORT, replace(FREE_PORT, use="Locust")]), "for Locust"),
+    ("address-unknown", preflight.port_findings([replace(FREE_PORT, address="192.0.2.1")]), "192.0.2.1"),
     ("temporal-addresses-differ", configured(temporal_address="a:1", temporal_host="b"), "say b:7233"),
     ("queue-without-workers", temporal.queue_findings("order-tq", False, 0, 0.0), "order-tq"),
     ("queue-backlog", temporal.queue_findings("order-tq", True, 40, 9.0), "40 tasks are waiting"),
@@ -154,12 +159,20 @@ def test_a_value_just_below_its_threshold_is_not_a_finding(findings):
 
 @pytest.mark.parametrize(("is_up", "is_listening"), [(True, False), (False, True)])
 def test_ports_must_be_open_while_the_stack_is_up_and_free_otherwise(is_up, is_listening, monkeypatch):
-    monkeypatch.setattr(machine, "listening_process", lambda _: "process 7 (nginx)")
+    monkeypatch.setattr(preflight, "listening_process", lambda _: "process 7 (nginx)")
     monkeypatch.setattr(machine, "has_listener", lambda _: is_listening)
+    in_use = OSError(errno.EADDRINUSE, "in use") if is_listening else None
+    monkeypatch.setattr(preflight, "_bind_error", lambda _: in_use)
     (found,) = machine.port_findings([API_PORT], is_up)
     assert found.key == ("port-closed" if is_up else "port-taken")
     assert is_up or "in use by process 7 (nginx)" in found.message
     assert list(machine.port_findings([API_PORT], not is_up)) == []
+
+
+def test_a_port_that_only_root_may_use(monkeypatch):
+    monkeypatch.setattr(preflight, "_bind_error", lambda _: PermissionError())
+    (found,) = preflight.port_findings([FREE_PORT])
+    assert (found.key, "reserved for root" in found.message) == ("port-reserved", True)
 
 
 def test_the_advice_for_an_external_database_does_not_mention_the_stack():
@@ -177,14 +190,14 @@ def keys_in(files: Iterable[Path]) -> set[str]:
 
 def all_keys() -> set[str]:
     folders = (Path(machine.__file__).parent, Path(configuration.__file__).parent)
-    return keys_in(file for folder in folders for file in folder.glob("*.py"))
+    return keys_in([Path(preflight.__file__), *(file for folder in folders for file in folder.glob("*.py"))])
 
 
 def test_every_finding_is_tested_against_real_servers():
     tests = Path(__file__).parents[1] / "integration"
     files = ("test_doctor.py", "test_ownership.py", "test_versions.py")
     tested = "".join((tests / name).read_text() for name in files)
-    without_servers = keys_in([Path(configuration.__file__)])
+    without_servers = keys_in([Path(configuration.__file__), Path(preflight.__file__)]) - {"port-taken"}
     assert {key for key in all_keys() - without_servers if f'"{key}"' not in tested} == set()
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import httpx
 
-from orchestrator.embedded import Stack, components, postgres
+from orchestrator.embedded import Stack, components, postgres, preflight
 from orchestrator.embedded.component import ListeningPort
 from orchestrator.embedded.layout import Layout
-from orchestrator.embedded.process_table import listening_process
 from orchestrator.errors import UsageError
 from orchestrator.operations.doctor.report import Report
 from orchestrator.security import certificates
@@ -93,21 +92,15 @@ def stack_findings(stack: Stack, settings: Settings, is_up: bool) -> Iterator[Fi
 
 
 def port_findings(ports: list[ListeningPort], is_up: bool) -> Iterator[Finding]:
+    if not is_up:
+        yield from preflight.port_findings(ports)
+        return
     for port in ports:
-        is_listening = has_listener(port)
-        if is_up and not is_listening:
+        if not has_listener(port):
             yield Finding(
                 "port-closed",
                 f"No process listens on port {port.number} ({port.use}).",
                 "Check whether its component is running: orders ps.",
-            )
-        if not is_up and is_listening:
-            process = listening_process(port.number)
-            yield Finding(
-                "port-taken",
-                f"Port {port.number} for {port.use} is in use{f' by {process}' if process else ''}; "
-                "the stack cannot start.",
-                f"Free it, set {port.setting} to another port, or move all ports with PORT_BASE.",
             )
 
 
