@@ -150,7 +150,7 @@ class Settings(BaseSettings):
 
     reconciler_max_orphans: int = Field(default=20, ge=0, le=1_000_000)
 
-    worker_metrics_port: int = Field(default=0, ge=0, le=65535)
+    worker_metrics_port: int = Field(default=0, ge=0, le=65_000)
     otel_exporter_otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://", description=_URL)
     liveness_file: Path | None = None
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
+from orchestrator.environment import isolate_process
 from orchestrator.settings import Settings, environment_names
 from tests import secrets
 
@@ -69,6 +70,7 @@ def pytest_configure() -> None:
     """Remove time limits of properties, and ignore the environment and .env of the developer."""
     hypothesis.settings.register_profile("orders", deadline=None)
     hypothesis.settings.load_profile("orders")
+    isolate_process()
     Settings.model_config["env_file"] = None
     for names in environment_names().values():
         for name in names:

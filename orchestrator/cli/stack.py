@@ -60,12 +60,15 @@ def up(
 def migrate() -> None:
     """Apply pending migrations to the database of DATABASE_URL, whose user owns the tables."""
     from orchestrator.embedded import migrate as apply_migrations
+    from orchestrator.startup import refuse
+    from orchestrator.startup.configuration import configuration_findings
 
     settings = Settings.load()
     if settings.uses_embedded_postgres:
         raise UsageError(
             "DATABASE_URL is not set. `orders up` applies the migrations of the embedded server."
         )
+    refuse(configuration_findings(settings))
     apply_migrations(settings)
     echo("All migrations are applied.")
 

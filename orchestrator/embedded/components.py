@@ -97,6 +97,8 @@ def _worker(settings: Settings, kind: str, task_queue: str, number: int, *, inde
     # The worker's identity at Temporal is the name of its component.
     name = f"{kind}-worker-{number}"
     first_port = settings.worker_metrics_port
+    use = f"the metrics of {name}"
+    metrics = ListeningPort(first_port + index, use, "WORKER_METRICS_PORT", settings.bind_address)
 
     def is_healthy(checks: HealthChecks, process: RunningProcess) -> bool:
         return checks.worker_polls(task_queue, name, since=process.started_at)
@@ -108,7 +110,8 @@ def _worker(settings: Settings, kind: str, task_queue: str, number: int, *, inde
         is_healthy=is_healthy,
         directory=PROJECT_ROOT,
         # Without a first port, the system assigns the ports.
-        environment={"WORKER_METRICS_PORT": str(first_port + index)} if first_port else {},
+        environment={"WORKER_METRICS_PORT": str(metrics.number)} if first_port else {},
+        ports=(metrics,) if first_port else (),
         # Earlier stacks may have had other workers.
         prepare=lambda _report: shutil.rmtree(settings.metrics_targets, ignore_errors=True),
     )

@@ -14,10 +14,12 @@ from temporalio.service import RPCError, RPCStatusCode
 from db.maintenance.diagnostics import clock_ahead
 from orchestrator import task_queues
 from orchestrator.errors import TemporalUnavailable
-from orchestrator.startup.findings import Finding, clock_findings
+from orchestrator.startup.findings import Finding, clock_findings, first_line
 from orchestrator.temporal_client import temporal_errors
 
 MIN_TEMPORAL = (1, 28)
+
+_REJECTED = (RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED)
 
 NAMESPACE_MISSING = "namespace-missing"
 
@@ -31,11 +33,24 @@ CLOCK_POLL_SECONDS = 0.02
 async def check_temporal(client: Client, clock: Callable[[], float] = time) -> list[Finding]:
     """Raises TemporalUnavailable if the server is unavailable."""
     with temporal_errors():
-        findings = list(version_findings(await server_version(client)))
-        if not await _namespace_exists(client):
-            return [*findings, *namespace_findings(client.namespace)]
-        ahead_seconds = await clock_ahead_seconds(client, clock)
+        try:
+            findings = list(version_findings(await server_version(client)))
+            if not await _namespace_exists(client):
+                return [*findings, *namespace_findings(client.namespace)]
+            ahead_seconds = await clock_ahead_seconds(client, clock)
+        except RPCError as error:
+            if error.status in _REJECTED:
+                return [_rejection(client.namespace, error)]
+            raise
     return [*findings, *clock_findings("clock-temporal", "Temporal's clock", ahead_seconds)]
+
+
+def _rejection(namespace: str, error: RPCError) -> Finding:
+    return Finding(
+        "temporal-credentials",
+        f"Temporal rejected a request for the namespace {namespace}: {first_line(error)}.",
+        "Correct TEMPORAL_NAMESPACE, TEMPORAL_API_KEY or the client certificate.",
+    )
 
 
 async def server_version(client: Client) -> str:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from temporalio.service import RPCError, RPCStatusCode
 
 from db.maintenance.diagnostics import DatabaseState, Session
 from orchestrator.embedded import RunningProcess, preflight
@@ -157,6 +158,18 @@ def test_a_value_just_below_its_threshold_is_not_a_finding(findings):
     assert list(findings) == []
 
 
+@pytest.mark.parametrize("status", [RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED])
+async def test_credentials_that_temporal_rejects(status: RPCStatusCode) -> None:
+    async def reject(*_: object, **__: object) -> None:
+        raise RPCError("Request unauthorized.", status, b"")
+
+    service = SimpleNamespace(get_system_info=reject)
+    client: Any = SimpleNamespace(namespace="orders", workflow_service=service)
+    (found,) = await startup.check_temporal(client)
+    assert found.key == "temporal-credentials"
+    assert "namespace orders: Request unauthorized." in found.message
+
+
 @pytest.mark.parametrize(("is_up", "is_listening"), [(True, False), (False, True)])
 def test_ports_must_be_open_while_the_stack_is_up_and_free_otherwise(is_up, is_listening, monkeypatch):
     monkeypatch.setattr(preflight, "listening_process", lambda _: "process 7 (nginx)")
@@ -198,6 +211,8 @@ def test_every_finding_is_tested_against_real_servers():
     files = ("test_doctor.py", "test_ownership.py", "test_versions.py")
     tested = "".join((tests / name).read_text() for name in files)
     without_servers = keys_in([Path(configuration.__file__), Path(preflight.__file__)]) - {"port-taken"}
+    # The development server accepts all credentials.
+    without_servers.add("temporal-credentials")
     assert {key for key in all_keys() - without_servers if f'"{key}"' not in tested} == set()
 
 

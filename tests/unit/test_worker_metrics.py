@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from db.domain import AttemptOutcome, Reason, State, Step
 from db.orders import AttemptResult
 from orchestrator.embedded import components
-from orchestrator.errors import UsageError
+from orchestrator.embedded.preflight import check_ports
+from orchestrator.errors import StackError, UsageError
 from orchestrator.messages import OrderResult, StepRequest
 from orchestrator.settings import Settings
 from orchestrator.worker.metrics import WorkerMetrics, measured_runtime
@@ -106,3 +107,7 @@ def test_the_workers_of_a_stack_use_consecutive_ports(tmp_path: Path) -> None:
         if "worker" in component.name
     }
     assert ports == {"order-worker-1": "9400", "order-worker-2": "9401", "shipping-worker-1": "9402"}
+    clashing = settings.model_copy(update={"api_port": 9401})
+    listening = [port for component in components.components(clashing) for port in component.ports]
+    with pytest.raises(StackError, match="Port 9401 is set for the metrics of order-worker-2"):
+        check_ports(listening)
