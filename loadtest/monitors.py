@@ -1,5 +1,6 @@
 """Monitor of the system's availability, beside the orders."""
 
+import logging
 import time
 
 import gevent
@@ -8,6 +9,8 @@ from loadtest.generator.api_client import ApiClient
 from orchestrator.errors import ServiceUnavailable
 
 PROBE_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
 
 
 class OutageMonitor:
@@ -23,7 +26,11 @@ class OutageMonitor:
         while True:
             gevent.sleep(PROBE_SECONDS)
             self._probed_at = time.monotonic()
-            self._add(self._probe())
+            try:
+                self._add(self._probe())
+            except Exception:
+                # An unexpected response is no outage, and the next probes must follow.
+                log.exception("the availability probe failed")
             self._probed_at = None
 
     def finish(self) -> None:

@@ -104,8 +104,10 @@ class DisturbanceRunner:
         for disturbance in self._plan:
             gevent.sleep(max(self._began + disturbance.at_seconds - time.monotonic(), 0.0))
             self._is_idle.clear()
-            self._disturb(disturbance)
-            self._is_idle.set()
+            try:
+                self._disturb(disturbance)
+            finally:
+                self._is_idle.set()
 
     def _disturb(self, disturbance: PlannedDisturbance) -> None:
         at = time.monotonic() - self._began

@@ -72,15 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
                 health=Health(settings, database, client),
                 metrics=Metrics(database, admission),
             )
-            metrics = app.state.context.metrics
-            background = [
-                asyncio.create_task(keep_running(name, run, metrics.background_task_failed))
-                for name, run in (
-                    ("outcomes", outcomes.run),
-                    ("admission", admission.run),
-                    ("keys", keys.run),
-                )
-            ]
+            background = _start_background_tasks(app.state.context)
             yield
             for task in background:
                 task.cancel()
@@ -111,3 +103,13 @@ def create_app(settings: Settings) -> FastAPI:
     problem_details.register(app)
     problem_details.document(app)
     return app
+
+
+def _start_background_tasks(context: Context) -> list[asyncio.Task[None]]:
+    work = {
+        "outcomes": context.outcomes.run,
+        "admission": context.admission.run,
+        "API keys": context.keys.run,
+    }
+    failed = context.metrics.background_task_failed
+    return [asyncio.create_task(keep_running(name, run, failed)) for name, run in work.items()]

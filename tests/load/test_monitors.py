@@ -36,6 +36,32 @@ def test_the_time_of_a_hanging_probe_counts_as_outage(
     assert monitor.outages() == ["the API was unavailable for about 2 s"]
 
 
+class FailingApi(ApiClient):
+    """Responds with something unexpected, then not at all."""
+
+    def __init__(self) -> None:
+        self.probes = 0
+
+    def get(self, path: str, name: str) -> ApiResponse:
+        self.probes += 1
+        if self.probes == 1:
+            raise LookupError("unexpected")
+        raise NoResponse(f"{path}: {name}")
+
+
+def test_an_unexpected_response_does_not_end_the_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitors, "PROBE_SECONDS", 0.01)
+    api = FailingApi()
+    monitor = OutageMonitor(api)
+    watching = gevent.spawn(monitor.watch)
+    with gevent.Timeout(10):
+        while api.probes < 3:
+            gevent.sleep(0.01)
+    watching.kill()
+    monitor.finish()
+    assert monitor.outages() == ["the API was unavailable for about 1 s"]
+
+
 def test_all_calls_after_a_run_share_one_retry_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(post_run, "RETRY_BUDGET_SECONDS", 1.0)
     attempts: list[str] = []
