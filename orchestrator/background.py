@@ -7,7 +7,7 @@ from time import monotonic
 import structlog
 
 FIRST_PAUSE_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 60.0
+LONGEST_PAUSE_SECONDS = 10.0
 """Limits the log lines of an error that repeats."""
 
 log = structlog.get_logger()

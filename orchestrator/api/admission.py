@@ -151,9 +151,6 @@ class Admission:
             except DatabaseError as error:
                 # Without the database, starts are rejected with 503, and the limit does not change.
                 log.warning("cannot count the active orders", error=str(error))
-            except Exception:
-                # The loop must continue: without it, the count only rises, until every start is rejected.
-                log.exception("cannot count the active orders")
             await asyncio.sleep(max(POLL_SECONDS, (monotonic() - began_at) / POLL_SHARE))
 
     async def _poll(self) -> None:

@@ -5,8 +5,6 @@ from collections import defaultdict
 from collections.abc import Collection
 from time import monotonic
 
-import structlog
-
 from db.database import Database
 from db.read_models import order_details
 from orchestrator.api.timeouts import with_timeout
@@ -15,11 +13,6 @@ from orchestrator.errors import DatabaseError
 POLL_SECONDS = 0.05
 UNAVAILABLE_SECONDS = 1.0
 """How long the database may not respond before the waiting requests fail."""
-
-PAUSE_AFTER_ERROR_SECONDS = 1.0
-"""Limits the log lines of an error that repeats."""
-
-log = structlog.get_logger()
 
 
 class OutcomeNotifier:
@@ -69,10 +62,6 @@ class OutcomeNotifier:
             except DatabaseError as error:
                 if monotonic() - responded_at > UNAVAILABLE_SECONDS:
                     self._wake(list(self._waiting), error)
-            except Exception:
-                # The loop must go on: without it, every request would wait for its full time.
-                log.exception("cannot look up outcomes")
-                await asyncio.sleep(PAUSE_AFTER_ERROR_SECONDS)
 
     def _wake(self, order_ids: Collection[str], error: DatabaseError | None = None) -> None:
         for order_id in order_ids:

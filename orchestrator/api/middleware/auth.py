@@ -78,9 +78,6 @@ class KeyStore:
                 self._was_read.set()
             except DatabaseError as error:
                 log.warning("cannot read the API keys", error=str(error))
-            except Exception:
-                # The keys become stale, and requests with a key are rejected.
-                log.exception("cannot read the API keys")
             await asyncio.sleep(POLL_SECONDS)
 
 
