@@ -142,7 +142,10 @@ class OrderService:
         return self._database_id
 
     async def workflow_start(self, order_id: str) -> WorkflowStart | None:
-        """Return the start of an order's workflow, or None when Temporal has no such workflow."""
+        """Return the start of an order's workflow, or None when Temporal has no such workflow.
+
+        A workflow of another task queue is an order of another system in the same namespace.
+        """
         handle = self._client.get_workflow_handle(messages.order_workflow_id(order_id))
         try:
             async with _temporal_call():
@@ -151,6 +154,8 @@ class OrderService:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return None
             raise
+        if description.task_queue != self._settings.order_task_queue:
+            return None
         started = description.start_time
         return WorkflowStart(
             accepted_at=started.replace(microsecond=started.microsecond // 1000 * 1000),

@@ -23,7 +23,8 @@ from orchestrator.api.admission import Admission
 from orchestrator.api.order_service import OrderService
 from orchestrator.embedded import Stack
 from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
-from orchestrator.errors import ServiceUnavailable, StartRefused, WrongDatabase
+from orchestrator.errors import OrderConflict, ServiceUnavailable, StartRefused, WrongDatabase
+from orchestrator.messages import order_workflow_id
 from orchestrator.settings import STACK_MARKER, Settings
 from orchestrator.startup import task_queue_claims
 from orchestrator.startup.task_queue_claims import claim_id, claim_task_queues
@@ -53,6 +54,11 @@ def other_database(postgres: PostgresServer) -> Iterator[str]:
 async def other_pool(other_database: str) -> AsyncIterator[Database]:
     async with Database(other_database, max_size=2) as database:
         yield database
+
+
+@pytest.fixture
+def queue() -> str:
+    return f"queue-{uuid4().hex[:8]}"
 
 
 @pytest_asyncio.fixture
@@ -119,6 +125,24 @@ async def test_a_start_at_an_api_of_another_database_is_unavailable(
 
 
 @pytest.mark.stack
+async def test_an_order_of_another_system_in_the_namespace_is_unknown(
+    client: Client, live_stack: Stack, pool: Database, queue: str
+) -> None:
+    """The two systems have different task queues, and use the same order id."""
+    settings = live_stack.settings.model_copy(
+        update={"order_task_queue": queue, "shipping_task_queue": f"{queue}-2"}
+    )
+    service = OrderService(settings, pool, client, Admission(settings, pool))
+    order = new_order()
+    workflow_id = order_workflow_id(order.order_id)
+    other = await client.start_workflow("OrderWorkflow", order, id=workflow_id, task_queue=f"{queue}-3")
+    assert await service.workflow_start(order.order_id) is None
+    with pytest.raises(OrderConflict):
+        await service.start(order)
+    await other.terminate()
+
+
+@pytest.mark.stack
 async def test_the_doctor_reports_a_task_queue_of_another_database(
     live_stack: Stack, other_database: str, tmp_path: Path
 ) -> None:
@@ -134,11 +158,6 @@ async def test_an_order_for_another_database_is_not_inserted(pool: Database) -> 
 
 
 # --- Claims of task queues -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def queue() -> str:
-    return f"queue-{uuid4().hex[:8]}"
 
 
 @pytest.mark.stack
