@@ -1,0 +1,269 @@
+"""One load test with a kill: every place that shows its counts and completion times has the same values."""
+
+import asyncio
+import csv
+import io
+import re
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import httpx
+import numpy as np
+import pandas as pd
+import psycopg
+import pytest
+
+from dashboard.view_models import run_tables
+from db.audit import audit_database
+from db.database import Database
+from db.read_models import latency, stored_runs
+from db.read_models.latency import Selection
+from db.read_only_database import ReadOnlyDatabase
+from loadtest.verdict.verdict_rows import verdict_rows
+from orchestrator.embedded import Stack
+from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
+from tests.command_line import CommandLine
+from tests.dashboard.conftest import Pages, texts
+from tests.live import LiveApi, eventually, new_id
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
+
+LIMIT_SECONDS = 2.5
+SHARES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
+OPTIONS = {
+    "scenario": "mixed",
+    "rate": "5",
+    "duration": "10s",
+    "faults": "assignment",
+    "chaos": "4s kill order-worker",
+    "slo_seconds": f"{LIMIT_SECONDS}",
+    # A single late order breaches it, so that JUnit has its text.
+    "slo_target": "0.999",
+    # On a busy machine the API rejects some starts. These orders are only in the verdict.
+    "exclude_rejected": "true",
+}
+
+Json = dict[str, Any]
+Times = dict[str, int]
+
+
+@dataclass(frozen=True)
+class LoadTest:
+    """A finished load test. `page` is the JSON of Locust's page, `output` the text of its process."""
+
+    run_id: str
+    report: Json
+    directory: Path
+    csv_prefix: Path
+    page: Json
+    output: str
+    database_url: str
+
+    @property
+    def orders(self) -> int:
+        return int(self.report["limit"]["orders"])
+
+    @property
+    def late(self) -> int:
+        return int(self.report["limit"]["late"])
+
+    @property
+    def times(self) -> Times:
+        times: Json = self.report["times"]["completion_ms"]
+        return {name: round(times[name]) for name in SHARES}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@pytest.fixture(scope="module")
+def finished(live_stack: Stack, live: LiveApi, tmp_path_factory: pytest.TempPathFactory) -> LoadTest:
+    """Run the load test from Locust's page, and end its process, which completes the files of --csv."""
+    run_id, prefix, port = new_id(), tmp_path_factory.mktemp("csv") / "locust", free_port()
+    log = prefix.with_name("output")
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py"),
+                *(f"--host={live.url}", f"--web-port={port}", f"--csv={prefix}"),
+            ],
+            cwd=PROJECT_ROOT,
+            env=stack_environment(live_stack.settings),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as page:
+            eventually(lambda: responds(page), seconds=60)
+            form = {"user_count": "1", "spawn_rate": "1", "host": live.url, "run_id": run_id, **OPTIONS}
+            started = page.post("/swarm", data=form).json()
+            assert started["success"], started
+            report = eventually(lambda: page.get("/verdict.json").json()["verdict"], seconds=120)
+            table = eventually(lambda: complete(page.get("/stats/requests").json(), report))
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+    return LoadTest(
+        run_id, report, Path(report["report_dir"]), prefix, table, log.read_text(),
+        live_stack.settings.order_database_url,
+    )  # fmt: skip
+
+
+def responds(page: httpx.Client) -> bool:
+    try:
+        return page.get("/verdict.json").is_success
+    except httpx.TransportError:
+        return False
+
+
+def complete(table: Json, report: Json) -> Json | None:
+    """Return the table when it is not the one that the page has cached for 2 s."""
+    rows = [row for row in table["stats"] if row["name"] == "completion"]
+    count = report["times"]["completion_ms"]["count"]
+    return table if rows and rows[0]["num_requests"] == count else None
+
+
+def test_the_load_test_has_late_orders_and_outcomes_of_every_order(finished: LoadTest) -> None:
+    assert finished.report["run"]["offered"] == 50
+    assert finished.report["times"]["completion_ms"]["count"] == finished.orders > 10
+    assert finished.late > 0
+    assert finished.report["disturbances"][0]["problem"] is None
+
+
+def test_plain_sql(finished: LoadTest) -> None:
+    with psycopg.connect(finished.database_url) as connection:
+        row = connection.execute(
+            "select count(*), count(*) filter (where completion_ms > %s), max(completion_ms),"
+            " percentile_disc(array[0.5, 0.9, 0.95, 0.99]) within group (order by completion_ms)"
+            " from orders where run_id = %s and finished_at is not null",
+            (LIMIT_SECONDS * 1000, finished.run_id),
+        ).fetchone()
+        assert row is not None
+        rollup = connection.execute(
+            "select sum(orders)::int, sum(late)::int, max(longest_ms) from latency_rollup"
+            " where run_id = %s and grain_seconds = 60",
+            (finished.run_id,),
+        ).fetchone()
+    orders, late, longest, percentiles = row
+    assert (orders, late) == (finished.orders, finished.late)
+    assert dict(zip(SHARES, [*percentiles, longest], strict=True)) == finished.times
+    assert rollup == (finished.orders, late, longest)
+
+
+@pytest.mark.parametrize("source", ["orders.csv", "API", "dashboard", "command"])
+def test_pandas_over_each_csv(finished: LoadTest, live: LiveApi, live_stack: Stack, source: str) -> None:
+    if source == "orders.csv":
+        text = (finished.directory / "orders.csv").read_text()
+    elif source == "API":
+        text = live.http.get("/latency.csv", params={"run_id": finished.run_id}).text
+    elif source == "dashboard":
+        url = f"{live_stack.settings.local_url('dashboard')}/export/latency.csv"
+        text = httpx.get(url, params={"run": finished.run_id}, trust_env=False).text
+    else:
+        command = CommandLine(stack_environment(live_stack.settings))
+        code, text = asyncio.run(command.run("export", "--run", finished.run_id, "--csv", "-"))
+        assert code == 0
+    frame = pd.read_csv(io.StringIO(text), dtype={"order_id": str, "run_id": str}, keep_default_na=False)
+    # orders.csv also has the rejected orders, without an outcome.
+    frame = frame[frame["outcome"] != ""]
+    times = frame["completion_ms"].astype(int).to_numpy()
+    assert len(frame) == finished.orders
+    assert (frame["within_limit"].astype(str).str.lower() == "false").sum() == finished.late
+    assert (times > LIMIT_SECONDS * 1000).sum() == finished.late
+    assert {
+        name: int(np.quantile(times, share, method="inverted_cdf")) for name, share in SHARES.items()
+    } == finished.times
+
+
+def test_the_latency_and_the_audit_of_the_api(finished: LoadTest, live: LiveApi) -> None:
+    report = live.http.get("/latency", params={"run_id": finished.run_id}).json()
+    assert (report["count"], report["finished"], report["overdue"]) == (finished.orders, finished.orders, 0)
+    assert report["late"] == finished.late
+    assert {name: report["completion_ms"][name] for name in SHARES} == finished.times
+    assert report["steps_ms"] == finished.report["times"]["steps_ms"]
+    assert {name: n for name, n in report["outcomes"].items() if n} == finished.report["outcomes"]
+    audited = live.http.get("/audit", params={"run_id": finished.run_id}).json()
+    assert (audited["finished"], audited["late"], audited["open"]) == (finished.orders, finished.late, 0)
+    assert finished.report["database"]["late"] == finished.late
+
+
+async def test_the_audit_of_the_database(finished: LoadTest) -> None:
+    async with Database(finished.database_url) as database:
+        audited = await audit_database(database, finished.run_id)
+    assert (audited.finished, audited.late, audited.overdue) == (finished.orders, finished.late, 0)
+
+
+def test_terminal_markdown_and_junit(finished: LoadTest) -> None:
+    limit = f"breached: {finished.late} late of {finished.orders} ({LIMIT_SECONDS:g} s)"
+    cells = [str(finished.orders), *(str(ms) for ms in finished.times.values())]
+    for text, row_start in (
+        (finished.output, "completion"),
+        ((finished.directory / "summary.md").read_text(), "| completion"),
+    ):
+        assert limit in " ".join(text.replace("│", " ").split())
+        (row,) = [line for line in text.splitlines() if line.startswith(row_start)]
+        count, _mean, *times = re.findall(r"\d+", row)
+        assert [count, *times] == cells
+    junit = ElementTree.parse(finished.directory / "junit.xml").getroot()
+    (failure,) = [case[0] for case in junit if case.attrib["name"] == "limit"]
+    assert failure.attrib["message"].startswith(limit)
+    assert {row.label: row.value for row in verdict_rows(finished.report)}["limit"].startswith(limit)
+
+
+def test_the_page_and_the_files_of_locust(finished: LoadTest) -> None:
+    (row,) = [each for each in finished.page["stats"] if each["name"] == "completion"]
+    assert (row["num_requests"], row["num_failures"]) == (finished.orders, finished.late)
+    assert (round(row["median_response_time"]), round(row["max_response_time"])) == (
+        finished.times["p50"],
+        finished.times["max"],
+    )
+    for name in ("p95", "p99"):
+        assert row[f"response_time_percentile_{SHARES[name]}"] == finished.times[name]
+    shown = {"p50": "50%", "p90": "90%", "p95": "95%", "p99": "99%", "max": "100%"}
+    for file in (finished.directory / "locust_stats.csv", Path(f"{finished.csv_prefix}_stats.csv")):
+        rows = csv.DictReader(file.read_text().splitlines())
+        (row,) = [each for each in rows if each["Name"] == "completion"]
+        assert (row["Request Count"], row["Failure Count"]) == (str(finished.orders), str(finished.late))
+        assert {name: int(row[column]) for name, column in shown.items()} == finished.times
+
+
+def test_the_dashboard(finished: LoadTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    database = ReadOnlyDatabase(finished.database_url)
+    plan = latency.plan(database, Selection(run_id=finished.run_id))
+    assert plan is not None
+    summary = latency.summary(database, plan)
+    times = stored_runs.times(database, finished.run_id)
+    row = next(each for each in stored_runs.newest_runs(database, 10) if each["run_id"] == finished.run_id)
+    slices, _ = latency.over_time(database, plan)
+    database.close()
+    assert (summary.orders, summary.late) == (finished.orders, finished.late)
+    assert {name: summary.times_ms[share] for name, share in SHARES.items()} == finished.times
+    assert max(each.times_ms[1.0] for each in slices) == finished.times["max"]
+    assert (row["counted_orders"], row["late_orders"]) == (finished.orders, finished.late)
+    assert round(row["p99_ms"]) == finished.times["p99"]
+    assert times is not None
+    assert sum(ms is None or ms > times.limit_ms for ms in times.completion_ms) == times.late
+    assert run_tables.cdf(times)[-1] == (finished.times["max"], 1.0)
+    pages = Pages(monkeypatch, tmp_path)
+    page = pages.run("latency", finished.database_url, run=finished.run_id)
+    stored = pages.run("load_tests", finished.database_url, run=finished.run_id)
+    pages.reset()
+    metrics = {metric.label: metric.value for metric in page.metric}
+    assert (metrics["Orders"], metrics["Late"]) == (str(finished.orders), str(finished.late))
+    for name, label in {"p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99", "max": "Longest"}.items():
+        assert metrics[label] == f"{finished.times[name] / 1000:,.3f} s"
+    assert f"{finished.late} late of {finished.orders}" in texts(page)
+    assert f"Limit: {LIMIT_SECONDS:g} s" in texts(page)
+    assert f"{finished.late} late of {finished.orders}" in texts(stored).replace("\\", "")
