@@ -9,6 +9,7 @@ import psycopg
 import pytest
 import streamlit as st
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from dashboard.sections import running_load_tests
 from db import queries, runs
@@ -18,6 +19,7 @@ from loadtest.bench.seed import seed
 from loadtest.options import RunOptions
 from orchestrator.embedded.layout import PROJECT_ROOT
 from tests.dashboard.conftest import Pages, reader_of, texts
+from tests.load.records import records, verdict_of
 from tests.servers import PostgresServer
 
 STORED = 130
@@ -136,6 +138,21 @@ def test_a_comparison_is_cached(page: Pages, seeded_url: str, seeded, monkeypatc
     test = page.run("load_tests", seeded_url, run=one, baseline=other)
     assert "Comparison" in texts(test.run())
     assert read == [one, other]
+
+
+@pytest.mark.parametrize(
+    ("code", "color"), [(0, "green"), (1, "red"), (3, "red"), (4, "red"), (5, "gray"), (6, "red")]
+)
+def test_the_badge_of_a_verdict_is_red_only_for_a_failure(page: Pages, url: str, code: int, color: str):
+    report = verdict_of(records(400)).report | {"exit_code": code, "verdict": "text of the verdict"}
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "insert into runs (run_id, scenario, ended_at, verdict) values ('judged', 'mixed', now(), %s)",
+            (Jsonb(report),),
+        )
+    test = page.run("load_tests", url, run="judged")
+    (badge,) = [each.value for each in test.markdown if "text of the verdict" in each.value]
+    assert badge.startswith(f":{color}-badge[")
 
 
 def test_running_runs_are_counted_without_reading_finished_orders(url: str):

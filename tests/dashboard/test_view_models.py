@@ -15,8 +15,12 @@ from dashboard.view_models.order_requests import (
 from dashboard.view_models.review_cards import contents, review_time
 from dashboard.view_models.slo_status import slo_status
 from db.audit import MAX_VIOLATIONS
+from db.domain import State
+from db.read_models import live_orders
 from db.read_models.latency import Disturbance
+from db.read_models.live_orders import RecentOutcomes
 from db.read_models.order_search import OrderDetails
+from tests.dashboard.conftest import texts
 from tests.dashboard.order_examples import NOON, after
 
 
@@ -148,6 +152,18 @@ def test_attempts_of_a_running_order_are_counted_from_its_events():
 )
 def test_the_slo_verdict_depends_on_the_late_orders(orders, late, verdict):
     assert slo_status(orders, late, 0.99).verdict == verdict
+
+
+@pytest.mark.parametrize(("late", "color"), [(0, "green"), (1, "green"), (9, "gray"), (11, "red")])
+def test_the_badge_of_the_overview_has_the_criterion_of_its_text(page, seeded_url, monkeypatch, late, color):
+    recent = RecentOutcomes(1_000, late, {State.COMPLETED: 1_000}, 1, 2, 3, 4)
+    monkeypatch.setattr(live_orders, "recent_outcomes", lambda _reader, _seconds: recent)
+    test = page.run("overview", seeded_url)
+    (badge,) = [each.value for each in test.markdown if "SLO" in each.value and "badge" in each.value]
+    word = {"green": "met", "gray": "not proven", "red": "breached"}[color]
+    assert badge.startswith(f":{color}-badge[")
+    assert f"SLO {word}" in badge
+    assert f"Target 99 %: **{word}**" in texts(test)
 
 
 def test_the_slo_sentence_has_exact_counts():

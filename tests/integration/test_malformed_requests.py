@@ -155,10 +155,32 @@ def test_a_large_body_is_413_with_and_without_content_length(live: LiveApi) -> N
         "/orders/x/status?wait=nan",
         "/orders/x/status?wait=soon",
         "/audit?run_id=%00",
+        "/latency?run_id=a&run_id=b",
+        "/latency.csv?sinse=2026-01-01T00:00:00Z",
+        "/latency?since=2026-01-01T00:00:00",
+        "/latency?since=1767225600",
+        "/orders?state=completed&state=failed",
     ],
 )
 def test_a_malformed_query_is_422(live: LiveApi, url: str) -> None:
     assert is_problem(live.http.get(url), 422)
+
+
+@pytest.mark.parametrize(
+    "since",
+    [
+        "2030-01-01T00:00:00Z",
+        "2030-01-01t00:00:00z",
+        "2030-01-01T00:00:00.000000000Z",
+        "2030-01-01T02:00:00+02:00",
+        "2030-01-01T02:00:00%2B02:00",
+    ],
+)
+def test_every_rfc_3339_time_is_understood(live: LiveApi, since: str) -> None:
+    # As typed in an address, where + means a space.
+    response = live.http.get(f"{live.url}/latency?since={since}")
+    assert (response.status_code, response.json()["since"]) == (200, "2030-01-01T00:00:00.000Z")
+    assert live.http.get(f"{live.url}/latency.csv?since={since}").text.count("\n") == 1
 
 
 def test_unknown_paths_and_methods_are_problem_documents(live: LiveApi) -> None:

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -24,7 +24,7 @@ from orchestrator.audit import audit as run_audit
 from orchestrator.errors import RequestMalformed
 from orchestrator.gateways.fault_injection import FaultProfile, named_profile
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], dependencies=[Depends(requests.require_single_values)])
 
 MAX_DOWNLOAD_SECONDS = 900
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 
 from db.domain import SAMPLE_ITEMS, Item, ReviewMode, State, Step
 from db.read_models import order_details
@@ -18,7 +18,7 @@ from orchestrator.api.timeouts import with_timeout
 from orchestrator.errors import OrderUnknown
 from orchestrator.settings import Settings
 
-router = APIRouter(prefix="/orders", tags=["orders"])
+router = APIRouter(prefix="/orders", tags=["orders"], dependencies=[Depends(requests.require_single_values)])
 
 OrderIdPath = Annotated[requests.OrderId, Path(description="1 to 64 letters, digits, `-` or `_`.")]
 

@@ -4,7 +4,7 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import Header
+from fastapi import Header, Request
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -20,6 +20,7 @@ from pydantic import (
 
 from db import domain
 from orchestrator.api.schemas.pagination import CURSOR_PATTERN
+from orchestrator.errors import RequestMalformed
 from orchestrator.messages import MAX_ADDRESS_VERSION
 from orchestrator.rfc3339 import parse_rfc3339
 
@@ -263,6 +264,14 @@ class CustomFaultsBody(StrictModel):
 
 
 FaultsBody = Annotated[NamedFaultsBody | CustomFaultsBody, Field(discriminator="profile")]
+
+
+def require_single_values(request: Request) -> None:
+    """Reject a query parameter that is given twice: only one of its values would be used."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if names.count(name) > 1:
+            raise RequestMalformed(f"query.{name}: is given twice")
 
 
 class StatusQuery(StrictModel):
