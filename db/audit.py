@@ -32,7 +32,11 @@ EVENT_INVARIANTS = (1, 2, 7)
 WORK_MEM_MB = 64
 """With less, the hash tables over 100,000 orders spill to disk."""
 
-LEGAL_CHANGES = [f"{before}>{after}" for before, after in STATE_MACHINE.event_changes()]
+PARAMETERS: Row = {
+    "legal_changes": [f"{before}>{after}" for before, after in STATE_MACHINE.event_changes()],
+    "gateway_steps": [step.value for step in GATEWAY_STEPS],
+}
+"""What the statements take from the state machine."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +88,7 @@ async def audit_database(
     slots = asyncio.Semaphore(2)
 
     async def query(name: str, candidates: list[str] | None = None) -> list[Row]:
-        parameters = {
-            "run_id": run_id,
-            "limit": MAX_VIOLATIONS,
-            "legal_changes": LEGAL_CHANGES,
-            "candidates": candidates,
-            "gateway_steps": [step.value for step in GATEWAY_STEPS],
-        }
+        parameters = PARAMETERS | {"run_id": run_id, "limit": MAX_VIOLATIONS, "candidates": candidates}
         async with slots:
             return await database.fetch_all(_SQL[name], parameters, work_mem_mb=WORK_MEM_MB)
 

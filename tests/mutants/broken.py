@@ -4,12 +4,13 @@ VICTIM."""
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from temporalio import activity
 
 from db.database import Database
-from db.domain import SAMPLE_ITEMS, Address, Item, NewOrder, Reason, State, TemporalNamespace
-from db.orders import OrderRepository, OrderSnapshot
+from db.domain import SAMPLE_ITEMS, Address, Item, NewOrder, Reason, State, Step, TemporalNamespace
+from db.orders import AttemptResult, OrderRepository, OrderSnapshot
 from orchestrator.activities.order import OrderActivities
 from orchestrator.activities.step_runner import StepRunner
 from orchestrator.gateways.fault_injection import FaultInjector
@@ -289,6 +290,21 @@ class SkipsAState(MutantRepository):
         return inserted
 
 
+class CompletesALostAttempt(MutantRepository):
+    """Completes the charge with an attempt that another worker has closed as lost."""
+
+    async def complete_step(
+        self, order_id: str, step: Step, ended: AttemptResult, label_version: int | None = None
+    ) -> bool:
+        if is_victim(order_id) and step is Step.CHARGE:
+            await self.start_next_attempt(order_id, step)
+            await self.pool.execute(
+                "update step_attempts set attempt = attempt - 1 where order_id = %(id)s and step = 'charge'",
+                {"id": order_id},
+            )
+        return await super().complete_step(order_id, step, ended, label_version)
+
+
 class IgnoresCancellations(MutantRepository):
     """Accepts a cancellation without aborting the order."""
 
@@ -312,10 +328,10 @@ class ForgetsAddresses(MutantRepository):
     """Accepts an address change without storing it."""
 
     async def change_address(
-        self, order_id: str, address: Address, by: str, *, request_id: str | None = None
+        self, order_id: str, address: Address, by: str, *, request_id: str | None = None, **others: Any
     ) -> RequestResult:
         if not is_victim(order_id):
-            return await super().change_address(order_id, address, by, request_id=request_id)
+            return await super().change_address(order_id, address, by, request_id=request_id, **others)
         await self.record_request(order_id, "update_address", accepted=True, new_address=vars(address))
         return RequestResult(True, "the address is changed", State.IN_REVIEW)
 
@@ -468,6 +484,7 @@ MUTANTS = (
     ),
     Mutant("writes an event after the outcome", {7}, repository=WritesAfterTheOutcome),
     Mutant("skips a state", {7}, repository=SkipsAState),
+    Mutant("completes a step with a lost attempt", {7}, repository=CompletesALostAttempt),
     Mutant("charges before the approval", {9}, activities=with_order_activities(ChargesWhenValidating)),
     Mutant(
         "charges after a rejection",
