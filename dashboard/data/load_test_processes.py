@@ -4,7 +4,6 @@ A run continues when its browser tab is closed or the dashboard restarts.
 """
 
 import os
-import signal
 import subprocess
 import sys
 from collections import deque
@@ -83,11 +82,14 @@ class LoadTestProcesses:
         return list(self._running)
 
     def stop(self, run_id: str) -> None:
-        """Send SIGINT to a run: it drains and reports its verdict. Raises OrderSystemError if it ended."""
+        """Send SIGTERM to a run: it drains and reports its verdict. Raises OrderSystemError if it ended.
+
+        A second SIGINT would end the run without a verdict, and two users can stop the same run.
+        """
         process = _find(self._home).get(run_id)
         if process is None:
             raise OrderSystemError("The run has already ended.")
-        process.send_signal(signal.SIGINT)
+        process.terminate()
 
     def output(self, run_id: str, lines: int = 25) -> str:
         """Return the last lines of a run's log; "" if this dashboard has no log of the run."""

@@ -11,6 +11,9 @@ VERBS = ("kill", "restart", "stop", "start", "pause", "resume")
 """kill: SIGKILL, after which the supervisor starts the component again. restart: orderly stop and start.
 stop: orderly stop until `start`. pause: SIGSTOP until `resume` (SIGCONT)."""
 
+MAX_REPEATS = 1_000
+"""Of one disturbance with `every`. A restart takes seconds, so more of them cannot be carried out."""
+
 ENDED_BY = {"pause": "resume", "stop": "start"}
 """Verbs that make a component unavailable, and the verb that makes it available again."""
 
@@ -50,6 +53,8 @@ def parse_chaos(text: str, run_seconds: float) -> tuple[PlannedDisturbance, ...]
         at = float(match["at"]) * (60 if match["unit"] == "m" else 1)
         if at >= run_seconds or (match["every"] and at <= 0):
             raise UsageError(f"chaos: {part!r} is outside the run of {run_seconds:g} s.")
+        if match["every"] and run_seconds / at > MAX_REPEATS:
+            raise UsageError(f"chaos: {part!r} would happen more than {MAX_REPEATS} times.")
         times = [at]
         while match["every"] and times[-1] + at < run_seconds:
             times.append(times[-1] + at)

@@ -29,7 +29,9 @@ def test_parse_chaos() -> None:
     assert times == [60, 120, 180, 240]
 
 
-@pytest.mark.parametrize("text", ["kill api", "5s hug api", "5s kill", "400s kill api", "every 0s kill api"])
+@pytest.mark.parametrize(
+    "text", ["kill api", "5s hug api", "5s kill", "400s kill api", "every 0s kill api", "every 0.1s kill api"]
+)
 def test_invalid_chaos(text: str) -> None:
     with pytest.raises(UsageError, match="chaos"):
         parse_chaos(text, 300)

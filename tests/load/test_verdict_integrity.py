@@ -5,12 +5,15 @@ Lost workers, an outage of PostgreSQL and a verdict that is stored late: test_ex
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from subprocess import Popen
 
 import pytest
 
+from dashboard.data.load_test_processes import LoadTestProcesses
+from orchestrator.errors import OrderSystemError
+from orchestrator.settings import Settings
 from tests.load.fake_api import Behaviour
 from tests.load.harness import (
     RUN_ID,
@@ -108,6 +111,13 @@ def close_the_output(run: Running) -> None:
     wait_for(lambda: run.orders() > sent + 5 * 20)
 
 
+def stop_twice_in_the_dashboard(run: Running) -> None:
+    processes = LoadTestProcesses(Settings(orders_home=run.load_test.home))
+    processes.stop(RUN_ID)
+    with suppress(OrderSystemError):
+        processes.stop(RUN_ID)
+
+
 EVENTS: dict[str, Callable[[Running], object]] = {
     "SIGINT": lambda run: run.process.send_signal(signal.SIGINT),
     "SIGTERM": lambda run: run.process.send_signal(signal.SIGTERM),
@@ -116,6 +126,7 @@ EVENTS: dict[str, Callable[[Running], object]] = {
         run.process.send_signal(each) for each in (signal.SIGTERM, signal.SIGINT)
     ],
     "a closed terminal": lambda run: run.process.send_signal(signal.SIGHUP),
+    "two stops in the dashboard": stop_twice_in_the_dashboard,
     "a closed output": close_the_output,
     "a second start with the same id": start_with_the_same_id,
     "another run": start_another_run,
@@ -130,7 +141,7 @@ EVENTS: dict[str, Callable[[Running], object]] = {
 def test_a_run_passes_in_spite_of(load_test: LoadTest, name: str) -> None:
     with running(load_test) as run:
         EVENTS[name](run)
-        if not name.startswith(("SIG", "a closed terminal")):
+        if not name.startswith(("SIG", "a closed terminal", "two stops")):
             interrupt(run.process)
         if run.process.stdout is not None and run.process.stdout.closed:
             run.process.wait(STOPPED_SECONDS)
