@@ -46,7 +46,7 @@ def test_orders_of_15_4_seconds_and_lost_responses(load_test: LoadTest, mode: st
     assert found.limit["late"] == sum(each > 15_000 for each in truth) == 3
     stored = load_test.stored()
     assert stored is not None
-    assert stored.completion_ms == truth
+    assert sorted(stored.completion_ms or []) == truth
     assert found.report["times"]["completion_ms"]["max"] == 15_400
     # A start whose response was lost is retried with the same content: one order, two start requests.
     assert starts.count(2) == 8
