@@ -286,6 +286,7 @@ class Settings(BaseSettings):
             # A late import: every command loads the settings, and few need psycopg.
             from db.connection_url import problem_of
 
+            text = text.strip()
             problem = problem_of(text)
             if problem is not None:
                 raise ValueError(problem)

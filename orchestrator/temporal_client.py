@@ -13,6 +13,7 @@ from temporalio.service import KeepAliveConfig, RPCError, RPCStatusCode
 
 from db.domain import TemporalNamespace
 from orchestrator.errors import SettingsError, TemporalUnavailable
+from orchestrator.security.key_hashing import is_token
 from orchestrator.security.payload_codec import data_converter
 from orchestrator.security.payload_keys import PayloadKeys
 from orchestrator.settings import Settings
@@ -61,7 +62,17 @@ def connection(settings: Settings) -> ClientConnectConfig:
             settings.temporal_profile, config_file=None if file is None else str(file)
         )
     except (RuntimeError, ValueError) as error:
-        raise SettingsError(f"Temporal's client configuration cannot be read: {error}") from error
+        # Further lines quote the file, which can have a key. So would a traceback with the cause.
+        reason = str(error).partition("\n")[0]
+        raise SettingsError(f"Temporal's client configuration cannot be read: {reason}") from None
+    if (key := config.get("api_key")) is not None:
+        config["api_key"] = key.strip()
+        if not is_token(config["api_key"]):
+            # The SDK would send no key.
+            raise SettingsError(
+                "TEMPORAL_API_KEY, or api_key of the profile, contains a space, a quotation mark or another "
+                "character that no key has; correct it"
+            )
     if settings.external_temporal_address is not None:
         config["target_host"] = settings.external_temporal_address
     if settings.configured_temporal_namespace is not None or "namespace" not in config:

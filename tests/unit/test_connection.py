@@ -102,3 +102,26 @@ def test_older_setting_names_are_accepted(monkeypatch: pytest.MonkeyPatch) -> No
     assert settings.temporal_target == "server.invalid:7233"
     monkeypatch.setenv("TEMPORAL_PORT", "7000")
     assert Settings.load().temporal_target == "server.invalid:7000"
+
+
+@pytest.mark.parametrize("line", ['api_key = "tkey-secret', 'api_key = ["tkey-secret"]'])
+def test_an_unreadable_configuration_is_not_quoted(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "temporal.toml"
+    file.write_text(f'[profile.default]\naddress = "other.invalid:7233"\n{line}\n')
+    with pytest.raises(SettingsError, match=r"cannot be read: .*TOML parse error at line 3") as refused:
+        connection(Settings(temporal_config_file=file))
+    assert "tkey-secret" not in str(refused.value)
+    assert refused.value.__suppress_context__
+
+
+def test_white_space_around_the_key_of_temporal_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPORAL_API_KEY", " tkey-secret\r\n")
+    assert connection(Settings(temporal_address="other.invalid:7233"))["api_key"] == "tkey-secret"
+
+
+@pytest.mark.parametrize("key", ["tkey secret", '"tkey-secret"', "tkéy-secret"])
+def test_a_text_that_no_key_of_temporal_can_be_is_refused(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("TEMPORAL_API_KEY", key)
+    with pytest.raises(SettingsError, match="TEMPORAL_API_KEY, or api_key of the profile") as refused:
+        connection(Settings(temporal_address="other.invalid:7233"))
+    assert "secret" not in str(refused.value)

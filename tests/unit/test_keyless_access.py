@@ -1,11 +1,13 @@
 """Which requests need no API key while none exists: direct ones of this machine."""
 
+import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import psutil
 import pytest
 
 from orchestrator.security.bind_policy import is_loopback, loopback_host_port
@@ -104,7 +106,9 @@ def test_any_other_request_needs_a_key(
 
 
 CONNECT = """
-import socket, sys
+import encodings.idna, os, socket, sys
+if len(sys.argv) > 3:
+    os.setuid(int(sys.argv[3]))
 if sys.argv[2]:
     listener = socket.create_server((sys.argv[2], 0))
 connection = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
@@ -113,11 +117,12 @@ connection.recv(1)
 
 
 @contextmanager
-def connected_process(listens_on: str) -> Iterator[tuple[int, int]]:
+def connected_process(listens_on: str, user: int | None = None) -> Iterator[tuple[int, int]]:
     """Yield the port of a connection of another process, and the port that it is connected to."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        process = subprocess.Popen([sys.executable, "-c", CONNECT, str(port), listens_on])
+        user_argument = [] if user is None else [str(user)]
+        process = subprocess.Popen([sys.executable, "-c", CONNECT, str(port), listens_on, *user_argument])
         try:
             server.settimeout(20)
             connection, client = server.accept()
@@ -133,6 +138,20 @@ def connected_process(listens_on: str) -> Iterator[tuple[int, int]]:
 def test_a_process_that_listens_beyond_loopback_may_be_a_proxy(listens_on: str, expected: bool) -> None:
     with connected_process(listens_on) as (client_port, port), suppress(ConnectionError):
         assert comes_from_proxy(client_port, port) is expected
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
+def test_a_process_of_another_user_may_be_a_proxy() -> None:
+    with connected_process("", user=65534) as (client_port, port), suppress(ConnectionError):
+        assert comes_from_proxy(client_port, port)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the socket tables of Linux")
+def test_a_process_of_the_same_user_may_hide_its_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sandbox of a browser does."""
+    monkeypatch.setattr(psutil, "net_connections", lambda _kind: [])
+    with connected_process("0.0.0.0") as (client_port, port), suppress(ConnectionError):
+        assert not comes_from_proxy(client_port, port)
 
 
 def test_a_connection_that_no_process_holds_is_not_from_a_proxy() -> None:
