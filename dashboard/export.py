@@ -26,6 +26,8 @@ async def export(request: Request) -> Response:
 
 
 def _respond(selection: latency.Selection) -> Response:
+    if selection.fault_profile not in (None, *latency.fault_profiles(clients.database())):
+        raise RequestMalformed("unknown fault profile")
     chunks = latency_report.latency_csv(clients.database(), selection)
     # Read the first chunk before the response starts: later, an error could not change the status code.
     first = next(chunks)

@@ -71,6 +71,8 @@ def back_up(stack: Stack, file: Path, report: Report) -> BackupInfo:
     """
     settings, layout = stack.settings, Layout(stack.settings)
     _refuse_external(settings, "backup")
+    if str(file) == "-":
+        raise StackError("A backup is a file: name one in place of -.")
     file = file.expanduser().absolute()
     if file.exists():
         raise StackError(f"{file} exists. Choose another file, or remove it.")

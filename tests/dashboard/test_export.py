@@ -6,6 +6,7 @@ from contextlib import closing
 from unittest.mock import patch
 
 import httpx
+import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
@@ -85,6 +86,31 @@ async def test_without_a_database_the_endpoint_returns_503():
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
     assert response.text == "The database is not responding. Try again shortly."
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "sinse",
+            "2030-01-01T00:00:00Z",
+            "this page has no parameter 'sinse'; it has run, range, since, until,",
+        ),
+        ("run_id", "a", "this page has no parameter 'run_id'"),
+        ("faults", "neverseen", "unknown fault profile"),
+        ("range", "Last century", "unknown time range"),
+    ],
+)
+async def test_a_parameter_that_the_page_reports_is_reported_by_the_export(seeded_url, name, value, message):
+    response = await get_csv(seeded_url, **{name: value})
+    assert response.status_code == 422
+    assert response.text.startswith(message)
+
+
+async def test_an_rfc_3339_time_filters_the_export(seeded_url):
+    for since in ("2030-01-01T00:00:00Z", "2030-01-01T02:00:00.5 02:00"):
+        assert (await get_csv(seeded_url, since=since)).text.count("\n") == 1
+    assert (await get_csv(seeded_url, since="2000-01-01T00:00:00Z")).text.count("\n") > 1
 
 
 async def test_an_invalid_query_returns_422(seeded_url):

@@ -188,6 +188,19 @@ def test_existing_data_needs_force_and_is_kept(file, homes):
     assert not (home / "postgres" / "mine").exists()
 
 
+def test_a_backup_is_written_through_a_link_and_not_to_standard_output(stopped_home, homes):
+    directory = homes()
+    link = directory / "link"
+    link.symlink_to("backup.tar.gz")
+    stack = Stack(settings_in(stopped_home))
+    backup.back_up(stack, link, ignore)
+    assert link.is_symlink()
+    assert (directory / "backup.tar.gz").stat().st_mode & 0o777 == 0o600
+    assert {each.name for each in directory.iterdir()} == {"link", "backup.tar.gz"}
+    with pytest.raises(StackError, match="A backup is a file"):
+        backup.back_up(stack, Path("-"), ignore)
+
+
 def test_a_backup_does_not_overwrite_a_file_and_needs_data(stopped_home, file, homes):
     with pytest.raises(StackError, match="exists"):
         backup.back_up(Stack(settings_in(stopped_home)), file, ignore)

@@ -291,6 +291,10 @@ def test_an_unknown_order_gives_one_sentence(command: Command) -> None:
         (["start", "x", "--address", "{}"], "body.initial_address.street"),
         (["update-address", "x", "--address", "1"], "JSON object"),
         (["status", "x", "--api-url", "nonsense"], "not the address of an API"),
+        (["list", "--run-id", "my run"], "query.run_id"),
+        (["list", "--cursor", "nonsense"], "query.cursor"),
+        (["audit", "--run", "my run"], "query.run_id"),
+        (["export", "--csv", "-", "--run", "my run"], "query.run_id"),
     ],
 )
 def test_wrong_usage_exits_2(command: Command, arguments: list[str], message: str) -> None:
