@@ -172,6 +172,7 @@ def _setup(run: runs.NewRun) -> dict[str, str | None]:
     return {
         "scenario": run.scenario,
         "load": f"{run.options.get('arrivals', '')} {','.join(stages)}".strip(),
+        "limit": f"{run.options['slo_seconds']:g} s" if "slo_seconds" in run.options else None,
         "faults": f"{run.fault_profile} (seed {run.fault_seed})",
         "chaos": ", ".join(chaos) or "none",
         "commit": run.commit_hash,

@@ -53,6 +53,7 @@ def stored(**known: Any) -> StoredRun:
         ({"given": {"scenario": "start-only"}}, ["scenario mixed (baseline start-only)"]),
         ({"given": {"rate": 20}}, ["load constant 40s@10 (baseline constant 40s@20)"]),
         ({"given": {"arrivals": "poisson"}}, ["load constant 40s@10 (baseline poisson 40s@10)"]),
+        ({"given": {"slo_seconds": 3.9}}, ["limit 15 s (baseline 3.9 s)"]),
         ({"given": {"chaos": "5s kill api"}}, ["chaos none (baseline 5s kill api)"]),
         ({"fault_profile": "none"}, ["faults assignment (seed 1) (baseline none (seed 1))"]),
         ({"commit_hash": None}, ["commit abc (baseline unknown)"]),
