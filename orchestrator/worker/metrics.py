@@ -22,7 +22,7 @@ from db.domain import Step
 from db.orders import AttemptResult
 from orchestrator import output_file
 from orchestrator.errors import UsageError
-from orchestrator.messages import OrderResult, StepRequest
+from orchestrator.messages import Activity, OrderResult, StepRequest
 from orchestrator.settings import Settings
 
 WORKER_HEARTBEAT = timedelta(seconds=5)
@@ -74,7 +74,8 @@ class WorkerMetrics:
         self._memory = meter.create_gauge("process_resident_memory_bytes", "Resident memory of the process.")
         self._reconciled.add(0)
         self._failed_passes.add(0)
-        self._rejected_values.add(0)
+        for name in Activity:
+            self._rejected_values.add(0, {"activity": name.value})
         self._failed_orders.add(0)
         self._failed_tasks.add(0)
         # Binding the attributes costs more than recording a value, so it is done once.
