@@ -8,6 +8,9 @@ OrderSystemError
  ├─ ServiceUnavailable      a service is not responding                  (HTTP 503)
  │   ├─ DatabaseError       PostgreSQL; its kinds are in `db.errors`
  │   └─ TemporalUnavailable
+ │       ├─ TemporalBusy    a limit of Temporal is reached          (HTTP 429)
+ │       ├─ TemporalFailed
+ │       └─ TemporalAccessDenied
  ├─ TemporalReplaced        the server at the address is another cluster than before
  ├─ PayloadUnreadable       no key in PAYLOAD_KEYS decrypts a payload    (HTTP 503)
  ├─ RequestRejected
@@ -77,6 +80,18 @@ class StartRefused(UsageError):
 
 class TemporalUnavailable(ServiceUnavailable):
     """Temporal is not responding. Try again shortly."""
+
+
+class TemporalBusy(TemporalUnavailable):
+    """Temporal has reached a limit of requests. Try again shortly."""
+
+
+class TemporalFailed(TemporalUnavailable):
+    """Temporal has reported an internal error. Try again shortly."""
+
+
+class TemporalAccessDenied(TemporalUnavailable):
+    """Temporal has rejected the credentials. Check TEMPORAL_API_KEY and TEMPORAL_TLS."""
 
 
 class TemporalReplaced(OrderSystemError):

@@ -12,7 +12,13 @@ from temporalio.envconfig import ClientConfig, ClientConnectConfig
 from temporalio.service import KeepAliveConfig, RPCError, RPCStatusCode
 
 from db.domain import TemporalNamespace
-from orchestrator.errors import SettingsError, TemporalUnavailable
+from orchestrator.errors import (
+    SettingsError,
+    TemporalAccessDenied,
+    TemporalBusy,
+    TemporalFailed,
+    TemporalUnavailable,
+)
 from orchestrator.security.key_hashing import is_token
 from orchestrator.security.payload_codec import data_converter
 from orchestrator.security.payload_keys import PayloadKeys
@@ -25,12 +31,19 @@ KEEP_ALIVE = KeepAliveConfig(interval_millis=11_000, timeout_millis=6_000)
 """gRPC keepalive. With the SDK's defaults of 30 s and 15 s a worker reconnects up to a minute after a network
 failure; the server rejects pings more often than every 10 s."""
 
-_UNAVAILABLE = (
-    RPCStatusCode.UNAVAILABLE,
-    RPCStatusCode.DEADLINE_EXCEEDED,
-    RPCStatusCode.CANCELLED,
-    RPCStatusCode.RESOURCE_EXHAUSTED,
-)
+_ERRORS: dict[RPCStatusCode, type[TemporalUnavailable]] = {
+    RPCStatusCode.UNAVAILABLE: TemporalUnavailable,
+    RPCStatusCode.DEADLINE_EXCEEDED: TemporalUnavailable,
+    RPCStatusCode.CANCELLED: TemporalUnavailable,
+    RPCStatusCode.RESOURCE_EXHAUSTED: TemporalBusy,
+    RPCStatusCode.INTERNAL: TemporalFailed,
+    RPCStatusCode.UNKNOWN: TemporalFailed,
+    RPCStatusCode.ABORTED: TemporalFailed,
+    RPCStatusCode.DATA_LOSS: TemporalFailed,
+    RPCStatusCode.UNAUTHENTICATED: TemporalAccessDenied,
+    RPCStatusCode.PERMISSION_DENIED: TemporalAccessDenied,
+}
+"""The other statuses are about the request or its object: the caller handles them."""
 
 
 async def connect(settings: Settings, **options: Any) -> Client:
@@ -84,7 +97,8 @@ def connection(settings: Settings) -> ClientConnectConfig:
 
 @contextmanager
 def temporal_errors() -> Iterator[None]:
-    """Translate the SDK's connection errors into TemporalUnavailable; other errors pass through.
+    """Translate errors of the server and the SDK into TemporalUnavailable and its subclasses. Errors about a
+    request pass through.
 
     A server that has just started returns NOT_FOUND for its namespace: that counts as unavailable. Any other
     NOT_FOUND is about the requested object.
@@ -92,8 +106,10 @@ def temporal_errors() -> Iterator[None]:
     try:
         yield
     except RPCError as error:
-        if error.status in _UNAVAILABLE or _is_namespace_unknown(error):
+        if _is_namespace_unknown(error):
             raise TemporalUnavailable from error
+        if error.status in _ERRORS:
+            raise _ERRORS[error.status] from error
         raise
     except RuntimeError as error:
         # `Client.connect` and lazy clients raise RuntimeError when they cannot connect.

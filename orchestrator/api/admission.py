@@ -81,7 +81,9 @@ class ConcurrencyLimiter:
         while self._rates[0][0] < now - RATE_MEMORY_SECONDS:
             self._rates.popleft()
         self._sustainable = max(rate for _, rate in self._rates) * self._target_seconds
-        if waiting_seconds > self._max_waiting_seconds:
+        if active == 0:
+            self._adaptive_limit = self._max_limit
+        elif waiting_seconds > self._max_waiting_seconds:
             self._adaptive_limit = min(self._adaptive_limit, active) / self._change
         else:
             increased = max(self._adaptive_limit, self._sustainable) * self._change + 1

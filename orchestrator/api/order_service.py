@@ -10,7 +10,6 @@ from hashlib import sha256
 
 from temporalio.client import (
     Client,
-    RPCTimeoutOrCancelledError,
     WorkflowExecutionStatus,
     WorkflowUpdateFailedError,
 )
@@ -22,25 +21,14 @@ from db.database import Database
 from db.read_models import order_details
 from orchestrator import errors, messages
 from orchestrator.api.admission import Admission
-from orchestrator.api.timeouts import while_available, with_timeout
+from orchestrator.api.order_updates import UPDATES, OrderUpdates, Request
+from orchestrator.api.timeouts import with_timeout
 from orchestrator.settings import Settings
 from orchestrator.startup.task_queue_claims import claim_task_queues
-from orchestrator.temporal_client import is_not_ready, temporal_errors
+from orchestrator.temporal_client import temporal_errors
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 
-Request = messages.CancelOrder | messages.UpdateAddress | messages.ApproveOrder | messages.RejectOrder
-
 RPC_TIMEOUT = timedelta(seconds=1)
-NOT_READY_PAUSE_SECONDS = 0.1
-UPDATE_TIMEOUT = timedelta(seconds=10)
-"""An update waits for a worker. A Temporal server that does not respond is detected earlier, by a check."""
-
-_UPDATES: dict[type[Request], str] = {
-    messages.CancelOrder: "cancel_order",
-    messages.UpdateAddress: "update_address",
-    messages.ApproveOrder: "approve_order",
-    messages.RejectOrder: "reject_order",
-}
 
 
 @dataclass(frozen=True)
@@ -62,6 +50,7 @@ class OrderService:
         self._database = database
         self._client = client
         self._admission = admission
+        self._updates = OrderUpdates(client, database)
         self._database_id: str | None = None
 
     async def start(self, order: messages.OrderRequest) -> bool:
@@ -174,9 +163,9 @@ class OrderService:
         it is the last accepted request of its kind and has the same content and sender.
 
         Raises TooLate with the reason when the order rejects the request, AddressOutdated when the request is
-        based on a replaced address, RequestMalformed, OrderUnknown, and ServiceUnavailable when PostgreSQL or
-        Temporal is unavailable or no worker responds within 10 s. The order may still process the request
-        after ServiceUnavailable.
+        based on a replaced address, RequestMalformed, OrderUnknown, Overloaded when the order has too many
+        requests, and ServiceUnavailable when PostgreSQL or Temporal is unavailable or no worker responds
+        within 10 s. The order may still process the request after ServiceUnavailable.
         """
         update_id = None
         if idempotency_key is not None:
@@ -200,21 +189,26 @@ class OrderService:
     ) -> order_details.AcceptedRequest | None:
         """Return the order's accepted request with this content; None for an unknown order."""
         return await with_timeout(
-            order_details.accepted_request(
-                self._database, order_id, _UPDATES[type(request)], _detail(request)
-            )
+            order_details.accepted_request(self._database, order_id, UPDATES[type(request)], _detail(request))
         )
 
     async def _send(self, order_id: str, request: Request, update_id: str | None) -> messages.RequestResult:
         try:
-            result = await self._execute_update(order_id, request, update_id)
+            result = await self._updates.execute(order_id, request, update_id)
         except RPCError as error:
             if error.status not in (RPCStatusCode.NOT_FOUND, RPCStatusCode.FAILED_PRECONDITION):
                 raise
+            started = await self.workflow_start(order_id)
+            if started is not None and started.is_running:
+                # Temporal accepts 2,000 updates of one workflow.
+                raise errors.Overloaded("this order has received too many requests") from error
             raise await self._no_running_order(order_id) from error
         except WorkflowUpdateFailedError as error:
-            if isinstance(error.cause, ApplicationError) and error.cause.type in messages.UNACCEPTABLE:
-                raise errors.RequestMalformed(error.cause.message) from error
+            if isinstance(error.cause, ApplicationError):
+                if error.cause.type in messages.UNACCEPTABLE:
+                    raise errors.RequestMalformed(error.cause.message) from error
+                if error.cause.type == messages.TOO_MANY_REQUESTS:
+                    raise errors.Overloaded(error.cause.message) from error
             # The workflow ended before it processed the update.
             raise await self._no_running_order(order_id) from error
         if result.is_outdated:
@@ -222,45 +216,6 @@ class OrderService:
         if not result.accepted:
             raise errors.TooLate(result.message)
         return result
-
-    async def _execute_update(
-        self, order_id: str, request: Request, update_id: str | None
-    ) -> messages.RequestResult:
-        try:
-            with temporal_errors():
-                return await while_available(
-                    self._update_when_ready(order_id, request, update_id),
-                    self._database,
-                    self._client,
-                    seconds=UPDATE_TIMEOUT.total_seconds(),
-                )
-        except errors.DatabaseError as error:
-            raise type(error)(f"{error} The order may still process the request.") from error
-        except (TimeoutError, RPCTimeoutOrCancelledError) as error:
-            raise errors.ServiceUnavailable(
-                "no worker has responded for the order; it may still process the request"
-            ) from error
-
-    async def _update_when_ready(
-        self, order_id: str, request: Request, update_id: str | None
-    ) -> messages.RequestResult:
-        """Execute the update, and retry while the server rejects it because a workflow task has failed."""
-        handle = self._client.get_workflow_handle(messages.order_workflow_id(order_id))
-        while True:
-            try:
-                result: messages.RequestResult = await handle.execute_update(
-                    _UPDATES[type(request)],
-                    request,
-                    id=update_id,
-                    result_type=messages.RequestResult,
-                    rpc_timeout=UPDATE_TIMEOUT,
-                )
-            except RPCError as error:
-                if not is_not_ready(error):
-                    raise
-                await asyncio.sleep(NOT_READY_PAUSE_SECONDS)
-            else:
-                return result
 
     async def _no_running_order(self, order_id: str) -> errors.OrderUnknown | errors.TooLate:
         """Return the error for an order without a running workflow."""

@@ -112,6 +112,7 @@ _STATUSES: dict[type[Exception], int] = {
     errors.RequestMalformed: 422,
     errors.Overloaded: 429,
     errors.ServiceUnavailable: 503,
+    errors.TemporalBusy: 429,
     errors.PayloadUnreadable: 503,
 }
 """Status codes of error classes and of their subclasses. Any other error is a 500."""
@@ -124,8 +125,8 @@ def status_of(error: Exception) -> int:
 
 async def _on_order_system_error(request: Request, error: Exception) -> JSONResponse:
     status, detail, headers = status_of(error), str(error), None
-    if isinstance(error, errors.Overloaded):
-        headers = {"Retry-After": str(error.retry_after_seconds)}
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        headers = {"Retry-After": str(getattr(error, "retry_after_seconds", RETRY_AFTER_SECONDS))}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         log.warning("service unavailable", path=request.url.path, error=detail, cause=repr(error.__cause__))
     if isinstance(error, errors.PayloadUnreadable):
@@ -158,14 +159,15 @@ _MEANINGS = {
     415: "The Content-Type of the body is not application/json.",
     421: "Without an API key, only requests to 127.0.0.1 and localhost are accepted.",
     422: "The request is malformed; `errors` names the fields.",
-    429: "Too many orders are in flight, or too many reports are running. Retry after Retry-After seconds.",
+    429: "Too many active orders, requests about one order or running reports, or a limit of Temporal is "
+    "reached. Retry after Retry-After seconds.",
     503: "PostgreSQL or Temporal is unavailable. Retry after Retry-After seconds.",
 }
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the error responses of a route for OpenAPI. Every route has 401, 403, 421, 422 and 503; 413 adds
-    415, the other error of a route with a body."""
+    """Return the error responses of a route for OpenAPI. Every route has 401, 403, 421, 422, 429 and 503;
+    413 adds 415, the other error of a route with a body."""
     if 413 in statuses:
         statuses += (415,)
     return {
@@ -178,7 +180,7 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
             if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
             else {}
         )
-        for status in sorted({*statuses, 401, 403, 421, 422, 503})
+        for status in sorted({*statuses, 401, 403, 421, 422, 429, 503})
     }
 
 

@@ -1,7 +1,7 @@
 """REST API: cancel, address change, approval and rejection of running orders."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import httpx
 import pytest
@@ -85,6 +85,23 @@ def test_an_address_change_names_the_version_that_it_replaces(live: LiveApi) -> 
     for invalid in (0, -1, 2**31, "1", 1.5, True):
         rejected = live.signal(order_id, "update-address", **change | {"address_version": invalid})
         assert is_problem(rejected, 422)
+
+
+def test_many_simultaneous_requests_about_one_order_are_all_carried_out(live: LiveApi) -> None:
+    order_id = live.start(review="manual")
+    live.in_state(order_id, "in_review")
+
+    def change(number: int) -> int:
+        address = asdict(replace(OTHER_ADDRESS, street=f"{number} Main Street"))
+        return live.signal(
+            order_id, "update-address", new_address=address, updated_by=f"customer {number}"
+        ).status_code
+
+    with ThreadPoolExecutor(40) as threads:
+        assert list(threads.map(change, range(40))) == [200] * 40
+    accepted = [event for event in live.history(order_id) if event["kind"] == "signal"]
+    assert len(accepted) == 40
+    live.signal(order_id, "cancel", reason="end of the test", cancelled_by="tester")
 
 
 def test_an_approval_is_accepted_once(live: LiveApi) -> None:

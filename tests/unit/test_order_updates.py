@@ -1,21 +1,35 @@
-"""Sending an update to a workflow that is not ready."""
+"""Updates that Temporal rejects or aborts for a short time, and their number per order."""
 
+import asyncio
+from collections import Counter
+from datetime import timedelta
 from typing import Any, cast
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from temporalio.api.common.v1 import GrpcStatus
 from temporalio.api.errordetails.v1 import WorkflowNotReadyFailure
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from db.database import Database
 from db.domain import State
-from orchestrator.api import order_service
+from orchestrator import errors, messages
+from orchestrator.api import order_updates
 from orchestrator.api.admission import Admission
 from orchestrator.api.order_service import OrderService
+from orchestrator.api.order_updates import SIMULTANEOUS_UPDATES, OrderUpdates
 from orchestrator.messages import CancelOrder, RequestResult
 from orchestrator.settings import Settings
+
+CANCEL = CancelOrder("not wanted", "anna")
+ACCEPTED = RequestResult(True, "the order is being cancelled", State.RECEIVED)
+NO_DATABASE = cast(Database, None)
+
+
+def rejected(status: RPCStatusCode) -> RPCError:
+    return RPCError("rejected", status, b"")
 
 
 def not_ready() -> RPCError:
@@ -27,24 +41,114 @@ def not_ready() -> RPCError:
 
 
 class FakeTemporal:
-    """A client with one workflow, and its handle."""
+    """A client with workflows that return or raise `results`, the last one again and again. An update takes
+    `seconds`."""
 
-    def __init__(self, *results: RPCError | RequestResult) -> None:
+    def __init__(self, *results: Exception | RequestResult, seconds: float = 0.0) -> None:
         self._results = list(results)
+        self._seconds = seconds
+        self.running: Counter[str] = Counter()
+        self.most_running: Counter[str] = Counter()
+        self.update_ids: list[str] = []
 
-    def get_workflow_handle(self, _workflow_id: str) -> "FakeTemporal":
-        return self
+    def get_workflow_handle(self, workflow_id: str) -> "FakeHandle":
+        return FakeHandle(self, workflow_id)
 
-    async def execute_update(self, _name: str, _request: object, **_options: Any) -> RequestResult:
-        result = self._results.pop(0)
-        if isinstance(result, RPCError):
+    async def update(self, workflow_id: str, update_id: str) -> RequestResult:
+        self.update_ids.append(update_id)
+        self.running[workflow_id] += 1
+        self.most_running[workflow_id] = max(self.most_running[workflow_id], self.running[workflow_id])
+        await asyncio.sleep(self._seconds)
+        self.running[workflow_id] -= 1
+        result = self._results.pop(0) if len(self._results) > 1 else self._results[0]
+        if isinstance(result, Exception):
             raise result
         return result
 
 
-async def test_an_update_is_retried_while_the_workflow_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(order_service, "NOT_READY_PAUSE_SECONDS", 0.0)
-    accepted = RequestResult(True, "the order is being cancelled", State.RECEIVED)
-    temporal, database = FakeTemporal(not_ready(), not_ready(), accepted), cast(Database, None)
-    service = OrderService(Settings(), database, cast(Client, temporal), Admission(Settings(), database))
-    assert await service.send_request("o", CancelOrder("not wanted", "anna")) == accepted
+class FakeHandle:
+    def __init__(self, temporal: FakeTemporal, workflow_id: str) -> None:
+        self._temporal, self._workflow_id = temporal, workflow_id
+
+    async def execute_update(self, _name: str, _request: object, **options: Any) -> RequestResult:
+        return await self._temporal.update(self._workflow_id, options["id"])
+
+
+def updates_of(temporal: FakeTemporal) -> OrderUpdates:
+    return OrderUpdates(cast(Client, temporal), NO_DATABASE)
+
+
+@pytest.fixture(autouse=True)
+def _short_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order_updates, "RETRY_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(order_updates, "UPDATE_TIMEOUT", timedelta(seconds=0.9))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [not_ready(), rejected(RPCStatusCode.UNAVAILABLE), rejected(RPCStatusCode.RESOURCE_EXHAUSTED)],
+    ids=["not ready", "aborted", "too many"],
+)
+async def test_an_update_that_temporal_did_not_process_is_repeated_with_the_same_id(error: RPCError) -> None:
+    temporal = FakeTemporal(error, error, ACCEPTED)
+    assert await updates_of(temporal).execute("o", CANCEL, None) == ACCEPTED
+    assert len(temporal.update_ids) == 3
+    assert len(set(temporal.update_ids)) == 1
+
+
+async def test_simultaneous_requests_about_one_order_wait_for_each_other() -> None:
+    temporal = FakeTemporal(ACCEPTED, seconds=0.001)
+    updates = updates_of(temporal)
+    results = await asyncio.gather(*(updates.execute("o", CANCEL, None) for _ in range(80)))
+    assert results == [ACCEPTED] * 80
+    assert temporal.most_running["order-o"] == SIMULTANEOUS_UPDATES
+    assert len(set(temporal.update_ids)) == 80
+
+
+async def test_requests_about_one_order_do_not_delay_those_about_another() -> None:
+    temporal = FakeTemporal(ACCEPTED, seconds=0.3)
+    updates = updates_of(temporal)
+    busy = [asyncio.create_task(updates.execute("busy", CANCEL, None)) for _ in range(30)]
+    await asyncio.sleep(0)
+    assert await updates.execute("other", CANCEL, None) == ACCEPTED
+    outcomes = await asyncio.gather(*busy, return_exceptions=True)
+    # Most of the busy order's requests were not sent in time.
+    unsent = [outcome for outcome in outcomes if isinstance(outcome, errors.Overloaded)]
+    assert len(unsent) >= len(outcomes) / 2
+    assert all("at the same time" in str(error) for error in unsent)
+
+
+@pytest.mark.parametrize(
+    ("temporal", "expected", "message"),
+    [
+        (
+            FakeTemporal(rejected(RPCStatusCode.RESOURCE_EXHAUSTED)),
+            errors.Overloaded,
+            "too many requests about this order",
+        ),
+        (
+            FakeTemporal(rejected(RPCStatusCode.UNAVAILABLE)),
+            errors.TemporalUnavailable,
+            "Temporal has not processed the request in time; the order may still process it",
+        ),
+        (
+            FakeTemporal(ACCEPTED, seconds=10),
+            errors.ServiceUnavailable,
+            "no worker has responded for the order; it may still process the request",
+        ),
+    ],
+    ids=["too many", "aborted", "no worker"],
+)
+async def test_an_update_that_is_not_processed_in_time_names_its_cause(
+    temporal: FakeTemporal, expected: type[Exception], message: str
+) -> None:
+    with pytest.raises(expected, match=message):
+        await updates_of(temporal).execute("o", CANCEL, None)
+
+
+async def test_an_order_with_too_many_requests_is_overloaded() -> None:
+    failure = ApplicationError("this order has received 200 requests", type=messages.TOO_MANY_REQUESTS)
+    client = cast(Client, FakeTemporal(WorkflowUpdateFailedError(failure)))
+    service = OrderService(Settings(), NO_DATABASE, client, Admission(Settings(), NO_DATABASE))
+    with pytest.raises(errors.Overloaded, match="200 requests"):
+        await service.send_request("o", CANCEL)

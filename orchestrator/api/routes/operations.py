@@ -34,7 +34,7 @@ log = structlog.get_logger()
 @router.get(
     "/latency.csv",
     response_class=Response,
-    responses=error_responses(429) | as_text("text/csv", "One row for each finished order."),
+    responses=error_responses() | as_text("text/csv", "One row for each finished order."),
 )
 async def latency_csv(query: Annotated[requests.LatencyQuery, Query()], context: Ctx) -> Response:
     """Return one row for each finished order, oldest first. Durations are whole milliseconds; `completion_ms`
@@ -76,7 +76,7 @@ class _CsvResponse(StreamingResponse):
             await self._rest.aclose()
 
 
-@router.get("/latency", responses=error_responses(429))
+@router.get("/latency", responses=error_responses())
 async def latency(
     query: Annotated[requests.LatencyQuery, Query()], context: Ctx
 ) -> responses.LatencyResponse:
@@ -93,7 +93,7 @@ def _selected(query: requests.LatencyQuery) -> LatencyFilter:
     return LatencyFilter(query.run_id, query.since, query.until)
 
 
-@router.get("/audit", responses=error_responses(404, 429))
+@router.get("/audit", responses=error_responses(404))
 async def audit(query: Annotated[requests.AuditQuery, Query()], context: Ctx) -> responses.AuditResponse:
     """Compare the order database, the provider ledger and Temporal's workflows. Takes up to minutes."""
     async with context.report_limiter.slot(Report.AUDIT if query.run_id is None else Report.RUN_AUDIT):

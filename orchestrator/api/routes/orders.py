@@ -10,7 +10,8 @@ from db.domain import SAMPLE_ITEMS, Item, ReviewMode, State, Step
 from db.read_models import order_details
 from orchestrator import messages
 from orchestrator.api.context import Context, Ctx
-from orchestrator.api.order_service import Request, start_request_id
+from orchestrator.api.order_service import start_request_id
+from orchestrator.api.order_updates import Request
 from orchestrator.api.problem_details import error_responses
 from orchestrator.api.schemas import requests, responses
 from orchestrator.api.schemas.pagination import cursor_of, parse_cursor
@@ -25,7 +26,7 @@ OrderIdPath = Annotated[requests.OrderId, Path(description="1 to 64 letters, dig
 
 @router.post(
     "/{order_id}/start",
-    responses=error_responses(409, 413, 429),
+    responses=error_responses(409, 413),
     summary="Start an order",
 )
 async def start(
