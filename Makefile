@@ -13,10 +13,10 @@ ARGS ?=
 # Settings of other programs must not break the environment or the commands. pip keeps those of its index.
 PIP_INDEX := PIP_CONFIG_FILE PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_NO_INDEX PIP_FIND_LINKS PIP_TRUSTED_HOST PIP_PROXY \
 	PIP_CERT PIP_CLIENT_CERT PIP_KEYRING_PROVIDER PIP_NO_INPUT PIP_CACHE_DIR PIP_NO_CACHE_DIR PIP_TIMEOUT \
-	PIP_DEFAULT_TIMEOUT PIP_RETRIES
+	PIP_DEFAULT_TIMEOUT PIP_RETRIES PIP_USE_FEATURE PIP_USE_DEPRECATED
 unexport $(filter-out $(PIP_INDEX),$(filter PIP_%,$(.VARIABLES))) $(filter-out PYTHON,$(filter PYTHON%,$(.VARIABLES)))
 # A configuration file of pip can set the same.
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-user --target= --prefix="$$(cd "$(VENV)" && pwd)"
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-user --target=
 
 .PHONY: help setup up down demo test proofs browser lint format bench loadbench chaos fuzz machines overload soak alerts requirements
 

@@ -66,7 +66,7 @@ def test_settings_of_pip_and_python_do_not_break_the_environment(checkout: Path,
         (checkout / ".venv" / name).touch()
     elsewhere = tmp_path / "elsewhere"
     config = tmp_path / "pip.conf"
-    config.write_text(f"[install]\nuser = true\ntarget = {elsewhere}\n[global]\nprefix = {elsewhere}\n")
+    config.write_text(f"[install]\nuser = true\n[global]\ntarget = {elsewhere}\n")
     done = make_setup(
         checkout,
         PIP_USER="1",
