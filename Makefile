@@ -18,7 +18,7 @@ unexport $(filter-out $(PIP_INDEX),$(filter PIP_%,$(.VARIABLES))) $(filter-out P
 # A configuration file of pip can set the same.
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-user --target=
 
-.PHONY: help setup up down demo test proofs browser lint format bench loadbench chaos fuzz machines overload soak alerts requirements
+.PHONY: help setup up down demo test proofs browser lint format bench loadbench chaos fuzz machines overload soak alerts compose-proof requirements
 
 help:
 	@echo "make up        start the stack; Ctrl-C stops it"
@@ -35,6 +35,7 @@ help:
 	@echo "make machines  cut the network of every component in turn (root only)"
 	@echo "make overload  60 s above the capacity: rejected starts, kept limit, recovery, memory"
 	@echo "make soak      30 minutes at 6 orders per second: late orders, memory; ARGS='--minutes 5'"
+	@echo "make compose-proof  build the images and run docker-compose.yml in a Docker engine (root only)"
 	@echo "make fuzz      send valid and invalid requests, generated from the OpenAPI document"
 	@echo "make setup     create the virtual environment"
 
@@ -124,6 +125,9 @@ overload: setup
 
 soak: setup
 	@$(BIN)/python -m loadtest.proofs.soak $(ARGS)
+
+compose-proof: setup
+	@$(BIN)/python -m tests.compose $(ARGS)
 
 fuzz: setup
 	@$(BIN)/python -m tests.fuzz $(ARGS)

@@ -158,7 +158,7 @@ def file_of_volume(service: Service, path: str) -> Path:
     for volume in SERVICES["configuration"].definition["volumes"]:
         source, target, *_ = volume.split(":")
         if target.endswith(f"/{name}") and target in SERVICES["configuration"].command:
-            return PROJECT_ROOT / source
+            return PROJECT_ROOT / str(source)
     raise LookupError(f"{service.name} has no {path}")
 
 

@@ -20,7 +20,7 @@ APPS = {"orchestrator": orders, "loadtest": load_tests}
 ARGUMENTS = r"((?:[^`#|;&>)\n\\]|\\\n)*)"
 MODULE_COMMAND = re.compile(r"python -m ([a-z_.]+)" + ARGUMENTS)
 ORDERS_COMMAND = re.compile(r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*orders" + ARGUMENTS, re.MULTILINE)
-MAKE_COMMAND = re.compile(r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*make ([a-z]+)", re.MULTILINE)
+MAKE_COMMAND = re.compile(r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*make ([a-z-]+)", re.MULTILINE)
 
 
 def code(page: Path) -> str:
@@ -70,11 +70,11 @@ def test_commands_and_options_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_targets_of_make_exist(page: Path) -> None:
-    targets = re.findall(r"^([a-z]+):", (PROJECT_ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (PROJECT_ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(MAKE_COMMAND.findall(code(page))) <= set(targets)
 
 
 def test_every_target_of_make_is_documented() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (PROJECT_ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (PROJECT_ROOT / "Makefile").read_text(), re.MULTILINE))
     documented = {target for page in PAGES for target in MAKE_COMMAND.findall(code(page))}
     assert targets <= documented | {"help"}
