@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 from dashboard import sign_in
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.rest_client import CertificateRejected
-from orchestrator.security import role_cache, sessions
+from orchestrator.security import keyless_access, role_cache, sessions
 from orchestrator.security.key_hashing import Role
 from orchestrator.settings import Settings
 
@@ -73,6 +73,25 @@ async def test_without_keys_only_loopback_requests_have_access(roles):
         assert (await client.get("/", headers={"Host": "orders.example"})).text == SECRET, "through a proxy"
     async with browser(middleware(bind_address="0.0.0.0")) as client:
         assert (await client.get("/")).status_code == 401
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via"])
+async def test_without_keys_a_forwarded_request_has_no_access(roles, header):
+    roles[None] = Role.CHAOS
+    async with browser(middleware()) as client:
+        local = {"Host": "127.0.0.1:8501"}
+        rejected = await client.get("/", headers=local | {header: "192.0.2.1"})
+        assert (rejected.status_code, SECRET in rejected.text) == (401, False)
+        assert "the request came through a proxy" in rejected.text
+        await client.post("/login", data={"key": "good-key"})
+        assert (await client.get("/", headers=local | {header: "192.0.2.1"})).text == SECRET
+
+
+async def test_without_keys_a_page_of_a_proxy_without_headers_is_closed(roles, monkeypatch):
+    roles[None] = Role.CHAOS
+    monkeypatch.setattr(keyless_access, "request_refusal", lambda _scope: None)
+    monkeypatch.setattr(keyless_access, "connection_comes_from_proxy", lambda _scope: True)
+    assert await websocket_messages(middleware(), "", roles, revoke_after=99) == ["websocket.close"]
 
 
 async def test_nobody_has_access_while_the_api_is_down(monkeypatch):
