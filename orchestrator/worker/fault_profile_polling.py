@@ -1,7 +1,6 @@
 """Keeps a worker's fault injector at the active fault profile, which the order database stores."""
 
 import asyncio
-from contextlib import suppress
 
 import structlog
 
@@ -20,11 +19,14 @@ log = structlog.get_logger()
 
 
 async def load_fault_profile(database: Database, injector: FaultInjector) -> None:
-    """Set the active profile; return without it if the database stays unavailable."""
-    with suppress(TimeoutError):
+    """Set the active profile; return without it if it cannot be read in time."""
+    try:
         async with asyncio.timeout(FIRST_PROFILE_TIMEOUT_SECONDS):
             while not await _read(database, injector):  # noqa: ASYNC110
                 await asyncio.sleep(POLL_SECONDS)
+    except Exception as error:
+        # `poll_fault_profile` continues; the worker can start.
+        log.warning("fault profile is unknown at the start", error=repr(error))
 
 
 async def poll_fault_profile(database: Database, injector: FaultInjector) -> None:

@@ -14,7 +14,6 @@ from uuid import uuid4
 import structlog
 from temporalio.client import Client
 from temporalio.runtime import Runtime
-from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from db.database import Database
@@ -202,12 +201,15 @@ async def _watch_cluster(client: Client, temporal: TemporalNamespace) -> None:
     this worker were about the former one."""
     while True:
         await asyncio.sleep(CLUSTER_CHECK_SECONDS)
-        with suppress(ServiceUnavailable, RPCError):
+        try:
             current = await temporal_namespace(client)
-            if current != temporal:
-                raise TemporalReplaced(
-                    f"The Temporal server is cluster {current.cluster_id}; it was {temporal.cluster_id}."
-                )
+        except Exception as error:
+            log.warning("the Temporal cluster cannot be checked", error=repr(error))
+            continue
+        if current != temporal:
+            raise TemporalReplaced(
+                f"The Temporal server is cluster {current.cluster_id}; it was {temporal.cluster_id}."
+            )
 
 
 async def _connect(settings: Settings, identity: str, runtime: Runtime, tracing: Tracing | None) -> Client:

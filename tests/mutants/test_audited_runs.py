@@ -14,6 +14,7 @@ from temporalio.client import Client
 from db import runs
 from db.database import Database
 from db.domain import ReviewMode, State
+from db.orders import OrderRepository
 from orchestrator.audit import audit, temporal_comparison
 from orchestrator.audit.workflow_list import CLOSED, MAX_CLOCK_SKEW, RUNNING, list_filter
 from orchestrator.errors import ExitCode, RunUnknown
@@ -22,6 +23,7 @@ from orchestrator.messages import ApproveOrder, ReconcileRequest, order_workflow
 from orchestrator.settings import Settings
 from orchestrator.workflows.order import OrderWorkflow
 from tests.command_line import CommandLine
+from tests.orders import TEMPORAL, OrderDriver, new_order
 from tests.shop import POLL_SECONDS, VISIBLE_SECONDS, Shop, open_shop
 
 TASK_COMPLETED = "workflow_task_completed_event_attributes"
@@ -208,6 +210,29 @@ async def test_a_reset_workflow_is_not_a_second_one(
     report = await audit(pool, client, shop.run_id)
     assert (report.violations, report.finished, report.workflows_checked) == ([], 1, 2)
     assert report.uncompared == 0
+
+
+async def test_an_order_of_another_cluster_is_checked_without_its_workflow(
+    client: Client, pool: Database
+) -> None:
+    driver = OrderDriver(OrderRepository(pool, "worker-1", TEMPORAL), pool)
+    run_id = f"elsewhere-{uuid4().hex[:8]}"
+    await driver.carry_to(State.CANCELLED, new_order(run_id=run_id))
+    async with asyncio.timeout(temporal_comparison.LISTING_SECONDS):
+        report = await audit(pool, client, run_id)
+    assert (report.finished, report.uncompared) == (1, 0)
+
+
+async def test_workflows_of_another_task_queue_are_not_part_of_the_audit(
+    client: Client, pool: Database
+) -> None:
+    shop = shop_without_workers("neighbor", client, pool)
+    handle = await shop.place(shop.order("ended"))
+    await handle.terminate("by an operator")
+    await shop.until_visible([handle])
+    assert (await audit(pool, client, shop.run_id)).workflows_checked == 1
+    with pytest.raises(RunUnknown):
+        await audit(pool, client, shop.run_id, task_queue="our-tq")
 
 
 async def test_the_audit_waits_for_workflows_that_are_not_listed_and_counts_them(

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -161,6 +162,31 @@ async def test_the_pause_after_failures_grows_and_is_limited(monkeypatch: pytest
     assert pauses == [1.0, 2.0, 4.0, 5.0, 5.0]
 
 
+@pytest.mark.usefixtures("no_pause")
+async def test_an_unwritable_liveness_file_does_not_end_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    touches = 0
+    continued = asyncio.Event()
+
+    async def fail(_file: Path) -> None:
+        nonlocal touches
+        touches += 1
+        if touches == 3:
+            continued.set()
+        raise OSError("no space left on device")
+
+    async def serve_until_continued(*_: object) -> None:
+        async with asyncio.timeout(5):
+            await continued.wait()
+
+    monkeypatch.setattr(main, "keep_touching", fail)
+    monkeypatch.setattr(main, "_set_up_and_serve", serve_until_continued)
+    monkeypatch.setattr(main.logs, "configure", lambda *_: None)
+    monkeypatch.setattr(asyncio.get_running_loop(), "add_signal_handler", lambda *_: None)
+    with capture_logs():
+        await main.run(Settings(liveness_file=Path("alive")), WorkerKind.ORDER)
+    assert continued.is_set()
+
+
 async def test_a_failed_worker_ends_the_process_with_its_error(
     worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,7 +200,12 @@ async def test_a_failed_worker_ends_the_process_with_its_error(
 
 @pytest.mark.usefixtures("worker")
 async def test_a_worker_ends_when_another_cluster_responds(monkeypatch: pytest.MonkeyPatch) -> None:
-    responses = [TEMPORAL, DatabaseUnavailable(), TemporalNamespace("another", TEMPORAL.name)]
+    responses = [
+        TEMPORAL,
+        DatabaseUnavailable(),
+        LookupError("broken"),
+        TemporalNamespace("another", TEMPORAL.name),
+    ]
 
     async def temporal_namespace(_client: object) -> TemporalNamespace:
         response = responses.pop(0)
@@ -225,6 +256,19 @@ async def test_loading_the_fault_profile_times_out(monkeypatch: pytest.MonkeyPat
     injector = FaultInjector(named_profile("none"))
     await fault_profile_polling.load_fault_profile(DATABASE, injector)
     assert injector.profile.name == "none"
+
+
+async def test_an_unexpected_error_of_the_first_fault_profile_does_not_prevent_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail(_database: Database) -> FaultChange:
+        raise LookupError("broken")
+
+    monkeypatch.setattr(fault_profile_polling.fault_profiles, "current", fail)
+    injector = FaultInjector(named_profile("none"))
+    with capture_logs() as lines:
+        await fault_profile_polling.load_fault_profile(DATABASE, injector)
+    assert [line["event"] for line in lines] == ["fault profile is unknown at the start"]
 
 
 # --- Span export during shutdown ------------------------------------------------------------------------
