@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-from orchestrator.environment import isolate_process
 from orchestrator.settings import Settings, environment_names
+from orchestrator.settings.environment import isolate_process
 from tests import secrets
 
 # Before the test modules import it.

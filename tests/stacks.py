@@ -20,7 +20,7 @@ FOREIGN_VARIABLES = {
     "PGHOST": "127.0.0.1",
     "PGHOSTADDR": "127.0.0.1",
     "PGPORT": "5433",
-    "PGUSER": "nobody",
+    "PGUSER": "other",
     "PGDATABASE": "other",
     "PGSERVICE": "other",
     "PGOPTIONS": "-c search_path=other",

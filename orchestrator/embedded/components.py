@@ -9,8 +9,8 @@ from orchestrator.embedded import postgres, temporal
 from orchestrator.embedded.component import Component, ListeningPort, RunningProcess, Stage
 from orchestrator.embedded.health_checks import HealthChecks
 from orchestrator.embedded.layout import PROJECT_ROOT, Layout
-from orchestrator.environment import SERVER_VARIABLES
 from orchestrator.settings import STACK_MARKER, Settings
+from orchestrator.settings.environment import SERVER_VARIABLES
 
 _LOCUST_STOP_SECONDS = 90
 """Time for a load test to drain and compute its verdict. Without a test, Locust stops immediately."""

@@ -5,9 +5,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from orchestrator.environment import component_environment
 from orchestrator.errors import StackError
 from orchestrator.settings import STACK_MARKER, Settings, environment_names
+from orchestrator.settings.environment import component_environment
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 """The directory of the packages and of the migrations."""

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from orchestrator.embedded.layout import PROJECT_ROOT, packaged_program
-from orchestrator.environment import server_environment
 from orchestrator.errors import StackError
 from orchestrator.settings import Settings
+from orchestrator.settings.environment import server_environment
 from orchestrator.startup.findings import first_line, refuse
 
 if TYPE_CHECKING:

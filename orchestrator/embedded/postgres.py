@@ -14,8 +14,8 @@ import psutil
 
 from orchestrator.embedded.component import Account, Report
 from orchestrator.embedded.layout import Layout
-from orchestrator.environment import server_environment
 from orchestrator.errors import StackError
+from orchestrator.settings.environment import server_environment
 
 VERSION = 18
 

@@ -21,9 +21,9 @@ from orchestrator.embedded.migrations import migrate
 from orchestrator.embedded.orphans import end_orphans
 from orchestrator.embedded.process_table import wait_until_ended
 from orchestrator.embedded.supervisor import SupervisorControl, SupervisorUnavailable
-from orchestrator.environment import isolate_process
 from orchestrator.errors import StackError, TemporalUnavailable
 from orchestrator.settings import Settings
+from orchestrator.settings.environment import isolate_process
 from orchestrator.startup import refuse
 from orchestrator.startup.configuration import configuration_findings
 

@@ -32,9 +32,9 @@ from orchestrator.embedded.layout import Layout, packaged_program
 from orchestrator.embedded.migrations import MIGRATIONS
 from orchestrator.embedded.orphans import end_orphans
 from orchestrator.embedded.stack import Stack
-from orchestrator.environment import server_environment
 from orchestrator.errors import StackError
 from orchestrator.settings import Settings
+from orchestrator.settings.environment import server_environment
 
 SQLITE_BUSY_SECONDS = 10.0
 CHUNK_BYTES = 1 << 20

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 from db.domain import Step
 from orchestrator.deadlines import OrderDeadlines
-from orchestrator.environment import service_links
 from orchestrator.settings import Settings, environment_names
+from orchestrator.settings.environment import service_links
 from orchestrator.startup.findings import Finding
 
 RESERVED_QUEUE_PREFIXES = ("/_sys/", "__temporal", "temporal-sys-")

@@ -1,4 +1,4 @@
-"""Every message on the troubleshooting page is one that the product can print."""
+"""Every message on the troubleshooting pages is one that the product can print."""
 
 import ast
 import re
@@ -35,6 +35,7 @@ def test_every_message_exists() -> None:
     folders = [PROJECT_ROOT / name for name in ("db", "orchestrator", "loadtest", "dashboard")]
     texts = {text for folder in folders for file in folder.rglob("*.py") for text in literals(file)}
     texts.update(makefile_messages())
-    messages = [CODE.findall(cells[0])[0] for cells in rows((DOCS / "troubleshooting.md").read_text())]
+    pages = [(DOCS / name).read_text() for name in ("troubleshooting.md", "troubleshooting-start.md")]
+    messages = [CODE.findall(cells[0])[0] for page in pages for cells in rows(page)]
     assert len(messages) >= 40
     assert [message for message in messages if not any(message in text for text in texts)] == []

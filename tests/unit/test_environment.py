@@ -7,9 +7,9 @@ import pytest
 from psycopg.pq import Conninfo
 
 from orchestrator.embedded.layout import stack_environment
-from orchestrator.environment import server_environment
 from orchestrator.errors import SettingsError
 from orchestrator.settings import Settings
+from orchestrator.settings.environment import server_environment
 
 LIBPQ_VARIABLES = [option.envvar.decode() for option in Conninfo.get_defaults() if option.envvar]
 

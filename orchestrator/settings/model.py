@@ -1,9 +1,4 @@
-"""Settings, read once from the environment and `.env`, then passed to every component.
-
-No other module reads settings from the environment, except the Temporal SDK: `temporalio.envconfig` reads
-`TEMPORAL_API_KEY`, `TEMPORAL_TLS*` and profiles when a client connects to an external server.
-`orchestrator.environment` handles variables of other programs.
-"""
+"""The settings, their defaults and their checks."""
 
 import hashlib
 import os
@@ -25,10 +20,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from orchestrator.environment import is_service_link, isolate_process, reject_conflicts
 from orchestrator.errors import SettingsError
 from orchestrator.security.key_hashing import is_token
 from orchestrator.security.payload_keys import PayloadKeys
+from orchestrator.settings.environment import is_service_link, isolate_process, reject_conflicts
 
 _URL = "a URL like http://HOST:PORT"
 _NAME = "1 to 64 letters, digits, '-', '_'"
@@ -284,7 +279,7 @@ class Settings(BaseSettings):
         """Reject a malformed URL here: libpq's error message would quote parts of the password."""
         if text is not None:
             # A late import: every command loads the settings, and few need psycopg.
-            from db.connection_url import problem_of
+            from orchestrator.settings.database_url import problem_of
 
             text = text.strip()
             problem = problem_of(text)
