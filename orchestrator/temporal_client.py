@@ -1,5 +1,6 @@
 """The connection to Temporal, configured by the SDK's own environment variables and profiles."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -78,6 +79,11 @@ def connection(settings: Settings) -> ClientConnectConfig:
         # Further lines quote the file, which can have a key. So would a traceback with the cause.
         reason = str(error).partition("\n")[0]
         raise SettingsError(f"Temporal's client configuration cannot be read: {reason}") from None
+    except OSError as error:
+        raise SettingsError(
+            f"User {os.geteuid()} cannot read {error.filename} of Temporal's client configuration: "
+            f"{error.strerror}; correct the path, or the owner and mode of the file"
+        ) from None
     if (key := config.get("api_key")) is not None:
         config["api_key"] = key.strip()
         if not is_token(config["api_key"]):

@@ -125,3 +125,12 @@ def test_a_text_that_no_key_of_temporal_can_be_is_refused(monkeypatch: pytest.Mo
     with pytest.raises(SettingsError, match="TEMPORAL_API_KEY, or api_key of the profile") as refused:
         connection(Settings(temporal_address="other.invalid:7233"))
     assert "secret" not in str(refused.value)
+
+
+def test_a_client_key_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = tmp_path / "client.key"
+    monkeypatch.setenv("TEMPORAL_TLS_CLIENT_CERT_PATH", __file__)
+    monkeypatch.setenv("TEMPORAL_TLS_CLIENT_KEY_PATH", str(key))
+    settings = Settings(_env_file=None, temporal_address="temporal.invalid:7233")  # type: ignore[call-arg]
+    with pytest.raises(SettingsError, match=rf"User \d+ cannot read {key} .*: No such file or directory; "):
+        connection(settings)
