@@ -6,6 +6,8 @@ raises DatabaseError.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -22,6 +24,9 @@ SILENT_SECONDS = 120.0
 """A run counts as aborted when it has started no order for its drain time plus this time."""
 
 DISTURBANCE_RETRY_SECONDS = 0.25
+
+START_LOCK_MS = 60_000
+"""The start of a load test calls the API four times, each for at most 17 s."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,17 @@ def run_id_exists(url: str, run_id: str) -> bool:
     with connect(url, _APPLICATION) as connection:
         row = connection.execute(_SQL["run_id_exists"], {"run_id": run_id}).fetchone()
     return row is not None and bool(row["found"])
+
+
+@contextmanager
+def one_start_at_a_time(url: str) -> Iterator[None]:
+    """Hold a lock while a load test checks other runs, sets the fault profile and is stored.
+
+    Raises LockTimeout if another start holds it for too long.
+    """
+    with connect(url, _APPLICATION) as connection, connection.transaction():
+        connection.execute(_SQL["lock_starts"], {"lock_timeout_ms": str(START_LOCK_MS)})
+        yield
 
 
 def run_that_set_faults(url: str, since: str) -> str | None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from db import runs
 from loadtest.generator.api_client import ApiClient, CertificateRejected
 from loadtest.options import RunOptions
-from orchestrator.errors import ServiceUnavailable, UsageError
+from orchestrator.errors import LockTimeout, ServiceUnavailable, UsageError
 from orchestrator.security.key_hashing import Role
 
 
@@ -64,6 +64,8 @@ def used_run_id(run_id: str) -> UsageError:
 def require_database() -> Iterator[None]:
     try:
         yield
+    except LockTimeout:
+        raise UsageError("Another load test is starting and has not begun. Try again shortly.") from None
     except ServiceUnavailable:
         raise UsageError(
             "The database that stores runs is not responding. Is the stack up, and is DATABASE_URL right?"

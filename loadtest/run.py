@@ -15,7 +15,7 @@ from db.read_models.stored_runs import RunTimes
 from loadtest.chaos.disturbance_impact import impact_of
 from loadtest.chaos.fault_profile import FaultProfile
 from loadtest.chaos.runner import DisturbanceRunner
-from loadtest.generator.api_client import ApiClient
+from loadtest.generator.api_client import ApiClient, NoResponse
 from loadtest.generator.arrivals import planned_orders
 from loadtest.generator.generators import GRACE_SECONDS, POLL_SECONDS, LoadGenerators
 from loadtest.generator.recording import Ending, Tally
@@ -97,8 +97,7 @@ class Run:
             raise used_run_id(self.options.run_id)
         check_api(self._api, self._api_url)
         check_role(look_up_role(self._api_url, self._api_key), self.options)
-        faults_since = None if self.options.faults is None else self._faults.active()["since"]
-        check_stored_runs(self._database_url, self.options, faults_since)
+        self._check_stored_runs()
         self._disturbances.prepare()
 
     def begin(self) -> None:
@@ -106,12 +105,32 @@ class Run:
 
         Raises UsageError if the run id was used, or a component became unavailable, since `check`.
         """
-        try:
-            self._faults.begin(self.options)
-        except ServiceUnavailable as error:
-            raise UsageError(f"The run did not begin: {error}") from None
         # Before the start of the run, since it runs git.
         commit_hash = commit()
+        with require_database(), runs.one_start_at_a_time(self._database_url):
+            try:
+                # Another run may have started since `check`.
+                self._check_stored_runs()
+                self._faults.begin(self.options)
+            except NoResponse as error:
+                raise UsageError(f"The run did not begin: {error}") from None
+            self._open(commit_hash)
+        self._generators.begin(self.options, self._api_url, self._api_key)
+        if self._is_stopped:
+            # The run was stopped before the generators existed.
+            self._stopped_after = 0.0
+            self._generators.stop()
+            return
+        self._disturbances.begin()
+        self._watching = [gevent.spawn(self._outages.watch)]
+        if self.options.abort_on_breach:
+            self._watching.append(gevent.spawn(self._stop_on_breach))
+
+    def _check_stored_runs(self) -> None:
+        faults_since = None if self.options.faults is None else self._faults.active()["since"]
+        check_stored_runs(self._database_url, self.options, faults_since)
+
+    def _open(self, commit_hash: str | None) -> None:
         self._started_at, self._began = datetime.now(UTC), time.monotonic()
         options = self.options.to_json()
         self._new_run = runs.NewRun(
@@ -125,19 +144,8 @@ class Run:
             commit_hash=commit_hash,
             machine=machine(),
         )
-        with require_database():
-            if not runs.open_run(self._database_url, self._new_run):
-                raise used_run_id(self.options.run_id)
-        self._generators.begin(self.options, self._api_url, self._api_key)
-        if self._is_stopped:
-            # The run was stopped before the generators existed.
-            self._stopped_after = 0.0
-            self._generators.stop()
-            return
-        self._disturbances.begin()
-        self._watching = [gevent.spawn(self._outages.watch)]
-        if self.options.abort_on_breach:
-            self._watching.append(gevent.spawn(self._stop_on_breach))
+        if not runs.open_run(self._database_url, self._new_run):
+            raise used_run_id(self.options.run_id)
 
     def stop(self) -> None:
         """Stop sending and bring disturbed components back. `finish` must still be called."""

@@ -4,6 +4,9 @@
 select exists (select from runs where run_id = %(run_id)s)
     or exists (select from orders where run_id = %(run_id)s) as found;
 
+-- name: lock_starts
+select set_config('lock_timeout', %(lock_timeout_ms)s, true), pg_advisory_xact_lock(hashtext('start of a load test'));
+
 -- name: run_that_set_faults
 -- A run that has started no order for longer than its drain and its verdict take was aborted.
 select run_id from runs r

@@ -8,6 +8,7 @@ from typing import Any
 import gevent
 import pytest
 
+from loadtest import options
 from loadtest.generator import order_sender
 from loadtest.generator.order_sender import OrderSender
 from loadtest.generator.recording import Tally
@@ -68,3 +69,17 @@ def test_orders_without_a_free_connection_are_skipped_and_counted(
     assert (tally.offered, tally.skipped, len(truth)) == (20, 15, 5)
     assert endings(tally) == {"outcome": 5}
     assert tally.unaccounted == 0, "an order that was never sent is not lost"
+
+
+def test_final_status_requests_end_although_the_api_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "DRAIN_MARGIN_SECONDS", 0.0)
+    monkeypatch.setattr(order_sender, "FINAL_CHECKS", 1)
+    monkeypatch.setattr(order_sender, "FINAL_CHECK_SECONDS", 0.5)
+    with fake_api(Behaviour(unfinished_every=1, stall_at_seconds=1.0, stall_seconds=60.0)) as api:
+        tally, running = start_run(api, rate=20, duration="1s", slo_seconds=0.5, drain_seconds=0.5)
+        running.join(timeout=20)
+        assert running.ready()
+
+    assert tally.offered == 20
+    assert endings(tally)["unknown"] >= 19
+    assert tally.unaccounted == endings(tally)["unknown"]

@@ -239,3 +239,24 @@ def test_a_stop_between_two_orders_ends_the_run_at_once(load_test: LoadTest) -> 
     assert found.code == 0, found.output
     assert found.run["problems"] == []
     assert found.run["offered"] == 1
+
+
+@pytest.mark.parametrize("ids", [(RUN_ID, RUN_ID), (RUN_ID, "second")])
+def test_of_two_runs_that_set_faults_at_once_one_is_refused(
+    load_test: LoadTest, ids: tuple[str, str]
+) -> None:
+    # The checks of both pass before either has set its faults.
+    with fake_api(Behaviour(completion_ms=100, faults_delay_seconds=1.0)) as api:
+        options = (*QUICK, "--faults=assignment", f"--host={api.url}")
+        processes = [load_test.start("run", *options, f"--run-id={run_id}") for run_id in ids]
+        try:
+            found = [
+                load_test.finished(process, run_id) for process, run_id in zip(processes, ids, strict=True)
+            ]
+        finally:
+            for process in processes:
+                end(process)
+        profiles = fault_profiles(api)
+
+    assert sorted(each.code for each in found) == [0, 2], [each.output for each in found]
+    assert profiles == ["assignment", "none"], "of the first run alone"
