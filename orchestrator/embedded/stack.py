@@ -228,7 +228,6 @@ class Stack:
         restarted again and again."""
         # Imported while the servers start: the SDK takes 0.5 s to load.
         from orchestrator.startup.servers import check_servers, run_check
-        from orchestrator.startup.temporal import NAMESPACE_MISSING
 
         not_after = time.monotonic() + EXTERNAL_TEMPORAL_SECONDS
         while True:
@@ -241,10 +240,7 @@ class Stack:
                         f"No Temporal server responds at {address}; start it, or correct TEMPORAL_ADDRESS."
                     ) from None
             else:
-                # A server that has just started has no namespace for a moment.
-                is_missing = any(finding.key == NAMESPACE_MISSING for finding in findings)
-                if not is_missing or time.monotonic() > not_after:
-                    return refuse(findings)
+                return refuse(findings)
             time.sleep(HEALTH_POLL_SECONDS)
 
     def _wait_for(self, awaited: Sequence[Component], checks: HealthChecks, report: Report) -> None:

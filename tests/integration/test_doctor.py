@@ -291,6 +291,20 @@ async def test_a_database_of_a_newer_release_with_overdue_orders(postgres, tmp_p
     assert "late-2" in found["compensation-repeated"]
 
 
+async def test_a_fault_profile_that_an_ended_load_test_left(postgres, tmp_path) -> None:
+    with postgres.fresh_database() as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("insert into fault_changes (profile, seed, rates) values ('slow', 1, '{}')")
+            connection.execute(
+                "insert into runs (run_id, scenario, options, ended_at) select 'run-1', 'mixed',"
+                " jsonb_build_object('faults_since',"
+                """ to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')), now() from fault_changes"""
+            )
+        found = await findings_of(external(tmp_path, url))
+    assert set(found) == UNAVAILABLE | {"faults-left"}
+    assert "run-1" in found["faults-left"]
+
+
 async def test_a_hanging_database_is_unavailable(postgres, tmp_path) -> None:
     with postgres.fresh_database() as url:
         os.kill(postgres.process.pid, signal.SIGSTOP)
