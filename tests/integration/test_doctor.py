@@ -298,7 +298,8 @@ async def test_a_fault_profile_that_an_ended_load_test_left(postgres, tmp_path) 
             connection.execute(
                 "insert into runs (run_id, scenario, options, ended_at) select 'run-1', 'mixed',"
                 " jsonb_build_object('faults_since',"
-                """ to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')), now() from fault_changes"""
+                """ to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')), now()"""
+                " from fault_changes"
             )
         found = await findings_of(external(tmp_path, url))
     assert set(found) == UNAVAILABLE | {"faults-left"}
