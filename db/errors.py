@@ -7,6 +7,7 @@ OrderSystemError
      └─ DatabaseError              PostgreSQL did not run the statement
          ├─ DatabaseUnavailable    no connection, or the connection was lost
          ├─ WrongCredentials       PostgreSQL rejected the user, the password or the database name
+         ├─ DatabaseCertificateRejected   the certificate of PostgreSQL is not valid
          ├─ TooManyConnections     PostgreSQL has no connection slot left
          ├─ PoolExhausted          all connections of this process are in use
          ├─ StatementTimeout       a statement exceeded its timeout
@@ -54,6 +55,10 @@ class DatabaseUnavailable(DatabaseError):
 
 class WrongCredentials(DatabaseError):
     """The database rejected the credentials. Check DATABASE_URL."""
+
+
+class DatabaseCertificateRejected(DatabaseError):
+    """The database's certificate is rejected. Check sslrootcert and sslmode in DATABASE_URL."""
 
 
 class TooManyConnections(DatabaseError):

@@ -8,6 +8,7 @@ import psycopg
 from psycopg_pool import PoolTimeout, TooManyRequests
 
 from db.errors import (
+    DatabaseCertificateRejected,
     DatabaseError,
     DatabaseUnavailable,
     DiskFull,
@@ -60,6 +61,9 @@ _SQLSTATE_OF_CONNECT_MESSAGE: tuple[tuple[str, re.Pattern[str]], ...] = (
 )
 
 
+_CERTIFICATE_MESSAGE = re.compile(r"certificate verify failed|server certificate for|root certificate")
+
+
 def sqlstate_of(error: psycopg.Error) -> str | None:
     """Return the SQLSTATE of an error; for a failed connection attempt, derive it from the message."""
     if error.sqlstate is not None:
@@ -81,7 +85,8 @@ def error_class_of(error: psycopg.Error) -> type[DatabaseError] | type[ValueReje
         return None
     code = sqlstate_of(error)
     if code is None:
-        return DatabaseUnavailable
+        is_certificate = _CERTIFICATE_MESSAGE.search(str(error)) is not None
+        return DatabaseCertificateRejected if is_certificate else DatabaseUnavailable
     return _ERROR_OF_SQLSTATE.get(code) or _ERROR_OF_CLASS.get(code[:2])
 
 

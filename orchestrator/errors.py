@@ -30,6 +30,7 @@ The docstring of a class is its default message.
 
 from enum import IntEnum
 
+from db.errors import DatabaseCertificateRejected as DatabaseCertificateRejected
 from db.errors import DatabaseError as DatabaseError
 from db.errors import DatabaseUnavailable as DatabaseUnavailable
 from db.errors import DiskFull as DiskFull

@@ -1,6 +1,7 @@
 """The connection to Temporal, configured by the SDK's own environment variables and profiles."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -119,6 +120,11 @@ def temporal_errors() -> Iterator[None]:
         raise
     except RuntimeError as error:
         # `Client.connect` and lazy clients raise RuntimeError when they cannot connect.
+        if (rejected := re.search(r"InvalidCertificate\((\w+)", str(error))) is not None:
+            raise TemporalUnavailable(
+                f"the certificate of the Temporal server is rejected: {rejected[1]}; check "
+                "TEMPORAL_TLS_SERVER_CA_CERT_PATH and TEMPORAL_TLS_SERVER_NAME"
+            ) from error
         if "connect" in str(error).lower() or "transport" in str(error).lower():
             raise TemporalUnavailable from error
         raise

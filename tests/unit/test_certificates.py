@@ -12,12 +12,13 @@ import pytest
 from loadtest.generator.api_client import ApiClient
 from loadtest.preflight import check_api
 from orchestrator.cli import run
-from orchestrator.errors import OrderSystemError, UsageError
+from orchestrator.errors import OrderSystemError, TemporalUnavailable, UsageError
 from orchestrator.operations.doctor.machine import check_api as doctor_check_api
 from orchestrator.rest_client import CertificateRejected, RestClient
 from orchestrator.security.certificates import client_context
 from orchestrator.settings import Settings
-from tests.tls import Authority, https_server
+from orchestrator.temporal_client import connect
+from tests.tls import Authority, https_server, postgres_handshakes
 
 VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR")
 
@@ -142,3 +143,34 @@ def test_an_unusable_file_of_authorities_is_named(
 def test_a_rejected_certificate_is_not_an_unavailable_api(url: str) -> None:
     with pytest.raises(CertificateRejected), RestClient(url) as client:
         client.post("/orders/a/start", {})
+
+
+@pytest.mark.parametrize("is_trusted", [False, True])
+def test_a_rejected_certificate_of_the_database_is_named(
+    authority: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    is_trusted: bool,
+) -> None:
+    other_address = authority.issue(authority.file.parent, address="192.0.2.1")
+    root = authority.file if is_trusted else other_address
+    with postgres_handshakes(other_address) as port:
+        url = f"postgresql://orders@127.0.0.1:{port}/orders?sslmode=verify-full&sslrootcert={root}"
+        monkeypatch.setenv("DATABASE_URL", url)
+        assert run(["keys", "list"]) == 1
+    assert "The database's certificate is rejected. Check sslrootcert" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("server_name", "reason"), [(None, "UnknownIssuer"), ("other.example", "NotValidForName")]
+)
+async def test_a_rejected_certificate_of_temporal_is_named(
+    url: str, authority: Authority, monkeypatch: pytest.MonkeyPatch, server_name: str | None, reason: str
+) -> None:
+    monkeypatch.setenv("TEMPORAL_TLS", "true")
+    if server_name is not None:
+        monkeypatch.setenv("TEMPORAL_TLS_SERVER_CA_CERT_PATH", str(authority.file))
+        monkeypatch.setenv("TEMPORAL_TLS_SERVER_NAME", server_name)
+    settings = Settings(temporal_address=url.removeprefix("https://"))
+    with pytest.raises(TemporalUnavailable, match=f"certificate .* is rejected: {reason}"):
+        await connect(settings)
