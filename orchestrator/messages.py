@@ -139,10 +139,13 @@ class OrderRequest:
             errors.append(f"an order must have 1 to {domain.MAX_ORDER_LINES} lines, not {len(self.items)}")
         for number, item in enumerate(self.items, start=1):
             errors += [f"line {number}: {error}" for error in domain.text_errors(sku=item.sku)]
-            if not 1 <= item.quantity <= domain.MAX_QUANTITY:
-                errors.append(f"line {number}: quantity must be 1 to {domain.MAX_QUANTITY}")
-            if not 0 <= item.unit_price_cents <= domain.MAX_UNIT_PRICE_CENTS:
-                errors.append(f"line {number}: unit_price_cents must be 0 to {domain.MAX_UNIT_PRICE_CENTS}")
+            for name, value, minimum, maximum in (
+                ("quantity", item.quantity, 1, domain.MAX_QUANTITY),
+                ("unit_price_cents", item.unit_price_cents, 0, domain.MAX_UNIT_PRICE_CENTS),
+            ):
+                # The converter accepts any JSON number.
+                if type(value) is not int or not minimum <= value <= maximum:
+                    errors.append(f"line {number}: {name} must be a whole number from {minimum} to {maximum}")
         return errors
 
 

@@ -12,6 +12,7 @@ from dashboard.charts.timeline import timeline
 from dashboard.view_models.order_timeline import marks
 from db.domain import State
 from db.read_models.latency import Bucket, Cell, Disturbance, FaultSpan, Plan, Selection, Slice
+from db.read_models.latency_buckets import EDGES_MS
 from tests.dashboard.order_examples import NOON, ORDER_EVENTS, after, order_details
 
 LIMIT_MS = 15_000
@@ -152,6 +153,13 @@ def test_the_heatmap_has_each_count_in_its_cell():
     cells = [Cell(NOON, 4_089, 2), Cell(after(5), 4_089, 1), Cell(after(5), 4_460, 7)]
     (heat,) = over_time.heatmap(cells, TIME_RANGE, LIGHT).data
     assert [list(row) for row in heat.z] == [[2, 1], [None, None], [None, 7]]
+
+
+def test_the_heatmap_draws_the_unbounded_bucket_at_twice_its_lower_edge():
+    longest = EDGES_MS[-2]
+    (heat,) = over_time.heatmap([Cell(NOON, EDGES_MS[-1], 3)], TIME_RANGE, LIGHT).data
+    assert list(heat.y) == [log_seconds(longest), log_seconds(2 * longest)]
+    assert heat.customdata[0][0] == "more than 3840.00 s"
 
 
 def test_the_heatmap_is_empty_where_there_are_no_orders():

@@ -147,6 +147,9 @@ def test_a_stored_address_without_the_new_fields_is_readable():
         (Item("S", 0, 1), "line 1: quantity"),
         (Item("S", -1, 1), "line 1: quantity"),
         (Item("S", MAX_QUANTITY + 1, 1), "line 1: quantity"),
+        # JSON numbers of other Temporal clients.
+        *((Item("S", number, 1), "line 1: quantity") for number in (1.5, True, 1e30, float("nan"))),
+        *((Item("S", 1, number), "line 1: unit_price") for number in (0.5, True, 1e30, float("nan"))),
         (Item("S", 1, -1), "line 1: unit_price_cents"),
         (Item("S", 1, MAX_UNIT_PRICE_CENTS + 1), "line 1: unit_price_cents"),
     ],
