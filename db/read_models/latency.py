@@ -149,7 +149,7 @@ class Disturbance:
 
 
 def plan(reader: ReadOnlyDatabase, selection: Selection) -> Plan | None:
-    """Return how to read a selection, or None when there is no finished order."""
+    """Return how to read a selection, or None when it has no finished order."""
     since, until = selection.since, selection.until
     if selection.run_id is not None:
         row = reader.fetch_one(_SQL["run_span"], {"run_id": selection.run_id})
@@ -162,7 +162,9 @@ def plan(reader: ReadOnlyDatabase, selection: Selection) -> Plan | None:
     earliest = floor(first, 1 if selection.run_id else 60)
     latest = ceiling(last + timedelta(seconds=1), 1 if selection.run_id else 60)
     since = max(since, earliest) if since else earliest
-    until = max(min(until, latest) if until else latest, since + timedelta(seconds=1))
+    until = min(until, latest) if until else latest
+    if since >= until:
+        return None
     if selection.run_id is not None or _max_size(reader, selection, since, until) <= EXACT_ORDERS:
         return Plan(selection, since, until, is_exact=True)
     return Plan(selection, floor(since, 60), ceiling(until, 60), is_exact=False)

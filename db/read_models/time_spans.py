@@ -8,6 +8,7 @@ from db.database import Row
 
 GRAINS = (86_400, 3_600, 60)
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_LAST = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -52,5 +53,5 @@ def floor(moment: datetime, seconds: int) -> datetime:
 
 
 def ceiling(moment: datetime, seconds: int) -> datetime:
-    """Round a time up to a multiple of `seconds`."""
-    return moment + (_EPOCH - moment) % timedelta(seconds=seconds)
+    """Round a time up to a multiple of `seconds`, at most to the last time of the year 9999."""
+    return moment + min((_EPOCH - moment) % timedelta(seconds=seconds), _LAST - moment)

@@ -176,6 +176,17 @@ def test_a_time_equal_to_an_edge_belongs_to_the_lower_bucket(seeded_url, ms, upt
     assert found["upto"] == upto
 
 
+@pytest.mark.parametrize("is_exact", [True, False])
+def test_the_first_and_the_last_time_select_as_no_time_does(seeded, monkeypatch, is_exact):
+    monkeypatch.setattr(latency, "EXACT_ORDERS", 10**9 if is_exact else 0)
+    first, last = (moment.replace(tzinfo=UTC) for moment in (datetime.min, datetime.max))
+    everything = latency.plan(seeded, Selection())
+    assert latency.summary(
+        seeded, latency.plan(seeded, Selection(since=first, until=last))
+    ) == latency.summary(seeded, everything)
+    assert latency.plan(seeded, Selection(since=last)) is latency.plan(seeded, Selection(until=first)) is None
+
+
 def test_spans_cover_an_interval_once_with_the_coarsest_grains():
     since, until = datetime(2026, 5, 1, 22, 58, tzinfo=UTC), datetime(2026, 5, 4, 1, 2, tzinfo=UTC)
     cut = list(spans(since, until))
