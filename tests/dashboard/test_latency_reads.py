@@ -179,7 +179,7 @@ def test_a_time_equal_to_an_edge_belongs_to_the_lower_bucket(seeded_url, ms, upt
 @pytest.mark.parametrize("is_exact", [True, False])
 def test_the_first_and_the_last_time_select_as_no_time_does(seeded, monkeypatch, is_exact):
     monkeypatch.setattr(latency, "EXACT_ORDERS", 10**9 if is_exact else 0)
-    first, last = (moment.replace(tzinfo=UTC) for moment in (datetime.min, datetime.max))
+    first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
     everything = latency.plan(seeded, Selection())
     assert latency.summary(
         seeded, latency.plan(seeded, Selection(since=first, until=last))
