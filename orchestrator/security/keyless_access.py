@@ -96,10 +96,13 @@ def comes_from_proxy(client_port: int, port: int) -> bool:
         )
         if (pid := next(pids, None)) is None:
             return False
-        process = psutil.Process(pid)
+        process, parent = psutil.Process(pid), psutil.Process(pid).parent()
+        # A server that starts a process for each connection listens in the parent.
+        servers = [process] + ([parent] if parent and parent.name() == process.name() else [])
         return process.name() in _PROXY_PROGRAMS or any(
             each.laddr and each.status == psutil.CONN_LISTEN and not is_loopback(each.laddr.ip)
-            for each in process.net_connections("tcp")
+            for server in servers
+            for each in server.net_connections("tcp")
         )
     except psutil.NoSuchProcess:
         return True

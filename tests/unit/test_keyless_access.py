@@ -110,7 +110,11 @@ import encodings.idna, os, socket, sys
 if len(sys.argv) > 3:
     os.setuid(int(sys.argv[3]))
 if sys.argv[2]:
-    listener = socket.create_server((sys.argv[2], 0))
+    listener = socket.create_server((sys.argv[2].removeprefix("parent "), 0))
+    if sys.argv[2].startswith("parent ") and os.fork():
+        os.wait()
+    elif sys.argv[2].startswith("parent "):
+        listener.close()
 connection = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
 connection.recv(1)
 """
@@ -134,7 +138,10 @@ def connected_process(listens_on: str, user: int | None = None) -> Iterator[tupl
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the socket tables of Linux")
-@pytest.mark.parametrize(("listens_on", "expected"), [("", False), ("127.0.0.1", False), ("0.0.0.0", True)])
+@pytest.mark.parametrize(
+    ("listens_on", "expected"),
+    [("", False), ("127.0.0.1", False), ("0.0.0.0", True), ("parent 0.0.0.0", True)],
+)
 def test_a_process_that_listens_beyond_loopback_may_be_a_proxy(listens_on: str, expected: bool) -> None:
     with connected_process(listens_on) as (client_port, port), suppress(ConnectionError):
         assert comes_from_proxy(client_port, port) is expected
