@@ -6,7 +6,13 @@ from contextlib import contextmanager
 from db import runs
 from loadtest.generator.api_client import ApiClient, CertificateRejected
 from loadtest.options import RunOptions
-from orchestrator.errors import LockTimeout, ServiceUnavailable, UsageError
+from orchestrator.errors import (
+    DatabaseError,
+    DatabaseUnavailable,
+    LockTimeout,
+    ServiceUnavailable,
+    UsageError,
+)
 from orchestrator.security.key_hashing import Role
 
 
@@ -66,7 +72,9 @@ def require_database() -> Iterator[None]:
         yield
     except LockTimeout:
         raise UsageError("Another load test is starting and has not begun. Try again shortly.") from None
-    except ServiceUnavailable:
+    except DatabaseUnavailable:
         raise UsageError(
             "The database that stores runs is not responding. Is the stack up, and is DATABASE_URL right?"
         ) from None
+    except DatabaseError as error:
+        raise UsageError(f"The run cannot be stored: {error}") from None

@@ -35,7 +35,6 @@ DATABASE_RETRY_SECONDS = 2.0
 START_SECONDS = 10.0
 """Time until Locust starts a run whose options were accepted. Until then no other run can start."""
 
-
 QUIT_SECONDS = 10.0
 """Time in which Locust ends the process after the verdict."""
 

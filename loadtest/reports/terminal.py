@@ -27,7 +27,7 @@ _COLORS = {ExitCode.PASSED: "green", ExitCode.NOT_PROVEN: "yellow"}
 class _Console(Console):
     """Drops its output once the reader has closed it (`loadtest run | head`, a closed terminal).
 
-    A run ends with its verdict all the same; rich would end the process.
+    By default rich ends the process then, and the run would have no verdict.
     """
 
     def on_broken_pipe(self) -> None:

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from loadtest.preflight import require_database
+from orchestrator.errors import UsageError, WrongCredentials
 from tests.load.fake_api import Behaviour
 from tests.load.harness import ROOT, RUN_ID, LoadTest, fake_api, interrupt, unwrapped, wait_for
 from tests.load.test_exit_codes import QUICK
@@ -132,3 +134,11 @@ def test_unavailable_components(load_test: LoadTest) -> None:
     assert no_database.code == 2
     assert "The database that stores runs is not responding." in no_database.output
     assert load_test.stored() is None
+
+
+def test_a_rejected_database_user_is_not_called_an_outage() -> None:
+    with (
+        pytest.raises(UsageError, match=r"The run cannot be stored: The database rejected the credentials\."),
+        require_database(),
+    ):
+        raise WrongCredentials
