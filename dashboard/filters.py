@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from db.domain import ORDER_ID_PATTERN, TERMINAL_STATES, State
 from db.read_models.latency import Selection
-from db.read_models.time_spans import ceiling
+from db.read_models.time_spans import ceiling, floor
 from orchestrator.errors import RequestMalformed
 from orchestrator.rfc3339 import parse_rfc3339
 
@@ -68,6 +68,22 @@ def selection_of(query: Mapping[str, str], now: datetime | None = None) -> Selec
         outcome=State(given["outcome"]) if given["outcome"] else None,
         fault_profile=given["faults"] or None,
     )
+
+
+def with_widget_times(parameters: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return a URL query with its times as widgets read them: in UTC, extended to whole minutes.
+
+    An invalid time stays as it is: the page reports it.
+    """
+    return [(name, _widget_time(name, value)) for name, value in parameters]
+
+
+def _widget_time(name: str, value: str) -> str:
+    round_to = {"since": floor, "until": ceiling}.get(name)
+    try:
+        return round_to(_time(value), 60).strftime("%Y-%m-%dT%H:%M") if round_to and value else value
+    except RequestMalformed:
+        return value
 
 
 def cursor_of(accepted_at: datetime, order_id: str) -> str:

@@ -5,11 +5,14 @@ and logs an error in the browser console. With the address in `window.__streamli
 """
 
 from pathlib import Path
+from urllib.parse import urlencode
 
 import streamlit
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
+
+from dashboard import filters
 
 PAGES = ("orders", "reviews", "latency", "load_tests", "audit")
 
@@ -26,7 +29,12 @@ def routes(base_path: str) -> list[Route]:
     index_html = (Path(streamlit.__file__).parent / "static" / "index.html").read_text(encoding="utf-8")
     content = index_html.replace("<head>", f"<head>{_SERVER_ADDRESS.format(path=base_path)}", 1)
 
-    async def serve(_request: Request) -> HTMLResponse:
+    async def serve(request: Request) -> Response:
+        given = request.query_params.multi_items()
+        query = filters.with_widget_times(given)
+        if query != given:
+            # Streamlit removes a time that its widget cannot read from the address.
+            return RedirectResponse(f"?{urlencode(query)}")
         return HTMLResponse(content, headers={"Cache-Control": "no-cache"})
 
     return [Route(f"{base_path}/{page}", serve, methods=["GET"]) for page in PAGES]

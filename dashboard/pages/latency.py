@@ -36,11 +36,10 @@ def check_query() -> None:
             raise RequestMalformed("unknown fault profile")
     except RequestMalformed as error:
         show_invalid_query(error)
-    for name in ("since", "until"):
-        text, time = st.query_params.get(name), getattr(selection, name)
-        # The widget reads only times in its format, which has no offset and no fraction.
-        if text and text != (widget_time := time.replace(tzinfo=None)).isoformat(timespec="minutes"):
-            st.session_state[name] = widget_time
+    for name, time in filters.with_widget_times(st.query_params.items()):
+        # The widget reads only times in its own format, which has no offset and no fraction.
+        if time != st.query_params[name]:
+            st.session_state[name] = datetime.fromisoformat(time)
 
 
 def select_orders() -> dict[str, str]:

@@ -3,11 +3,13 @@
 import re
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from starlette.applications import Starlette
 
-from dashboard import filters
+from dashboard import filters, links
 from dashboard.filters import cursor_of
 from dashboard.sections.orders_table import search_of
 from db.read_models.latency import Selection
@@ -82,6 +84,26 @@ def test_every_rfc_3339_time_is_understood(text):
 def test_an_unknown_repeated_or_invalid_parameter_is_reported(page, parameters, message):
     with pytest.raises(RequestMalformed, match=f"^{re.escape(message)}"):
         filters.check_query(page, parameters)
+
+
+@pytest.mark.parametrize(
+    ("path", "location"),
+    [
+        ("/latency?run=a&since=2030-01-01T02:00:30%2B02:00", "?run=a&since=2030-01-01T00%3A00"),
+        ("/latency?since=2030-01-01T02:00:30+02:00", "?since=2030-01-01T00%3A00"),
+        ("/latency?until=2030-01-01T00:00:00.5Z&run=b%20c", "?until=2030-01-01T00%3A01&run=b+c"),
+        ("/latency?since=2030-01-01T00:00", None),
+        ("/latency?since=yesterday&since=", None),
+        ("/orders?q=2030-01-01T00:00:00Z", None),
+    ],
+)
+async def test_an_address_with_a_time_leads_to_one_that_the_page_can_show(path, location):
+    transport = httpx.ASGITransport(Starlette(routes=links.routes("")))
+    async with httpx.AsyncClient(transport=transport, base_url="http://dashboard") as client:
+        response = await client.get(path)
+        assert (response.headers.get("location"), response.is_redirect) == (location, location is not None)
+        again = await client.get(path, follow_redirects=True)
+    assert (again.status_code, again.url.path) == (200, path.partition("?")[0])
 
 
 def test_an_empty_parameter_does_not_filter():
