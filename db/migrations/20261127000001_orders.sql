@@ -13,7 +13,8 @@ create table database_identity (database_id uuid not null);
 insert into database_identity values (gen_random_uuid());
 
 create table orders (
-    order_id text primary key check (order_id ~ '^[A-Za-z0-9_-]{1,64}$'),
+    -- In all tables with this collation, whose indexes support prefixes, whatever the locale of the database.
+    order_id text collate "C" primary key check (order_id ~ '^[A-Za-z0-9_-]{1,64}$'),
     -- The workflow that processes the order: its namespace in a Temporal cluster, and its first run.
     temporal_cluster_id text not null,
     temporal_namespace text not null,
@@ -121,7 +122,7 @@ execute function reject_illegal_transition();
 
 -- The last attempt of each step: running (started_at set) or ended (started_at null). Deleted with the outcome.
 create table step_attempts (
-    order_id text not null references orders on delete cascade,
+    order_id text collate "C" not null references orders on delete cascade,
     step text not null,
     attempt int not null,
     started_at timestamptz,

@@ -2,7 +2,7 @@
 
 create table payments (
     payment_id text primary key,
-    order_id text not null unique references orders on delete cascade,
+    order_id text collate "C" not null unique references orders on delete cascade,
     amount_cents bigint not null,
     status text not null default 'pending' check (status in ('pending', 'charged', 'refunded', 'voided')),
     charged_at timestamptz,
@@ -10,7 +10,7 @@ create table payments (
 ) with (fillfactor = 70);
 
 create table shipments (
-    order_id text primary key references orders on delete cascade,
+    order_id text collate "C" primary key references orders on delete cascade,
     status text not null check (status in ('packed', 'dispatched', 'recalled')),
     tracking text,
     label_address jsonb,

@@ -3,7 +3,7 @@
 -- Append-only, except for retention. (order_id, at) is unique: the time of each event is the order's own strictly increasing
 -- last_event_at, taken under the lock of its row.
 create table events (
-    order_id text not null,
+    order_id text collate "C" not null,
     at timestamptz not null,
     kind text not null,
     state order_state not null,

@@ -7,7 +7,7 @@ create schema provider;
 create table provider.ledger (
     entry_id bigint generated always as identity primary key,
     payment_id text not null,
-    order_id text not null,
+    order_id text collate "C" not null,
     kind text not null check (kind in ('charge', 'refund', 'void')),
     amount_cents bigint not null check (amount_cents >= 0),
     at timestamptz not null default clock_timestamp()
@@ -19,7 +19,7 @@ create index ledger_order on provider.ledger (order_id);
 
 create table provider.packages (
     package_key text primary key,
-    order_id text not null,
+    order_id text collate "C" not null,
     items jsonb,
     -- Null when the package was cancelled before it was packed. Then it is never packed.
     packed_at timestamptz,
@@ -29,7 +29,7 @@ create index packages_order on provider.packages (order_id);
 
 create table provider.parcels (
     shipment_key text primary key,
-    order_id text not null,
+    order_id text collate "C" not null,
     label_version int,
     label_address jsonb,
     tracking text,

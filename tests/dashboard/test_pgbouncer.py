@@ -14,6 +14,7 @@ from db.orders import OrderRepository
 from db.read_models.latency import Selection
 from db.read_models.latency_report import latency_csv
 from db.read_only_database import ReadOnlyDatabase
+from loadtest.bench.seed import seed
 from orchestrator.errors import StatementTimeout
 from tests.dashboard.conftest import NAMES, Pages
 from tests.orders import TEMPORAL, OrderDriver
@@ -26,19 +27,25 @@ pytestmark = pytest.mark.skipif(
 MODES = ("session", "transaction")
 
 
+@pytest.fixture(scope="module")
+def direct_url(order_database_url: str) -> str:
+    seed(order_database_url, 20, days=1, progress=lambda _: None)
+    return order_database_url
+
+
 @pytest.fixture(params=MODES)
-def pooled_url(request, seeded_url: str) -> Iterator[str]:
+def pooled_url(request, direct_url: str) -> Iterator[str]:
     # In session mode each client keeps a connection.
     with pgbouncer(
-        seeded_url, request.param, connections={"session": 20, "transaction": 2}[request.param]
+        direct_url, request.param, connections={"session": 20, "transaction": 2}[request.param]
     ) as url:
         yield url
 
 
 @pytest.fixture
-def transaction_url(seeded_url: str) -> Iterator[str]:
+def transaction_url(direct_url: str) -> Iterator[str]:
     """PgBouncer with one server connection, which all clients share."""
-    with pgbouncer(seeded_url, "transaction", connections=1) as url:
+    with pgbouncer(direct_url, "transaction", connections=1) as url:
         yield url
 
 
@@ -62,7 +69,7 @@ async def test_orders_of_concurrent_clients_complete(pooled_url: str) -> None:
 
 
 async def test_statements_are_prepared_on_a_direct_connection_and_where_it_is_set(
-    seeded_url: str, pooled_url: str
+    direct_url: str, pooled_url: str
 ) -> None:
     async def prepared(url: str, setting: bool | None) -> int:
         async with Database(url, max_size=1, prepares_statements=setting) as pool:
@@ -70,8 +77,8 @@ async def test_statements_are_prepared_on_a_direct_connection_and_where_it_is_se
                 rows = await pool.fetch_all("select name from pg_prepared_statements")
             return len(rows)
 
-    assert await prepared(seeded_url, None) == 1
-    assert await prepared(seeded_url, False) == 0
+    assert await prepared(direct_url, None) == 1
+    assert await prepared(direct_url, False) == 0
     assert await prepared(pooled_url, None) == 0
     assert await prepared(pooled_url, True) == 1
 
