@@ -119,7 +119,6 @@ def _use(shell: Shell, api: str, key: str) -> None:
         ("export", "--csv", "-"),
         ("backup", "planted.tar"),
         ("keys", "add", "deployment", "--role", "chaos"),
-        ("kill", "api"),
     ):
         shell.run(orders, *words)
     run = shell.run("loadtest", "run", "--rate", "2", "--duration", "2s", "--slo-target", "0.5")
@@ -136,6 +135,7 @@ def _use(shell: Shell, api: str, key: str) -> None:
             http.post("/codec/decode", headers=bearer, json={"payloads": [{"data": "AA=="}]}),
         ):
             shell.look(response.text + str(response.headers), str(response.request.url))
+    shell.run(orders, "kill", "api")
     # Wrong settings, and servers that are not there.
     unreachable = f"postgresql://orders:{PASSWORD}@127.0.0.1:1/orders"
     for words, changes in (

@@ -9,6 +9,7 @@ from flask_cors import CORS
 
 from loadtest.web.auth import add_authentication, authenticated_key
 from orchestrator.errors import ServiceUnavailable
+from orchestrator.rest_client import CertificateRejected
 from orchestrator.security import keyless_access
 from orchestrator.security.key_hashing import Role
 from orchestrator.security.role_cache import LookUp, RoleCache
@@ -102,3 +103,12 @@ def test_requests_are_refused_while_the_api_is_unavailable() -> None:
         raise ServiceUnavailable
 
     assert client_of(unavailable).get("/", auth=("x", "operator-key")).status_code == 503
+
+
+def test_a_rejected_certificate_of_the_api_is_named() -> None:
+    def reject(_key: str | None) -> Role | None:
+        raise CertificateRejected("the certificate of the API at https://api is rejected: it has expired")
+
+    response = client_of(reject).get("/", auth=("x", "operator-key"))
+    assert response.status_code == 503
+    assert "the certificate of the API at https://api is rejected: it has expired." in response.text
