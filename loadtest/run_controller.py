@@ -85,7 +85,7 @@ def _prepare_runs(environment: Environment, settings: Settings) -> None:
     generators: LoadGenerators = LocalGenerator(environment)
     if isinstance(runner, MasterRunner):
         generators = DistributedGenerators(runner)
-        _wait_for_api_keys(settings, runner.master_bind_host)
+        _require_api_keys(settings, runner.master_bind_host, waits=web_ui is not None)
     controller = RunController(environment, settings, generators)
     _on_interrupt(controller.interrupt_error)
     if web_ui is not None:
@@ -101,12 +101,17 @@ def _prepare_runs(environment: Environment, settings: Settings) -> None:
             )
 
 
-def _wait_for_api_keys(settings: Settings, address: str) -> None:
-    """Wait while the database is unavailable: workers of a master connect without authentication."""
+def _require_api_keys(settings: Settings, address: str, *, waits: bool) -> None:
+    """Require API keys for a master, whose workers connect without authentication.
+
+    Raises UsageError without keys. While the database is unavailable, waits or raises DatabaseError.
+    """
     while True:
         try:
             return bind_policy.require_api_keys(settings, "the master of the load tests", address)
         except DatabaseError as error:
+            if not waits:
+                raise
             terminal.print_error(f"waiting for PostgreSQL: {error}")
             gevent.sleep(DATABASE_RETRY_SECONDS)
 

@@ -109,8 +109,8 @@ class Settings(BaseSettings):
     configured_temporal_namespace: str | None = Field(
         default=None, min_length=1, validation_alias=AliasChoices("TEMPORAL_NAMESPACE")
     )
-    order_task_queue: str = Field(default="order-tq", min_length=1)
-    shipping_task_queue: str = Field(default="shipping-tq", min_length=1)
+    order_task_queue: str = Field(default="order-tq", min_length=1, max_length=1_000)
+    shipping_task_queue: str = Field(default="shipping-tq", min_length=1, max_length=1_000)
 
     bind_address: str = Field(default=LOOPBACK, min_length=1)
     configured_api_url: str | None = Field(

@@ -10,7 +10,7 @@ from orchestrator.settings.environment import service_links
 from orchestrator.startup.findings import Finding
 
 RESERVED_QUEUE_PREFIXES = ("/_sys/", "__temporal", "temporal-sys-")
-"""Temporal uses such names for its own task queues, and rejects or hides others of the same prefix."""
+"""The server rejects names with the first prefix. Server and SDKs use the others for internal task queues."""
 
 
 def configuration_findings(settings: Settings) -> Iterator[Finding]:
@@ -77,7 +77,7 @@ def _deadline_findings(settings: Settings) -> Iterator[Finding]:
     elif settings.auto_review_seconds >= room:
         yield Finding(
             "review-too-long",
-            f"AUTO_REVIEW_SECONDS ({settings.auto_review_seconds:g}) ends after {room:.1f} s, when a review "
-            f"must be over to keep {limit}: every order would be cancelled.",
-            f"Set AUTO_REVIEW_SECONDS below {room:.1f}, or raise ORDER_DEADLINE_SECONDS.",
+            f"AUTO_REVIEW_SECONDS ({settings.auto_review_seconds:g}) does not fit into {limit}: a review may "
+            f"take less than {room:.1f} s.",
+            "Lower AUTO_REVIEW_SECONDS, or raise ORDER_DEADLINE_SECONDS.",
         )

@@ -241,6 +241,23 @@ def test_a_page_beyond_loopback_requires_a_key_while_the_database_is_unavailable
         assert http.get("/orders").status_code in (401, 503)
 
 
+def test_a_master_of_load_tests_beyond_loopback_waits_for_the_database(
+    postgres: PostgresServer, url: str, later: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api_keys.add(url, hash_key(new_key()), "ada", "viewer")
+    port = free_port_base()
+    words = ("locust", "-f", "loadtest/locustfile.py", "--master", f"--master-bind-port={port + 9}")
+    monkeypatch.setitem(COMPONENTS, "master", words)
+    address = f"http://127.0.0.1:{port + 2}"
+    with (
+        started("master", tmp_path, DATABASE_URL=later, BIND_ADDRESS="0.0.0.0", PORT_BASE=str(port)),
+        httpx.Client(base_url=address, trust_env=False) as http,
+    ):
+        eventually(lambda: "waiting for PostgreSQL" in log_of(tmp_path))
+        make_available(postgres, tmp_path)
+        eventually(lambda: responds(http, "/alive"))
+
+
 def responds(http: httpx.Client, path: str) -> bool:
     try:
         http.get(path)
