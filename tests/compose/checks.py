@@ -285,7 +285,8 @@ def traces(directory: Path) -> list[str]:
     processes = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if str(directory) in str((process / "root").readlink()):
+            # Its root directory is in the directory, whatever it is named in the namespace of the process.
+            if str(directory) in (process / "mountinfo").read_text():
                 processes.append(process.name)
         except OSError:
             continue

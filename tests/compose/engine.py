@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -84,7 +84,6 @@ class Engine:
     """A Docker engine in `tree`. Commands run in its directory /project."""
 
     tree: Path
-    environment: dict[str, str] = field(default_factory=dict)
     _process: subprocess.Popen[bytes] | None = None
     _pid: int = 0
 
@@ -155,7 +154,6 @@ class Engine:
         environment = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/root",
-            **self.environment,
             **(variables or {}),
         }
         done = subprocess.run(
