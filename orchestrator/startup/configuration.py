@@ -13,6 +13,10 @@ RESERVED_QUEUE_PREFIXES = ("/_sys/", "__temporal", "temporal-sys-")
 """The server rejects names with the first prefix. Server and SDKs use the others for internal task queues."""
 
 
+_DEFAULT_REVIEW_SECONDS = Settings.model_fields["auto_review_seconds"].default
+"""The workflow shortens a review that does not fit. That is no error if only the limit was set."""
+
+
 def configuration_findings(settings: Settings) -> Iterator[Finding]:
     """Check the server's address, task queues, deadlines and variables that Kubernetes sets."""
     links = service_links(name for names in environment_names().values() for name in names)
@@ -74,7 +78,7 @@ def _deadline_findings(settings: Settings) -> Iterator[Finding]:
             f"{limit} leaves no time for the steps of an order.",
             "Set it to at least 2.",
         )
-    elif settings.auto_review_seconds >= room:
+    elif settings.auto_review_seconds >= room and settings.auto_review_seconds != _DEFAULT_REVIEW_SECONDS:
         yield Finding(
             "review-too-long",
             f"AUTO_REVIEW_SECONDS ({settings.auto_review_seconds:g}) does not fit into {limit}: a review may "

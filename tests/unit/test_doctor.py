@@ -107,7 +107,7 @@ CASES: list[tuple[str, Iterable[Finding], str]] = [
     ("task-queue-reserved", configured(shipping_task_queue="/_sys/x"), "SHIPPING_TASK_QUEUE is /_sys/x"),
     ("limit-too-short", configured(order_deadline_seconds=1.5), "ORDER_DEADLINE_SECONDS (1.5)"),
     ("review-too-long", configured(auto_review_seconds=9.0), "AUTO_REVIEW_SECONDS (9)"),
-    ("review-too-long", configured(order_deadline_seconds=2.0), "AUTO_REVIEW_SECONDS (2)"),
+    ("review-too-long", configured(order_deadline_seconds=5.0, auto_review_seconds=1.0), "less than 1.0 s"),
     ("port-set-twice", preflight.port_findings([FREE_PORT, replace(FREE_PORT, use="Locust")]), "for Locust"),
     ("address-unknown", preflight.port_findings([replace(FREE_PORT, address="192.0.2.1")]), "192.0.2.1"),
     ("temporal-addresses-differ", configured(temporal_address="a:1", temporal_host="b"), "say b:7233"),
@@ -151,6 +151,7 @@ def test_one_fault_gives_exactly_one_finding(key, findings, words):
         configured(auto_review_seconds=8.9),
         configured(temporal_address="a:7233", temporal_host="a"),
         configured(order_deadline_seconds=2.0, auto_review_seconds=0.2),
+        configured(order_deadline_seconds=5.0),
         versions(),
     ],
 )
