@@ -66,7 +66,7 @@ def test_invalid_options_of_plain_locust(load_test: LoadTest, option: str, sente
 
 def test_plain_locust_accepts_flags(load_test: LoadTest) -> None:
     with fake_api(Behaviour(completion_ms=100, reject_every=2)) as api:
-        options = (*QUICK, "--run-id=flags", "--slo-target=0.8", "--exclude-rejected", "--abort-on-breach")
+        options = (*QUICK, "--run-id=flags", "--slo-target=0.5", "--exclude-rejected", "--abort-on-breach")
         done = plain_locust(load_test, f"--host={api.url}", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "30 rejected (429)" in unwrapped(done.stdout)

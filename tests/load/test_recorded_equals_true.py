@@ -13,7 +13,9 @@ every_mode = pytest.mark.parametrize("mode", MODES)
 @every_mode
 def test_fifty_orders_a_second_of_one_second(load_test: LoadTest, mode: str) -> None:
     with fake_api(Behaviour(completion_ms=1_000)) as api:
-        found = load_test.run(api, "--scenario=start-only", "--rate=50", "--duration=6s", mode=mode)
+        found = load_test.run(
+            api, "--scenario=start-only", "--rate=50", "--duration=6s", "--slo-target=0.9", mode=mode
+        )
         truth = api.truth()["orders"]
 
     assert found.code == 0, found.output
@@ -100,7 +102,7 @@ def test_ctrl_c_drains_before_the_verdict(load_test: LoadTest, mode: str) -> Non
 
 def test_more_orders_in_flight_than_locusts_client_has_connections(load_test: LoadTest) -> None:
     with fake_api(Behaviour(completion_ms=5_000)) as api:
-        found = load_test.run(api, "--scenario=start-only", "--rate=100", "--duration=4s")
+        found = load_test.run(api, "--scenario=start-only", "--rate=100", "--duration=4s", "--slo-target=0.9")
 
     # 400 long polls are open concurrently. With ten connections, orders would wait for a connection.
     assert found.report["times"]["accept_ms"]["p99"] < 500
