@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from psycopg.errors import UndefinedTable
+
 from db import runs
 from loadtest.generator.api_client import ApiClient, CertificateRejected
 from loadtest.options import RunOptions
@@ -75,6 +77,10 @@ def require_database() -> Iterator[None]:
     except DatabaseUnavailable:
         raise UsageError(
             "The database that stores runs is not responding. Is the stack up, and is DATABASE_URL right?"
+        ) from None
+    except UndefinedTable:
+        raise UsageError(
+            "The database of DATABASE_URL has no table of load tests. Apply the migrations: orders migrate"
         ) from None
     except DatabaseError as error:
         raise UsageError(f"The run cannot be stored: {error}") from None

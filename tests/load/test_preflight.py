@@ -5,11 +5,13 @@ import sys
 
 import pytest
 
+from db import runs
 from loadtest.preflight import require_database
 from orchestrator.errors import UsageError, WrongCredentials
 from tests.load.fake_api import Behaviour
 from tests.load.harness import ROOT, RUN_ID, LoadTest, fake_api, interrupt, unwrapped, wait_for
 from tests.load.test_exit_codes import QUICK
+from tests.servers import PostgresServer
 
 
 @pytest.mark.parametrize(
@@ -142,3 +144,12 @@ def test_a_rejected_database_user_is_not_called_an_outage() -> None:
         require_database(),
     ):
         raise WrongCredentials
+
+
+def test_a_database_without_migrations(postgres: PostgresServer) -> None:
+    with (
+        postgres.fresh_database(template="template0") as url,
+        pytest.raises(UsageError, match=r"has no table of load tests\. Apply the migrations"),
+        require_database(),
+    ):
+        runs.run_id_exists(url, "r")
