@@ -178,7 +178,7 @@ class OrderService:
                 raise errors.RequestMalformed("Idempotency-Key was used for another request; use a new key")
         try:
             return await self._send(order_id, request, update_id)
-        except (errors.TooLate, errors.AddressOutdated):
+        except (errors.TooLate, errors.AddressOutdated, errors.Overloaded):
             earlier = await self._accepted_request(order_id, request)
             if earlier is not None and earlier.is_last:
                 return earlier.result
