@@ -6,6 +6,17 @@ from collections.abc import Callable
 
 from orchestrator.errors import UsageError
 
+_TRUST = "set SSL_CERT_FILE to the certificate of its authority"
+_ADVICE = {
+    10: "renew it",  # X509_V_ERR_CERT_HAS_EXPIRED
+    18: _TRUST,  # X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT
+    19: _TRUST,  # X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN
+    20: _TRUST,  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+    62: "use a name of the certificate in the URL",  # X509_V_ERR_HOSTNAME_MISMATCH
+    64: "use an address of the certificate in the URL",  # X509_V_ERR_IP_ADDRESS_MISMATCH
+}
+"""By OpenSSL's verification code."""
+
 _VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR")
 
 
@@ -29,7 +40,9 @@ def client_context(
         return context
     path = os.environ[variable]
     try:
-        return create(capath=path) if os.path.isdir(path) else create(cafile=path)
+        # SSL_CERT_DIR can have several directories, separated by colons.
+        is_directory = variable == "SSL_CERT_DIR" or os.path.isdir(path)
+        return create(capath=path) if is_directory else create(cafile=path)
     except OSError as error:
         # An SSLError is an OSError: the file has no certificate.
         reason = "it has no certificate in PEM format" if isinstance(error, ssl.SSLError) else error.strerror
@@ -41,17 +54,7 @@ def rejection(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            advice = {
-                10: "renew it",
-                18: _TRUST,
-                19: _TRUST,
-                20: _TRUST,
-                62: "use a name of the certificate in the URL",
-                64: "use an address of the certificate in the URL",
-            }.get(cause.verify_code)
+            advice = _ADVICE.get(cause.verify_code)
             return cause.verify_message + (f"; {advice}" if advice else "")
         cause = cause.__cause__ or cause.__context__
     return None
-
-
-_TRUST = "set SSL_CERT_FILE to the certificate of its authority"
