@@ -21,11 +21,7 @@ with workflow.unsafe.imports_passed_through():
     from orchestrator.messages import Activity, StepStatus
     from orchestrator.workflows.order_progress import OrderProgress
     from orchestrator.workflows.order_steps import OrderAborted, OrderSteps
-    from orchestrator.workflows.request_handlers import (
-        OrderRequestHandlers,
-        handle_signal,
-        reject_if_invalid,
-    )
+    from orchestrator.workflows.request_handlers import OrderRequestHandlers, reject_if_invalid
     from orchestrator.workflows.shipping import ShippingWorkflow
     from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT, run_database_activity
 
@@ -241,7 +237,7 @@ class OrderWorkflow:
 
     @workflow.signal(name="CancelOrder")
     async def cancel_order_signal(self, request: messages.CancelOrder | None = None) -> None:
-        await handle_signal(self._requests.cancel, request)
+        await self._requests.handle_signal(self._requests.cancel, request)
 
     @workflow.update
     async def update_address(self, request: messages.UpdateAddress) -> messages.RequestResult:
@@ -254,7 +250,7 @@ class OrderWorkflow:
 
     @workflow.signal(name="UpdateAddress")
     async def update_address_signal(self, request: messages.UpdateAddress | None = None) -> None:
-        await handle_signal(self._requests.update_address, request)
+        await self._requests.handle_signal(self._requests.update_address, request)
 
     @workflow.update
     async def approve_order(self, request: messages.ApproveOrder) -> messages.RequestResult:
@@ -267,7 +263,7 @@ class OrderWorkflow:
 
     @workflow.signal(name="ApproveOrder")
     async def approve_order_signal(self, request: messages.ApproveOrder | None = None) -> None:
-        await handle_signal(self._requests.approve, request)
+        await self._requests.handle_signal(self._requests.approve, request)
 
     @workflow.update
     async def reject_order(self, request: messages.RejectOrder) -> messages.RequestResult:
@@ -280,7 +276,7 @@ class OrderWorkflow:
 
     @workflow.signal(name="RejectOrder")
     async def reject_order_signal(self, request: messages.RejectOrder | None = None) -> None:
-        await handle_signal(self._requests.reject, request)
+        await self._requests.handle_signal(self._requests.reject, request)
 
     @workflow.signal(name="DispatchFailed")
     def dispatch_failed_signal(self, failure: messages.DispatchFailed | None = None) -> None:
