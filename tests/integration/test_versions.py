@@ -100,7 +100,7 @@ class Deployment:
         done = await self.temporal("describe-version", "--build-id", build_id, "--output", "json")
         return json.loads(done.stdout) if done.returncode == 0 else None
 
-    async def until_served(self, build_id: str, queues: int = 2) -> None:
+    async def until_served(self, build_id: str, queues: int = 3) -> None:
         async def is_served() -> bool:
             version = await self.describe(build_id)
             return (
@@ -240,7 +240,7 @@ async def test_the_doctor_reports_a_current_version_without_shipping_workers(
     settings = deployment.settings.model_copy(update={"worker_deployment_name": "incomplete"})
     incomplete = Deployment(settings, deployment.client, deployment.pool, tmp_path)
     with incomplete.workers("half", kind="order"):
-        await incomplete.until_served("half", queues=1)
+        await incomplete.until_served("half", queues=2)
         refused = await incomplete.temporal("set-current-version", "--build-id", "nowhere", "--yes")
         assert (refused.returncode, "not found" in refused.stderr) == (1, True), refused
         await incomplete.set_current("half")
