@@ -202,6 +202,17 @@ async def test_an_error_of_a_statement_is_translated_by_its_cause(
             await database.fetch_one(statement)
 
 
+async def test_the_cause_of_a_rejected_value_does_not_show_the_row(order_database_url: str) -> None:
+    async with Database(order_database_url) as database:
+        with pytest.raises(ValueRejected) as error:
+            await database.execute(
+                "insert into payments (payment_id, order_id, amount_cents) values ('secret', 'secret', 1)"
+            )
+    assert "secret" in str(error.value.__cause__)
+    assert "violates foreign key constraint" in error.value.cause
+    assert "secret" not in error.value.cause + str(error.value)
+
+
 @pytest.mark.parametrize(
     ("message", "error_class"),
     [

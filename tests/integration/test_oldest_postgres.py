@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from db import queries
 from db.database import MIN_SERVER_VERSION, Database
+from db.read_only_database import ReadOnlyDatabase
 from orchestrator.audit import audit
 from orchestrator.cli import app
 from orchestrator.settings import Settings
@@ -47,6 +48,12 @@ def order_database_url() -> Iterator[str]:
 def test_the_server_is_not_the_embedded_one(order_database_url: str) -> None:
     with psycopg.connect(order_database_url) as connection:
         assert MIN_SERVER_VERSION <= connection.info.server_version < 180000
+
+
+def test_the_dashboard_reads_with_the_role_of_the_reader(order_database_url: str) -> None:
+    database = ReadOnlyDatabase(order_database_url)
+    assert database.fetch_all("select current_user as role") == [{"role": "orders_reader"}]
+    database.close()
 
 
 @pytest.mark.parametrize("statement", STATEMENTS)
