@@ -34,8 +34,10 @@ def migrate(settings: Settings) -> None:
     if settings.uses_embedded_postgres:
         # `up` also creates the database, which on an external server is up to its owner.
         url, command = settings.order_database_url, "up"
+    elif (external := _url_for_dbmate(settings)) is not None:
+        url, command = external, "migrate"
     else:
-        url, command = _url_for_dbmate(settings), "migrate"
+        return
     done = subprocess.run(
         [
             packaged_program("dbmate"),
@@ -61,8 +63,9 @@ def migrate(settings: Settings) -> None:
         )
 
 
-def _url_for_dbmate(settings: Settings) -> str:
+def _url_for_dbmate(settings: Settings) -> str | None:
     """Return the URL of the connection that libpq makes: dbmate's driver has other defaults and parameters.
+    None if no migration is pending: dbmate's lock needs a session, which a pooler may not provide.
 
     Raises StackError if the connection fails, and StartRefused if the server or its schema does not fit.
     """
@@ -85,8 +88,9 @@ def _url_for_dbmate(settings: Settings) -> str:
             f"Cannot connect to the database server of DATABASE_URL ({host}): {first_line(error)}. "
             "Correct DATABASE_URL, or unset it to use the embedded server."
         ) from None
-    refuse(version_findings(run_check(server_state(url))))
-    return url_for_dbmate
+    state = run_check(server_state(url))
+    refuse(version_findings(state))
+    return url_for_dbmate if state.pending_migrations else None
 
 
 def _url_of_connection(connection: "psycopg.Connection", given: "ConnDict") -> str:

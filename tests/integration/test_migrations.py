@@ -7,7 +7,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from db.domain import AttemptOutcome, State
-from orchestrator.embedded import migrate
+from orchestrator.embedded import migrate, migrations
 from orchestrator.settings import Settings
 from tests.servers import dbmate, start_dbmate
 
@@ -121,3 +121,8 @@ def test_parameters_of_libpq_do_not_reach_the_driver_of_dbmate(
         text = f"{empty_database}&{urlencode(parameters, quote_via=quote)}"
     migrate(Settings(database_url=text))
     assert len(applied(empty_database)) >= 2
+
+
+def test_a_database_without_pending_migrations_is_not_locked(order_database_url, monkeypatch):
+    monkeypatch.setattr(migrations, "packaged_program", pytest.fail)
+    migrate(Settings(database_url=order_database_url))
