@@ -9,6 +9,7 @@ Prints a line per step. Exits with 1 if a check fails, and with 2 without root o
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -105,4 +106,6 @@ def _prepare(engine: Engine, directory: Path) -> None:
 
 if __name__ == "__main__":
     os.umask(0o022)
+    # By default, SIGTERM ends the process without the cleanup.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())
