@@ -57,10 +57,12 @@ def metrics() -> None:
 
 
 def orders_in_flight() -> None:
-    rows, orders = cached(live_orders.orders_by_deadline)(ROWS), in_flight().orders
+    rows, open_orders = cached(live_orders.orders_by_deadline)(ROWS), in_flight()
+    orders = open_orders.orders
     st.subheader("In flight", anchor=False)
     count = f"{ROWS} of {orders:,} orders" if orders > ROWS else f"{orders} order{'s' if orders != 1 else ''}"
-    st.caption(f"{count} in flight, closest to the deadline first")
+    compensating = f" ({open_orders.compensating:,} compensating)" if open_orders.compensating else ""
+    st.caption(f"{count} in flight{compensating}, closest to the deadline first")
     page.chart(
         in_flight_chart(rows, page.palette(), limit_seconds),
         "in-flight",

@@ -3,7 +3,8 @@
 -- name: in_flight
 select count(*) as orders,
     count(*) filter (where limit_at < now()) as overdue,
-    count(*) filter (where state = 'in_review' and review = 'manual' and abort_reason is null) as in_review
+    count(*) filter (where state = 'in_review' and review = 'manual' and abort_reason is null) as in_review,
+    count(*) filter (where abort_reason is not null) as compensating
 from orders where state < 'completed';
 
 -- name: orders_by_deadline

@@ -13,11 +13,13 @@ _SQL = queries.load("live_orders.sql")
 
 @dataclass(frozen=True)
 class InFlight:
-    """Orders without an outcome: all, those past their limit, and those in manual review."""
+    """Orders without an outcome: all, those past their limit, in manual review, and aborted but
+    not compensated."""
 
     orders: int
     overdue: int
     in_review: int
+    compensating: int
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,10 @@ async def test_only_undecided_manual_orders_await_review(driver, order_database_
     await driver.repository.record_request(early, "approve_order", accepted=True, reviewer="ann")
     database = reader_of(order_database_url)
     found = {row["order_id"]: row for row in live_orders.orders_awaiting_review(database, 50)}
-    assert live_orders.in_flight(database).in_review == 1
+    in_flight = live_orders.in_flight(database)
+    await driver.abort(waiting)
+    assert live_orders.in_flight(database).compensating == in_flight.compensating + 1
+    assert in_flight.in_review == 1
     database.close()
     assert waiting in found
     assert approved not in found
