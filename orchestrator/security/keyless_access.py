@@ -76,7 +76,7 @@ def comes_from_proxy(client_port: int, port: int) -> bool:
     """Return whether the process at the other end of a loopback connection can forward requests of others.
 
     It can if it belongs to another user, is a usual reverse proxy, or listens beyond loopback. A proxy
-    without any header of its own is recognized by this check only. False where the system does not show the
+    that adds no header is recognized by this check only. False where the system does not show the
     sockets of processes (macOS), and for a process of this user that hides them (the sandbox of a browser).
     Took 55 ms of CPU on a machine with 344 processes.
     """
