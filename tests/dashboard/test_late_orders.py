@@ -20,7 +20,7 @@ from db.read_models.latency import LatencyFilter, Selection, Slo
 from db.read_models.order_search import Search
 from loadtest.bench.seed import seed, seed_recent
 from tests.dashboard.conftest import Pages, reader_of, texts
-from tests.orders import OrderDriver, new_order
+from tests.orders import TEMPORAL, OrderDriver, new_order
 
 RUN_ID = "strict"
 
@@ -119,7 +119,7 @@ async def finish_orders(url: str) -> None:
         ),
     )  # fmt: skip
     async with Database(url) as database:
-        driver = OrderDriver(OrderRepository(database, "w"), database)
+        driver = OrderDriver(OrderRepository(database, "w", TEMPORAL), database)
         for run_id in (RUN_ID, "not-stored", None):
             for seconds in (0, 5):
                 accepted_at = datetime.now(UTC) - timedelta(seconds=seconds)
@@ -198,7 +198,6 @@ def test_a_time_in_a_link_filters_the_page_and_its_export_alike(page: Pages, see
     assert not test.error
     assert "No finished orders" in texts(test)
     assert test.session_state["since"] == datetime(2030, 1, 1)  # noqa: DTZ001  the widget has naive times
-    assert test.query_params["since"] in ("2030-01-01T00:00", ["2030-01-01T00:00"])
     selection = filters.selection_of(filters.check_query("latency", [("since", since)]))
     assert selection.since == datetime(2030, 1, 1, tzinfo=UTC)
     # A time before all orders filters none of them.
