@@ -55,7 +55,9 @@ _SQLSTATE_OF_CONNECT_MESSAGE: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("3D000", re.compile(r"database .* does not exist")),
     (
         "53300",
-        re.compile(r"too many clients|remaining connection slots|too many connections for"),
+        re.compile(
+            r"too many clients|remaining connection slots|too many connections for|no more connections allowed"
+        ),
     ),
     ("57P03", re.compile(r"the database system is")),
 )

@@ -19,7 +19,7 @@ with new_order as (
     select
         %(order_id)s, %(temporal_cluster_id)s, %(temporal_namespace)s, %(workflow_run_id)s, %(run_id)s,
         %(fingerprint)s, %(address)s, %(items)s, %(amount_cents)s, %(payment_id)s, %(review)s,
-        -- ingress_ms, accepted_at - requested_at, must be positive and fit into an int.
+        -- ingress_ms, accepted_at - requested_at, must be positive. psycopg cannot read a time before the year 1.
         greatest(least(%(requested_at)s, date_trunc('milliseconds', %(accepted_at)s)),
             date_trunc('milliseconds', %(accepted_at)s) - interval '20 days'),
         date_trunc('milliseconds', %(accepted_at)s), date_trunc('milliseconds', %(deadline_at)s),

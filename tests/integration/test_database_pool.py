@@ -221,6 +221,7 @@ async def test_the_cause_of_a_rejected_value_does_not_show_the_row(order_databas
         ('FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "orders"', WrongCredentials),
         ("FATAL:  sorry, too many clients already", TooManyConnections),
         ("FATAL:  remaining connection slots are reserved", TooManyConnections),
+        ("FATAL:  no more connections allowed (max_client_conn)", TooManyConnections),
         ("FATAL:  the database system is starting up", DatabaseUnavailable),
         ("FATAL:  the database system is shutting down", DatabaseUnavailable),
         ("could not translate host name", DatabaseUnavailable),
