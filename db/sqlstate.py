@@ -56,7 +56,8 @@ _SQLSTATE_OF_CONNECT_MESSAGE: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "53300",
         re.compile(
-            r"too many clients|remaining connection slots|too many connections for|no more connections allowed"
+            r"too many clients|remaining connection slots|too many connections for"
+            r"|no more connections allowed"
         ),
     ),
     ("57P03", re.compile(r"the database system is")),
