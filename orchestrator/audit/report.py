@@ -49,7 +49,7 @@ async def audit(
 ) -> AuditReport:
     """Audit one run, or all orders.
 
-    With `task_queue`, workflows of other task queues in the namespace are not part of it. `acknowledged` are
+    With `task_queue`, an audit of all orders leaves out workflows of other task queues. `acknowledged` are
     ids of orders whose start was acknowledged to a client. Raises RunUnknown when neither the database nor
     Temporal has an order of the run, and ServiceUnavailable.
     """

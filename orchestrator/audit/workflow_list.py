@@ -31,17 +31,16 @@ def list_filter(
     run_started_at: datetime | None,
     task_queue: str | None = None,
 ) -> str:
-    """Return the list filter for order workflows of a task queue (None: any), which include those of the run.
+    """Return the list filter for order workflows, which include those of the run. Without a run, only those
+    of the task queue (None: any): others are orders of another system in the namespace.
 
     The search begins at the start of a recorded run, or MAX_UNRECORDED_RUN before the run's first order
     (`since`). It has no lower bound when the database has no order of the run, because then all of them may
     be lost.
     """
     query = f"WorkflowType = 'OrderWorkflow' AND {status_filter}"
-    if task_queue is not None:
-        query += f" AND TaskQueue = '{task_queue}'"
     if run_id is None:
-        return query
+        return query if task_queue is None else f"{query} AND TaskQueue = '{task_queue}'"
     if run_started_at is not None:
         begin = min(run_started_at, since or run_started_at) - MAX_CLOCK_SKEW
     elif since is not None:

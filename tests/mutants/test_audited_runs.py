@@ -96,6 +96,7 @@ def test_the_search_starts_before_the_earliest_possible_order_of_the_run() -> No
     hour = timedelta(hours=1)
     assert list_filter(CLOSED, None, NOON, None) == closed
     assert list_filter(CLOSED, "run", None, None) == closed
+    assert list_filter(CLOSED, None, NOON, None, "our-tq") == f"{closed} AND TaskQueue = 'our-tq'"
     assert list_filter(RUNNING, "run", None, None) == closed.replace("!=", "=")
     assert list_filter(CLOSED, "run", NOON, NOON - hour) == query_since(NOON - hour - MAX_CLOCK_SKEW)
     assert list_filter(CLOSED, "run", None, NOON) == query_since(NOON - MAX_CLOCK_SKEW)
@@ -230,9 +231,8 @@ async def test_workflows_of_another_task_queue_are_not_part_of_the_audit(
     handle = await shop.place(shop.order("ended"))
     await handle.terminate("by an operator")
     await shop.until_visible([handle])
-    assert (await audit(pool, client, shop.run_id)).workflows_checked == 1
-    with pytest.raises(RunUnknown):
-        await audit(pool, client, shop.run_id, task_queue="our-tq")
+    assert (await audit(pool, client, task_queue=shop.order_queue)).workflows_checked == 1
+    assert (await audit(pool, client, task_queue="our-tq")).workflows_checked == 0
 
 
 async def test_the_audit_waits_for_workflows_that_are_not_listed_and_counts_them(
