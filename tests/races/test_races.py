@@ -140,7 +140,7 @@ def expected(cell: Cell, answer: Answered) -> Row:
         case Request.REJECT if accepted:
             row |= {"state": State.CANCELLED, "abort_reason": Reason.REVIEW_REJECTED, "charges": 0}
         case Request.ADDRESS:
-            row["label"] = vars(OTHER_ADDRESS if accepted else ADDRESS)
+            row["label"] = (OTHER_ADDRESS if accepted else ADDRESS).to_json()
         case Request.APPROVE:
             row["was_reviewed_by_person"] = accepted
     return row
