@@ -37,6 +37,10 @@ that take longer."""
 WAITING_SHARE = 0.1
 """Orders wait when the median queueing time exceeds this share of the limit without the review."""
 
+QUEUES = 4
+"""Queues in which an order waits: for its intake, payment, shipment and outcome. An active order shows its
+present time in one of them."""
+
 HALVING_SHARE = 0.66
 """While orders wait, the limit halves in this share of the limit without the review, and doubles as fast when
 they do not: 2 % per poll for 15 s. Slow, because orders also wait for some seconds when their worker is
@@ -170,8 +174,8 @@ class Admission:
             finished_rate=sample.finished / RATE_WINDOW_SECONDS,
             waiting_seconds=max(
                 (sample.waiting_ms or 0) / 1000,
-                sample.idle_seconds or 0.0,
-                median(now - at for at in self._pending.values()) if self._pending else 0.0,
+                (sample.idle_seconds or 0.0) * QUEUES,
+                median(now - at for at in self._pending.values()) * QUEUES if self._pending else 0.0,
             ),
         )
 
