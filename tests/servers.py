@@ -115,7 +115,11 @@ def debian_postgres_server(version: int) -> Iterator[PostgresServer]:
     try:
         postgres.give_to_server(data)
         owner = data.stat()
-        account: dict[str, Any] = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": [owner.st_gid]}
+        account: dict[str, Any] = {
+            "user": owner.st_uid,
+            "group": owner.st_gid,
+            "extra_groups": [owner.st_gid],
+        }
         if os.geteuid() != 0:
             account = {}
         initdb = [programs / "initdb", "-D", data, "--username=postgres", "--auth=trust", "--locale=C.UTF-8"]
