@@ -122,21 +122,15 @@ def debian_postgres_server(version: int) -> Iterator[PostgresServer]:
         }
         if os.geteuid() != 0:
             account = {}
-        initdb = [programs / "initdb", "-D", data, "--username=postgres", "--auth=trust", "--locale=C.UTF-8"]
+        initdb = [f"{programs}/initdb", "-D", str(data), "--username=postgres", "--auth=trust"]
+        initdb.append("--locale=C.UTF-8")
         subprocess.run(initdb, cwd="/", check=True, capture_output=True, **account)
-        command = [
-            programs / "postgres",
-            "-D",
-            data,
-            "-k",
-            data,
-            "-c",
-            "listen_addresses=",
-            "-c",
-            "fsync=off",
-        ]
+        command = [f"{programs}/postgres", "-D", str(data), "-k", str(data)]
+        command += ["-c", "listen_addresses=", "-c", "fsync=off"]
         with (home / "postgres.log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=data, **account)
+            process: subprocess.Popen[bytes] = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=data, **account
+            )
         server = PostgresServer(data, process)
         try:
             _wait_until_ready(server, home / "postgres.log")
