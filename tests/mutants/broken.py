@@ -316,10 +316,10 @@ class IgnoresCancellations(MutantRepository):
         message: str = "",
         *,
         signal: str | None = None,
-        request_id: str | None = None,
+        **others: Any,
     ) -> RequestResult:
         if not is_victim(order_id) or signal is None:
-            return await super().abort(order_id, reason, by, message, signal=signal, request_id=request_id)
+            return await super().abort(order_id, reason, by, message, signal=signal, **others)
         await self.record_request(order_id, signal, accepted=True, reason=reason.value)
         return RequestResult(True, "the order is being cancelled", State.IN_REVIEW)
 
