@@ -41,6 +41,9 @@ QUEUES = 4
 """Queues in which an order waits: for its intake, payment, shipment and outcome. An active order shows its
 present time in one of them."""
 
+UNQUEUED_SECONDS = 0.25
+"""Time without an event of an order that does not wait: a gateway call takes up to 0.2 s."""
+
 HALVING_SHARE = 0.66
 """While orders wait, the limit halves in this share of the limit without the review, and doubles as fast when
 they do not: 2 % per poll for 15 s. Slow, because orders also wait for some seconds when their worker is
@@ -168,15 +171,13 @@ class Admission:
             if order_id in sample.stored or now - self._pending.get(order_id, now) > FORGET_SECONDS:
                 self._pending.pop(order_id, None)
         self._uncertain = {id_: at for id_, at in self._uncertain.items() if now - at <= FORGET_SECONDS}
+        pending_seconds = median(now - at for at in self._pending.values()) if self._pending else 0.0
+        queue_seconds = max(sample.idle_seconds or 0.0, pending_seconds) - UNQUEUED_SECONDS
         self._limiter.observe(
             now,
             active=self._active + len(self._pending),
             finished_rate=sample.finished / RATE_WINDOW_SECONDS,
-            waiting_seconds=max(
-                (sample.waiting_ms or 0) / 1000,
-                (sample.idle_seconds or 0.0) * QUEUES,
-                median(now - at for at in self._pending.values()) * QUEUES if self._pending else 0.0,
-            ),
+            waiting_seconds=max((sample.waiting_ms or 0) / 1000, queue_seconds * QUEUES),
         )
 
 

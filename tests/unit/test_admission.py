@@ -11,6 +11,7 @@ from orchestrator.api.admission import (
     POLL_SECONDS,
     RATE_WINDOW_SECONDS,
     TARGET_SHARE,
+    UNQUEUED_SECONDS,
     Admission,
     ConcurrencyLimiter,
     processing_seconds,
@@ -172,7 +173,8 @@ class SimulatedSystem:
             finished_rate=sum(orders for _, orders, _ in self._finished) / RATE_WINDOW_SECONDS,
             # The median of half the longest time in a queue, of two queues.
             waiting_seconds=max(
-                idle / 2 * 2, _median([(waited, orders) for _, orders, waited in self._finished])
+                (idle / 2 - UNQUEUED_SECONDS) * 2,
+                _median([(waited, orders) for _, orders, waited in self._finished]),
             ),
         )
 
