@@ -68,7 +68,7 @@ class OrderFailed(Exception):
 
 
 class OrphanSearch:
-    """Looks up each order by itself: the search continues after one that fails, and calls `on_failure`.
+    """Looks up each order separately: after one that fails it calls `on_failure` and continues.
 
     Raises ServiceUnavailable if the database or the Temporal server is unavailable.
     """

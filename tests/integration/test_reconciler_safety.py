@@ -261,7 +261,7 @@ async def test_orphans_over_time_count_together_for_a_minute(
     assert (await state_of(pool)).stopped_at is not None
 
 
-# --- Each order by itself ---------------------------------------------------------------------------
+# --- Each order separately --------------------------------------------------------------------------
 
 
 class Failures:
