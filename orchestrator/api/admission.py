@@ -30,7 +30,7 @@ POLL_SHARE = 0.1
 RATE_WINDOW_SECONDS = 5.0
 RATE_MEMORY_SECONDS = 15.0
 
-TARGET_SHARE = 0.27
+TARGET_SHARE = 0.22
 """Mean time that an order may be active, as a share of the limit without the review. The rest is for orders
 that take longer."""
 
