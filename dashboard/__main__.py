@@ -25,13 +25,13 @@ def main() -> int:
     try:
         settings = Settings.load()
         refuse(configuration_findings(settings))
-        # While the database is unavailable: on such an address, every request needs a key.
+        # If the database is unavailable, start anyway: beyond loopback, every request needs a key.
         with suppress(DatabaseError):
             bind_policy.require_api_keys(settings, "the dashboard")
     except UsageError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
-    # The user's configuration files of Streamlit are for other apps.
+    # Ignore the user's configuration files of Streamlit, which are for other apps.
     streamlit.config.get_config_files = lambda file_name: []  # noqa: ARG005
     # Streamlit serves a folder named `pages` automatically until st.navigation has run for the first time.
     PagesManager.uses_pages_directory = False

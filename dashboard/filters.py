@@ -1,4 +1,4 @@
-"""Parses the URL queries of the pages, and that of the CSV export into a selection of orders.
+"""Checks the URL queries of the pages and of the CSV export, and parses them into selections of orders.
 
 An invalid query is an error: a page that ignored a parameter would show more orders than the link selects.
 """
@@ -71,9 +71,9 @@ def selection_of(query: Mapping[str, str], now: datetime | None = None) -> Selec
 
 
 def with_widget_times(parameters: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return a URL query with its times as widgets read them: in UTC, extended to whole minutes.
+    """Return a URL query with its times in the format of the widgets: in UTC, extended to whole minutes.
 
-    An invalid time stays as it is: the page reports it.
+    An invalid time stays unchanged, so that the page reports it.
     """
     return [(name, _widget_time(name, value)) for name, value in parameters]
 

@@ -39,13 +39,15 @@ sessions = Sessions()
 
 
 def session_cookie(settings: Settings) -> str:
-    """Return the name of the session cookie. Browsers send a cookie to every port of a host, so that each
-    dashboard of a host needs another name."""
+    """Return the name of the session cookie.
+
+    Browsers send a cookie to every port of a host, so each dashboard of a host needs its own name.
+    """
     return f"orders_session_{settings.port('dashboard')}"
 
 
 class SignInMiddleware:
-    """ASGI middleware that lets in only HTTP requests and WebSocket connections with a valid API key.
+    """ASGI middleware that rejects HTTP requests and WebSocket connections without a valid API key.
 
     While no API keys exist, requests to a loopback address need none.
     """
@@ -138,8 +140,7 @@ class SignInMiddleware:
         )
 
     def _send_while_valid(self, send: Send, key: str | None, token: str | None) -> Send:
-        """Return a `send` that closes the WebSocket connection when the key is no longer valid or the session
-        has ended."""
+        """Return a `send` that closes the connection when the key is revoked or the session has ended."""
         checked_at = monotonic()
         is_closed = False
 
@@ -163,8 +164,10 @@ class SignInMiddleware:
 
 
 async def _keyless_refusal(scope: Scope) -> str | None:
-    """Return why a request without a key is refused, or None. A page works through its WebSocket connection,
-    so only this is checked for a proxy that adds no header."""
+    """Return why a request without a key is refused, or None.
+
+    Only the WebSocket connection is checked for a proxy that adds no header: no page works without it.
+    """
     refusal = keyless_access.request_refusal(scope)
     if refusal is not None or scope["type"] != "websocket":
         return refusal

@@ -1,7 +1,7 @@
 """Load tests of the order system: `locust -f loadtest/locustfile.py`, with the web UI or `--headless`.
 
 The options in `loadtest/options.py` are both fields of the web form and command-line options. Locust's own
-environment variables and configuration files have no effect: they are made for other tests.
+environment variables and configuration files have no effect, because they are for other load tests.
 """
 
 import os
@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 # Locust puts this file's directory first on the module search path, where its modules would hide others of
-# the same name, and removes the first entry when the file is loaded. So the project root is first and last.
+# the same name. After it has loaded this file, Locust removes the first entry. So the project root is the
+# first and the last entry.
 _HERE = Path(__file__).resolve().parent
 sys.path = [
     str(_HERE.parent),
@@ -36,7 +37,7 @@ from orchestrator.settings import Settings
 
 OWN_VARIABLES = ("LOCUST_PORT",)
 
-# Some are read without the parser. This file is loaded before the options are parsed.
+# Locust reads some of these variables without its parser, and parses its options after it loads this file.
 for _name in [name for name in os.environ if name.startswith("LOCUST_") and name not in OWN_VARIABLES]:
     del os.environ[_name]
 

@@ -1,4 +1,4 @@
-"""Monitor of the system's availability, beside the orders."""
+"""Monitors the availability of the system during a run."""
 
 import logging
 import time
@@ -29,7 +29,7 @@ class OutageMonitor:
             try:
                 self._add(self._probe())
             except Exception:
-                # An unexpected response is no outage, and the next probes must follow.
+                # An unexpected response is no outage, and must not end the probes.
                 log.exception("the availability probe failed")
             self._probed_at = None
 

@@ -126,7 +126,7 @@ class LoadTestOption:
 
     @property
     def cli_name(self) -> str:
-        """The name on the command line, without its dashes in front: `slo-target` for `slo_target`."""
+        """The name on the command line without leading dashes: `slo-target` for `slo_target`."""
         return self.name.replace("_", "-")
 
     @property
@@ -228,7 +228,7 @@ _UNSUPPORTED = {
     "reset_stats": "--reset-stats is not supported. The statistics are part of the reports.",
     "web_login": "--web-login is not supported. The page requires an API key as soon as there is one.",
 }
-"""Options of Locust that would change a run or its page without being part of it."""
+"""Options of Locust that conflict with the options of a run, and the error message of each."""
 
 
 def require_supported(locust_options: Mapping[str, object]) -> None:
@@ -286,8 +286,10 @@ class RunOptions:
 
     @property
     def orders_at_rate(self) -> int:
-        """Orders that the stages amount to: exact for constant arrivals, the mean for Poisson arrivals, the
-        maximum for a closed loop."""
+        """The number of orders of all stages.
+
+        Exact for constant arrivals, the mean for Poisson arrivals, the maximum for a closed loop.
+        """
         return math.ceil(sum(stage.orders for stage in self.stages) - 1e-9)
 
     @property

@@ -17,10 +17,10 @@ RETRY_BUDGET_SECONDS = 30.0
 """Time that all calls after a run may spend on retries while the API or PostgreSQL is unavailable."""
 
 FAILED_CALL_SECONDS = 5.0
-"""What a failed call costs at most: an audit can run for minutes before the API is restarted."""
+"""Maximum time that one failed call takes from the budget: an audit can fail after minutes."""
 
 BUSY_SECONDS = AUDIT_SECONDS
-"""Time that an audit waits while the API rejects it with 429, because it runs another one."""
+"""How long to retry an audit that the API rejects with 429 because another audit is running."""
 
 RETRY_SECONDS = 0.5
 

@@ -1,4 +1,4 @@
-"""Checks before a run, so that a run that cannot work is refused before anything is stored."""
+"""Checks before a run: a run that cannot succeed is refused before it is stored."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +70,7 @@ def used_run_id(run_id: str) -> UsageError:
 
 @contextmanager
 def require_database() -> Iterator[None]:
+    """Raise UsageError in place of a database error of the block."""
     try:
         yield
     except LockTimeout:

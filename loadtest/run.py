@@ -93,7 +93,7 @@ class Run:
     def check(self) -> None:
         """Run the preflight checks and prepare the disturbances. Raises UsageError."""
         if self.report_dir.exists():
-            # Of a run in another database. Its files would pass for those of this run.
+            # The directory is of a run in another database, whose files would be taken for those of this run.
             raise used_run_id(self.options.run_id)
         check_api(self._api, self._api_url)
         check_role(look_up_role(self._api_url, self._api_key), self.options)
@@ -105,7 +105,7 @@ class Run:
 
         Raises UsageError if the run id was used, or a component became unavailable, since `check`.
         """
-        # Before the start of the run, since it runs git.
+        # Read the commit before the clock of the run starts, because this runs git.
         commit_hash = commit()
         with require_database(), runs.one_start_at_a_time(self._database_url):
             try:
@@ -148,7 +148,7 @@ class Run:
             raise used_run_id(self.options.run_id)
 
     def stop(self) -> None:
-        """Stop sending and bring disturbed components back. `finish` must still be called."""
+        """Stop sending, and start stopped and paused components. `finish` must still be called."""
         self._is_stopped = True
         if self._stopped_after is None and self.seconds < self.options.seconds:
             self._stopped_after = self.seconds
@@ -262,8 +262,10 @@ class Run:
             report["missing"].append(f"the reports were not written: {error}")
 
     def _audit_while_draining(self) -> None:
-        """Audit most orders before the end of the drain: the result of a workflow is read only once, so the
-        final audit reads only the last ones."""
+        """Audit most orders before the end of the drain.
+
+        The API reads the result of a workflow only once, so the final audit reads only the last workflows.
+        """
         while not self.tally.is_exhausted:
             gevent.sleep(PROBE_SECONDS)
         with suppress(OrderSystemError):

@@ -1,4 +1,4 @@
-"""Connects runs to Locust: which of its events start, stop, drain and finish a run.
+"""Connects runs to Locust's events, which start, stop, drain and finish a run.
 
 Ctrl-C, SIGTERM, SIGHUP, the stop button of the web UI, `--run-time` and the end of the schedule all lead to
 the same drain and verdict. In a worker process they drain the orders of that worker.
@@ -52,7 +52,7 @@ def exit_on_error() -> Iterator[None]:
 def prepare(environment: Environment, **_: Any) -> None:
     """Set up this Locust process. Exits with code 2 if the run of the command line is refused."""
     use_exact_statistics()
-    # Without this, each full garbage collection traverses all of Locust and Flask and delays the schedule.
+    # Otherwise each full garbage collection traverses all of Locust and Flask, and delays the schedule.
     gc.collect()
     gc.freeze()
     if isinstance(environment.runner, WorkerRunner):
@@ -89,7 +89,7 @@ def _prepare_runs(environment: Environment, settings: Settings) -> None:
     controller = RunController(environment, settings, generators)
     _on_interrupt(controller.interrupt_error)
     if web_ui is not None:
-        # While the database is unavailable: on such an address, every request needs a key.
+        # If the database is unavailable, start anyway: beyond loopback, every request needs a key.
         with suppress(DatabaseError):
             bind_policy.require_api_keys(settings, "the web UI of the load tests", web_ui.host)
         add_pages(web_ui, controller)
@@ -104,7 +104,8 @@ def _prepare_runs(environment: Environment, settings: Settings) -> None:
 def _require_api_keys(settings: Settings, address: str, *, waits: bool) -> None:
     """Require API keys for a master, whose workers connect without authentication.
 
-    Raises UsageError without keys. While the database is unavailable, waits or raises DatabaseError.
+    Raises UsageError without keys. While the database is unavailable, retries if `waits`, else raises
+    DatabaseError.
     """
     while True:
         try:
@@ -169,7 +170,7 @@ class RunController:
         options = RunOptions.parse(given)
         api_url = str(given.get("host") or self.settings.api_url)
         run = Run(self._environment, self.settings, api_url, options, self._generators, api_key)
-        # The checks call the API, and another start may come while they wait.
+        # The checks wait for the API, and another start may arrive in the meantime.
         self._reserved_until = math.inf
         try:
             run.check()
@@ -223,7 +224,7 @@ class RunController:
         runner = self._environment.runner
         assert runner is not None, "a test starts"
         if run is None:
-            # Locust's keys in a terminal start its users without the form.
+            # A key press in Locust's terminal starts users without the form.
             gevent.spawn(runner.stop)
             return
         self._is_stopped = False
@@ -254,7 +255,7 @@ class RunController:
         runner, web_ui = self._environment.runner, self._environment.web_ui
         assert runner is not None, "a test runs"
         if web_ui is None:
-            # Also after Locust has stopped the test because its last worker is lost: the process would stay.
+            # Quit also when Locust has stopped the test after the loss of its last worker: it would not quit.
             if not self._is_quitting:
                 runner.quit()
             return
@@ -267,7 +268,7 @@ class RunController:
         is_quitting, self._is_quitting = self._is_quitting, True
         self._on_stop()
         if is_quitting:
-            # Two signals: Locust ends the process in the greenlet of the first one.
+            # This is a second signal. Locust ends the process in the greenlet of the first one.
             gevent.sleep(QUIT_SECONDS)
 
     def _on_stop(self, **_: Any) -> None:
@@ -289,7 +290,7 @@ class RunController:
                     f"Interrupted again: {ending}. Faults and components are restored first."
                 )
                 running.kill()
-        # The run has done this, unless it was interrupted. Another signal waits here until it is done.
+        # A run that was not interrupted has already released the stack. A further signal waits here.
         run.release()
         self._is_restoring = False
 

@@ -46,7 +46,7 @@ def heatmap(cells: Sequence[Cell], time_range: TimeRange, palette: Palette) -> g
         go.Heatmap(
             # Edges instead of centers: with centers Plotly cannot know the width of a single slice.
             x=[*starts, starts[-1] + width] if starts else [],
-            y=[log_seconds(_drawn(edge)) for edge in (edge_below(edges[0]), *edges)] if edges else [],
+            y=[log_seconds(_drawn_edge(edge)) for edge in (edge_below(edges[0]), *edges)] if edges else [],
             z=[[counts.get((edge, at)) for at in starts] for edge in edges],
             customdata=[[_range_text(edge)] * len(starts) for edge in edges],
             colorscale=[[n / 4, color] for n, color in enumerate(palette.scale[1:])],
@@ -57,7 +57,7 @@ def heatmap(cells: Sequence[Cell], time_range: TimeRange, palette: Palette) -> g
         )
     )
     _finish(figure, time_range, palette, limit_at=log_seconds(time_range.limit_ms))
-    low_ms, high_ms = (edge_below(edges[0]), _drawn(edges[-1])) if edges else (1000, 0)
+    low_ms, high_ms = (edge_below(edges[0]), _drawn_edge(edges[-1])) if edges else (1000, 0)
     figure.update_yaxes(title="completion", **log_ticks(low_ms, max(high_ms, time_range.limit_ms)))
     return figure
 
@@ -83,8 +83,8 @@ def _edges(first_ms: int, last_ms: int) -> list[int]:
     return edges[::-1]
 
 
-def _drawn(upto_ms: int) -> int:
-    """Return where the upper edge of a bucket is drawn: that of the unbounded one at twice its lower edge."""
+def _drawn_edge(upto_ms: int) -> int:
+    """Return the drawn upper edge of a bucket. The last bucket, without one, ends at twice its lower edge."""
     return 2 * edge_below(upto_ms) if upto_ms == EDGES_MS[-1] else upto_ms
 
 

@@ -1,4 +1,4 @@
-"""Audits through the API, each in a thread: auditing a whole history takes longer than a page may."""
+"""Audits through the API, each in a thread: the audit of all orders takes longer than a page may take."""
 
 import threading
 from dataclasses import dataclass, replace

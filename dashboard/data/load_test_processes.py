@@ -1,4 +1,4 @@
-"""Runs load tests as separate processes, and finds them by the run id in their command line.
+"""Starts load tests as separate processes, and finds them by the run id in their command line.
 
 A run continues when its browser tab is closed or the dashboard restarts.
 """
@@ -45,7 +45,7 @@ class LoadTestProcesses:
 
         Raises UsageError if an option is invalid, another run is in progress, or the log cannot be written.
         """
-        # Two users, or a double click, start from two threads.
+        # Two users, or a double click, call this in two threads.
         with self._starting:
             return self._start(given, api_key)
 
@@ -82,9 +82,10 @@ class LoadTestProcesses:
         return list(self._running)
 
     def stop(self, run_id: str) -> None:
-        """Send SIGTERM to a run: it drains and reports its verdict. Raises OrderSystemError if it ended.
+        """Send SIGTERM to a run, which then drains and reports its verdict.
 
-        A second SIGINT would end the run without a verdict, and two users can stop the same run.
+        Not SIGINT: if two users stop the run, the second SIGINT ends it without a verdict. Raises
+        OrderSystemError if the run has ended.
         """
         process = _find(self._home).get(run_id)
         if process is None:

@@ -118,7 +118,7 @@ def _cancel_form(order_id: str) -> None:
 
 def _address_form(order_id: str, address: Mapping[str, str], version: int) -> None:
     # A field keeps its content, and a button its callback, while its key is the same. With the version in the
-    # keys, the form shows the new address after a change from elsewhere, and never sends the previous one.
+    # keys, the form shows the new address after a change by another user, and never sends the previous one.
     keys = {field: f"new-{field}-{version}" for field in ADDRESS_FIELDS}
 
     def change() -> None:

@@ -98,8 +98,7 @@ def _show_table(rows: list[Row]) -> None:
 
 
 def _open_selected() -> None:
-    # The selection is a row number of the table that the user saw. In the next read, new orders may be above
-    # that row.
+    # The selection is a row number of the table that the user saw. The next read may add orders above it.
     selected = st.session_state[_TABLE].selection.rows
     if selected:
         st.query_params["order"] = st.session_state[_SHOWN_IDS][selected[0]]

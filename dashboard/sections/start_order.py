@@ -49,8 +49,8 @@ def show() -> None:
                 "unit price": st.column_config.NumberColumn("Unit price", format="%.2f", step=0.01),
             },
         )
-        # A second click, while the first one is handled, sends the same id. After the start, the button has
-        # another key, so that a late second click has no effect.
+        # A second click during the start sends the same id. After the start, the button has another key, so a
+        # late second click has no effect.
         generated_id = st.session_state.setdefault(_GENERATED_ID, f"web-{uuid4().hex[:8]}")
         is_submitted = st.form_submit_button(
             "Start", type="primary", icon=":material/play_arrow:", key=f"start-{generated_id}"
@@ -92,12 +92,12 @@ def order_ids(name: str, count: int) -> list[str]:
 
 
 def _start(ids: list[str], body: Json) -> None:
-    """Start these orders. Raises the error of the first: all have the same body, so all would fail."""
+    """Start these orders. Raises the error of the first order: all have the same body, so all would fail."""
     api = clients.api()
     api.start(ids[0], body)
     with ThreadPoolExecutor(PARALLEL_STARTS) as pool:
         results = list(pool.map(lambda order_id: _start_one(api, order_id, body), ids[1:]))
-    # Not before: a click that interrupts this run must find the same id.
+    # Delete the id only now: a click that interrupts this script run must send the same id.
     del st.session_state[_GENERATED_ID]
     if len(ids) == 1:
         st.query_params["order"] = ids[0]

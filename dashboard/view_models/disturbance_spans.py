@@ -1,4 +1,4 @@
-"""How long each disturbance affected the stack, as far as that is recorded."""
+"""The time in which each disturbance affected the stack, as far as its end is recorded."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -23,21 +23,21 @@ class DisturbanceSpan(NamedTuple):
 
 
 def disturbance_spans(disturbances: Sequence[Disturbance], limit_seconds: float) -> list[DisturbanceSpan]:
-    """Return the spans of disturbances, which are in order of time.
+    """Return the spans of the disturbances. `disturbances` are in order of time.
 
     The recovery of a killed component is not recorded. Its orders are affected for at most their limit, so
     its span has that length and says so: "kill api (+15 s)".
     """
     spans: list[DisturbanceSpan] = []
-    # By component: indexes of the spans that its next start or resume ends.
-    unended: dict[str, list[int]] = {}
+    # By component: indexes of the open spans, which its next start or resume ends.
+    open_spans: dict[str, list[int]] = {}
     for each in disturbances:
         name = f"{each.verb} {each.target}"
-        ended = unended.pop(each.target, []) if each.verb in _ENDINGS else []
+        ended = open_spans.pop(each.target, []) if each.verb in _ENDINGS else []
         for index in ended:
             spans[index] = spans[index]._replace(until=each.at)
         if each.verb in _BEGINNINGS:
-            unended.setdefault(each.target, []).append(len(spans))
+            open_spans.setdefault(each.target, []).append(len(spans))
             spans.append(DisturbanceSpan(each.at, None, name))
         elif each.verb in _RESTARTED_AUTOMATICALLY:
             until = each.at + timedelta(seconds=limit_seconds)

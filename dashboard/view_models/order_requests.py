@@ -17,7 +17,7 @@ def can_be_rejected(order: Row) -> bool:
 
 
 def can_be_approved(details: OrderDetails) -> bool:
-    """Return whether an approval can still succeed. It cannot after an early approval, before the review."""
+    """Return whether an approval can still succeed. An approval before the review counts as the approval."""
     is_approved = any(
         event["kind"] == "signal"
         and event["detail"].get("signal") == "approve_order"

@@ -14,7 +14,7 @@ Json = dict[str, Any]
 
 
 def stored_runs(rows: list[Row]) -> pd.DataFrame:
-    """Times in seconds, rate per second. Rows as returned by `db.read_models.stored_runs.newest_runs`."""
+    """Return one row per run. `rows` come from `db.read_models.stored_runs.newest_runs`."""
     return pd.DataFrame(
         [
             {

@@ -12,7 +12,7 @@ VERBS = ("kill", "restart", "stop", "start", "pause", "resume")
 stop: orderly stop until `start`. pause: SIGSTOP until `resume` (SIGCONT)."""
 
 MAX_REPEATS = 1_000
-"""Of one disturbance with `every`. A restart takes seconds, so more of them cannot be carried out."""
+"""Maximum repetitions of a disturbance with `every`. A restart takes seconds, so no run has more."""
 
 ENDED_BY = {"pause": "resume", "stop": "start"}
 """Verbs that make a component unavailable, and the verb that makes it available again."""
@@ -24,8 +24,10 @@ _SYNTAX = re.compile(
 
 @dataclass(frozen=True)
 class PlannedDisturbance:
-    """`at_seconds` after the start of the run. `target` is a component, or a kind of component: then its
-    components take turns."""
+    """A disturbance `at_seconds` after the start of the run.
+
+    `target` is a component, or a kind of component whose components take turns.
+    """
 
     at_seconds: float
     verb: str

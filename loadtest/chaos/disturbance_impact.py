@@ -1,8 +1,8 @@
 """Impact of each disturbance: late orders after it, and time until completion times had recovered.
 
-The late orders after a disturbance need not be its effect. They are shown beside the number of late orders to
-expect without it: the late share before the first disturbance, times the orders after this one. An order
-belongs to the time at which its limit passes.
+The late orders after a disturbance need not be its effect. So the impact also has the number of late orders
+expected without disturbances: the late share before the first disturbance, times the number of orders after
+this one. An order counts at the time at which its limit passes.
 
 A level is the median completion time of ten consecutive orders, by acceptance. The former level is the
 highest level in the 30 s before the disturbance. The level has risen if, within one limit after the
@@ -53,19 +53,19 @@ def impact_of(disturbances: Sequence[Json], records: Sequence[OrderRecord], slo_
         if each.accepted is not None
     ]
     orders.sort(key=lambda order: order.accepted)
-    judged = [
-        (_judged_at(record, slo_seconds), record.late)
+    counted = [
+        (_limit_passed_at(record, slo_seconds), record.late)
         for record in records
         if record.ending != Ending.REJECTED or record.late
     ]
-    end = max((at for at, _ in judged), default=0.0)
+    end = max((at for at, _ in counted), default=0.0)
     made_at = [each["at_seconds"] for each in disturbances if not each["problem"]]
-    undisturbed = [is_late for at, is_late in judged if at < min(made_at, default=math.inf)]
+    undisturbed = [is_late for at, is_late in counted if at < min(made_at, default=math.inf)]
     impacts = []
     for disturbance in disturbances:
         at = disturbance["at_seconds"]
         until = min((each for each in made_at if each > at), default=math.inf)
-        late = [is_late for judged_at, is_late in judged if at <= judged_at < until]
+        late = [is_late for passed_at, is_late in counted if at <= passed_at < until]
         before = [each for each in orders if each.accepted >= at - BEFORE_SECONDS and each.finished < at]
         after = [each for each in orders if each.finished >= at and each.accepted < until]
         former_ms = max((level for _, level in _levels(before)), default=None)
@@ -94,7 +94,7 @@ def _recovery_seconds(
 ) -> float | None:
     """Return the time from the disturbance to the acceptance of the first of the ten recovered orders.
 
-    `after` are the orders that it may have affected. A level above `risen_ms` has risen.
+    `after` are the orders that the disturbance may have affected. A level above `risen_ms` has risen.
     """
     levels = _levels(after)
     if not levels:
@@ -110,7 +110,7 @@ def _recovery_seconds(
     return None if has_risen else 0.0
 
 
-def _judged_at(record: OrderRecord, slo_seconds: float) -> float:
+def _limit_passed_at(record: OrderRecord, slo_seconds: float) -> float:
     """Return when the limit of the order passed; for a rejected order, the time of its rejection."""
     if record.accepted is not None:
         return record.accepted + slo_seconds

@@ -7,7 +7,10 @@ from orchestrator.rest_client import Json
 
 
 class FaultProfile:
-    """Every method raises ServiceUnavailable without a response, and UsageError when the API refuses."""
+    """The fault profile of one run.
+
+    Every method raises ServiceUnavailable when there is no response, and UsageError when the API refuses.
+    """
 
     def __init__(self, api: ApiClient) -> None:
         self._api = api
@@ -28,7 +31,7 @@ class FaultProfile:
         return response.body
 
     def begin(self, options: RunOptions) -> None:
-        """Set the profile of the run, or note the active one if the run sets none."""
+        """Set the profile of the run, or read the active one if the run sets none."""
         active = self.active()
         if options.faults is None:
             self.profile, self.seed = active.get("profile"), active.get("seed")
@@ -52,7 +55,7 @@ class FaultProfile:
         self.before = None
 
     def _put(self, profile: Json) -> str:
-        """Set a profile. Returns the time since when it is active, which identifies this change."""
+        """Set a profile. Returns the time of this change, which identifies the change."""
         response = self._api.call("PUT", "/faults", profile, "faults")
         if not response.is_ok:
             raise UsageError(

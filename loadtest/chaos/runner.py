@@ -1,4 +1,4 @@
-"""Makes the disturbances of a run at their times, and records what was done.
+"""Makes the disturbances of a run at their times, and records the result of each.
 
 A helper process (`loadtest.chaos.stack_control`) controls the stack. The process of the load test is patched
 by gevent and has a schedule to keep, so it cannot wait for components to start.
@@ -80,11 +80,11 @@ class DisturbanceRunner:
                 self._is_idle.wait(HELPER_SECONDS)
                 self._running.kill()
                 self._running = None
-            # This may continue a call that was interrupted.
+            # An earlier call may have been interrupted here.
             for component, verb in list(self._unavailable.items()):
                 now = round(time.monotonic() - self._began, 3)
                 self._disturb(PlannedDisturbance(now, ENDED_BY[verb], component))
-                # If that failed, the helper process retries it when it ends.
+                # If the start failed, the helper process retries it when it ends.
                 self._unavailable.pop(component, None)
 
     def finish(self) -> list[Json]:

@@ -1,8 +1,8 @@
 """REST client of the load generator: one connection pool per process, large enough for an open loop.
 
-Locust's own clients are not used. They allow ten concurrent requests by default, and the library below them
-retries a GET as often as its pool is large when a server drops connections. Here each call is exactly one
-request. Its name is a row of Locust's table, except for long polls; only orders count for the charts.
+Locust's own clients are not used. They allow ten concurrent requests by default, and when a server drops
+connections, their HTTP library retries a GET up to once per pooled connection. Here each call is exactly one
+request. Locust's table has a row for each request name, except for long polls. Its charts count only orders.
 """
 
 import json
@@ -109,8 +109,8 @@ class ApiClient:
     ) -> ApiResponse:
         """Send one request. Locust's statistics count a status other than `expected` as a failure.
 
-        The request has `name` in the statistics, or the name of its status code in `names`. Without a name it
-        is not in the statistics.
+        `name` is the name of the request in the statistics; `names` replaces it for some status codes. A
+        request without a name is not counted.
         """
         began = time.perf_counter()
         try:
@@ -162,7 +162,7 @@ class ApiClient:
     def _report(self, method: str, name: str, began: float, length: int, problem: str | None) -> None:
         if self._stats is None or not name:
             return
-        # Not through Locust's event of requests, which would count them among the orders.
+        # Not with Locust's request event: its listeners would count the request as an order.
         entry = self._stats.entries[(name, method)]
         entry.log(round((time.perf_counter() - began) * 1000), length)
         if problem is not None:

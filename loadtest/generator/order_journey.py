@@ -150,7 +150,7 @@ class OrderJourney:
         elif is_concurrent and response.is_ok:
             self._count(name, "started")
         elif response.status == 429:
-            # A concurrent start may be rejected like any other; a later one is for an order the API knows.
+            # A concurrent start may be rejected like any other, a repeated start of a known order may not.
             self._count(name, "rejected" if is_concurrent else "error")
         else:
             status = response.body.get("status", "")
@@ -209,7 +209,7 @@ class OrderJourney:
             return False
         status = response.body
         if self.record.accepted is None and status.get("created_at"):
-            # The start was never acknowledged, but the limit counts from acceptance.
+            # The order was accepted without an acknowledgement. Its limit counts from acceptance.
             age = datetime.now(UTC) - datetime.fromisoformat(status["created_at"])
             self._recorder.accepted_before(self.record, age.total_seconds())
         if status.get("status", "running") == "running":

@@ -34,7 +34,7 @@ class Ending(StrEnum):
     """The API rejected the start with 429."""
 
     UNKNOWN = "unknown"
-    """The API did not return the state of the order: the run has lost it."""
+    """The API did not return the state of the order."""
 
 
 @dataclass(slots=True)

@@ -131,7 +131,7 @@ def run_search(
 
 
 class _SearchStopped(Exception):
-    """The last probe shows nothing about its rate."""
+    """The last probe does not show whether its rate is held."""
 
 
 def search(plan: SearchPlan, is_held: Callable[[float], bool]) -> None:
@@ -218,7 +218,7 @@ def write_results(result: SearchResult, plan: SearchPlan, slo_seconds: float, di
     }
     files = [directory / "capacity.json", directory / "capacity.html"]
     output_file.write(files[0], json.dumps(results, indent=2) + "\n")
-    # With plotly.js in the page, so that it works offline.
+    # The page contains plotly.js, so that it works offline.
     chart = capacity_chart(result.probes, 1 - plan.target, slo_seconds)
     output_file.write(files[1], chart.to_html(include_plotlyjs=True))
     return files

@@ -41,5 +41,5 @@ def write_reports(
 
 
 def write_verdict(directory: Path, verdict: Verdict) -> None:
-    """Write `verdict.json`, after all other files: once it exists, the report is complete. Raises OSError."""
+    """Write `verdict.json`. Call this last: the file marks a complete report. Raises OSError."""
     output_file.write(directory / "verdict.json", json.dumps(verdict.report, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Locust's statistics by the rules of the verdict, so that its page and its files have the same figures."""
+"""Makes Locust's page and files show the same counts and percentiles as the verdict."""
 
 import time
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ def use_exact_statistics() -> None:
     # By default Locust rounds times to two digits, and from 10 s to whole seconds: 15,450 ms would read as
     # 15,000 ms.
     stats.bucket_response_time = lambda response_time: round(response_time)
-    # Locust's own rank is one too high when the share of the number is whole: p99 of 100 is its maximum.
+    # Locust's rank is one too high when p * n is a whole number: its p99 of 100 times is the maximum.
     stats.calculate_response_time_percentile = _percentile
     stats.StatsCSVFileWriter.close_files = _complete_and_close  # type: ignore[method-assign, assignment]
 
@@ -26,7 +26,7 @@ _close = stats.StatsCSVFileWriter.close_files
 
 
 def _complete_and_close(writer: stats.StatsCSVFileWriter) -> None:
-    """Write the files of `--csv` once more: Locust writes them every second, and not at the end."""
+    """Write the files of `--csv` once more: Locust writes them every second, but not at the end."""
     for file, csv_writer, columns, write_rows in (
         (
             writer.requests_csv_filehandle,

@@ -96,7 +96,7 @@ def setup_differences(run: runs.NewRun, baseline: runs.StoredRun) -> list[str]:
 def compare_times(run: RunTimes, baseline: RunTimes) -> Json:
     """Compare completion times and late shares: differences (run less baseline) with their intervals.
 
-    `verdict` summarizes all of them.
+    `verdict` summarizes all differences.
     """
     independent, baseline_independent = _independent_orders(run), _independent_orders(baseline)
     percentiles = {
@@ -109,11 +109,11 @@ def compare_times(run: RunTimes, baseline: RunTimes) -> Json:
         for name, share in _COMPARED.items()
     }
     late_share = _comparison(_late_share(run, independent), _late_share(baseline, baseline_independent))
-    words = {each["verdict"] for each in (*percentiles.values(), late_share)} - {NO_DIFFERENCE, TOO_FEW}
+    verdicts = {each["verdict"] for each in (*percentiles.values(), late_share)} - {NO_DIFFERENCE, TOO_FEW}
     return {
         "completion_ms": percentiles,
         "late_share": late_share,
-        "verdict": words.pop() if len(words) == 1 else ("mixed" if words else NO_DIFFERENCE),
+        "verdict": verdicts.pop() if len(verdicts) == 1 else ("mixed" if verdicts else NO_DIFFERENCE),
         "assumptions": ASSUMPTIONS,
     }
 
@@ -193,7 +193,7 @@ def _comparison(run: Estimate, baseline: Estimate, *, orders_needed: int = 0, or
 def _independent_orders(times: RunTimes) -> float:
     """Return the smallest number of independent orders of all compared measures.
 
-    For a rare event alone, such as a late order, the number would be too uncertain: a few bursts decide it.
+    The number of a rare event alone, such as a late order, would be too uncertain: a few bursts decide it.
     """
     limits = [*(percentile(times.finished_ms, share) for share in _COMPARED.values()), times.limit_ms]
     return min(

@@ -12,7 +12,7 @@ Json = dict[str, Any]
 
 TIME_COLUMNS = ("count", "mean", *PERCENTILES)
 _TIMES = ("accept_ms", "completion_ms", "end_to_end_ms")
-_LISTED = 3
+_MAX_LISTED_VIOLATIONS = 3
 
 
 class RowStatus(StrEnum):
@@ -80,7 +80,7 @@ def _audit_text(database: Json) -> str:
         f"{database['workflows_checked']} workflow results compared"
     )
     if violations := _violations(database):
-        return f"{len(violations)} violations: {'; '.join(violations[:_LISTED])}\n{text}"
+        return f"{len(violations)} violations: {'; '.join(violations[:_MAX_LISTED_VIOLATIONS])}\n{text}"
     if database["uncompared"]:
         return f"no violation found, but {database['uncompared']} orders not compared: {text}"
     return f"no violation: {text}"

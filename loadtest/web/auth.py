@@ -19,7 +19,7 @@ ALIVE = "/alive"
 """Liveness check of the process, without authentication."""
 
 _CHANGING_PATHS = ("/stop", "/stats/reset")
-"""What Locust changes at a GET."""
+"""Paths at which a GET request changes a run."""
 
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="orders: any name, an API key as password", charset="UTF-8"'}
 
@@ -76,8 +76,10 @@ def authenticated_key() -> str | None:
 
 
 def _keyless_refusal() -> str | None:
-    """Return why a request without a key is refused, or None. Checks the sender of a POST: it can start a run
-    that kills components."""
+    """Return why a request without a key is refused, or None.
+
+    The sender of a POST is checked too, because a POST can start a run that kills components.
+    """
     server = request.environ
     port = int(server["SERVER_PORT"])
     protocol = server["SERVER_PROTOCOL"].removeprefix("HTTP/")
@@ -99,7 +101,7 @@ def _request_key() -> str | None:
 
 
 def _is_cross_site() -> bool:
-    """Whether another site made the browser send this: it adds Basic credentials to such requests too."""
+    """Return whether another site sent this request. Browsers add Basic credentials to such requests too."""
     origin = request.headers.get("Origin")
     return origin is not None and urlsplit(origin).netloc != request.host
 

@@ -1,7 +1,7 @@
 """`make compose-proof`: build the images and run the unchanged compose file in a real Docker engine.
 
 The engine and the base images are made of Debian and PyPI packages, in a temporary directory:
-`tests/compose/base_images.py`. The checkout is copied as if its umask was 077.
+`tests/compose/base_images.py`. The checkout is copied with umask 077.
 
 Prints a line per step. Exits with 1 if a check fails, and with 2 without root or a required program.
 """
@@ -45,7 +45,7 @@ def main() -> int:
             engine.remove()
             for leftover in (engine.project, engine.tree / "var/lib/docker"):
                 shutil.rmtree(leftover, ignore_errors=True)
-    remaining = checks.traces(directory)
+    remaining = checks.leftovers(directory)
     if remaining:
         print(f"The proof left behind: {', '.join(remaining)}.", file=sys.stderr)  # noqa: T201
         return 1

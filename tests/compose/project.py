@@ -70,7 +70,7 @@ class Container:
 
     @property
     def start(self) -> tuple[str, str]:
-        """Changes when the container is recreated or restarted."""
+        """Id and start time, which change when the container is recreated or restarted."""
         return self.id, str(self.details["State"]["StartedAt"])
 
     @property
@@ -94,9 +94,9 @@ class Project:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        key = {name: "ord_" + base64.urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip("=")
-               for name in ("API_KEY", "LOAD_TEST_KEY")}  # fmt: skip
-        self.settings = {name: secrets.token_hex(24) for name in compose.SECRETS} | key
+        keys = {name: "ord_" + base64.urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip("=")
+                for name in ("API_KEY", "LOAD_TEST_KEY")}  # fmt: skip
+        self.settings = {name: secrets.token_hex(24) for name in compose.SECRETS} | keys
         self.settings["ORDERS_RESOURCE_ATTRIBUTES"] = "deployment.environment=proof"
         self._write_settings()
 

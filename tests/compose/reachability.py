@@ -1,4 +1,4 @@
-"""Which containers reach which ports. Runs in the network of each container."""
+"""Listening ports, and ports that accept a connection. Runs in the network of each container."""
 
 import json
 import socket
