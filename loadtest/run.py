@@ -93,7 +93,7 @@ class Run:
     def check(self) -> None:
         """Run the preflight checks and prepare the disturbances. Raises UsageError."""
         if self.report_dir.exists():
-            # The directory is of a run in another database, whose files would be taken for those of this run.
+            # A run in another database used this id. Its files would be mixed with the files of this run.
             raise used_run_id(self.options.run_id)
         check_api(self._api, self._api_url)
         check_role(look_up_role(self._api_url, self._api_key), self.options)

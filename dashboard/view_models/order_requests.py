@@ -1,4 +1,4 @@
-"""Which requests an order still accepts, and how many attempts it has made."""
+"""The requests that an order still accepts, and the number of its attempts."""
 
 from db.database import Row
 from db.domain import AttemptOutcome, State

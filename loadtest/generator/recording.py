@@ -169,7 +169,7 @@ class Recorder:
         self._close(record, ending)
 
     def is_overdue(self, record: OrderRecord) -> bool:
-        """Whether the limit has passed: from acceptance, or from sending if the order was never accepted."""
+        """Return whether the limit has passed, from acceptance or, if it was never accepted, from sending."""
         return time.perf_counter() >= self._deadline(record)
 
     def count_overdue(self) -> None:
@@ -255,7 +255,7 @@ class Tally:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether none of the processes sends any more orders."""
+        """Whether all processes have sent their last order."""
         return bool(self._latest) and all(report.exhausted for report in self.reports)
 
     @property

@@ -217,5 +217,5 @@ def wilson(share: float, orders: float, critical: float = CRITICAL) -> tuple[flo
     spread = critical**2 / orders
     centre = (share + spread / 2) / (1 + spread)
     half = critical * math.sqrt(share * (1 - share) / orders + spread / (4 * orders)) / (1 + spread)
-    # Rounding must not push a share of exactly 0 or 1 out of its own interval.
+    # Rounding must not move a share of exactly 0 or 1 out of its interval.
     return max(min(centre - half, share), 0.0), min(max(centre + half, share), 1.0)

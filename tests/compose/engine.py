@@ -1,4 +1,4 @@
-"""A Docker engine of Debian packages in a directory, with namespaces of its own.
+"""A Docker engine of Debian packages in a directory, in separate namespaces.
 
 The engine, its containers and its networks end with the process that started them. Its network has no route
 out of the host.
