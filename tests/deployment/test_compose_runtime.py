@@ -76,7 +76,7 @@ def test_dependencies() -> None:
 
 def test_the_documented_commands_for_an_external_temporal_keep_the_order() -> None:
     """They start all services except Temporal's, each after its dependencies."""
-    section = DEPLOYMENT_PAGE.read_text().partition("## Temporal elsewhere")[2].partition("\n## ")[0]
+    section = DEPLOYMENT_PAGE.read_text().partition("## An external Temporal server")[2].partition("\n## ")[0]
     started: list[str] = []
     for job, lasting in re.findall(
         r"^docker compose (?:run --rm --no-deps (\S+)|up --detach --wait(?: --no-deps)? (.+))$",
