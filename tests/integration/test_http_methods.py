@@ -118,10 +118,12 @@ def test_no_message_has_a_regular_expression(live: LiveApi, path: str) -> None:
 )
 def test_addresses_of_other_countries_are_delivered(live: LiveApi, address: dict[str, str | None]) -> None:
     order_id = live.start(initial_address=address)
-    assert live.finished(order_id)["status"] == "completed"
+    status = live.finished(order_id)
+    assert status["status"] == "completed"
     stored = live.history(order_id)[0]["detail"]["address"]
     assert stored["country"] == str(address["country"]).upper()
     assert stored.get("street2") == address.get("street2")
+    assert status["address"] == {"street2": ""} | stored
 
 
 def test_the_same_address_in_another_normalization_is_the_same_order(live: LiveApi) -> None:

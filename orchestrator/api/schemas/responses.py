@@ -85,9 +85,11 @@ class OrderOutcome(BaseModel):
 
 class AddressResponse(BaseModel):
     street: str
+    street2: str
     city: str
     state: str
     zip: str
+    country: str
 
 
 class OrderStatusResponse(_Order):
