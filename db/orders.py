@@ -161,7 +161,7 @@ class OrderRepository:
     async def end_attempt(
         self, order_id: str, step: Step, ended: AttemptResult, *, is_retried: bool = False
     ) -> None:
-        """Close an attempt that the caller does not retry. `is_retried`: a later execution does."""
+        """Close an attempt that the caller does not retry. `is_retried`: a later execution retries it."""
         await self._execute(
             "end_attempt",
             order_id=order_id,
@@ -176,10 +176,10 @@ class OrderRepository:
     async def complete_step(
         self, order_id: str, step: Step, ended: AttemptResult, label_version: int | None = None
     ) -> bool:
-        """Record that a step succeeded. Return whether it took effect.
+        """Record that a step succeeded. Return whether the step took effect.
 
-        It does not when a later attempt was started, when the step is not due any more, or when the address
-        on the parcel's label (`label_version`) is not the order's current one.
+        The step has no effect when a later attempt was started, when the step is not due any more, or when
+        the address on the parcel's label (`label_version`) is not the order's current one.
         """
         parameters: Row = {
             "order_id": order_id,
@@ -232,7 +232,7 @@ class OrderRepository:
             detail=Jsonb(_event_detail(signal, accepted=True, **detail)),
         )
         if row is None:
-            return await self._decide_again(order_id, request_id, signal, detail)
+            return await self._unchanged_result(order_id, request_id, signal, detail)
         # Read after the statement, which does not see an attempt that committed while it waited for the lock.
         snapshot = await self.snapshot(order_id)
         compensations = snapshot.compensations if snapshot is not None else []
@@ -259,7 +259,7 @@ class OrderRepository:
         )
         if row is not None:
             return RequestResult(True, ACCEPTED_MESSAGES["approve_order"], State(row["state"]))
-        return await self._decide_again(order_id, request_id, signal, detail)
+        return await self._unchanged_result(order_id, request_id, signal, detail)
 
     async def change_address(
         self,
@@ -286,7 +286,7 @@ class OrderRepository:
         )
         if row is not None:
             return RequestResult(True, ACCEPTED_MESSAGES[signal], State(row["state"]))
-        return await self._decide_again(order_id, request_id, signal, detail, address_version)
+        return await self._unchanged_result(order_id, request_id, signal, detail, address_version)
 
     async def record_request(
         self, order_id: str, signal: str, *, accepted: bool, request_id: str | None = None, **detail: object
@@ -325,7 +325,7 @@ class OrderRepository:
                 break
         return await self._existing_snapshot(order_id)
 
-    async def _decide_again(
+    async def _unchanged_result(
         self,
         order_id: str,
         request_id: str | None,
@@ -333,7 +333,8 @@ class OrderRepository:
         detail: Row,
         address_version: int | None = None,
     ) -> RequestResult:
-        """Return the decision on a request without an effect: a repeated, an outdated or a late one."""
+        """Return the decision on a request that changed nothing: a repeated, an outdated or a late
+        request."""
         snapshot = await self._existing_snapshot(order_id)
         was_applied = request_id is not None and request_id in snapshot.applied_request_ids
         if signal is not None and not was_applied:

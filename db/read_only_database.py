@@ -116,7 +116,7 @@ class ReadOnlyDatabase:
 
 
 def _connection_class(errors: ConnectErrors) -> type[Connection[Row]]:
-    class ObservedConnection(Connection[Row]):
+    class ReportingConnection(Connection[Row]):
         @classmethod
         def connect(cls, *args: Any, **kwargs: Any) -> Any:
             try:
@@ -125,7 +125,7 @@ def _connection_class(errors: ConnectErrors) -> type[Connection[Row]]:
                 errors.on_failure(error)
                 raise
 
-    return ObservedConnection
+    return ReportingConnection
 
 
 def _check_connection(connection: Connection[Row]) -> None:

@@ -31,16 +31,21 @@ VALUE_REJECTED = "ValueRejected"
 TOO_MANY_REQUESTS = "TooManyRequests"
 
 UNACCEPTABLE = (INVALID_REQUEST, VALUE_REJECTED)
-"""With one of these, an update fails because of its content."""
+"""Error types of an update that fails because of its content."""
 
 NOT_AN_ORDER = (DUPLICATE_ORDER, INVALID_ORDER)
-"""With one of these, an OrderWorkflow fails before it has created an order."""
+"""Error types of an OrderWorkflow that fails before it has inserted an order."""
 
 ORDER_WORKFLOW_PREFIX = "order-"
 
 
 def order_workflow_id(order_id: str) -> str:
     return ORDER_WORKFLOW_PREFIX + order_id
+
+
+def order_id_of(workflow_id: str) -> str:
+    """Return the order id in the workflow id of an OrderWorkflow."""
+    return workflow_id.removeprefix(ORDER_WORKFLOW_PREFIX)
 
 
 def reconcile_workflow_id(order_id: str) -> str:
@@ -63,8 +68,8 @@ class OrderRequest:
     """The argument of `OrderWorkflow`: one order as the customer placed it.
 
     `requested_at` is the scheduled send time of an open-loop load test, else the time of the request;
-    `limit_seconds` is the time from acceptance to the outcome; `start_request_id` stands for the idempotency
-    key of the start; `database_id` is the API's order database.
+    `limit_seconds` is the time from acceptance to the outcome; `start_request_id` is derived from the
+    idempotency key of the start; `database_id` is the API's order database.
     """
 
     order_id: str
@@ -86,7 +91,7 @@ class OrderRequest:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of what the customer ordered: equal for a repeated request, different for another order.
+        """A digest of the customer's order: equal for a repeated request, different for another order.
 
         `requested_at` and `run_id` are not part of it.
         """
@@ -103,7 +108,7 @@ class OrderRequest:
         return 0 < self.limit_seconds <= MAX_LIMIT_SECONDS
 
     def new_order(self, workflow_run_id: str, accepted_at: datetime) -> NewOrder:
-        """Return the order as it is inserted when a workflow run has accepted it."""
+        """Return the order to insert, accepted by this workflow run."""
         return NewOrder(
             order_id=self.order_id,
             workflow_run_id=workflow_run_id,
@@ -336,7 +341,7 @@ class ChangeAddressRequest:
 
 @dataclass(frozen=True)
 class RequestEvent:
-    """Record the decision on a request that the workflow made itself."""
+    """Record a decision that the workflow made without the order database."""
 
     order_id: str
     signal: str

@@ -12,13 +12,14 @@ import httpx
 from orchestrator import errors
 from orchestrator.security import certificates
 from orchestrator.security.key_hashing import Role, is_token
+from orchestrator.settings.api_url import credentials_problem
 
 Json = dict[str, Any]
 
 CONNECT_SECONDS = 2.0
 READ_SECONDS = 30.0
 RETRY_PAUSES_SECONDS = (0.5, 1.0, 2.0)
-"""Before the retries of a POST whose response was lost: a killed API is back within 3 s."""
+"""Delays before the retries of a POST whose response was lost. A killed API restarts within 3 s."""
 
 AUDIT_SECONDS = 900.0
 """How long clients and the reverse proxy wait for the audit of all orders."""
@@ -63,7 +64,7 @@ class RestClient:
             self._http = httpx.Client(
                 base_url=url,
                 timeout=httpx.Timeout(read_seconds, connect=connect_seconds),
-                # HTTP_PROXY is for the internet, and the API is in the local network.
+                # A proxy in HTTP_PROXY leads to the internet, and the API is in the local network.
                 trust_env=False,
                 verify=certificates.client_context(url),
             )
@@ -154,7 +155,7 @@ class RestClient:
                 ) from error
             raise ApiUnavailable(f"no connection to {self._name}: start the stack with `make up`") from error
         except httpx.LocalProtocolError as error:
-            # Its text can quote a header, which has the key.
+            # The error's message can quote a header, and a header contains the key.
             raise errors.UsageError("the request has a header that HTTP does not allow") from error
         except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
             reason = str(error) or type(error).__name__
@@ -166,14 +167,12 @@ class RestClient:
 
 def require_no_credentials(url: str) -> None:
     """Raises UsageError for a URL with a user or a password, which messages would print."""
-    if "@" in url.partition("//")[2].partition("/")[0]:
-        raise errors.UsageError(
-            "the URL of the API must not contain a user or a password; set API_KEY to the key"
-        )
+    if (problem := credentials_problem(url)) is not None:
+        raise errors.UsageError(problem)
 
 
 def auth_headers(api_key: str | None) -> dict[str, str]:
-    """Return the Authorization header of a key. Raises UsageError for text that no key can be."""
+    """Return the Authorization header of a key. Raises UsageError for text that cannot be a key."""
     if api_key is None:
         return {}
     if not is_token(api_key):

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from db import queries
 from db.database import Row
-from db.domain import State
+from db.domain import TERMINAL_STATES, State
 from db.read_only_database import ReadOnlyDatabase
 
 _SQL = queries.load("live_orders.sql")
@@ -65,7 +65,7 @@ def recent_outcomes(reader: ReadOnlyDatabase, seconds: int) -> RecentOutcomes:
     return RecentOutcomes(
         finished=row["finished"],
         late=row["late"],
-        outcomes={state: row[state.value] for state in (State.COMPLETED, State.CANCELLED, State.FAILED)},
+        outcomes={state: row[state.value] for state in TERMINAL_STATES},
         p50_ms=p50,
         p95_ms=p95,
         p99_ms=p99,

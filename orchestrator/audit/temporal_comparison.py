@@ -14,13 +14,14 @@ from db.domain import State
 from orchestrator import messages
 from orchestrator.audit.workflow_list import CLOSED, RUNNING, list_chunks, list_filter
 from orchestrator.errors import PayloadUnreadable
+from orchestrator.messages import order_id_of
 from orchestrator.temporal_client import temporal_errors
 from orchestrator.workflow_lookup import is_running, started_order
 
 RECONCILER_TIME = timedelta(seconds=10)
-"""How long the reconciler may take to close an order whose workflow was terminated: the order counts as stale
-after 2 s, a second look follows 2 to 3 s later, and this leaves the same time again. Until then the order
-counts as open."""
+"""Time for the reconciler to close an order whose workflow was terminated. It takes about 5 s: the order
+counts as stale after 2 s, and a second look follows 2 to 3 s later. The order counts as open for twice that
+time."""
 
 CLOSING_TIME = timedelta(seconds=10)
 """How long a workflow may take to close after its order has the outcome. When its worker dies in between,
@@ -32,7 +33,8 @@ LISTING_SECONDS = 5.0
 LISTING_INTERVAL_SECONDS = 0.25
 
 LISTED_BY_NOW = timedelta(minutes=1)
-"""A workflow that closed earlier and is missing in Temporal's list was deleted after the retention."""
+"""Maximum delay of Temporal's list. If a workflow closed earlier and is missing, Temporal has deleted it
+after the retention period."""
 
 
 class TemporalComparison:
@@ -90,9 +92,9 @@ class TemporalComparison:
     async def _compare_closed(self) -> None:
         async for listed in self._list(CLOSED):
             chunk = [execution for execution in listed if execution.run_id not in self._seen]
-            known = await known_orders(self._database, [order_id_of(execution) for execution in chunk])
+            known = await known_orders(self._database, [order_id_of(execution.id) for execution in chunk])
             await asyncio.gather(
-                *(self._compare(execution, known.get(order_id_of(execution))) for execution in chunk)
+                *(self._compare(execution, known.get(order_id_of(execution.id))) for execution in chunk)
             )
             self.checked += len(chunk)
             if self._run_id is not None:
@@ -103,12 +105,12 @@ class TemporalComparison:
         """Find orders with an outcome whose workflow is still running after CLOSING_TIME."""
         async for chunk in self._list(RUNNING):
             self.running += len(chunk)
-            known = await known_orders(self._database, [order_id_of(execution) for execution in chunk])
+            known = await known_orders(self._database, [order_id_of(execution.id) for execution in chunk])
             for execution in chunk:
-                order = known.get(order_id_of(execution))
+                order = known.get(order_id_of(execution.id))
                 if order is None or not self._was_finished(execution, order, before=CLOSING_TIME):
                     continue
-                # The list may lag behind.
+                # Temporal updates its list with a delay.
                 if await is_running(self._client, execution.id):
                     evidence = _evidence(execution, order) | {"finished_at": order["finished_at"].isoformat()}
                     finding = f"the order is {order['state']}, its workflow is still running"
@@ -128,7 +130,7 @@ class TemporalComparison:
         result, error_type = await self._result(execution)
         if error_type in messages.NOT_AN_ORDER:
             return
-        order_id = order_id_of(execution)
+        order_id = order_id_of(execution.id)
         accepted_in = execution.run_id
         if order is None or order["workflow_run_id"] != execution.run_id:
             first_run_id = await self._first_run_id(execution)
@@ -174,10 +176,6 @@ class TemporalComparison:
         return any([await is_running(self._client, workflow_id) for workflow_id in workflow_ids])
 
 
-def order_id_of(execution: WorkflowExecution) -> str:
-    return execution.id.removeprefix(messages.ORDER_WORKFLOW_PREFIX)
-
-
 def _find_violation(
     execution: WorkflowExecution, accepted_in: str, result: messages.OrderResult | None, order: Row | None
 ) -> tuple[int, str, Row] | None:
@@ -209,8 +207,7 @@ def _evidence(execution: WorkflowExecution, order: Row | None) -> Row:
 
 
 def _closed_recently(execution: WorkflowExecution) -> bool:
-    """Return whether the workflow closed without completing, and the reconciler may not have detected it
-    yet."""
+    """Return whether the workflow closed without completing, less than RECONCILER_TIME ago."""
     if execution.status is WorkflowExecutionStatus.COMPLETED or execution.close_time is None:
         return False
     return datetime.now(UTC) - execution.close_time < RECONCILER_TIME

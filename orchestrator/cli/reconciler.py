@@ -10,6 +10,7 @@ from orchestrator.errors import UsageError
 from orchestrator.settings import Settings
 
 if TYPE_CHECKING:
+    from db.database import Database
     from db.domain import TemporalNamespace
     from db.maintenance.reconciliation import ReconcilerState
 
@@ -71,24 +72,21 @@ def adopt(
 
 
 async def _states(settings: Settings) -> "list[ReconcilerState]":
-    from db.database import Database
     from db.maintenance.reconciliation import reconcilers
 
-    async with Database(settings.order_database_url, max_size=1, application_name="reconciler") as database:
+    async with _database(settings) as database:
         return await reconcilers(database)
 
 
 async def _resume(settings: Settings) -> "list[TemporalNamespace]":
-    from db.database import Database
     from db.maintenance import reconciliation
 
-    async with Database(settings.order_database_url, max_size=1, application_name="reconciler") as database:
+    async with _database(settings) as database:
         return await reconciliation.resume(database)
 
 
 async def _adopt(settings: Settings, cluster_id: str, namespace: str | None) -> int:
     """Return the number of orders. Raises UsageError if the cluster is not lost, or has no open orders."""
-    from db.database import Database
     from db.domain import TemporalNamespace
     from db.maintenance import reconciliation
     from orchestrator.temporal_client import connect, temporal_namespace
@@ -97,7 +95,7 @@ async def _adopt(settings: Settings, cluster_id: str, namespace: str | None) -> 
     lost = TemporalNamespace(cluster_id, namespace or current.name)
     if lost == current:
         raise UsageError("This is the Temporal cluster and namespace of these settings; it is not lost.")
-    async with Database(settings.order_database_url, max_size=1, application_name="reconciler") as database:
+    async with _database(settings) as database:
         for state in await reconciliation.reconcilers(database):
             if state.temporal == lost and state.has_leader:
                 raise UsageError(
@@ -108,3 +106,9 @@ async def _adopt(settings: Settings, cluster_id: str, namespace: str | None) -> 
     if not orders:
         raise UsageError(f"No open order belongs to namespace {lost.name} of Temporal cluster {cluster_id}.")
     return orders
+
+
+def _database(settings: Settings) -> "Database":
+    from db.database import Database
+
+    return Database(settings.order_database_url, max_size=1, application_name="reconciler")

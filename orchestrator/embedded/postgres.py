@@ -24,6 +24,12 @@ SERVER_USER = "pgserver"
 
 MIN_CONNECTIONS = 100
 
+STOP_SIGNAL = signal.SIGINT
+"""Fast shutdown: the next start needs no recovery."""
+
+DEATH_SIGNAL = signal.SIGQUIT
+"""Immediate shutdown: the next start recovers from the WAL, as after a crash."""
+
 _SERVER_SETTINGS = {
     # Only a Unix socket, for the server's user and root.
     "listen_addresses": "",
@@ -36,7 +42,7 @@ _SERVER_SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_checkpoints": "off",
-    # Each run analyzes changed tables, and all tables change permanently.
+    # Each run analyzes the changed tables, and under load every table changes between two runs.
     "autovacuum_naptime": "30s",
 }
 
@@ -63,7 +69,8 @@ def socket_path(layout: Layout) -> Path:
 
 
 def account(layout: Layout) -> Account | None:
-    """Return the owner of the data, as whom root starts the server; None for other callers."""
+    """Return the owner of the data, who runs the server if root starts the stack; None if another user
+    does."""
     if os.geteuid() != 0:
         return None
     owner = layout.postgres_data.stat()
@@ -240,10 +247,3 @@ def servers_on(data: Path) -> list[psutil.Process]:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return sorted(found, key=lambda process: process.pid)
-
-
-STOP_SIGNAL = signal.SIGINT
-"""Fast shutdown: the next start needs no recovery."""
-
-DEATH_SIGNAL = signal.SIGQUIT
-"""Immediate shutdown: the next start recovers from the WAL, as after a crash."""

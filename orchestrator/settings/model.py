@@ -23,6 +23,7 @@ from pydantic_settings import (
 from orchestrator.errors import SettingsError
 from orchestrator.security.key_hashing import is_token
 from orchestrator.security.payload_keys import PayloadKeys
+from orchestrator.settings.api_url import credentials_problem
 from orchestrator.settings.environment import is_service_link, isolate_process, reject_conflicts
 
 _URL = "a URL like http://HOST:PORT"
@@ -244,7 +245,8 @@ class Settings(BaseSettings):
     @field_validator("api_key", mode="before")
     @classmethod
     def _check_api_key(cls, value: object) -> object:
-        """Strip the line end of a key from a file, and reject text that no key can be without quoting it."""
+        """Strip the line end of a key from a file. Reject text that cannot be a key; the message does not
+        quote it."""
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
         if not isinstance(text, str):
             return value
@@ -261,10 +263,8 @@ class Settings(BaseSettings):
     @classmethod
     def _check_api_url(cls, url: str | None) -> str | None:
         """Reject a URL with a user or a password: messages print it."""
-        if url is not None and "@" in url.partition("//")[2].partition("/")[0]:
-            raise ValueError(
-                "the URL of the API must not contain a user or a password; set API_KEY to the key"
-            )
+        if url is not None and (problem := credentials_problem(url)) is not None:
+            raise ValueError(problem)
         return url
 
     @field_validator("payload_keys")

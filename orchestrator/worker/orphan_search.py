@@ -16,8 +16,8 @@ from db.database import Database
 from db.maintenance.reconciliation import Reconciliation, StaleOrder
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.messages import (
-    ORDER_WORKFLOW_PREFIX,
     ReconcileRequest,
+    order_id_of,
     order_workflow_id,
     reconcile_workflow_id,
 )
@@ -25,24 +25,24 @@ from orchestrator.temporal_client import temporal_errors, temporal_namespace
 from orchestrator.workflow_lookup import is_running, latest_status, started_order
 
 FIRST_SEARCH_WINDOW = timedelta(hours=24)
-"""How far back a worker's first search goes: Temporal's default retention of closed workflows, to find those
-that closed while no worker ran."""
+"""Time range of a worker's first search, which finds workflows that closed while no worker ran: Temporal's
+default retention of closed workflows."""
 
 SEARCH_OVERLAP = timedelta(minutes=5)
-"""How far each search reaches behind the previous one: Temporal lists a closed workflow with a delay, and its
-clock can differ from ours."""
+"""Overlap of each search with the previous one: Temporal lists a closed workflow with a delay, and its clock
+can differ from ours."""
 
 PAGE_SIZE = 100
 """Stale orders per pass; the next pass continues with the next page."""
 
 STALE_AFTER = timedelta(seconds=2)
-"""How long after its last event an order without outcome is checked."""
+"""Time without an event after which an open order is checked."""
 
 ORDER_SECONDS = 2.0
 """Maximum time for one order, so that a huge history does not delay the other orders."""
 
 SKIP_SECONDS = 30.0
-"""How long a stale order is skipped after that."""
+"""Time for which a stale order is skipped after its check has failed."""
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ class OrphanSearch:
     def __init__(
         self,
         database: Database,
-        table: Reconciliation,
+        reconciliation: Reconciliation,
         client: Client,
         *,
         task_queue: str,
@@ -84,7 +84,7 @@ class OrphanSearch:
         on_failure: Callable[[], None],
     ) -> None:
         self._database = database
-        self._table = table
+        self._reconciliation = reconciliation
         self._client = client
         self._task_queue = task_queue
         self._database_id = database_id
@@ -99,7 +99,7 @@ class OrphanSearch:
 
         Orders in a manual review are stale too, so an orphan can be on any page.
         """
-        page = await self._table.stale_orders(STALE_AFTER, after=self._page_end, limit=PAGE_SIZE)
+        page = await self._reconciliation.stale_orders(STALE_AFTER, after=self._page_end, limit=PAGE_SIZE)
         self._page_end = page[-1] if len(page) == PAGE_SIZE else None
         now = monotonic()
         self._skipped_until = {id_: until for id_, until in self._skipped_until.items() if until > now}
@@ -126,14 +126,14 @@ class OrphanSearch:
         with temporal_errors():
             found = [execution async for execution in self._client.list_workflows(query)]
         unseen = [execution for execution in found if execution.run_id not in self._seen_run_ids]
-        known = await known_orders(self._database, [_order_id(execution) for execution in unseen])
+        known = await known_orders(self._database, [order_id_of(execution.id) for execution in unseen])
         orphans = []
         unreadable = set()
         for execution in unseen:
-            if _order_id(execution) in known:
+            if order_id_of(execution.id) in known:
                 continue
             try:
-                orphan = await self.isolated(_order_id(execution), self._never_inserted(execution))
+                orphan = await self.isolated(order_id_of(execution.id), self._never_inserted(execution))
             except OrderFailed:
                 # Retried at every search, for example until the payload key is configured.
                 unreadable.add(execution.run_id)
@@ -190,7 +190,3 @@ class OrphanSearch:
         new_order = order.new_order(started.first_run_id, execution.start_time)
         request = ReconcileRequest(order.order_id, f"the workflow is {status}", order.run_id, new_order)
         return Orphan(request, None, execution.close_time or execution.start_time)
-
-
-def _order_id(execution: WorkflowExecution) -> str:
-    return execution.id.removeprefix(ORDER_WORKFLOW_PREFIX)

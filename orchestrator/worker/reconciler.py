@@ -1,7 +1,7 @@
 """Closes orphaned orders: starts a ReconcileWorkflow for each open order whose workflow is closed.
 
-A loop in every order worker rather than a scheduled workflow: a pass with nothing to do costs two short
-queries, while a schedule would write workflow history each time. One worker at a time is the leader.
+It is a loop in every order worker, not a scheduled workflow: a pass without an orphan costs two short
+queries, while a schedule would write a workflow history each time. One worker at a time is the leader.
 
 A wrong decision refunds and fails a healthy order. So an order is closed only after two looks at its workflow
 and its row, SECOND_LOOK_SECONDS apart. With more than `max_orphans` orphans within ORPHAN_WINDOW_SECONDS, the
@@ -40,13 +40,15 @@ SEARCH_INTERVAL_SECONDS = 5.0
 recently closed workflows for it (docs/decisions/0011)."""
 
 SECOND_LOOK_SECONDS = 2.0
+"""Time between the two looks (docs/decisions/0005 has the measurement)."""
+
 ORPHAN_WINDOW_SECONDS = 60.0
 
 log = structlog.get_logger()
 
 
 @dataclass
-class Suspect:
+class Candidate:
     """An orphan that was seen once. Times are of the monotonic clock."""
 
     orphan: Orphan
@@ -72,23 +74,23 @@ class Reconciler:
         self._task_queue = task_queue
         self._max_orphans = max_orphans
         self._metrics = metrics or WorkerMetrics()
-        self._table = Reconciliation(database, temporal, leader)
+        self._reconciliation = Reconciliation(database, temporal, leader)
         self._search = OrphanSearch(
             database,
-            self._table,
+            self._reconciliation,
             client,
             task_queue=task_queue,
             database_id=database_id,
             on_failure=self._metrics.reconciler_failed_order,
         )
-        self._suspects: dict[str, Suspect] = {}
+        self._candidates: dict[str, Candidate] = {}
         self._found_at: dict[str, float] = {}
         """When each orphan of the last ORPHAN_WINDOW_SECONDS was found."""
 
         self._was_stopped = False
 
     async def run(self) -> None:
-        """Run a pass every second, forever, whether or not the last one failed."""
+        """Run a pass every second until cancelled, also after a failed pass."""
         search_at = 0.0
         while True:
             try:
@@ -102,21 +104,21 @@ class Reconciler:
             await asyncio.sleep(INTERVAL_SECONDS)
 
     async def run_once(self, *, search: bool = True) -> int:
-        """Look for orphaned orders, and start a reconciling workflow for those of the earlier passes.
+        """Search orphaned orders, and start a ReconcileWorkflow for each confirmed one of the earlier passes.
 
         Return how many were started: 0 if another worker is the leader or the reconciler is stopped. With
-        `search`, look also for orders that were never inserted, which costs Temporal more.
+        `search`, also search orders that were never inserted, which costs Temporal more.
         """
-        lease = await self._table.take_lease(LEASE)
+        lease = await self._reconciliation.take_lease(LEASE)
         if lease is None or self._is_stopped(lease):
             return 0
         orphans = await self._search.stale_orders()
         if search:
             orphans += await self._search.never_inserted()
         for orphan in orphans:
-            self._add_suspect(orphan, lease)
+            self._add_candidate(orphan, lease)
         if len(self._found_at) > self._max_orphans:
-            await self._table.stop(list(self._found_at))
+            await self._reconciliation.stop(list(self._found_at))
             self._found_at.clear()
             return 0
         return await self._close_confirmed()
@@ -132,41 +134,42 @@ class Reconciler:
         self._was_stopped = lease.stopped_at is not None
         return self._was_stopped
 
-    def _add_suspect(self, orphan: Orphan, lease: Lease) -> None:
+    def _add_candidate(self, orphan: Orphan, lease: Lease) -> None:
         now = monotonic()
-        suspect = self._suspects.get(orphan.order_id)
-        if suspect is None or suspect.orphan.last_event_at != orphan.last_event_at:
-            self._suspects[orphan.order_id] = Suspect(orphan, now + SECOND_LOOK_SECONDS)
+        candidate = self._candidates.get(orphan.order_id)
+        if candidate is None or candidate.orphan.last_event_at != orphan.last_event_at:
+            self._candidates[orphan.order_id] = Candidate(orphan, now + SECOND_LOOK_SECONDS)
         oldest = now - ORPHAN_WINDOW_SECONDS
         self._found_at = {id_: at for id_, at in self._found_at.items() if at > oldest}
         if lease.confirmed_before is None or orphan.silent_since > lease.confirmed_before:
             self._found_at.setdefault(orphan.order_id, now)
 
     async def _close_confirmed(self) -> int:
-        """Take the second look at each suspect that is due, and close the orders that are still orphaned."""
-        due = [suspect for suspect in self._suspects.values() if suspect.next_look_at <= monotonic()]
+        """Take the second look at each candidate that is due, and close the orders that are still
+        orphaned."""
+        due = [candidate for candidate in self._candidates.values() if candidate.next_look_at <= monotonic()]
         if not due:
             return 0
-        # The address may lead to another server since the last look: every order would be unknown to it.
+        # Another server may respond at the address since the last look, and it would know none of the orders.
         if await temporal_namespace(self._client) != self._temporal:
             raise TemporalReplaced
         closed = 0
-        for suspect in due:
-            suspect.next_look_at = monotonic() + SECOND_LOOK_SECONDS
+        for candidate in due:
+            candidate.next_look_at = monotonic() + SECOND_LOOK_SECONDS
             with suppress(OrderFailed):
-                closed += await self._close_if_confirmed(suspect.orphan)
+                closed += await self._close_if_confirmed(candidate.orphan)
         return closed
 
     async def _close_if_confirmed(self, orphan: Orphan) -> bool:
-        if await self._table.take_lease(LEASE) is None:
+        if await self._reconciliation.take_lease(LEASE) is None:
             return False
         is_confirmed: bool | None = await self._search.is_still_orphaned(orphan)
         if is_confirmed:
-            is_confirmed = await self._table.confirm_orphan(orphan.order_id, orphan.last_event_at)
+            is_confirmed = await self._reconciliation.confirm_orphan(orphan.order_id, orphan.last_event_at)
         if is_confirmed is None:
             return False
         is_closed = is_confirmed and await self._search.isolated(orphan.order_id, self._close(orphan.request))
-        del self._suspects[orphan.order_id]
+        del self._candidates[orphan.order_id]
         return is_closed
 
     async def _close(self, request: ReconcileRequest) -> bool:
