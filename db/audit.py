@@ -36,7 +36,7 @@ PARAMETERS: Row = {
     "legal_changes": [f"{before}>{after}" for before, after in STATE_MACHINE.event_changes()],
     "gateway_steps": [step.value for step in GATEWAY_STEPS],
 }
-"""What the statements take from the state machine."""
+"""Statement parameters that follow from the state machine."""
 
 
 @dataclass(frozen=True)

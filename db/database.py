@@ -130,7 +130,7 @@ class Database:
             timeout=ACQUIRE_TIMEOUT_SECONDS,
             max_waiting=MAX_WAITING,
             max_idle=IDLE_SECONDS,
-            # After this time the pool gives up, and the next caller makes it connect again. With a longer
+            # After this time the pool stops retrying, and the next caller starts a new attempt. With a longer
             # time, the delay between two attempts would grow.
             reconnect_timeout=1.0,
             connection_class=_connection_class(self._connect_errors),
@@ -236,7 +236,7 @@ class Database:
         self._connect_errors.on_success()
         parameters = {"count": str(DEAD_PEER_SECONDS - 2), "timeout": str(DEAD_PEER_SECONDS * 1000)}
         row = await (await connection.execute(_CONFIGURE, parameters)).fetchone()
-        # A pooler invents the process id in its response to the start of a connection.
+        # A connection pooler reports a process id of its own, not the one of the server process.
         is_direct = row is not None and row["server_pid"] == connection.info.backend_pid
         prepares = is_direct if self._prepares_statements is None else self._prepares_statements
         connection.prepare_threshold = PREPARE_THRESHOLD if prepares else None

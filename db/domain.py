@@ -60,7 +60,7 @@ GATEWAY_STEPS = (
 """The steps that call a gateway. Only these can fail, time out or lose the response."""
 
 ADDRESS_STEPS = (Step.VALIDATE, Step.DISPATCH)
-"""The steps whose gateway call has the address."""
+"""The steps that send the address to a gateway."""
 
 
 class State(StrEnum):
@@ -192,8 +192,8 @@ class TemporalNamespace:
 
 @dataclass(frozen=True)
 class NewOrder:
-    """An order as it is inserted. `fingerprint` is a digest of what the customer ordered; `database_id` is
-    the order database that it was placed for, None if it was placed without the API."""
+    """An order as it is inserted. `fingerprint` is a digest of the customer's order; `database_id` is the
+    order database of the API that started the order, None if it was started without the API."""
 
     order_id: str
     workflow_run_id: str

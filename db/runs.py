@@ -26,7 +26,8 @@ SILENT_SECONDS = 120.0
 DISTURBANCE_RETRY_SECONDS = 0.25
 
 START_LOCK_MS = 50_000
-"""The start of a load test calls the API three times, each for at most 17 s. Statements end after 60 s."""
+"""Maximum wait for the lock. A start calls the API three times, each for at most 17 s. The wait is shorter
+than the roles' statement timeout of 60 s, so it ends with LockTimeout."""
 
 
 @dataclass(frozen=True)

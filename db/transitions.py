@@ -39,7 +39,7 @@ class Transition:
 
 @dataclass(frozen=True)
 class StateMachine:
-    """All forward steps in order, and until when an order can be aborted.
+    """All forward steps in order, and the states in which an order can be aborted.
 
     `no_abort_from` is the first state in which an order can no longer be aborted; a reason in
     `earlier_abort_limits` has an earlier one.

@@ -1,4 +1,4 @@
-"""Background tasks of workers and the API: an error in one of them ends neither it nor its process."""
+"""Background tasks of workers and the API, which continue after unexpected errors."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,7 +8,7 @@ import structlog
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 10.0
-"""Limits the log lines of an error that repeats."""
+"""Limits the number of log lines of a repeated error."""
 
 log = structlog.get_logger()
 

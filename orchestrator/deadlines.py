@@ -1,8 +1,8 @@
-"""Deadline arithmetic: until when each step of an order may start an attempt. Pure functions of times.
+"""Deadline arithmetic: the latest start of an attempt for each step of an order. Pure functions of times.
 
 An order has `limit` from acceptance to outcome. A step may use all the remaining time, except what later
-steps need to succeed and the time reserved for compensation. So a slow step is not cut short while there is
-time, and no payment is charged that could neither be shipped nor refunded in time.
+steps need to succeed and the time reserved for compensation. So a slow step continues while there is time,
+and no payment is charged that could neither be shipped nor refunded in time.
 
     accepted_at                                                               deadline_at
     |-- receive, validate, review --|-- charge --|-- prepare --|-- dispatch --|-- compensate, finish --|

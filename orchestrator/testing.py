@@ -46,7 +46,8 @@ class ResponseLost:
 
 @dataclass(frozen=True)
 class DoneButReturns:
-    """The gateway does its work, but the step returns `status`; `is_stored`: the database has it as done."""
+    """The gateway does its work, but the step returns `status`. `is_stored`: the database stores the step as
+    done."""
 
     status: StepStatus
     is_stored: bool

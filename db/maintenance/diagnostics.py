@@ -35,7 +35,7 @@ class Session:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerState:
-    """What a start-up check needs to know about the server and the schema."""
+    """Version, clock and schema of the server, for start-up checks."""
 
     version: int
     """The setting server_version_num, for example 180004."""

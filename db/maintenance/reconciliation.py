@@ -1,4 +1,4 @@
-"""What the reconciler reads and stores: stale orders, the lease of its leader, and its stop."""
+"""Stored data of the reconciler: stale orders, the lease of its leader, and its stop."""
 
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -25,7 +25,7 @@ class StaleOrder:
 
 @dataclass(frozen=True)
 class Lease:
-    """What the leader must know. `orphans` and `orphan_examples` are set while the reconciler is stopped.
+    """The lease of the leader. `orphans` and `orphan_examples` are set while the reconciler is stopped.
     Orders without an event since `confirmed_before` may be closed in any number."""
 
     stopped_at: datetime | None
@@ -91,7 +91,8 @@ class Reconciliation:
         return [StaleOrder(**row) for row in rows]
 
     async def confirm_orphan(self, order_id: str, last_event_at: datetime | None) -> bool | None:
-        """Return whether the order is unchanged since `last_event_at` (None: it is still not inserted).
+        """Return whether the order is unchanged since `last_event_at` (None: whether it is still not
+        inserted).
 
         Return None if this worker is not the leader any more, or the reconciler is stopped.
         """

@@ -13,7 +13,7 @@ create table database_identity (database_id uuid not null);
 insert into database_identity values (gen_random_uuid());
 
 create table orders (
-    -- In all tables with this collation, whose indexes support prefixes, whatever the locale of the database.
+    -- Every order id has this collation: its indexes support searches by prefix in any locale of the database.
     order_id text collate "C" primary key check (order_id ~ '^[A-Za-z0-9_-]{1,64}$'),
     -- The workflow that processes the order: its namespace in a Temporal cluster, and its first run.
     temporal_cluster_id text not null,
@@ -136,8 +136,8 @@ create table step_attempts (
     primary key (order_id, step)
 ) with (fillfactor = 50);
 
--- One row per Temporal namespace whose workers have used this database: which worker reconciles its orders, and whether
--- the reconciler has stopped because it found more orphaned orders than RECONCILER_MAX_ORPHANS.
+-- One row per Temporal namespace whose workers have used this database: the worker that reconciles its orders, and the
+-- stop of the reconciler after it found more orphaned orders than RECONCILER_MAX_ORPHANS.
 create table reconcilers (
     temporal_cluster_id text not null,
     temporal_namespace text not null,
@@ -151,7 +151,7 @@ create table reconcilers (
     primary key (temporal_cluster_id, temporal_namespace)
 ) with (fillfactor = 50);
 
--- Whether a failed attempt that is followed by another one has an event: a step that fails for days has few events.
+-- Whether a failed attempt has an event if another attempt follows. A step that fails for days has few events.
 create function attempt_has_event(attempt int) returns boolean language sql immutable parallel safe
 return attempt <= 32 or attempt & (attempt - 1) = 0;
 

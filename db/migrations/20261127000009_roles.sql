@@ -5,7 +5,7 @@
 --   orders_api       the API: as orders_writer, and may read the hashes of API keys
 --   orders_loadtest  load tests: write their runs, read everything else
 --   orders_reader    the dashboard: reads, with a statement timeout of 2 s
--- Later tables are readable by all of them; their own migration grants the rest.
+-- All of them can read tables of later migrations. Each later migration grants the other privileges on its tables.
 --
 -- Roles belong to the whole server, so they may exist already. On a managed server this user may not be allowed to
 -- create them: then the processes use the user of DATABASE_URL.

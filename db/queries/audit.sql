@@ -219,8 +219,8 @@ where p.n = 1 and (p.signal = 'cancel_order' or p.address is distinct from l.lab
 limit %(limit)s;
 
 -- name: invariant_7
--- The events are a legal path through the states, in time order, and end with the outcome. They have each attempt of a
--- step that must have an event once, in the order of the numbers.
+-- The events are a legal path through the states, in time order, and end with the outcome. Each attempt of a step that
+-- must have an event has exactly one, in the order of the attempt numbers.
 with transitions as (
     select e.order_id, e.at, e.kind, e.state, e.started_at,
         lag(e.state) over w as before, lag(e.kind) over w as kind_before, lag(e.at) over w as at_before

@@ -108,8 +108,9 @@ select distinct profile from fault_changes order by 1;
 select run_id, scenario, started_at from runs order by started_at desc limit %(limit)s;
 
 -- name: disturbances
--- The newest disturbances between two times that were carried out, newest first. Those of a finished load test are read
--- from its `chaos`, in seconds since its start; all others from `disturbances`, which has only carried out ones.
+-- The newest disturbances between two times that were carried out, newest first. `chaos` of a finished load test has
+-- its disturbances, in seconds since its start, also those that failed. `disturbances` has all others; each was carried
+-- out.
 select r.run_id, r.started_at + make_interval(secs => (c.disturbance ->> 'at_seconds')::float8) as at,
     coalesce(c.disturbance ->> 'verb', '') as verb, coalesce(c.disturbance ->> 'target', '') as target
 from runs r cross join lateral jsonb_array_elements(r.chaos) c (disturbance)

@@ -1,15 +1,15 @@
 -- Single orders and lists of orders, for the API.
 
 -- name: start_conflicts
--- What is stored for an order id, and the order that owns a payment id.
+-- The stored fingerprint and request ids of an order id, and the order that owns a payment id.
 select o.fingerprint, coalesce(o.applied_request_ids, '{}') as applied_request_ids, p.order_id as payment_owner
 from (select 1) one
 left join orders o on o.order_id = %(order_id)s
 left join payments p on p.payment_id = %(payment_id)s;
 
 -- name: order
--- One order with the number of failed attempts of each step, also of those without an event, and the last ten failed
--- attempts that have one.
+-- One order with the number of failed attempts of each step, and the last ten failed attempts. The number includes
+-- attempts without an event; the last ten do not.
 with target as (
     select * from orders where order_id = %(order_id)s
 ), event as materialized (
@@ -42,8 +42,8 @@ select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason as reason, 
 from target o;
 
 -- name: accepted_request
--- The last accepted request with this detail, and whether it is the last one of its signal. Its state is null without
--- such a request.
+-- The last accepted request of a signal with this detail, and whether it is the last accepted one of the signal.
+-- `state` is null if there is no such request.
 select o.applied_request_ids, o.state as order_state, accepted.state,
     accepted.at is not null and not exists (
         select from events e

@@ -1,7 +1,7 @@
 -- Counts of all orders, for metrics and admission control.
 
 -- name: counters
--- From the days of the rollup, so that a scrape costs the same for any number of orders.
+-- Reads the daily rows of the rollup, so a scrape costs the same for any number of orders.
 select outcome, upto_ms, sum(orders)::bigint as orders, sum(late)::bigint as late,
     sum(completion_ms)::bigint as completion_ms,
     sum(attempts)::bigint as attempts, sum(failed_attempts)::bigint as failed_attempts,
@@ -23,9 +23,10 @@ select count(*) as orders,
 from orders where state < 'completed';
 
 -- name: load_sample
--- Active orders: in flight, and neither awaiting a review nor between two attempts of a compensation. Which of the given
--- orders are stored. How many orders finished within the limit in the last seconds, and the queueing time of the
--- completed ones; the queueing time of the others includes delays between attempts of a compensation.
+-- `active` counts the orders in flight that neither await a review nor wait between two attempts of a compensation.
+-- `stored` are those of the given orders that are in the database. `finished` counts the orders that finished within
+-- the limit in the last seconds. `waiting_ms` is the queueing time of the completed ones: the queueing time of an
+-- aborted order includes delays between attempts of a compensation.
 select active.orders as active, active.idle_seconds, recent.finished, recent.waiting_ms,
     array(select order_id from orders where order_id = any(%(order_ids)s::text[])) as stored
 from (

@@ -25,8 +25,8 @@ _SQL = queries.load("order_details.sql")
 
 @dataclass(frozen=True)
 class StartConflicts:
-    """What a start would conflict with: the fingerprint stored for its order id, the owner of its payment
-    id. `applied_request_ids` are those of the stored order."""
+    """Stored data that a start can conflict with: the fingerprint of the order with its order id, and the
+    order that owns its payment id. `applied_request_ids` are those of the stored order."""
 
     fingerprint: str | None
     applied_request_ids: list[str]
@@ -78,7 +78,7 @@ class AcceptedRequest:
     applied_request_ids: list[str]
 
     def has_applied(self, update_id: str) -> bool:
-        """Return whether an update whose id begins with this text was accepted."""
+        """Return whether an update was accepted whose id begins with `update_id`."""
         return any(each.startswith(f"update-{update_id}") for each in self.applied_request_ids)
 
 

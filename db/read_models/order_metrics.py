@@ -30,7 +30,7 @@ class OpenOrders:
     """Orders without an outcome. `overdue` are past their limit; `compensating` are aborted; the refund or
     recall of those in `compensation_delayed` has failed QUICK_ATTEMPTS times; `least_seconds_left` is the
     time until the nearest deadline, None without an open order. `is_reconciler_stopped`: it found more
-    orphaned orders than it may close without a person."""
+    orphaned orders than it may close without confirmation."""
 
     orders: int
     overdue: int

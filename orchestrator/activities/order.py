@@ -29,7 +29,7 @@ _SIGNAL_EVENTS = {True: "signal accepted", False: "signal too late"}
 
 
 class OrderMessage(Protocol):
-    """A message about one order, with what every log line has."""
+    """A message about one order, with the fields of every log line."""
 
     @property
     def order_id(self) -> str: ...

@@ -162,7 +162,7 @@ class StepRunner:
             raise LookupError(request.order_id)
         status = otherwise
         if request.step in COMPENSATIONS:
-            # A compensation that is not due has nothing left to compensate.
+            # A compensation is not due once the order has its outcome: nothing is left to compensate.
             status = StepStatus.DONE if otherwise is StepStatus.ABORTED else otherwise
         elif snapshot.abort_reason is not None:
             status = StepStatus.ABORTED

@@ -2,9 +2,9 @@
 
 An order counts as active while it needs workers: not during its review, and not between two attempts of a
 compensation that keeps failing. The number of active orders is not limited until orders wait in queues. Then
-the limit decreases, from the number of active orders, and increases again when they do not wait any more. It
-stays above what the system finishes within a share of the order's limit, at the best completion rate of the
-last seconds (Little's law). Starts beyond the limit are rejected with 429.
+the limit decreases, from the number of active orders, and increases again when they do not wait any more. Its
+lower bound is the best completion rate of the last seconds times a share of the order's limit (Little's law).
+Starts beyond the limit are rejected with 429. docs/explanation/admission-control.md has the simulations.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from orchestrator.settings import Settings
 
 POLL_SECONDS = 0.25
 POLL_SHARE = 0.1
-"""Share of the time that a poll may take. With very many orders in flight, polls are less frequent."""
+"""Maximum share of the time in polls. With very many orders in flight, polls are less frequent."""
 
 RATE_WINDOW_SECONDS = 5.0
 RATE_MEMORY_SECONDS = 15.0
@@ -38,19 +38,19 @@ WAITING_SHARE = 0.1
 """Orders wait when the median queueing time exceeds this share of the limit without the review."""
 
 QUEUES = 4
-"""Queues in which an order waits: for its intake, payment, shipment and outcome. An active order shows its
-present time in one of them."""
+"""Queues in which an order waits: for its intake, payment, shipment and outcome. The time since the last
+event of an order is its time in one of them, so it is multiplied by this number."""
 
 UNQUEUED_SECONDS = 0.25
 """Time without an event of an order that does not wait: a gateway call takes up to 0.2 s."""
 
 HALVING_SHARE = 0.66
-"""While orders wait, the limit halves in this share of the limit without the review, and doubles as fast when
-they do not: 2 % per poll for 15 s. Slow, because orders also wait for some seconds when their worker is
-killed."""
+"""Time in which the concurrency limit halves while orders wait, and doubles while they do not, as a share of
+the order's limit without the review: 2 % per poll for 15 s. Slow, because orders also wait for some seconds
+when their worker is killed."""
 
 MIN_LIMIT = 8
-"""Active orders at any completion rate: fewer do not show a rate."""
+"""Lower bound of the limit at any completion rate: with fewer active orders, no rate can be measured."""
 
 RETRY_AFTER_SECONDS = 2
 FORGET_SECONDS = 30.0

@@ -33,7 +33,7 @@ RPC_TIMEOUT = timedelta(seconds=1)
 
 @dataclass(frozen=True)
 class WorkflowStart:
-    """What Temporal records about the start of an order's workflow."""
+    """The start of an order's workflow, as Temporal records it."""
 
     accepted_at: datetime
     fingerprint: str | None
@@ -74,7 +74,7 @@ class OrderService:
         try:
             self._admission.admit(order.order_id)
         except errors.Overloaded:
-            # The repeat of an accepted start succeeds under any load.
+            # A repeated start of an accepted order succeeds under any load.
             if self._admission.may_have_started(order.order_id):
                 started = await self._matching_start(order, wanted)
                 if started is not None:
@@ -120,7 +120,8 @@ class OrderService:
     async def _claimed_database(self) -> str:
         """Return the id of the order database, which has claimed the task queues.
 
-        Raises ServiceUnavailable if a task queue serves another order database: a start would end there.
+        Raises ServiceUnavailable if a task queue serves another order database: its workers would insert the
+        order there.
         """
         if self._database_id is None:
             queues = (self._settings.order_task_queue, self._settings.shipping_task_queue)
@@ -241,7 +242,7 @@ def _digest(*parts: object) -> str:
 
 
 def _detail(request: Request) -> dict[str, object]:
-    """Return what the event of an accepted request has in its detail."""
+    """Return the fields of `detail` in the event of an accepted request."""
     match request:
         case messages.CancelOrder():
             return {"by": request.cancelled_by, "message": request.reason}

@@ -28,7 +28,7 @@ UPDATES: dict[type[Request], str] = {
 """The name of the update for each request."""
 
 UPDATE_TIMEOUT = timedelta(seconds=10)
-"""An update waits for a worker. A Temporal server that does not respond is detected earlier, by a check."""
+"""Time for a worker to process an update. A check detects a Temporal server that does not respond earlier."""
 
 SIMULTANEOUS_UPDATES = 4
 """Updates of one order that this process runs at the same time. Two API processes stay below Temporal's
@@ -50,7 +50,7 @@ class OrderUpdates:
     async def execute(self, order_id: str, request: Request, update_id: str | None) -> messages.RequestResult:
         """Return the order's decision on a request.
 
-        Raises Overloaded when the order does not take the request within 10 s because of others, RPCError for
+        Raises Overloaded when other requests to the order delay this one by more than 10 s, RPCError for
         an order without a running workflow, WorkflowUpdateFailedError, and ServiceUnavailable.
         """
         update = _Update(self._client, order_id, request, update_id or f"api-{uuid4().hex}")
@@ -67,7 +67,7 @@ class OrderUpdates:
 
 
 class _Update:
-    """One update, with why it has not been accepted yet."""
+    """One update, with the last status with which the server rejected it."""
 
     def __init__(self, client: Client, order_id: str, request: Request, update_id: str) -> None:
         self._handle = client.get_workflow_handle(messages.order_workflow_id(order_id))

@@ -12,7 +12,7 @@ from orchestrator.errors import DatabaseError
 
 POLL_SECONDS = 0.05
 UNAVAILABLE_SECONDS = 1.0
-"""How long the database may not respond before the waiting requests fail."""
+"""Time without a response of the database after which the waiting requests fail."""
 
 
 class OutcomeNotifier:

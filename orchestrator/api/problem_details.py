@@ -130,7 +130,7 @@ async def _on_order_system_error(request: Request, error: Exception) -> JSONResp
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         log.warning("service unavailable", path=request.url.path, error=detail, cause=repr(error.__cause__))
     if isinstance(error, errors.PayloadUnreadable):
-        # The message names a key.
+        # The error's message contains the name of a payload key.
         detail = (
             "Temporal's response cannot be decrypted with the keys of this process; the order may still "
             "process the request"

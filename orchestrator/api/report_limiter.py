@@ -12,7 +12,7 @@ from enum import Enum
 from orchestrator.errors import Overloaded
 
 MAX_WAIT_SECONDS = 5.0
-"""How long a report waits for its turn before it is rejected."""
+"""Maximum time that a report waits for a slot."""
 
 RETRY_AFTER_SECONDS = 5
 
@@ -23,7 +23,7 @@ class Report(Enum):
     EXPORT = ("exports", 2, 1)
     AUDIT = ("audits", 1, 2)
     RUN_AUDIT = ("audits of load tests", 1, 2)
-    """Apart from the others, since the verdict of a load test waits for its audit."""
+    """Separate from AUDIT, because the verdict of a load test waits for this audit."""
 
     SUMMARY = ("summaries", 1, 1)
 

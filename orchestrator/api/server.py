@@ -92,7 +92,7 @@ class _Server(uvicorn.Server):
             self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Return the requests that wait for an outcome, then shut down."""
+        """End the long polls, so that their requests return, then shut down."""
         self._checking.cancel()
         self.config.loaded_app.state.context.outcomes.close()
         await super().shutdown(sockets)

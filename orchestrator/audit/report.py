@@ -15,8 +15,7 @@ from orchestrator.temporal_client import temporal_namespace
 
 @dataclass(frozen=True)
 class AuditReport:
-    """`finished` orders have an outcome; `open_orders` do not, and `overdue` of these are past their
-    deadline.
+    """`finished` orders have an outcome; `open_orders` do not, and `overdue` of these are past their limit.
 
     `uncompared` of the finished orders of this Temporal namespace had no closed workflow in its list.
     `without_events` of the finished orders are older than the events that are kept. `late` orders are

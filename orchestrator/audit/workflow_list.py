@@ -17,7 +17,7 @@ MAX_CLOCK_SKEW = timedelta(minutes=1)
 """Between the load generator, PostgreSQL and Temporal."""
 
 MAX_UNRECORDED_RUN = timedelta(days=1)
-"""A run without a record is searched from this long before its first order in the database."""
+"""How long before its first order in the database a run without a record can have started."""
 
 
 CLOSED = "ExecutionStatus != 'Running'"
@@ -31,8 +31,8 @@ def list_filter(
     run_started_at: datetime | None,
     task_queue: str | None = None,
 ) -> str:
-    """Return the list filter for order workflows, which include those of the run. Without a run, only those
-    of the task queue (None: any): others are orders of another system in the namespace.
+    """Return the list filter for order workflows of a time range that contains the run. Without a run, it
+    selects the workflows of one task queue (None: any), because another system can share the namespace.
 
     The search begins at the start of a recorded run, or MAX_UNRECORDED_RUN before the run's first order
     (`since`). It has no lower bound when the database has no order of the run, because then all of them may

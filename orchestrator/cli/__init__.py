@@ -39,10 +39,10 @@ def main() -> NoReturn:
     try:
         sys.stdout.flush()
     except OSError as error:
-        # A reader that has ended, for example `| head`, needs no message.
+        # A closed pipe, for example of `| head`, needs no message.
         if code == ExitCode.PASSED and not isinstance(error, BrokenPipeError):
             print_error(f"Cannot write the output: {error.strerror}.")
-        # The rest of the output would fail again.
+        # At exit, Python flushes the rest of the output, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = code or ExitCode.CRASHED
     exit_immediately(code)

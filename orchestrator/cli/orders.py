@@ -35,7 +35,7 @@ def _user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        # In a container, the user may have no name.
+        # In a container, the user id may have no name.
         return "cli"
 
 

@@ -30,7 +30,7 @@ class Stage(IntEnum):
 
 @dataclass(frozen=True)
 class Account:
-    """The user and group that a program runs as if root starts the stack."""
+    """The user and group of a program, for a stack that root starts."""
 
     uid: int
     gid: int

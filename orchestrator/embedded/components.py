@@ -1,4 +1,4 @@
-"""The components of the stack: what is started, how, and how its health is checked."""
+"""The components of the stack: their commands, order of start and health checks."""
 
 import shutil
 import sys
@@ -79,7 +79,7 @@ def _temporal(settings: Settings, layout: Layout) -> Component:
         stage=Stage.SERVERS,
         is_healthy=lambda checks, _process: checks.temporal_responds(),
         directory=layout.temporal_data,
-        # Without a configuration file of the user, which the program reads at its start.
+        # The program reads a configuration file below HOME at its start. This HOME has none.
         environment={**temporal.ENVIRONMENT, "HOME": str(layout.temporal_data)},
         inherits=_SERVER_VARIABLES,
         prepare=lambda _report: layout.temporal_data.mkdir(exist_ok=True),

@@ -22,7 +22,7 @@ _DBMATE_PARAMETERS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "options")
 """The parameters of a database URL that dbmate's driver knows. It would send others to the server."""
 
 URL_VARIABLE = "ORDERS_MIGRATIONS_URL"
-"""The URL can contain a password, and other users can list command lines."""
+"""Passes the URL to dbmate. Other users can list command lines, and the URL can contain a password."""
 
 
 def migrate(settings: Settings) -> None:
@@ -32,7 +32,7 @@ def migrate(settings: Settings) -> None:
     StartRefused if an external server is too old or has the schema of a newer release.
     """
     if settings.uses_embedded_postgres:
-        # `up` also creates the database, which on an external server is up to its owner.
+        # `up` also creates the database. On an external server, its owner creates it.
         url, command = settings.order_database_url, "up"
     elif (external := _url_for_dbmate(settings)) is not None:
         url, command = external, "migrate"
@@ -48,7 +48,7 @@ def migrate(settings: Settings) -> None:
             *("--migration-lock-timeout", LOCK_TIMEOUT),
             command,
         ],
-        # Not where the command runs: dbmate reads a file .env of its working directory.
+        # dbmate reads the file .env of its working directory; this directory has none.
         cwd=MIGRATIONS,
         env={**server_environment(), URL_VARIABLE: url},
         capture_output=True,
@@ -94,7 +94,7 @@ def _url_for_dbmate(settings: Settings) -> str | None:
 
 
 def _url_of_connection(connection: "psycopg.Connection", given: "ConnDict") -> str:
-    """`given` are the parameters of the database URL."""
+    """Return the URL of an open connection. `given` are the parameters of the database URL."""
     info = connection.info
     query = {name: str(given[name]) for name in _DBMATE_PARAMETERS if name in given}
     if query.get("sslmode") not in ("verify-ca", "verify-full"):

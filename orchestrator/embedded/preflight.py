@@ -91,7 +91,8 @@ def check_ports(ports: Sequence[ListeningPort]) -> None:
 
 
 def port_findings(ports: Sequence[ListeningPort], release_seconds: float = 0.0) -> Iterator[Finding]:
-    """`release_seconds` is how long to wait for a used port without a process."""
+    """Yield a finding for each port that cannot be used or is set twice. Wait up to `release_seconds` for a
+    used port that no process holds."""
     by_number: dict[int, ListeningPort] = {}
     for port in ports:
         other = by_number.setdefault(port.number, port)

@@ -208,7 +208,7 @@ class Stack:
                         self._check_servers()
 
     def _restore_faults(self, report: Report) -> None:
-        # Imported here for the reason that `_require_keys` has.
+        # Imported here, because the driver takes 0.1 s to load and most commands do not need it.
         from db import runs
 
         restored = runs.restore_faults(self.settings.order_database_url)
@@ -217,15 +217,15 @@ class Stack:
             report(f"the fault profile is {profile} again; load test {run_id} had not restored it")
 
     def _require_keys(self) -> None:
-        # Each component checks this too, but would then be restarted again and again. Imported here, because
-        # the driver takes 0.1 s to load and most commands do not need it.
+        # Each component checks this too, but the supervisor would restart it repeatedly. Imported here,
+        # because the driver takes 0.1 s to load and most commands do not need it.
         from orchestrator.security import bind_policy
 
         bind_policy.require_api_keys(self.settings, "the stack")
 
     def _check_servers(self) -> None:
-        """Check versions, schema, namespace and clocks. Each component checks them too, but would then be
-        restarted again and again."""
+        """Check versions, schema, namespace and clocks. Each component checks them too, but the supervisor
+        would restart it repeatedly."""
         # Imported while the servers start: the SDK takes 0.5 s to load.
         from orchestrator.startup.servers import check_servers, run_check
 

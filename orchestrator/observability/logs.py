@@ -28,7 +28,7 @@ def configure(settings: Settings, component: str) -> None:
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if settings.log_format == "json"
         else [
-            # The default formatter prints local variables, which can be keys.
+            # The default formatter prints local variables, which can contain keys.
             structlog.dev.ConsoleRenderer(
                 colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
             )

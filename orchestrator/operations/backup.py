@@ -3,10 +3,10 @@
 The file is a gzip-compressed tar archive: `backup.json`, `temporal.db` (SQLite's online backup) and
 `postgres/` (pg_basebackup, or the data directory itself if the server is stopped).
 
-Temporal's copy is made first. The order database is then never behind the workflows, only ahead of them, as
-after a lost workflow task: a workflow that repeats its last part finds its steps done in the database and
-continues, and the reconciler closes an order whose workflow is missing. In the reverse order, workflows could
-have ended without an outcome in the database.
+Temporal's database is copied first, so the copy of the order database is never older than that of the
+workflows. A newer order database is safe, as after a lost workflow task: a workflow that repeats its last
+steps finds them done and continues, and the reconciler closes an order whose workflow is missing. In the
+reverse order, workflows could have ended without an outcome in the database.
 """
 
 import gzip
@@ -46,7 +46,7 @@ _LOCK_FILES = ("postmaster.pid", "postmaster.opts")
 
 @dataclass(frozen=True)
 class BackupInfo:
-    """The content of `backup.json`: what a restore needs to know in advance."""
+    """The content of `backup.json`, which a restore checks first."""
 
     made_at: str
     stack: str
@@ -66,8 +66,8 @@ class BackupInfo:
 def back_up(stack: Stack, file: Path, report: Report) -> BackupInfo:
     """Write a backup of the running or stopped stack to `file`.
 
-    Needs free disk space beside `file` for an uncompressed copy. `up` and `down` wait for its end. Raises
-    StackError if there is no data, a server is external, `file` exists, or a copy fails.
+    Needs free disk space in the directory of `file` for an uncompressed copy. `up` and `down` wait for its
+    end. Raises StackError if there is no data, a server is external, `file` exists, or a copy fails.
     """
     settings, layout = stack.settings, Layout(stack.settings)
     _refuse_external(settings, "backup")

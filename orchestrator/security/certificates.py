@@ -1,4 +1,4 @@
-"""Certificates of HTTPS servers: the trusted authorities, and what is wrong with a rejected certificate."""
+"""Certificates of HTTPS servers: the trusted authorities, and the reason for a rejected certificate."""
 
 import os
 import ssl
@@ -50,7 +50,7 @@ def client_context(
 
 
 def rejection(error: BaseException) -> str | None:
-    """Return what is wrong with the certificate that caused this error; None for any other error."""
+    """Return why a certificate was rejected, with advice; None if the error has another cause."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):

@@ -35,10 +35,11 @@ _PROXY_HEADERS = (
     "x-proxyuser-ip",
     "x-real-ip",
 )
-"""How the names of headers begin that reverse proxies add."""
+"""Prefixes of the headers that reverse proxies add."""
 
 _PROXY_PROGRAMS = ("apache2", "caddy", "envoy", "haproxy", "httpd", "lighttpd", "nginx", "squid", "traefik")
-"""Usual reverse proxies. One that listens on a loopback address can be behind another one."""
+"""Process names of common reverse proxies. A proxy that listens only on loopback can be behind another
+proxy."""
 
 
 def refusal(
@@ -46,8 +47,8 @@ def refusal(
 ) -> str | None:
     """Return why a request without a key is not a direct request of this machine, or None if it is one.
 
-    `port` is the port that received the request (None: unknown). HTTP/1.0 is what nginx before 1.29.7 sends
-    by default, and no current client.
+    `port` is the port that received the request (None: unknown). nginx before 1.29.7 sends HTTP/1.0 by
+    default; no current client does.
     """
     is_local, host_port = loopback_host_port(host)
     if not is_local:
@@ -75,10 +76,10 @@ def request_refusal(scope: Scope) -> str | None:
 def comes_from_proxy(client_port: int, port: int) -> bool:
     """Return whether the process at the other end of a loopback connection can forward requests of others.
 
-    It can if it belongs to another user, is a usual reverse proxy, or listens beyond loopback. A proxy
-    that adds no header is recognized by this check only. False where the system does not show the
-    sockets of processes (macOS), and for a process of this user that hides them (the sandbox of a browser).
-    Took 55 ms of CPU on a machine with 344 processes.
+    It can if it belongs to another user, is a common reverse proxy, or listens beyond loopback. Only this
+    check recognizes a proxy that adds no header. False where the system does not show the sockets of
+    processes (macOS), and for a process of this user that hides them (the sandbox of a browser). Took 55 ms
+    of CPU on a machine with 344 processes.
     """
     # Imported here: few requests need it.
     import psutil

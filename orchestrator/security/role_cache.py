@@ -12,7 +12,7 @@ GRACE_SECONDS = 30.0
 """How long a role stays valid while the API is not responding, for example during its restart."""
 
 RETRY_SECONDS = 1.0
-"""How long the API is not called again after it did not respond."""
+"""Time after a failed call in which the API is not called."""
 
 LOOK_UP_SECONDS = 1.0
 MAX_ENTRIES = 1_000

@@ -1,4 +1,4 @@
-"""Sessions of signed-in browsers: session tokens and the API keys they stand for, in memory only."""
+"""Sessions of signed-in browsers: session tokens and their API keys, in memory only."""
 
 import secrets
 from collections import OrderedDict
@@ -50,7 +50,7 @@ class Sessions:
         return token
 
     def api_key(self, token: str | None) -> str | None:
-        """Return the API key of the session with this token, and note its use; None without a session."""
+        """Return the API key of the session with this token, and record its use; None without a session."""
         session = self._sessions.get(token or "")
         if session is None:
             return None

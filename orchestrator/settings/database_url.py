@@ -1,4 +1,4 @@
-"""Checks of a database URL that need no connection. No message quotes a part that may be of a password."""
+"""Checks of a database URL that need no connection. No message quotes text that may belong to a password."""
 
 import re
 
@@ -26,7 +26,7 @@ _MALFORMED = (
 
 
 def problem_of(url: str) -> str | None:
-    """Return what is wrong with a database URL, or None."""
+    """Return a message about the first problem of a database URL, or None if there is none."""
     scheme = _SCHEME.match(url)
     if scheme is not None and scheme[1] not in _SCHEMES:
         return f"the scheme {scheme[1]}:// is not supported; use postgresql://"
@@ -62,7 +62,7 @@ def _unknown_parameter(url: str, message: str) -> str | None:
 
 
 def _invalid_value(url: str) -> str | None:
-    """Return the parameter whose value libpq rejects, or None.
+    """Return a message about the parameter whose value libpq rejects, or None.
 
     libpq checks the values before it connects. No server listens on the socket given here.
     """

@@ -1,4 +1,4 @@
-"""Environment variables of other programs, which must not change what this system does."""
+"""Environment variables of other programs, which must not change the behavior of this system."""
 
 import os
 import re
@@ -12,8 +12,8 @@ _COMPONENT_PREFIXES = (_LIBPQ_PREFIX, "PYTHON", "STREAMLIT_", "LOCUST_", "UVICOR
 """Variables that could redirect or break a component that the stack starts."""
 
 SERVER_VARIABLES = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
-"""What PostgreSQL, Temporal and the programs of `packaged_program` receive. Without a locale, their messages
-are in English."""
+"""The variables that PostgreSQL, Temporal and the programs of `packaged_program` receive. Without a locale,
+their messages are in English."""
 
 _LOCAL_ADDRESSES = ("127.0.0.1", "localhost", "::1")
 

@@ -1,4 +1,4 @@
-"""What a check finds."""
+"""Findings of the start-up checks and the doctor."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,8 @@ from typing import Literal
 from orchestrator.errors import StartRefused
 
 CLOCK_SECONDS = 1.0
-"""The limit is measured with three clocks: Temporal's, PostgreSQL's and the worker's."""
+"""Maximum difference between two clocks. An order's limit is measured with those of Temporal, PostgreSQL and
+a worker."""
 
 
 @dataclass(frozen=True)

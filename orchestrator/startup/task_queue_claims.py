@@ -28,7 +28,7 @@ _NEVER = timedelta(days=36_500)
 """Delays the claim's first task, which no worker would process."""
 
 _STARTING = timedelta(seconds=15)
-"""How long after its claim a system may have no worker yet."""
+"""A younger claim counts as in use, because its system may have no worker yet."""
 
 _ATTEMPTS = 3
 """Attempts at a claim that another process makes at the same time."""

@@ -33,7 +33,7 @@ An order loses this time when its worker is killed."""
 
 WORKFLOW_RUNNER: WorkflowRunner = UnsandboxedWorkflowRunner()
 """The sandbox costs a quarter of the worker's CPU (docs/decisions/0004). The workflow tests and the replay
-of saved histories run in it and would fail on what it forbids."""
+of saved histories run in the sandbox, and fail on code that it forbids."""
 
 GRACEFUL_SHUTDOWN = timedelta(seconds=1.5)
 """How long the activities of a stopping worker may run before they are cancelled. A step returns after its

@@ -55,7 +55,8 @@ from orchestrator.worker.reconciler import Reconciler
 from orchestrator.worker.rejected_values import RejectedValues
 
 STOP_SECONDS = 2.3
-"""How long a stopping worker may finish its work. With what follows it must end within three seconds."""
+"""Time for a stopping worker to finish its work. With CANCEL_SECONDS, the process exits within three
+seconds."""
 
 CANCEL_SECONDS = 0.2
 CLUSTER_CHECK_SECONDS = 5.0
@@ -197,8 +198,8 @@ async def _run_until_stopped(
 
 
 async def _watch_cluster(client: Client, temporal: TemporalNamespace) -> None:
-    """Raise TemporalReplaced when another cluster responds at the server's address: the start-up checks of
-    this worker were about the former one."""
+    """Raise TemporalReplaced when another cluster responds at the server's address, because the start-up
+    checks of this worker have not checked it."""
     while True:
         await asyncio.sleep(CLUSTER_CHECK_SECONDS)
         try:

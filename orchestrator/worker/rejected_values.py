@@ -1,4 +1,4 @@
-"""How an activity fails when the order database rejects a value. A retry of the same release fails too."""
+"""Failures of activities whose value the order database rejects. A retry with the same release fails too."""
 
 from datetime import timedelta
 from typing import Any
@@ -13,7 +13,7 @@ from orchestrator.messages import INVALID_ORDER, VALUE_REJECTED, Activity
 from orchestrator.worker.metrics import WorkerMetrics
 
 RETRY_DELAY = timedelta(seconds=30)
-"""For the activities that an order cannot end without. A corrected release completes them."""
+"""For the activities without which an order has no outcome. They succeed with a corrected release."""
 
 _RETRIED = (Activity.ABORT, Activity.RECORD_REQUEST_EVENT, Activity.RECALL, Activity.REFUND, Activity.FINISH)
 

@@ -191,7 +191,7 @@ class OrderWorkflow:
         await self._steps.abort(Reason.SHIPPING_FAILED, failure.reason if failure else "")
 
     async def _compensate(self) -> State:
-        """Refund and recall in parallel what may have been done, and return the outcome."""
+        """Run the registered compensations in parallel, and return the outcome."""
         progress = self._progress
         if progress.abort_reason is None:
             # A step found the order aborted in the database; the request that aborted it is not known here.
@@ -215,7 +215,8 @@ class OrderWorkflow:
         return result
 
     async def _abort_at_deadline(self) -> None:
-        """Abort the order while there is still time to compensate it. An execution timeout could not."""
+        """Abort the order in time to compensate it. A workflow execution timeout would end it without
+        compensation."""
         seconds = max(self._deadlines.abort_at - workflow.now(), timedelta(0)).total_seconds()
         await workflow.sleep(seconds, summary="deadline")
         await self._requests.wait_until_open()
@@ -302,11 +303,11 @@ class OrderWorkflow:
 
 
 def _reject_if_invalid(order: messages.OrderRequest) -> None:
-    """Reject what the API would have rejected, before anything is stored. Raises InvalidOrder."""
+    """Validate the order as the API does, before it is stored. Raises InvalidOrder."""
     errors = order.validation_errors()
     workflow_id = messages.order_workflow_id(order.order_id)
     if workflow.info().workflow_id != workflow_id:
-        # Temporal runs at most one workflow per id: this is what prevents a second run of the order.
+        # Temporal runs at most one workflow per id. With another id, a second workflow could run the order.
         errors.append(f"the workflow id of this order must be {workflow_id}")
     if errors:
         raise ApplicationError("; ".join(errors), type=messages.INVALID_ORDER, non_retryable=True)

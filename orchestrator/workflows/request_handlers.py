@@ -52,7 +52,7 @@ class OrderRequestHandlers:
         )
 
     async def approve(self, request: messages.ApproveOrder) -> RequestResult:
-        """Approve the order; before its review, keep the first approval for the moment the review begins."""
+        """Approve the order. Before its review, store the first approval until the review begins."""
         request_id = await self._request_id(request)
         if self._progress.is_in_review or self._progress.is_aborted:
             return await self.approve_in_review(
@@ -114,7 +114,7 @@ class OrderRequestHandlers:
     ) -> None:
         """Handle a signal, or ignore it if it is invalid or rejected. An error would fail the workflow."""
         if request is not None and self._is_full(request):
-            # Without a log line: thousands of signals in one workflow task must not exceed its time.
+            # No log line: with thousands of signals, logging would exceed the workflow task timeout.
             return
         errors = ["it has no argument"] if request is None else request.validation_errors()
         if request is None or errors:

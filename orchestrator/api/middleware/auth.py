@@ -26,7 +26,7 @@ from orchestrator.settings import Settings
 
 POLL_SECONDS = 1.0
 STALE_SECONDS = 10.0
-"""Age at which the keys are no longer used. Longer than a busy machine delays a poll."""
+"""Maximum age of the keys. Longer than the delay of a poll on a busy machine."""
 
 FIRST_READ_SECONDS = 1.2
 """How long the first requests wait for the first read of the keys."""
@@ -82,7 +82,7 @@ class KeyStore:
 
 
 class AuthMiddleware:
-    """Return 401 (missing or invalid key, or none and the request was forwarded), 403 (role too low), 421 (no
+    """Return 401 (missing or invalid key, or a forwarded request without a key), 403 (role too low), 421 (no
     key, and a Host that is not loopback) or 503 (keys could not be loaded)."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -144,7 +144,8 @@ Time = Annotated[AwareDatetime, BeforeValidator(_parse_time)]
 
 
 def _require_by_country(schema: dict[str, Any]) -> None:
-    """Replace the JSON schema of an address by two: with state and postal code, and of another country."""
+    """Replace the JSON schema of an address by two: one requires state and postal code, one another
+    country."""
     base, required, properties = dict(schema), schema["required"], schema["properties"]
     schema.clear()
     without_states = {"type": "string", "enum": sorted(domain.COUNTRIES - domain.COUNTRIES_WITH_STATES)}

@@ -1,4 +1,4 @@
-"""Find out what is wrong with a system and advise what to do."""
+"""Diagnose a system: findings about every component, each with advice."""
 
 import asyncio
 import time

@@ -1,4 +1,5 @@
-"""Findings about what belongs together: orders, Temporal clusters and task queues."""
+"""Findings about the reconciler, orders of other Temporal clusters, and task queues of other order
+databases."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
