@@ -194,7 +194,7 @@ class LatencyResponse(BaseModel):
 
     @classmethod
     def of(cls, summary: Row, selected: LatencyFilter) -> Self:
-        parts = summary["parts"] or {}
+        parts = dict(summary["parts"] or {})
         return cls(
             run_id=selected.run_id,
             since=selected.since,
