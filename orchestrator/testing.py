@@ -15,8 +15,9 @@
     assert result.reason is Reason.PAYMENT_DECLINED
     assert activities.orders["order-1"].violations() == []
 
-They follow the state machine of `db.transitions` and accept or refuse requests as the order database does. Do
-not use them to test SQL, attempts, fault profiles or throughput: those exist only in the real activities.
+The activities follow the state machine of `db.transitions` and accept or refuse requests as the order
+database does. Do not use them to test SQL, attempts, fault profiles or throughput: those exist only in the
+real activities.
 """
 
 from collections import defaultdict

@@ -31,7 +31,7 @@ MAX_SLICES = 120
 
 SLICE_SECONDS = (1, 2, 5, 10, 30, 60, 300, 900, 3_600, 10_800, 43_200, 86_400, 604_800)
 ROLLUP_SLICE_SECONDS = (60, 300, 900, 3_600, 10_800, 86_400, 604_800)
-"""Without half days: two months of them would be read from the rollup's hours."""
+"""No half days: a chart of two months in half days would read the hourly rows of the rollup."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class AuditReport:
     """`finished` orders have an outcome; `open_orders` do not, and `overdue` of these are past their limit.
 
     `uncompared` of the finished orders of this Temporal namespace had no closed workflow in its list.
-    `without_events` of the finished orders are older than the events that are kept. `late` orders are
+    `without_events` of the finished orders were accepted before `events_since`. `late` orders are
     counted, and are no violation.
     """
 

@@ -126,7 +126,7 @@ def _record(settings: Settings, at: datetime, number: signal.Signals, component:
 
 @contextmanager
 def interrupt_on_signals() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGINT, SIGTERM and SIGHUP, also where a shell has SIGINT ignored.
+    """Raise KeyboardInterrupt on SIGINT, SIGTERM and SIGHUP, also if the shell has set SIGINT to be ignored.
 
     Later signals are ignored, because they would interrupt the shutdown, whose duration is limited.
     """

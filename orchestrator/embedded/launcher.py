@@ -45,7 +45,7 @@ def main(spec_path: str) -> None:
         _change_user(spec["uid"], spec["gid"])
     # After the change of user, because the kernel resets the death signal when credentials change.
     set_death_signal(parent)
-    # Python ignores these two signals, and exec keeps that.
+    # Python ignores these two signals, and exec preserves ignored signals.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     os.chdir(spec["directory"])

@@ -56,7 +56,7 @@ def stack_environment(settings: Settings) -> dict[str, str]:
         for name in names:
             environment.pop(name, None)
         value = getattr(settings, field_name)
-        # The caller's API key stays with the caller.
+        # The stack does not receive the API key of its caller.
         if value is not None and field_name != "api_key":
             environment[names[0]] = str(value)
     environment["ORDERS_HOME"] = str(settings.home)

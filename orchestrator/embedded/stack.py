@@ -246,7 +246,7 @@ class Stack:
     def _wait_for(self, awaited: Sequence[Component], checks: HealthChecks, report: Report) -> None:
         began = time.monotonic()
         waiting = list(awaited)
-        # Only restarts from now on count.
+        # Earlier restarts do not count.
         restarts = {component.name: self._restarts(component.name) for component in waiting}
         while waiting:
             processes = self._control.processes()
@@ -296,7 +296,8 @@ class Stack:
         self._layout.running_settings.unlink(missing_ok=True)
 
     def _stop_and_wait(self, names: Sequence[str]) -> None:
-        """Returns because supervisord kills components that do not stop in time."""
+        """Stop components and wait for their end: supervisord kills a component that does not stop in
+        time."""
         while True:
             processes = self._control.processes()
             # supervisord is about to restart a component that has just exited.

@@ -1,8 +1,9 @@
 """The interfaces to external services. Implement them to use a real payment provider, warehouse or carrier.
 
-Every call is idempotent by its key and may be repeated after any failure. A compensating call also prevents:
-once `refund`, `cancel_shipment` or `unpack` has returned, a later repetition of the call that it reverts is
-declined. Compensation is therefore safe while a dead worker's call may still be in flight.
+Every call is idempotent by its key and may be repeated after any failure. A compensating call also blocks
+late calls: after `refund`, `cancel_shipment` or `unpack` has returned, the gateway declines every late
+repetition of the reverted call. Compensation is therefore safe while a dead worker's call may still be in
+flight.
 
 All raise GatewayDeclined for a final refusal, and GatewayError for a failure that a retry may fix.
 """

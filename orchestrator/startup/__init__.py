@@ -1,6 +1,6 @@
 """Start-up checks, the same for `orders up`, `orders migrate`, workers, the API and `orders doctor`.
 
-A check returns findings (`findings`). `refuse` ends the start with their sentences and exit code 2. A server
+A check returns findings (`findings`). `refuse` ends the start with their messages and exit code 2. A server
 that is unavailable is not a finding: the check raises ServiceUnavailable, and a worker or the API waits
 (`servers`).
 

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class WorkerKind(StrEnum):
-    """Which task queues a worker process polls."""
+    """The task queues that a worker process polls."""
 
     ORDER = "order"
     SHIPPING = "shipping"

@@ -1,4 +1,4 @@
-"""The state of an OrderWorkflow, as far as the workflow knows it."""
+"""The progress of an order, as its workflow knows it."""
 
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ from orchestrator.messages import DispatchFailed, RequestResult
 
 @dataclass
 class OrderProgress:
-    """What has happened to an order. The workflow and its request handlers share one instance.
+    """The progress of one order. The workflow and its request handlers share one instance.
 
     The order database can be ahead of it: a workflow task that was lost with its worker has changed the
     database, but not this state. `sync_from` brings it up to date. `early_approval` is the reviewer who

@@ -2,8 +2,9 @@
 
 A batch of steps runs first in one local activity, inside the workflow task, which saves the server three
 writes. While it runs, the workflow handles no signal, so a batch has a time budget. Each step that is not
-done within the budget, or whose local activity failed, continues as a regular activity: that one heartbeats,
-appears in the Temporal UI and survives its worker. docs/decisions/0002 and 0011 have the measurements.
+done within the budget, or whose local activity failed, continues as a regular activity, which sends
+heartbeats, appears in the Temporal UI and is retried if its worker dies. docs/decisions/0002 and 0011 have
+the measurements.
 """
 
 from datetime import timedelta

@@ -29,7 +29,7 @@ class RequestMetrics:
         try:
             await self._app(scope, receive, record_status)
         finally:
-            # Not the path: order ids would make one time series each.
+            # The route template, not the path: each order id would create a time series.
             route = getattr(scope.get("route"), "path", "unknown")
             if b"wait=" in scope["query_string"]:
                 route += "?wait"
