@@ -72,9 +72,12 @@ class ReadOnlyDatabase:
             with (
                 translate_errors(),
                 self._connection() as connection,
-                connection.pipeline(),
+                connection.pipeline() as pipeline,
                 _read_only_transaction(connection, STATEMENT_TIMEOUT_MS),
             ):
+                # PostgreSQL reports the new time zone, which psycopg uses for times, at a synchronization
+                # point. It costs no round trip.
+                pipeline.sync()
                 return connection.execute(statement, parameters).fetchall()
         except PoolExhausted as error:
             pool_size = self._pool.get_stats().get("pool_size", 0)

@@ -167,7 +167,10 @@ def test_the_remaining_time_is_exposed_while_orders_run(live: LiveApi) -> None:
     # The order counts are up to 5 s old.
     left = eventually(lambda: sample("orders_least_budget_left_seconds"))
     assert 0 < left <= 15
-    assert sample("orders_in_flight") == 1
+    # Other tests can have left an order in review.
+    in_flight = sample("orders_in_flight")
+    assert in_flight is not None
+    assert in_flight >= 1
     assert sample("orders_overdue") == 0
     assert live.signal(order_id, "cancel", reason="test", cancelled_by="test").status_code == 200
     assert live.finished(order_id)["state"] == "cancelled"

@@ -15,6 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from db.database import Database
 from db.domain import State
+from db.read_models import order_details
 from orchestrator import errors, messages
 from orchestrator.api import order_updates
 from orchestrator.api.admission import Admission
@@ -146,9 +147,14 @@ async def test_an_update_that_is_not_processed_in_time_names_its_cause(
         await updates_of(temporal).execute("o", CANCEL, None)
 
 
-async def test_an_order_with_too_many_requests_is_overloaded() -> None:
+async def test_an_order_with_too_many_requests_is_overloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     failure = ApplicationError("this order has received 200 requests", type=messages.TOO_MANY_REQUESTS)
     client = cast(Client, FakeTemporal(WorkflowUpdateFailedError(failure)))
+
+    async def no_earlier_request(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(order_details, "accepted_request", no_earlier_request)
     service = OrderService(Settings(), NO_DATABASE, client, Admission(Settings(), NO_DATABASE))
     with pytest.raises(errors.Overloaded, match="200 requests"):
         await service.send_request("o", CANCEL)

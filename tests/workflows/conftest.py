@@ -56,6 +56,20 @@ def env(request: pytest.FixtureRequest) -> "OrderEnvironment":
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def time_skipping_env() -> AsyncIterator["OrderEnvironment"]:
+    async with _time_skipping() as env:
+        yield env
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def fresh_time_skipping_env() -> AsyncIterator["OrderEnvironment"]:
+    """An environment without other orders. The server skips no time while any activity runs, and other tests
+    leave orders whose activities are held."""
+    async with _time_skipping() as env:
+        yield env
+
+
+@asynccontextmanager
+async def _time_skipping() -> AsyncIterator["OrderEnvironment"]:
     async with (
         await WorkflowEnvironment.start_time_skipping(
             test_server_existing_path=packaged_program("temporal-test-server")

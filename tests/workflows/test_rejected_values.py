@@ -42,9 +42,9 @@ async def test_an_order_that_cannot_be_inserted_is_invalid(env: OrderEnvironment
     ],
 )
 async def test_what_an_order_cannot_end_without_is_retried_slowly(
-    time_skipping_env: OrderEnvironment, name: Activity, state: State, changes: dict
+    fresh_time_skipping_env: OrderEnvironment, name: Activity, state: State, changes: dict
 ) -> None:
-    placed = await time_skipping_env.place({name: REJECTED[:4]} | changes, limit_seconds=3_600)
+    placed = await fresh_time_skipping_env.place({name: REJECTED[:4]} | changes, limit_seconds=3_600)
     assert (await placed.result()).outcome is state
     # A local attempt, and four regular ones.
     assert placed.count(name) == 5
