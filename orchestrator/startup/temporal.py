@@ -115,7 +115,7 @@ def version_findings(version: str) -> Iterator[Finding]:
 
 def namespace_findings(namespace: str) -> Iterator[Finding]:
     yield Finding(
-        NAMESPACE_MISSING,
+        "namespace-missing",
         f"The Temporal server has no namespace {namespace}.",
         "Create it, or correct TEMPORAL_NAMESPACE.",
     )
