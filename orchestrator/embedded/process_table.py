@@ -40,14 +40,18 @@ def wait_until_ended(processes: Iterable[psutil.Process], seconds: float) -> lis
 
 
 def listening_process(port: int) -> str:
-    """Return the process that listens on a TCP port, such as "process 7 (nginx)"; "" if it is unknown."""
+    """Return the process that listens on a TCP port, such as "process 7 (nginx)"; "" if it is unknown.
+
+    "" also for a killed process that has not released the port yet: it has no command line any more.
+    """
     try:
         for connection in psutil.net_connections("tcp"):
             address = connection.laddr
             if connection.status != psutil.CONN_LISTEN or not address or connection.pid is None:
                 continue
-            if address.port == port:
-                return f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
+            process = psutil.Process(connection.pid)
+            if address.port == port and process.cmdline():
+                return f"process {process.pid} ({process.name()})"
     except psutil.Error:
         pass
     return ""
