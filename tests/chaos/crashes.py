@@ -249,7 +249,8 @@ def crash_named(name: str) -> Crash:
 def temporary_site() -> Iterator[Site]:
     """Start a stack in a temporary directory. It ends with this process; call it from the main thread."""
     home = tempfile.mkdtemp(prefix="orders-chaos-")
-    settings = Settings().isolated(Path(home), port_base=free_port_base())
+    # An operator terminates more workflows than the reconciler closes by default without a confirmation.
+    settings = Settings().isolated(Path(home), port_base=free_port_base(), reconciler_max_orphans=ORDERS)
     stack = Stack(settings)
     try:
         stack.up(bound=True)
