@@ -1,6 +1,7 @@
 """The HTTP limits of the API's server, over real sockets."""
 
 import asyncio
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -72,10 +73,17 @@ def until_closed(client: socket.socket) -> str:
 
 
 def response(client: socket.socket) -> str:
+    """Return a whole response; its head and its body can arrive separately."""
     received = b""
     while b"\r\n\r\n" not in received:
         received += client.recv(65_536)
-    return received.decode()
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head)
+    while length is not None and len(body) < int(length[1]):
+        piece = client.recv(65_536)
+        assert piece, "the response ended early"
+        body += piece
+    return (head + b"\r\n\r\n" + body).decode()
 
 
 def flood(client: socket.socket, first: bytes, repeated: bytes) -> int:
