@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from psycopg.errors import UndefinedTable
 
 from db import runs
-from loadtest.generator.api_client import ApiClient, CertificateRejected
+from loadtest.generator.api_client import ApiClient, UntrustedCertificate
 from loadtest.options import RunOptions
 from orchestrator.errors import (
     DatabaseError,
@@ -22,7 +22,7 @@ def check_api(api: ApiClient, url: str) -> None:
     """Raises UsageError unless all components of the system behind the API are healthy."""
     try:
         response = api.get("/health", "health")
-    except CertificateRejected as error:
+    except UntrustedCertificate as error:
         raise UsageError(str(error)) from None
     except ServiceUnavailable:
         raise UsageError(f"The API at {url} is not responding. Start the stack with `make up`.") from None

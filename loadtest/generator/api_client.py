@@ -38,7 +38,7 @@ class NoResponse(ServiceUnavailable):
     """The API sent no response: the connection was refused or broken, or the response timed out."""
 
 
-class CertificateRejected(NoResponse):
+class UntrustedCertificate(NoResponse):
     """The API's certificate is not valid."""
 
 
@@ -156,7 +156,9 @@ class ApiClient:
         except (OSError, HTTPParseError) as error:
             # HTTPConnectionClosed is an HTTPParseError; a gevent timeout of the socket is an OSError.
             if (problem := certificates.rejection(error)) is not None:
-                raise CertificateRejected(f"The certificate of {self._url} is rejected: {problem}") from error
+                raise UntrustedCertificate(
+                    f"The certificate of {self._url} is rejected: {problem}"
+                ) from error
             raise NoResponse(f"{method} {path}: {error!r}") from error
 
     def _report(self, method: str, name: str, began: float, length: int, problem: str | None) -> None:

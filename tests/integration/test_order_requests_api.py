@@ -75,7 +75,7 @@ def test_an_address_change_names_the_version_that_it_replaces(live: LiveApi) -> 
     assert status["address_version"] == 1
     change = {"new_address": asdict(OTHER_ADDRESS), "updated_by": "customer", "address_version": 1}
     assert live.signal(order_id, "update-address", **change).status_code == 200
-    again = {**change, "updated_by": "somebody else"}
+    again = {**change, "updated_by": "another user"}
     outdated = live.signal(order_id, "update-address", **again)
     assert is_problem(outdated, 409)
     assert outdated.json()["detail"] == "the address has changed: it has version 2, not 1"
