@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard import filters, plain_text
-from dashboard.charts.palette import Palette, palette_of
 from dashboard.data import clients
+from loadtest.charts.palette import Palette, palette_of
 from orchestrator.errors import OrderSystemError, RequestMalformed
 
 REFRESH_SECONDS = 2.0

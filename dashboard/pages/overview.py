@@ -3,14 +3,14 @@
 import streamlit as st
 
 from dashboard import page_elements as page
-from dashboard.charts.in_flight import ROWS, in_flight_chart
-from dashboard.charts.throughput import mean_rate, throughput_chart
 from dashboard.data import api_reads, clients
 from dashboard.data.cached import cached
 from dashboard.filters import WINDOWS
 from dashboard.view_models.component_health import components
 from dashboard.view_models.slo_status import SLO_TARGET, slo_status
 from db.read_models import latency, live_orders
+from loadtest.charts.in_flight import ROWS, in_flight_chart
+from loadtest.charts.throughput import mean_rate, throughput_chart
 from loadtest.verdict.slo import SloVerdict
 from orchestrator.gateways.fault_injection import PROFILES
 

@@ -3,13 +3,13 @@
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.charts import axes, distribution, over_time, time_breakdown
-from dashboard.charts.palette import palette_of
 from dashboard.data import clients
 from dashboard.data.cached import CHART_SECONDS, cached
 from dashboard.page_elements import chart
 from db.read_models import latency
 from db.read_models.latency import Plan, Summary
+from loadtest.charts import axes, distribution, over_time, time_breakdown
+from loadtest.charts.palette import palette_of
 
 SLOWEST = 12
 

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 from psycopg.rows import dict_row
 
-from dashboard.charts.time_breakdown import SEGMENTS
+from loadtest.charts.time_breakdown import SEGMENTS
 from tests.browser.conftest import SIZES, Open, screenshot, wait_until_drawn
 from tests.live import LiveApi, eventually
 

@@ -4,15 +4,15 @@ import math
 
 import pytest
 
-from dashboard.charts import distribution, over_time, throughput, time_breakdown
-from dashboard.charts.axes import TimeRange, draw_faults_and_disturbances, log_seconds
-from dashboard.charts.in_flight import ROWS, in_flight_chart, short_id
-from dashboard.charts.palette import DARK, LIGHT
-from dashboard.charts.timeline import timeline
-from dashboard.view_models.order_timeline import marks
 from db.domain import State
 from db.read_models.latency import Bucket, Cell, Disturbance, FaultSpan, Plan, Selection, Slice
 from db.read_models.latency_buckets import EDGES_MS
+from loadtest.charts import distribution, over_time, throughput, time_breakdown
+from loadtest.charts.axes import TimeRange, draw_faults_and_disturbances, log_seconds
+from loadtest.charts.in_flight import ROWS, in_flight_chart, short_id
+from loadtest.charts.order_timeline import marks
+from loadtest.charts.palette import DARK, LIGHT
+from loadtest.charts.timeline import timeline
 from tests.dashboard.order_examples import NOON, ORDER_EVENTS, after, order_details
 
 LIMIT_MS = 15_000

@@ -7,13 +7,13 @@ from itertools import pairwise
 import psycopg
 import pytest
 
-from dashboard.charts.time_breakdown import SEGMENTS
 from db import queries
 from db.domain import State
 from db.read_models import latency
 from db.read_models.latency import Selection
 from db.read_models.latency_buckets import EDGES_MS, edge_below, interpolated_percentile
 from db.read_models.time_spans import spans
+from loadtest.charts.time_breakdown import SEGMENTS
 from tests.dashboard.conftest import SEEDED, query, some_run
 
 SHARES = (0.5, 0.95, 0.99, 1.0)

@@ -5,9 +5,9 @@ from itertools import combinations
 
 import pytest
 
-from dashboard.charts import time_breakdown
-from dashboard.charts.palette import DARK, LIGHT, palette_of
 from db.domain import State
+from loadtest.charts import time_breakdown
+from loadtest.charts.palette import DARK, LIGHT, palette_of
 
 
 def luminance(color: str) -> float:

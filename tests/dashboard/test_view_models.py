@@ -5,7 +5,6 @@ import pytest
 from dashboard import page_elements
 from dashboard.view_models.audit_report import invariants
 from dashboard.view_models.component_health import components
-from dashboard.view_models.disturbance_spans import DisturbanceSpan, disturbance_spans
 from dashboard.view_models.order_requests import (
     attempt_counts,
     can_be_approved,
@@ -20,6 +19,7 @@ from db.read_models import live_orders
 from db.read_models.latency import Disturbance
 from db.read_models.live_orders import RecentOutcomes
 from db.read_models.order_search import OrderDetails
+from loadtest.charts.disturbance_spans import DisturbanceSpan, disturbance_spans
 from tests.dashboard.conftest import texts
 from tests.dashboard.order_examples import NOON, after
 

@@ -5,10 +5,10 @@ from datetime import datetime, timedelta
 
 import plotly.graph_objects as go
 
-from dashboard.charts.axes import TimeRange, draw_faults_and_disturbances, log_seconds, log_ticks
-from dashboard.charts.palette import Palette, apply_layout, limit_line
 from db.read_models.latency import Cell, Slice
 from db.read_models.latency_buckets import EDGES_MS, edge_below
+from loadtest.charts.axes import TimeRange, draw_faults_and_disturbances, log_seconds, log_ticks
+from loadtest.charts.palette import Palette, apply_layout, limit_line
 
 HEIGHT = 340
 _LINES = ((0.5, "p50", "solid"), (0.95, "p95", "dash"), (0.99, "p99", "dot"), (1.0, "longest", "dashdot"))

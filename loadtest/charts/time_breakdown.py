@@ -2,9 +2,9 @@
 
 import plotly.graph_objects as go
 
-from dashboard.charts.in_flight import short_id
-from dashboard.charts.palette import Palette, apply_layout, limit_line
 from db.database import Row
+from loadtest.charts.in_flight import short_id
+from loadtest.charts.palette import Palette, apply_layout, limit_line
 
 SEGMENTS = ("receive", "validate", "review", "charge", "prepare", "dispatch", "compensate", "waiting")
 PATTERNS = {"review": ".", "prepare": "\\", "compensate": "x", "waiting": "/"}

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from dashboard.charts.axes import log_seconds, log_ticks
-from dashboard.charts.palette import Palette, apply_layout, limit_line
 from db.domain import TERMINAL_STATES
 from db.read_models.latency import Bucket
 from db.read_models.latency_buckets import edge_below
+from loadtest.charts.axes import log_seconds, log_ticks
+from loadtest.charts.palette import Palette, apply_layout, limit_line
 
 HEIGHT = 340
 

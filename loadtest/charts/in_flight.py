@@ -2,8 +2,8 @@
 
 import plotly.graph_objects as go
 
-from dashboard.charts.palette import Palette, apply_layout, disable_zoom, limit_line
 from db.database import Row
+from loadtest.charts.palette import Palette, apply_layout, disable_zoom, limit_line
 
 ROWS = 12
 HEIGHT = 440

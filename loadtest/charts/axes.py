@@ -7,9 +7,9 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 
 from dashboard import plain_text
-from dashboard.charts.palette import Palette, add_marks
-from dashboard.view_models.disturbance_spans import disturbance_spans
 from db.read_models.latency import Disturbance, FaultSpan, Plan
+from loadtest.charts.disturbance_spans import disturbance_spans
+from loadtest.charts.palette import Palette, add_marks
 
 MAX_BANDS = 60
 MAX_LABELS = 12

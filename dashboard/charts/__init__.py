@@ -1,1 +1,0 @@
-"""Chart builders: pure functions from rows to a Plotly figure."""

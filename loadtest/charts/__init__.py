@@ -1,0 +1,1 @@
+"""Chart builders for dashboard and run reports: pure functions from rows to a Plotly figure."""
