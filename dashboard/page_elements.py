@@ -10,8 +10,9 @@ from typing import Any, Literal, NamedTuple
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard import filters, plain_text
+from dashboard import filters
 from dashboard.data import clients
+from loadtest.charts import plain_text
 from loadtest.charts.palette import Palette, palette_of
 from orchestrator.errors import OrderSystemError, RequestMalformed
 

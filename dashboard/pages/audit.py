@@ -5,7 +5,6 @@ from functools import partial
 
 import streamlit as st
 
-from dashboard import plain_text
 from dashboard.data import clients
 from dashboard.data.audit_jobs import AuditState, audit_jobs
 from dashboard.data.cached import CHART_SECONDS, cached
@@ -21,6 +20,7 @@ from dashboard.page_elements import (
 from dashboard.view_models.audit_report import Invariant, invariants
 from db.audit import INVARIANTS
 from db.read_models import latency
+from loadtest.charts import plain_text
 
 MAX_SHOWN_VIOLATIONS = 20
 

@@ -2,7 +2,6 @@
 
 import streamlit as st
 
-from dashboard import plain_text
 from dashboard.data import clients
 from dashboard.data.api_reads import user_may
 from dashboard.data.cached import cached
@@ -10,6 +9,7 @@ from dashboard.page_elements import empty_state, live_fragment, page_header, run
 from dashboard.view_models.review_cards import contents, review_time
 from db.database import Row
 from db.read_models import live_orders
+from loadtest.charts import plain_text
 from orchestrator.security.key_hashing import Role
 
 MAX_CARDS = 25

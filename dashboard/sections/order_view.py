@@ -7,13 +7,13 @@ from functools import partial
 import streamlit as st
 
 from dashboard import page_elements as page
-from dashboard import plain_text
 from dashboard.data import clients
 from dashboard.data.api_reads import user_may
 from dashboard.view_models import order_requests, order_tables
 from db.domain import DEFAULT_COUNTRY
 from db.read_models import order_search
 from db.read_models.order_search import OrderDetails
+from loadtest.charts import plain_text
 from loadtest.charts.timeline import timeline
 from orchestrator.messages import order_workflow_id
 from orchestrator.security.key_hashing import Role

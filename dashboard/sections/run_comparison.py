@@ -4,7 +4,6 @@ from datetime import datetime
 
 import streamlit as st
 
-from dashboard import plain_text
 from dashboard.data import clients
 from dashboard.data.cached import cached
 from dashboard.page_elements import chart, empty_state, palette
@@ -12,7 +11,7 @@ from dashboard.view_models import run_tables
 from dashboard.view_models.slo_status import SLO_TARGET
 from db.read_models import latency, stored_runs
 from db.read_models.latency import Slo
-from loadtest.charts import distribution
+from loadtest.charts import distribution, plain_text
 from loadtest.verdict.comparison import compare_times
 from loadtest.verdict.schema import schema_problem
 

@@ -4,7 +4,6 @@ from datetime import datetime
 
 import streamlit as st
 
-from dashboard import plain_text
 from dashboard.data import clients
 from dashboard.data.cached import cached
 from dashboard.data.load_test_processes import LoadTestProcesses
@@ -12,6 +11,7 @@ from dashboard.page_elements import run_action
 from db.database import Row
 from db.read_models import stored_runs
 from db.runs import SILENT_SECONDS
+from loadtest.charts import plain_text
 from loadtest.options import RunOptions
 from orchestrator.errors import ExitCode, NotAllowed, UsageError
 from orchestrator.security.key_hashing import Role

@@ -2,11 +2,11 @@
 
 import streamlit as st
 
-from dashboard import plain_text
 from dashboard.data.cached import cached
 from dashboard.page_elements import STATUS_STYLE, empty_state
 from dashboard.sections import running_load_tests
 from db.read_models import stored_runs
+from loadtest.charts import plain_text
 from loadtest.verdict.schema import schema_problem
 from loadtest.verdict.verdict_rows import verdict_rows
 from orchestrator.errors import ExitCode

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import plotly.graph_objects as go
 
-from dashboard import plain_text
 from db.read_models.latency import Disturbance, FaultSpan, Plan
+from loadtest.charts import plain_text
 from loadtest.charts.disturbance_spans import disturbance_spans
 from loadtest.charts.palette import Palette, add_marks
 

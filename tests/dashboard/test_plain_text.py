@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from markdown_it import MarkdownIt
 
-from dashboard import plain_text
+from loadtest.charts import plain_text
 
 MARKUP = [
     "<b>x</b>",
