@@ -28,6 +28,7 @@ OrderSystemError
 The docstring of a class is its default message.
 """
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 from db.errors import DatabaseCertificateRejected as DatabaseCertificateRejected
@@ -110,6 +111,11 @@ class RequestRejected(OrderSystemError):
 class RequestMalformed(RequestRejected):
     """The request is malformed."""
 
+    def __init__(self, message: str | None = None, fields: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.fields = dict(fields or {})
+        """Messages by the path of the invalid field, for example `body.initial_address.zip`."""
+
 
 class NotAllowed(RequestRejected):
     """This requires an API key, or a key with another role."""
@@ -141,6 +147,16 @@ class Overloaded(RequestRejected):
     def __init__(self, message: str | None = None, retry_after_seconds: int = 1) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+PROBLEM_TYPES: dict[str, type[RequestRejected]] = {
+    "urn:problem:order-unknown": OrderUnknown,
+    "urn:problem:run-unknown": RunUnknown,
+    "urn:problem:order-conflict": OrderConflict,
+    "urn:problem:too-late": TooLate,
+    "urn:problem:address-outdated": AddressOutdated,
+}
+"""Types of problem documents (RFC 9457) of errors that share a status code."""
 
 
 class GatewayError(OrderSystemError):

@@ -40,10 +40,10 @@ class CertificateRejected(errors.ServiceUnavailable):
 class RestClient:
     """Sends requests to the API and returns their JSON. Safe to share between threads.
 
-    An error response raises the error of its status code (`error_of`) with the detail of its problem
-    document. Raises ApiUnavailable when no connection is possible, CertificateRejected, ResponseLost,
-    ServiceUnavailable when the response does not come in time, and UsageError for an address or an API key
-    that cannot be used. `name` stands for the API in messages.
+    An error response raises the error that the API raised (`error_of`), with the detail of its problem
+    document; RequestMalformed has the messages of the fields. Raises ApiUnavailable when no connection is
+    possible, CertificateRejected, ResponseLost, ServiceUnavailable when the response does not come in time,
+    and UsageError for an address or an API key that cannot be used. `name` stands for the API in messages.
     """
 
     def __init__(
@@ -184,22 +184,24 @@ _ERRORS: dict[int, type[errors.OrderSystemError]] = {
     401: errors.NotAllowed,
     403: errors.NotAllowed,
     404: errors.OrderUnknown,
-    413: errors.RequestMalformed,
-    422: errors.RequestMalformed,
     429: errors.Overloaded,
 }
 
 
 def error_of(response: httpx.Response) -> errors.OrderSystemError:
     """Return the error that stands for an error response, with the detail of its problem document."""
-    status, path = response.status_code, response.request.url.path
+    status = response.status_code
     try:
-        detail = str(response.json()["detail"])
+        problem = response.json()
+        detail, type_ = str(problem["detail"]), problem.get("type")
+        fields = {each["field"]: each["message"] for each in problem.get("errors") or ()}
     except (ValueError, KeyError, TypeError):
         detail = f"The API returned HTTP status {status} without an explanation."
-    if status == 409:
-        return errors.TooLate(detail) if "/signals/" in path else errors.OrderConflict(detail)
-    return _ERRORS.get(status, errors.ServiceUnavailable if status >= 500 else errors.RequestRejected)(detail)
+        type_, fields = None, {}
+    if status in (413, 422):
+        return errors.RequestMalformed(detail, fields)
+    default = errors.ServiceUnavailable if status >= 500 else errors.RequestRejected
+    return errors.PROBLEM_TYPES.get(type_, _ERRORS.get(status, default))(detail)
 
 
 def _without_none(query: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,12 +33,13 @@ def problem(
     status: int,
     detail: str,
     *,
+    type_: str = "about:blank",
     fields: Sequence[Mapping[str, str]] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """Return a problem document; `fields` lists the invalid ones."""
     body: dict[str, Any] = {
-        "type": "about:blank",
+        "type": type_,
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
@@ -118,6 +119,9 @@ _STATUSES: dict[type[Exception], int] = {
 """Status codes of error classes and of their subclasses. Any other error is a 500."""
 
 
+_TYPES: dict[type[Exception], str] = {kind: type_ for type_, kind in errors.PROBLEM_TYPES.items()}
+
+
 def status_of(error: Exception) -> int:
     """Return the status code of an error's response."""
     return next((_STATUSES[kind] for kind in type(error).__mro__ if kind in _STATUSES), 500)
@@ -135,7 +139,7 @@ async def _on_order_system_error(request: Request, error: Exception) -> JSONResp
             "Temporal's response cannot be decrypted with the keys of this process; the order may still "
             "process the request"
         )
-    return problem(status, detail, headers=headers)
+    return problem(status, detail, type_=_TYPES.get(type(error), "about:blank"), headers=headers)
 
 
 async def _on_internal_error(_request: Request, _error: Exception) -> JSONResponse:

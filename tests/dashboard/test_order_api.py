@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from dashboard.data.order_api import OrderApi
-from orchestrator.errors import OrderConflict, OrderUnknown, RequestMalformed, ServiceUnavailable, TooLate
+from orchestrator.errors import AddressOutdated, OrderUnknown, RequestMalformed, ServiceUnavailable
 from orchestrator.rest_client import ApiUnavailable
 from tests.ports import free_port_base
 
@@ -21,7 +21,6 @@ def api_returning(status: int, body: object) -> OrderApi:
     ("status", "error"),
     [
         (404, OrderUnknown),
-        (409, TooLate),
         (422, RequestMalformed),
         (503, ServiceUnavailable),
         (500, ServiceUnavailable),
@@ -32,9 +31,10 @@ def test_a_problem_document_becomes_an_error_with_its_detail(status, error):
         api_returning(status, {"detail": "this is why"}).cancel("o", "r", "me")
 
 
-def test_a_conflicting_start_is_not_too_late():
-    with pytest.raises(OrderConflict, match="other content"):
-        api_returning(409, {"detail": "other content"}).start("o", {})
+def test_an_outdated_address_is_not_too_late():
+    problem = {"type": "urn:problem:address-outdated", "detail": "the address has changed"}
+    with pytest.raises(AddressOutdated, match="has changed"):
+        api_returning(409, problem).change_address("o", {}, "me", 1)
 
 
 def test_an_error_without_a_problem_document_has_a_message():

@@ -116,6 +116,11 @@ def test_every_error_with_its_http_status() -> None:
             assert documented[each.__name__] == str(status_of(each())), each.__name__
 
 
+def test_every_type_of_a_problem_document() -> None:
+    documented = re.findall(r"`(urn:problem:[a-z-]+)`", (REFERENCE / "errors.md").read_text())
+    assert documented == list(errors.PROBLEM_TYPES)
+
+
 def test_every_column_of_the_latency_csv() -> None:
     assert first_column((REFERENCE / "latency-csv.md").read_text()) == list(COLUMNS)
 

@@ -4,21 +4,26 @@ from collections.abc import Callable
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from loadtest.generator.api_client import ApiClient
 from orchestrator import rest_client
+from orchestrator.api import problem_details
+from orchestrator.api.schemas.requests import StartBody
 from orchestrator.errors import (
+    AddressOutdated,
     NotAllowed,
     OrderConflict,
     OrderUnknown,
     Overloaded,
     RequestMalformed,
     RequestRejected,
+    RunUnknown,
     ServiceUnavailable,
     TooLate,
     UsageError,
 )
-from orchestrator.rest_client import ApiUnavailable, ResponseLost, RestClient
+from orchestrator.rest_client import ApiUnavailable, ResponseLost, RestClient, error_of
 from orchestrator.security.key_hashing import Role
 from orchestrator.security.role_cache import look_up_role
 from tests.ports import free_port_base
@@ -38,8 +43,7 @@ def client_with(handler: Handler, api_key: str | None = None) -> RestClient:
         (401, "/whoami", NotAllowed),
         (403, "/faults", NotAllowed),
         (404, "/orders/a/status", OrderUnknown),
-        (409, "/orders/a/start", OrderConflict),
-        (409, "/orders/a/signals/cancel", TooLate),
+        (409, "/orders/a/start", RequestRejected),
         (413, "/orders/a/start", RequestMalformed),
         (422, "/orders/a/start", RequestMalformed),
         (429, "/orders/a/start", Overloaded),
@@ -54,6 +58,37 @@ def test_an_error_status_raises_the_matching_error_with_the_detail(
     client = client_with(lambda _: httpx.Response(status, json={"detail": "the reason"}))
     with pytest.raises(error_class, match="the reason"):
         client.post(path, {})
+
+
+@pytest.mark.parametrize("error", [OrderUnknown, RunUnknown, OrderConflict, TooLate, AddressOutdated])
+async def test_the_client_raises_the_error_that_the_api_raised(error: type[RequestRejected]) -> None:
+    app = FastAPI()
+    problem_details.register(app)
+
+    @app.get("/")
+    async def fail() -> None:
+        raise error("the reason")
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
+        response = await client.get("/")
+    raised = error_of(response)
+    assert (type(raised), str(raised)) == (error, "the reason")
+
+
+async def test_a_malformed_request_raises_an_error_with_the_message_of_each_field() -> None:
+    app = FastAPI()
+    problem_details.register(app)
+
+    @app.post("/")
+    async def start(body: StartBody) -> None: ...
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
+        address = {"street": "", "city": ""}
+        response = await client.post("/", json={"initial_address": address})
+    error = error_of(response)
+    assert isinstance(error, RequestMalformed)
+    assert error.fields.keys() == {"body.initial_address.street", "body.initial_address.city"}
+    assert all(message in str(error) for message in error.fields.values())
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b'{"title": "x"}'])
