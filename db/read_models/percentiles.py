@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 
 
 def nearest_rank(share: float, count: int) -> int:
@@ -12,6 +13,16 @@ def nearest_rank(share: float, count: int) -> int:
     if count < 1:
         raise ValueError("percentile of no values")
     return max(math.ceil(share * count), 1)
+
+
+def min_count(share: float) -> int:
+    """Return the number of values from which a percentile is shown: 20 for a p95, 100 for a p99.
+
+    Below it, the percentile is the largest value. `share` is 0 to 1; the largest value (1) needs one value.
+    """
+    # As floats, 1 / (1 - 0.9) is more than 10.
+    above = 1 - Fraction(str(share))
+    return math.ceil(1 / above) if above else 1
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from db.read_models.percentiles import nearest_rank, percentile, percentile_of_counts
+from db.read_models.percentiles import min_count, nearest_rank, percentile, percentile_of_counts
 from loadtest.generator.recording import OrderRecord
 from loadtest.verdict.percentiles import per_second, spread
 from tests.load.records import record
@@ -35,6 +35,14 @@ def test_the_rank_is_exact_for_every_number_of_orders() -> None:
     for percent in (50, 90, 95, 99):
         for orders in range(1, 20_000):
             assert nearest_rank(percent / 100, orders) == -(-percent * orders // 100)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.5, 2), (0.9, 10), (0.95, 20), (0.99, 100), (0.999, 1_000)])
+def test_a_percentile_of_enough_orders_is_not_the_longest_time(share: float, count: int) -> None:
+    assert min_count(share) == count
+    assert nearest_rank(share, count) < count
+    assert nearest_rank(share, count - 1) == count - 1
+    assert min_count(1.0) == 1
 
 
 def test_statistics_per_second() -> None:
