@@ -1,10 +1,11 @@
 """Every query of every page, with a random order, run or time range of the history in each round."""
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from random import Random
 
 from db.domain import State
-from db.read_models import latency, live_orders, order_search, stored_runs
+from db.read_models import latency, live_orders, order_search, run_timeline, stored_runs
 from db.read_models.latency import Plan, Selection
 from db.read_models.order_search import Search
 from db.read_only_database import ReadOnlyDatabase
@@ -77,12 +78,18 @@ def _orders(reader: ReadOnlyDatabase, order_ids: list[str]) -> dict[str, Query]:
 
 def _runs(reader: ReadOnlyDatabase) -> dict[str, Query]:
     random = Random(2)
-    runs = [str(row["run_id"]) for row in latency.run_names(reader)]
+    names = latency.run_names(reader)
+    runs = [str(row["run_id"]) for row in names]
+    seconds = [(str(row["run_id"]), row["started_at"] + timedelta(seconds=300)) for row in names]
     return {
         "load tests: stored runs": lambda: stored_runs.newest_runs(reader, 100),
         "load tests: running": lambda: stored_runs.running_runs(reader),
         "load tests: a run": lambda: stored_runs.verdict(reader, random.choice(runs)),
         "load tests: times of a run": lambda: stored_runs.times(reader, random.choice(runs)),
+        "load tests: a run over time": lambda: run_timeline.run_timeline(reader, random.choice(runs)),
+        "load tests: orders of a second": lambda: run_timeline.orders_of_second(
+            reader, *random.choice(seconds)
+        ),
     }
 
 

@@ -1,0 +1,178 @@
+"""A load test on one time axis: load, orders in flight, send delay and completion times."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import plotly.graph_objects as go
+
+from db.read_models.latency import Plan, Selection
+from db.read_models.run_timeline import P99_ORDERS, RunSecond, RunTimeline
+from loadtest.charts.axes import TimeRange, draw_faults_and_disturbances
+from loadtest.charts.palette import Palette, apply_layout
+
+HEIGHT = 760
+MAX_POINTS = 1_200
+"""Points of a line. A longer run is drawn with several seconds in one point."""
+
+_P50_ORDERS = 2
+
+
+class _Panel(NamedTuple):
+    axis: str
+    title: str
+    domain: tuple[float, float]
+
+
+_LOAD = _Panel("y", "orders / s", (0.72, 1.0))
+_IN_FLIGHT = _Panel("y2", "in flight", (0.52, 0.68))
+_SEND_DELAY = _Panel("y3", "send delay, ms", (0.34, 0.48))
+_COMPLETION = _Panel("y4", "completion, s", (0.0, 0.30))
+_PANELS = (_LOAD, _IN_FLIGHT, _SEND_DELAY, _COMPLETION)
+
+
+class _Point(NamedTuple):
+    """Consecutive seconds of a run, drawn as one point. The counts are per second."""
+
+    at: datetime
+    text: str
+    offered: float
+    accepted: float
+    finished: float
+    late: float
+    in_flight: int
+    send_delay_ms: float | None
+
+
+def run_time_axis(timeline: RunTimeline, palette: Palette) -> go.Figure:
+    """Return one figure with four panels over one time axis, with fault profiles and disturbances."""
+    figure = go.Figure()
+    points = _points(timeline)
+    _draw_load(figure, points, palette)
+    in_flight = [each.in_flight for each in points]
+    _line(figure, _IN_FLIGHT, points, "in flight", in_flight, palette.accent, showlegend=False)
+    delays = [each.send_delay_ms for each in points]
+    _line(figure, _SEND_DELAY, points, "longest send delay, ms", delays, palette.info, showlegend=False)
+    _draw_completion(figure, timeline, palette)
+    apply_layout(figure, palette, height=HEIGHT)
+    since, until = timeline.started_at, timeline.until
+    for panel in _PANELS:
+        figure.update_layout(
+            {
+                f"yaxis{panel.axis[1:]}": {
+                    "domain": panel.domain,
+                    "title": panel.title,
+                    "rangemode": "tozero",
+                    "gridcolor": palette.grid,
+                    "zeroline": False,
+                    "automargin": True,
+                    "anchor": "x",
+                }
+            }
+        )
+    figure.update_xaxes(title="UTC", range=[since, until], anchor=_COMPLETION.axis)
+    # All panels use the same axis, so that the hover box shows the values of all of them.
+    figure.update_layout(hovermode="x unified", hoversubplots="axis")
+    limit_ms = round(timeline.limit_seconds * 1000)
+    plan = Plan(Selection(), since, until, is_exact=True)
+    draw_faults_and_disturbances(
+        figure, palette, TimeRange(plan, limit_ms, timeline.faults, timeline.disturbances)
+    )
+    return figure
+
+
+def seconds_per_point(timeline: RunTimeline) -> int:
+    """Return the number of seconds that a point of the chart stands for."""
+    return -(-len(timeline.seconds) // MAX_POINTS) or 1
+
+
+def _draw_load(figure: go.Figure, points: Sequence[_Point], palette: Palette) -> None:
+    figure.add_bar(
+        x=[each.at for each in points],
+        y=[each.late for each in points],
+        name="late (by time due)",
+        marker={"color": palette.error, "line": {"width": 0}},
+        customdata=[each.text for each in points],
+        hovertemplate="%{y:,.4~g} at %{customdata}",
+    )
+    # Offered and accepted are mostly equal: the wide line stays visible below the dashed one.
+    wide, dashed = {"width": 5}, {"dash": "dash"}
+    _line(figure, _LOAD, points, "offered", [each.offered for each in points], palette.muted, line=wide)
+    _line(figure, _LOAD, points, "accepted", [each.accepted for each in points], palette.info, line=dashed)
+    _line(figure, _LOAD, points, "finished", [each.finished for each in points], palette.success)
+
+
+def _draw_completion(figure: go.Figure, timeline: RunTimeline, palette: Palette) -> None:
+    half = timedelta(seconds=timeline.slice_seconds / 2)
+    shown = (
+        (1.0, "slowest", palette.warning, "dot", 1),
+        (0.99, "p99", palette.accent, "dash", P99_ORDERS),
+        (0.5, "p50", palette.success, "solid", _P50_ORDERS),
+    )
+    for share, name, color, dash, needed in shown:
+        figure.add_scatter(
+            x=[each.at + half for each in timeline.slices],
+            y=[each.times_ms[share] / 1000 if each.orders >= needed else None for each in timeline.slices],
+            yaxis=_COMPLETION.axis,
+            name=name,
+            mode="lines+markers",
+            marker={"size": 4},
+            line={"color": color, "width": 2, "dash": dash},
+            customdata=[f"{each.orders:,} orders in {timeline.slice_seconds} s" for each in timeline.slices],
+            hovertemplate="%{y:.3f} s (%{customdata})",
+        )
+    figure.add_shape(
+        type="line", xref="paper", yref=_COMPLETION.axis, x0=0, x1=1,
+        y0=timeline.limit_seconds, y1=timeline.limit_seconds,
+        line={"color": palette.error, "width": 2, "dash": "dash"},
+    )  # fmt: skip
+    figure.add_annotation(
+        xref="paper", yref=_COMPLETION.axis, x=0, y=timeline.limit_seconds, xanchor="left", yanchor="bottom",
+        text=f"limit {timeline.limit_seconds:g} s", showarrow=False, font={"color": palette.error},
+    )  # fmt: skip
+
+
+def _line(
+    figure: go.Figure,
+    panel: _Panel,
+    points: Sequence[_Point],
+    name: str,
+    values: Sequence[float | None],
+    color: str,
+    *,
+    line: dict[str, Any] | None = None,
+    showlegend: bool = True,
+) -> None:
+    figure.add_scatter(
+        x=[each.at for each in points],
+        y=values,
+        yaxis=panel.axis,
+        name=name,
+        # A click selects markers, not lines.
+        mode="lines+markers",
+        marker={"size": 3},
+        line={"color": color, "width": 2} | (line or {}),
+        showlegend=showlegend,
+        hovertemplate="%{y:,.4~g}",
+    )
+
+
+def _points(timeline: RunTimeline) -> list[_Point]:
+    width = seconds_per_point(timeline)
+    starts = range(0, len(timeline.seconds), width)
+    return [_point(timeline.started_at, timeline.seconds[start : start + width]) for start in starts]
+
+
+def _point(started_at: datetime, rows: Sequence[RunSecond]) -> _Point:
+    count = len(rows)
+    delays = [row.send_delay_ms for row in rows if row.send_delay_ms is not None]
+    return _Point(
+        started_at + timedelta(seconds=rows[0].second),
+        f"+{rows[0].second} s",
+        sum(row.offered for row in rows) / count,
+        sum(row.accepted for row in rows) / count,
+        sum(row.finished for row in rows) / count,
+        sum(row.late for row in rows) / count,
+        rows[-1].in_flight,
+        max(delays, default=None),
+    )
