@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -27,6 +27,7 @@ STATUS_STYLE: dict[bool | None, tuple[str, Literal["green", "red", "gray"]]] = {
 }
 """Icon and color of a badge: good, bad, unknown."""
 
+_PAGES = Path(__file__).with_name("pages")
 _LAST_RESULT = "last-action-result"
 
 
@@ -81,14 +82,15 @@ def live_fragment(
     """
     # Streamlit identifies a fragment by its function's name, which a partial lacks.
     function = body.func if isinstance(body, partial) else body
+    name = f"{function.__module__}.{function.__qualname__}"
 
     def guarded() -> None:
-        with error_boundary(function.__name__):
+        with error_boundary(name):
             body()
         if result_key is not None:
             _show_result(result_key)
 
-    guarded.__qualname__ = f"{function.__module__}.{function.__qualname__}"
+    guarded.__qualname__ = name
     st.fragment(guarded, run_every=every if is_live else None)()
 
 
@@ -155,6 +157,26 @@ def chart(figure: go.Figure, key: str, description: str) -> None:
     """Draw a figure; `description` is for screen readers."""
     config = {"displaylogo": False, "displayModeBar": "hover", "scrollZoom": False}
     st.plotly_chart(figure, key=key, config=config, alt=description)
+
+
+def clickable_chart(figure: go.Figure, key: str, description: str) -> str | None:
+    """Draw a figure and return the custom data of the mark on which the user clicked, as text."""
+    config = {"displaylogo": False, "displayModeBar": False, "scrollZoom": False}
+    state = st.plotly_chart(
+        figure, key=key, config=config, alt=description, on_select="rerun", selection_mode="points"
+    )
+    points = state["selection"]["points"]
+    return str(points[0]["customdata"]) if points and points[0].get("customdata") else None
+
+
+def page_link(page: str, label: str, **query: str) -> None:
+    """Draw a link to a page of the dashboard; `page` is the name of its module."""
+    st.page_link(st.Page(_PAGES / f"{page}.py"), label=label, query_params=query)
+
+
+def switch_page(page: str, **query: str) -> NoReturn:
+    """Open a page of the dashboard; `page` is the name of its module."""
+    st.switch_page(st.Page(_PAGES / f"{page}.py"), query_params=query)
 
 
 def seconds(ms: float | None) -> str:

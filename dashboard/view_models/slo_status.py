@@ -2,23 +2,28 @@
 
 from typing import NamedTuple
 
-from loadtest.verdict.slo import SloVerdict, evaluate_slo
+from loadtest.verdict.slo import SloResult, SloVerdict, evaluate_slo
 
 SLO_TARGET = 0.99
 """The target of orders outside a load test."""
 
 
 class SloStatus(NamedTuple):
-    """The verdict, and a sentence in Markdown with the numbers. `verdict` is None without orders."""
+    """The verdict, a sentence in Markdown with the numbers, and a headline in plain text.
+
+    `verdict` is None without orders.
+    """
 
     verdict: SloVerdict | None
     sentence: str
+    headline: str
 
 
 def slo_status(orders: int, late: int, target: float) -> SloStatus:
     """Evaluate the SLO of finished and overdue `orders`, of which `late` are late, as a load test does."""
     if orders == 0:
-        return SloStatus(None, "No order finished in this time window.")
+        nothing = "No order finished in this time window."
+        return SloStatus(None, nothing, nothing)
     result = evaluate_slo(orders, late, target)
     error_budget = (1 - target) * orders
     used = f"{100 * late / error_budget:.0f} %"
@@ -28,4 +33,15 @@ def slo_status(orders: int, late: int, target: float) -> SloStatus:
         f"with 95 % confidence at most {100 * result.late_bound:.2f} % are late. "
         f"Target {100 * target:g} %: **{result.verdict}**. "
         f"Error budget: {error_budget:,.1f} late orders, {used} used.",
+        _headline(result),
     )
+
+
+def _headline(result: SloResult) -> str:
+    on_time = f"{result.orders - result.late:,} of {result.orders:,} orders were within their limit"
+    target = f"{100 * result.target:g} %"
+    if result.verdict is SloVerdict.NOT_PROVEN:
+        more = f"{result.more_needed:,} more, all on time"
+        return f"SLO not proven: {on_time}; {more}, would prove the target of {target}."
+    share = 100 * (1 - result.late / result.orders)
+    return f"SLO {result.verdict}: {on_time} ({share:.2f} %); the target is {target}."

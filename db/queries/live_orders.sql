@@ -7,11 +7,15 @@ select count(*) as orders,
     count(*) filter (where abort_reason is not null) as compensating
 from orders where state < 'completed';
 
+-- name: open_by_state
+-- Orders in flight in each state, without the aborted ones.
+select state, count(*) as orders from orders where state < 'completed' and abort_reason is null group by state;
+
 -- name: orders_by_deadline
 -- Orders in flight, by deadline, with the last attempt of their current step.
-select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason, o.accepted_at, o.deadline_at,
+select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason, o.review, o.accepted_at, o.deadline_at,
     floor(extract(epoch from now() - o.accepted_at) * 1000)::bigint as elapsed_ms,
-    round(extract(epoch from o.deadline_at - o.accepted_at) * 1000)::int as limit_ms,
+    round(extract(epoch from o.limit_at - o.accepted_at) * 1000)::bigint as limit_ms,
     (select max(s.attempt) from step_attempts s where s.order_id = o.order_id and s.step = o.current_step) as attempt
 from orders o
 where o.state < 'completed'
@@ -59,6 +63,15 @@ select count(*) as finished,
     percentile_disc(array[0.5, 0.95, 0.99, 1.0]) within group (order by completion_ms) as percentiles
 from orders
 where finished_at is not null and finished_at >= now() - make_interval(secs => %(seconds)s);
+
+-- name: outcomes_over_time
+-- The same in slices of the time window, numbered from the oldest; slices without orders are left out.
+select floor(extract(epoch from finished_at - (now() - make_interval(secs => %(seconds)s))) / %(slice_seconds)s)::int as slice,
+    count(*) as finished, count(*) filter (where not within_limit) as late,
+    percentile_disc(array[0.5, 0.99]) within group (order by completion_ms) as percentiles
+from orders
+where finished_at is not null and finished_at >= now() - make_interval(secs => %(seconds)s)
+group by slice order by slice;
 
 -- name: last_finished_at
 select max(finished_at) as at from orders where finished_at is not null;

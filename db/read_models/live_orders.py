@@ -35,15 +35,30 @@ class RecentOutcomes:
     max_ms: int | None
 
 
+@dataclass(frozen=True)
+class OutcomeSlice:
+    """The orders that finished in one slice of a time window; times in ms, None without orders."""
+
+    finished: int
+    late: int
+    p50_ms: int | None
+    p99_ms: int | None
+
+
 def in_flight(reader: ReadOnlyDatabase) -> InFlight:
     row = reader.fetch_one(_SQL["in_flight"])
     assert row is not None, "an aggregate returns a row"
     return InFlight(**row)
 
 
+def open_by_state(reader: ReadOnlyDatabase) -> dict[State, int]:
+    """Return the number of orders in flight in each state that has any, without the aborted ones."""
+    return {State(row["state"]): row["orders"] for row in reader.fetch_all(_SQL["open_by_state"])}
+
+
 def orders_by_deadline(reader: ReadOnlyDatabase, limit: int) -> list[Row]:
     """Return orders in flight, closest to their deadline first: order_id, run_id, state, current_step,
-    abort_reason, accepted_at, deadline_at, elapsed_ms, limit_ms, attempt (of the current step)."""
+    abort_reason, review, accepted_at, deadline_at, elapsed_ms, limit_ms, attempt (of the current step)."""
     return reader.fetch_all(_SQL["orders_by_deadline"], {"limit": limit})
 
 
@@ -71,6 +86,18 @@ def recent_outcomes(reader: ReadOnlyDatabase, seconds: int) -> RecentOutcomes:
         p99_ms=p99,
         max_ms=longest,
     )
+
+
+def outcomes_over_time(reader: ReadOnlyDatabase, seconds: int, slices: int) -> list[OutcomeSlice]:
+    """Return the orders that finished within the last seconds, by time slice, oldest first."""
+    parameters = {"seconds": seconds, "slice_seconds": seconds / slices}
+    by_slice = {row["slice"]: row for row in reader.fetch_all(_SQL["outcomes_over_time"], parameters)}
+    found = []
+    for number in range(slices):
+        row = by_slice.get(number)
+        p50, p99 = row["percentiles"] if row else (None, None)
+        found.append(OutcomeSlice(row["finished"] if row else 0, row["late"] if row else 0, p50, p99))
+    return found
 
 
 def last_finished_at(reader: ReadOnlyDatabase) -> datetime | None:

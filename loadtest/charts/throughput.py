@@ -1,14 +1,26 @@
-"""Orders started and finished per second."""
+"""Orders started and finished per second, with fault profiles and disturbances."""
+
+from collections.abc import Sequence
+from datetime import timedelta
 
 import plotly.graph_objects as go
 
 from db.database import Row
+from db.read_models.latency import Disturbance, FaultSpan, Plan, Selection
+from loadtest.charts.axes import TimeRange, draw_faults_and_disturbances
 from loadtest.charts.palette import Palette, apply_layout, disable_zoom
 
-HEIGHT = 200
+HEIGHT = 220
 
 
-def throughput_chart(rows: list[Row], palette: Palette) -> go.Figure:
+def throughput_chart(
+    rows: Sequence[Row],
+    palette: Palette,
+    *,
+    limit_ms: int,
+    faults: Sequence[FaultSpan] = (),
+    disturbances: Sequence[Disturbance] = (),
+) -> go.Figure:
     """Return a chart with a line for each rate. `rows` come from `db.read_models.live_orders.throughput`."""
     figure = go.Figure()
     for column, color, dash in (("started", palette.info, "solid"), ("finished", palette.success, "dot")):
@@ -24,11 +36,27 @@ def throughput_chart(rows: list[Row], palette: Palette) -> go.Figure:
     highest = max((max(row["started"], row["finished"]) for row in rows), default=0)
     figure.update_yaxes(range=[0, max(4, highest * 1.15)])
     figure.update_xaxes(showgrid=False)
+    if rows:
+        since, until = rows[0]["at"], rows[-1]["at"] + timedelta(seconds=1)
+        plan = Plan(Selection(), since, until, is_exact=True)
+        draw_faults_and_disturbances(
+            figure, palette, TimeRange(plan, limit_ms, list(faults), list(disturbances))
+        )
+        figure.update_xaxes(range=[since, until])
     disable_zoom(figure)
     return figure
 
 
-def mean_rate(rows: list[Row], column: str, seconds: int = 10) -> float:
+def mean_rate(rows: Sequence[Row], column: str, seconds: int = 10) -> float:
     """Return the mean of a column over the last `seconds` rows, which are one second each; 0 without rows."""
     recent = [row[column] for row in rows[-seconds:]]
     return sum(recent) / len(recent) if recent else 0.0
+
+
+def in_flight_history(rows: Sequence[Row], in_flight_now: int) -> list[int]:
+    """Return the number of orders in flight at the end of each second of `rows`."""
+    counts = [in_flight_now]
+    for row in reversed(rows[1:]):
+        # A few orders may have started since the last whole second.
+        counts.append(max(0, counts[-1] - row["started"] + row["finished"]))
+    return counts[::-1] if rows else []

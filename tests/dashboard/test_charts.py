@@ -23,41 +23,75 @@ def in_flight_row(order_id: str, elapsed_ms: int, **more: object) -> dict:
     return row | {"attempt": 1, "elapsed_ms": elapsed_ms, "limit_ms": LIMIT_MS} | more
 
 
-def test_each_order_in_flight_has_a_row_with_its_elapsed_seconds():
-    figure = in_flight_chart([in_flight_row("a", 12_500), in_flight_row("b", 4_000, attempt=3)], LIGHT, 15.0)
-    (bars,) = figure.data
-    assert list(bars.x) == [12.5, 4.0]
-    assert list(bars.y) == [0, 1]
-    assert list(bars.text) == ["prepare", "prepare, attempt 3"]
-    assert list(figure.layout.yaxis.ticktext) == ["a", "b"]
+def drawn(figure) -> dict[str, tuple]:
+    """The elapsed seconds, row, label, color and pattern of each order."""
+    return {
+        order_id: (bars.x[n], bars.y[n], bars.text[n], bars.marker.color, bars.marker.pattern.shape)
+        for bars in figure.data
+        if bars.type == "bar"
+        for n, order_id in enumerate(bars.customdata or ())
+    }
 
 
-def test_orders_at_risk_have_a_color_and_a_pattern():
-    figure = in_flight_chart(
-        [in_flight_row("a", 12_500), in_flight_row("b", 9_000), in_flight_row("c", 100)], LIGHT, 15.0
+def test_each_order_in_flight_has_a_row_with_its_elapsed_seconds_and_probability():
+    rows = [in_flight_row("a", 12_500), in_flight_row("b", 4_000, attempt=3), in_flight_row("c", 100)]
+    figure = in_flight_chart(rows, [0.75, 0.004, None], LIGHT, 15.0)
+    assert {name: values[:3] for name, values in drawn(figure).items()} == {
+        "a": (12.5, 0, "prepare · 75 %"),
+        "b": (4.0, 1, "prepare, attempt 3 · <1 %"),
+        "c": (0.1, 2, "prepare"),
+    }
+    assert list(figure.layout.yaxis.ticktext) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("probability", "color", "pattern"),
+    [
+        (0.09, LIGHT.info, ""),
+        (0.1, LIGHT.warning, "\\"),
+        (0.51, LIGHT.error, "/"),
+        (1.0, LIGHT.error, "/"),
+        (None, LIGHT.muted, "."),
+    ],
+)
+def test_the_probability_of_missing_the_limit_has_a_color_and_a_pattern(probability, color, pattern):
+    figure = in_flight_chart([in_flight_row("a", 12_500)], [probability], LIGHT, 15.0)
+    assert drawn(figure)["a"][3:] == (color, pattern)
+
+
+def test_the_legend_explains_every_color_also_without_orders():
+    names = [bars.name for bars in in_flight_chart([], [], LIGHT, 15.0).data if bars.type == "bar"]
+    assert names == ["misses its limit: below 10 %", "10 % to 50 %", "above 50 %", "unknown"]
+
+
+def test_an_order_id_links_to_its_order():
+    figure = in_flight_chart([in_flight_row("a-1", 100)], [None], LIGHT, 15.0, "/base/orders?order=")
+    assert figure.layout.yaxis.ticktext == ('<a href="/base/orders?order=a-1" target="_self">a-1</a>',)
+
+
+def test_an_order_with_another_limit_shows_it():
+    rows = [in_flight_row("a", 100), in_flight_row("b", 100, limit_ms=4_000)]
+    (others,) = (
+        each for each in in_flight_chart(rows, [None, None], LIGHT, 15.0).data if each.type == "scatter"
     )
-    (bars,) = figure.data
-    assert list(bars.marker.color) == [LIGHT.error, LIGHT.warning, LIGHT.info]
-    assert list(bars.marker.pattern.shape) == ["/", "", ""]
+    assert (list(others.x), list(others.y)) == ([4.0], [1])
 
 
 def test_compensation_is_labelled():
-    figure = in_flight_chart(
-        [in_flight_row("a", 100, abort_reason="deadline", current_step="refund")], LIGHT, 15.0
-    )
-    assert list(figure.data[0].text) == ["compensating, refund"]
+    rows = [in_flight_row("a", 100, abort_reason="deadline", current_step="refund")]
+    assert drawn(in_flight_chart(rows, [None], LIGHT, 15.0))["a"][2] == "compensating, refund"
 
 
 def test_the_in_flight_chart_has_the_same_height_for_any_number_of_orders():
-    empty = in_flight_chart([], LIGHT, 15.0)
-    full = in_flight_chart([in_flight_row(str(n), n) for n in range(40)], LIGHT, 15.0)
+    empty = in_flight_chart([], [], LIGHT, 15.0)
+    full = in_flight_chart([in_flight_row(str(n), n) for n in range(40)], [None] * 40, LIGHT, 15.0)
     assert empty.layout.height == full.layout.height
     assert list(empty.layout.yaxis.range) == list(full.layout.yaxis.range)
-    assert len(full.data[0].y) == ROWS
+    assert len(drawn(full)) == ROWS
 
 
 def test_an_order_past_the_limit_extends_the_axis():
-    figure = in_flight_chart([in_flight_row("a", 60_000)], LIGHT, 15.0)
+    figure = in_flight_chart([in_flight_row("a", 60_000)], [1.0], LIGHT, 15.0)
     assert figure.layout.xaxis.range[1] > 60
     assert [shape.x0 for shape in figure.layout.shapes] == [15.0]
 
@@ -70,10 +104,28 @@ def test_long_ids_are_shortened_at_their_start():
 
 def test_throughput_has_a_line_for_started_and_one_for_finished():
     rows = [{"at": after(n), "started": n, "finished": 2 * n} for n in range(3)]
-    figure = throughput.throughput_chart(rows, LIGHT)
+    figure = throughput.throughput_chart(rows, LIGHT, limit_ms=LIMIT_MS)
     assert [list(line.y) for line in figure.data] == [[0, 1, 2], [0, 2, 4]]
     assert throughput.mean_rate(rows, "started", 2) == 1.5
     assert throughput.mean_rate([], "started") == 0.0
+
+
+def test_throughput_shows_fault_profiles_and_disturbances():
+    rows = [{"at": after(n), "started": 1, "finished": 1} for n in range(60)]
+    figure = throughput.throughput_chart(
+        rows,
+        LIGHT,
+        limit_ms=LIMIT_MS,
+        faults=[FaultSpan("slow", 1, after(-100), None)],
+        disturbances=[Disturbance(None, after(20), "kill", "api")],
+    )
+    assert sorted(each.text for each in figure.layout.annotations) == ["kill api (+15 s)", "slow"]
+
+
+def test_the_course_of_orders_in_flight_ends_with_the_present_number():
+    rows = [{"started": 5, "finished": 0}, {"started": 3, "finished": 1}, {"started": 0, "finished": 4}]
+    assert throughput.in_flight_history(rows, 3) == [5, 7, 3]
+    assert throughput.in_flight_history([], 3) == []
 
 
 def test_requests_that_came_too_late_have_another_symbol():
@@ -229,8 +281,8 @@ def test_time_breakdown_segments_sum_to_the_completion_time():
 
 def test_live_charts_have_no_zoom():
     for figure in (
-        in_flight_chart([], LIGHT, 15.0),
-        throughput.throughput_chart([], LIGHT),
+        in_flight_chart([], [], LIGHT, 15.0),
+        throughput.throughput_chart([], LIGHT, limit_ms=LIMIT_MS),
         timeline(order_details(finished_at=None), LIGHT),
     ):
         assert figure.layout.dragmode is False

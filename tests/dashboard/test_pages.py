@@ -10,7 +10,6 @@ import psycopg
 import pytest
 
 from dashboard import page_elements
-from dashboard.data import clients
 from dashboard.data.load_test_processes import LoadTestProcesses
 from dashboard.data.order_api import OrderApi
 from dashboard.sections import order_view
@@ -90,22 +89,6 @@ def test_a_page_recovers_with_the_database(page: Pages, seeded_url, monkeypatch)
     test.run()
     assert not test.error
     assert "orders-table" in [table.key for table in test.dataframe]
-
-
-def test_components_are_unknown_without_an_api(page: Pages, seeded_url):
-    test = page.run("overview", seeded_url)
-    text = texts(test)
-    assert "Not responding" in text
-    assert "Unknown: the API is not responding" in text
-
-
-def test_applying_a_fault_profile_without_an_api_shows_an_error(page: Pages, seeded_url):
-    test = page.run("overview", seeded_url)
-    test.selectbox(key="fault-profile").set_value("outage")
-    next(button for button in test.button if button.label == "Apply fault profile").click()
-    test.run()
-    assert not test.exception
-    assert [error.value for error in test.error] == [NO_API]
 
 
 def test_starting_an_order_without_an_api_shows_an_error(page: Pages, seeded_url):
@@ -272,19 +255,6 @@ def test_a_review_without_an_api_shows_one_error_and_can_be_retried(page: Pages,
         page.reset()
 
 
-def test_an_action_result_survives_reruns_until_it_expires(page: Pages, order_database_url, monkeypatch):
-    test = page.run("overview", order_database_url)
-    next(button for button in test.button if button.label == "Apply fault profile").click()
-    test.run()
-    for _ in range(2):
-        assert [error.value for error in test.error] == [NO_API]
-        test.run()
-    later = clients.now() + page_elements.RESULT_VISIBLE
-    monkeypatch.setattr(clients, "now", lambda: later)
-    test.run()
-    assert not test.error
-
-
 def test_the_style_sheet_hides_an_action_result_at_the_same_time():
     style = Path(page_elements.__file__).with_suffix(".css").read_text()
     assert f"animation: action-result-expired 0s {page_elements.RESULT_VISIBLE.total_seconds():g}s" in style
@@ -359,28 +329,6 @@ def test_the_latency_page_shows_exact_values(page: Pages, seeded_url, seeded: Re
     assert shown["Late"] == f"{summary.late:,}"
     assert shown["p99"] == f"{summary.times_ms[0.99] / 1000:,.3f} s"
     assert shown["Longest"] == f"{summary.times_ms[1.0] / 1000:,.3f} s"
-
-
-def test_the_metrics_of_the_overview_equal_sql(page: Pages, postgres):
-    with postgres.fresh_database() as url:
-        seed(url, 200, days=1, progress=lambda _: None)
-        seed_recent(url, finished=150, running=7)
-        shown = metrics_of(page.run("overview", url, window="1 h"))
-        with psycopg.connect(url) as connection:
-            truth = connection.execute(
-                "select count(*) filter (where finished_at is null),"
-                " count(*) filter (where state = 'completed' and is_recent),"
-                " count(*) filter (where state = 'cancelled' and is_recent),"
-                " percentile_disc(0.95) within group (order by completion_ms) filter (where is_recent),"
-                " max(completion_ms) filter (where is_recent)"
-                " from (select *, finished_at >= now() - interval '1 hour' as is_recent from orders) o"
-            ).fetchone()
-        page.reset()
-    in_flight, completed, cancelled, p95_ms, longest_ms = truth
-    assert (in_flight, completed + cancelled > 100) == (7, True)
-    assert shown["In flight"] == f"{in_flight:,}"
-    assert (shown["Completed"], shown["Cancelled"]) == (f"{completed:,}", f"{cancelled:,}")
-    assert (shown["p95"], shown["Longest"]) == (f"{p95_ms / 1000:,.3f} s", f"{longest_ms / 1000:,.3f} s")
 
 
 def test_a_link_reproduces_the_latency_page(page: Pages, seeded_url, seeded: ReadOnlyDatabase):

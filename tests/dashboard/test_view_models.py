@@ -1,26 +1,26 @@
 """View models: SLO status, component health, reviews, audit reports, order requests and disturbances."""
 
+from datetime import timedelta
+
 import pytest
 
 from dashboard import page_elements
 from dashboard.view_models.audit_report import invariants
-from dashboard.view_models.component_health import components
+from dashboard.view_models.component_health import LocalProcess, age_text, components
 from dashboard.view_models.order_requests import (
     attempt_counts,
     can_be_approved,
     can_be_cancelled,
     can_be_rejected,
 )
+from dashboard.view_models.pipeline import stages
 from dashboard.view_models.review_cards import contents, review_time
 from dashboard.view_models.slo_status import slo_status
 from db.audit import MAX_VIOLATIONS
 from db.domain import State
-from db.read_models import live_orders
 from db.read_models.latency import Disturbance
-from db.read_models.live_orders import RecentOutcomes
 from db.read_models.order_search import OrderDetails
 from loadtest.charts.disturbance_spans import DisturbanceSpan, disturbance_spans
-from tests.dashboard.conftest import texts
 from tests.dashboard.order_examples import NOON, after
 
 
@@ -76,16 +76,68 @@ def test_a_restart_and_a_kill_end_a_stop_or_a_pause(ending):
 
 
 def test_component_health_is_unknown_while_the_api_is_down():
-    assert [(each.name, each.is_healthy) for each in components(None)] == [
+    assert [(each.name, each.is_healthy) for each in components(None, [], NOON)] == [
         ("API", False), ("PostgreSQL", None), ("Temporal", None), ("Workers", None),
     ]  # fmt: skip
 
 
 def test_component_health_is_that_of_the_health_report():
     report = {"database_connected": True, "temporal_connected": False, "workers_healthy": False}
-    assert [(each.is_healthy, each.status) for each in components(report)] == [
-        (True, "Up"), (True, "Up"), (False, "Not responding"), (False, "No active workers"),
+    assert [(each.is_healthy, each.status, each.age) for each in components(report, [], NOON)] == [
+        (True, "Up", None),
+        (True, "Up", None),
+        (False, "Not responding", None),
+        (False, "No active workers", None),
+    ]
+
+
+def test_components_have_the_age_and_restarts_of_their_local_processes():
+    report = {"database_connected": True, "temporal_connected": True, "workers_healthy": True}
+    processes = [
+        LocalProcess("postgres", "running", NOON, 0),
+        LocalProcess("order-worker-1", "running", after(60), 2),
+        LocalProcess("order-worker-2", "paused", NOON, 0),
+        LocalProcess("dashboard", "exited", NOON, 1),
+    ]
+    found = {each.name: each[1:] for each in components(report, processes, after(65))}
+    assert found["PostgreSQL"] == (True, "Up", timedelta(seconds=65), 0)
+    assert found["Temporal"] == (True, "Up", None, None)
+    assert found["order-worker-1"] == (True, "Up", timedelta(seconds=5), 2)
+    assert found["order-worker-2"] == (False, "Paused", timedelta(seconds=65), 0)
+    assert found["dashboard"] == (False, "Exited", None, 1)
+    assert list(found)[:4] == ["API", "PostgreSQL", "Temporal", "Workers"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.9, "59 s"), (60, "1 min"), (7_199, "1 h"), (200_000, "2 d"), (None, "–")],
+)
+def test_an_age_has_one_unit(seconds, text):
+    assert age_text(None if seconds is None else timedelta(seconds=seconds)) == text
+
+
+def test_the_pipeline_has_the_steps_of_each_state():
+    def row(finished: float, *ends: int | None, **more: object) -> dict:
+        steps = ("receive", "validate", "review", "charge", "prepare", "dispatch")
+        found = {f"{step}_end_ms": end for step, end in zip(steps, (*ends, *[None] * 6), strict=False)}
+        return found | {"finished_at": after(finished)} | more
+
+    rows = [
+        row(10, 100, 300, 2_300, 2_400, receive_failures=2),
+        row(20, 50, 250, 2_250, validate_failures=1),
+        row(-1, 9_000, 9_900, receive_failures=70),
+    ]
+    found = stages({State.CHARGED: 4}, {State.COMPLETED: 7}, rows, NOON)
+    assert [(each.state.value, each.orders) for each in found] == [
+        ("received", 0), ("in_review", 0), ("approved", 0), ("charged", 4), ("prepared", 0),
+        ("dispatched", 0),
+        ("completed", 7), ("cancelled", 0), ("failed", 0),
     ]  # fmt: skip
+    steps = {step.step.value: (step.median_ms, step.failed_attempts) for each in found for step in each.steps}
+    assert steps == {
+        "receive": (50, 2), "validate": (200, 1), "review": (2_000, 0), "charge": (100, 0),
+        "prepare": (None, 0), "dispatch": (None, 0),
+    }  # fmt: skip
 
 
 def test_violations_are_grouped_by_invariant():
@@ -154,16 +206,19 @@ def test_the_slo_verdict_depends_on_the_late_orders(orders, late, verdict):
     assert slo_status(orders, late, 0.99).verdict == verdict
 
 
-@pytest.mark.parametrize(("late", "color"), [(0, "green"), (1, "green"), (9, "gray"), (11, "red")])
-def test_the_badge_of_the_overview_has_the_criterion_of_its_text(page, seeded_url, monkeypatch, late, color):
-    recent = RecentOutcomes(1_000, late, {State.COMPLETED: 1_000}, 1, 2, 3, 4)
-    monkeypatch.setattr(live_orders, "recent_outcomes", lambda _reader, _seconds: recent)
-    test = page.run("overview", seeded_url)
-    (badge,) = [each.value for each in test.markdown if "SLO" in each.value and "badge" in each.value]
-    word = {"green": "met", "gray": "not proven", "red": "breached"}[color]
-    assert badge.startswith(f":{color}-badge[")
-    assert f"SLO {word}" in badge
-    assert f"Target 99 %: **{word}**" in texts(test)
+@pytest.mark.parametrize(
+    ("orders", "late", "headline"),
+    [
+        (0, 0, "No order finished in this time window."),
+        (60, 0, "SLO not proven: 60 of 60 orders were within their limit; 239 more, all on time, would prove "
+         "the target of 99 %."),
+        (1_000, 1, "SLO met: 999 of 1,000 orders were within their limit (99.90 %); the target is 99 %."),
+        (1_000, 11, "SLO breached: 989 of 1,000 orders were within their limit (98.90 %); "
+         "the target is 99 %."),
+    ],
+)  # fmt: skip
+def test_the_headline_says_whether_the_target_is_met(orders, late, headline):
+    assert slo_status(orders, late, 0.99).headline == headline
 
 
 def test_the_slo_sentence_has_exact_counts():

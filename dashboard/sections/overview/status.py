@@ -1,0 +1,115 @@
+"""The SLO banner, and the most important metrics with their course over the time window."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import streamlit as st
+
+from dashboard import page_elements as page
+from dashboard.data import clients
+from dashboard.data.cached import cached
+from dashboard.view_models.slo_status import SLO_TARGET, slo_status
+from db.read_models import live_orders
+from db.read_models.live_orders import OutcomeSlice
+from db.read_models.percentiles import min_count
+from loadtest.charts.throughput import in_flight_history, mean_rate
+from loadtest.verdict.slo import SloVerdict
+
+THROUGHPUT_SECONDS = 120
+SLICES = 20
+TILE_HEIGHT = 196
+"""Pixels of a tile with a sparkline. Without one it would be lower, and the page would move at a refresh."""
+
+IS_HEALTHY = {SloVerdict.MET: True, SloVerdict.BREACHED: False, SloVerdict.NOT_PROVEN: None}
+
+in_flight = cached(live_orders.in_flight)
+throughput = cached(live_orders.throughput)
+
+
+class Tile(NamedTuple):
+    label: str
+    value: str
+    below: str
+    course: Sequence[float]
+    help: str = ""
+
+
+def show(window_seconds: int) -> None:
+    """Draw the banner, and a tile with a sparkline for each metric."""
+    open_orders = in_flight()
+    recent = cached(live_orders.recent_outcomes)(window_seconds)
+    orders, late = recent.finished + open_orders.overdue, recent.late + open_orders.overdue
+    _banner(orders, late)
+    slices = cached(live_orders.outcomes_over_time)(window_seconds, SLICES)
+    rates = throughput(THROUGHPUT_SECONDS)
+    tiles = [
+        Tile(
+            "Throughput",
+            f"{mean_rate(rates, 'finished'):.1f} / s",
+            f"{mean_rate(rates, 'started'):.1f} / s started",
+            [row["finished"] for row in rates],
+            "Orders finished per second, mean of the last 10 s",
+        ),
+        Tile(
+            "In flight",
+            f"{open_orders.orders:,}",
+            f"{open_orders.overdue:,} overdue",
+            in_flight_history(rates, open_orders.orders),
+            "Orders without an outcome; overdue orders are past their limit",
+        ),
+        Tile(
+            "Late",
+            f"{late:,}",
+            f"{100 * late / orders:.2f} % of {orders:,}" if orders else "no orders",
+            [each.late for each in slices],
+            "Finished after their limit in the time window, or overdue",
+        ),
+        _percentile("p50", 0.5, recent.finished, recent.p50_ms, slices, lambda each: each.p50_ms),
+        _percentile("p99", 0.99, recent.finished, recent.p99_ms, slices, lambda each: each.p99_ms),
+        Tile("Longest", page.seconds(recent.max_ms), _of_limit(recent.max_ms), []),
+    ]
+    with st.grid(6, min_column_width=150):
+        for tile in tiles:
+            st.metric(
+                tile.label,
+                tile.value,
+                tile.below,
+                delta_color="off",
+                delta_arrow="off",
+                border=True,
+                chart_data=tile.course or None,
+                chart_type="area",
+                height=TILE_HEIGHT,
+                help=tile.help or None,
+            )
+
+
+def _banner(orders: int, late: int) -> None:
+    status = slo_status(orders, late, SLO_TARGET)
+    icon, color = page.STATUS_STYLE[IS_HEALTHY[status.verdict] if status.verdict else None]
+    with st.container(border=True, key=f"banner-{color}", gap="xxsmall"):
+        st.markdown(f":{color}[{icon}] **{status.headline}**")
+        if status.verdict:
+            st.caption(status.sentence)
+
+
+def _percentile(
+    name: str,
+    share: float,
+    orders: int,
+    ms: int | None,
+    slices: Sequence[OutcomeSlice],
+    time_of: Callable[[OutcomeSlice], int | None],
+) -> Tile:
+    """Return the tile of a percentile, and its course over the slices that have enough orders."""
+    needed = min_count(share)
+    if orders < needed:
+        return Tile(name, "–", f"from {needed} orders", [])
+    times = [time_of(each) for each in slices if each.finished >= needed]
+    course = [ms / 1000 for ms in times if ms is not None]
+    return Tile(name, page.seconds(ms), _of_limit(ms), course if len(course) > 1 else [])
+
+
+def _of_limit(ms: int | None) -> str:
+    limit = clients.settings().order_deadline_seconds
+    return "no orders" if ms is None else f"{ms / 10 / limit:.0f} % of {limit:g} s"
