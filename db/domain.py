@@ -127,6 +127,14 @@ class ReviewMode(StrEnum):
     MANUAL = "manual"
 
 
+class ExecutionMode(StrEnum):
+    """How a workflow runs the steps: FAST in batches as local activities, VISIBLE each as a regular activity
+    whose attempts are Temporal's."""
+
+    FAST = "fast"
+    VISIBLE = "visible"
+
+
 @dataclass(frozen=True)
 class Address:
     """A postal address of any country, normalized to Unicode NFC. `country` is an ISO 3166 code."""

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self
 
+from db.domain import ExecutionMode
 from loadtest.chaos.disturbance import PlannedDisturbance, parse_chaos
 from orchestrator.errors import UsageError
 from orchestrator.security.key_hashing import Role
@@ -21,6 +22,7 @@ MAX_RUN_ID_LENGTH = 54
 MAX_RATE = 10_000.0
 MAX_ORDERS = 5_000_000
 UNCHANGED = "unchanged"
+API_DEFAULT = "default"
 FAULT_PROFILES = ("none", "assignment", "lossy", "slow", "outage")
 USERS_PER_RATE = 10
 """Default number of users of a closed loop: enough to keep the rate when an order takes 10 s."""
@@ -183,6 +185,10 @@ _TABLE = (
         default=UNCHANGED, choices=(UNCHANGED, *FAULT_PROFILES),
     ),
     LoadTestOption(
+        "execution", "visible: each step is an activity in Temporal's UI. default: the setting of the API.",
+        default=API_DEFAULT, choices=(API_DEFAULT, *ExecutionMode),
+    ),
+    LoadTestOption(
         "seed", "Random seed for faults, arrivals and the actions of the scenario.", default="1",
         parse=_between(0, 2**53 - 1, type_=int), allowed=f"a whole number between 0 and {2**53 - 1}",
     ),
@@ -248,8 +254,8 @@ def command_line(values: Mapping[str, object]) -> list[str]:
 class RunOptions:
     """The checked options of one run. `stages` is never empty: a plain run has one stage.
 
-    `faults` None leaves the active fault profile unchanged. `slo_target` is the share, 0 to 1, of orders that
-    must finish within `slo_seconds` of their acceptance.
+    `faults` None leaves the active fault profile unchanged; `execution` None is the default of the API.
+    `slo_target` is the share, 0 to 1, of orders that must finish within `slo_seconds` of their acceptance.
     """
 
     run_id: str
@@ -258,6 +264,7 @@ class RunOptions:
     arrivals: Arrivals = Arrivals.CONSTANT
     users: int = 1
     faults: str | None = None
+    execution: str | None = None
     seed: int = 1
     chaos: tuple[PlannedDisturbance, ...] = ()
     slo_seconds: float = 15.0
@@ -330,6 +337,7 @@ class RunOptions:
             "stages": stages,
             "users": users if values["arrivals"] is Arrivals.CLOSED else 1,
             "faults": None if values["faults"] == UNCHANGED else values["faults"],
+            "execution": None if values["execution"] == API_DEFAULT else values["execution"],
             "chaos": parse_chaos(values["chaos"] or "", sum(stage.seconds for stage in stages)),
         }
         options = cls(**values)

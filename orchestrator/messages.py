@@ -12,7 +12,7 @@ from enum import StrEnum
 from hashlib import sha256
 
 from db import domain
-from db.domain import Address, Item, NewOrder, Reason, ReviewMode, State, Step
+from db.domain import Address, ExecutionMode, Item, NewOrder, Reason, ReviewMode, State, Step
 from db.domain import RequestResult as RequestResult
 
 MAX_LIMIT_SECONDS = 3_600.0
@@ -78,6 +78,7 @@ class OrderRequest:
     requested_at: datetime
     items: list[Item] = field(default_factory=lambda: list(domain.SAMPLE_ITEMS))
     review: ReviewMode = ReviewMode.AUTO
+    execution: ExecutionMode = ExecutionMode.FAST
     auto_review_seconds: float = 2.0
     limit_seconds: float = 15.0
     run_id: str | None = None
@@ -100,6 +101,7 @@ class OrderRequest:
             "items": [asdict(item) for item in self.items],
             "payment_id": self.payment_id,
             "review": self.review,
+            "execution": self.execution,
         }
         return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -279,7 +281,8 @@ class StepRequest:
     """Run one step of one order.
 
     No attempt starts after `not_after` (None: no limit). After `time_budget_seconds` the activity returns
-    UNFINISHED (None: no limit).
+    UNFINISHED (None: no limit). `single_attempt`: the activity makes one attempt, and fails if that fails, so
+    that Temporal retries it.
     """
 
     order_id: str
@@ -287,6 +290,7 @@ class StepRequest:
     not_after: datetime | None = None
     time_budget_seconds: float | None = None
     run_id: str | None = None
+    single_attempt: bool = False
 
 
 @dataclass(frozen=True)
@@ -394,6 +398,7 @@ class ShippingRequest:
     prepare_not_after: datetime
     dispatch_not_after: datetime
     run_id: str | None = None
+    execution: ExecutionMode = ExecutionMode.FAST
 
 
 @dataclass(frozen=True)

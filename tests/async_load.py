@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 
+from db.domain import ExecutionMode
+
 SAMPLE_ADDRESS = {"street": "1 Main Street", "city": "Springfield", "state": "IL", "zip": "62701"}
 START_TIMEOUT_SECONDS = 10.0
 RETRY_SECONDS = 0.2
@@ -37,6 +39,7 @@ async def send_orders(
     count: int,
     action: Action | None = None,
     retry_for_seconds: float = 0.0,
+    execution: ExecutionMode = ExecutionMode.FAST,
 ) -> LoadReport:
     """Start `count` orders at `rate` per second; return when each start has been acknowledged or has failed.
 
@@ -55,6 +58,7 @@ async def send_orders(
                 "initial_address": SAMPLE_ADDRESS,
                 "run_id": run_id,
                 "requested_at": due_at.isoformat(),
+                "execution": execution.value,
             }
             problem = await _start(client, order_id, body, report, retry_for_seconds)
             if problem is not None:

@@ -8,7 +8,8 @@ from loadtest.options import OPTIONS
 from orchestrator.errors import OrderSystemError
 
 FIELDS = (
-    "scenario", "arrivals", "rate", "duration", "stages", "faults", "seed", "chaos", "slo_target", "run_id",
+    "scenario", "arrivals", "rate", "duration", "stages", "faults", "execution", "seed", "chaos",
+    "slo_target", "run_id",
 )  # fmt: skip
 DEFAULTS = {"rate": "3", "duration": "30s", "slo_target": "0.95"}
 """A short run. If none of its 90 orders is late, the target is met."""

@@ -11,7 +11,7 @@ import streamlit as st
 from dashboard.data import clients
 from dashboard.data.order_api import OrderApi
 from dashboard.page_elements import sentence
-from db.domain import DEFAULT_COUNTRY, ORDER_ID_PATTERN, ReviewMode
+from db.domain import DEFAULT_COUNTRY, ORDER_ID_PATTERN, ExecutionMode, ReviewMode
 from orchestrator.errors import OrderSystemError, UsageError
 from orchestrator.rest_client import Json
 
@@ -22,13 +22,19 @@ _GENERATED_ID = "generated-order-id"
 
 def show() -> None:
     with st.expander("Start orders", icon=":material/add_shopping_cart:"), st.form("start", border=False):
-        left, middle, right = st.columns([3, 2, 2])
+        left, middle, right, last = st.columns([3, 2, 2, 2])
         order_id = left.text_input("Order id", placeholder="generated", help="Letters, digits, - and _")
         count = middle.number_input(
             "Number of orders", 1, MAX_BATCH, 1, help="The ids of several orders end with a number."
         )
         review = right.segmented_control(
             "Review", [mode.value for mode in ReviewMode], default=ReviewMode.AUTO.value, required=True
+        )
+        execution = last.segmented_control(
+            "Execution",
+            [mode.value for mode in ExecutionMode],
+            help="visible: Temporal's UI shows every step with its retries. Without a choice, the default of "
+            "the API.",
         )
         street, street2, city, state, zip_code, country = st.columns([3, 2, 2, 1, 1, 1])
         address = {
@@ -62,6 +68,8 @@ def show() -> None:
         if not re.fullmatch(ORDER_ID_PATTERN, name):
             raise UsageError("an order id has 1 to 64 letters, digits, '-' or '_'")
         body = {"initial_address": address, "items": items_of(lines), "review": review}
+        if execution is not None:
+            body["execution"] = execution
         _start(order_ids(name, int(count)), body)
     except OrderSystemError as error:
         st.error(sentence(error), icon=":material/error:")

@@ -45,6 +45,7 @@ class OrderJourney:
         record: OrderRecord,
         seed: int,
         slo_seconds: float,
+        execution: str | None = None,
     ) -> None:
         self.record = record
         self.order_id = f"{run_id}-{record.number}"
@@ -55,6 +56,8 @@ class OrderJourney:
         self._sent = time.perf_counter()
         self._due_at = datetime.now(UTC) - timedelta(milliseconds=record.send_delay_ms)
         self._body: Json = {"run_id": run_id}
+        if execution is not None:
+            self._body["execution"] = execution
         # The accepted request after which the order must not complete.
         self._aborted_by: str | None = None
 

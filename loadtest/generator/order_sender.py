@@ -123,7 +123,13 @@ class OrderSender:
         record = self._recorder.sent(number, due)
         options = self.options
         order = OrderJourney(
-            self._api, self._recorder, options.run_id, record, options.seed, options.slo_seconds
+            self._api,
+            self._recorder,
+            options.run_id,
+            record,
+            options.seed,
+            options.slo_seconds,
+            options.execution,
         )
         self._orders[number] = order
         self._run_order(order)

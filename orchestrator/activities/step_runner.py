@@ -3,6 +3,10 @@
 Temporal could retry the activity instead, but a server-side retry costs up to a second; an attempt here costs
 the failed call alone. Temporal's retry applies when the worker dies, and after QUICK_ATTEMPTS: then each
 execution of the activity makes one attempt, and no worker waits between them.
+
+With `single_attempt` each execution makes one attempt from the start, so that Temporal shows every failure.
+The attempt's number in the order database is the fencing token in both cases. It equals Temporal's, unless
+the step runs again as another activity, whose attempts Temporal counts from 1.
 """
 
 import asyncio
@@ -10,7 +14,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from time import perf_counter
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from temporalio import activity
@@ -65,7 +69,8 @@ class StepRunner:
         Return DONE when the step is completed, also by an earlier execution; ABORTED when the order is
         aborted; OUT_OF_TIME after `not_after`; UNFINISHED when `time_budget_seconds` are used up, the worker
         is stopping or the next attempt has a long delay. Raises DatabaseError, StaleAttempt, or, where a
-        regular activity would return UNFINISHED, ApplicationError, after which Temporal retries the activity.
+        regular activity would return UNFINISHED or its single attempt failed, ApplicationError, after which
+        Temporal retries the activity. Does not respond to Temporal after a single attempt that timed out.
         """
         log_step = log.bind(order_id=request.order_id, run_id=request.run_id, step=request.step.value)
         began_at = perf_counter()
@@ -83,7 +88,7 @@ class StepRunner:
             if attempt is None:
                 return await self._stop(request, ended, attempts, StepStatus.ABORTED)
             attempts = attempt.number
-            _heartbeat(attempt.number, ended.detail.get("error") if ended else None)
+            _heartbeat(request, attempt.number, ended.detail.get("error") if ended else None)
 
             ended = await self._run_attempt(request, attempt, call)
             for observer in self._observers:
@@ -110,6 +115,9 @@ class StepRunner:
                 message = str(ended.detail.get("error", ""))
                 return StepResult(StepStatus.DECLINED, attempt.number, message, version)
             failures_in_a_row += 1
+            if request.single_attempt:
+                await self._orders.end_attempt(request.order_id, request.step, ended, is_retried=True)
+                _fail_execution(request, ended)
 
     async def _run_attempt(
         self, request: StepRequest, attempt: StartedAttempt, call: GatewayCall
@@ -138,7 +146,7 @@ class StepRunner:
             try:
                 return await self._orders.complete_step(request.order_id, request.step, ended, label_version)
             except DatabaseError as error:
-                _heartbeat(ended.number, str(error))
+                _heartbeat(request, ended.number, str(error))
                 await asyncio.sleep(DATABASE_BACKOFF.total_seconds())
         return await self._orders.complete_step(request.order_id, request.step, ended, label_version)
 
@@ -180,10 +188,24 @@ class StepRunner:
         return StepResult(status, attempts)
 
 
-def _heartbeat(attempt: int, last_error: str | None) -> None:
-    # Local activities have no heartbeats.
-    if not activity.info().is_local:
+def _heartbeat(request: StepRequest, attempt: int, last_error: str | None) -> None:
+    # Local activities have no heartbeats, and a single attempt ends before one is due.
+    if not activity.info().is_local and not request.single_attempt:
         activity.heartbeat(attempt, last_error)
+
+
+def _fail_execution(request: StepRequest, ended: AttemptResult) -> NoReturn:
+    """End the execution of an activity whose single attempt failed, so that Temporal shows the failure."""
+    if ended.outcome is AttemptOutcome.TIMEOUT:
+        # Temporal accepts no timeout as the failure of an activity. Without a response, its own timeout
+        # follows.
+        activity.raise_complete_async()
+    raise ApplicationError(
+        str(ended.detail["error"]),
+        type=GatewayDeclined.__name__ if ended.outcome is AttemptOutcome.DECLINED else GatewayError.__name__,
+        next_retry_delay=_retry_delay(request, ended, failures_in_a_row=activity.info().attempt),
+        category=ApplicationErrorCategory.BENIGN,
+    )
 
 
 def _retry_delay(request: StepRequest, ended: AttemptResult | None, failures_in_a_row: int) -> timedelta:

@@ -13,7 +13,7 @@ import typer
 from rich.live import Live
 from typer.core import TyperCommand
 
-from db.domain import ORDER_ID_PATTERN, ReviewMode, State
+from db.domain import ORDER_ID_PATTERN, ExecutionMode, ReviewMode, State
 from orchestrator.cli import output
 from orchestrator.cli.connection import ApiUrl, connect
 from orchestrator.cli.output import AsJson, console, echo, show
@@ -73,6 +73,14 @@ Reviewer = Annotated[str, typer.Option(default_factory=_user, help=USER_HELP)]
 Items = Annotated[list[str] | None, typer.Option("--item", metavar="SKU:QUANTITY:CENTS", help="Repeatable.")]
 PaymentId = Annotated[str | None, typer.Option("--payment-id", help="pay-ID by default.")]
 Review = Annotated[ReviewMode, typer.Option("--review", help="Automatic or manual review.")]
+Execution = Annotated[
+    ExecutionMode | None,
+    typer.Option(
+        "--execution",
+        help="fast, or visible: every step is an activity of its own in Temporal's UI. By default "
+        "ORDER_EXECUTION of the API.",
+    ),
+]
 RunId = Annotated[str | None, typer.Option("--run-id", help="The load test of the order.")]
 
 
@@ -94,13 +102,15 @@ def start(
     item: Items = None,
     payment_id: PaymentId = None,
     review: Review = ReviewMode.AUTO,
+    execution: Execution = None,
     run_id: RunId = None,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
 ) -> None:
     """Start an order. Address and items of a sample order are the default."""
     with connect(api_url) as api:
-        response = api.post(f"/orders/{order_id}/start", _body(address, item, payment_id, review, run_id))
+        body = _body(address, item, payment_id, review, execution, run_id)
+        response = api.post(f"/orders/{order_id}/start", body)
     show(response, as_json, f"{order_id}: {response['message']} (workflow {response['workflow_id']})")
 
 
@@ -190,13 +200,15 @@ def run_test_order(
     address: Address = None,
     item: Items = None,
     review: Review = ReviewMode.AUTO,
+    execution: Execution = None,
     run_id: RunId = None,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
 ) -> None:
     """Start an order and show its progress. Exits 0 if it completes within the limit, else 3."""
     with connect(api_url) as api:
-        response = api.post(f"/orders/{order_id}/start", _body(address, item, None, review, run_id))
+        body = _body(address, item, None, review, execution, run_id)
+        response = api.post(f"/orders/{order_id}/start", body)
         if response["status"] != "started":
             raise OrderConflict(f"Order {order_id} exists already. Use a new id.")
         last = _follow(api, order_id, as_json)
@@ -253,11 +265,13 @@ def _body(
     items: list[str] | None,
     payment_id: str | None,
     review: ReviewMode,
+    execution: ExecutionMode | None,
     run_id: str | None,
 ) -> Json:
     body = {
         "initial_address": SAMPLE_ADDRESS if address is None else _json_object(address),
         "review": review.value,
+        "execution": execution and execution.value,
         "items": [_item(text) for text in items or ()] or None,
         "payment_id": payment_id,
         "run_id": run_id,

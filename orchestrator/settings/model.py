@@ -20,6 +20,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from db.domain import ExecutionMode
 from orchestrator.errors import SettingsError
 from orchestrator.security.key_hashing import is_token
 from orchestrator.security.payload_keys import PayloadKeys
@@ -138,6 +139,7 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("ORDER_DEADLINE_SECONDS", "ORDER_WORKFLOW_TIMEOUT_SECONDS"),
     )
     auto_review_seconds: float = Field(default=2.0, ge=0, le=3600)
+    order_execution: ExecutionMode = ExecutionMode.FAST
 
     max_in_flight: int = Field(default=100_000, ge=1, le=1_000_000)
 

@@ -167,6 +167,7 @@ class OrderWorkflow:
             prepare_not_after=self._deadlines.not_after(Step.PREPARE),
             dispatch_not_after=self._deadlines.not_after(Step.DISPATCH),
             run_id=self._order.run_id,
+            execution=self._order.execution,
         )
         try:
             return await workflow.execute_child_workflow(

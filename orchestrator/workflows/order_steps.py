@@ -65,7 +65,7 @@ class OrderSteps:
         """
         batch = self._batch(steps, opening, approval)
         try:
-            results = await self.wait_unless_aborted(run_steps(batch, self._progress))
+            results = await self.wait_unless_aborted(self._run(batch))
         except ApplicationError as error:
             if not self._progress.is_open:
                 # The order was not inserted; DuplicateOrder if an earlier workflow had this order id.
@@ -83,7 +83,7 @@ class OrderSteps:
 
     async def run_compensation(self, step: Step) -> None:
         """Run a compensation, with retries and without a time limit until it is done."""
-        await run_steps(self._batch([step]), self._progress)
+        await self._run(self._batch([step]))
 
     async def abort(self, reason: Reason, message: str = "") -> NoReturn:
         """Abort the order and raise OrderAborted. An abort reason that is already stored does not change."""
@@ -120,6 +120,9 @@ class OrderSteps:
             )
         if self._progress.is_aborted:
             raise OrderAborted
+
+    async def _run(self, batch: messages.StepBatchRequest) -> list[messages.StepResult]:
+        return await run_steps(batch, self._progress, self._order.execution)
 
     def _batch(
         self,

@@ -28,7 +28,7 @@ class ShippingWorkflow:
             )
         ]
         batch = messages.StepBatchRequest(TIME_BUDGET.total_seconds(), steps=steps)
-        result = (await run_steps(batch))[-1]
+        result = (await run_steps(batch, execution=shipment.execution))[-1]
         if result.status in (StepStatus.DECLINED, StepStatus.OUT_OF_TIME):
             order = workflow.get_external_workflow_handle(shipment.order_workflow_id)
             reason = result.message or result.status.value

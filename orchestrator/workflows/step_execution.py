@@ -1,12 +1,15 @@
 """How a workflow runs steps and database activities.
 
-A batch of steps runs first in one local activity, inside the workflow task, which saves the server three
-writes. While it runs, the workflow handles no signal, so a batch has a time budget. Each step that is not
-done within the budget, or whose local activity failed, continues as a regular activity, which sends
-heartbeats, appears in the Temporal UI and is retried if its worker dies. docs/decisions/0002 and 0011 have
-the measurements.
+In `fast` execution a batch of steps runs first in one local activity, inside the workflow task, which saves
+the server three writes. While it runs, the workflow handles no signal, so a batch has a time budget. Each
+step that is not done within the budget, or whose local activity failed, continues as a regular activity,
+which sends heartbeats, appears in the Temporal UI and is retried if its worker dies.
+
+In `visible` execution each step is a regular activity from the start. It makes one attempt, and Temporal
+retries it. docs/decisions/0002, 0011 and 0013 have the measurements.
 """
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -21,9 +24,9 @@ from temporalio.exceptions import (
     is_cancelled_exception,
 )
 
-from db.domain import COMPENSATIONS, Step
+from db.domain import COMPENSATIONS, ExecutionMode, Step
 from orchestrator import messages
-from orchestrator.deadlines import MAX_BACKOFF
+from orchestrator.deadlines import ATTEMPT_TIMEOUT, MAX_BACKOFF
 from orchestrator.messages import Activity, StepResult, StepStatus
 from orchestrator.workflows.order_progress import OrderProgress
 
@@ -42,6 +45,10 @@ _DATABASE_TIMEOUT = timedelta(seconds=5)
 _COMPENSATION_TIMEOUT = timedelta(minutes=1)
 """Longer than the quick attempts of one execution."""
 
+_ATTEMPT_MARGIN = timedelta(milliseconds=100)
+"""Time of a single attempt for its database writes, about 15 ms on an idle machine. If the writes take
+longer, Temporal retries the activity, which finds the step done or repeats the gateway call."""
+
 _NO_RETRY = RetryPolicy(maximum_attempts=1)
 _RETRY_FOREVER = RetryPolicy(
     initial_interval=timedelta(milliseconds=200),
@@ -51,10 +58,16 @@ _RETRY_FOREVER = RetryPolicy(
 _RETRY_COMPENSATION = RetryPolicy(
     initial_interval=timedelta(milliseconds=200), backoff_coefficient=1.5, maximum_interval=MAX_BACKOFF
 )
+_RETRY_ATTEMPT = RetryPolicy(
+    initial_interval=timedelta(milliseconds=20), backoff_coefficient=1.2, maximum_interval=MAX_BACKOFF
+)
+"""The first 20 delays are 3.7 s in sum. One step of 3,000 needs more when two of three calls fail."""
 
 
 async def run_steps(
-    batch: messages.StepBatchRequest, progress: OrderProgress | None = None
+    batch: messages.StepBatchRequest,
+    progress: OrderProgress | None = None,
+    execution: ExecutionMode = ExecutionMode.FAST,
 ) -> list[StepResult]:
     """Run the parts of a batch in order, until one does not succeed, and update `progress`.
 
@@ -63,16 +76,21 @@ async def run_steps(
     non-retryable.
     """
     progress = progress or OrderProgress()
-    timeout = timedelta(seconds=batch.time_budget_seconds) + _LOCAL_MARGIN
-    local = await _run_locally(Activity.RUN_STEP_BATCH, batch, messages.StepBatchResult, timeout)
+    is_visible = execution is ExecutionMode.VISIBLE
+    local = None
+    if not is_visible:
+        timeout = timedelta(seconds=batch.time_budget_seconds) + _LOCAL_MARGIN
+        local = await _run_locally(Activity.RUN_STEP_BATCH, batch, messages.StepBatchResult, timeout)
+    # In fast execution the local activity with these writes has failed.
+    write = run_database_activity if is_visible else _run_remotely
     if batch.open is not None:
         if local is None:
-            await _run_remotely(Activity.OPEN, batch.open, bool)
+            await write(Activity.OPEN, batch.open, bool)
         progress.is_open = True
     if batch.approve is not None:
         approval = local.approval if local is not None else None
         if approval is None:
-            approval = await _run_remotely(Activity.APPROVE, batch.approve, messages.RequestResult)
+            approval = await write(Activity.APPROVE, batch.approve, messages.RequestResult)
         progress.sync_from(approval)
         if not approval.is_approved:
             return []
@@ -83,7 +101,7 @@ async def run_steps(
         progress.step_started(step.step)
         result = local_results[index] if index < len(local_results) else None
         if result is None or result.status is StepStatus.UNFINISHED:
-            result = await _run_step_remotely(step)
+            result = await _run_step_remotely(replace(step, single_attempt=is_visible))
         results.append(result)
         if result.status is not StepStatus.DONE:
             break
@@ -155,27 +173,22 @@ async def _run_remotely(
 
 async def _run_step_remotely(request: messages.StepRequest) -> StepResult:
     activity = messages.STEP_ACTIVITIES[request.step]
+    options: dict[str, Any] = {"heartbeat_timeout": _HEARTBEAT_TIMEOUT}
+    if request.single_attempt:
+        options = {"timeout": ATTEMPT_TIMEOUT + _ATTEMPT_MARGIN, "retry_policy": _RETRY_ATTEMPT}
     if request.step in COMPENSATIONS:
-        return await _run_remotely(
-            activity,
-            request,
-            StepResult,
-            timeout=_COMPENSATION_TIMEOUT,
-            heartbeat_timeout=_HEARTBEAT_TIMEOUT,
-            task_queue=messages.compensation_task_queue(workflow.info().task_queue),
-            retry_policy=_RETRY_COMPENSATION,
-        )
+        defaults: dict[str, Any] = {
+            "timeout": _COMPENSATION_TIMEOUT,
+            "retry_policy": _RETRY_COMPENSATION,
+            "task_queue": messages.compensation_task_queue(workflow.info().task_queue),
+        }
+        options = defaults | options
+        return await _run_remotely(activity, request, StepResult, **options)
     assert request.not_after is not None, "only a compensation has no time limit"
     time_left = max(request.not_after - workflow.now(), timedelta(0)) + _REMOTE_MARGIN
+    options.setdefault("timeout", time_left)
     try:
-        return await _run_remotely(
-            activity,
-            request,
-            StepResult,
-            timeout=time_left,
-            retry_timeout=time_left,
-            heartbeat_timeout=_HEARTBEAT_TIMEOUT,
-        )
+        return await _run_remotely(activity, request, StepResult, retry_timeout=time_left, **options)
     except ActivityError as error:
         # If no worker finished the step in time, the cause is a TimeoutError. If every attempt failed until
         # the time was over (for example while the database was unavailable), it is the last attempt's error.

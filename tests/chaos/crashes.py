@@ -6,6 +6,7 @@ stopped. In the end every acknowledged order must have its outcome, and the audi
 """
 
 import asyncio
+import math
 import os
 import random
 import re
@@ -25,6 +26,7 @@ import psutil
 from temporalio.service import RPCError, RPCStatusCode
 
 from db.database import Database, Row
+from db.domain import ExecutionMode
 from orchestrator.audit import AuditReport, audit
 from orchestrator.embedded import Stack
 from orchestrator.embedded.process_table import wait_until_ended
@@ -95,6 +97,8 @@ class Crash:
     disturb: Disturb
     all_in_time: bool = True
     terminates_workflows: bool = False
+    execution: ExecutionMode = ExecutionMode.FAST
+    max_rate: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -209,6 +213,13 @@ async def nothing(site: Site) -> list[str]:
 
 CRASHES = (
     Crash("order-worker", "an order worker", kill_component("order-worker-1")),
+    Crash(
+        "visible-worker",
+        "an order worker, orders in `visible` execution",
+        kill_component("order-worker-1"),
+        execution=ExecutionMode.VISIBLE,
+        max_rate=3.0,
+    ),
     Crash("shipping-worker", "a shipping worker", kill_component("shipping-worker-1")),
     Crash(
         "worker-stop", "SIGTERM to an order worker, then to a shipping worker", stop_order_and_shipping_worker
@@ -290,10 +301,11 @@ async def run_crash(site: Site, crash: Crash, *, orders: int = ORDERS, rate: flo
         send_orders(
             site.settings.api_url,
             run_id=run_id,
-            rate=rate,
+            rate=min(rate, crash.max_rate),
             count=orders,
             action=on_acknowledged,
             retry_for_seconds=RETRY_SECONDS,
+            execution=crash.execution,
         )
     )
     await third_acknowledged.wait()

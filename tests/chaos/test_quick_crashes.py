@@ -20,7 +20,13 @@ def site() -> Iterator[Site]:
 @pytest.mark.alone
 @pytest.mark.parametrize(
     "name",
-    ["order-worker", "shipping-worker", "api", pytest.param("worker-stop", marks=pytest.mark.proof)],
+    [
+        "order-worker",
+        "visible-worker",
+        "shipping-worker",
+        "api",
+        pytest.param("worker-stop", marks=pytest.mark.proof),
+    ],
 )
 async def test_no_order_is_lost_late_or_charged_twice_after_a_crash(
     site: Site, name: str, record_property: Callable[[str, object], None]

@@ -66,6 +66,7 @@ def test_a_repeated_start_changes_nothing(live: LiveApi) -> None:
         {"items": [{"sku": "X", "quantity": 1, "unit_price_cents": 1}]},
         {"payment_id": "another"},
         {"review": "manual"},
+        {"execution": "visible"},
     ],
 )
 def test_the_same_id_with_other_content_is_a_conflict(live: LiveApi, changes: dict[str, object]) -> None:

@@ -1,10 +1,12 @@
 """StepRunner: attempts, backoff, time limits and outages, with scripted gateway calls on PostgreSQL."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from time import perf_counter
 
 import pytest
+from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
@@ -422,3 +424,54 @@ async def test_the_next_worker_continues_the_attempt_numbers(driver, pool):
     result, _ = await run(OrderRepository(pool, "worker-b", TEMPORAL), request(order_id), ScriptedCall())
     assert result.attempts == 2
     assert [event["worker"] for event in await driver.events(order_id, "attempt")] == ["worker-a", "worker-b"]
+
+
+# --- A single attempt per execution -----------------------------------------------------------------
+
+
+def single(order_id: str, step: Step = Step.RECEIVE, **options) -> StepRequest:
+    return replace(request(order_id, step, **options), single_attempt=True)
+
+
+async def test_a_single_attempt_that_fails_fails_the_activity_with_the_gateways_error(driver):
+    order_id, call = await driver.open(), ScriptedCall(GatewayError("no stock system"))
+    with pytest.raises(ApplicationError) as failure:
+        await run(driver.repository, single(order_id), call)
+    assert (failure.value.message, failure.value.type) == ("no stock system", "GatewayError")
+    assert not failure.value.non_retryable
+    assert failure.value.next_retry_delay == step_runner.FIRST_QUICK_BACKOFF
+    result, heartbeats = await run(driver.repository, single(order_id), call)
+    assert (result.status, result.attempts, heartbeats) == (StepStatus.DONE, 2, [])
+    assert await driver.attempts(order_id) == [("receive", 1, "error"), ("receive", 2, "ok")]
+
+
+async def test_a_single_attempt_that_times_out_is_left_to_temporals_timeout(driver):
+    order_id, call = await driver.open(), ScriptedCall(300.0)
+    with pytest.raises(activity._CompleteAsyncError):
+        await run(driver.repository, single(order_id), call)
+    assert await driver.attempts(order_id) == [("receive", 1, "timeout")]
+
+
+async def test_a_single_attempt_of_a_compensation_that_is_declined_is_retried_by_temporal(driver):
+    order_id = await driver.carry_to(State.PREPARED)
+    await driver.abort(order_id)
+    call = ScriptedCall(GatewayDeclined("not now"))
+    with pytest.raises(ApplicationError) as failure:
+        await run(driver.repository, single(order_id, Step.RECALL, within=None), call)
+    assert (failure.value.message, failure.value.type) == ("not now", "GatewayDeclined")
+    assert not failure.value.non_retryable
+
+
+async def test_a_single_attempt_that_is_declined_ends_the_step(driver):
+    order_id, call = await driver.open(), ScriptedCall(GatewayDeclined("never"))
+    result, _ = await run(driver.repository, single(order_id), call)
+    assert (result.status, result.message) == (StepStatus.DECLINED, "never")
+
+
+async def test_a_retry_of_a_stored_single_attempt_makes_no_call(driver):
+    # Temporal's timeout ended the first execution before its response arrived.
+    order_id = await driver.open()
+    await run(driver.repository, single(order_id), ScriptedCall())
+    again = ScriptedCall()
+    result, _ = await run(driver.repository, single(order_id), again)
+    assert (result.status, again.calls) == (StepStatus.DONE, [])

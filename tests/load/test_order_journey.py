@@ -58,6 +58,21 @@ def running_since(seconds_ago: float) -> Callable[[], ApiResponse]:
     return response
 
 
+@pytest.mark.parametrize(("execution", "sent"), [(None, {}), ("visible", {"execution": "visible"})])
+def test_the_start_names_the_execution_of_the_run(execution: str | None, sent: Json) -> None:
+    bodies = []
+
+    class RecordingApi(StubApi):
+        def call(self, method: str, path: str, body: Json | None, name: str, **_: Any) -> ApiResponse:
+            bodies.append(body or {})
+            return STARTED
+
+    recorder = Recorder(NO_EVENTS, 15.0, 0.0)
+    OrderJourney(RecordingApi({}), recorder, "r", recorder.sent(0, 0.0), 1, 15.0, execution).start()
+    (body,) = bodies
+    assert {name: value for name, value in body.items() if name == "execution"} == sent
+
+
 @pytest.mark.parametrize(
     ("status", "ending", "broken"),
     [

@@ -14,7 +14,7 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-from db.domain import ReviewMode, State
+from db.domain import ExecutionMode, ReviewMode, State
 from orchestrator.embedded.layout import packaged_program
 from orchestrator.messages import Activity, OrderRequest, OrderResult, OrderStatus, order_workflow_id
 from orchestrator.testing import InMemoryOrder, ScriptedOutcome
@@ -47,11 +47,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def env(request: pytest.FixtureRequest) -> "OrderEnvironment":
-    """An environment on the server that the command line selects."""
+def fast_env(request: pytest.FixtureRequest) -> "OrderEnvironment":
+    """An environment on the server that the command line selects, with orders in `fast` execution."""
     is_local = request.config.getoption("--workflow-environment") == "local"
     env: OrderEnvironment = request.getfixturevalue("real_env" if is_local else "time_skipping_env")
     return env
+
+
+@pytest.fixture(scope="session")
+def env(fast_env: "OrderEnvironment") -> "OrderEnvironment":
+    """The environment of most tests; a test module can replace it."""
+    return fast_env
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -107,9 +113,15 @@ async def with_workers(client: Client) -> AsyncIterator["OrderEnvironment"]:
 class OrderEnvironment:
     """A Temporal server with an order worker and a shipping worker."""
 
-    def __init__(self, client: Client, activities: HeldActivities) -> None:
+    def __init__(
+        self, client: Client, activities: HeldActivities, execution: ExecutionMode = ExecutionMode.FAST
+    ) -> None:
         self.client = client
         self.activities = activities
+        self.execution = execution
+
+    def executing(self, execution: ExecutionMode) -> "OrderEnvironment":
+        return OrderEnvironment(self.client, self.activities, execution)
 
     async def place(
         self,
@@ -119,7 +131,7 @@ class OrderEnvironment:
         **changes: Any,
     ) -> "PlacedOrder":
         """Start the workflow of a new order. Its review takes no time unless `changes` set another."""
-        order = replace(new_order(auto_review_seconds=0.0), **changes)
+        order = replace(new_order(auto_review_seconds=0.0, execution=self.execution), **changes)
         for name, script in (scripts or {}).items():
             self.activities.script(order.order_id, name, script)
         for name in hold:

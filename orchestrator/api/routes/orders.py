@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query
 
-from db.domain import SAMPLE_ITEMS, Item, ReviewMode, State, Step
+from db.domain import SAMPLE_ITEMS, ExecutionMode, Item, ReviewMode, State, Step
 from db.read_models import order_details
 from orchestrator import messages
 from orchestrator.api.context import Context, Ctx
@@ -180,6 +180,7 @@ def _order_request(order_id: str, body: requests.StartBody, settings: Settings) 
         items=[Item(**item.model_dump()) for item in body.items] if body.items else list(SAMPLE_ITEMS),
         payment_id=body.payment_id or f"pay-{order_id}",
         review=ReviewMode(body.review),
+        execution=ExecutionMode(body.execution) if body.execution else settings.order_execution,
         run_id=body.run_id,
         auto_review_seconds=settings.auto_review_seconds,
         limit_seconds=settings.order_deadline_seconds,

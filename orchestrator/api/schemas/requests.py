@@ -198,6 +198,11 @@ class StartBody(StrictModel):
         default=None, description="Idempotency key of the payment; by default `pay-` and the order id."
     )
     review: Literal["auto", "manual"] = "auto"
+    execution: Literal["fast", "visible"] | None = Field(
+        default=None,
+        description="`visible`: every step is an activity of its own in Temporal's UI, with its retries. By "
+        "default the setting `ORDER_EXECUTION`.",
+    )
     run_id: RunId | None = Field(default=None, description="The load test that this order belongs to.")
     requested_at: Time | None = Field(
         default=None,
