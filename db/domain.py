@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from db.currencies import DEFAULT_CURRENCY
+
 ORDER_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 MAX_ORDER_LINES = 100
 MAX_QUANTITY = 1_000_000
@@ -201,7 +203,8 @@ class TemporalNamespace:
 @dataclass(frozen=True)
 class NewOrder:
     """An order as it is inserted. `fingerprint` is a digest of the customer's order; `database_id` is the
-    order database of the API that started the order, None if it was started without the API."""
+    order database of the API that started the order, None if it was started without the API; `payment_method`
+    is the payment provider's id of the customer's card or account."""
 
     order_id: str
     workflow_run_id: str
@@ -217,6 +220,8 @@ class NewOrder:
     deadline_at: datetime
     start_request_id: str | None = None
     database_id: str | None = None
+    currency: str = DEFAULT_CURRENCY
+    payment_method: str | None = None
 
 
 EARLY_APPROVAL = "the approval takes effect when the review begins"

@@ -5,11 +5,13 @@ DatabaseError and ValueRejected (`db.errors`).
 """
 
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 
 from psycopg.types.json import Jsonb
 
 from db import queries
+from db.currencies import DEFAULT_CURRENCY
 from db.database import Database, Row
 from db.domain import (
     ACCEPTED_MESSAGES,
@@ -38,7 +40,8 @@ class StartedAttempt:
     """An attempt that was started, with the order's data that the gateway call needs.
 
     `owns_payment` is False when the payment id belongs to another order. It is checked only for the steps
-    validate and refund, and True for all others.
+    validate and refund, and True for all others. Only validate, charge and refund have `payment_method` and
+    `payment_reference`. `since_abort` is the time since the order was aborted.
     """
 
     number: int
@@ -49,6 +52,10 @@ class StartedAttempt:
     address_version: int
     items: list[Item]
     owns_payment: bool
+    currency: str = DEFAULT_CURRENCY
+    payment_method: str | None = None
+    payment_reference: str | None = None
+    since_abort: timedelta | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,10 @@ class OrderRepository:
             address_version=row["address_version"],
             items=[Item(**item) for item in row["items"]],
             owns_payment=row["owns_payment"],
+            currency=row["currency"],
+            payment_method=row["payment_method"],
+            payment_reference=row["payment_reference"],
+            since_abort=row["since_abort"],
         )
 
     async def end_attempt(

@@ -13,7 +13,7 @@ and no payment is charged that could neither be shipped nor refunded in time.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from db.domain import Step
+from db.domain import GATEWAY_STEPS, Step
 
 ATTEMPT_TIMEOUT = timedelta(milliseconds=200)
 """Timeout of one gateway call (docs/decisions/0003)."""
@@ -41,6 +41,46 @@ MAX_BACKOFF = timedelta(seconds=30)
 _FORWARD_STEPS = tuple(STEP_NEEDS)
 
 
+@dataclass(frozen=True)
+class TimeNeeds:
+    """The times that an order reserves, in seconds: the need and the attempt timeout of each step, and the
+    need of the compensations. An order carries them, so that its deadlines do not change while it runs."""
+
+    steps: dict[str, float]
+    attempts: dict[str, float]
+    compensation: float
+
+    @property
+    def longest_attempt(self) -> float:
+        return max(self.attempts.values())
+
+    @property
+    def total_seconds(self) -> float:
+        """The shortest limit in which every reserved time fits."""
+        return (
+            sum(self.steps.values()) + self.compensation + FINISH_NEED.total_seconds() + self.longest_attempt
+        )
+
+    @property
+    def is_valid(self) -> bool:
+        times = (*self.steps.values(), *self.attempts.values(), self.compensation)
+        return (
+            self.steps.keys() == set(_FORWARD_STEPS)
+            and self.attempts.keys() == set(GATEWAY_STEPS)
+            and all(0 <= time <= MAX_NEED_SECONDS for time in times)
+        )
+
+
+MAX_NEED_SECONDS = 600.0
+
+SIMULATED_NEEDS = TimeNeeds(
+    steps={step.value: need.total_seconds() for step, need in STEP_NEEDS.items()},
+    attempts={step.value: ATTEMPT_TIMEOUT.total_seconds() for step in GATEWAY_STEPS},
+    compensation=COMPENSATION_NEED.total_seconds(),
+)
+"""Of the simulated gateways."""
+
+
 def backoff(first: timedelta, retries: int, jitter: float, time_left: timedelta | None = None) -> timedelta:
     """Return the delay before a retry that follows `retries` others: exponential, at most MAX_BACKOFF.
 
@@ -57,6 +97,7 @@ class OrderDeadlines:
 
     accepted_at: datetime
     limit: timedelta
+    needs: TimeNeeds = SIMULATED_NEEDS
 
     @property
     def deadline_at(self) -> datetime:
@@ -68,16 +109,17 @@ class OrderDeadlines:
 
         If the limit is shorter than all reserved times together, they shrink in proportion.
         """
-        return self.deadline_at - self._scaled(COMPENSATION_NEED + FINISH_NEED)
+        return self.deadline_at - self._scaled(self.needs.compensation + FINISH_NEED.total_seconds())
 
     def not_after(self, step: Step) -> datetime:
-        """When the last attempt of a forward step may start. Raises KeyError for a compensation, which has no
-        limit."""
-        _ = STEP_NEEDS[step]
+        """When the last attempt of a forward step may start. Raises ValueError for a compensation, which has
+        no limit."""
         later_steps = _FORWARD_STEPS[_FORWARD_STEPS.index(step) + 1 :]
-        needs = sum((STEP_NEEDS[later] for later in later_steps), start=timedelta(0))
-        return self.abort_at - self._scaled(needs) - ATTEMPT_TIMEOUT
+        needs = sum(self.needs.steps[later] for later in later_steps)
+        # The review, a step without an attempt, leaves time for one too.
+        attempt = self.needs.attempts.get(step, self.needs.longest_attempt)
+        return self.abort_at - self._scaled(needs) - timedelta(seconds=attempt)
 
-    def _scaled(self, need: timedelta) -> timedelta:
-        total = sum(STEP_NEEDS.values(), start=timedelta(0)) + COMPENSATION_NEED + FINISH_NEED
-        return need * min(1.0, self.limit / (total + ATTEMPT_TIMEOUT))
+    def _scaled(self, need_seconds: float) -> timedelta:
+        share = min(1.0, self.limit.total_seconds() / self.needs.total_seconds)
+        return timedelta(seconds=need_seconds * share)

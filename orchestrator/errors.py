@@ -21,6 +21,7 @@ OrderSystemError
  │   ├─ OrderConflict       HTTP 409
  │   ├─ TooLate             HTTP 409
  │   ├─ AddressOutdated     HTTP 409
+ │   ├─ FaultsUnavailable   HTTP 409
  │   └─ Overloaded          HTTP 429
  └─ GatewayError            a gateway call failed; retried
      └─ GatewayDeclined     a gateway declined; not retried
@@ -139,6 +140,10 @@ class TooLate(RequestRejected):
 
 class AddressOutdated(RequestRejected):
     """The address has changed since it was read."""
+
+
+class FaultsUnavailable(RequestRejected):
+    """Faults can only be injected into simulated gateways."""
 
 
 class Overloaded(RequestRejected):

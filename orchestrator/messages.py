@@ -12,8 +12,10 @@ from enum import StrEnum
 from hashlib import sha256
 
 from db import domain
+from db.currencies import CURRENCIES, DEFAULT_CURRENCY
 from db.domain import Address, ExecutionMode, Item, NewOrder, Reason, ReviewMode, State, Step
 from db.domain import RequestResult as RequestResult
+from orchestrator.deadlines import SIMULATED_NEEDS, OrderDeadlines, TimeNeeds
 
 MAX_LIMIT_SECONDS = 3_600.0
 MAX_ADDRESS_VERSION = 2**31 - 1
@@ -69,7 +71,9 @@ class OrderRequest:
 
     `requested_at` is the scheduled send time of an open-loop load test, else the time of the request;
     `limit_seconds` is the time from acceptance to the outcome; `start_request_id` is derived from the
-    idempotency key of the start; `database_id` is the API's order database.
+    idempotency key of the start; `database_id` is the API's order database;
+    `time_needs` are the times that the API's gateways need (None: those of the simulated gateways);
+    `payment_method` is the payment provider's id of the customer's card or account.
     """
 
     order_id: str
@@ -85,6 +89,9 @@ class OrderRequest:
     shipping_task_queue: str = "shipping-tq"
     start_request_id: str | None = None
     database_id: str | None = None
+    currency: str = DEFAULT_CURRENCY
+    payment_method: str | None = None
+    time_needs: TimeNeeds | None = None
 
     @property
     def amount_cents(self) -> int:
@@ -96,18 +103,29 @@ class OrderRequest:
 
         `requested_at` and `run_id` are not part of it.
         """
-        content = {
+        content: dict[str, object] = {
             "address": self.initial_address.to_json(),
             "items": [asdict(item) for item in self.items],
             "payment_id": self.payment_id,
             "review": self.review,
             "execution": self.execution,
         }
+        if self.currency != DEFAULT_CURRENCY:
+            content["currency"] = self.currency
+        if self.payment_method is not None:
+            content["payment_method"] = self.payment_method
         return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
     @property
     def has_valid_limit(self) -> bool:
         return 0 < self.limit_seconds <= MAX_LIMIT_SECONDS
+
+    def deadlines(self, accepted_at: datetime) -> OrderDeadlines:
+        """Return the order's deadlines; with an invalid limit or invalid needs, those of a limit of 0."""
+        needs = self.time_needs or SIMULATED_NEEDS
+        if not self.has_valid_limit or not needs.is_valid:
+            return OrderDeadlines(accepted_at, timedelta(0))
+        return OrderDeadlines(accepted_at, timedelta(seconds=self.limit_seconds), needs)
 
     def new_order(self, workflow_run_id: str, accepted_at: datetime) -> NewOrder:
         """Return the order to insert, accepted by this workflow run."""
@@ -126,6 +144,8 @@ class OrderRequest:
             accepted_at=accepted_at,
             deadline_at=accepted_at + timedelta(seconds=self.limit_seconds),
             database_id=self.database_id,
+            currency=self.currency,
+            payment_method=self.payment_method,
         )
 
     def validation_errors(self) -> list[str]:
@@ -136,6 +156,12 @@ class OrderRequest:
         errors += domain.text_errors(payment_id=self.payment_id, shipping_task_queue=self.shipping_task_queue)
         if self.run_id is not None:
             errors += domain.text_errors(run_id=self.run_id)
+        if self.payment_method is not None:
+            errors += domain.text_errors(payment_method=self.payment_method)
+        if self.currency not in CURRENCIES:
+            errors.append(f"currency must be a code of ISO 4217, for example USD, not {self.currency[:10]!r}")
+        if self.time_needs is not None and not self.time_needs.is_valid:
+            errors.append("time_needs must have every step, and times from 0 to 600 s")
         if self.requested_at.tzinfo is None:
             errors.append("requested_at has no time zone")
         if not self.has_valid_limit:
@@ -282,7 +308,7 @@ class StepRequest:
 
     No attempt starts after `not_after` (None: no limit). After `time_budget_seconds` the activity returns
     UNFINISHED (None: no limit). `single_attempt`: the activity makes one attempt, and fails if that fails, so
-    that Temporal retries it.
+    that Temporal retries it. `attempt_seconds` is the attempt timeout (None: that of the simulated gateways).
     """
 
     order_id: str
@@ -291,6 +317,7 @@ class StepRequest:
     time_budget_seconds: float | None = None
     run_id: str | None = None
     single_attempt: bool = False
+    attempt_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -390,7 +417,8 @@ class FinishRequest:
 
 @dataclass(frozen=True)
 class ShippingRequest:
-    """The argument of `ShippingWorkflow`: shipment `n` of an order, counted from 1."""
+    """The argument of `ShippingWorkflow`: shipment `n` of an order, counted from 1. `attempt_seconds` has the
+    attempt timeout of each step; empty: those of the simulated gateways."""
 
     order_id: str
     n: int
@@ -399,6 +427,7 @@ class ShippingRequest:
     dispatch_not_after: datetime
     run_id: str | None = None
     execution: ExecutionMode = ExecutionMode.FAST
+    attempt_seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.settings import Settings, environment_names
 from orchestrator.settings.environment import isolate_process
+from orchestrator.settings.gateways import ROLES, SIMULATED
 from tests import secrets
 
 # Before the test modules import it.
@@ -67,7 +68,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_configure() -> None:
-    """Remove time limits of properties, and ignore the environment and .env of the developer."""
+    """Remove time limits of properties, ignore the environment and .env of the developer, and name the
+    simulated gateways, as a system with an external database must."""
     hypothesis.settings.register_profile("orders", deadline=None)
     hypothesis.settings.load_profile("orders")
     isolate_process()
@@ -75,6 +77,8 @@ def pytest_configure() -> None:
     for names in environment_names().values():
         for name in names:
             os.environ.pop(name, None)
+    for role in ROLES:
+        os.environ[f"{role.upper()}_GATEWAY"] = SIMULATED
 
 
 @pytest.hookimpl(wrapper=True)

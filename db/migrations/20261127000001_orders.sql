@@ -30,7 +30,9 @@ create table orders (
     address jsonb not null,
     address_version int not null default 1,
     items jsonb not null,
+    -- In the minor unit of the currency, a code of ISO 4217.
     amount_cents bigint not null check (amount_cents >= 0),
+    currency text not null default 'USD' check (currency ~ '^[A-Z]{3}$'),
     payment_id text not null,
     review text not null check (review in ('auto', 'manual')),
     reviewer text,

@@ -4,6 +4,10 @@ create table payments (
     payment_id text primary key,
     order_id text collate "C" not null unique references orders on delete cascade,
     amount_cents bigint not null,
+    currency text not null default 'USD',
+    -- The provider's ids of the customer's card or account, and of the payment.
+    method text,
+    reference text,
     status text not null default 'pending' check (status in ('pending', 'charged', 'refunded', 'voided')),
     charged_at timestamptz,
     refunded_at timestamptz

@@ -1,7 +1,7 @@
 -- migrate:up
 
--- The records of the simulated payment provider, warehouse and carrier. No table here refers to ours: a real
--- provider's would not either, and the audit compares the two.
+-- The records of the simulated payment provider, warehouse and carrier, or copies of a real provider's records, which
+-- an audit makes. No table here refers to ours: the audit compares the two.
 create schema provider;
 
 create table provider.ledger (
@@ -10,11 +10,15 @@ create table provider.ledger (
     order_id text collate "C" not null,
     kind text not null check (kind in ('charge', 'refund', 'void')),
     amount_cents bigint not null check (amount_cents >= 0),
+    currency text not null default 'USD',
+    -- The reference of a copied entry at its provider.
+    entry_ref text unique,
     at timestamptz not null default clock_timestamp()
 );
 -- A payment id, the idempotency key, is charged once or voided once, whichever is first, and refunded once.
-create unique index ledger_charge_or_void on provider.ledger (payment_id) where kind in ('charge', 'void');
-create unique index ledger_one_refund on provider.ledger (payment_id) where kind = 'refund';
+create unique index ledger_charge_or_void on provider.ledger (payment_id)
+    where kind in ('charge', 'void') and entry_ref is null;
+create unique index ledger_one_refund on provider.ledger (payment_id) where kind = 'refund' and entry_ref is null;
 create index ledger_order on provider.ledger (order_id);
 
 create table provider.packages (

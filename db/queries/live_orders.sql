@@ -23,7 +23,7 @@ order by o.deadline_at
 limit %(limit)s;
 
 -- name: orders_awaiting_review
-select o.order_id, o.run_id, o.state, o.amount_cents, o.items, o.address, o.accepted_at, o.deadline_at,
+select o.order_id, o.run_id, o.state, o.amount_cents, o.currency, o.items, o.address, o.accepted_at, o.deadline_at,
     now() as read_at
 from orders o
 where o.state in ('received', 'validated', 'in_review') and o.review = 'manual' and o.abort_reason is null

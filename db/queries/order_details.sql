@@ -19,7 +19,7 @@ with target as (
     select step, attempt, outcome, coalesce(detail ->> 'error', '') as error, at
     from event where kind = 'attempt' and outcome <> 'ok'
 )
-select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason as reason, o.amount_cents,
+select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason as reason, o.amount_cents, o.currency,
     o.accepted_at, o.last_event_at, o.deadline_at, o.completion_ms, o.within_limit, o.address, o.address_version,
     (select tracking from shipments s where s.order_id = o.order_id) as tracking,
     (select max(state) from event where state < 'completed') as furthest_state,
@@ -67,7 +67,7 @@ order by e.at;
 
 -- name: list_orders
 -- Newest first, starting after the order in before_*.
-select order_id, run_id, state, current_step, abort_reason as reason, amount_cents,
+select order_id, run_id, state, current_step, abort_reason as reason, amount_cents, currency,
     accepted_at, last_event_at, deadline_at, completion_ms, within_limit
 from orders
 where (%(state)s::order_state is null or state = %(state)s::order_state)

@@ -8,7 +8,7 @@ from (select from orders where order_id ^@ %(prefix)s::text order by order_id li
 -- name: search
 -- Newest first. Each selective filter has an index that includes the order id, so that orders without the prefix
 -- (`^@`) are skipped without reading their rows.
-select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason, o.review, o.amount_cents,
+select o.order_id, o.run_id, o.state, o.current_step, o.abort_reason, o.review, o.amount_cents, o.currency,
     o.accepted_at, o.deadline_at, o.finished_at, o.completion_ms, o.attempts, o.failed_attempts,
     coalesce(not o.within_limit, o.limit_at < now()) as is_late
 from (
@@ -40,7 +40,7 @@ limit %(limit)s;
 -- name: search_by_prefix
 -- The same for a prefix with few matches. It reads all matches and then sorts them (`offset 0` prevents another plan).
 -- `search` would read all orders that are newer than the matches.
-select order_id, run_id, state, current_step, abort_reason, review, amount_cents,
+select order_id, run_id, state, current_step, abort_reason, review, amount_cents, currency,
     accepted_at, deadline_at, finished_at, completion_ms, attempts, failed_attempts,
     coalesce(not within_limit, limit_at < now()) as is_late
 from (select * from orders where order_id ^@ %(prefix)s::text offset 0) found

@@ -13,12 +13,12 @@
 with new_order as (
     insert into orders (
         order_id, temporal_cluster_id, temporal_namespace, workflow_run_id, run_id, fingerprint, address, items,
-        amount_cents, payment_id, review, requested_at, accepted_at, deadline_at, limit_at, last_event_at, current_step,
+        amount_cents, currency, payment_id, review, requested_at, accepted_at, deadline_at, limit_at, last_event_at, current_step,
         applied_request_ids
     )
     select
         %(order_id)s, %(temporal_cluster_id)s, %(temporal_namespace)s, %(workflow_run_id)s, %(run_id)s,
-        %(fingerprint)s, %(address)s, %(items)s, %(amount_cents)s, %(payment_id)s, %(review)s,
+        %(fingerprint)s, %(address)s, %(items)s, %(amount_cents)s, %(currency)s, %(payment_id)s, %(review)s,
         -- ingress_ms, accepted_at - requested_at, must be positive. psycopg cannot read a time before the year 1.
         greatest(least(%(requested_at)s, date_trunc('milliseconds', %(accepted_at)s)),
             date_trunc('milliseconds', %(accepted_at)s) - interval '20 days'),
@@ -34,13 +34,13 @@ with new_order as (
     on conflict (order_id) do nothing
     returning order_id, last_event_at
 ), payment as (
-    insert into payments (payment_id, order_id, amount_cents)
-    select %(payment_id)s, order_id, %(amount_cents)s from new_order
+    insert into payments (payment_id, order_id, amount_cents, currency, method)
+    select %(payment_id)s, order_id, %(amount_cents)s, %(currency)s, %(payment_method)s from new_order
     on conflict do nothing
 )
 insert into events (order_id, at, kind, state, worker, detail)
 select order_id, last_event_at, 'accepted', 'received', %(worker)s,
-    jsonb_build_object('amount_cents', %(amount_cents)s::bigint, 'payment_id', %(payment_id)s::text,
+    jsonb_build_object('amount_cents', %(amount_cents)s::bigint, 'currency', %(currency)s::text, 'payment_id', %(payment_id)s::text,
         'review', %(review)s::text, 'run_id', %(run_id)s::text, 'address', %(address)s::jsonb)
 from new_order;
 
@@ -81,9 +81,11 @@ with locked_order as (
         a.ended_worker, %(ended_detail)s::jsonb
     from locked_order o, attempt a where a.ended_started_at is not null and attempt_has_event(a.attempt - 1)
 )
-select a.attempt, o.address, o.address_version, o.amount_cents, o.payment_id, o.items,
-    %(step)s not in ('validate', 'refund') or exists (select from payments p where p.order_id = o.order_id) as owns_payment
-from locked_order o left join attempt a on true;
+select a.attempt, o.address, o.address_version, o.amount_cents, o.currency, o.payment_id, o.items,
+    o.last_event_at - o.aborted_at as since_abort, p.method as payment_method, p.reference as payment_reference,
+    %(step)s not in ('validate', 'refund') or p.order_id is not null as owns_payment
+from locked_order o left join attempt a on true
+left join payments p on p.order_id = o.order_id and %(step)s in ('validate', 'charge', 'refund');
 
 -- name: end_attempt
 -- Closes an attempt that the caller does not retry. Has no effect when the order is finished. If Temporal retries the
@@ -141,6 +143,10 @@ with locked_order as (
     insert into events (order_id, at, kind, state, step, worker)
     select order_id, last_event_at, 'state', state, %(next_step)s, %(worker)s
     from completed_order where %(passed_state)s::order_state is not null
+), payment as (
+    update payments p set reference = %(detail)s::jsonb ->> 'payment_reference'
+    from completed_order o
+    where %(step)s = 'validate' and %(detail)s::jsonb ? 'payment_reference' and p.order_id = o.order_id
 ), charge as (
     update payments p set status = 'charged', charged_at = o.completed_at
     from completed_order o

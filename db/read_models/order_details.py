@@ -43,6 +43,7 @@ class OrderSummary:
     current_step: Step | None
     reason: Reason | None
     amount_cents: int
+    currency: str
     accepted_at: datetime
     last_event_at: datetime
     deadline_at: datetime

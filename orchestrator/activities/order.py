@@ -15,6 +15,7 @@ from temporalio.exceptions import ApplicationError
 from db.domain import NewOrder, Step
 from db.orders import OrderRepository, StartedAttempt
 from orchestrator import messages
+from orchestrator.activities.payment import payment_of
 from orchestrator.activities.step_runner import StepRunner
 from orchestrator.errors import GatewayDeclined
 from orchestrator.gateways.protocols import Gateways
@@ -69,16 +70,21 @@ class OrderActivities:
     async def receive(self, request: StepRequest) -> StepResult:
         """Check that the warehouse has the items in stock."""
         warehouse = self._gateways.warehouse
-        return await self._step_runner.run(request, lambda attempt: warehouse.check_stock(attempt.items))
+        return await self._step_runner.run(
+            request, lambda attempt: warehouse.check_stock(attempt.order_id, attempt.items)
+        )
 
     @activity.defn(name=Activity.VALIDATE)
     async def validate(self, request: StepRequest) -> StepResult:
-        """Check that the payment id belongs to this order and that the carrier delivers to the address."""
+        """Check that the payment id belongs to this order and that the carrier delivers to the address, and
+        announce the payment."""
 
-        async def check(attempt: StartedAttempt) -> None:
+        async def check(attempt: StartedAttempt) -> dict[str, Any] | None:
             if not attempt.owns_payment:
                 raise GatewayDeclined("the payment id belongs to another order")
-            await self._gateways.carrier.check_address(attempt.address)
+            await self._gateways.carrier.check_address(attempt.order_id, attempt.address)
+            reference = await self._gateways.payments.create(payment_of(attempt))
+            return None if reference is None else {"payment_reference": reference}
 
         result = await self._step_runner.run(request, check)
         if result.status is StepStatus.DONE:

@@ -6,7 +6,8 @@ from temporalio import activity
 
 from db.orders import StartedAttempt
 from orchestrator.activities.step_runner import StepRunner
-from orchestrator.gateways.protocols import PaymentProvider
+from orchestrator.gateways.guarantees import require_repeatable, require_settled
+from orchestrator.gateways.protocols import Payment, PaymentProvider
 from orchestrator.messages import Activity, StepRequest, StepResult
 
 
@@ -18,8 +19,13 @@ class PaymentActivities:
     @activity.defn(name=Activity.CHARGE)
     async def charge(self, request: StepRequest) -> StepResult:
         async def charge(attempt: StartedAttempt) -> dict[str, Any]:
-            await self._payments.charge(attempt.payment_id, attempt.order_id, attempt.amount_cents)
-            return {"payment_id": attempt.payment_id, "amount_cents": attempt.amount_cents}
+            require_repeatable(self._payments.guarantees, attempt)
+            await self._payments.charge(payment_of(attempt))
+            return {
+                "payment_id": attempt.payment_id,
+                "amount_cents": attempt.amount_cents,
+                "currency": attempt.currency,
+            }
 
         return await self._step_runner.run(request, charge)
 
@@ -31,7 +37,19 @@ class PaymentActivities:
             if not attempt.owns_payment:
                 # Nothing was charged for this order, and the payment id belongs to another one.
                 return {"payment_id": attempt.payment_id}
-            outcome = await self._payments.refund(attempt.payment_id, attempt.order_id)
+            require_settled(self._payments.guarantees, attempt)
+            outcome = await self._payments.refund(payment_of(attempt))
             return {"payment_id": attempt.payment_id, "refund_outcome": outcome.value}
 
         return await self._step_runner.run(request, refund)
+
+
+def payment_of(attempt: StartedAttempt) -> Payment:
+    return Payment(
+        attempt.payment_id,
+        attempt.order_id,
+        attempt.amount_cents,
+        attempt.currency,
+        attempt.payment_method,
+        attempt.payment_reference,
+    )

@@ -6,6 +6,12 @@ from temporalio import activity
 
 from db.orders import StartedAttempt
 from orchestrator.activities.step_runner import StepRunner
+from orchestrator.gateways.guarantees import (
+    dispatch_parcel,
+    require_repeatable,
+    require_settled,
+    shipment_keys,
+)
 from orchestrator.gateways.protocols import Gateways
 from orchestrator.messages import Activity, StepRequest, StepResult
 
@@ -20,9 +26,12 @@ class ShippingActivities:
     @activity.defn(name=Activity.PREPARE)
     async def prepare(self, request: StepRequest) -> StepResult:
         warehouse = self._gateways.warehouse
-        return await self._step_runner.run(
-            request, lambda attempt: warehouse.pack(attempt.order_id, attempt.order_id, attempt.items)
-        )
+
+        async def pack(attempt: StartedAttempt) -> None:
+            require_repeatable(warehouse.guarantees, attempt)
+            await warehouse.pack(attempt.order_id, attempt.order_id, attempt.items)
+
+        return await self._step_runner.run(request, pack)
 
     @activity.defn(name=Activity.DISPATCH)
     async def dispatch(self, request: StepRequest) -> StepResult:
@@ -33,9 +42,9 @@ class ShippingActivities:
         """
 
         async def dispatch(attempt: StartedAttempt) -> dict[str, Any]:
-            tracking = await self._gateways.carrier.dispatch(
-                attempt.order_id, attempt.order_id, attempt.address, attempt.address_version
-            )
+            carrier = self._gateways.carrier
+            require_repeatable(carrier.guarantees, attempt)
+            tracking = await dispatch_parcel(carrier, attempt)
             return {"tracking": tracking, "address_version": attempt.address_version}
 
         return await self._step_runner.run(request, dispatch)
@@ -45,7 +54,11 @@ class ShippingActivities:
         """Cancel the shipment at the carrier and return the package to the warehouse."""
 
         async def recall(attempt: StartedAttempt) -> None:
-            await self._gateways.carrier.cancel_shipment(attempt.order_id, attempt.order_id)
-            await self._gateways.warehouse.unpack(attempt.order_id, attempt.order_id)
+            carrier, warehouse = self._gateways.carrier, self._gateways.warehouse
+            for provider in (carrier, warehouse):
+                require_settled(provider.guarantees, attempt)
+            for key in shipment_keys(carrier, attempt.order_id, attempt.address_version):
+                await carrier.cancel_shipment(key, attempt.order_id)
+            await warehouse.unpack(attempt.order_id, attempt.order_id)
 
         return await self._step_runner.run(request, recall)

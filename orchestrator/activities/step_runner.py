@@ -11,7 +11,8 @@ the step runs again as another activity, whose attempts Temporal counts from 1.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from time import perf_counter
 from typing import Any, NoReturn
@@ -22,16 +23,24 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from db.domain import ADDRESS_STEPS, COMPENSATIONS, QUICK_ATTEMPTS, AttemptOutcome, Step
 from db.orders import AttemptResult, OrderRepository, StartedAttempt
-from orchestrator.deadlines import ATTEMPT_TIMEOUT, backoff
+from orchestrator.deadlines import backoff
 from orchestrator.errors import DatabaseError, GatewayDeclined, GatewayError
+from orchestrator.gateways.call_guard import SIMULATED_STEP, GatewayBusy, StepCalls
 from orchestrator.gateways.fault_injection import Call, FaultInjector
 from orchestrator.messages import StepRequest, StepResult, StepStatus
 
-FIRST_QUICK_BACKOFF = timedelta(milliseconds=20)
 MAX_QUICK_BACKOFF = timedelta(milliseconds=250)
+"""Longest delay for which a worker waits. A step with a longer one is returned to Temporal."""
+
 FIRST_LONG_BACKOFF = timedelta(milliseconds=500)
 DATABASE_BACKOFF = timedelta(milliseconds=200)
 DATABASE_RETRIES = 5
+
+MAX_LOCAL_TIMEOUT = timedelta(seconds=1)
+"""Longest attempt timeout of a local activity, which delays signals and must end within the workflow task."""
+
+HEARTBEAT_INTERVAL = timedelta(seconds=0.5)
+"""During long attempts. The heartbeat timeout is 2 s."""
 
 RETRY = "Retry"
 """Type of the error with which a step is returned to Temporal: its worker is stopping, or its next attempt
@@ -56,12 +65,16 @@ class StepRunner:
     def __init__(
         self,
         orders: OrderRepository,
-        fault_injector: FaultInjector,
+        fault_injector: FaultInjector | None = None,
         observers: Sequence[AttemptObserver] = (),
+        calls: Mapping[Step, StepCalls] | None = None,
     ) -> None:
+        """`calls` has how each step calls its gateways, by default like simulated ones. `fault_injector` is
+        None for real gateways."""
         self._orders = orders
         self._fault_injector = fault_injector
         self._observers = observers
+        self._calls = calls or {}
 
     async def run(self, request: StepRequest, call: GatewayCall) -> StepResult:
         """Repeat `call` until it succeeds, is declined, or must stop. A declined compensation is repeated.
@@ -77,9 +90,10 @@ class StepRunner:
         ended: AttemptResult | None = None
         failures_in_a_row = 0
         attempts = 0
+        calls = self._calls.get(request.step, SIMULATED_STEP)
         while True:
-            delay = _retry_delay(request, ended, failures_in_a_row)
-            status = _stop_status(request, delay, perf_counter() - began_at, is_first=attempts == 0)
+            delay = max(_retry_delay(request, calls, ended, failures_in_a_row), calls.delay)
+            status = _stop_status(request, calls, delay, perf_counter() - began_at, is_first=attempts == 0)
             if status is not None:
                 return await self._stop(request, ended, attempts, status, delay)
             if delay:
@@ -90,7 +104,7 @@ class StepRunner:
             attempts = attempt.number
             _heartbeat(request, attempt.number, ended.detail.get("error") if ended else None)
 
-            ended = await self._run_attempt(request, attempt, call)
+            ended = await self._run_attempt(request, attempt, calls, call)
             for observer in self._observers:
                 observer(request, ended)
             if ended.outcome is AttemptOutcome.OK:
@@ -117,28 +131,41 @@ class StepRunner:
             failures_in_a_row += 1
             if request.single_attempt:
                 await self._orders.end_attempt(request.order_id, request.step, ended, is_retried=True)
-                _fail_execution(request, ended)
+                _fail_execution(request, calls, ended)
 
     async def _run_attempt(
-        self, request: StepRequest, attempt: StartedAttempt, call: GatewayCall
+        self, request: StepRequest, attempt: StartedAttempt, calls: StepCalls, call: GatewayCall
     ) -> AttemptResult:
         started = perf_counter()
         detail: dict[str, Any] = {}
+        is_busy = False
+        timeout = calls.timeout.total_seconds()
         try:
-            async with asyncio.timeout(ATTEMPT_TIMEOUT.total_seconds()):
-                response = await self._fault_injector.call(
-                    Call(request.order_id, request.step, attempt.number), lambda: call(attempt)
-                )
+            async with calls.slots(), _heartbeats(request, attempt.number, calls.timeout):
+                calls.start()
+                async with asyncio.timeout(timeout):
+                    response = await self._call(request, attempt, call)
             detail = response or {}
             outcome = AttemptOutcome.OK
         except TimeoutError:
             outcome = AttemptOutcome.TIMEOUT
-            detail = {"error": f"no response within {ATTEMPT_TIMEOUT.total_seconds() * 1000:.0f} ms"}
+            detail = {"error": f"no response within {timeout * 1000:.0f} ms"}
         except GatewayDeclined as error:
             outcome, detail = AttemptOutcome.DECLINED, {"error": str(error)}
         except GatewayError as error:
             outcome, detail = AttemptOutcome.ERROR, {"error": str(error)}
+            is_busy = isinstance(error, GatewayBusy)
+        if not is_busy:
+            calls.end(outcome)
         return AttemptResult(attempt.number, outcome, round((perf_counter() - started) * 1000, 3), detail)
+
+    async def _call(
+        self, request: StepRequest, attempt: StartedAttempt, call: GatewayCall
+    ) -> dict[str, Any] | None:
+        if self._fault_injector is None:
+            return await call(attempt)
+        named = Call(request.order_id, request.step, attempt.number)
+        return await self._fault_injector.call(named, lambda: call(attempt))
 
     async def _complete(self, request: StepRequest, ended: AttemptResult, label_version: int | None) -> bool:
         # The gateway call has succeeded. Waiting for the database is cheaper than repeating the call.
@@ -194,7 +221,7 @@ def _heartbeat(request: StepRequest, attempt: int, last_error: str | None) -> No
         activity.heartbeat(attempt, last_error)
 
 
-def _fail_execution(request: StepRequest, ended: AttemptResult) -> NoReturn:
+def _fail_execution(request: StepRequest, calls: StepCalls, ended: AttemptResult) -> NoReturn:
     """End the execution of an activity whose single attempt failed, so that Temporal shows the failure."""
     if ended.outcome is AttemptOutcome.TIMEOUT:
         # Temporal accepts no timeout as the failure of an activity. Without a response, its own timeout
@@ -203,34 +230,52 @@ def _fail_execution(request: StepRequest, ended: AttemptResult) -> NoReturn:
     raise ApplicationError(
         str(ended.detail["error"]),
         type=GatewayDeclined.__name__ if ended.outcome is AttemptOutcome.DECLINED else GatewayError.__name__,
-        next_retry_delay=_retry_delay(request, ended, failures_in_a_row=activity.info().attempt),
+        next_retry_delay=_retry_delay(request, calls, ended, failures_in_a_row=activity.info().attempt),
         category=ApplicationErrorCategory.BENIGN,
     )
 
 
-def _retry_delay(request: StepRequest, ended: AttemptResult | None, failures_in_a_row: int) -> timedelta:
-    """Return the delay before the next attempt: at first none after a timeout, which took long enough;
-    exponential after errors; the maximum after a declined call, which rarely succeeds soon. After
-    QUICK_ATTEMPTS exponential, up to 30 s."""
+@asynccontextmanager
+async def _heartbeats(request: StepRequest, attempt: int, timeout: timedelta) -> AsyncIterator[None]:
+    """Send heartbeats during an attempt that can take longer than HEARTBEAT_INTERVAL."""
+    if timeout <= HEARTBEAT_INTERVAL:
+        yield
+        return
+
+    async def send() -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_INTERVAL.total_seconds())
+            _heartbeat(request, attempt, None)
+
+    task = asyncio.create_task(send())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def _retry_delay(
+    request: StepRequest, calls: StepCalls, ended: AttemptResult | None, failures_in_a_row: int
+) -> timedelta:
+    """Return the delay before the next attempt: at first that of the gateway's policy, after QUICK_ATTEMPTS
+    exponential, up to 30 s."""
     if ended is None or ended.outcome is AttemptOutcome.OK:
         return timedelta(0)
     if ended.number >= QUICK_ATTEMPTS:
         time_left = None if request.not_after is None else request.not_after - datetime.now(UTC)
         return backoff(FIRST_LONG_BACKOFF, ended.number - QUICK_ATTEMPTS, random.random(), time_left)
-    if ended.outcome is AttemptOutcome.DECLINED:
-        return MAX_QUICK_BACKOFF
-    if ended.outcome is AttemptOutcome.TIMEOUT:
-        return timedelta(0)
-    return min(FIRST_QUICK_BACKOFF * (1 << min(failures_in_a_row - 1, 10)), MAX_QUICK_BACKOFF)
+    return calls.backoff(failures_in_a_row, ended.number, ended.outcome)
 
 
 def _stop_status(
-    request: StepRequest, delay: timedelta, elapsed_seconds: float, *, is_first: bool
+    request: StepRequest, calls: StepCalls, delay: timedelta, elapsed_seconds: float, *, is_first: bool
 ) -> StepStatus | None:
     """Return why no further attempt may start, or None when one may."""
     if request.not_after is not None and datetime.now(UTC) + delay >= request.not_after:
         return StepStatus.OUT_OF_TIME
     if activity.is_worker_shutdown() or delay > MAX_QUICK_BACKOFF:
+        return StepStatus.UNFINISHED
+    if calls.timeout > MAX_LOCAL_TIMEOUT and activity.info().is_local:
         return StepStatus.UNFINISHED
     if request.time_budget_seconds is None or is_first:
         return None

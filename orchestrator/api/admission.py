@@ -21,6 +21,7 @@ from db.read_models import order_metrics
 from orchestrator.api.timeouts import with_timeout
 from orchestrator.deadlines import OrderDeadlines
 from orchestrator.errors import DatabaseError, Overloaded
+from orchestrator.gateways.registry import time_needs
 from orchestrator.settings import Settings
 
 POLL_SECONDS = 0.25
@@ -184,7 +185,7 @@ class Admission:
 def processing_seconds(settings: Settings) -> float:
     """Return how much of the limit is left to an order whose review is automatic."""
     now = datetime.now(UTC)
-    deadlines = OrderDeadlines(now, settings.order_limit)
+    deadlines = OrderDeadlines(now, settings.order_limit, time_needs(settings))
     longest_review = max(deadlines.not_after(Step.REVIEW) - now, timedelta(0))
     review = min(timedelta(seconds=settings.auto_review_seconds), longest_review)
     return (settings.order_limit - review).total_seconds()

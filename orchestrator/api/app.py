@@ -24,6 +24,8 @@ from orchestrator.api.outcome_notifier import OutcomeNotifier
 from orchestrator.api.report_limiter import CONNECTIONS, ReportLimiter
 from orchestrator.api.routes import operations, orders, payload_codec
 from orchestrator.background import keep_running
+from orchestrator.deadlines import SIMULATED_NEEDS
+from orchestrator.gateways.registry import time_needs
 from orchestrator.observability.tracing import UNTRACED_REQUESTS, Tracing
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
@@ -38,6 +40,7 @@ _SHORT_RETRIES = RetryConfig(max_interval_millis=300, max_elapsed_time_millis=90
 def create_app(settings: Settings) -> FastAPI:
     """Return the API as an ASGI application. It starts without PostgreSQL and Temporal."""
 
+    needs = time_needs(settings)
     tracing = Tracing.of(settings, "order-api", f"api@{socket.gethostname()}")
 
     @asynccontextmanager
@@ -71,6 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
                 keys=keys,
                 health=Health(settings, database, client),
                 metrics=Metrics(database, admission),
+                time_needs=None if needs == SIMULATED_NEEDS else needs,
             )
             background = _start_background_tasks(app.state.context)
             yield

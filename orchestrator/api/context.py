@@ -14,13 +14,14 @@ from orchestrator.api.middleware.auth import KeyStore
 from orchestrator.api.order_service import OrderService
 from orchestrator.api.outcome_notifier import OutcomeNotifier
 from orchestrator.api.report_limiter import ReportLimiter
+from orchestrator.deadlines import TimeNeeds
 from orchestrator.settings import Settings
 
 
 @dataclass(frozen=True)
 class Context:
     """`reports` is a separate connection pool, so that reports do not delay other queries. Use it only inside
-    a slot of `report_limiter`."""
+    a slot of `report_limiter`. `time_needs` are those of the gateways; None for simulated ones."""
 
     settings: Settings
     database: Database
@@ -33,6 +34,7 @@ class Context:
     keys: KeyStore
     health: Health
     metrics: Metrics
+    time_needs: TimeNeeds | None
 
 
 async def _from_application(request: Request) -> Context:

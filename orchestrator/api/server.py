@@ -24,7 +24,7 @@ from orchestrator.observability import logs
 from orchestrator.security import bind_policy
 from orchestrator.settings import Settings
 from orchestrator.startup import refuse
-from orchestrator.startup.configuration import configuration_findings
+from orchestrator.startup.configuration import configuration_findings, gateway_findings
 from orchestrator.startup.database import check_database
 from orchestrator.startup.servers import (
     run_check,
@@ -106,6 +106,7 @@ def run(settings: Settings) -> None:
     """
     logs.configure(settings, "api")
     refuse(configuration_findings(settings))
+    refuse(gateway_findings(settings))
     with suppress(DatabaseError):
         refuse(run_check(check_database(settings)))
         bind_policy.require_api_keys(settings, "the API")

@@ -10,6 +10,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from db.currencies import money_text
+
 Json = dict[str, Any]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -66,7 +68,8 @@ def order_panel(status: Json) -> RenderableType:
         verdict = "within the limit" if status["within_limit"] else "LATE"
         facts["time"] = f"{status['completion_ms']} ms, {verdict}"
     if status["result"]:
-        facts["result"] = f"{status['result']['amount_cents']} cents, {status['result']['tracking']}"
+        result = status["result"]
+        facts["result"] = f"{money_text(result['amount_cents'], result['currency'])}, {result['tracking']}"
     if status["error"] or status["reason"]:
         facts["reason"] = status["error"] or status["reason"]
     facts_table = Table.grid(padding=(0, 2))

@@ -45,11 +45,14 @@ def components(settings: Settings) -> tuple[Component, ...]:
 
 
 def _without_keys(component: Component) -> Component:
-    """Withhold payload keys from all but workers and API, and the caller's API key from all components.
+    """Withhold the keys of payloads and gateways from all but workers and API, and the caller's API key from
+    all components.
 
     The dashboard uses the API key of its user.
     """
-    withheld = {"API_KEY": ""} if component.stage is Stage.SERVICES else {"API_KEY": "", "PAYLOAD_KEYS": ""}
+    withheld = {"API_KEY": ""}
+    if component.stage is not Stage.SERVICES:
+        withheld |= {"PAYLOAD_KEYS": "", "STRIPE_API_KEY": "", "HTTP_GATEWAY_TOKEN": ""}
     return replace(component, environment={**component.environment, **withheld})
 
 

@@ -5,6 +5,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from orchestrator.errors import StackError
 from orchestrator.settings import STACK_MARKER, Settings, environment_names
 from orchestrator.settings.environment import component_environment
@@ -58,7 +60,8 @@ def stack_environment(settings: Settings) -> dict[str, str]:
         value = getattr(settings, field_name)
         # The stack does not receive the API key of its caller.
         if value is not None and field_name != "api_key":
-            environment[names[0]] = str(value)
+            secret = value.get_secret_value() if isinstance(value, SecretStr) else value
+            environment[names[0]] = str(secret)
     environment["ORDERS_HOME"] = str(settings.home)
     environment[STACK_MARKER] = str(settings.home)
     # For programs of the virtual environment, which may not be active.

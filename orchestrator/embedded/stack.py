@@ -25,7 +25,7 @@ from orchestrator.errors import StackError, TemporalUnavailable
 from orchestrator.settings import Settings
 from orchestrator.settings.environment import isolate_process
 from orchestrator.startup import refuse
-from orchestrator.startup.configuration import configuration_findings
+from orchestrator.startup.configuration import configuration_findings, gateway_findings
 
 HEALTHY_SECONDS = 120.0
 """Time for a component to become healthy, on a busy machine too."""
@@ -83,6 +83,7 @@ class Stack:
             raise ValueError("a bound stack must be started from the main thread")
         isolate_process()
         refuse(configuration_findings(self.settings))
+        refuse(gateway_findings(self.settings))
         preflight.make_directories(self._layout)
         with preflight.filesystem_errors(self._layout), self.exclusively(report):
             if self.is_up():

@@ -26,6 +26,7 @@ from orchestrator.security.key_hashing import is_token
 from orchestrator.security.payload_keys import PayloadKeys
 from orchestrator.settings.api_url import credentials_problem
 from orchestrator.settings.environment import is_service_link, isolate_process, reject_conflicts
+from orchestrator.settings.gateways import GatewaySettings
 
 _URL = "a URL like http://HOST:PORT"
 _NAME = "1 to 64 letters, digits, '-', '_'"
@@ -82,7 +83,7 @@ class _DotEnv(DotEnvSettingsSource):
         return {name: value for name, value in values.items() if name.lower() not in overridden}
 
 
-class Settings(BaseSettings):
+class Settings(GatewaySettings):
     """`.env.example` describes each setting."""
 
     model_config = SettingsConfigDict(
@@ -225,6 +226,12 @@ class Settings(BaseSettings):
             # The new database has no key, so the stack can neither require one nor send one.
             "auth": "auto",
             "api_key": None,
+            "payment_gateway": None,
+            "warehouse_gateway": None,
+            "carrier_gateway": None,
+            "payment_calls": None,
+            "warehouse_calls": None,
+            "carrier_calls": None,
             # A versioned worker receives no orders until its version is current.
             "worker_build_id": None,
         }

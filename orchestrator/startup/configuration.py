@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from db.domain import Step
-from orchestrator.deadlines import OrderDeadlines
+from orchestrator.deadlines import FINISH_NEED, SIMULATED_NEEDS, OrderDeadlines
+from orchestrator.errors import SettingsError
+from orchestrator.gateways.registry import time_needs
 from orchestrator.settings import Settings, environment_names
 from orchestrator.settings.environment import service_links
 from orchestrator.startup.findings import Finding
@@ -67,9 +69,36 @@ def _queue_findings(settings: Settings) -> Iterator[Finding]:
             )
 
 
+def gateway_findings(settings: Settings) -> Iterator[Finding]:
+    """Check, for processes that call or audit gateways, that each service has a usable gateway, and that the
+    time needs fit into the limit."""
+    try:
+        needs = time_needs(settings)
+    except SettingsError as error:
+        yield Finding("gateways", str(error), "docs/reference/gateways.md lists the settings.")
+        return
+    # The needs of the simulated gateways shrink with the limit.
+    if needs != SIMULATED_NEEDS and needs.total_seconds > settings.order_deadline_seconds:
+        steps = ", ".join(f"{step} {seconds:g}" for step, seconds in needs.steps.items() if seconds)
+        other = (
+            f"compensation {needs.compensation:g}, finish {FINISH_NEED.total_seconds():g}, "
+            f"last attempt {needs.longest_attempt:g}"
+        )
+        yield Finding(
+            "needs-too-long",
+            f"The gateways need {needs.total_seconds:g} s ({steps}, {other}), more than "
+            f"ORDER_DEADLINE_SECONDS ({settings.order_deadline_seconds:g}).",
+            "Lower need, compensation or timeout in PAYMENT_CALLS, WAREHOUSE_CALLS or CARRIER_CALLS, or "
+            "raise ORDER_DEADLINE_SECONDS.",
+        )
+
+
 def _deadline_findings(settings: Settings) -> Iterator[Finding]:
     accepted_at = datetime(2000, 1, 1, tzinfo=UTC)
-    deadlines = OrderDeadlines(accepted_at, settings.order_limit)
+    try:
+        deadlines = OrderDeadlines(accepted_at, settings.order_limit, time_needs(settings))
+    except SettingsError:
+        return  # A finding of the gateways.
     limit = f"ORDER_DEADLINE_SECONDS ({settings.order_deadline_seconds:g})"
     room = (deadlines.not_after(Step.REVIEW) - accepted_at).total_seconds()
     if deadlines.not_after(Step.RECEIVE) <= accepted_at:

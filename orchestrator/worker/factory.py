@@ -61,7 +61,8 @@ class WorkerActivities(Protocol):
 
 @dataclass(frozen=True)
 class ActivitySet:
-    """The activities that write to the order database and call the gateways."""
+    """The activities that write to the order database and call the gateways. `fault_injector` is None for
+    real gateways."""
 
     orders: OrderActivities
     payments: PaymentActivities
@@ -71,7 +72,7 @@ class ActivitySet:
     def create(
         cls,
         repository: OrderRepository,
-        fault_injector: FaultInjector,
+        fault_injector: FaultInjector | None,
         gateways: Gateways,
         metrics: WorkerMetrics | None = None,
         tracing: Tracing | None = None,
@@ -80,7 +81,7 @@ class ActivitySet:
         observers: list[AttemptObserver] = [metrics.attempt_ended]
         if tracing is not None:
             observers.append(tracing.attempt_ended)
-        steps = StepRunner(repository, fault_injector, observers)
+        steps = StepRunner(repository, fault_injector, observers, gateways.calls)
         return cls(
             orders=OrderActivities(repository, steps, gateways, metrics.order_finished),
             payments=PaymentActivities(steps, gateways.payments),

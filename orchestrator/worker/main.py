@@ -23,12 +23,12 @@ from db.orders import OrderRepository
 from orchestrator.background import keep_running
 from orchestrator.errors import ServiceUnavailable, TemporalReplaced
 from orchestrator.gateways.fault_injection import FaultInjector, named_profile
-from orchestrator.gateways.simulated import simulated_gateways
+from orchestrator.gateways.registry import not_simulated, open_gateways
 from orchestrator.observability import logs
 from orchestrator.observability.tracing import Tracing
 from orchestrator.settings import Settings
 from orchestrator.startup import refuse
-from orchestrator.startup.configuration import configuration_findings
+from orchestrator.startup.configuration import configuration_findings, gateway_findings
 from orchestrator.startup.findings import first_line
 from orchestrator.startup.servers import (
     RETRY_SECONDS,
@@ -99,6 +99,7 @@ async def run(settings: Settings, kind: WorkerKind, name: str | None = None) -> 
 
 async def _set_up_and_serve(settings: Settings, kind: WorkerKind, name: str, stopping: asyncio.Event) -> None:
     refuse(configuration_findings(settings))
+    refuse(gateway_findings(settings))
     # The metrics have no authentication.
     await wait_for_api_keys(settings, "the worker's metrics")
     tracing = Tracing.of(settings, f"{kind}-worker", name)
@@ -129,22 +130,24 @@ async def _serve(
         WorkerKind.ALL: (settings.order_task_queue, settings.shipping_task_queue),
     }
     client = await _connect(settings, name, runtime, tracing)
-    async with Database(
-        settings.order_database_url,
-        application_name=name,
-        prepares_statements=settings.database_prepared_statements,
-    ) as database:
+    async with (
+        Database(
+            settings.order_database_url,
+            application_name=name,
+            prepares_statements=settings.database_prepared_statements,
+        ) as database,
+        open_gateways(settings, database) as gateways,
+    ):
         database_id = await wait_for_task_queues(client, database, queues[kind])
         temporal = await wait_for("Temporal", lambda: temporal_namespace(client))
         await wait_for("PostgreSQL", lambda: register(database, temporal))
         metrics = WorkerMetrics(runtime.metric_meter)
-        injector = FaultInjector(named_profile("none"))
+        injector = None if not_simulated(settings) else FaultInjector(named_profile("none"))
         repository = OrderRepository(database, name, temporal)
-        activities = ActivitySet.create(repository, injector, simulated_gateways(database), metrics, tracing)
-        background: dict[str, BackgroundTask] = {
-            "memory gauge": metrics.update_memory,
-            "fault profile": partial(poll_fault_profile, database, injector),
-        }
+        activities = ActivitySet.create(repository, injector, gateways, metrics, tracing)
+        background: dict[str, BackgroundTask] = {"memory gauge": metrics.update_memory}
+        if injector is not None:
+            background["fault profile"] = partial(poll_fault_profile, database, injector)
         options: dict[str, Any] = {
             "deployment_config": deployment_config(settings),
             "interceptors": [RejectedValues(metrics)],
@@ -169,7 +172,8 @@ async def _serve(
             workers.append(compensation_worker(client, settings.order_task_queue, activities, **options))
         if kind is not WorkerKind.ORDER:
             workers.append(shipping_worker(client, settings.shipping_task_queue, activities, **options))
-        await load_fault_profile(database, injector)
+        if injector is not None:
+            await load_fault_profile(database, injector)
         log.info("worker started", kind=kind, version=settings.worker_build_id)
         tasks = [
             keep_running(name, work, metrics.background_task_failed) for name, work in background.items()

@@ -17,7 +17,7 @@ from temporalio.workflow import ParentClosePolicy
 with workflow.unsafe.imports_passed_through():
     import orchestrator.messages as messages
     from db.domain import Reason, ReviewMode, State, Step
-    from orchestrator.deadlines import OrderDeadlines, backoff
+    from orchestrator.deadlines import backoff
     from orchestrator.messages import Activity, StepStatus
     from orchestrator.workflows.order_progress import OrderProgress
     from orchestrator.workflows.order_steps import OrderAborted, OrderSteps
@@ -45,8 +45,7 @@ class OrderWorkflow:
         started = workflow.info().workflow_start_time
         accepted_at = started.replace(microsecond=started.microsecond // 1000 * 1000)
         # An exception here would retry the workflow task forever, so `run` rejects an invalid limit.
-        limit_seconds = order.limit_seconds if order.has_valid_limit else 0.0
-        self._deadlines = OrderDeadlines(accepted_at, timedelta(seconds=limit_seconds))
+        self._deadlines = order.deadlines(accepted_at)
         self._progress = OrderProgress()
         self._requests = OrderRequestHandlers(order, self._progress)
         self._steps = OrderSteps(order, self._deadlines, self._progress, self._requests)
@@ -168,6 +167,7 @@ class OrderWorkflow:
             dispatch_not_after=self._deadlines.not_after(Step.DISPATCH),
             run_id=self._order.run_id,
             execution=self._order.execution,
+            attempt_seconds=self._order.time_needs.attempts if self._order.time_needs else {},
         )
         try:
             return await workflow.execute_child_workflow(

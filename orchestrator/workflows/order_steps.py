@@ -136,6 +136,7 @@ class OrderSteps:
                 step,
                 not_after=None if step in COMPENSATIONS else self._deadlines.not_after(step),
                 run_id=self._order.run_id,
+                attempt_seconds=self._order.time_needs.attempts[step] if self._order.time_needs else None,
             )
             for step in steps
         ]

@@ -21,7 +21,13 @@ class ShippingWorkflow:
     async def run(self, shipment: messages.ShippingRequest) -> messages.StepResult:
         """Return the result of the last step that ran."""
         steps = [
-            messages.StepRequest(shipment.order_id, step, not_after, run_id=shipment.run_id)
+            messages.StepRequest(
+                shipment.order_id,
+                step,
+                not_after,
+                run_id=shipment.run_id,
+                attempt_seconds=shipment.attempt_seconds.get(step),
+            )
             for step, not_after in (
                 (Step.PREPARE, shipment.prepare_not_after),
                 (Step.DISPATCH, shipment.dispatch_not_after),

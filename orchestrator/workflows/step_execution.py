@@ -39,7 +39,8 @@ _LOCAL_MARGIN = timedelta(milliseconds=1_500)
 
 _HEARTBEAT_TIMEOUT = timedelta(seconds=2)
 _REMOTE_MARGIN = timedelta(seconds=1)
-"""How long a regular activity may take after `not_after`, to report the end of its last attempt."""
+"""How long a regular activity may take after `not_after`, besides an attempt that is longer than those of the
+simulated gateways, to report the end of its last attempt."""
 
 _DATABASE_TIMEOUT = timedelta(seconds=5)
 _COMPENSATION_TIMEOUT = timedelta(minutes=1)
@@ -175,7 +176,9 @@ async def _run_step_remotely(request: messages.StepRequest) -> StepResult:
     activity = messages.STEP_ACTIVITIES[request.step]
     options: dict[str, Any] = {"heartbeat_timeout": _HEARTBEAT_TIMEOUT}
     if request.single_attempt:
-        options = {"timeout": ATTEMPT_TIMEOUT + _ATTEMPT_MARGIN, "retry_policy": _RETRY_ATTEMPT}
+        attempt_seconds = request.attempt_seconds or ATTEMPT_TIMEOUT.total_seconds()
+        timeout = timedelta(seconds=attempt_seconds) + _ATTEMPT_MARGIN
+        options = {"timeout": timeout, "retry_policy": _RETRY_ATTEMPT}
     if request.step in COMPENSATIONS:
         defaults: dict[str, Any] = {
             "timeout": _COMPENSATION_TIMEOUT,
@@ -185,7 +188,8 @@ async def _run_step_remotely(request: messages.StepRequest) -> StepResult:
         options = defaults | options
         return await _run_remotely(activity, request, StepResult, **options)
     assert request.not_after is not None, "only a compensation has no time limit"
-    time_left = max(request.not_after - workflow.now(), timedelta(0)) + _REMOTE_MARGIN
+    margin = _REMOTE_MARGIN + timedelta(seconds=request.attempt_seconds or 0)
+    time_left = max(request.not_after - workflow.now(), timedelta(0)) + margin
     options.setdefault("timeout", time_left)
     try:
         return await _run_remotely(activity, request, StepResult, retry_timeout=time_left, **options)

@@ -63,6 +63,7 @@ NOT_FOR_CONTAINERS = {
     "TEMPORAL_HTTP_PORT": "not published",
     "TEMPORAL_PROFILE": "a file outside of the container",
     "TEMPORAL_CONFIG_FILE": "a file outside of the container",
+    "STRIPE_API_BASE": "for tests with a fake Stripe",
     "EVENTS_KEEP_DAYS": "the workers do not own the tables: docs/how-to/deploy-with-compose.md",
 }
 USERS_OF = {

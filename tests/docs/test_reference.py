@@ -81,7 +81,9 @@ def test_default_values_of_settings() -> None:
     }
     for cells in rows((REFERENCE / "settings.md").read_text()):
         name, shown = CODE.findall(cells[0])[0], cells[1].strip("`")
-        if isinstance(defaults.get(name), int | float):
+        if isinstance(defaults.get(name), bool):
+            assert shown == str(defaults[name]).lower(), name
+        elif isinstance(defaults.get(name), int | float):
             assert float(shown) == defaults[name], name
 
 

@@ -20,6 +20,7 @@ from orchestrator.gateways.fault_injection import (
     Rates,
     named_profile,
 )
+from orchestrator.gateways.protocols import Payment
 from orchestrator.gateways.simulated import simulated_gateways
 from orchestrator.messages import (
     FinishRequest,
@@ -111,7 +112,7 @@ async def test_an_aborted_order_is_compensated_under_every_fault_profile(driver,
     order = new_order()
     await driver.carry_to(State.PREPARED, order)
     activities = AllActivities(pool, repository, named_profile(profile, seed=8))
-    await activities.gateways.payments.charge(order.payment_id, order.order_id, 4200)
+    await activities.gateways.payments.charge(Payment(order.payment_id, order.order_id, 4200))
     await activities.gateways.warehouse.pack(order.order_id, order.order_id, order.items)
     await driver.abort(order.order_id)
     results = await asyncio.gather(
@@ -159,7 +160,7 @@ async def test_the_refund_of_an_order_leaves_the_payment_of_another_order_unchan
         await driver.open(order)
     await driver.abort(second.order_id, Reason.TERMINATED)
     assert (await faultless.run(second.order_id, Step.REFUND)).status is StepStatus.DONE
-    await faultless.gateways.payments.charge(first.payment_id, first.order_id, 4200)
+    await faultless.gateways.payments.charge(Payment(first.payment_id, first.order_id, 4200))
     assert await provider_balance(pool, first.payment_id) == (4200, 0)
 
 

@@ -194,7 +194,7 @@ class LeakyCarrier(SimulatedCarrier):
         super().__init__(repository)
         self._calls = 0
 
-    async def check_address(self, address: Address) -> None:
+    async def check_address(self, order_id: str, address: Address) -> None:
         self._calls += 1
         if self._calls == 1 or self._calls > 12:
             raise ValueError(f"{address.street} is no street")

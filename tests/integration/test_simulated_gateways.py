@@ -8,7 +8,7 @@ import pytest
 from db.database import Database
 from db.domain import Address, Item
 from orchestrator.errors import GatewayDeclined, GatewayError
-from orchestrator.gateways.protocols import RefundOutcome
+from orchestrator.gateways.protocols import Payment, RefundOutcome
 from orchestrator.gateways.simulated import simulated_gateways
 from tests.orders import ADDRESS, OTHER_ADDRESS, new_order, provider_balance
 
@@ -53,35 +53,35 @@ async def declined(call) -> bool:
 
 async def test_a_payment_id_is_charged_once(gateways, pool, key):
     for _ in range(3):
-        await gateways.payments.charge(key, "order", 500)
+        await gateways.payments.charge(Payment(key, "order", 500))
     assert await ledger(pool, key) == {"charge": 1}
     assert await provider_balance(pool, key) == (500, 0)
 
 
 async def test_concurrent_charges_of_a_payment_id_charge_once(gateways, pool, key):
-    await asyncio.gather(*(gateways.payments.charge(key, "order", 500) for _ in range(12)))
+    await asyncio.gather(*(gateways.payments.charge(Payment(key, "order", 500)) for _ in range(12)))
     assert await ledger(pool, key) == {"charge": 1}
 
 
 @pytest.mark.parametrize(("order_id", "cents"), [("another order", 500), ("order", 501)])
 async def test_a_payment_id_of_another_charge_is_declined(gateways, pool, key, order_id, cents):
-    await gateways.payments.charge(key, "order", 500)
+    await gateways.payments.charge(Payment(key, "order", 500))
     with pytest.raises(GatewayDeclined):
-        await gateways.payments.charge(key, order_id, cents)
+        await gateways.payments.charge(Payment(key, order_id, cents))
     assert await provider_balance(pool, key) == (500, 0)
 
 
 async def test_a_charge_is_refunded_once_in_full(gateways, pool, key):
-    await gateways.payments.charge(key, "order", 500)
+    await gateways.payments.charge(Payment(key, "order", 500))
     for _ in range(3):
-        assert await gateways.payments.refund(key, "order") is RefundOutcome.REFUNDED
+        assert await gateways.payments.refund(Payment(key, "order", 500)) is RefundOutcome.REFUNDED
     assert await provider_balance(pool, key) == (500, 500)
     assert await ledger(pool, key) == {"charge": 1, "refund": 1}
 
 
 async def test_concurrent_refunds_refund_once(gateways, pool, key):
-    await gateways.payments.charge(key, "order", 500)
-    outcome = await asyncio.gather(*(gateways.payments.refund(key, "order") for _ in range(12)))
+    await gateways.payments.charge(Payment(key, "order", 500))
+    outcome = await asyncio.gather(*(gateways.payments.refund(Payment(key, "order", 500)) for _ in range(12)))
     assert set(outcome) == {RefundOutcome.REFUNDED}
     assert await ledger(pool, key) == {"charge": 1, "refund": 1}
 
@@ -90,17 +90,17 @@ async def test_a_refund_before_the_charge_voids_the_payment_id_and_a_later_charg
     gateways, pool, key
 ):
     for _ in range(2):
-        assert await gateways.payments.refund(key, "order") is RefundOutcome.VOIDED
+        assert await gateways.payments.refund(Payment(key, "order", 500)) is RefundOutcome.VOIDED
     with pytest.raises(GatewayDeclined, match="voided"):
-        await gateways.payments.charge(key, "order", 500)
+        await gateways.payments.charge(Payment(key, "order", 500))
     assert await provider_balance(pool, key) == (0, 0)
     assert await ledger(pool, key) == {"void": 1}
 
 
 async def test_a_charge_repeated_after_its_refund_charges_nothing(gateways, pool, key):
-    await gateways.payments.charge(key, "order", 500)
-    await gateways.payments.refund(key, "order")
-    await gateways.payments.charge(key, "order", 500)
+    await gateways.payments.charge(Payment(key, "order", 500))
+    await gateways.payments.refund(Payment(key, "order", 500))
+    await gateways.payments.charge(Payment(key, "order", 500))
     assert await provider_balance(pool, key) == (500, 500)
 
 
@@ -108,7 +108,8 @@ async def test_a_concurrent_charge_and_refund_leave_a_net_charge_of_zero(gateway
     for _ in range(20):
         key = new_order().order_id
         was_declined, outcome = await asyncio.gather(
-            declined(gateways.payments.charge(key, "order", 500)), gateways.payments.refund(key, "order")
+            declined(gateways.payments.charge(Payment(key, "order", 500))),
+            gateways.payments.refund(Payment(key, "order", 500)),
         )
         charged_cents, refunded_cents = await provider_balance(pool, key)
         assert charged_cents == refunded_cents
@@ -116,8 +117,8 @@ async def test_a_concurrent_charge_and_refund_leave_a_net_charge_of_zero(gateway
 
 
 async def test_a_refund_for_another_order_changes_nothing(gateways, pool, key):
-    await gateways.payments.charge(key, "order", 500)
-    await gateways.payments.refund(key, "another order")
+    await gateways.payments.charge(Payment(key, "order", 500))
+    await gateways.payments.refund(Payment(key, "another order", 500))
     assert await provider_balance(pool, key) == (500, 0)
 
 
@@ -125,10 +126,10 @@ async def test_a_refund_for_another_order_changes_nothing(gateways, pool, key):
 
 
 @pytest.mark.parametrize("sku", ["OUT-OF-STOCK", "out-of-stock-7"])
-async def test_an_item_out_of_stock_is_declined_with_its_sku(gateways, sku):
+async def test_an_item_out_of_stock_is_declined_with_its_sku(gateways, key, sku):
     with pytest.raises(GatewayDeclined, match=sku):
-        await gateways.warehouse.check_stock([*ITEMS, Item(sku, 1, 1)])
-    await gateways.warehouse.check_stock(ITEMS)
+        await gateways.warehouse.check_stock(key, [*ITEMS, Item(sku, 1, 1)])
+    await gateways.warehouse.check_stock(key, ITEMS)
 
 
 async def test_a_package_is_packed_once_and_returned_once(gateways, pool, key):
@@ -165,9 +166,9 @@ async def test_a_concurrently_packed_and_returned_package_is_not_left_packed(gat
 # --- Carrier ----------------------------------------------------------------------------------------
 
 
-async def test_an_address_with_zip_00000_is_declined(gateways):
+async def test_an_address_with_zip_00000_is_declined(gateways, key):
     with pytest.raises(GatewayDeclined, match="no delivery to 00000"):
-        await gateways.carrier.check_address(Address("1 Nowhere", "Void", "XX", "00000"))
+        await gateways.carrier.check_address(key, Address("1 Nowhere", "Void", "XX", "00000"))
 
 
 async def test_a_dispatch_to_an_address_without_delivery_is_declined(gateways, pool):
@@ -176,7 +177,7 @@ async def test_a_dispatch_to_an_address_without_delivery_is_declined(gateways, p
         gateways.carrier.dispatch(key, "order", Address("1 Nowhere", "Void", "XX", "00000"), 1)
     )
     assert await parcel(pool, key) is None
-    await gateways.carrier.check_address(ADDRESS)
+    await gateways.carrier.check_address(key, ADDRESS)
 
 
 async def test_a_parcel_is_dispatched_once_and_keeps_its_tracking_number(gateways, pool, key):
@@ -246,8 +247,8 @@ async def test_a_provider_that_is_unavailable_is_an_error_not_a_decline(tmp_path
     async with Database(f"postgresql://postgres@/orders?host={tmp_path}") as unavailable:
         gateways = simulated_gateways(unavailable)
         calls = [
-            gateways.payments.charge("p", "o", 1),
-            gateways.payments.refund("p", "o"),
+            gateways.payments.charge(Payment("p", "o", 1)),
+            gateways.payments.refund(Payment("p", "o", 1)),
             gateways.warehouse.pack("p", "o", ITEMS),
             gateways.warehouse.unpack("p", "o"),
             gateways.carrier.dispatch("p", "o", ADDRESS, 1),

@@ -11,14 +11,17 @@ from db.read_models import order_details
 from orchestrator.activities import step_runner
 from orchestrator.deadlines import MAX_BACKOFF
 from orchestrator.errors import GatewayError
+from orchestrator.gateways.call_guard import StepCalls
 from orchestrator.messages import StepStatus
+from orchestrator.settings.gateways import SIMULATED_CALLS
 from tests.integration.test_step_runner import ScriptedCall, request, run
 
 
 @pytest.fixture
 def short_attempts(monkeypatch):
     """Attempts time out at once, and quick attempts follow each other without a delay."""
-    monkeypatch.setattr(step_runner, "ATTEMPT_TIMEOUT", timedelta(milliseconds=5))
+    short = SIMULATED_CALLS.model_copy(update={"timeout": 0.005, "first_backoff": 0.0, "max_backoff": 0.0})
+    monkeypatch.setattr(step_runner, "SIMULATED_STEP", StepCalls(short))
     monkeypatch.setattr(step_runner, "MAX_QUICK_BACKOFF", timedelta(0))
 
 

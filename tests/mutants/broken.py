@@ -1,8 +1,9 @@
 """Mutants of the product, each with one plausible bug that affects one order: the victim, whose id ends in
 VICTIM."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -17,6 +18,11 @@ from orchestrator.gateways.fault_injection import FaultInjector
 from orchestrator.gateways.protocols import (
     Carrier,
     Gateways,
+    Guarantees,
+    LedgerEntry,
+    PackageRecord,
+    ParcelRecord,
+    Payment,
     PaymentProvider,
     RefundOutcome,
     Warehouse,
@@ -86,64 +92,82 @@ class ForwardingPayments:
     def __init__(self, provider: PaymentProvider) -> None:
         self._provider = provider
 
-    async def charge(self, payment_id: str, order_id: str, amount_cents: int) -> None:
-        await self._provider.charge(payment_id, order_id, amount_cents)
+    @property
+    def guarantees(self) -> Guarantees:
+        return self._provider.guarantees
 
-    async def refund(self, payment_id: str, order_id: str) -> RefundOutcome:
-        return await self._provider.refund(payment_id, order_id)
+    async def create(self, payment: Payment) -> str | None:
+        return await self._provider.create(payment)
+
+    async def charge(self, payment: Payment) -> None:
+        await self._provider.charge(payment)
+
+    async def refund(self, payment: Payment) -> RefundOutcome:
+        return await self._provider.refund(payment)
+
+    def ledger(self, since: datetime) -> AsyncIterator[LedgerEntry]:
+        return self._provider.ledger(since)
 
 
 class ChargesTwice(ForwardingPayments):
     """Charges with a second idempotency key, as a retry with a new key would."""
 
-    async def charge(self, payment_id: str, order_id: str, amount_cents: int) -> None:
-        await super().charge(payment_id, order_id, amount_cents)
-        if is_victim(order_id):
-            await super().charge(f"{payment_id}-again", order_id, amount_cents)
+    async def charge(self, payment: Payment) -> None:
+        await super().charge(payment)
+        if is_victim(payment.order_id):
+            await super().charge(replace(payment, payment_id=f"{payment.payment_id}-again"))
 
 
 class ChargesTooMuch(ForwardingPayments):
-    async def charge(self, payment_id: str, order_id: str, amount_cents: int) -> None:
-        await super().charge(payment_id, order_id, amount_cents + is_victim(order_id))
+    async def charge(self, payment: Payment) -> None:
+        wrong = payment.amount_cents + is_victim(payment.order_id)
+        await super().charge(replace(payment, amount_cents=wrong))
 
 
 class SkipsCharge(ForwardingPayments):
     """Reports a charge without calling the provider."""
 
-    async def charge(self, payment_id: str, order_id: str, amount_cents: int) -> None:
-        if not is_victim(order_id):
-            await super().charge(payment_id, order_id, amount_cents)
+    async def charge(self, payment: Payment) -> None:
+        if not is_victim(payment.order_id):
+            await super().charge(payment)
 
 
 class ChargesUnknownOrder(ForwardingPayments):
     """Charges for an order that was never placed as well."""
 
-    async def charge(self, payment_id: str, order_id: str, amount_cents: int) -> None:
-        await super().charge(payment_id, order_id, amount_cents)
-        if is_victim(order_id):
-            unplaced = order_id.replace(VICTIM, UNPLACED)
-            await super().charge(f"pay-{unplaced}", unplaced, amount_cents)
+    async def charge(self, payment: Payment) -> None:
+        await super().charge(payment)
+        if is_victim(payment.order_id):
+            unplaced = payment.order_id.replace(VICTIM, UNPLACED)
+            await super().charge(replace(payment, payment_id=f"pay-{unplaced}", order_id=unplaced))
 
 
 class ForgetsRefunds(ForwardingPayments):
-    async def refund(self, payment_id: str, order_id: str) -> RefundOutcome:
-        if is_victim(order_id):
+    async def refund(self, payment: Payment) -> RefundOutcome:
+        if is_victim(payment.order_id):
             return RefundOutcome.REFUNDED
-        return await super().refund(payment_id, order_id)
+        return await super().refund(payment)
 
 
 class ForwardingWarehouse:
     def __init__(self, warehouse: Warehouse) -> None:
         self._warehouse = warehouse
 
-    async def check_stock(self, items: list[Item]) -> None:
-        await self._warehouse.check_stock(items)
+    @property
+    def guarantees(self) -> Guarantees:
+        return self._warehouse.guarantees
+
+    async def check_stock(self, order_id: str, items: list[Item]) -> None:
+        await self._warehouse.check_stock(order_id, items)
 
     async def pack(self, package_key: str, order_id: str, items: list[Item]) -> None:
         await self._warehouse.pack(package_key, order_id, items)
 
     async def unpack(self, package_key: str, order_id: str) -> None:
         await self._warehouse.unpack(package_key, order_id)
+
+    def packages(self, since: datetime) -> AsyncIterator[PackageRecord]:
+        return self._warehouse.packages(since)
 
 
 class ForgetsToUnpack(ForwardingWarehouse):
@@ -156,14 +180,21 @@ class ForwardingCarrier:
     def __init__(self, carrier: Carrier) -> None:
         self._carrier = carrier
 
-    async def check_address(self, address: Address) -> None:
-        await self._carrier.check_address(address)
+    @property
+    def guarantees(self) -> Guarantees:
+        return self._carrier.guarantees
+
+    async def check_address(self, order_id: str, address: Address) -> None:
+        await self._carrier.check_address(order_id, address)
 
     async def dispatch(self, shipment_key: str, order_id: str, address: Address, label_version: int) -> str:
         return await self._carrier.dispatch(shipment_key, order_id, address, label_version)
 
     async def cancel_shipment(self, shipment_key: str, order_id: str) -> None:
         await self._carrier.cancel_shipment(shipment_key, order_id)
+
+    def parcels(self, since: datetime) -> AsyncIterator[ParcelRecord]:
+        return self._carrier.parcels(since)
 
 
 class PrintsOldLabels(ForwardingCarrier):
@@ -409,7 +440,7 @@ class ChargesTheRejected(OrderActivities):
 
 async def charge_in_full(gateways: Gateways, order_id: str) -> None:
     amount_cents = sum(item.price_cents for item in SAMPLE_ITEMS)
-    await gateways.payments.charge(f"pay-{order_id}", order_id, amount_cents)
+    await gateways.payments.charge(Payment(f"pay-{order_id}", order_id, amount_cents))
 
 
 def with_order_activities(broken: type[OrderActivities]) -> ActivitySetFactory:

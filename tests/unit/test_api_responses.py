@@ -48,6 +48,7 @@ def test_a_cursor_names_its_order_exactly(accepted_at: datetime, order_id: str) 
         state=State.RECEIVED,
         current_step=None,
         reason=None,
+        currency="USD",
         amount_cents=0,
         accepted_at=accepted_at,
         last_event_at=accepted_at,

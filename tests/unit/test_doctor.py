@@ -81,6 +81,11 @@ def configured(**changes: Any) -> Iterable[Finding]:
     return configuration.configuration_findings(Settings(**changes))
 
 
+def gateways(**changes: Any) -> Iterable[Finding]:
+    chosen = {"payment_gateway": None, "warehouse_gateway": None, "carrier_gateway": None}
+    return configuration.gateway_findings(Settings(**chosen | changes))
+
+
 CASES: list[tuple[str, Iterable[Finding], str]] = [
     ("stack-down", stopped_stack(), "/srv/orders"),
     ("stack-died", stopped_stack(has_died=True), "killed"),
@@ -108,6 +113,9 @@ CASES: list[tuple[str, Iterable[Finding], str]] = [
     ("limit-too-short", configured(order_deadline_seconds=1.5), "ORDER_DEADLINE_SECONDS (1.5)"),
     ("review-too-long", configured(auto_review_seconds=9.0), "AUTO_REVIEW_SECONDS (9)"),
     ("review-too-long", configured(order_deadline_seconds=5.0, auto_review_seconds=1.0), "less than 1.0 s"),
+    ("gateways", gateways(database_url="postgresql://h/orders"), "PAYMENT_GATEWAY is not set"),
+    ("gateways", gateways(carrier_gateway="dhl"), "Choose one of: http, simulated, stripe"),
+    ("needs-too-long", gateways(warehouse_calls="need=5"), "need 16.05 s"),
     ("port-set-twice", preflight.port_findings([FREE_PORT, replace(FREE_PORT, use="Locust")]), "for Locust"),
     ("address-unknown", preflight.port_findings([replace(FREE_PORT, address="192.0.2.1")]), "192.0.2.1"),
     ("temporal-addresses-differ", configured(temporal_address="a:1", temporal_host="b"), "say b:7233"),

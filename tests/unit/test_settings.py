@@ -87,7 +87,7 @@ def test_an_isolated_stack_shares_nothing_with_another_system(env_file: Path, tm
     assert changed == {
         "orders_home", "database_url", "database_reader_url", "temporal_address", "bind_address",
         "configured_api_url", "auth", "api_key", "worker_build_id", "api_port", "port_base",
-        "auto_review_seconds",
+        "auto_review_seconds", "payment_gateway", "warehouse_gateway", "carrier_gateway",
     }  # fmt: skip
     assert isolated.uses_embedded_postgres
     assert isolated.uses_embedded_temporal

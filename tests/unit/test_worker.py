@@ -86,7 +86,6 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     monkeypatch.setattr(main, "wait_for_task_queues", claim)
     monkeypatch.setattr(main, "register", register)
     monkeypatch.setattr(main, "temporal_namespace", temporal_namespace)
-    monkeypatch.setattr(main, "simulated_gateways", lambda _database: None)
     monkeypatch.setattr(main.ActivitySet, "create", lambda *_: None)
     monkeypatch.setattr(main, "FaultInjector", lambda _profile: injector)
     monkeypatch.setattr(main, "order_worker", lambda *_, **__: worker)

@@ -21,8 +21,9 @@ from orchestrator.api.report_limiter import Report
 from orchestrator.api.schemas import requests, responses
 from orchestrator.api.timeouts import while_available, with_timeout
 from orchestrator.audit import audit as run_audit
-from orchestrator.errors import RequestMalformed
+from orchestrator.errors import FaultsUnavailable, RequestMalformed
 from orchestrator.gateways.fault_injection import FaultProfile, named_profile
+from orchestrator.gateways.registry import not_simulated
 
 router = APIRouter(tags=["operations"], dependencies=[Depends(requests.require_single_values)])
 
@@ -116,9 +117,12 @@ async def show_faults(context: Ctx) -> responses.FaultsResponse:
     return responses.FaultsResponse.of(await with_timeout(fault_profiles.current(context.database)))
 
 
-@router.put("/faults", responses=error_responses(413))
+@router.put("/faults", responses=error_responses(409, 413))
 async def set_faults(body: requests.FaultsBody, context: Ctx) -> responses.FaultsResponse:
-    """Change the fault profile of the simulated gateways. Every worker applies it within a second."""
+    """Change the fault profile of the simulated gateways. Every worker applies it within a second. The
+    response is 409 if a gateway is not simulated."""
+    if (setting := not_simulated(context.settings)) is not None:
+        raise FaultsUnavailable(f"Faults can only be injected into simulated gateways, and {setting}.")
     profile = _profile(body)
     change = await with_timeout(
         fault_profiles.record(context.database, profile.name, profile.seed, profile.to_json())

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query
 
+from db.currencies import DEFAULT_CURRENCY
 from db.domain import SAMPLE_ITEMS, ExecutionMode, Item, ReviewMode, State, Step
 from db.read_models import order_details
 from orchestrator import messages
@@ -17,7 +18,6 @@ from orchestrator.api.schemas import requests, responses
 from orchestrator.api.schemas.pagination import cursor_of, parse_cursor
 from orchestrator.api.timeouts import with_timeout
 from orchestrator.errors import OrderUnknown
-from orchestrator.settings import Settings
 
 router = APIRouter(prefix="/orders", tags=["orders"], dependencies=[Depends(requests.require_single_values)])
 
@@ -37,7 +37,7 @@ async def start(
 ) -> responses.StartResponse:
     """Start an order. Idempotent: the same request again returns `already_started`, or with the same
     Idempotency-Key the first response. The same id with other content returns 409."""
-    order = _order_request(order_id, body, context.settings)
+    order = _order_request(order_id, body, context)
     is_new = await context.order_service.start(replace(order, start_request_id=start_request_id(key)))
     return responses.StartResponse(
         workflow_id=messages.order_workflow_id(order_id),
@@ -161,6 +161,7 @@ async def _status_in_temporal(order_id: str, context: Context) -> responses.Orde
         current_step=Step.RECEIVE,
         reason=None,
         amount_cents=0,
+        currency=DEFAULT_CURRENCY,
         accepted_at=started.accepted_at,
         last_event_at=started.accepted_at,
         deadline_at=started.accepted_at + limit,
@@ -170,7 +171,8 @@ async def _status_in_temporal(order_id: str, context: Context) -> responses.Orde
     return responses.OrderStatusResponse.of(order_details.StoredOrder(summary, [], {}, [], "", None, None, 1))
 
 
-def _order_request(order_id: str, body: requests.StartBody, settings: Settings) -> messages.OrderRequest:
+def _order_request(order_id: str, body: requests.StartBody, context: Context) -> messages.OrderRequest:
+    settings = context.settings
     now = datetime.now(UTC)
     requested_at = body.requested_at or now
     return messages.OrderRequest(
@@ -185,4 +187,7 @@ def _order_request(order_id: str, body: requests.StartBody, settings: Settings) 
         auto_review_seconds=settings.auto_review_seconds,
         limit_seconds=settings.order_deadline_seconds,
         shipping_task_queue=settings.shipping_task_queue,
+        currency=body.currency,
+        payment_method=body.payment_method,
+        time_needs=context.time_needs,
     )

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from db import domain
+from db.currencies import CURRENCIES, DEFAULT_CURRENCY
 from orchestrator.api.schemas.pagination import CURSOR_PATTERN
 from orchestrator.errors import RequestMalformed
 from orchestrator.messages import MAX_ADDRESS_VERSION
@@ -104,6 +105,9 @@ IdempotencyKey = Annotated[
 
 Country = Annotated[str, WithJsonSchema({"type": "string", "enum": sorted(domain.COUNTRIES)})]
 """Checked by `Address.validation_errors`."""
+
+Currency = Annotated[str, WithJsonSchema({"type": "string", "enum": sorted(CURRENCIES)})]
+"""Checked by `OrderRequest.validation_errors`."""
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A JSON number; not `true`, and not a number in a string."""
@@ -196,6 +200,15 @@ class StartBody(StrictModel):
     )
     payment_id: Text | None = Field(
         default=None, description="Idempotency key of the payment; by default `pay-` and the order id."
+    )
+    payment_method: Text | None = Field(
+        default=None,
+        description="The payment provider's id of the customer's card or account, for example a "
+        "PaymentMethod of Stripe.",
+    )
+    currency: Currency = Field(
+        default=DEFAULT_CURRENCY,
+        description="ISO 4217 code. Prices are whole numbers in its minor unit.",
     )
     review: Literal["auto", "manual"] = "auto"
     execution: Literal["fast", "visible"] | None = Field(

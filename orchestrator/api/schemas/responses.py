@@ -79,7 +79,8 @@ class RecentError(BaseModel):
 class OrderOutcome(BaseModel):
     outcome: State
     tracking: str | None
-    amount_cents: int
+    amount_cents: int = Field(description="In the minor unit of the currency.")
+    currency: str
     completion_ms: int
 
 
@@ -110,6 +111,7 @@ class OrderStatusResponse(_Order):
                 "outcome": order.state,
                 "tracking": stored.tracking,
                 "amount_cents": order.amount_cents,
+                "currency": order.currency,
                 "completion_ms": order.completion_ms,
             }
         elif order.state.is_terminal and order.reason is not None:
@@ -129,11 +131,13 @@ class OrderStatusResponse(_Order):
 
 
 class OrderSummaryResponse(_Order):
-    amount_cents: int
+    amount_cents: int = Field(description="In the minor unit of the currency.")
+    currency: str
 
     @classmethod
     def of(cls, order: OrderSummary) -> Self:
-        return cls.model_validate(_order_fields(order) | {"amount_cents": order.amount_cents})
+        money = {"amount_cents": order.amount_cents, "currency": order.currency}
+        return cls.model_validate(_order_fields(order) | money)
 
 
 class OrderListResponse(BaseModel):

@@ -9,7 +9,7 @@ from orchestrator.operations.doctor import database, machine, ownership, tempora
 from orchestrator.operations.doctor.report import Report
 from orchestrator.settings import Settings
 from orchestrator.startup import Finding
-from orchestrator.startup.configuration import configuration_findings
+from orchestrator.startup.configuration import configuration_findings, gateway_findings
 
 __all__ = ["Finding", "Report", "diagnose"]
 
@@ -32,7 +32,10 @@ async def diagnose(settings: Settings, clock: Callable[[], float] = time.time) -
         checks.append(temporal.check(settings, clock))
     if is_up or not (settings.uses_embedded_postgres or settings.uses_embedded_temporal):
         checks.append(ownership.check(settings))
-    reports = [Report(list(configuration_findings(settings))), *await asyncio.gather(*checks)]
+    reports = [
+        Report([*configuration_findings(settings), *gateway_findings(settings)]),
+        *await asyncio.gather(*checks),
+    ]
     findings = [finding for report in reports for finding in report.findings]
     return Report(
         sorted(findings, key=lambda finding: finding.severity == "notice"),
