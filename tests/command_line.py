@@ -13,6 +13,7 @@ import pytest
 from orchestrator import cli
 from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
 from orchestrator.settings import STACK_MARKER, Settings
+from tests import secrets
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class CommandLine:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "orchestrator"),
             *arguments,
-            env=self.environment,
+            env={"API_KEY": secrets.API_KEY} | self.environment,
             cwd=PROJECT_ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,8 @@ from time import monotonic, sleep
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from tests.directories import temporary_directory
 
 STARTUP_SECONDS = 10.0
 
@@ -39,8 +40,7 @@ def pgbouncer(url: str, pool_mode: str, *, connections: int) -> Iterator[str]:
     program = pgbouncer_program()
     assert program is not None
     server = conninfo_to_dict(url)
-    directory = Path(tempfile.mkdtemp(prefix="orders-pgbouncer-")).resolve()
-    try:
+    with temporary_directory("orders-pgbouncer-") as directory:
         directory.chmod(0o711)
         (directory / "users").write_text('"postgres" ""\n"orders_reader" ""\n')
         (directory / "pgbouncer.ini").write_text(
@@ -72,8 +72,6 @@ def pgbouncer(url: str, pool_mode: str, *, connections: int) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(10)
-    finally:
-        shutil.rmtree(directory)
 
 
 def _wait_until_ready(conninfo: str, process: subprocess.Popen[bytes]) -> None:

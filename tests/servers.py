@@ -1,9 +1,7 @@
 """PostgreSQL servers for tests, in temporary directories, with a new database for each test."""
 
 import os
-import shutil
 import subprocess
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +17,8 @@ from orchestrator.embedded import postgres
 from orchestrator.embedded.layout import Layout, packaged_program
 from orchestrator.embedded.migrations import MIGRATIONS, migrate
 from orchestrator.settings import Settings
+from tests import secrets
+from tests.directories import temporary_directory
 
 STARTUP_SECONDS = 20.0
 TEMPLATE = "orders"
@@ -38,7 +38,8 @@ class PostgresServer:
     port: int = 5432
 
     def url(self, database: str) -> str:
-        return f"postgresql://postgres@/{database}?host={self.socket_dir}&port={self.port}&sslmode=disable"
+        user = f"postgres:{secrets.DATABASE_PASSWORD}"
+        return f"postgresql://{user}@/{database}?host={self.socket_dir}&port={self.port}&sslmode=disable"
 
     @contextmanager
     def fresh_database(self, *, template: str = TEMPLATE) -> Iterator[str]:
@@ -66,8 +67,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 @contextmanager
 def empty_postgres_server(*options: str, port: int = 5432) -> Iterator[tuple[PostgresServer, Settings]]:
     """Run PostgreSQL without the template, with more options. Also yields the settings of its stack."""
-    home = Path(tempfile.mkdtemp(prefix="orders-test-")).resolve()
-    try:
+    with temporary_directory("orders-test-") as home:
         settings = Settings(orders_home=home, database_url=None)
         layout = Layout(settings)
         layout.sockets.mkdir()
@@ -92,8 +92,6 @@ def empty_postgres_server(*options: str, port: int = 5432) -> Iterator[tuple[Pos
             yield server, settings
         finally:
             _stop(process)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
 
 
 DEBIAN_SERVERS = Path("/usr/lib/postgresql")
@@ -108,11 +106,10 @@ def debian_postgres_versions() -> list[int]:
 def debian_postgres_server(version: int) -> Iterator[PostgresServer]:
     """Run a PostgreSQL of Debian in a temporary directory, with the empty database `orders`."""
     programs = DEBIAN_SERVERS / str(version) / "bin"
-    home = Path(tempfile.mkdtemp(prefix="orders-test-")).resolve()
-    home.chmod(0o711)
-    data = home / "postgres"
-    data.mkdir(mode=0o700)
-    try:
+    with temporary_directory("orders-test-") as home:
+        home.chmod(0o711)
+        data = home / "postgres"
+        data.mkdir(mode=0o700)
         postgres.give_to_server(data)
         owner = data.stat()
         account: dict[str, Any] = {
@@ -138,8 +135,6 @@ def debian_postgres_server(version: int) -> Iterator[PostgresServer]:
             yield server
         finally:
             _stop(process)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -1,8 +1,6 @@
 """Separate stacks for tests, and the processes that belong to them."""
 
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +12,7 @@ from orchestrator.embedded import Stack, Stage, components, postgres
 from orchestrator.errors import StackError
 from orchestrator.settings import STACK_MARKER, Settings
 from tests import secrets
+from tests.directories import temporary_directory
 from tests.ports import free_port_base
 
 FOREIGN_VARIABLES = {
@@ -32,7 +31,7 @@ FOREIGN_VARIABLES = {
     "DBMATE_MIGRATIONS_TABLE": "other",
     "DATABASE_NAME": "other",
     "TEMPORAL_TLS": "true",
-    "TEMPORAL_API_KEY": "other",
+    "TEMPORAL_API_KEY": secrets.TEMPORAL_API_KEY,
     "TEMPORAL_PORT": "tcp://10.96.0.13:7233",
     "API_PORT": "tcp://10.96.0.13:80",
     "OTEL_TRACES_EXPORTER": "console",
@@ -59,6 +58,7 @@ def stack_settings(home: Path) -> Settings:
         temporal_host=None,
         order_workers=1,
         shipping_workers=1,
+        payload_keys=f"tests:{secrets.PAYLOAD_KEY}",
     )
 
 
@@ -73,15 +73,11 @@ def without_clients(settings: Settings) -> Stack:
 @contextmanager
 def temporary_home(prefix: str) -> Iterator[Path]:
     """An ORDERS_HOME that is removed at the end, with all its processes."""
-    home = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
-    try:
-        yield home
-    finally:
-        Stack(stack_settings(home)).down()
+    with temporary_directory(prefix) as home:
         try:
-            secrets.require_none_below(home / "logs")
+            yield home
         finally:
-            shutil.rmtree(home)
+            Stack(stack_settings(home)).down()
 
 
 def processes_in(home: Path) -> list[str]:

@@ -2,9 +2,7 @@
 
 import asyncio
 import os
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from orchestrator.embedded.layout import Layout
 from orchestrator.errors import TemporalUnavailable
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
+from tests.directories import temporary_directory
 from tests.ports import free_port_base
 
 STARTUP_SECONDS = 30.0
@@ -27,8 +26,7 @@ STOP_SECONDS = 5.0
 @contextmanager
 def temporal_server() -> Iterator[Settings]:
     """Start the server with the stack's options, and yield the settings to connect to it."""
-    home = Path(tempfile.mkdtemp(prefix="orders-temporal-")).resolve()
-    try:
+    with temporary_directory("orders-temporal-") as home:
         settings = Settings(orders_home=home, port_base=free_port_base(), temporal_address=None)
         layout = Layout(settings)
         layout.temporal_data.mkdir()
@@ -51,8 +49,6 @@ def temporal_server() -> Iterator[Settings]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
 
 
 def _wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], log: Path) -> None:

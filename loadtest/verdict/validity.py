@@ -86,9 +86,9 @@ def _missing_orders(observed: RunObservations) -> list[str]:
         problems.append(f"{observed.lost_workers} generator process(es) and their orders were lost")
     problems += [f"a generator process failed: {failure}" for failure in observed.failures]
     if not observed.is_drained:
-        problems.append("not every generator process finished its drain in time")
+        problems.append("a generator process did not report all of its orders in time")
     if tally.unaccounted:
-        problems.append(f"{tally.unaccounted} orders were sent, but what became of them is unknown")
+        problems.append(f"the result of {tally.unaccounted} sent orders is unknown")
     return problems
 
 
@@ -108,7 +108,7 @@ def _schedule_problems(observed: RunObservations, slo: SloResult) -> list[str]:
     ):
         problems.append(
             f"{len(delayed)} orders were sent more than {SEND_DELAY_TOLERANCE_MS:.0f} ms late and "
-            f"{tally.skipped} not at all, enough to change the result"
+            f"{tally.skipped} were not sent, which could change the SLO result"
         )
     return problems
 

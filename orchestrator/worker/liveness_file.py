@@ -45,6 +45,8 @@ def _response_failure(url: str) -> str | None:
     import socket
 
     address, _, path = url.removeprefix("http://").partition("/")
+    # The path of the dashboard in the URL can end with a slash.
+    path = path.replace("//", "/")
     host, _, port = address.partition(":")
     request = f"GET /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
     try:

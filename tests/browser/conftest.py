@@ -1,7 +1,6 @@
 """Headless Chromium against a real stack. Skipped without Chromium."""
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +9,9 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from orchestrator.embedded import Stack
-from orchestrator.settings import Settings
+from tests.directories import temporary_directory
 from tests.live import LiveApi
-from tests.ports import free_port_base
+from tests.stacks import stack_settings
 
 SCREENSHOTS = Path(__file__).parents[2] / "var" / "screenshots"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -24,24 +23,15 @@ Open = Callable[..., Page]
 @pytest.fixture(scope="module")
 def whole_stack() -> Iterator[Stack]:
     """A stack with all components, including the dashboard."""
-    home = Path(tempfile.mkdtemp(prefix="orders-browser-")).resolve()
-    settings = Settings(
-        orders_home=home,
-        port_base=free_port_base(),
-        database_url=None,
-        temporal_address=None,
-        order_workers=1,
-        shipping_workers=1,
+    with temporary_directory("orders-browser-") as home:
         # Browser steps on a busy machine can take longer than 15 s.
-        order_deadline_seconds=60,
-    )
-    stack = Stack(settings)
-    try:
-        stack.up(bound=True)
-        yield stack
-    finally:
-        stack.down()
-        shutil.rmtree(home)
+        settings = stack_settings(home).model_copy(update={"order_deadline_seconds": 60})
+        stack = Stack(settings)
+        try:
+            stack.up(bound=True)
+            yield stack
+        finally:
+            stack.down()
 
 
 @pytest.fixture(scope="module")

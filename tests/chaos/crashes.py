@@ -10,15 +10,12 @@ import math
 import os
 import random
 import re
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from uuid import uuid4
 
 import httpx
@@ -34,6 +31,7 @@ from orchestrator.messages import order_workflow_id
 from orchestrator.settings import Settings
 from orchestrator.temporal_client import connect
 from tests.async_load import LoadReport, send_orders, wait_for_outcomes
+from tests.directories import temporary_directory
 from tests.ports import free_port_base
 
 ORDERS = 150
@@ -259,16 +257,15 @@ def crash_named(name: str) -> Crash:
 @contextmanager
 def temporary_site() -> Iterator[Site]:
     """Start a stack in a temporary directory. It ends with this process; call it from the main thread."""
-    home = tempfile.mkdtemp(prefix="orders-chaos-")
-    # An operator terminates more workflows than the reconciler closes by default without a confirmation.
-    settings = Settings().isolated(Path(home), port_base=free_port_base(), reconciler_max_orphans=ORDERS)
-    stack = Stack(settings)
-    try:
-        stack.up(bound=True)
-        yield Site(stack, settings)
-    finally:
-        stack.down()
-        shutil.rmtree(home, ignore_errors=True)
+    with temporary_directory("orders-chaos-") as home:
+        # An operator terminates more workflows than the reconciler closes by default without a confirmation.
+        settings = Settings().isolated(home, port_base=free_port_base(), reconciler_max_orphans=ORDERS)
+        stack = Stack(settings)
+        try:
+            stack.up(bound=True)
+            yield Site(stack, settings)
+        finally:
+            stack.down()
 
 
 async def set_faults(settings: Settings, profile: str) -> None:

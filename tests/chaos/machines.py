@@ -12,11 +12,9 @@ import argparse
 import asyncio
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -35,6 +33,7 @@ from orchestrator.embedded.migrations import migrate
 from orchestrator.settings import Settings
 from tests.chaos.crashes import ORDERS, TABLE_HEAD, Crash, Disturb, Site, run_crash, table_row
 from tests.chaos.network import SUBNET, Network, missing_requirements
+from tests.directories import temporary_directory
 
 CUT_SECONDS = 5.0
 LONG_CUT_SECONDS = 30.0
@@ -247,8 +246,7 @@ def _url(user: str, password: str, host: str) -> str:
 def running_machines() -> Iterator[Machines]:
     """Start all machines. They end with the block. This process must have its own network namespace."""
     with ExitStack() as cleanup:
-        home = Path(tempfile.mkdtemp(prefix="orders-machines-")).resolve()
-        cleanup.callback(shutil.rmtree, home, ignore_errors=True)
+        home = cleanup.enter_context(temporary_directory("orders-machines-"))
         machines = Machines(home, cleanup.enter_context(Network()))
         cleanup.callback(machines.stop)
         machines.start()

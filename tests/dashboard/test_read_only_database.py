@@ -23,7 +23,7 @@ from tests.dashboard.conftest import reader_of
     ],
 )
 def test_the_reader_role_cannot_write(seeded_url, statement):
-    url = seeded_url.replace("postgres@", "orders_reader@")
+    url = seeded_url.replace("//postgres", "//orders_reader")
     with psycopg.connect(url) as connection, pytest.raises(psycopg.Error) as error:
         connection.execute(statement)
     assert error.value.sqlstate in ("25006", "42501")

@@ -1,14 +1,13 @@
 """A PostgreSQL server with TCP and passwords, and the roles and tables of a deployment."""
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from tests.deployment.compose import SECRETS
 from tests.deployment.processes import Host, Ports
+from tests.directories import temporary_directory
 from tests.ports import free_port_base
 from tests.servers import PostgresServer, empty_postgres_server
 
@@ -28,9 +27,9 @@ def ports() -> Ports:
 @pytest.fixture(scope="session")
 def postgres(ports: Ports, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     # Not in tmp_path, which the server's user cannot enter.
-    with tempfile.TemporaryDirectory(prefix="orders-access-") as directory:
-        Path(directory).chmod(0o755)
-        access = Path(directory) / "pg_hba.conf"
+    with temporary_directory("orders-access-") as directory:
+        directory.chmod(0o755)
+        access = directory / "pg_hba.conf"
         access.write_text(ACCESS)
         access.chmod(0o644)
         options = (
@@ -50,8 +49,8 @@ def postgres(ports: Ports, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="session")
 def host(ports: Ports, postgres: PostgresServer) -> Iterator[Host]:
     """A host on which the jobs have created roles, databases and tables."""
-    with tempfile.TemporaryDirectory(prefix="orders-deployment-") as directory:
-        host = Host(Path(directory), ports)
+    with temporary_directory("orders-deployment-") as directory:
+        host = Host(directory, ports)
         host.make_image()
         for job in ("postgres-roles", "migrate"):
             done = host.run(job)

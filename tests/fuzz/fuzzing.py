@@ -1,6 +1,5 @@
 """Runs Schemathesis with the API's OpenAPI document, against a separate stack with an API key."""
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from db import api_keys
 from orchestrator.embedded import Stack
 from orchestrator.security.key_hashing import hash_key, new_key
 from orchestrator.settings import Settings
+from tests.directories import temporary_directory
 from tests.ports import free_port_base
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
@@ -36,27 +36,26 @@ class Target:
 
 @contextmanager
 def target() -> Iterator[Target]:
-    home = Path(tempfile.mkdtemp(prefix="orders-fuzz-")).resolve()
-    stack = Stack(
-        Settings().isolated(
-            home,
-            port_base=free_port_base(),
-            order_workers=1,
-            shipping_workers=1,
-            auto_review_seconds=0.1,
-            order_deadline_seconds=LIMIT_SECONDS,
+    with temporary_directory("orders-fuzz-") as home:
+        stack = Stack(
+            Settings().isolated(
+                home,
+                port_base=free_port_base(),
+                order_workers=1,
+                shipping_workers=1,
+                auto_review_seconds=0.1,
+                order_deadline_seconds=LIMIT_SECONDS,
+            )
         )
-    )
-    try:
-        stack.up(bound=True)
-        key = new_key()
-        assert api_keys.add(stack.settings.order_database_url, hash_key(key), "fuzz", "chaos")
-        api = Target(stack.settings.api_url, key)
-        _wait_until_key_required(api)
-        yield api
-    finally:
-        stack.down()
-        shutil.rmtree(home)
+        try:
+            stack.up(bound=True)
+            key = new_key()
+            assert api_keys.add(stack.settings.order_database_url, hash_key(key), "fuzz", "chaos")
+            api = Target(stack.settings.api_url, key)
+            _wait_until_key_required(api)
+            yield api
+        finally:
+            stack.down()
 
 
 def _wait_until_key_required(api: Target) -> None:

@@ -1,9 +1,6 @@
 """An embedded PostgreSQL for the session, a fresh migrated database for each module, and a running stack."""
 
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -11,12 +8,11 @@ import pytest_asyncio
 from db.database import Database
 from db.orders import OrderRepository
 from orchestrator.embedded import Stack
-from orchestrator.settings import Settings
-from tests import secrets
+from tests.directories import temporary_directory
 from tests.live import LiveApi
 from tests.orders import TEMPORAL, OrderDriver
-from tests.ports import free_port_base
 from tests.servers import PostgresServer, postgres_server
+from tests.stacks import stack_settings
 
 
 @pytest.fixture(scope="session")
@@ -50,26 +46,14 @@ def driver(repository: OrderRepository, pool: Database) -> OrderDriver:
 @pytest.fixture(scope="session")
 def live_stack() -> Iterator[Stack]:
     """A healthy stack. A test that stops a component restarts it."""
-    home = Path(tempfile.mkdtemp(prefix="orders-live-")).resolve()
-    settings = Settings(
-        orders_home=home,
-        port_base=free_port_base(),
-        database_url=None,
-        temporal_address=None,
-        order_workers=1,
-        shipping_workers=1,
-        auto_review_seconds=0.3,
-    )
-    stack = Stack(settings)
-    try:
-        stack.up(bound=True)
-        yield stack
-    finally:
-        stack.down()
+    with temporary_directory("orders-live-") as home:
+        settings = stack_settings(home).model_copy(update={"auto_review_seconds": 0.3})
+        stack = Stack(settings)
         try:
-            secrets.require_none_below(home / "logs")
+            stack.up(bound=True)
+            yield stack
         finally:
-            shutil.rmtree(home)
+            stack.down()
 
 
 @pytest.fixture(scope="session")

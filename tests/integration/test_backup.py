@@ -7,9 +7,8 @@ import os
 import shutil
 import sqlite3
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,8 +23,9 @@ from orchestrator.settings import Settings
 from tests.async_load import send_orders, wait_for_outcomes
 from tests.chaos.crashes import set_faults
 from tests.command_line import CommandLine
+from tests.directories import temporary_directory
 from tests.live import eventually
-from tests.stacks import stack_settings, without_clients
+from tests.stacks import stack_settings, temporary_home, without_clients
 
 ORDERS = 60
 RATE = 6.0
@@ -54,16 +54,8 @@ def count(settings: Settings, condition: str) -> int:
 @pytest.fixture
 def homes() -> Iterator[Callable[[], Path]]:
     """Makes directories; stops what runs in them and removes them at the end."""
-    made: list[Path] = []
-
-    def make() -> Path:
-        made.append(Path(tempfile.mkdtemp(prefix="orders backup ")).resolve())
-        return made[-1]
-
-    yield make
-    for home in made:
-        Stack(settings_in(home)).down()
-        shutil.rmtree(home, ignore_errors=True)
+    with ExitStack() as made:
+        yield lambda: made.enter_context(temporary_home("orders backup "))
 
 
 @pytest.mark.stack
@@ -102,6 +94,7 @@ async def test_every_order_of_a_backup_reaches_its_outcome(homes, monkeypatch):
     assert len(await wait_for_outcomes(settings.api_url, report.acknowledged, timeout_seconds=60)) == ORDERS
     stack.down()
     shutil.rmtree(settings.home)
+    settings.home.mkdir()
 
     restored = settings_in(homes())
     restored_at = datetime.now(UTC)
@@ -130,17 +123,16 @@ async def test_every_order_of_a_backup_reaches_its_outcome(homes, monkeypatch):
 @pytest.fixture(scope="module")
 def stopped_home() -> Iterator[Path]:
     """The data of a stopped stack."""
-    home = Path(tempfile.mkdtemp(prefix="orders-stopped-")).resolve()
-    layout = Layout(settings_in(home))
-    for directory in (layout.control, layout.logs, layout.sockets, layout.temporal_data):
-        directory.mkdir(parents=True, exist_ok=True)
-    postgres.prepare(layout, lambda _: None)
-    with closing(sqlite3.connect(layout.temporal_data / "temporal.db")) as database:
-        database.execute("pragma journal_mode=wal")
-        database.execute("create table t as select 42 as answer")
-        database.commit()
-    yield home
-    shutil.rmtree(home)
+    with temporary_directory("orders-stopped-") as home:
+        layout = Layout(settings_in(home))
+        for directory in (layout.control, layout.logs, layout.sockets, layout.temporal_data):
+            directory.mkdir(parents=True, exist_ok=True)
+        postgres.prepare(layout, lambda _: None)
+        with closing(sqlite3.connect(layout.temporal_data / "temporal.db")) as database:
+            database.execute("pragma journal_mode=wal")
+            database.execute("create table t as select 42 as answer")
+            database.commit()
+        yield home
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,9 @@
-"""One load test with a kill: every place that shows its counts and completion times has the same values."""
+"""One load test with kills: every place that shows its counts and times has the same values."""
 
 import asyncio
 import csv
 import io
+import json
 import re
 import signal
 import socket
@@ -15,6 +16,7 @@ from xml.etree import ElementTree
 
 import httpx
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import psycopg
 import pytest
@@ -41,7 +43,7 @@ OPTIONS = {
     "rate": "5",
     "duration": "10s",
     "faults": "assignment",
-    "chaos": "4s kill order-worker",
+    "chaos": "3s kill order-worker, 6s kill shipping-worker",
     "slo_seconds": f"{LIMIT_SECONDS}",
     # A single late order breaches it, so that JUnit has its text.
     "slo_target": "0.999",
@@ -77,6 +79,11 @@ class LoadTest:
     def times(self) -> Times:
         times: Json = self.report["times"]["completion_ms"]
         return {name: round(times[name]) for name in SHARES}
+
+    @property
+    def steps(self) -> dict[str, Times]:
+        steps: Json = self.report["times"]["steps_ms"]
+        return {step: {name: round(times[name]) for name in SHARES} for step, times in steps.items()}
 
 
 def free_port() -> int:
@@ -139,7 +146,9 @@ def test_the_load_test_has_late_orders_and_outcomes_of_every_order(finished: Loa
     assert finished.report["run"]["offered"] == 50
     assert finished.report["times"]["completion_ms"]["count"] == finished.orders > 10
     assert finished.late > 0
-    assert finished.report["disturbances"][0]["problem"] is None
+    assert [kill["problem"] for kill in finished.report["disturbances"]] == [None, None]
+    assert len(finished.report["outcomes"]) > 1
+    assert sum(finished.report["outcomes"].values()) == finished.orders
 
 
 def test_plain_sql(finished: LoadTest) -> None:
@@ -162,6 +171,21 @@ def test_plain_sql(finished: LoadTest) -> None:
     assert rollup == (finished.orders, late, longest)
 
 
+def test_plain_sql_for_outcomes_and_steps(finished: LoadTest) -> None:
+    of_run = " from orders where run_id = %s and finished_at is not null"
+    with psycopg.connect(finished.database_url) as connection:
+        outcomes = connection.execute(f"select state, count(*){of_run} group by state", (finished.run_id,))
+        assert dict(outcomes.fetchall()) == finished.report["outcomes"]
+        assert len(finished.steps) == 9
+        for step, times in finished.steps.items():
+            row = connection.execute(
+                f"select percentile_disc(array[0.5, 0.9, 0.95, 0.99, 1.0]) within group (order by {step}_ms)"
+                + of_run,
+                (finished.run_id,),
+            ).fetchone()
+            assert row == ([*times.values()],), step
+
+
 @pytest.mark.parametrize("source", ["orders.csv", "API", "dashboard", "command"])
 def test_pandas_over_each_csv(finished: LoadTest, live: LiveApi, live_stack: Stack, source: str) -> None:
     if source == "orders.csv":
@@ -182,9 +206,13 @@ def test_pandas_over_each_csv(finished: LoadTest, live: LiveApi, live_stack: Sta
     assert len(frame) == finished.orders
     assert (frame["within_limit"].astype(str).str.lower() == "false").sum() == finished.late
     assert (times > LIMIT_SECONDS * 1000).sum() == finished.late
-    assert {
-        name: int(np.quantile(times, share, method="inverted_cdf")) for name, share in SHARES.items()
-    } == finished.times
+    assert quantiles(times) == finished.times
+    assert {step: quantiles(frame[f"{step}_ms"].astype(int)) for step in finished.steps} == finished.steps
+    assert frame["outcome"].value_counts().to_dict() == finished.report["outcomes"]
+
+
+def quantiles(times: npt.ArrayLike) -> Times:
+    return {name: int(np.quantile(times, share, method="inverted_cdf")) for name, share in SHARES.items()}
 
 
 def test_the_latency_and_the_audit_of_the_api(finished: LoadTest, live: LiveApi) -> None:
@@ -199,23 +227,35 @@ def test_the_latency_and_the_audit_of_the_api(finished: LoadTest, live: LiveApi)
     assert finished.report["database"]["late"] == finished.late
 
 
-async def test_the_audit_of_the_database(finished: LoadTest) -> None:
+async def test_the_audit_of_the_database_and_the_command(finished: LoadTest, live_stack: Stack) -> None:
     async with Database(finished.database_url) as database:
         audited = await audit_database(database, finished.run_id)
     assert (audited.finished, audited.late, audited.overdue) == (finished.orders, finished.late, 0)
+    command = CommandLine(stack_environment(live_stack.settings))
+    code, printed = await command.run("audit", "--run", finished.run_id, "--json")
+    assert code == 0, printed
+    report = json.loads(printed)
+    assert (report["finished"], report["late"], report["open"]) == (finished.orders, finished.late, 0)
 
 
 def test_terminal_markdown_and_junit(finished: LoadTest) -> None:
     limit = f"breached: {finished.late} late of {finished.orders} ({LIMIT_SECONDS:g} s)"
-    cells = [str(finished.orders), *(str(ms) for ms in finished.times.values())]
-    for text, row_start in (
-        (finished.output, "completion"),
-        ((finished.directory / "summary.md").read_text(), "| completion"),
+    times = finished.report["times"]
+    shown = {"accept": times["accept_ms"], "completion": times["completion_ms"]}
+    shown |= {"end to end": times["end_to_end_ms"]}
+    shown |= {f"step {step}": spread for step, spread in times["steps_ms"].items()}
+    for text, start in (
+        (finished.output, ""),
+        ((finished.directory / "summary.md").read_text(), "| "),
     ):
-        assert limit in " ".join(text.replace("│", " ").split())
-        (row,) = [line for line in text.splitlines() if line.startswith(row_start)]
-        count, _mean, *times = re.findall(r"\d+", row)
-        assert [count, *times] == cells
+        words = " ".join(text.replace("│", " ").split())
+        assert limit in words
+        assert ", ".join(f"{n} {name}" for name, n in finished.report["outcomes"].items()) in words
+        for name, spread in shown.items():
+            (row,) = [line for line in text.splitlines() if line.startswith(f"{start}{name} ")]
+            columns = [column for column in ("count", "mean", *SHARES) if column in spread]
+            assert re.findall(r"\d+", row) == [f"{spread[column]:.0f}" for column in columns], row
+    assert shown["completion"]["count"] == finished.orders
     junit = ElementTree.parse(finished.directory / "junit.xml").getroot()
     (failure,) = [case[0] for case in junit if case.attrib["name"] == "limit"]
     assert failure.attrib["message"].startswith(limit)
@@ -232,11 +272,22 @@ def test_the_page_and_the_files_of_locust(finished: LoadTest) -> None:
     for name in ("p95", "p99"):
         assert row[f"response_time_percentile_{SHARES[name]}"] == finished.times[name]
     shown = {"p50": "50%", "p90": "90%", "p95": "95%", "p99": "99%", "max": "100%"}
-    for file in (finished.directory / "locust_stats.csv", Path(f"{finished.csv_prefix}_stats.csv")):
-        rows = csv.DictReader(file.read_text().splitlines())
-        (row,) = [each for each in rows if each["Name"] == "completion"]
+    for prefix in (finished.directory / "locust", finished.csv_prefix):
+        (row,) = completions(f"{prefix}_stats.csv")
         assert (row["Request Count"], row["Failure Count"]) == (str(finished.orders), str(finished.late))
         assert {name: int(row[column]) for name, column in shown.items()} == finished.times
+        late = [int(row["Occurrences"]) for row in completions(f"{prefix}_failures.csv")]
+        assert sum(late) == finished.late
+    late = [each["occurrences"] for each in finished.page["errors"] if each["name"] == "completion"]
+    assert sum(late) == finished.late
+    *_, last = csv.DictReader(Path(f"{finished.csv_prefix}_stats_history.csv").read_text().splitlines())
+    (total,) = [each for each in finished.page["stats"] if each["name"] == "Aggregated"]
+    assert int(last["Total Request Count"]) == total["num_requests"]
+
+
+def completions(file: str) -> list[dict[str, str]]:
+    rows = csv.DictReader(Path(file).read_text().splitlines())
+    return [row for row in rows if row["Name"] == "completion"]
 
 
 def test_the_dashboard(finished: LoadTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -249,6 +300,7 @@ def test_the_dashboard(finished: LoadTest, monkeypatch: pytest.MonkeyPatch, tmp_
     slices, _ = latency.over_time(database, plan)
     database.close()
     assert (summary.orders, summary.late) == (finished.orders, finished.late)
+    assert {each.value: n for each, n in summary.outcomes.items() if n} == finished.report["outcomes"]
     assert {name: summary.times_ms[share] for name, share in SHARES.items()} == finished.times
     assert max(each.times_ms[1.0] for each in slices) == finished.times["max"]
     assert (row["counted_orders"], row["late_orders"]) == (finished.orders, finished.late)

@@ -67,7 +67,7 @@ def running_proxy(home: Path, api: int, location: str) -> Iterator[int]:
         f"server {{ listen 127.0.0.1:{port}; location / {{ {location.format(api=api)} }} }} }}\n"
     )
     command = [nginx_program(), "-p", str(home), "-c", str(home / "nginx.conf"), "-e", "stderr"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command)
     try:
         eventually(lambda: _responds(port))
         yield port

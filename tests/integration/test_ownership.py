@@ -209,7 +209,6 @@ def running_worker(settings: Settings) -> Iterator[None]:
         [sys.executable, "-m", "orchestrator", "worker", "order", "--name", "stray"],
         cwd=PROJECT_ROOT,
         env=environment(settings),
-        stdout=subprocess.DEVNULL,
     )
     try:
         yield

@@ -102,7 +102,6 @@ def api(servers: Settings) -> Iterator[httpx.Client]:
         [sys.executable, "-m", "orchestrator.processes", "api"],
         cwd=PROJECT_ROOT,
         env=stack_environment(servers),
-        stdout=subprocess.DEVNULL,
     )
     try:
         with httpx.Client(base_url=servers.api_url, trust_env=False) as http:

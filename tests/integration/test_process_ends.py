@@ -9,6 +9,8 @@ import time
 import pytest
 
 from orchestrator.embedded.layout import PROJECT_ROOT
+from tests import secrets
+from tests.load.harness import wait_for_line
 from tests.ports import free_port_base
 
 STOP_SECONDS = 3.0
@@ -21,7 +23,7 @@ def environment(**changes: str) -> dict[str, str]:
         **os.environ,
         "PORT_BASE": str(unused),
         "TEMPORAL_ADDRESS": f"127.0.0.1:{unused}",
-        "DATABASE_URL": f"postgresql://127.0.0.1:{unused + 1}/orders",
+        "DATABASE_URL": f"postgresql://orders:{secrets.DATABASE_PASSWORD}@127.0.0.1:{unused + 1}/orders",
         **changes,
     }
 
@@ -35,8 +37,7 @@ def test_a_worker_that_waits_for_temporal_stops_on_sigterm() -> None:
         text=True,
     )
     try:
-        assert process.stdout is not None
-        assert any("waiting for Temporal" in line for line in process.stdout)
+        wait_for_line(process, containing="waiting for Temporal")
         began = time.monotonic()
         for _ in range(3):
             process.send_signal(signal.SIGTERM)

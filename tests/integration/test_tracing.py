@@ -31,7 +31,6 @@ def process(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[by
         [sys.executable, "-m", "orchestrator.processes", *arguments],
         cwd=PROJECT_ROOT,
         env=environment,
-        stdout=subprocess.DEVNULL,
     ) as running:
         try:
             yield running

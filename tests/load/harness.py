@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from db import runs
+from tests import secrets
 from tests.load.fake_api import Behaviour
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,6 +104,7 @@ class LoadTest:
             "DATABASE_URL": order_database_url,
             "PORT_BASE": str(port_base),
             "PYTHONUNBUFFERED": "1",
+            "API_KEY": secrets.API_KEY,
         }
 
     def run(self, api: FakeApiProcess, *options: str, mode: str = "local", run_id: str = RUN_ID) -> Finished:
@@ -181,6 +183,7 @@ def wait_for_line(process: subprocess.Popen[str], *, containing: str, seconds: f
     assert process.stdout is not None
     not_after = time.monotonic() + seconds
     for line in process.stdout:
+        secrets.record("output of a process", line)
         if containing in line:
             return line
         if time.monotonic() > not_after:

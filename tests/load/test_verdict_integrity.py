@@ -1,6 +1,7 @@
 """Events beside a run, and the exit code that the run must have with each of them.
 
 Lost workers, an outage of PostgreSQL and a verdict that is stored late: test_exit_codes.py and test_run.py.
+A real API and a real PostgreSQL that restart: test_real_run.py.
 """
 
 import signal

@@ -43,8 +43,6 @@ def locust_page(load_test: LoadTest, api: FakeApiProcess, *options: str) -> Iter
         [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", f"--host={api.url}", *options],
         cwd=ROOT,
         env=load_test.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
     )
     try:
         give_up = time.monotonic() + 30

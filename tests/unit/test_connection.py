@@ -37,7 +37,7 @@ def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ADDRESS", "HOST", "PORT", "NAMESPACE", "PROFILE", "CONFIG_FILE", "API_KEY"):
+    for name in ("ADDRESS", "HOST", "PORT", "NAMESPACE", "PROFILE", "CONFIG_FILE", "API_KEY", "TLS"):
         monkeypatch.delenv(f"TEMPORAL_{name}", raising=False)
     monkeypatch.chdir(tmp_path)
 

@@ -14,14 +14,16 @@ from pathlib import Path
 import pytest
 
 from orchestrator.embedded.layout import PROJECT_ROOT
+from orchestrator.settings import Settings
 from orchestrator.worker import liveness_file
+from tests.deployment import compose
 
 
 @contextmanager
-def http_server(status: int) -> Iterator[str]:
+def http_server(status: int, path: str = "/health") -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(status)
+            self.send_response(status if self.path == path else 404)
             self.end_headers()
 
         def log_message(self, *words: object) -> None:
@@ -31,7 +33,7 @@ def http_server(status: int) -> Iterator[str]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}/health"
+            yield f"http://127.0.0.1:{server.server_port}{path}"
         finally:
             server.shutdown()
             thread.join()
@@ -43,6 +45,15 @@ def test_a_process_is_healthy_when_it_returns_200() -> None:
     with http_server(503) as url:
         assert "503" in str(liveness_file.failure(url))
     assert "refused" in str(liveness_file.failure(url))
+
+
+@pytest.mark.parametrize("base_path", ["", "/dash", "/dash/"])
+def test_the_health_check_of_the_dashboard_below_a_path(base_path: str) -> None:
+    checked = compose.services({"DASHBOARD_BASE_PATH": base_path})["dashboard"].health_check[-1]
+    served = Settings(dashboard_base_path=base_path).dashboard_base_path + "/_stcore/health"
+    with http_server(200, served) as url:
+        server = url.removesuffix(served)
+        assert liveness_file.failure(checked.replace("http://127.0.0.1:8501", server)) is None
 
 
 def test_a_process_is_healthy_while_its_file_is_fresh(tmp_path: Path) -> None:
