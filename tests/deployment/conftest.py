@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from tests import secrets
 from tests.deployment.compose import SECRETS
 from tests.deployment.processes import Host, Ports
 from tests.directories import temporary_directory
@@ -57,3 +58,5 @@ def host(ports: Ports, postgres: PostgresServer) -> Iterator[Host]:
             assert done.returncode == 0, done.stdout
         yield host
         host.stop_all()
+        # Not earlier: `docker-compose config`, which other tests run, prints them.
+        secrets.planted.update(SECRETS.values())
