@@ -125,7 +125,7 @@ def test_send_delay_makes_the_run_invalid_when_it_could_change_the_result(
     records = [record(n, late=n < late, send_delay_ms=300.0 if n < delayed else 1.0) for n in range(orders)]
     found = verdict_of(records)
     assert (found.code is ExitCode.INVALID_RUN) is invalid
-    assert any("enough to change the result" in problem for problem in found.problems) is invalid
+    assert any("which could change the SLO result" in problem for problem in found.problems) is invalid
 
 
 def test_send_delay_that_cannot_change_the_result_leaves_a_breach_valid() -> None:
