@@ -21,7 +21,7 @@ RANGES = {
     "Last 7 days": timedelta(days=7),
 }
 WINDOWS = {"1 min": 60, "5 min": 300, "15 min": 900, "1 h": 3600}
-ORDER_STATES = ("any", "running", "late", *(state.value for state in TERMINAL_STATES))
+ORDER_STATES = ("any", "running", "late", *(state.value for state in State))
 YEARS = range(2000, 2100)
 
 _PROFILE = re.compile(r"^[a-z]{1,32}$")

@@ -1,0 +1,59 @@
+"""Cancellation of the selected orders: a preview, then one request per order."""
+
+import pandas as pd
+import streamlit as st
+
+from dashboard.data import clients
+from dashboard.data.api_reads import user_may
+from dashboard.data.order_batches import current_batch, start_batch
+from dashboard.page_elements import error_boundary
+from dashboard.view_models.order_requests import why_not_cancelled
+from db.read_models import order_search
+from orchestrator.security.key_hashing import Role
+
+
+def show(order_ids: list[str]) -> None:
+    """Draw the button that opens the preview."""
+    if not order_ids or not user_may(Role.OPERATOR):
+        return
+    batch = current_batch()
+    label = "Cancel the selected order" if len(order_ids) == 1 else f"Cancel {len(order_ids)} selected orders"
+    is_running = batch is not None and batch.is_running
+    if st.button(label, icon=":material/cancel:", disabled=is_running):
+        _confirm(order_ids)
+
+
+@st.dialog("Cancel orders", width="medium", icon=":material/cancel:")
+def _confirm(order_ids: list[str]) -> None:
+    with error_boundary("cancel-orders"):
+        orders = order_search.states(clients.database(), order_ids)
+        problems = {order["order_id"]: why_not_cancelled(order) for order in orders}
+        possible = [order_id for order_id, problem in problems.items() if problem is None]
+        st.markdown(f"**{len(possible)} of {len(orders)}** can be cancelled now.")
+        st.dataframe(
+            pd.DataFrame(
+                [
+                    {
+                        "order": order["order_id"],
+                        "state": order["state"].replace("_", " "),
+                        "cancellation": problems[order["order_id"]] or "possible",
+                    }
+                    for order in orders
+                ]
+            ),
+            hide_index=True,
+            alt="The selected orders, and whether each can be cancelled",
+        )
+        st.caption("Charged orders are refunded, packed ones are recalled. An order may progress meanwhile.")
+        with st.form("cancel-orders", border=False):
+            reason = st.text_input("Reason", "requested by the customer")
+            user = st.text_input("Cancelled by", "dashboard")
+            is_confirmed = st.form_submit_button(
+                f"Cancel {len(possible)} order{'' if len(possible) == 1 else 's'}",
+                type="primary",
+                disabled=not possible,
+            )
+        if is_confirmed:
+            api = clients.api()
+            start_batch("Cancelled", possible, lambda order_id: api.cancel(order_id, reason, user))
+            st.rerun()
