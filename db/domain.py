@@ -90,6 +90,7 @@ class State(StrEnum):
 
 
 TERMINAL_STATES = (State.COMPLETED, State.CANCELLED, State.FAILED)
+OPEN_STATES = tuple(state for state in State if state not in TERMINAL_STATES)
 
 
 class Reason(StrEnum):

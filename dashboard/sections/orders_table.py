@@ -5,9 +5,10 @@ import streamlit as st
 from dashboard import filters
 from dashboard.data import clients
 from dashboard.page_elements import empty_state
+from dashboard.sections import cancel_orders
 from dashboard.view_models import order_tables
 from db.database import Row
-from db.domain import TERMINAL_STATES, State
+from db.domain import OPEN_STATES, State
 from db.read_models import order_search
 from db.read_models.order_search import Search
 
@@ -16,13 +17,15 @@ MAX_AUTO_HEIGHT_ROWS = 10
 SCROLLING_HEIGHT = 560
 
 _TABLE = "orders-table"
-_SHOWN_IDS = "orders-table-ids"
-"""Session state: the order ids of the rows that the user sees."""
+_SHOWN_ROWS = "orders-table-rows"
+"""Session state: the orders that the user sees."""
+
+_NO_SELECTION = {"selection": {"rows": [], "columns": [], "cells": []}}
 
 
 def show() -> None:
     prefix_column, state_column, run_column, refresh_column = st.columns(
-        [3, 5, 2, 2], vertical_alignment="bottom"
+        [3, 2, 3, 2], vertical_alignment="bottom"
     )
     prefix = prefix_column.text_input(
         "Order id starts with",
@@ -32,30 +35,44 @@ def show() -> None:
         placeholder="all orders",
         on_change=_reset_page,
     )
-    state = state_column.segmented_control(
-        "State",
-        filters.ORDER_STATES,
-        default="any",
-        required=True,
-        key="state",
-        bind="query-params",
-        on_change=_reset_page,
+    state = state_column.selectbox(
+        "State", filters.ORDER_STATES, key="state", bind="query-params", on_change=_reset_page
     )
     run_id = run_column.text_input(
         "Run", key="run", bind="query-params", placeholder="all runs", on_change=_reset_page
     )
-    refresh_column.button("Refresh", icon=":material/refresh:", width="stretch")
+    refresh_column.button("Refresh", icon=":material/refresh:", width="stretch", on_click=clear_selection)
     search = search_of(prefix or "", state or "any", run_id or "", st.query_params.get("before", ""))
-    rows = order_search.search(clients.database(), search, PAGE_ROWS)
+    # The selection is a list of row numbers. While there is one, the table keeps its rows: a new order above
+    # them would move the selection to other orders.
+    selected = _selected_rows()
+    rows = (
+        st.session_state[_SHOWN_ROWS]
+        if selected
+        else order_search.search(clients.database(), search, PAGE_ROWS)
+    )
     if not rows:
         empty_state("No matching orders", "Change the filters, or start an order above.")
         return
+    cancel_orders.show([rows[number]["order_id"] for number in selected])
     _show_table(rows)
     _show_page_buttons(rows, is_first=search.before is None)
 
 
+def clear_selection() -> None:
+    """Deselect all rows, so that the next run reads the orders again."""
+    st.session_state[_TABLE] = _NO_SELECTION
+
+
+def _selected_rows() -> list[int]:
+    shown = len(st.session_state.get(_SHOWN_ROWS, ()))
+    table = st.session_state.get(_TABLE)
+    return [number for number in table.selection.rows if number < shown] if table else []
+
+
 def _reset_page() -> None:
     st.query_params.pop("before", None)
+    clear_selection()
 
 
 def search_of(prefix: str, state: str, run_id: str, before: str) -> Search:
@@ -63,16 +80,16 @@ def search_of(prefix: str, state: str, run_id: str, before: str) -> Search:
     return Search(
         prefix=prefix.strip() or None,
         run_id=run_id.strip() or None,
-        state=State(state) if state in TERMINAL_STATES else None,
-        only_open=state == "running",
+        state=State(state) if state in list(State) else None,
+        only_open=state == "running" or state in OPEN_STATES,
         only_late=state == "late",
         before=filters.parse_cursor(before) if before else None,
     )
 
 
 def _show_table(rows: list[Row]) -> None:
-    st.caption("Select a row to open the order.")
-    st.session_state[_SHOWN_IDS] = [row["order_id"] for row in rows]
+    st.caption("Click on an order to open it. Select rows at their left edge to cancel several orders.")
+    st.session_state[_SHOWN_ROWS] = rows
     st.dataframe(
         order_tables.orders(rows),
         # A fixed height larger than the content would show empty rows.
@@ -80,11 +97,19 @@ def _show_table(rows: list[Row]) -> None:
         hide_index=True,
         placeholder="",
         key=_TABLE,
-        on_select=_open_selected,
-        selection_mode="single-row",
+        on_select=_open_clicked,
+        selection_mode=["multi-row", "single-cell"],
+        alt="Orders, newest first",
         column_config={
+            "order": st.column_config.TextColumn(pinned=True),
+            "state": st.column_config.MultiselectColumn(
+                width=150,
+                options=order_tables.STATE_COLORS,
+                color=list(order_tables.STATE_COLORS.values()),
+            ),
             # Streamlit derives the width from the first rows, which may have no reason.
             "reason": st.column_config.TextColumn(width=150),
+            "age": st.column_config.DatetimeColumn("accepted", format="distance"),
             "accepted": st.column_config.DatetimeColumn("accepted (UTC)", format="YYYY-MM-DD HH:mm:ss.SSS"),
             "completion s": st.column_config.ProgressColumn(
                 "completion",
@@ -97,18 +122,22 @@ def _show_table(rows: list[Row]) -> None:
     )
 
 
-def _open_selected() -> None:
-    # The selection is a row number of the table that the user saw. The next read may add orders above it.
-    selected = st.session_state[_TABLE].selection.rows
-    if selected:
-        st.query_params["order"] = st.session_state[_SHOWN_IDS][selected[0]]
+def _open_clicked() -> None:
+    # The cell has a row number of the table that the user saw. The next read may add orders above it.
+    cells = st.session_state[_TABLE].selection.cells
+    if cells:
+        st.query_params["order"] = st.session_state[_SHOWN_ROWS][cells[0][0]]["order_id"]
 
 
 def _show_page_buttons(rows: list[Row], *, is_first: bool) -> None:
     with st.container(horizontal=True):
-        if not is_first and st.button("Newest", icon=":material/first_page:"):
-            del st.query_params["before"]
-            st.rerun()
-        if len(rows) == PAGE_ROWS and st.button("Older", icon=":material/chevron_right:"):
-            st.query_params["before"] = filters.cursor_of(rows[-1]["accepted_at"], rows[-1]["order_id"])
-            st.rerun()
+        if not is_first:
+            st.button("Newest", icon=":material/first_page:", on_click=_reset_page)
+        if len(rows) == PAGE_ROWS:
+            last = filters.cursor_of(rows[-1]["accepted_at"], rows[-1]["order_id"])
+            st.button("Older", icon=":material/chevron_right:", on_click=_go_to, args=(last,))
+
+
+def _go_to(cursor: str) -> None:
+    st.query_params["before"] = cursor
+    clear_selection()

@@ -6,22 +6,36 @@ from datetime import UTC
 import pandas as pd
 
 from db.database import Row
+from db.domain import OPEN_STATES, State
 from db.read_models.order_search import OrderDetails
+
+STATE_COLORS = {
+    **dict.fromkeys((state.value for state in OPEN_STATES), "blue"),
+    State.COMPLETED.value: "green",
+    State.CANCELLED.value: "orange",
+    State.FAILED.value: "red",
+    "compensating": "violet",
+    "late": "red",
+}
+"""The colors of the chips in the state column, by their text."""
 
 _ADDRESS = ("street", "street2", "city", "state", "zip", "country")
 
 
 def orders(rows: list[Row]) -> pd.DataFrame:
-    """Return one row per order. `rows` come from `db.read_models.order_search.search`."""
+    """Return one row per order. `rows` come from `db.read_models.order_search.search`.
+
+    `state` has a list of texts, each a key of STATE_COLORS. `age` and `accepted` are the same time.
+    """
     return pd.DataFrame(
         [
             {
                 "order": row["order_id"],
-                "state": row["state"],
-                "reason": row["abort_reason"] or "",
+                "state": _chips(row),
+                "reason": (row["abort_reason"] or "").replace("_", " "),
+                "age": row["accepted_at"].astimezone(UTC),
                 "accepted": row["accepted_at"].astimezone(UTC).replace(tzinfo=None),
                 "completion s": None if row["completion_ms"] is None else row["completion_ms"] / 1000,
-                "in time": "late" if row["is_late"] else "yes" if row["finished_at"] else "",
                 "attempts": row["attempts"],
                 "amount": row["amount_cents"] / 100,
                 "run": row["run_id"] or "",
@@ -29,6 +43,15 @@ def orders(rows: list[Row]) -> pd.DataFrame:
             for row in rows
         ]
     )
+
+
+def _chips(row: Row) -> list[str]:
+    is_compensating = row["abort_reason"] is not None and row["finished_at"] is None
+    return [
+        str(row["state"]),
+        *(["compensating"] if is_compensating else []),
+        *(["late"] if row["is_late"] else []),
+    ]
 
 
 def events(details: OrderDetails) -> pd.DataFrame:
