@@ -1,6 +1,6 @@
 """Elements that all pages share: header, live fragments, error boundary, action results, empty states."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -136,6 +136,15 @@ def _show_result(key: str) -> None:
             st.success(result.text, icon=":material/check_circle:")
         else:
             st.error(result.text, icon=":material/block:")
+
+
+@contextmanager
+def field_with_error(name: str, errors: Mapping[str, str]) -> Iterator[None]:
+    """Draw a form field, and below it its message of `errors`, a plain text."""
+    with st.container(gap="xxsmall"):
+        yield
+        if name in errors:
+            st.markdown(f":red[:material/error: {plain_text.markdown(errors[name])}]")
 
 
 def select(label: str, key: str, options: list[str], *, placeholder: str = "any", **more: Any) -> str | None:

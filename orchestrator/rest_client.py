@@ -184,7 +184,6 @@ _ERRORS: dict[int, type[errors.OrderSystemError]] = {
     401: errors.NotAllowed,
     403: errors.NotAllowed,
     404: errors.OrderUnknown,
-    429: errors.Overloaded,
 }
 
 
@@ -200,6 +199,10 @@ def error_of(response: httpx.Response) -> errors.OrderSystemError:
         type_, fields = None, {}
     if status in (413, 422):
         return errors.RequestMalformed(detail, fields)
+    if status == 429:
+        # The API sends whole seconds; a proxy may send a date.
+        retry_after = response.headers.get("Retry-After", "")
+        return errors.Overloaded(detail, int(retry_after) if retry_after.isdecimal() else 1)
     default = errors.ServiceUnavailable if status >= 500 else errors.RequestRejected
     return errors.PROBLEM_TYPES.get(type_, _ERRORS.get(status, default))(detail)
 

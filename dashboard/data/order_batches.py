@@ -74,6 +74,7 @@ class OrderBatch:
             list(pool.map(self._send, self.order_ids))
 
     def _send(self, order_id: str) -> None:
+        rejected = Overloaded()
         for _ in range(MAX_REJECTIONS):
             # Also ends the pause when the batch is stopped.
             while not self._stopping.is_set() and (pause := self.pause_seconds) > 0:

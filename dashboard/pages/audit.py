@@ -13,6 +13,7 @@ from dashboard.page_elements import (
     error_boundary,
     live_fragment,
     page_header,
+    page_link,
     select,
     sentence,
     stop_on_invalid_query,
@@ -88,6 +89,8 @@ def show_invariant(invariant: Invariant) -> None:
         st.markdown(f"{invariant.number}. {plain_text.markdown(invariant.text)}", width="content")
     for violation in invariant.violations[:MAX_SHOWN_VIOLATIONS]:
         with st.expander(plain_text.markdown(f"{violation['order_id']}: {violation['finding']}")):
+            if violation["order_id"]:
+                page_link("orders", "Open the order", order=violation["order_id"])
             st.json(violation["evidence"])
     if len(invariant.violations) > MAX_SHOWN_VIOLATIONS:
         st.caption(

@@ -1,6 +1,7 @@
 """Latency: the distribution of completion times and the time breakdown of the slowest orders."""
 
 from datetime import datetime
+from functools import partial
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -11,6 +12,7 @@ from dashboard.data.cached import CHART_SECONDS, cached
 from dashboard.page_elements import (
     empty_state,
     error_boundary,
+    live_fragment,
     page_header,
     seconds,
     select,
@@ -22,6 +24,7 @@ from dashboard.view_models.slo_status import SLO_TARGET, slo_status
 from db.domain import TERMINAL_STATES
 from db.read_models import latency
 from db.read_models.latency import EXACT_ORDERS, Slo, Summary
+from db.read_models.percentiles import min_count
 from orchestrator.errors import RequestMalformed
 
 fault_profiles = cached(latency.fault_profiles, CHART_SECONDS)
@@ -101,7 +104,7 @@ def show(query: dict[str, str]) -> None:
         "percentiles are accurate to 4.4 %"
     )
     show_metrics(finished, overdue, slo)
-    latency_charts.show(plan, finished, round(slo.limit_seconds * 1000))
+    latency_charts.show(plan, finished, slo)
 
 
 def show_metrics(finished: Summary, overdue: int, slo: Slo) -> None:
@@ -111,7 +114,13 @@ def show_metrics(finished: Summary, overdue: int, slo: Slo) -> None:
         st.metric("Late", f"{late:,}", border=True)
         for share in latency.SHARES:
             name = f"p{100 * share:g}" if share < 1 else "Longest"
-            st.metric(name, seconds(finished.times_ms.get(share)), border=True)
+            is_shown = finished.orders >= min_count(share)
+            st.metric(
+                name,
+                seconds(finished.times_ms[share] if is_shown else None),
+                border=True,
+                help=None if is_shown else f"{name} needs {min_count(share):,} finished orders.",
+            )
     st.markdown(slo_status(orders, late, slo.target).sentence + f" Limit: {slo.limit_seconds:g} s.")
     if overdue:
         st.caption(
@@ -120,7 +129,8 @@ def show_metrics(finished: Summary, overdue: int, slo: Slo) -> None:
         )
 
 
-page_header("Latency", live=False)
-with error_boundary("latency"):
+is_live = page_header("Latency", live=True)
+with error_boundary("latency-filters"):
     check_query()
-    show(select_orders())
+    query = select_orders()
+    live_fragment(partial(show, query), is_live, every=CHART_SECONDS)

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from dashboard.page_elements import error_boundary, page_header, stop_on_invalid_query
-from dashboard.sections import order_view, orders_table, start_order
+from dashboard.sections import batch_progress, order_view, orders_table, start_order
 
 stop_on_invalid_query("orders")
 order_id = st.query_params.get("order")
@@ -13,4 +13,5 @@ with error_boundary("orders"):
     else:
         page_header("Orders", live=False)
         start_order.show()
+        batch_progress.show()
         orders_table.show()

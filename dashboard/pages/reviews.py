@@ -5,11 +5,17 @@ import streamlit as st
 from dashboard.data import clients
 from dashboard.data.api_reads import user_may
 from dashboard.data.cached import cached
-from dashboard.page_elements import empty_state, live_fragment, page_header, run_action, stop_on_invalid_query
+from dashboard.page_elements import (
+    empty_state,
+    live_fragment,
+    page_header,
+    page_link,
+    run_action,
+    stop_on_invalid_query,
+)
 from dashboard.view_models.review_cards import contents, review_time
 from db.database import Row
 from db.read_models import live_orders
-from loadtest.charts import plain_text
 from orchestrator.security.key_hashing import Role
 
 MAX_CARDS = 25
@@ -39,7 +45,8 @@ def card(order: Row) -> None:
     with st.container(border=True, key=f"card-{order_id}"):
         summary, time, buttons = st.columns([4, 3, 3], vertical_alignment="center")
         with summary:
-            st.markdown(f"**{plain_text.markdown(order_id)}**  {order['amount_cents'] / 100:,.2f}")
+            page_link("orders", order_id, order=order_id)
+            st.markdown(f"**{order['amount_cents'] / 100:,.2f}**")
             st.text(contents(order))
         time.progress(min(left / total, 1.0), text=f"{left:.0f} s left")
         if not user_may(Role.OPERATOR):

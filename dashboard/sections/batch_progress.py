@@ -36,7 +36,9 @@ def _show_progress(batch: OrderBatch) -> None:
             return
         not_sent = total - succeeded - failed
         if not_sent:
-            st.warning(f"{text}. Stopped: {not_sent:,} requests were not sent.", icon=":material/stop_circle:")
+            st.warning(
+                f"{text}. Stopped: {not_sent:,} requests were not sent.", icon=":material/stop_circle:"
+            )
         elif failed:
             st.warning(f"{text}.", icon=":material/warning:")
         else:

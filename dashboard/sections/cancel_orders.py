@@ -46,14 +46,21 @@ def _confirm(order_ids: list[str]) -> None:
         )
         st.caption("Charged orders are refunded, packed ones are recalled. An order may progress meanwhile.")
         with st.form("cancel-orders", border=False):
-            reason = st.text_input("Reason", "requested by the customer")
-            user = st.text_input("Cancelled by", "dashboard")
+            st.text_input("Reason", "requested by the customer", key="cancel-many-reason")
+            st.text_input("Cancelled by", "dashboard", key="cancel-many-by")
             is_confirmed = st.form_submit_button(
                 f"Cancel {len(possible)} order{'' if len(possible) == 1 else 's'}",
                 type="primary",
                 disabled=not possible,
+                on_click=_cancel,
+                args=(possible,),
             )
         if is_confirmed:
-            api = clients.api()
-            start_batch("Cancelled", possible, lambda order_id: api.cancel(order_id, reason, user))
+            # Close the dialog.
             st.rerun()
+
+
+def _cancel(order_ids: list[str]) -> None:
+    api = clients.api()
+    reason, user = st.session_state["cancel-many-reason"], st.session_state["cancel-many-by"]
+    start_batch("Cancelled", order_ids, lambda order_id: api.cancel(order_id, reason, user))

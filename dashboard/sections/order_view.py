@@ -9,12 +9,17 @@ import streamlit as st
 from dashboard import page_elements as page
 from dashboard.data import clients
 from dashboard.data.api_reads import user_may
+from dashboard.data.cached import CHART_SECONDS, cached
 from dashboard.view_models import order_requests, order_tables
+from dashboard.view_models.field_errors import field_errors
+from db.database import Row
 from db.domain import DEFAULT_COUNTRY
 from db.read_models import order_search
 from db.read_models.order_search import OrderDetails
 from loadtest.charts import plain_text
+from loadtest.charts.order_time import explanation, order_time
 from loadtest.charts.timeline import timeline
+from orchestrator.errors import RequestMalformed
 from orchestrator.messages import order_workflow_id
 from orchestrator.security.key_hashing import Role
 
@@ -45,6 +50,7 @@ def show(order_id: str) -> None:
         if current is None:
             return
         _show_status(current)
+        st.markdown(plain_text.markdown(explanation(current)))
         _show_requests(current)
         _show_timeline(current)
         _show_records(current)
@@ -82,7 +88,7 @@ def _show_status(details: OrderDetails) -> None:
 
 
 def _show_requests(details: OrderDetails) -> None:
-    order, settings = details.order, clients.settings()
+    order = details.order
     order_id = order["order_id"]
     is_allowed = order["finished_at"] is None and user_may(Role.OPERATOR)
     with st.container(horizontal=True, key="requests"):
@@ -93,14 +99,22 @@ def _show_requests(details: OrderDetails) -> None:
             st.button("Approve", icon=":material/thumb_up:", on_click=_approve, args=(order_id,))
         if is_allowed and order_requests.can_be_rejected(order):
             st.button("Reject", icon=":material/thumb_down:", on_click=_reject, args=(order_id,))
-        # An external Temporal has a UI only where the settings name one.
-        if settings.uses_embedded_temporal or settings.temporal_ui_origin is not None:
-            st.link_button(
-                "Open in Temporal UI",
-                f"{settings.temporal_ui_origins[0]}/namespaces/{settings.temporal_namespace}"
-                f"/workflows/{order_workflow_id(order_id)}/{order['workflow_run_id']}/history",
-                icon=":material/open_in_new:",
-            )
+        _show_links(order)
+
+
+def _show_links(order: Row) -> None:
+    settings, run_id = clients.settings(), order["run_id"]
+    if run_id is not None:
+        page.page_link("load_tests", "Run", run=run_id)
+        page.page_link("audit", "Audit of the run", run=run_id)
+    # An external Temporal has a UI only where the settings name one.
+    if settings.uses_embedded_temporal or settings.temporal_ui_origin is not None:
+        st.link_button(
+            "Open in Temporal UI",
+            f"{settings.temporal_ui_origins[0]}/namespaces/{settings.temporal_namespace}"
+            f"/workflows/{order_workflow_id(order['order_id'])}/{order['workflow_run_id']}/history",
+            icon=":material/open_in_new:",
+        )
 
 
 def _cancel_form(order_id: str) -> None:
@@ -121,12 +135,20 @@ def _address_form(order_id: str, address: Mapping[str, str], version: int) -> No
     # keys, the form shows the new address after a change by another user, and never sends the previous one.
     keys = {field: f"new-{field}-{version}" for field in ADDRESS_FIELDS}
 
-    def change() -> None:
+    errors_key = f"address-errors-{order_id}-{version}"
+    errors: dict[str, str] = st.session_state.get(errors_key, {})
+
+    def send() -> None:
         new = {field: st.session_state[key] for field, key in keys.items()}
-        user = st.session_state["changed-by"]
-        page.run_action(
-            order_id, lambda: clients.api().change_address(order_id, new, user, version), "Address changed."
-        )
+        st.session_state[errors_key] = {}
+        try:
+            clients.api().change_address(order_id, new, st.session_state["changed-by"], version)
+        except RequestMalformed as error:
+            st.session_state[errors_key] = field_errors(error, (*ADDRESS_FIELDS, "updated_by"))
+            raise
+
+    def change() -> None:
+        page.run_action(order_id, send, "Address changed.")
 
     with (
         st.popover("Change address", icon=":material/edit_location:"),
@@ -134,8 +156,10 @@ def _address_form(order_id: str, address: Mapping[str, str], version: int) -> No
     ):
         for field, key in keys.items():
             default = DEFAULT_COUNTRY if field == "country" else ""
-            st.text_input(ADDRESS_FIELDS[field], address.get(field, default), key=key)
-        st.text_input("Changed by", "dashboard", key="changed-by")
+            with page.field_with_error(field, errors):
+                st.text_input(ADDRESS_FIELDS[field], address.get(field, default), key=key)
+        with page.field_with_error("updated_by", errors):
+            st.text_input("Changed by", "dashboard", key="changed-by")
         st.form_submit_button("Save address", type="primary", on_click=change)
 
 
@@ -160,12 +184,40 @@ def _show_timeline(details: OrderDetails) -> None:
 
 
 def _show_records(details: OrderDetails) -> None:
-    payment, content, events = st.tabs(["Payment and shipment", "Content", "Events"])
-    with payment:
+    titles = ["Payment and shipment", "Content", "Events"]
+    run_id = details.order["run_id"]
+    tabs = st.tabs([*titles, "Median order of the run"] if run_id is not None else titles)
+    with tabs[0]:
         st.dataframe(order_tables.payment_and_shipment(details), hide_index=True, key="payment-and-shipment")
-    with content:
+    with tabs[1]:
         st.json({"address": details.order["address"], "items": details.order["items"]})
-    with events:
+    with tabs[2]:
         st.dataframe(order_tables.events(details), hide_index=True, placeholder="", key="events")
         read_at = details.order["read_at"].astimezone(UTC)
         st.caption(f"{len(details.events)} events, read at {read_at:%H:%M:%S} UTC")
+    if run_id is not None:
+        with tabs[3]:
+            _show_comparison(details, run_id)
+
+
+def _show_comparison(details: OrderDetails, run_id: str) -> None:
+    median = cached(order_search.median_order, CHART_SECONDS)(run_id)
+    if median is None:
+        page.empty_state("No finished order in this run", "The comparison follows with its first outcome.")
+        return
+    if median["order_id"] == details.order["order_id"]:
+        st.caption("This order has the median completion time of its run.")
+        return
+    st.caption("The order of the run with the median completion time:")
+    page.page_link("orders", median["order_id"], order=median["order_id"])
+    seconds = st.column_config.NumberColumn(format="%.3f s")
+    st.dataframe(
+        order_tables.comparison(order_time(details), median),
+        hide_index=True,
+        key="comparison",
+        column_config={
+            "this order": seconds,
+            "median order": seconds,
+            "difference": st.column_config.NumberColumn(format="%+.3f s"),
+        },
+    )

@@ -20,7 +20,7 @@ _TABLE = "orders-table"
 _SHOWN_ROWS = "orders-table-rows"
 """Session state: the orders that the user sees."""
 
-_NO_SELECTION = {"selection": {"rows": [], "columns": [], "cells": []}}
+_NO_SELECTION: dict[str, dict[str, list[object]]] = {"selection": {"rows": [], "columns": [], "cells": []}}
 
 
 def show() -> None:
@@ -67,7 +67,7 @@ def clear_selection() -> None:
 def _selected_rows() -> list[int]:
     shown = len(st.session_state.get(_SHOWN_ROWS, ()))
     table = st.session_state.get(_TABLE)
-    return [number for number in table.selection.rows if number < shown] if table else []
+    return [number for number in table["selection"]["rows"] if number < shown] if table else []
 
 
 def _reset_page() -> None:

@@ -9,7 +9,18 @@ BEFORE_APPROVAL = (State.RECEIVED, State.VALIDATED, State.IN_REVIEW)
 
 def can_be_cancelled(order: Row) -> bool:
     """Return whether a cancellation or an address change can still succeed."""
-    return order["abort_reason"] is None and not State(order["state"]).is_past(State.PREPARED)
+    return why_not_cancelled(order) is None
+
+
+def why_not_cancelled(order: Row) -> str | None:
+    """Return why a cancellation would be rejected, or None if it can still succeed."""
+    if State(order["state"]).is_terminal:
+        return f"already {order['state']}"
+    if order["abort_reason"] is not None:
+        return f"already aborted: {order['abort_reason'].replace('_', ' ')}"
+    if State(order["state"]).is_past(State.PREPARED):
+        return "the carrier has the package"
+    return None
 
 
 def can_be_rejected(order: Row) -> bool:

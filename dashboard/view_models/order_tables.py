@@ -8,6 +8,7 @@ import pandas as pd
 from db.database import Row
 from db.domain import OPEN_STATES, State
 from db.read_models.order_search import OrderDetails
+from loadtest.charts.order_time import OrderTime
 
 STATE_COLORS = {
     **dict.fromkeys((state.value for state in OPEN_STATES), "blue"),
@@ -71,6 +72,25 @@ def events(details: OrderDetails) -> pd.DataFrame:
                 "detail": json.dumps(event["detail"], ensure_ascii=False) if event["detail"] else "",
             }
             for event in details.events
+        ]
+    )
+
+
+def comparison(time: OrderTime, median: Row) -> pd.DataFrame:
+    """Compare the time of an order with the median order of its run, in seconds: one row per part, and the
+    total."""
+    rows = [*time.parts_ms.items(), ("total", time.total_ms)]
+    others = {part: median[f"{part}_ms"] for part in time.parts_ms} | {"total": median["completion_ms"]}
+    return pd.DataFrame(
+        [
+            {
+                "": part,
+                "this order": ms / 1000,
+                "median order": others[part] / 1000,
+                "difference": (ms - others[part]) / 1000,
+            }
+            for part, ms in rows
+            if ms or others[part]
         ]
     )
 

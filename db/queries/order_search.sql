@@ -53,6 +53,12 @@ where (%(run_id)s::text is null or run_id = %(run_id)s::text)
 order by accepted_at desc, order_id desc
 limit %(limit)s;
 
+-- name: states
+-- The states of some orders, in the order of `order_ids`.
+select o.order_id, o.state, o.abort_reason
+from unnest(%(order_ids)s::text[]) with ordinality wanted (order_id, n) join orders o using (order_id)
+order by wanted.n;
+
 -- name: order
 select o.*, now() as read_at, to_jsonb(p) as payment, to_jsonb(s) as shipment,
     (select coalesce(jsonb_agg(to_jsonb(l) order by l.entry_id), '[]') from provider.ledger l
@@ -65,6 +71,17 @@ from orders o
 left join payments p on p.order_id = o.order_id
 left join shipments s on s.order_id = o.order_id
 where o.order_id = %(order_id)s;
+
+-- name: median_order
+-- The finished order of a run with the median completion time (nearest rank), and its time breakdown.
+select order_id, completion_ms, receive_ms, validate_ms, review_ms, charge_ms, prepare_ms, dispatch_ms, compensate_ms,
+    waiting_ms
+from orders
+where run_id = %(run_id)s and finished_at is not null and completion_ms = (
+    select percentile_disc(0.5) within group (order by completion_ms) from orders
+    where run_id = %(run_id)s and finished_at is not null
+)
+order by order_id limit 1;
 
 -- name: running_attempts
 select step, attempt, started_at, worker from step_attempts

@@ -5,6 +5,7 @@ the millisecond. A larger one is read from the rollup: counts, late orders and t
 percentiles are interpolated within buckets 4.4 % wide. Raises DatabaseError.
 """
 
+import math
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -26,6 +27,9 @@ EXACT_ORDERS = 50_000
 SHARES = (0.5, 0.9, 0.95, 0.99, 1.0)
 SLICE_SHARES = (0.5, 0.95, 0.99, 1.0)
 ECDF_POINTS = 400
+"""Points of a distribution with equal distances; TAIL_POINTS_PER_NINE more for each nine of its tail."""
+
+TAIL_POINTS_PER_NINE = 40
 MAX_SLICES = 120
 """Maximum number of time slices in a chart."""
 
@@ -294,10 +298,18 @@ def _exact_summary(reader: ReadOnlyDatabase, plan: Plan) -> Summary:
         late=row["late"],
         outcomes={state: row[state.value] for state in TERMINAL_STATES},
         times_ms={share: time_of(share) for share in SHARES} if total else {},
-        ecdf=[(time_of(n / ECDF_POINTS), n / ECDF_POINTS) for n in range(1, ECDF_POINTS + 1)]
-        if total
-        else [],
+        ecdf=[(time_of(share), share) for share in _ecdf_shares(total)],
     )
+
+
+def _ecdf_shares(orders: int) -> list[float]:
+    """Return the shares at which a distribution is read; between the last two is only the longest order."""
+    if orders == 0:
+        return []
+    equal = (n / ECDF_POINTS for n in range(1, ECDF_POINTS))
+    nines = math.log10(orders)
+    tail = (1 - 10 ** (-n / TAIL_POINTS_PER_NINE) for n in range(1, int(nines * TAIL_POINTS_PER_NINE) + 1))
+    return [*sorted({*equal, *tail}), 1.0]
 
 
 def _rollup_rows(reader: ReadOnlyDatabase, plan: Plan) -> list[Row]:

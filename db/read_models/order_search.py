@@ -1,5 +1,6 @@
 """Order search, and the details of one order. Raises DatabaseError."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -65,11 +66,22 @@ def search(reader: ReadOnlyDatabase, wanted: Search, limit: int) -> list[Row]:
     )
 
 
+def states(reader: ReadOnlyDatabase, order_ids: Sequence[str]) -> list[Row]:
+    """Return order_id, state and abort_reason of these orders, in this order."""
+    return reader.fetch_all(_SQL["states"], {"order_ids": list(order_ids)})
+
+
 def _has_few_matches(reader: ReadOnlyDatabase, prefix: str | None) -> bool:
     if prefix is None:
         return False
     found = reader.fetch_one(_SQL["count_matches"], {"prefix": prefix, "max_count": FEW_MATCHES})
     return found is not None and found["orders"] < FEW_MATCHES
+
+
+def median_order(reader: ReadOnlyDatabase, run_id: str) -> Row | None:
+    """Return the finished order of a run with the median completion time: order_id, completion_ms and its
+    parts. None for a run without a finished order."""
+    return reader.fetch_one(_SQL["median_order"], {"run_id": run_id})
 
 
 def order_details(reader: ReadOnlyDatabase, order_id: str) -> OrderDetails | None:

@@ -1,5 +1,6 @@
-"""Distribution of completion times: histogram and cumulative distribution (CDF)."""
+"""Distribution of completion times: histogram, cumulative distribution (CDF), and time by percentile."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
@@ -7,10 +8,12 @@ import plotly.graph_objects as go
 from db.domain import TERMINAL_STATES
 from db.read_models.latency import Bucket
 from db.read_models.latency_buckets import edge_below
+from db.read_models.percentiles import min_count
 from loadtest.charts.axes import log_seconds, log_ticks
 from loadtest.charts.palette import Palette, apply_layout, limit_line
 
 HEIGHT = 340
+PERCENTILE_TICKS = (0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
 
 Curve = Sequence[tuple[int, float]]
 """Pairs of (ms, share of orders that took at most that), ascending."""
@@ -44,6 +47,48 @@ def histogram(buckets: Sequence[Bucket], palette: Palette, limit_ms: int, longes
     figure.update_layout(barmode="stack", bargap=0)
     limit_line(figure, palette, log_seconds(limit_ms), limit_ms / 1000)
     return figure
+
+
+def by_percentile(curve: Curve, orders: int, palette: Palette, limit_ms: int, target: float) -> go.Figure:
+    """Return the completion time at each percentile, on an axis of nines: 90, 99, 99.9 at equal distances.
+
+    `curve` is the CDF of `orders` orders. The SLO is met if the curve is below the limit at `target`.
+    """
+    figure = go.Figure()
+    # A percentile above that of the last order but one is the longest time.
+    last = 1 - 1 / max(orders, 2)
+    points = [(min(share, last), ms) for ms, share in curve]
+    figure.add_scatter(
+        x=[_nines(share) for share, _ in points],
+        y=[ms / 1000 for _, ms in points],
+        mode="lines",
+        line={"color": palette.info, "width": 2.5, "shape": "vh"},
+        customdata=[100 * share for share, _ in points],
+        hovertemplate="p%{customdata:.6~g}: %{y:.3f} s<extra></extra>",
+    )
+    apply_layout(figure, palette, height=HEIGHT)
+    shown = [share for share in PERCENTILE_TICKS if min_count(share) <= orders]
+    figure.update_xaxes(
+        title="percentile",
+        tickvals=[_nines(share) for share in shown],
+        ticktext=[f"{100 * share:g}" for share in shown],
+        range=[0, max(_nines(last), _nines(0.9))],
+    )
+    figure.update_yaxes(title="completion, s", rangemode="tozero")
+    if target < 1:
+        figure.add_vline(
+            _nines(target),
+            line={"color": palette.muted, "width": 2, "dash": "dot"},
+            annotation={"text": f"target {100 * target:g} %", "font": {"color": palette.text}},
+            annotation_position="bottom right",
+        )
+    limit_line(figure, palette, limit_ms / 1000, limit_ms / 1000, vertical=False)
+    return figure
+
+
+def _nines(share: float) -> float:
+    """Return the coordinate of a percentile on an axis of nines: 1 for 90 %, 2 for 99 %."""
+    return -math.log10(1 - share)
 
 
 def cumulative(curves: Mapping[str, Curve], palette: Palette, limit_ms: int) -> go.Figure:

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from db.read_models.latency import Cell, Slice
 from db.read_models.latency_buckets import EDGES_MS, edge_below
+from db.read_models.percentiles import min_count
 from loadtest.charts.axes import TimeRange, draw_faults_and_disturbances, log_seconds, log_ticks
 from loadtest.charts.palette import Palette, apply_layout, limit_line
 
@@ -15,14 +16,23 @@ _LINES = ((0.5, "p50", "solid"), (0.95, "p95", "dash"), (0.99, "p99", "dot"), (1
 
 
 def percentiles(slices: Sequence[Slice], time_range: TimeRange, palette: Palette) -> go.Figure:
-    """Return p50, p95, p99 and the longest time of each time slice, in seconds."""
+    """Return p50, p95, p99 and the longest time of each time slice, in seconds.
+
+    A slice with too few orders for a percentile has a gap in its line.
+    """
     figure = go.Figure()
     colors = (palette.success, palette.info, palette.accent, palette.warning)
     at, rows = _with_gaps(slices, timedelta(seconds=time_range.plan.slice_seconds))
     for (share, name, dash), color in zip(_LINES, colors, strict=True):
+        times = [
+            None if row is None or row.orders < min_count(share) else row.times_ms[share] / 1000
+            for row in rows
+        ]
+        if all(each is None for each in times):
+            continue
         figure.add_scatter(
             x=at,
-            y=[None if row is None else row.times_ms[share] / 1000 for row in rows],
+            y=times,
             name=name,
             mode="lines+markers",
             marker={"size": 4},

@@ -37,8 +37,10 @@ def time_breakdown(rows: list[Row], palette: Palette, limit_ms: int) -> go.Figur
                     "solidity": 0.2,
                 },
             },
-            customdata=[f"{row['order_id']} ({row['outcome']}, {row['completion_ms']:,} ms)" for row in rows],
-            hovertemplate="%{customdata}<br>" + segment + " %{x:.3f} s<extra></extra>",
+            # The dashboard opens this order after a click on the bar.
+            customdata=[row["order_id"] for row in rows],
+            hovertext=[f"{row['order_id']} ({row['outcome']}, {row['completion_ms']:,} ms)" for row in rows],
+            hovertemplate="%{hovertext}<br>" + segment + " %{x:.3f} s<extra></extra>",
         )
     apply_layout(figure, palette, height=120 + ROW_HEIGHT * max(len(rows), 3))
     figure.update_layout(barmode="stack", legend={"traceorder": "normal"})

@@ -63,6 +63,7 @@ def _orders(reader: ReadOnlyDatabase, order_ids: list[str]) -> dict[str, Query]:
         "failed, older": lambda: Search(state=State.FAILED, before=random.choice(positions)),
         "failed, of a day": lambda: Search(state=State.FAILED, prefix=random.choice(days)),
         "running": lambda: Search(only_open=True),
+        "charged": lambda: Search(state=State.CHARGED, only_open=True),
         "of a run": lambda: Search(run_id=random.choice(runs)),
         "late, of a run": lambda: Search(run_id=random.choice(runs), only_late=True),
         "failed, of a run, older": lambda: Search(
@@ -73,7 +74,13 @@ def _orders(reader: ReadOnlyDatabase, order_ids: list[str]) -> dict[str, Query]:
         f"orders: {name}": lambda search=search: order_search.search(reader, search(), 50)  # type: ignore[misc]
         for name, search in searches.items()
     }
-    return found | {"order page": lambda: order_search.order_details(reader, random.choice(order_ids))}
+    return found | {
+        "orders: preview of a cancellation": lambda: order_search.states(
+            reader, random.sample(order_ids, 50)
+        ),
+        "order page": lambda: order_search.order_details(reader, random.choice(order_ids)),
+        "order page: median of its run": lambda: order_search.median_order(reader, random.choice(runs)),
+    }
 
 
 def _runs(reader: ReadOnlyDatabase) -> dict[str, Query]:

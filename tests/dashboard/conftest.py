@@ -1,5 +1,6 @@
 """Databases with known orders, and pages that read them: AppTest runs a page in this process."""
 
+import logging
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +28,14 @@ PAGES = Path(clients.__file__).parents[1] / "pages"
 NAMES = ("overview", "orders", "reviews", "latency", "load_tests", "audit")
 SEEDED = 3_000
 DAYS = 2
+NO_API = "No connection to the API\\: start the stack with \\`make up\\`\\."
+
+
+@pytest.fixture(autouse=True)
+def silence_logs() -> None:
+    """Hide the expected warnings: no browser, no database."""
+    for name in ("streamlit", "psycopg.pool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @pytest.fixture(scope="session")
@@ -131,3 +140,13 @@ def texts(test: AppTest) -> str:
     """Return every text of a page."""
     kinds = (test.markdown, test.caption, test.error, test.info, test.title, test.subheader, test.text)
     return "\n".join(str(element.value) for kind in kinds for element in kind)
+
+
+def plain(markdown: str) -> str:
+    """Return a text without the escapes of `plain_text.markdown`."""
+    return markdown.replace("\\", "")
+
+
+def metrics_of(test: AppTest) -> dict[str, str]:
+    """Return the values of the metrics of a page by their labels."""
+    return {metric.label: metric.value for metric in test.metric}

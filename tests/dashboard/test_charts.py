@@ -194,11 +194,40 @@ TIME_RANGE = TimeRange(PLAN, LIMIT_MS, [], [])
 
 def test_percentile_lines_have_a_gap_where_there_are_no_orders():
     times = {0.5: 1_000, 0.95: 2_000, 0.99: 3_000, 1.0: 4_000}
-    slices = [Slice(NOON, 3, times), Slice(after(5), 3, times), Slice(after(100), 4, times)]
+    slices = [Slice(NOON, 300, times), Slice(after(5), 300, times), Slice(after(100), 100, times)]
     figure = over_time.percentiles(slices, TIME_RANGE, LIGHT)
     assert PLAN.slice_seconds == 5
     assert list(figure.data[0].y) == [1.0, 1.0, None, 1.0]
     assert list(figure.data[3].y) == [4.0, 4.0, None, 4.0]
+
+
+def test_a_percentile_is_drawn_only_for_slices_with_enough_orders():
+    times = {0.5: 1_000, 0.95: 2_000, 0.99: 3_000, 1.0: 4_000}
+    figure = over_time.percentiles([Slice(NOON, 20, times), Slice(after(5), 19, times)], TIME_RANGE, LIGHT)
+    assert {line.name: list(line.y) for line in figure.data} == {
+        "p50": [1.0, 1.0], "p95": [2.0, None], "longest": [4.0, 4.0]
+    }  # fmt: skip
+
+
+def test_the_percentile_axis_has_equal_distances_for_each_nine():
+    curve = [(1_000, 0.5), (2_000, 0.9), (8_000, 0.99), (9_000, 1.0)]
+    figure = distribution.by_percentile(curve, 1_000, LIGHT, LIMIT_MS, target=0.99)
+    axis = figure.layout.xaxis
+    assert list(axis.ticktext) == ["50", "90", "99", "99.9"]
+    assert list(axis.tickvals) == pytest.approx([math.log10(2), 1, 2, 3])
+    assert list(figure.data[0].y) == [1.0, 2.0, 8.0, 9.0]
+    # The longest time is drawn up to the last percentile that differs from it.
+    assert list(figure.data[0].x[1:]) == pytest.approx([1, 2, 3])
+    target, limit = figure.layout.shapes
+    assert (target.x0, limit.y0) == (pytest.approx(2), 15.0)
+    assert [note.text for note in figure.layout.annotations] == ["target 99 %", "limit 15 s "]
+
+
+@pytest.mark.parametrize(("orders", "ticks"), [(1, []), (2, ["50"]), (10, ["50", "90"]), (99, ["50", "90"])])
+def test_the_percentile_axis_ends_where_orders_are_too_few(orders, ticks):
+    figure = distribution.by_percentile([(1_000, 1.0)], orders, LIGHT, LIMIT_MS, target=1.0)
+    assert list(figure.layout.xaxis.ticktext) == ticks
+    assert len(figure.layout.shapes) == 1
 
 
 def test_the_heatmap_has_each_count_in_its_cell():
@@ -277,6 +306,8 @@ def test_time_breakdown_segments_sum_to_the_completion_time():
     row |= {"order_id": "a", "outcome": "completed", "completion_ms": sum(row.values())}
     figure = time_breakdown.time_breakdown([row], LIGHT, LIMIT_MS)
     assert sum(trace.x[0] for trace in figure.data) == pytest.approx(0.036)
+    # The dashboard opens the order of a clicked bar.
+    assert {trace.customdata[0] for trace in figure.data} == {"a"}
 
 
 def test_live_charts_have_no_zoom():

@@ -12,7 +12,9 @@ from starlette.applications import Starlette
 from dashboard import filters, links
 from dashboard.filters import cursor_of
 from dashboard.sections.orders_table import search_of
+from db.domain import State
 from db.read_models.latency import Selection
+from db.read_models.order_search import Search
 from orchestrator.errors import RequestMalformed
 
 
@@ -73,7 +75,7 @@ def test_every_rfc_3339_time_is_understood(text):
         ("latency", [("run", "a"), ("run", "b")], "the parameter 'run' is given twice"),
         ("reviews", [("run", "a")], "this page has no parameter 'run'; it has none"),
         ("overview", [("window", "2 min")], "unknown time window: choose one of 1 min, "),
-        ("orders", [("state", "charged")], "unknown state: choose one of any, running, late, "),
+        ("orders", [("state", "shipped")], "unknown state: choose one of any, running, late, "),
         ("orders", [("run", "my run")], "a run id has"),
         ("orders", [("before", "nonsense")], "'before' must be the cursor of another page"),
         ("orders", [("before", "2030-01-01T00:00:00Z")], "'before' must be the cursor of another page"),
@@ -104,6 +106,21 @@ async def test_an_address_with_a_time_leads_to_one_that_the_page_can_show(path, 
         assert (response.headers.get("location"), response.is_redirect) == (location, location is not None)
         again = await client.get(path, follow_redirects=True)
     assert (again.status_code, again.url.path) == (200, path.partition("?")[0])
+
+
+@pytest.mark.parametrize(
+    ("state", "search"),
+    [
+        ("any", Search()),
+        ("running", Search(only_open=True)),
+        ("charged", Search(state=State.CHARGED, only_open=True)),
+        ("failed", Search(state=State.FAILED)),
+        ("late", Search(only_late=True)),
+    ],
+)
+def test_orders_are_filtered_by_state(state, search):
+    filters.check_query("orders", [("state", state)])
+    assert search_of("", state, "", "") == search
 
 
 def test_an_empty_parameter_does_not_filter():

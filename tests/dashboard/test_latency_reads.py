@@ -157,7 +157,13 @@ def test_cdf_is_exact_at_every_point(seeded, seeded_url):
             seeded_url, "select completion_ms from orders where run_id = %(r)s", {"r": plan.selection.run_id}
         )
     ]
-    for ms, share in latency.summary(seeded, plan).ecdf:
+    curve = latency.summary(seeded, plan).ecdf
+    shares = [share for _, share in curve]
+    assert shares == sorted(set(shares))
+    # The tail has points up to the last order but one.
+    assert shares[-1] == 1.0
+    assert len(times) - 5 < shares[-2] * len(times) <= len(times) - 1
+    for ms, share in curve:
         assert sum(time <= ms for time in times) / len(times) >= share
         assert sum(time < ms for time in times) / len(times) <= share
 

@@ -1,7 +1,6 @@
 """The page Overview: banner, metrics, pipeline, orders in flight, components and faults."""
 
 import json
-import logging
 from datetime import timedelta
 from urllib.parse import parse_qs
 
@@ -17,19 +16,8 @@ from db.domain import State
 from db.read_models import live_orders, step_times
 from db.read_models.live_orders import OutcomeSlice, RecentOutcomes
 from loadtest.bench.seed import seed, seed_recent
-from tests.dashboard.conftest import Pages, reader_of, texts
+from tests.dashboard.conftest import NO_API, Pages, metrics_of, reader_of, texts
 from tests.orders import OrderDriver
-
-NO_API = "No connection to the API\\: start the stack with \\`make up\\`\\."
-
-
-@pytest.fixture(autouse=True)
-def silence_logs():
-    logging.getLogger("streamlit").setLevel(logging.ERROR)
-
-
-def metrics_of(test: AppTest) -> dict[str, str]:
-    return {metric.label: metric.value for metric in test.metric}
 
 
 def links(test: AppTest) -> dict[str, dict[str, list[str]]]:

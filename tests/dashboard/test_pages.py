@@ -20,9 +20,8 @@ from db.read_only_database import ReadOnlyDatabase
 from loadtest.bench.seed import random_order_ids, seed, seed_recent
 from orchestrator.errors import RequestMalformed, ServiceUnavailable, UsageError
 from orchestrator.settings import Settings
-from tests.dashboard.conftest import NAMES, SEEDED, Pages, texts
+from tests.dashboard.conftest import NAMES, NO_API, SEEDED, Pages, metrics_of, plain, texts
 
-NO_API = "No connection to the API\\: start the stack with \\`make up\\`\\."
 NOWHERE = "postgresql://orders_reader@/orders?host=/nowhere&sslmode=disable"
 
 INVALID_TIME = (
@@ -38,17 +37,6 @@ EMPTY = {
     "load_tests": "No load tests yet",
     "audit": "No audit yet",
 }
-
-
-def plain(markdown: str) -> str:
-    return markdown.replace("\\", "")
-
-
-@pytest.fixture(autouse=True)
-def silence_logs():
-    """Hide the expected warnings: no browser, no database."""
-    for name in ("streamlit", "psycopg.pool"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -89,113 +77,6 @@ def test_a_page_recovers_with_the_database(page: Pages, seeded_url, monkeypatch)
     test.run()
     assert not test.error
     assert "orders-table" in [table.key for table in test.dataframe]
-
-
-def test_starting_an_order_without_an_api_shows_an_error(page: Pages, seeded_url):
-    test = page.run("orders", seeded_url)
-    next(button for button in test.button if button.label == "Start").click()
-    test.run()
-    assert not test.exception
-    assert [error.value for error in test.error if error.value == NO_API]
-
-
-def test_the_start_form_shows_the_detail_of_the_api(page: Pages, seeded_url, monkeypatch):
-    def reject(_api, _order_id, body):
-        assert body["initial_address"]["street"] == ""
-        raise RequestMalformed("street is empty; line 1: sku is empty")
-
-    monkeypatch.setattr(OrderApi, "start", reject)
-    test = page.run("orders", seeded_url)
-    next(field for field in test.text_input if field.label == "Street").set_value("")
-    next(button for button in test.button if button.label == "Start").click()
-    test.run()
-    assert [plain(error.value) for error in test.error] == ["Street is empty; line 1: sku is empty."]
-
-
-def test_a_repeated_click_on_start_starts_the_same_order(page: Pages, seeded_url, monkeypatch):
-    started = []
-
-    def start(_api, order_id, _body):
-        started.append(order_id)
-        if len(started) == 1:
-            raise ServiceUnavailable("no response; the order may have been accepted")
-
-    monkeypatch.setattr(OrderApi, "start", start)
-    test = page.run("orders", seeded_url)
-    for _ in range(2):
-        next(button for button in test.button if button.label == "Start").click()
-        test.run()
-    assert started[0] == started[1]
-    assert test.query_params["order"] == started[0]
-
-
-def test_after_a_batch_the_start_form_has_another_id_and_another_button(page: Pages, seeded_url, monkeypatch):
-    started = []
-    monkeypatch.setattr(OrderApi, "start", lambda _api, order_id, _body: started.append(order_id))
-    test = page.run("orders", seeded_url)
-    next(field for field in test.number_input if field.label == "Number of orders").set_value(3)
-    first = next(button for button in test.button if button.label == "Start")
-    first.click()
-    test.run()
-    assert len(set(started)) == 3
-    test.run()
-    second = next(button for button in test.button if button.label == "Start")
-    assert second.key != first.key
-    second.click()
-    test.run()
-    assert len(set(started)) == 6
-
-
-def test_the_address_form_shows_a_change_from_elsewhere_and_sends_its_version(
-    page: Pages, postgres, monkeypatch
-):
-    sent = []
-    monkeypatch.setattr(OrderApi, "change_address", lambda _api, *request: sent.append(request))
-    monkeypatch.setattr(order_view, "user_may", lambda _role: True)
-    with postgres.fresh_database() as url:
-        seed_recent(url, finished=1, running=3)
-        test = page.run("orders", url, order="seed-running-3")
-        with psycopg.connect(url) as connection:
-            connection.execute(
-                """update orders set address = address || '{"street": "9 Other Road"}', address_version = 2
-                where order_id = 'seed-running-3'"""
-            )
-        test.run()
-        fields = {field.label: field for field in test.text_input}
-        assert fields["Street"].value == "9 Other Road"
-        fields["Zip"].set_value("10001")
-        next(button for button in test.button if button.label == "Save address").click()
-        test.run()
-        page.reset()
-    (order_id, address, _user, version) = sent[0]
-    assert (order_id, version) == ("seed-running-3", 2)
-    assert (address["street"], address["zip"]) == ("9 Other Road", "10001")
-    assert (address["street2"], address["country"]) == ("", "US")
-
-
-def test_the_start_form_rejects_an_order_id_that_no_path_can_hold(page: Pages, seeded_url):
-    test = page.run("orders", seeded_url)
-    next(field for field in test.text_input if field.label == "Order id").set_value("../faults")
-    next(button for button in test.button if button.label == "Start").click()
-    test.run()
-    assert ["An order id has 1 to 64 letters" in error.value for error in test.error] == [True]
-
-
-def test_an_unknown_order_is_not_an_error(page: Pages, seeded_url):
-    test = page.run("orders", seeded_url, order="no<b>body</b>")
-    assert not test.exception
-    assert "Order not found." in texts(test)
-    assert "no\\<b\\>body\\<\\/b\\>" in texts(test)
-
-
-def test_a_new_order_appears_when_the_database_has_it(page: Pages, seeded_url, monkeypatch):
-    (order_id,) = random_order_ids(seeded_url, 1)
-    real, calls = order_search.order_details, itertools.count()
-    monkeypatch.setattr(order_search, "order_details", lambda *given: real(*given) if next(calls) else None)
-    test = page.run("orders", seeded_url, order=order_id)
-    assert not test.exception
-    assert "Order not found." not in texts(test)
-    assert any(metric.label == "State" for metric in test.metric)
 
 
 @pytest.mark.parametrize(
@@ -258,68 +139,6 @@ def test_a_review_without_an_api_shows_one_error_and_can_be_retried(page: Pages,
 def test_the_style_sheet_hides_an_action_result_at_the_same_time():
     style = Path(page_elements.__file__).with_suffix(".css").read_text()
     assert f"animation: action-result-expired 0s {page_elements.RESULT_VISIBLE.total_seconds():g}s" in style
-
-
-@pytest.mark.parametrize(
-    ("setting", "origin"), [("https://temporal.example.com", "https://temporal.example.com"), ("", None)]
-)
-def test_an_order_links_to_the_ui_of_an_external_temporal(
-    page: Pages, seeded_url, seeded, monkeypatch, setting, origin
-):
-    monkeypatch.setenv("TEMPORAL_ADDRESS", "temporal.invalid:7233")
-    monkeypatch.setenv("TEMPORAL_UI_ORIGIN", setting)
-    order = order_search.search(seeded, Search(), 1)[0]["order_id"]
-    links = page.run("orders", seeded_url, order=order).get("link_button")
-    assert [link.proto.url.partition("/history")[0].rpartition("/")[0] for link in links] == (
-        [f"{origin}/namespaces/default/workflows/order-{order}"] if origin else []
-    )
-
-
-def test_a_click_opens_the_clicked_order_when_new_orders_have_arrived(page: Pages, postgres):
-    with postgres.fresh_database() as url:
-        seed(url, 20, days=1, progress=lambda _: None)
-        test = page.run("orders", url)
-        (table,) = (each for each in test.dataframe if each.key == "orders-table")
-        clicked = table.value["order"].iloc[1]
-        seed_recent(url, finished=1, running=3)
-        states = test._tree.get_widget_states()
-        selection = states.widgets.add()
-        selection.id, selection.string_value = table.proto.id, json.dumps({"selection": {"rows": [1]}})
-        test._run(states)
-        page.reset()
-    assert test.query_params["order"] == clicked
-    assert clicked in plain(test.title[0].value)
-
-
-def test_the_order_page_shows_the_stored_values(page: Pages, seeded_url, seeded: ReadOnlyDatabase):
-    plan = latency.plan(seeded, Selection())
-    row = latency.slowest(seeded, plan, latency.buckets(seeded, plan), 1)[0]
-    test = page.run("orders", seeded_url, order=row["order_id"])
-    figures = {metric.label: metric.value for metric in test.metric}
-    assert figures["State"] == row["outcome"]
-    assert figures["Time"] == f"{row['completion_ms'] / 1000:,.3f} s"
-    assert not [button for button in test.button if button.label in ("Approve", "Reject")]
-    assert len(test.get("plotly_chart")) == 1
-
-
-def test_an_order_without_events_shows_its_records(page: Pages, postgres):
-    with postgres.fresh_database() as url:
-        seed(url, 20, days=1, progress=lambda _: None)
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute("delete from events")
-            order_id, state = connection.execute("select order_id, state from orders limit 1").fetchone()
-        test = page.run("orders", url, order=order_id)
-        page.reset()
-    assert not test.exception
-    assert not test.error
-    assert "have been deleted" in " ".join(info.value for info in test.info)
-    assert metrics_of(test)["State"] == state
-    assert any("charged" in table.value.to_string() for table in test.dataframe)
-    assert not test.get("plotly_chart")
-
-
-def metrics_of(test) -> dict[str, str]:
-    return {metric.label: metric.value for metric in test.metric}
 
 
 def test_the_latency_page_shows_exact_values(page: Pages, seeded_url, seeded: ReadOnlyDatabase):

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from dashboard.sections.start_order import items_of, order_ids
-from orchestrator.errors import UsageError
+from orchestrator.errors import RequestMalformed
 
 
 def test_lines_become_items_in_cents():
@@ -14,7 +14,7 @@ def test_lines_become_items_in_cents():
         {"sku": "B", "quantity": 1.5, "unit price": 1.0},
     ])  # fmt: skip
     assert items_of(lines.head(2)) == [{"sku": "A", "quantity": 2, "unit_price_cents": 1_999}]
-    with pytest.raises(UsageError, match="line 3: enter a whole quantity and a price"):
+    with pytest.raises(RequestMalformed, match="line 3: enter a whole quantity and a price"):
         items_of(lines)
 
 

@@ -91,6 +91,17 @@ async def test_a_malformed_request_raises_an_error_with_the_message_of_each_fiel
     assert all(message in str(error) for message in error.fields.values())
 
 
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [({"Retry-After": "7"}, 7), ({"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}, 1), ({}, 1)],
+)
+def test_a_rejection_has_its_retry_after(headers: dict[str, str], seconds: int) -> None:
+    client = client_with(lambda _: httpx.Response(429, json={"detail": "overloaded"}, headers=headers))
+    with pytest.raises(Overloaded) as raised:
+        client.post("/orders/a/start", {})
+    assert raised.value.retry_after_seconds == seconds
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b'{"title": "x"}'])
 def test_the_error_names_the_status_if_the_response_has_no_detail(content: bytes) -> None:
     client = client_with(lambda _: httpx.Response(502, content=content))
