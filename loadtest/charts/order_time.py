@@ -8,12 +8,10 @@ from db.database import Row
 from db.domain import COMPENSATIONS, AttemptOutcome, ReviewMode, State, Step
 from db.read_models.order_search import OrderDetails
 from loadtest.charts.order_timeline import WAITING, Bar, bars
+from loadtest.charts.time_breakdown import SEGMENTS
 
 COMPENSATE = "compensate"
-FORWARD_STEPS = (Step.RECEIVE, Step.VALIDATE, Step.REVIEW, Step.CHARGE, Step.PREPARE, Step.DISPATCH)
-PARTS = (*(step.value for step in FORWARD_STEPS), COMPENSATE, WAITING)
-"""The parts of the time of an order, in the order of the columns of `orders`."""
-
+_FORWARD = [segment for segment in SEGMENTS if segment not in (COMPENSATE, WAITING)]
 SMALL_SHARE = 0.02
 """The sentence sums up parts below this share of the total."""
 
@@ -26,7 +24,7 @@ _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 
 class OrderTime(NamedTuple):
-    """`parts_ms` has a value for each of PARTS; they sum to `total_ms`."""
+    """`parts_ms` has a value for each of SEGMENTS; they sum to `total_ms`."""
 
     total_ms: int
     parts_ms: dict[str, int]
@@ -36,15 +34,15 @@ def order_time(details: OrderDetails) -> OrderTime:
     """Return the stored time of a finished order, or the time of an open order so far."""
     order = details.order
     if order["completion_ms"] is not None:
-        return OrderTime(order["completion_ms"], {part: order[f"{part}_ms"] for part in PARTS})
+        return OrderTime(order["completion_ms"], {part: order[f"{part}_ms"] for part in SEGMENTS})
     # Same as `finish_order` in db/queries/orders.sql: lost attempts count as waiting, and so do forward
     # attempts after an abort. Each part is rounded down, and waiting is the remainder.
     total_ms = _ms(order["accepted_at"], order["read_at"])
     aborted_ms = total_ms if order["aborted_at"] is None else _ms(order["accepted_at"], order["aborted_at"])
     busy = [bar for bar in bars(details) if bar.kind not in (WAITING, AttemptOutcome.LOST)]
     parts_ms = {
-        step.value: _covered_ms((bar for bar in busy if bar.row == step), min(aborted_ms, total_ms))
-        for step in FORWARD_STEPS
+        step: _covered_ms((bar for bar in busy if bar.row == step), min(aborted_ms, total_ms))
+        for step in _FORWARD
     }
     parts_ms[COMPENSATE] = _covered_ms((bar for bar in busy if bar.row in COMPENSATIONS), total_ms)
     parts_ms[WAITING] = total_ms - sum(parts_ms.values())
@@ -76,7 +74,7 @@ def _part_text(part: str, details: OrderDetails) -> str:
         lost = sum(event["outcome"] == AttemptOutcome.LOST for event in _ended_attempts(details))
         return f"{part} ({_count(lost)} lost with the worker)" if lost else part
     if part == Step.REVIEW:
-        return f"{part} by a person" if details.order["review"] == ReviewMode.MANUAL else part
+        return f"manual {part}" if details.order["review"] == ReviewMode.MANUAL else part
     attempts = _attempts(details)
     steps = [step for step in (COMPENSATIONS if part == COMPENSATE else (part,)) if step in attempts]
     if not steps:

@@ -215,7 +215,7 @@ def test_a_time_in_a_link_filters_the_page_and_its_export_alike(page: Pages, see
             "This page has no parameter 'sinse'; it has run",
         ),
         ("overview", {"window": "2 min"}, "Unknown time window: choose one of 1 min, 5 min, 15 min, 1 h."),
-        ("orders", {"state": "charged"}, "Unknown state: choose one of any, running, late"),
+        ("orders", {"state": "shipped"}, "Unknown state: choose one of any, running, late"),
         ("orders", {"before": "nonsense"}, "'before' must be the cursor of another page."),
         ("orders", {"run": "my run"}, "A run id has 1 to 64 letters"),
         ("reviews", {"run": "a"}, "This page has no parameter 'run'; it has none."),

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from dashboard.data import order_batches
+from dashboard.data import clients, order_batches
 from dashboard.data.order_batches import OrderBatch
 from orchestrator.errors import Overloaded, TooLate
 
@@ -39,7 +39,7 @@ def test_a_rejection_pauses_all_requests_for_its_retry_after(monkeypatch):
     at = []
 
     def reject_the_second(order_id: str) -> None:
-        at.append((order_id, order_batches.clients.now()))
+        at.append((order_id, clients.now()))
         if len(at) == 2:
             raise Overloaded(retry_after_seconds=1)
 

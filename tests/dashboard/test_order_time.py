@@ -10,16 +10,17 @@ from hypothesis import strategies as some
 from dashboard.view_models import order_tables
 from db.read_models import order_search
 from loadtest.bench.seed import random_order_ids
-from loadtest.charts.order_time import PARTS, explanation, order_time
+from loadtest.charts.order_time import explanation, order_time
+from loadtest.charts.time_breakdown import SEGMENTS
 from tests.dashboard.conftest import query, some_run
 from tests.dashboard.order_examples import ORDER_EVENTS, after, attempt, event, order_details
 
-NONE = dict.fromkeys(f"{part}_ms" for part in PARTS) | {"completion_ms": None, "review": "auto"}
+NONE = dict.fromkeys(f"{part}_ms" for part in SEGMENTS) | {"completion_ms": None, "review": "auto"}
 """The time columns of an open order."""
 
 
 def finished(state: str = "completed", *events: dict, limit: float = 15, **parts_ms: int):
-    known = {f"{part}_ms": parts_ms.get(part, 0) for part in PARTS}
+    known = {f"{part}_ms": parts_ms.get(part, 0) for part in SEGMENTS}
     total_ms = sum(known.values())
     return order_details(
         *events,
@@ -113,16 +114,16 @@ def test_an_open_order_counts_lost_attempts_and_work_after_its_abort_as_waiting(
 
 def test_a_manual_review_is_named():
     details = open_order(event("state", 1.0, "in_review"), read_at=6, state="in_review", review="manual")
-    assert explanation(details) == "Open for 6.000 s: 5.000 s review by a person, 1.000 s waiting."
+    assert explanation(details) == "Open for 6.000 s: 5.000 s manual review, 1.000 s waiting."
 
 
 def test_an_order_without_any_time_is_explained():
     assert explanation(open_order(read_at=0)) == "Open for 0.000 s."
 
 
-@given(some.lists(some.integers(0, 20_000), min_size=len(PARTS), max_size=len(PARTS)))
+@given(some.lists(some.integers(0, 20_000), min_size=len(SEGMENTS), max_size=len(SEGMENTS)))
 def test_the_times_in_the_sentence_sum_to_the_total(times_ms):
-    sentence = explanation(finished("completed", limit=1_000, **dict(zip(PARTS, times_ms, strict=True))))
+    sentence = explanation(finished("completed", limit=1_000, **dict(zip(SEGMENTS, times_ms, strict=True))))
     found = re.findall(r"[\d,]+\.\d{3}", sentence)
     total, *parts = (round(float(text.replace(",", "")) * 1000) for text in found)
     assert total == sum(times_ms) == sum(parts)
@@ -169,13 +170,13 @@ def test_the_median_order_of_a_run_is_the_order_with_the_median_time(seeded, see
         {"id": run_id},
     )
     found = order_search.median_order(seeded, run_id)
-    assert found["completion_ms"] == truth["ms"] == sum(found[f"{part}_ms"] for part in PARTS)
+    assert found["completion_ms"] == truth["ms"] == sum(found[f"{part}_ms"] for part in SEGMENTS)
     assert order_search.median_order(seeded, "unknown") is None
 
 
 def test_the_comparison_with_the_median_order_has_every_part_and_the_total():
     time = order_time(finished("completed", review=2_000, charge=500))
-    median = dict.fromkeys((f"{part}_ms" for part in PARTS), 0) | {"review_ms": 2_000, "waiting_ms": 40}
+    median = dict.fromkeys((f"{part}_ms" for part in SEGMENTS), 0) | {"review_ms": 2_000, "waiting_ms": 40}
     table = order_tables.comparison(time, median | {"completion_ms": 2_040})
     assert table.values.tolist() == [
         ["review", 2.0, 2.0, 0.0],
