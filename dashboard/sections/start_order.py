@@ -65,7 +65,7 @@ def show() -> None:
 
 
 def _order_fields(errors: Mapping[str, str]) -> tuple[str, float, dict[str, str]]:
-    """Draw the fields above the address. Return order id, number of orders, and the modes that were chosen."""
+    """Draw the fields above the address. Return order id, number of orders, and the chosen modes."""
     with st.grid(4, min_column_width=180):
         with field_with_error("order_id", errors):
             order_id = st.text_input("Order id", placeholder="generated", help="Letters, digits, - and _")
@@ -80,8 +80,8 @@ def _order_fields(errors: Mapping[str, str]) -> tuple[str, float, dict[str, str]
             execution = st.segmented_control(
                 "Execution",
                 [mode.value for mode in ExecutionMode],
-                help="visible: Temporal's UI shows every step with its retries. Without a choice, the default of "
-                "the API.",
+                help="visible: Temporal's UI shows every step with its retries. Without a choice, the "
+                "default of the API.",
             )
     return order_id, count, {k: v for k, v in (("review", review), ("execution", execution)) if v is not None}
 
