@@ -1,8 +1,5 @@
 """Every page: without orders, with orders, without an API, and without a database."""
 
-import itertools
-import json
-import logging
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,14 +8,11 @@ import pytest
 
 from dashboard import page_elements
 from dashboard.data.load_test_processes import LoadTestProcesses
-from dashboard.data.order_api import OrderApi
-from dashboard.sections import order_view
-from db.read_models import latency, order_search
+from db.read_models import latency
 from db.read_models.latency import Selection
-from db.read_models.order_search import Search
 from db.read_only_database import ReadOnlyDatabase
-from loadtest.bench.seed import random_order_ids, seed, seed_recent
-from orchestrator.errors import RequestMalformed, ServiceUnavailable, UsageError
+from loadtest.bench.seed import seed_recent
+from orchestrator.errors import UsageError
 from orchestrator.settings import Settings
 from tests.dashboard.conftest import NAMES, NO_API, SEEDED, Pages, metrics_of, plain, texts
 
