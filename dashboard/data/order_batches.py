@@ -16,7 +16,7 @@ MAX_PAUSE_SECONDS = 30
 """The longest pause after one rejection, whatever its Retry-After."""
 
 MAX_REJECTIONS = 20
-"""So many rejections of one order with status 429 end it as a failure."""
+"""An order counts as failed after this many rejections with status 429."""
 
 _BATCH = "order-batch"
 
