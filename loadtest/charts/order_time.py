@@ -1,7 +1,7 @@
 """How an order spent its time: its parts in ms, which sum to the total, and one sentence about them."""
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from db.database import Row
@@ -113,7 +113,7 @@ def _covered_ms(spans: Iterable[Bar], until_ms: int) -> int:
 
 
 def _ms(start: datetime, end: datetime) -> int:
-    return int((end - start).total_seconds() * 1000)
+    return (end - start) // timedelta(milliseconds=1)
 
 
 def _seconds(ms: int) -> str:
