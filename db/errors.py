@@ -70,7 +70,7 @@ class PoolExhausted(DatabaseError):
 
 
 class StatementTimeout(DatabaseError):
-    """The database took too long. Narrow the selection or try again."""
+    """The database took too long. Narrow the selection, or retry."""
 
 
 class LockTimeout(DatabaseError):

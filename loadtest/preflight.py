@@ -77,7 +77,8 @@ def require_database() -> Iterator[None]:
         raise UsageError("Another load test is starting and has not begun. Try again shortly.") from None
     except DatabaseUnavailable:
         raise UsageError(
-            "The database that stores runs is not responding. Is the stack up, and is DATABASE_URL right?"
+            "PostgreSQL, which stores runs, is not responding at DATABASE_URL. Start the stack with "
+            "`make up`, or correct DATABASE_URL."
         ) from None
     except UndefinedTable:
         raise UsageError(

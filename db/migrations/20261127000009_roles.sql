@@ -29,7 +29,7 @@ exception
     when insufficient_privilege or undefined_object then
         raise notice 'the roles were not created: %', sqlerrm;
     when duplicate_object or unique_violation then
-        raise exception 'another database of this server is creating the roles; try again';
+        raise exception 'another database of this server is creating the roles; retry';
 end
 $$;
 

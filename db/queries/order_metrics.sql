@@ -26,21 +26,31 @@ from orders where state < 'completed';
 -- `active` counts the orders in flight that neither await a review nor wait between two attempts of a compensation.
 -- `stored` are those of the given orders that are in the database. `finished` counts the orders that finished within
 -- the limit in the last seconds. `waiting_ms` is the queueing time of the completed ones: the queueing time of an
--- aborted order includes delays between attempts of a compensation.
+-- aborted order includes delays between attempts of a compensation. `waiting_ms` and `idle_seconds` are those of
+-- orders accepted in the last `evidence_seconds`. `quiet_seconds` is the time since the last event of an open order or
+-- the last outcome.
 select active.orders as active, active.idle_seconds, recent.finished, recent.waiting_ms,
+    extract(epoch from now() - greatest(active.last_event_at, recent.finished_at))::float8 as quiet_seconds,
     array(select order_id from orders where order_id = any(%(order_ids)s::text[])) as stored
 from (
-    select count(*) as orders, extract(epoch from percentile_disc(0.5) within group (order by now() - last_event_at))::float8
-            as idle_seconds
-    from orders
-    where state < 'completed' and case when abort_reason is null then state <> 'in_review'
-        else not exists (
-            select from step_attempts s where s.order_id = orders.order_id
-                and s.step in ('recall', 'refund') and s.attempt > %(quick_attempts)s
-        ) end
+    select count(*) filter (where is_active) as orders,
+        extract(epoch from percentile_disc(0.5) within group (order by now() - last_event_at)
+            filter (where is_active and accepted_at >= now() - make_interval(secs => %(evidence_seconds)s)))::float8
+            as idle_seconds,
+        max(last_event_at) as last_event_at
+    from orders, lateral (
+        select case when abort_reason is null then state <> 'in_review'
+            else not exists (
+                select from step_attempts s where s.order_id = orders.order_id
+                    and s.step in ('recall', 'refund') and s.attempt > %(quick_attempts)s
+            ) end as is_active
+    ) activity
+    where state < 'completed'
 ) active, (
-    select count(*) filter (where within_limit) as finished,
-        percentile_disc(0.5) within group (order by waiting_ms) filter (where state = 'completed') as waiting_ms
+    select count(*) filter (where within_limit) as finished, max(finished_at) as finished_at,
+        percentile_disc(0.5) within group (order by waiting_ms) filter (
+            where state = 'completed' and accepted_at >= now() - make_interval(secs => %(evidence_seconds)s)
+        ) as waiting_ms
     from orders
     where finished_at is not null and finished_at >= now() - make_interval(secs => %(seconds)s)
 ) recent;

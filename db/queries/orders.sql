@@ -19,9 +19,9 @@ with new_order as (
     select
         %(order_id)s, %(temporal_cluster_id)s, %(temporal_namespace)s, %(workflow_run_id)s, %(run_id)s,
         %(fingerprint)s, %(address)s, %(items)s, %(amount_cents)s, %(currency)s, %(payment_id)s, %(review)s,
-        -- ingress_ms, accepted_at - requested_at, must be positive. psycopg cannot read a time before the year 1.
-        greatest(least(%(requested_at)s, date_trunc('milliseconds', %(accepted_at)s)),
-            date_trunc('milliseconds', %(accepted_at)s) - interval '20 days'),
+        -- ingress_ms, accepted_at - requested_at, must not be negative. psycopg cannot read a time that is before the
+        -- year 1 in the time zone of its session.
+        greatest(least(%(requested_at)s, date_trunc('milliseconds', %(accepted_at)s)), timestamptz '0001-01-02 00:00+00'),
         date_trunc('milliseconds', %(accepted_at)s), date_trunc('milliseconds', %(deadline_at)s),
         coalesce(
             (select date_trunc('milliseconds', %(accepted_at)s) + make_interval(secs => (options ->> 'slo_seconds')::float8)

@@ -54,10 +54,12 @@ class LoadSample:
     `idle_seconds` is the median time since their last event, None without any. `stored` are those of the
     given orders that are in the database. `finished` counts the orders that finished within their limit in
     the last seconds; `waiting_ms` is the median queueing time of the completed ones, None without any.
+    `quiet_seconds` is the time since the last event of any order, None without an order.
     """
 
     active: int
     idle_seconds: float | None
+    quiet_seconds: float | None
     finished: int
     waiting_ms: int | None
     stored: frozenset[str]
@@ -87,9 +89,19 @@ async def open_orders(database: Database) -> OpenOrders:
     return OpenOrders(**row)
 
 
-async def load_sample(database: Database, order_ids: Collection[str], seconds: float) -> LoadSample:
-    """Return the current load, with the orders that finished in the last `seconds`."""
-    parameters = {"order_ids": list(order_ids), "seconds": seconds, "quick_attempts": QUICK_ATTEMPTS}
+async def load_sample(
+    database: Database, order_ids: Collection[str], seconds: float, evidence_seconds: float
+) -> LoadSample:
+    """Return the current load, with the orders that finished in the last `seconds`.
+
+    Queueing times are those of orders that were accepted in the last `evidence_seconds`.
+    """
+    parameters = {
+        "order_ids": list(order_ids),
+        "seconds": seconds,
+        "evidence_seconds": evidence_seconds,
+        "quick_attempts": QUICK_ATTEMPTS,
+    }
     row = await database.fetch_one(_SQL["load_sample"], parameters)
     assert row is not None, "an aggregate returns a row"
     return LoadSample(**row | {"stored": frozenset(row["stored"])})

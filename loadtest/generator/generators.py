@@ -83,7 +83,7 @@ class DistributedGenerators:
 
     def require_workers(self) -> None:
         if not self._connected():
-            raise UsageError("No worker is connected yet. Start a worker, then try again.")
+            raise UsageError("No worker is connected yet. Start a worker and retry.")
 
     def wait_for_workers(self, wanted: int, seconds: float, print_message: Callable[[str], None]) -> None:
         """Wait until `wanted` workers are connected. Raises UsageError after `seconds`."""

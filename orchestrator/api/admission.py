@@ -4,10 +4,14 @@ An order counts as active while it needs workers: not during its review, and not
 compensation that keeps failing. The number of active orders is not limited until orders wait in queues. Then
 the limit decreases, from the number of active orders, and increases again when they do not wait any more. Its
 lower bound is the best completion rate of the last seconds times a share of the order's limit (Little's law).
-Starts beyond the limit are rejected with 429. docs/explanation/admission-control.md has the simulations.
+Starts beyond the limit are rejected with 429.
+
+During an outage no order progresses. The queueing times of orders that an outage delayed do not show an
+overload, so they do not change the limit. docs/explanation/admission-control.md has the simulations.
 """
 
 import asyncio
+import math
 from collections import deque
 from datetime import UTC, datetime, timedelta
 from statistics import median
@@ -50,6 +54,11 @@ HALVING_SHARE = 0.66
 the order's limit without the review: 2 % per poll for 15 s. Slow, because orders also wait for some seconds
 when their worker is killed."""
 
+BACKLOG_SHARE = 0.7
+"""After an outage, new orders wait for the orders that it has delayed. Orders are accepted for this share of
+the limit without the review, counted from the begin of the outage, or as many as finish in that time at the
+known completion rate. The rest of the limit is for the order itself."""
+
 MIN_LIMIT = 8
 """Lower bound of the limit at any completion rate: with fewer active orders, no rate can be measured."""
 
@@ -63,39 +72,99 @@ log = structlog.get_logger()
 class ConcurrencyLimiter:
     """Derives how many orders may be active from queueing times and the completion rate.
 
-    `processing_seconds` is the limit of an order without its review.
+    `processing_seconds` is the limit of an order without its review. After an outage it recovers: the limit
+    does not follow queueing times until the delayed orders have finished.
     """
 
     def __init__(self, processing_seconds: float, max_limit: int) -> None:
-        self._target_seconds = processing_seconds * TARGET_SHARE
+        self._processing_seconds = processing_seconds
+        self._backlog_seconds = processing_seconds * BACKLOG_SHARE
         self._max_waiting_seconds = processing_seconds * WAITING_SHARE
         self._change = 2 ** (POLL_SECONDS / (processing_seconds * HALVING_SHARE))
         self._max_limit = max_limit
         self._rates: deque[tuple[float, float]] = deque()
+        self._best_rate = 0.0
         self._adaptive_limit = float(max_limit)
-        self._sustainable = 0.0
+        self._active = 0
+        self._outage_at: float | None = None
+        """Begin of an outage whose delayed orders have not finished."""
+
+        self._resumed_at = 0.0
+        """End of that outage; during the outage, now."""
+
+        self._backlog_limit = math.inf
+        """Active orders when the outage had lasted for `_backlog_seconds`."""
+
+        self.evidence_since = 0.0
+        """Queueing times of orders that were accepted earlier do not show an overload: an outage delayed
+        them."""
 
     @property
     def limit(self) -> int:
-        return min(max(int(max(self._adaptive_limit, self._sustainable)), MIN_LIMIT), self._max_limit)
+        limit = self._adaptive_limit
+        if self._outage_at is not None:
+            limit = min(limit, max(self._backlog_limit, self._best_rate * self._backlog_seconds))
+        return min(max(int(max(limit, self._sustainable)), MIN_LIMIT), self._max_limit)
 
-    def observe(self, now: float, active: int, finished_rate: float, waiting_seconds: float) -> None:
+    @property
+    def _sustainable(self) -> float:
+        return self._best_rate * self._processing_seconds * TARGET_SHARE
+
+    def observe(
+        self,
+        now: float,
+        active: int,
+        finished_rate: float,
+        waiting_seconds: float,
+        quiet_seconds: float = 0.0,
+    ) -> None:
         """Adapt the limit.
 
-        `active` is the number of active orders, `finished_rate` in orders a second, and `waiting_seconds` the
-        current queueing time of an order.
+        `active` is the number of active orders, `finished_rate` in orders a second, `waiting_seconds` the
+        current queueing time of an order accepted since `evidence_since`, and `quiet_seconds` the time in
+        which no order has progressed.
         """
+        self._active = active
+        if self._best_rate and quiet_seconds > self._max_waiting_seconds:
+            self.observe_outage(now, quiet_seconds)
+            return
         self._rates.append((now, finished_rate))
         while self._rates[0][0] < now - RATE_MEMORY_SECONDS:
             self._rates.popleft()
-        self._sustainable = max(rate for _, rate in self._rates) * self._target_seconds
-        if active == 0:
+        self._best_rate = max(rate for _, rate in self._rates)
+        if self._outage_at is not None:
+            self._limit_backlog(now, self._outage_at)
+            if self._has_recovered(now - self._resumed_at, active):
+                self._outage_at, self._backlog_limit, self.evidence_since = None, math.inf, now
+        elif active == 0:
             self._adaptive_limit = self._max_limit
+        elif self._best_rate and quiet_seconds > UNQUEUED_SECONDS + self._max_waiting_seconds / QUEUES:
+            # In an overload some orders progress at any time: this may be the begin of an outage.
+            return
         elif waiting_seconds > self._max_waiting_seconds:
             self._adaptive_limit = min(self._adaptive_limit, active) / self._change
         else:
             increased = max(self._adaptive_limit, self._sustainable) * self._change + 1
             self._adaptive_limit = min(increased, self._max_limit)
+
+    def observe_outage(self, now: float, quiet_seconds: float = 0.0) -> None:
+        """Record that no order has progressed for `quiet_seconds`, or that the database is unavailable."""
+        # The rates from before the outage stay the best known ones.
+        paused = now - (self._rates[-1][0] if self._rates else now)
+        self._rates = deque((at + paused, rate) for at, rate in self._rates)
+        if self._outage_at is None:
+            self._outage_at = now - quiet_seconds
+        self._resumed_at = now
+        self._limit_backlog(now, self._outage_at)
+
+    def _limit_backlog(self, now: float, outage_at: float) -> None:
+        if now - outage_at > self._backlog_seconds and self._backlog_limit == math.inf:
+            self._backlog_limit = self._active
+
+    def _has_recovered(self, seconds: float, active: int) -> bool:
+        if active == 0 or seconds > self._processing_seconds:
+            return True
+        return seconds > RATE_WINDOW_SECONDS and active <= self._sustainable
 
 
 class Admission:
@@ -159,26 +228,34 @@ class Admission:
             try:
                 await self._poll()
             except DatabaseError as error:
-                # Without the database, starts are rejected with 503, and the limit does not change.
+                # Without the database, starts are rejected with 503.
                 log.warning("cannot count the active orders", error=str(error))
+                self._limiter.observe_outage(monotonic())
             await asyncio.sleep(max(POLL_SECONDS, (monotonic() - began_at) / POLL_SHARE))
 
     async def _poll(self) -> None:
         pending = list(self._pending)
-        sample = await with_timeout(order_metrics.load_sample(self._database, pending, RATE_WINDOW_SECONDS))
+        now = monotonic()
+        evidence_seconds = now - self._limiter.evidence_since
+        sample = await with_timeout(
+            order_metrics.load_sample(self._database, pending, RATE_WINDOW_SECONDS, evidence_seconds)
+        )
         now = monotonic()
         self._active = sample.active
         for order_id in pending:
             if order_id in sample.stored or now - self._pending.get(order_id, now) > FORGET_SECONDS:
                 self._pending.pop(order_id, None)
         self._uncertain = {id_: at for id_, at in self._uncertain.items() if now - at <= FORGET_SECONDS}
-        pending_seconds = median(now - at for at in self._pending.values()) if self._pending else 0.0
+        ages = [now - at for at in self._pending.values()]
+        pending_seconds = median([age for age in ages if age < evidence_seconds] or [0.0])
         queue_seconds = max(sample.idle_seconds or 0.0, pending_seconds) - UNQUEUED_SECONDS
+        quiet_seconds = max(ages, default=0.0) if sample.quiet_seconds is None else sample.quiet_seconds
         self._limiter.observe(
             now,
             active=self._active + len(self._pending),
             finished_rate=sample.finished / RATE_WINDOW_SECONDS,
             waiting_seconds=max((sample.waiting_ms or 0) / 1000, queue_seconds * QUEUES),
+            quiet_seconds=quiet_seconds if self._active or self._pending else 0.0,
         )
 
 

@@ -83,7 +83,7 @@ class Metrics(Collector):
             "Orders that may be active before starts are rejected.",
             self._admission.limit,
         )
-        yield CounterMetricFamily("order_starts_shed", "Starts rejected with 429.", self._admission.rejected)
+        yield CounterMetricFamily("orders_rejected", "Starts rejected with 429.", self._admission.rejected)
         yield CounterMetricFamily(
             "background_task_failures",
             "Unexpected errors of background tasks, which then start again.",

@@ -24,7 +24,7 @@ from orchestrator.api.admission import Admission
 from orchestrator.api.order_updates import UPDATES, OrderUpdates, Request
 from orchestrator.api.timeouts import with_timeout
 from orchestrator.settings import Settings
-from orchestrator.startup.task_queue_claims import claim_task_queues
+from orchestrator.startup.task_queue_claims import claim_task_queues, task_queues_of
 from orchestrator.temporal_client import temporal_errors
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 
@@ -124,7 +124,7 @@ class OrderService:
         order there.
         """
         if self._database_id is None:
-            queues = (self._settings.order_task_queue, self._settings.shipping_task_queue)
+            queues = task_queues_of(self._settings)
             try:
                 self._database_id = await claim_task_queues(self._client, self._database, queues)
             except errors.StartRefused as error:

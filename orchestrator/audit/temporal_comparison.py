@@ -32,7 +32,7 @@ LISTING_SECONDS = 5.0
 
 LISTING_INTERVAL_SECONDS = 0.25
 
-LISTED_BY_NOW = timedelta(minutes=1)
+MAX_LISTING_DELAY = timedelta(minutes=1)
 """Maximum delay of Temporal's list. If a workflow closed earlier and is missing, Temporal has deleted it
 after the retention period."""
 
@@ -80,7 +80,7 @@ class TemporalComparison:
 
     def _finished_recently(self) -> bool:
         last = self._database_audit.last_finished_at
-        return last is not None and self._database_audit.read_at - last < LISTED_BY_NOW
+        return last is not None and self._database_audit.read_at - last < MAX_LISTING_DELAY
 
     def _list(self, status_filter: str) -> AsyncIterator[list[WorkflowExecution]]:
         audited = self._database_audit

@@ -7,12 +7,16 @@ from db.domain import Step
 from orchestrator.deadlines import FINISH_NEED, SIMULATED_NEEDS, OrderDeadlines
 from orchestrator.errors import SettingsError
 from orchestrator.gateways.registry import time_needs
+from orchestrator.messages import compensation_task_queue
 from orchestrator.settings import Settings, environment_names
 from orchestrator.settings.environment import service_links
 from orchestrator.startup.findings import Finding
+from orchestrator.startup.task_queue_claims import CLAIM_QUEUE_PREFIX
+from orchestrator.startup.temporal import CLOCK_QUEUE
 
-RESERVED_QUEUE_PREFIXES = ("/_sys/", "__temporal", "temporal-sys-")
-"""The server rejects names with the first prefix. Server and SDKs use the others for internal task queues."""
+RESERVED_QUEUE_PREFIXES = ("/_sys/", "__temporal", "temporal-sys-", CLOCK_QUEUE, CLAIM_QUEUE_PREFIX)
+"""The server rejects names with the first prefix. Server and SDKs use the next two for internal task queues,
+and the start-up checks the last two."""
 
 
 _DEFAULT_REVIEW_SECONDS = Settings.model_fields["auto_review_seconds"].default
@@ -52,6 +56,14 @@ def _queue_findings(settings: Settings) -> Iterator[Finding]:
         "ORDER_TASK_QUEUE": settings.order_task_queue,
         "SHIPPING_TASK_QUEUE": settings.shipping_task_queue,
     }
+    compensation_queue = compensation_task_queue(settings.order_task_queue)
+    if settings.shipping_task_queue == compensation_queue:
+        yield Finding(
+            "task-queues-equal",
+            f"SHIPPING_TASK_QUEUE is {compensation_queue}, which is the task queue of the compensations: "
+            "order workers would receive tasks that only shipping workers can process.",
+            "Set it to another name.",
+        )
     if settings.order_task_queue == settings.shipping_task_queue:
         yield Finding(
             "task-queues-equal",
@@ -63,8 +75,8 @@ def _queue_findings(settings: Settings) -> Iterator[Finding]:
         if queue.startswith(RESERVED_QUEUE_PREFIXES):
             yield Finding(
                 "task-queue-reserved",
-                f"{setting} is {queue}: Temporal reserves names that begin with "
-                f"{', '.join(RESERVED_QUEUE_PREFIXES)}.",
+                f"{setting} is {queue}: names that begin with {', '.join(RESERVED_QUEUE_PREFIXES)} are "
+                "reserved.",
                 "Set it to another name.",
             )
 

@@ -18,12 +18,13 @@ from db.database import Database
 from db.maintenance.reconciliation import database_id
 from orchestrator import task_queues
 from orchestrator.errors import TemporalUnavailable
+from orchestrator.messages import compensation_task_queue
 from orchestrator.settings import Settings
 from orchestrator.startup.findings import Finding, refuse
 from orchestrator.temporal_client import temporal_errors
 
 _WORKFLOW = "TaskQueueClaim"
-_PREFIX = "order-database-"
+CLAIM_QUEUE_PREFIX = "order-database-"
 _NEVER = timedelta(days=36_500)
 """Delays the claim's first task, which no worker would process."""
 
@@ -34,17 +35,21 @@ _ATTEMPTS = 3
 """Attempts at a claim that another process makes at the same time."""
 
 
+def task_queues_of(settings: Settings) -> tuple[str, ...]:
+    order_queue = settings.order_task_queue
+    return order_queue, compensation_task_queue(order_queue), settings.shipping_task_queue
+
+
 async def check_task_queues(settings: Settings, client: Client) -> list[Finding]:
     """Return a finding for each task queue that serves another order database. Claims nothing.
 
     Raises DatabaseError and TemporalUnavailable.
     """
-    queues = (settings.order_task_queue, settings.shipping_task_queue)
     async with Database(settings.order_database_url, max_size=1, application_name="startup") as database:
         own_id = await database_id(database)
     findings = []
     with temporal_errors():
-        for queue in queues:
+        for queue in task_queues_of(settings):
             claim = await _find_claim(client, queue)
             if claim is not None and _owner(claim) != own_id and await _is_in_use(client, queue, claim):
                 findings.append(_taken(client, queue, claim, own_id))
@@ -76,7 +81,7 @@ async def _claim(client: Client, queue: str, own_id: str) -> None:
             await client.start_workflow(
                 _WORKFLOW,
                 id=claim_id(queue),
-                task_queue=_PREFIX + own_id,
+                task_queue=CLAIM_QUEUE_PREFIX + own_id,
                 start_delay=_NEVER,
                 id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
                 static_summary=f"Task queue {queue} serves order database {own_id}",
@@ -93,7 +98,7 @@ def claim_id(queue: str) -> str:
 
 
 def _owner(claim: WorkflowExecution) -> str:
-    return claim.task_queue.removeprefix(_PREFIX)
+    return claim.task_queue.removeprefix(CLAIM_QUEUE_PREFIX)
 
 
 async def _find_claim(client: Client, queue: str) -> WorkflowExecution | None:

@@ -21,17 +21,16 @@ from db.domain import TemporalNamespace
 from db.maintenance.reconciliation import register
 from db.orders import OrderRepository
 from orchestrator.background import keep_running
-from orchestrator.errors import ServiceUnavailable, TemporalReplaced
+from orchestrator.errors import TemporalReplaced
 from orchestrator.gateways.fault_injection import FaultInjector, named_profile
 from orchestrator.gateways.registry import not_simulated, open_gateways
+from orchestrator.messages import compensation_task_queue
 from orchestrator.observability import logs
 from orchestrator.observability.tracing import Tracing
 from orchestrator.settings import Settings
 from orchestrator.startup import refuse
 from orchestrator.startup.configuration import configuration_findings, gateway_findings
-from orchestrator.startup.findings import first_line
 from orchestrator.startup.servers import (
-    RETRY_SECONDS,
     wait_for,
     wait_for_api_keys,
     wait_for_database,
@@ -124,10 +123,11 @@ async def _serve(
     tracing: Tracing | None,
 ) -> None:
     """Run workers and background tasks until `stopping` is set, then shut them down."""
+    order_queues = (settings.order_task_queue, compensation_task_queue(settings.order_task_queue))
     queues = {
-        WorkerKind.ORDER: (settings.order_task_queue,),
+        WorkerKind.ORDER: order_queues,
         WorkerKind.SHIPPING: (settings.shipping_task_queue,),
-        WorkerKind.ALL: (settings.order_task_queue, settings.shipping_task_queue),
+        WorkerKind.ALL: (*order_queues, settings.shipping_task_queue),
     }
     client = await _connect(settings, name, runtime, tracing)
     async with (
@@ -219,21 +219,13 @@ async def _watch_cluster(client: Client, temporal: TemporalNamespace) -> None:
 
 async def _connect(settings: Settings, identity: str, runtime: Runtime, tracing: Tracing | None) -> Client:
     """Wait until both servers are available, check them, and connect to Temporal. Raises StartRefused."""
+    interceptors = [tracing.interceptor] if tracing else []
     client, _ = await asyncio.gather(
-        _connect_to_temporal(settings, identity, runtime, tracing), wait_for_database(settings)
+        wait_for(
+            f"Temporal at {settings.temporal_target}",
+            lambda: connect(settings, identity=identity, runtime=runtime, interceptors=interceptors),
+        ),
+        wait_for_database(settings),
     )
     await wait_for_temporal(client)
     return client
-
-
-async def _connect_to_temporal(
-    settings: Settings, identity: str, runtime: Runtime, tracing: Tracing | None
-) -> Client:
-    interceptors = [tracing.interceptor] if tracing else []
-    while True:
-        try:
-            return await connect(settings, identity=identity, runtime=runtime, interceptors=interceptors)
-        except ServiceUnavailable as error:
-            reason = first_line(error.__cause__)
-            log.warning("waiting for Temporal", address=settings.temporal_target, reason=reason)
-            await asyncio.sleep(RETRY_SECONDS)

@@ -3,9 +3,9 @@
 It is a loop in every order worker, not a scheduled workflow: a pass without an orphan costs two short
 queries, while a schedule would write a workflow history each time. One worker at a time is the leader.
 
-A wrong decision refunds and fails a healthy order. So an order is closed only after two looks at its workflow
-and its row, SECOND_LOOK_SECONDS apart. With more than `max_orphans` orphans within ORPHAN_WINDOW_SECONDS, the
-more likely cause is one fault for all of them, for example a Temporal server that lost its data. Then the
+A wrong decision refunds and fails a healthy order. So an order is closed only if its workflow and its row are
+checked again CONFIRMATION_SECONDS later. With more than `max_orphans` orphans within ORPHAN_WINDOW_SECONDS,
+the more likely cause is one fault for all of them, for example a Temporal server that lost its data. Then the
 reconciler stops until a person lets it continue (`orders reconciler resume`).
 """
 
@@ -39,8 +39,8 @@ SEARCH_INTERVAL_SECONDS = 5.0
 """How often to search Temporal for workflows that closed before their order was inserted. Temporal scans all
 recently closed workflows for it (docs/decisions/0011)."""
 
-SECOND_LOOK_SECONDS = 2.0
-"""Time between the two looks (docs/decisions/0005 has the measurement)."""
+CONFIRMATION_SECONDS = 2.0
+"""Time between the two checks (docs/decisions/0005 has the measurement)."""
 
 ORPHAN_WINDOW_SECONDS = 60.0
 
@@ -52,7 +52,7 @@ class Candidate:
     """An orphan that was seen once. Times are of the monotonic clock."""
 
     orphan: Orphan
-    next_look_at: float
+    next_check_at: float
 
 
 class Reconciler:
@@ -138,24 +138,23 @@ class Reconciler:
         now = monotonic()
         candidate = self._candidates.get(orphan.order_id)
         if candidate is None or candidate.orphan.last_event_at != orphan.last_event_at:
-            self._candidates[orphan.order_id] = Candidate(orphan, now + SECOND_LOOK_SECONDS)
+            self._candidates[orphan.order_id] = Candidate(orphan, now + CONFIRMATION_SECONDS)
         oldest = now - ORPHAN_WINDOW_SECONDS
         self._found_at = {id_: at for id_, at in self._found_at.items() if at > oldest}
         if lease.confirmed_before is None or orphan.silent_since > lease.confirmed_before:
             self._found_at.setdefault(orphan.order_id, now)
 
     async def _close_confirmed(self) -> int:
-        """Take the second look at each candidate that is due, and close the orders that are still
-        orphaned."""
-        due = [candidate for candidate in self._candidates.values() if candidate.next_look_at <= monotonic()]
+        """Check each candidate that is due again, and close the orders that are still orphaned."""
+        due = [candidate for candidate in self._candidates.values() if candidate.next_check_at <= monotonic()]
         if not due:
             return 0
-        # Another server may respond at the address since the last look, and it would know none of the orders.
+        # Another server may respond at the address since the first check, without any of the orders.
         if await temporal_namespace(self._client) != self._temporal:
             raise TemporalReplaced
         closed = 0
         for candidate in due:
-            candidate.next_look_at = monotonic() + SECOND_LOOK_SECONDS
+            candidate.next_check_at = monotonic() + CONFIRMATION_SECONDS
             with suppress(OrderFailed):
                 closed += await self._close_if_confirmed(candidate.orphan)
         return closed

@@ -4,9 +4,11 @@ from db.domain import QUICK_ATTEMPTS, State, Step
 from db.read_models import order_metrics
 from tests.orders import failed
 
+HOUR_SECONDS = 3600.0
+
 
 async def counts(driver):
-    sample = await order_metrics.load_sample(driver.pool, [], 5.0)
+    sample = await order_metrics.load_sample(driver.pool, [], 5.0, HOUR_SECONDS)
     open_orders = await order_metrics.open_orders(driver.pool)
     assert sample.active == open_orders.active
     return open_orders.orders, sample.active, open_orders.compensation_delayed
@@ -32,5 +34,14 @@ async def test_orders_in_review_and_between_attempts_of_a_compensation_are_not_a
 
 async def test_an_order_that_waits_is_seen_in_the_time_since_its_last_event(driver):
     await driver.pool.execute("update orders set last_event_at = last_event_at - interval '1 minute'")
-    sample = await order_metrics.load_sample(driver.pool, [], 5.0)
+    sample = await order_metrics.load_sample(driver.pool, [], 5.0, HOUR_SECONDS)
     assert sample.idle_seconds > 55
+    assert sample.quiet_seconds > 55
+
+
+async def test_an_order_accepted_before_the_end_of_an_outage_shows_no_queueing_time(driver):
+    await driver.open()
+    await driver.pool.execute("update orders set accepted_at = accepted_at - interval '1 minute'")
+    sample = await order_metrics.load_sample(driver.pool, [], 5.0, 30.0)
+    assert sample.active
+    assert sample.idle_seconds is None

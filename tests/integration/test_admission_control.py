@@ -45,7 +45,7 @@ async def test_a_rejected_start_has_retry_after_and_is_not_stored(
     assert live.http.get(f"/orders/{second}/status").status_code == 404
     metrics = (await limited_api.get("/metrics")).text
     assert "orders_admissible 1.0" in metrics
-    assert "order_starts_shed_total 1.0" in metrics
+    assert "orders_rejected_total 1.0" in metrics
 
 
 async def test_a_repeat_of_an_accepted_start_is_never_rejected(

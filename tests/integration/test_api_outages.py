@@ -4,7 +4,6 @@ recovery."""
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,8 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
+from db import queries
 from orchestrator.embedded import Stack
 from orchestrator.embedded.layout import stack_environment
 from orchestrator.settings import Settings
@@ -188,11 +189,23 @@ def test_long_polls_return_when_the_api_stops(live: LiveApi, live_stack: Stack) 
     order_id = live.start(review="manual")
     with ThreadPoolExecutor(1) as threads:
         pending = threads.submit(live.http.get, f"/orders/{order_id}/status?wait=30")
-        time.sleep(1.0)
+        eventually(lambda: _is_waiting_for_outcomes(live_stack))
         live_stack.restart("api")
         response = pending.result()
     assert response.json()["status"] == "running"
     live.signal(order_id, "cancel", reason="test is over", cancelled_by="test")
+
+
+def _is_waiting_for_outcomes(stack: Stack) -> bool:
+    """Return whether the API has looked up outcomes in the last second, which it does for long polls only."""
+    statement = queries.load("order_details.sql")["finished_among"]
+    with psycopg.connect(stack.settings.order_database_url) as connection:
+        found = connection.execute(
+            "select from pg_stat_activity where application_name = 'api' and query like %s"
+            " and query_start > now() - interval '1 second'",
+            (statement.partition("%")[0] + "%",),
+        )
+        return found.fetchone() is not None
 
 
 def _get(live: LiveApi, path: str) -> httpx.Response | None:

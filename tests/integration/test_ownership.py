@@ -24,10 +24,10 @@ from orchestrator.api.order_service import OrderService
 from orchestrator.embedded import Stack
 from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
 from orchestrator.errors import OrderConflict, ServiceUnavailable, StartRefused, WrongDatabase
-from orchestrator.messages import order_workflow_id
+from orchestrator.messages import compensation_task_queue, order_workflow_id
 from orchestrator.settings import STACK_MARKER, Settings
 from orchestrator.startup import task_queue_claims
-from orchestrator.startup.task_queue_claims import claim_id, claim_task_queues
+from orchestrator.startup.task_queue_claims import claim_id, claim_task_queues, task_queues_of
 from orchestrator.temporal_client import connect, temporal_namespace
 from tests.command_line import CommandLine
 from tests.integration.test_doctor import findings_of
@@ -167,6 +167,16 @@ async def test_one_of_several_databases_that_start_at_once_gets_the_task_queue(
     claims = (claim_task_queues(client, database, [queue]) for database in (pool, other_pool))
     results = await asyncio.gather(*claims, return_exceptions=True)
     assert sorted(type(each).__name__ for each in results) == ["StartRefused", "str"]
+
+
+@pytest.mark.stack
+async def test_the_task_queue_of_the_compensations_is_claimed_too(
+    client: Client, pool: Database, other_pool: Database, queue: str
+) -> None:
+    await claim_task_queues(client, pool, task_queues_of(Settings(order_task_queue=queue)))
+    other = Settings(order_task_queue=compensation_task_queue(queue))
+    with pytest.raises(StartRefused, match=TAKEN):
+        await claim_task_queues(client, other_pool, task_queues_of(other))
 
 
 @pytest.mark.stack

@@ -75,7 +75,7 @@ def temporal() -> Temporal:
 @pytest_asyncio.fixture
 async def reconciler(pool: Database, temporal: Temporal, monkeypatch: pytest.MonkeyPatch) -> Reconciler:
     """The leader. It takes the second look in the same pass."""
-    monkeypatch.setattr(reconciler_module, "SECOND_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(reconciler_module, "CONFIRMATION_SECONDS", 0.0)
     monkeypatch.setattr(orphan_search, "STALE_AFTER", timedelta(0))
     monkeypatch.setattr(orphan_search, "PAGE_SIZE", 3)
     await pool.execute("truncate reconcilers")

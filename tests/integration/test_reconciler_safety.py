@@ -28,7 +28,7 @@ OTHER_NAMESPACE = TemporalNamespace(TEMPORAL.cluster_id, "another-namespace")
 
 @pytest_asyncio.fixture(autouse=True)
 async def no_orders(pool: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconciler_module, "SECOND_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(reconciler_module, "CONFIRMATION_SECONDS", 0.0)
     monkeypatch.setattr(orphan_search, "STALE_AFTER", timedelta(0))
     await pool.execute("truncate reconcilers, orders, events cascade")
     for temporal in (TEMPORAL, OTHER_CLUSTER, OTHER_NAMESPACE):
@@ -98,7 +98,7 @@ async def test_a_closed_workflow_of_another_database_is_not_inserted(
 async def test_an_order_is_closed_after_the_second_look_and_once(
     driver: OrderDriver, reconciler: Reconciler, temporal: Temporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconciler_module, "SECOND_LOOK_SECONDS", 60.0)
+    monkeypatch.setattr(reconciler_module, "CONFIRMATION_SECONDS", 60.0)
     (order_id,) = await orphans(driver, temporal, 1)
     never_inserted = new_order()
     temporal.terminated(order_workflow_id(never_inserted.order_id), never_inserted)
@@ -119,7 +119,7 @@ async def test_an_order_that_changed_between_the_looks_is_not_closed(
     temporal: Temporal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reconciler_module, "SECOND_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(reconciler_module, "CONFIRMATION_SECONDS", 0.2)
     (order_id,) = await orphans(driver, temporal, 1)
     assert await reconciler.run_once() == 0
     if change == "workflow runs":

@@ -78,7 +78,7 @@ def test_plain_locust_accepts_flags(load_test: LoadTest) -> None:
     ("arguments", "sentence"),
     [
         (("run", "--processes=x"), "Invalid value for '--processes': "),
-        (("compare", "one", "other"), "The database that stores runs is not responding."),
+        (("compare", "one", "other"), "PostgreSQL, which stores runs, is not responding at DATABASE_URL."),
     ],
 )
 def test_a_failed_command_prints_one_sentence(
@@ -134,7 +134,7 @@ def test_unavailable_components(load_test: LoadTest) -> None:
     with fake_api() as api:
         no_database = load_test.run(api, *QUICK)
     assert no_database.code == 2
-    assert "The database that stores runs is not responding." in no_database.output
+    assert "PostgreSQL, which stores runs, is not responding at DATABASE_URL." in no_database.output
     assert load_test.stored() is None
 
 

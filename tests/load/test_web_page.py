@@ -191,7 +191,7 @@ def test_a_master_without_workers_refuses_the_form(load_test: LoadTest) -> None:
         urllib.request.urlopen(f"{url}/swarm", b"user_count=1&spawn_rate=1") as response,
     ):
         body = json.load(response)
-    assert body["message"] == "No worker is connected yet. Start a worker, then try again."
+    assert body["message"] == "No worker is connected yet. Start a worker and retry."
     assert not body["success"]
 
 

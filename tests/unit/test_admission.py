@@ -7,9 +7,11 @@ import pytest
 
 from db.database import Database
 from orchestrator.api.admission import (
+    BACKLOG_SHARE,
     MIN_LIMIT,
     POLL_SECONDS,
     RATE_WINDOW_SECONDS,
+    RETRY_AFTER_SECONDS,
     TARGET_SHARE,
     UNQUEUED_SECONDS,
     Admission,
@@ -83,6 +85,7 @@ class Batch:
     the current queue."""
 
     orders: float
+    accepted_at: float
     queued_at: float
     work: float
     waited: float = 0.0
@@ -92,7 +95,7 @@ class Batch:
 class SimulatedSystem:
     """Finishes at most `capacity` orders a second, in the order of arrival. The intake of an order is 40 % of
     its work. The review, and the calls to gateways, take time but no capacity. Uses the limiter as the API
-    does."""
+    does. `longest_wait` counts orders that were accepted from `counted_from` on."""
 
     capacity: float
     limit: float
@@ -100,6 +103,7 @@ class SimulatedSystem:
     rejected: float = 0.0
     accepted: float = 0.0
     longest_wait: float = 0.0
+    counted_from: float = 0.0
     limiter: ConcurrencyLimiter = field(init=False)
 
     INTAKE = 0.4
@@ -114,9 +118,10 @@ class SimulatedSystem:
         self._queue: deque[Batch] = deque()
         self._in_review: deque[tuple[float, Batch]] = deque()
         self._at_gateway: deque[tuple[float, Batch]] = deque()
-        self._finished: deque[tuple[float, float, float]] = deque()
+        self._finished: deque[tuple[float, Batch]] = deque()
         self.queued = 0.0
         self.active = 0.0
+        self._progress_at = 0.0
 
     def run(self, rate: float, seconds: float) -> None:
         until = self.now + seconds
@@ -126,15 +131,44 @@ class SimulatedSystem:
             self._work(self.capacity * POLL_SECONDS)
             self._observe()
 
+    def stop_workers(self, rate: float, seconds: float) -> None:
+        """Orders arrive, and nothing processes them."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now += POLL_SECONDS
+            self._arrive(rate * POLL_SECONDS)
+            self._observe()
+        self._count_from_now()
+
+    def stop_database(self, rate: float, seconds: float) -> None:
+        """Starts are refused; the clients retry them together when the database responds."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now += POLL_SECONDS
+            self.limiter.observe_outage(self.now)
+        self._count_from_now()
+        self.retry(rate * seconds)
+
+    def retry(self, starts: float) -> None:
+        """Send starts, and those that are rejected again after RETRY_AFTER_SECONDS."""
+        while starts > 1e-9:
+            rejected = self.rejected
+            self._arrive(starts)
+            starts = self.rejected - rejected
+            self.run(0.0, RETRY_AFTER_SECONDS)
+
+    def _count_from_now(self) -> None:
+        self.counted_from, self.longest_wait, self.rejected = self.now, 0.0, 0.0
+
     def _arrive(self, orders: float) -> None:
         admitted = max(min(orders, self.limiter.limit - self.active), 0.0)
         self.accepted += admitted
         self.rejected += orders - admitted
         if admitted:
-            self._enqueue(Batch(admitted, self.now, self.INTAKE))
+            self._enqueue(Batch(admitted, self.now, self.now, self.INTAKE))
         while self._in_review and self._in_review[0][0] <= self.now:
             batch = self._in_review.popleft()[1]
-            self._enqueue(Batch(batch.orders, self.now, 1 - self.INTAKE, batch.waited))
+            self._enqueue(Batch(batch.orders, batch.accepted_at, self.now, 1 - self.INTAKE, batch.waited))
 
     def _enqueue(self, batch: Batch) -> None:
         self._queue.append(batch)
@@ -148,7 +182,9 @@ class SimulatedSystem:
             capacity -= done * batch.work
             batch.orders -= done
             self.queued -= done
-            part = Batch(done, self.now, batch.work, batch.waited + self.now - batch.queued_at)
+            waited = batch.waited + self.now - batch.queued_at
+            part = Batch(done, batch.accepted_at, self.now, batch.work, waited)
+            self._progress_at = self.now
             if batch.work == self.INTAKE:
                 self.active -= done
                 self._in_review.append((self.now + self.review, part))
@@ -159,23 +195,29 @@ class SimulatedSystem:
         while self._at_gateway and self._at_gateway[0][0] <= self.now:
             batch = self._at_gateway.popleft()[1]
             self.active -= batch.orders
-            self._finished.append((self.now, batch.orders, batch.waited))
-            self.longest_wait = max(self.longest_wait, batch.waited)
+            self._finished.append((self.now, batch))
+            self._progress_at = self.now
+            if batch.accepted_at >= self.counted_from:
+                self.longest_wait = max(self.longest_wait, batch.waited)
 
     def _observe(self) -> None:
         while self._finished and self._finished[0][0] <= self.now - RATE_WINDOW_SECONDS:
             self._finished.popleft()
+        since = self.limiter.evidence_since
         is_mostly_queued = self._queue and self.queued > self.active / 2
-        idle = self.now - self._queue[0].queued_at if is_mostly_queued else 0.0
+        idle = self.now - max(self._queue[0].queued_at, since) if is_mostly_queued else 0.0
         self.limiter.observe(
             self.now,
             active=round(self.active),
-            finished_rate=sum(orders for _, orders, _ in self._finished) / RATE_WINDOW_SECONDS,
+            finished_rate=sum(each.orders for _, each in self._finished) / RATE_WINDOW_SECONDS,
             # The median of half the longest time in a queue, of two queues.
             waiting_seconds=max(
                 (idle / 2 - UNQUEUED_SECONDS) * 2,
-                _median([(waited, orders) for _, orders, waited in self._finished]),
+                _median(
+                    [(each.waited, each.orders) for _, each in self._finished if each.accepted_at >= since]
+                ),
             ),
+            quiet_seconds=self.now - self._progress_at if self.active else 0.0,
         )
 
 
@@ -221,6 +263,67 @@ def test_an_overload_is_rejected_and_accepted_orders_keep_their_limit(
     rejected = system.rejected
     system.run(rate=0.8 * capacity, seconds=60 + system.review)
     assert system.rejected == rejected
+
+
+OUTAGES = [(rate, seconds) for rate in (2.0, 7.0, 200.0) for seconds in (5.0, 20.0, 60.0)]
+
+
+@pytest.mark.parametrize(("rate", "seconds"), OUTAGES)
+@pytest.mark.parametrize("utilization", [0.1, 0.4, 0.9])
+def test_after_an_outage_of_all_workers_orders_are_accepted_and_keep_their_limit(
+    rate: float, seconds: float, utilization: float
+) -> None:
+    system = SimulatedSystem(rate / utilization, 15.0, 2.0)
+    system.run(rate, 60)
+    assert system.rejected == 0
+    system.stop_workers(rate, seconds)
+    system.run(rate, 120)
+    assert system.longest_wait + system.gateway_seconds <= system.processing
+    if utilization < 0.9:
+        # The first poll after the outage shows that orders progress again.
+        assert system.rejected <= rate * POLL_SECONDS
+
+
+@pytest.mark.parametrize(("rate", "seconds"), OUTAGES)
+def test_an_outage_of_all_workers_rejects_what_would_have_to_wait_too_long(
+    rate: float, seconds: float
+) -> None:
+    system = SimulatedSystem(rate / 0.4, 15.0, 2.0)
+    system.run(rate, 60)
+    accepted = system.accepted
+    system.stop_workers(rate, seconds)
+    accepted_seconds = (system.accepted - accepted) / rate
+    assert accepted_seconds >= min(seconds, 0.4 * system.processing)
+    assert accepted_seconds <= BACKLOG_SHARE * system.processing + 2 * POLL_SECONDS
+
+
+@pytest.mark.parametrize(("rate", "seconds"), OUTAGES)
+@pytest.mark.parametrize("utilization", [0.1, 0.4])
+def test_after_an_outage_of_the_database_retried_starts_are_accepted_within_seconds(
+    rate: float, seconds: float, utilization: float
+) -> None:
+    system = SimulatedSystem(rate / utilization, 15.0, 2.0)
+    system.run(rate, 60)
+    system.stop_database(rate, seconds)
+    if seconds == 5.0:
+        assert system.rejected == 0
+    assert system.now - system.counted_from <= rate * seconds / system.capacity + 3 * RETRY_AFTER_SECONDS
+    assert system.longest_wait + system.gateway_seconds <= system.processing
+    if seconds < 60.0:
+        rejected = system.rejected
+        system.run(rate, 60)
+        assert system.rejected == rejected
+
+
+@pytest.mark.parametrize("seconds", [5.0, 20.0, 60.0])
+def test_an_overload_is_rejected_after_an_outage_too(seconds: float) -> None:
+    system = SimulatedSystem(20.0, 15.0, 2.0)
+    system.run(rate=40.0, seconds=60)
+    system.stop_workers(rate=40.0, seconds=seconds)
+    accepted = system.accepted
+    system.run(rate=40.0, seconds=60)
+    assert system.longest_wait + system.gateway_seconds <= system.processing
+    assert system.accepted - accepted > 0.8 * system.capacity * 60
 
 
 @pytest.mark.parametrize("capacity", [10.0, 2_000.0])

@@ -53,7 +53,7 @@ async def test_the_tasks_of_the_api_continue_after_an_unexpected_error(
     monkeypatch.setattr(background, "FIRST_PAUSE_SECONDS", 0.0)
     outcomes = Failing(lambda _database, order_ids: set(order_ids))
     keys = Failing(lambda *_: ())
-    load = Failing(lambda *_: order_metrics.LoadSample(0, None, 0, None, frozenset()))
+    load = Failing(lambda *_: order_metrics.LoadSample(0, None, None, 0, None, frozenset()))
     monkeypatch.setattr(order_details, "finished_among", outcomes)
     monkeypatch.setattr(api_keys, "fetch_stored_keys", keys)
     monkeypatch.setattr(order_metrics, "load_sample", load)

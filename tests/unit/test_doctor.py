@@ -104,6 +104,8 @@ CASES: list[tuple[str, Iterable[Finding], str]] = [
     ("temporal-old", startup.version_findings("1.24.2"), "1.24.2"),
     ("namespace-missing", startup.namespace_findings("orders"), "no namespace orders"),
     ("task-queues-equal", configured(order_task_queue="o", shipping_task_queue="o"), "are both o"),
+    ("task-queues-equal", configured(order_task_queue="o", shipping_task_queue="o-compensation"), "o-comp"),
+    ("task-queue-reserved", configured(order_task_queue="orders-clock"), "ORDER_TASK_QUEUE is orders-clock"),
     (
         "task-queue-reserved",
         configured(order_task_queue="temporal-sys-x"),
