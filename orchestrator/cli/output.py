@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from db.currencies import money_text
-
-Json = dict[str, Any]
+from orchestrator.rest_client import Json
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
