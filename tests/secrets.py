@@ -9,6 +9,8 @@ from orchestrator.security import key_hashing
 DATABASE_PASSWORD = "planted-password-of-the-database"
 TEMPORAL_API_KEY = "planted-key-of-temporal"
 OTLP_TOKEN = "planted-token-of-the-collector"
+STRIPE_API_KEY = "sk_test_planted"
+GATEWAY_TOKEN = "planted-token-of-the-gateway"
 PAYLOAD_KEY = base64.b64encode(b"planted key of 32 bytes, for AES").decode()
 API_KEY = key_hashing.new_key()
 
@@ -20,7 +22,15 @@ ENVIRONMENT = {
 }
 """Variables of every test process, which its processes inherit."""
 
-planted = {DATABASE_PASSWORD, TEMPORAL_API_KEY, OTLP_TOKEN, PAYLOAD_KEY, API_KEY}
+planted = {
+    DATABASE_PASSWORD,
+    TEMPORAL_API_KEY,
+    OTLP_TOKEN,
+    STRIPE_API_KEY,
+    GATEWAY_TOKEN,
+    PAYLOAD_KEY,
+    API_KEY,
+}
 """Includes every API key that this test process has made, and what tests add."""
 
 leaks: list[str] = []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from pydantic import SecretStr
 
 from orchestrator.embedded import Stack, Stage, components, postgres
 from orchestrator.errors import StackError
@@ -59,6 +60,8 @@ def stack_settings(home: Path) -> Settings:
         order_workers=1,
         shipping_workers=1,
         payload_keys=f"tests:{secrets.PAYLOAD_KEY}",
+        stripe_api_key=SecretStr(secrets.STRIPE_API_KEY),
+        http_gateway_token=SecretStr(secrets.GATEWAY_TOKEN),
     )
 
 

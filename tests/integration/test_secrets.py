@@ -69,6 +69,8 @@ def test_no_output_of_a_stack_has_a_secret(postgres: PostgresServer) -> None:
                 "DATABASE_URL": url,
                 "DATABASE_READER_URL": of_reader(url),
                 "PAYLOAD_KEYS": f"planted:{secrets.PAYLOAD_KEY}",
+                "STRIPE_API_KEY": secrets.STRIPE_API_KEY,
+                "HTTP_GATEWAY_TOKEN": secrets.GATEWAY_TOKEN,
                 "API_KEY": key,
                 "ORDER_WORKERS": "1",
                 "SHIPPING_WORKERS": "1",
