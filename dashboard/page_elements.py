@@ -178,9 +178,9 @@ def clickable_chart(figure: go.Figure, key: str, description: str) -> str | None
     return str(points[0]["customdata"]) if points and points[0].get("customdata") else None
 
 
-def page_link(page: str, label: str, **query: str) -> None:
+def page_link(page: str, label: str, *, icon: str | None = None, **query: str) -> None:
     """Draw a link to a page of the dashboard; `page` is the name of its module."""
-    st.page_link(st.Page(_PAGES / f"{page}.py"), label=label, query_params=query)
+    st.page_link(st.Page(_PAGES / f"{page}.py"), label=label, icon=icon, query_params=query)
 
 
 def switch_page(page: str, **query: str) -> NoReturn:

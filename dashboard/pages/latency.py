@@ -47,7 +47,7 @@ def check_query() -> None:
 
 def select_orders() -> dict[str, str]:
     """Draw the filters, which are bound to the URL query, and return them as a query."""
-    with st.grid(4, min_column_width=180, vertical_alignment="bottom"):
+    with st.grid(4, min_column_width=150, vertical_alignment="bottom"):
         runs = [row["run_id"] for row in cached(latency.run_names, CHART_SECONDS)()]
         select("Run", "run", runs, accept_new_options=True)
         time_range = select("Time range", "range", list(filters.RANGES), on_change=clear_times)

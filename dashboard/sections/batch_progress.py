@@ -16,6 +16,9 @@ def show() -> None:
     was_running = batch.is_running
 
     def progress() -> None:
+        if current_batch() is None:
+            # Closed: a button of a fragment reruns only the fragment.
+            return
         _show_progress(batch)
         if was_running and not batch.is_running:
             # Redraw the page, with the new states in the table.

@@ -91,7 +91,7 @@ def _show_requests(details: OrderDetails) -> None:
     order = details.order
     order_id = order["order_id"]
     is_allowed = order["finished_at"] is None and user_may(Role.OPERATOR)
-    with st.container(horizontal=True, key="requests"):
+    with st.container(horizontal=True, vertical_alignment="center", key="requests"):
         if is_allowed and order_requests.can_be_cancelled(order):
             _cancel_form(order_id)
             _address_form(order_id, order["address"], order["address_version"])
@@ -105,8 +105,8 @@ def _show_requests(details: OrderDetails) -> None:
 def _show_links(order: Row) -> None:
     settings, run_id = clients.settings(), order["run_id"]
     if run_id is not None:
-        page.page_link("load_tests", "Run", run=run_id)
-        page.page_link("audit", "Audit of the run", run=run_id)
+        page.page_link("load_tests", "Run", icon=":material/fitness_center:", run=run_id)
+        page.page_link("audit", "Audit of the run", icon=":material/fact_check:", run=run_id)
     # An external Temporal has a UI only where the settings name one.
     if settings.uses_embedded_temporal or settings.temporal_ui_origin is not None:
         st.link_button(

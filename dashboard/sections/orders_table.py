@@ -13,8 +13,8 @@ from db.read_models import order_search
 from db.read_models.order_search import Search
 
 PAGE_ROWS = 50
-MAX_AUTO_HEIGHT_ROWS = 10
-SCROLLING_HEIGHT = 560
+ROW_HEIGHT, HEADER_HEIGHT, MAX_HEIGHT = 35, 38, 560
+"""In pixels. A table that is higher than its content shows empty rows."""
 
 _TABLE = "orders-table"
 _SHOWN_ROWS = "orders-table-rows"
@@ -91,9 +91,8 @@ def _show_table(rows: list[Row]) -> None:
     st.caption("Click on an order to open it. Select rows at their left edge to cancel several orders.")
     st.session_state[_SHOWN_ROWS] = rows
     st.dataframe(
-        order_tables.orders(rows),
-        # A fixed height larger than the content would show empty rows.
-        height=SCROLLING_HEIGHT if len(rows) > MAX_AUTO_HEIGHT_ROWS else "auto",
+        order_tables.orders(rows, clients.now()),
+        height=min(HEADER_HEIGHT + ROW_HEIGHT * len(rows), MAX_HEIGHT),
         hide_index=True,
         placeholder="",
         key=_TABLE,
@@ -101,7 +100,6 @@ def _show_table(rows: list[Row]) -> None:
         selection_mode=["multi-row", "single-cell"],
         alt="Orders, newest first",
         column_config={
-            "order": st.column_config.TextColumn(pinned=True),
             "state": st.column_config.MultiselectColumn(
                 width=150,
                 options=order_tables.STATE_COLORS,
@@ -109,7 +107,7 @@ def _show_table(rows: list[Row]) -> None:
             ),
             # Streamlit derives the width from the first rows, which may have no reason.
             "reason": st.column_config.TextColumn(width=150),
-            "age": st.column_config.DatetimeColumn("accepted", format="distance"),
+            "age": st.column_config.TextColumn("accepted"),
             "accepted": st.column_config.DatetimeColumn("accepted (UTC)", format="YYYY-MM-DD HH:mm:ss.SSS"),
             "completion s": st.column_config.ProgressColumn(
                 "completion",

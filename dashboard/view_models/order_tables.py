@@ -1,7 +1,7 @@
 """Data frames for tables: all orders, and the events, payment and shipment of one order."""
 
 import json
-from datetime import UTC
+from datetime import UTC, datetime
 
 import pandas as pd
 
@@ -11,7 +11,7 @@ from db.read_models.order_search import OrderDetails
 from loadtest.charts.order_time import OrderTime
 
 STATE_COLORS = {
-    **dict.fromkeys((state.value for state in OPEN_STATES), "blue"),
+    **dict.fromkeys((state.value.replace("_", " ") for state in OPEN_STATES), "blue"),
     State.COMPLETED.value: "green",
     State.CANCELLED.value: "orange",
     State.FAILED.value: "red",
@@ -23,10 +23,10 @@ STATE_COLORS = {
 _ADDRESS = ("street", "street2", "city", "state", "zip", "country")
 
 
-def orders(rows: list[Row]) -> pd.DataFrame:
+def orders(rows: list[Row], now: datetime) -> pd.DataFrame:
     """Return one row per order. `rows` come from `db.read_models.order_search.search`.
 
-    `state` has a list of texts, each a key of STATE_COLORS. `age` and `accepted` are the same time.
+    `state` has a list of texts, each a key of STATE_COLORS.
     """
     return pd.DataFrame(
         [
@@ -34,7 +34,7 @@ def orders(rows: list[Row]) -> pd.DataFrame:
                 "order": row["order_id"],
                 "state": _chips(row),
                 "reason": (row["abort_reason"] or "").replace("_", " "),
-                "age": row["accepted_at"].astimezone(UTC),
+                "age": age((now - row["accepted_at"]).total_seconds()),
                 "accepted": row["accepted_at"].astimezone(UTC).replace(tzinfo=None),
                 "completion s": None if row["completion_ms"] is None else row["completion_ms"] / 1000,
                 "attempts": row["attempts"],
@@ -46,10 +46,18 @@ def orders(rows: list[Row]) -> pd.DataFrame:
     )
 
 
+def age(seconds: float) -> str:
+    """Return a time in the past in its largest whole unit, for example "3 s ago"."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:,.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} s ago"
+
+
 def _chips(row: Row) -> list[str]:
     is_compensating = row["abort_reason"] is not None and row["finished_at"] is None
     return [
-        str(row["state"]),
+        row["state"].replace("_", " "),
         *(["compensating"] if is_compensating else []),
         *(["late"] if row["is_late"] else []),
     ]

@@ -69,7 +69,7 @@ def test_a_batch_shows_its_result(open_page: Open):
     page = open_page("/orders?q=batch-")
     page.get_by_text("Start orders").click()
     page.get_by_label("Order id", exact=True).fill("batch")
-    page.get_by_label("Number of orders").fill("12")
+    page.get_by_role("spinbutton", name="Number of orders").fill("12")
     page.get_by_role("button", name="Start", exact=True).click()
     expect(page.get_by_text("Started 12 of 12 orders.")).to_be_visible(timeout=20_000)
     wait_until_drawn(page)

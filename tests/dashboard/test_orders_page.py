@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard.data import order_batches
 from dashboard.data.order_api import OrderApi
 from dashboard.sections import order_view
+from dashboard.view_models import order_tables
 from db.read_models import latency, order_search
 from db.read_models.latency import Selection
 from db.read_models.order_search import Search
@@ -167,6 +168,21 @@ def test_selected_orders_are_cancelled_after_a_preview(page: Pages, postgres, mo
         page.reset()
     assert {request[0] for request in cancelled} == set(open_ids)
     assert [message.value for message in test.success] == ["Cancelled 2 of 2 orders."]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-0.3, "0 s ago"),
+        (3.2, "3 s ago"),
+        (119, "119 s ago"),
+        (120, "2 min ago"),
+        (7_200, "2 h ago"),
+        (900_000, "10 d ago"),
+    ],
+)
+def test_the_age_of_an_order_is_in_its_largest_unit(seconds, text):
+    assert order_tables.age(seconds) == text
 
 
 def test_selected_orders_stay_selected_when_new_orders_arrive(page: Pages, postgres):
