@@ -173,8 +173,11 @@ async def test_one_of_several_databases_that_start_at_once_gets_the_task_queue(
 async def test_the_task_queue_of_the_compensations_is_claimed_too(
     client: Client, pool: Database, other_pool: Database, queue: str
 ) -> None:
-    await claim_task_queues(client, pool, task_queues_of(Settings(order_task_queue=queue)))
-    other = Settings(order_task_queue=compensation_task_queue(queue))
+    own = Settings(order_task_queue=queue, shipping_task_queue=f"{queue}-shipping")
+    other = Settings(
+        order_task_queue=compensation_task_queue(queue), shipping_task_queue=f"{queue}-other-shipping"
+    )
+    await claim_task_queues(client, pool, task_queues_of(own))
     with pytest.raises(StartRefused, match=TAKEN):
         await claim_task_queues(client, other_pool, task_queues_of(other))
 
