@@ -25,7 +25,8 @@ from loadtest.post_run import PostRunCalls, audit_run, complete_audit
 from loadtest.preflight import check_api, check_role, check_stored_runs, require_database, used_run_id
 from loadtest.reports import files
 from loadtest.reports.documents import orders_csv
-from loadtest.reports.run_metadata import commit, machine
+from loadtest.reports.run_details import read_details
+from loadtest.reports.run_metadata import commit, machine, versions
 from loadtest.verdict.comparison import compare_runs
 from loadtest.verdict.percentiles import per_second
 from loadtest.verdict.run_verdict import Verdict, compute_verdict
@@ -216,6 +217,7 @@ class Run:
                 "faults": {"profile": self._faults.profile, "seed": self._faults.seed},
                 "commit": commit(),
                 "machine": machine(),
+                "versions": versions(),
             },
         )
 
@@ -239,6 +241,10 @@ class Run:
             lambda: self._api.text(f"/latency.csv?run_id={self.options.run_id}"), "orders.csv is missing"
         )
         csv = None if finished_csv is None else orders_csv(finished_csv, records, report)
+        details = calls.attempt(
+            lambda: read_details(self._database_url, report),
+            "report.html has no steps and no slowest orders",
+        )
         report["missing"] = calls.failures
         report["stored"] = True
         report["verdict_seconds"] = round(time.monotonic() - drained, 3)
@@ -254,7 +260,7 @@ class Run:
         stored = calls.attempt(lambda: self._store(result), "the verdict was not stored in PostgreSQL")
         report["stored"] = stored is not None
         try:
-            files.write_reports(self.report_dir, verdict, csv, self._environment)
+            files.write_reports(self.report_dir, verdict, records, details, csv, self._environment)
             report["verdict_seconds"] = round(time.monotonic() - drained, 3)
             files.write_verdict(self.report_dir, verdict)
         except OSError as error:

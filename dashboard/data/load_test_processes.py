@@ -21,7 +21,7 @@ from orchestrator.settings import Settings
 PROJECT_ROOT = Path(__file__).parents[2]
 SCAN_SECONDS = 1.0
 REPORTS = (
-    "verdict.json", "summary.md", "junit.xml", "orders.csv",
+    "report.html", "verdict.json", "summary.md", "junit.xml", "orders.csv",
     "locust.html", "locust_stats.csv", "locust_failures.csv", "locust_exceptions.csv",
 )  # fmt: skip
 """The files of a finished run that the page offers for download."""

@@ -4,7 +4,7 @@ import streamlit as st
 
 from dashboard.data.cached import cached
 from dashboard.page_elements import STATUS_STYLE, empty_state
-from dashboard.sections import running_load_tests
+from dashboard.sections import playback, running_load_tests
 from db.read_models import stored_runs
 from loadtest.charts import plain_text
 from loadtest.verdict.schema import schema_problem
@@ -42,3 +42,4 @@ def show(run_id: str) -> None:
                     on_click="ignore",
                     icon=":material/download:",
                 )
+        playback.show(run_id)

