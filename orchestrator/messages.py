@@ -98,6 +98,12 @@ class OrderRequest:
         return sum(item.price_cents for item in self.items)
 
     @property
+    def summary(self) -> str:
+        """One line about the order for Temporal's UI."""
+        run = "" if self.run_id is None else f", run {self.run_id}"
+        return f"order {self.order_id}, {self.amount_cents / 100:.2f}{run}"
+
+    @property
     def fingerprint(self) -> str:
         """A digest of the customer's order: equal for a repeated request, different for another order.
 
@@ -322,7 +328,8 @@ class StepRequest:
 
 @dataclass(frozen=True)
 class StepResult:
-    """`address_version` is set when the carrier declined this version of the address."""
+    """`message` is the error of the last failed attempt of this execution. `address_version` is set when the
+    carrier declined this version of the address."""
 
     status: StepStatus
     attempts: int = 0

@@ -18,6 +18,7 @@ from orchestrator.gateways.fault_injection import FaultInjector
 from orchestrator.gateways.protocols import Gateways
 from orchestrator.gateways.simulated import simulated_gateways
 from orchestrator.messages import OrderRequest, OrderResult, order_workflow_id
+from orchestrator.search_attributes import of_run
 from orchestrator.temporal_client import temporal_namespace
 from orchestrator.worker.factory import ActivitySet, compensation_worker, order_worker, shipping_worker
 from orchestrator.workflows.order import OrderWorkflow
@@ -67,7 +68,7 @@ class Shop:
             task_queue=self.order_queue,
             task_timeout=WORKFLOW_TASK_TIMEOUT,
             id_reuse_policy=reuse,
-            memo={"run_id": self.run_id},
+            search_attributes=of_run(self.run_id),
         )
 
     async def row(self, order_id: str) -> Row | None:

@@ -40,7 +40,7 @@ def temporal_server() -> Iterator[Settings]:
             )
         try:
             _wait_until_ready(settings, process, home / "temporal.log")
-            temporal.drop_unused_indexes(layout)
+            temporal.prepare_visibility(settings, layout)
             yield settings
         finally:
             process.terminate()

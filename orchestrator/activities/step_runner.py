@@ -91,6 +91,7 @@ class StepRunner:
         failures_in_a_row = 0
         attempts = 0
         calls = self._calls.get(request.step, SIMULATED_STEP)
+        last_error = ""
         while True:
             delay = max(_retry_delay(request, calls, ended, failures_in_a_row), calls.delay)
             status = _stop_status(request, calls, delay, perf_counter() - began_at, is_first=attempts == 0)
@@ -112,7 +113,7 @@ class StepRunner:
                 version = attempt.address_version if request.step is Step.DISPATCH else None
                 if await self._complete(request, ended, version):
                     log_step.info("step done", attempt=attempt.number, duration_ms=ended.duration_ms)
-                    return StepResult(StepStatus.DONE, attempt.number)
+                    return StepResult(StepStatus.DONE, attempt.number, last_error)
                 # The order was aborted or its address changed; the next start_next_attempt shows which.
                 failures_in_a_row = 0
                 continue
@@ -129,6 +130,7 @@ class StepRunner:
                 message = str(ended.detail.get("error", ""))
                 return StepResult(StepStatus.DECLINED, attempt.number, message, version)
             failures_in_a_row += 1
+            last_error = str(ended.detail["error"])
             if request.single_attempt:
                 await self._orders.end_attempt(request.order_id, request.step, ended, is_retried=True)
                 _fail_execution(request, calls, ended)
@@ -195,6 +197,7 @@ class StepRunner:
         snapshot = await self._orders.snapshot(request.order_id)
         if snapshot is None:
             raise LookupError(request.order_id)
+        error = str(ended.detail.get("error", "")) if ended is not None else ""
         status = otherwise
         if request.step in COMPENSATIONS:
             # A compensation is not due once the order has its outcome: nothing is left to compensate.
@@ -205,14 +208,13 @@ class StepRunner:
             status = StepStatus.DONE
         if status is StepStatus.UNFINISHED and request.time_budget_seconds is None:
             # A step without a time budget must not return UNFINISHED: Temporal retries it.
-            error = ended.detail.get("error") if ended is not None else None
             raise ApplicationError(
-                str(error or "the worker is stopping; another worker resumes the step"),
+                error or "the worker is stopping; another worker resumes the step",
                 type=RETRY,
                 next_retry_delay=max(delay, HAND_OVER_DELAY),
                 category=ApplicationErrorCategory.BENIGN,
             )
-        return StepResult(status, attempts)
+        return StepResult(status, attempts, error)
 
 
 def _heartbeat(request: StepRequest, attempt: int, last_error: str | None) -> None:

@@ -19,7 +19,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from db.database import Database
 from db.read_models import order_details
-from orchestrator import errors, messages
+from orchestrator import errors, messages, search_attributes
 from orchestrator.api.admission import Admission
 from orchestrator.api.order_updates import UPDATES, OrderUpdates, Request
 from orchestrator.api.timeouts import with_timeout
@@ -103,7 +103,7 @@ class OrderService:
         return started
 
     async def _start_workflow(self, order: messages.OrderRequest, wanted: str) -> None:
-        memo = {"fingerprint": wanted, "run_id": order.run_id, "request_id": order.start_request_id}
+        memo = {"fingerprint": wanted, "request_id": order.start_request_id}
         async with _temporal_call():
             await self._client.start_workflow(
                 "OrderWorkflow",
@@ -114,6 +114,8 @@ class OrderService:
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
                 memo={name: value for name, value in memo.items() if value is not None},
+                search_attributes=search_attributes.of_run(order.run_id),
+                static_summary=order.summary,
                 rpc_timeout=RPC_TIMEOUT,
             )
 
@@ -150,7 +152,7 @@ class OrderService:
         return WorkflowStart(
             accepted_at=started.replace(microsecond=started.microsecond // 1000 * 1000),
             fingerprint=await description.memo_value("fingerprint", None),
-            run_id=await description.memo_value("run_id", None),
+            run_id=description.typed_search_attributes.get(search_attributes.ORDER_RUN_ID),
             request_id=await description.memo_value("request_id", None),
             is_running=description.status is WorkflowExecutionStatus.RUNNING,
         )

@@ -83,11 +83,7 @@ class TemporalComparison:
         return last is not None and self._database_audit.read_at - last < MAX_LISTING_DELAY
 
     def _list(self, status_filter: str) -> AsyncIterator[list[WorkflowExecution]]:
-        audited = self._database_audit
-        query = list_filter(
-            status_filter, self._run_id, audited.since, audited.run_started_at, self._task_queue
-        )
-        return list_chunks(self._client, query, self._run_id)
+        return list_chunks(self._client, list_filter(status_filter, self._run_id, self._task_queue))
 
     async def _compare_closed(self) -> None:
         async for listed in self._list(CLOSED):

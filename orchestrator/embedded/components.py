@@ -86,7 +86,7 @@ def _temporal(settings: Settings, layout: Layout) -> Component:
         environment={**temporal.ENVIRONMENT, "HOME": str(layout.temporal_data)},
         inherits=_SERVER_VARIABLES,
         prepare=lambda _report: layout.temporal_data.mkdir(exist_ok=True),
-        after_start=partial(temporal.drop_unused_indexes, layout),
+        after_start=partial(temporal.prepare_visibility, settings, layout),
         ports=(
             ListeningPort(settings.port("temporal"), "Temporal", "TEMPORAL_PORT"),
             ListeningPort(settings.port("temporal_ui"), "Temporal UI", "TEMPORAL_UI_PORT"),

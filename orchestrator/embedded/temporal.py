@@ -36,9 +36,10 @@ _USED_INDEXES = {
     "by_parent_workflow_id",
     "by_root_workflow_id",
 }
-"""The indexes that the UI, the audit and the reconciler use. The server creates 53 others, most of them for
-unused search attributes. Each start and end of a workflow updates all of them, which takes an eighth of the
-server's CPU. Queries by other columns still work, without an index."""
+"""The indexes that the UI, the audit and the reconciler use, besides that of the search attribute OrderRunId.
+The server creates 52 others, most of them for unused search attributes. Each start and end of a workflow
+updates all of them, which takes an eighth of the server's CPU. Queries by other columns still work, without
+an index."""
 
 _SQLITE_BUSY_SECONDS = 10.0
 
@@ -73,13 +74,28 @@ def server_command(settings: Settings) -> tuple[str, ...]:
     )
 
 
-def drop_unused_indexes(layout: Layout) -> None:
-    """Drop the indexes that the server created at its first start. The server may be running."""
+def prepare_visibility(settings: Settings, layout: Layout) -> None:
+    """Register the search attribute of orders, and drop the unused indexes that the server created at its
+    first start. The server is running."""
+    # Imported while the servers start: the SDK takes 0.5 s to load.
+    from orchestrator import search_attributes
+    from orchestrator.startup.servers import run_check
+    from orchestrator.temporal_client import connect
+
+    async def register() -> str:
+        return await search_attributes.register(await connect(settings, identity="stack"))
+
+    # The server selects one of the columns Keyword01 to Keyword10 at random.
+    column = run_check(register())
+    _drop_indexes(layout, _USED_INDEXES | {column.replace("Keyword", "by_keyword_")})
+
+
+def _drop_indexes(layout: Layout, used: set[str]) -> None:
     database = sqlite3.connect(layout.temporal_data / DATABASE, timeout=_SQLITE_BUSY_SECONDS)
     with closing(database), database:
         rows = database.execute(
             "select name from sqlite_master where type = 'index' and tbl_name = 'executions_visibility'"
             " and sql is not null"
         ).fetchall()
-        for name in {name for (name,) in rows} - _USED_INDEXES:
+        for name in {name for (name,) in rows} - used:
             database.execute(f'drop index "{name}"')

@@ -12,7 +12,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from db.maintenance.diagnostics import clock_ahead
-from orchestrator import task_queues
+from orchestrator import search_attributes, task_queues
 from orchestrator.startup.findings import Finding, clock_findings, first_line
 from orchestrator.temporal_client import temporal_errors
 
@@ -36,6 +36,8 @@ async def check_temporal(client: Client, clock: Callable[[], float] = time) -> l
             findings = list(version_findings(await server_version(client)))
             if not await _namespace_exists(client):
                 return [*findings, *namespace_findings(client.namespace)]
+            if not await search_attributes.is_registered(client):
+                findings += search_attribute_findings(client.namespace)
             ahead_seconds = await clock_ahead_seconds(client, clock)
         except RPCError as error:
             if error.status in _REJECTED:
@@ -118,4 +120,14 @@ def namespace_findings(namespace: str) -> Iterator[Finding]:
         "namespace-missing",
         f"The Temporal server has no namespace {namespace}.",
         "Create it, or correct TEMPORAL_NAMESPACE.",
+    )
+
+
+def search_attribute_findings(namespace: str) -> Iterator[Finding]:
+    name = search_attributes.ORDER_RUN_ID.name
+    yield Finding(
+        "search-attribute-missing",
+        f"The Temporal namespace {namespace} has no search attribute {name} of type Keyword.",
+        "Create it: temporal operator search-attribute create "
+        f"--namespace {namespace} --name {name} --type Keyword.",
     )

@@ -19,6 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from db.domain import Reason, ReviewMode, State, Step
     from orchestrator.deadlines import backoff
     from orchestrator.messages import Activity, StepStatus
+    from orchestrator.workflows.descriptions import order_details
     from orchestrator.workflows.order_progress import OrderProgress
     from orchestrator.workflows.order_steps import OrderAborted, OrderSteps
     from orchestrator.workflows.request_handlers import OrderRequestHandlers, reject_if_invalid
@@ -46,7 +47,7 @@ class OrderWorkflow:
         accepted_at = started.replace(microsecond=started.microsecond // 1000 * 1000)
         # An exception here would retry the workflow task forever, so `run` rejects an invalid limit.
         self._deadlines = order.deadlines(accepted_at)
-        self._progress = OrderProgress()
+        self._progress = OrderProgress(self._show_details)
         self._requests = OrderRequestHandlers(order, self._progress)
         self._steps = OrderSteps(order, self._deadlines, self._progress, self._requests)
 
@@ -120,7 +121,9 @@ class OrderWorkflow:
         if seconds > 0 and not progress.is_review_decided:
             with suppress(TimeoutError):
                 await workflow.wait_condition(
-                    lambda: progress.is_review_decided, timeout=seconds, timeout_summary="review"
+                    lambda: progress.is_review_decided,
+                    timeout=seconds,
+                    timeout_summary=f"{self._order.review} review",
                 )
         return progress.is_review_decided
 
@@ -178,12 +181,18 @@ class OrderWorkflow:
                 task_timeout=WORKFLOW_TASK_TIMEOUT,
                 # When the order has its outcome, the database refuses every step of the shipment.
                 parent_close_policy=ParentClosePolicy.TERMINATE,
+                static_summary=f"shipment {n} of order {self._order.order_id}",
                 retry_policy=RetryPolicy(maximum_attempts=1),
             )
         except FailureError as error:
             # An operator ended the child, or another workflow has its id: another shipment follows.
             workflow.logger.warning("shipment %d did not complete: %s", n, error.cause or error)
             return messages.StepResult(StepStatus.UNFINISHED)
+
+    def _show_details(self) -> None:
+        """Show the progress in Temporal's UI. The worker keeps the text in memory; it adds no event."""
+        deadline_at = self._deadlines.deadline_at
+        workflow.set_current_details(order_details(self._progress, deadline_at, workflow.now()))
 
     async def _abort_failed_shipping(self, last: messages.StepResult) -> NoReturn:
         if last.status is StepStatus.OUT_OF_TIME:
@@ -211,8 +220,7 @@ class OrderWorkflow:
         progress.step_started(Step.FINISH)
         request = messages.FinishRequest(self._order.order_id, outcome, self._order.run_id)
         result = await run_database_activity(Activity.FINISH, request, messages.OrderResult)
-        progress.outcome = result.outcome
-        progress.current_step = None
+        progress.finish(result.outcome)
         return result
 
     async def _abort_at_deadline(self) -> None:

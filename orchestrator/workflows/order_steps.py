@@ -107,7 +107,10 @@ class OrderSteps:
         task = asyncio.ensure_future(work)
         await workflow.wait_condition(lambda: task.done() or self._progress.is_aborted)
         if not task.done():
-            await workflow.wait([task], timeout=ABORT_GRACE.total_seconds())
+            with suppress(TimeoutError):
+                await workflow.wait_condition(
+                    task.done, timeout=ABORT_GRACE, timeout_summary="end of the running step"
+                )
         if not task.done():
             task.cancel()
             raise OrderAborted

@@ -8,6 +8,8 @@ with workflow.unsafe.imports_passed_through():
     import orchestrator.messages as messages
     from db.domain import Step
     from orchestrator.messages import StepStatus
+    from orchestrator.workflows.descriptions import shipment_details
+    from orchestrator.workflows.order_progress import OrderProgress
     from orchestrator.workflows.step_execution import run_steps
 
 TIME_BUDGET = timedelta(seconds=2)
@@ -34,9 +36,14 @@ class ShippingWorkflow:
             )
         ]
         batch = messages.StepBatchRequest(TIME_BUDGET.total_seconds(), steps=steps)
-        result = (await run_steps(batch, execution=shipment.execution))[-1]
+        progress = OrderProgress(
+            lambda: workflow.set_current_details(shipment_details(progress, shipment.n)),
+            current_step=Step.PREPARE,
+        )
+        result = (await run_steps(batch, progress, shipment.execution))[-1]
         if result.status in (StepStatus.DECLINED, StepStatus.OUT_OF_TIME):
             order = workflow.get_external_workflow_handle(shipment.order_workflow_id)
-            reason = result.message or result.status.value
+            is_declined = result.status is StepStatus.DECLINED
+            reason = (is_declined and result.message) or result.status.value
             await order.signal("DispatchFailed", messages.DispatchFailed(reason, result.attempts))
         return result

@@ -28,6 +28,7 @@ from db.domain import COMPENSATIONS, ExecutionMode, Step
 from orchestrator import messages
 from orchestrator.deadlines import ATTEMPT_TIMEOUT, MAX_BACKOFF
 from orchestrator.messages import Activity, StepResult, StepStatus
+from orchestrator.workflows.descriptions import activity_summary
 from orchestrator.workflows.order_progress import OrderProgress
 
 Result = TypeVar("Result")
@@ -104,6 +105,7 @@ async def run_steps(
         if result is None or result.status is StepStatus.UNFINISHED:
             result = await _run_step_remotely(replace(step, single_attempt=is_visible))
         results.append(result)
+        progress.step_ended(step.step, result)
         if result.status is not StepStatus.DONE:
             break
         progress.step_done(step.step)
@@ -130,6 +132,7 @@ async def _run_locally(
             result_type=result_type,
             start_to_close_timeout=timeout,
             retry_policy=_NO_RETRY,
+            summary=activity_summary(request),
         )
     except FailureError as error:
         if is_cancelled_exception(error):
@@ -164,6 +167,7 @@ async def _run_remotely(
             heartbeat_timeout=heartbeat_timeout,
             task_queue=task_queue,
             retry_policy=retry_policy,
+            summary=activity_summary(request),
         )
     except ActivityError as error:
         if error.retry_state is not RetryState.TIMEOUT and isinstance(error.cause, ApplicationError):

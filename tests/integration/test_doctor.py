@@ -18,9 +18,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from psycopg.conninfo import make_conninfo
 from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import PollWorkflowTaskQueueRequest
+from temporalio.api.workflowservice.v1 import PollWorkflowTaskQueueRequest, RegisterNamespaceRequest
+from temporalio.client import Client
 
 from db.database import Database
 from db.orders import OrderRepository
@@ -172,6 +174,20 @@ async def test_a_missing_namespace_and_equal_task_queues(live_stack: Stack, tmp_
         shipping_task_queue="order-tq",
     )
     assert set(await findings_of(settings)) == {"namespace-missing", "task-queues-equal", "api-unavailable"}
+
+
+@pytest.mark.stack
+async def test_a_missing_search_attribute(live_stack: Stack, tmp_path: Path) -> None:
+    target = live_stack.settings.temporal_target
+    client = await Client.connect(target)
+    await client.workflow_service.register_namespace(
+        RegisterNamespaceRequest(
+            namespace="bare", workflow_execution_retention_period=Duration(seconds=86_400)
+        )
+    )
+    url = live_stack.settings.order_database_url
+    settings = external(tmp_path, url, temporal_address=target, TEMPORAL_NAMESPACE="bare")
+    await until(settings, "search-attribute-missing", "no search attribute OrderRunId")
 
 
 @pytest.mark.stack

@@ -165,7 +165,11 @@ def test_temporal_keeps_the_used_indexes_only(stack: Stack) -> None:
             "select name from sqlite_master where type = 'index' and sql is not null"
             " and tbl_name = 'executions_visibility'"
         ).fetchall()
-    assert {name for (name,) in rows} == temporal._USED_INDEXES
+    names = {name for (name,) in rows}
+    assert names > temporal._USED_INDEXES
+    # Of the search attribute OrderRunId, for which the server selects a column at random.
+    (other,) = names - temporal._USED_INDEXES
+    assert other.startswith("by_keyword_")
 
 
 def test_every_port_is_on_the_loopback_address(stack: Stack) -> None:

@@ -1,5 +1,6 @@
 """Start-up checks: a process refuses a system that does not fit, and waits while a server is unavailable."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
+from temporalio.client import Client
 
 from db import api_keys
 from orchestrator.embedded import Stack, Stage, components
@@ -159,6 +163,21 @@ def test_a_missing_namespace_is_refused(component: str, url: str, temporal: str,
     servers = {"DATABASE_URL": url, "TEMPORAL_ADDRESS": temporal, "TEMPORAL_NAMESPACE": "nowhere"}
     assert "has no namespace nowhere" in refusal(component, tmp_path, patch, **servers)
     assert "waiting for Temporal" in log_of(tmp_path)
+
+
+async def test_a_namespace_without_the_search_attribute_is_refused(
+    url: str, temporal: str, tmp_path: Path
+) -> None:
+    client = await Client.connect(temporal)
+    retention = Duration(seconds=86_400)
+    await client.workflow_service.register_namespace(
+        RegisterNamespaceRequest(namespace="bare", workflow_execution_retention_period=retention)
+    )
+    servers = {"DATABASE_URL": url, "TEMPORAL_ADDRESS": temporal, "TEMPORAL_NAMESPACE": "bare"}
+    assert await asyncio.to_thread(refusal, "worker", tmp_path, **servers) == (
+        "The Temporal namespace bare has no search attribute OrderRunId of type Keyword. Create it: "
+        "temporal operator search-attribute create --namespace bare --name OrderRunId --type Keyword."
+    )
 
 
 def test_a_temporal_server_that_is_too_old_is_refused(url: str, temporal: str, tmp_path: Path) -> None:

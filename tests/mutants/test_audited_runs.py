@@ -16,10 +16,11 @@ from db.database import Database
 from db.domain import ReviewMode, State
 from db.orders import OrderRepository
 from orchestrator.audit import audit, temporal_comparison
-from orchestrator.audit.workflow_list import CLOSED, MAX_CLOCK_SKEW, RUNNING, list_filter
+from orchestrator.audit.workflow_list import CLOSED, RUNNING, list_filter
 from orchestrator.errors import ExitCode, RunUnknown
 from orchestrator.gateways.fault_injection import FaultInjector, named_profile
 from orchestrator.messages import ApproveOrder, ReconcileRequest, order_workflow_id, reconcile_workflow_id
+from orchestrator.search_attributes import of_run, run_filter
 from orchestrator.settings import Settings
 from orchestrator.workflows.order import OrderWorkflow
 from tests.command_line import CommandLine
@@ -27,7 +28,6 @@ from tests.orders import TEMPORAL, OrderDriver, new_order
 from tests.shop import POLL_SECONDS, VISIBLE_SECONDS, Shop, open_shop
 
 TASK_COMPLETED = "workflow_task_completed_event_attributes"
-NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
 
 async def until_in_review(shop: Shop, order_id: str) -> None:
@@ -73,7 +73,7 @@ async def test_a_stored_run_without_orders_is_known(
 async def test_a_run_is_known_before_a_worker_has_its_order(client: Client, pool: Database) -> None:
     run_id = f"waiting-{uuid4().hex[:8]}"
     handle = await client.start_workflow(
-        "OrderWorkflow", id=order_workflow_id(run_id), task_queue=run_id, memo={"run_id": run_id}
+        "OrderWorkflow", id=order_workflow_id(run_id), task_queue=run_id, search_attributes=of_run(run_id)
     )
     await until_listed(client, handle.id)
     report = await audit(pool, client, run_id)
@@ -87,22 +87,23 @@ def shop_without_workers(name: str, client: Client, pool: Database) -> Shop:
     return Shop(run_id, client, pool, f"{run_id}-orders", f"{run_id}-shipping")
 
 
-def test_the_search_starts_before_the_earliest_possible_order_of_the_run() -> None:
+def test_the_list_of_a_run_is_selected_by_its_search_attribute() -> None:
     closed = "WorkflowType = 'OrderWorkflow' AND ExecutionStatus != 'Running'"
+    assert list_filter(CLOSED, None) == closed
+    assert list_filter(CLOSED, None, "our-tq") == f"{closed} AND TaskQueue = 'our-tq'"
+    assert list_filter(CLOSED, "run", "our-tq") == f"{closed} AND OrderRunId = 'run'"
+    assert list_filter(RUNNING, "run") == f"{closed.replace('!=', '=')} AND OrderRunId = 'run'"
 
-    def query_since(at: datetime) -> str:
-        return f"{closed} AND StartTime >= '{at.isoformat()}'"
 
-    hour = timedelta(hours=1)
-    assert list_filter(CLOSED, None, NOON, None) == closed
-    assert list_filter(CLOSED, "run", None, None) == closed
-    assert list_filter(CLOSED, None, NOON, None, "our-tq") == f"{closed} AND TaskQueue = 'our-tq'"
-    assert list_filter(RUNNING, "run", None, None) == closed.replace("!=", "=")
-    assert list_filter(CLOSED, "run", NOON, NOON - hour) == query_since(NOON - hour - MAX_CLOCK_SKEW)
-    assert list_filter(CLOSED, "run", None, NOON) == query_since(NOON - MAX_CLOCK_SKEW)
-    # A run that was stored late does not hide earlier orders.
-    assert list_filter(CLOSED, "run", NOON, NOON + hour) == query_since(NOON - MAX_CLOCK_SKEW)
-    assert list_filter(CLOSED, "run", NOON, None) == query_since(NOON - 24 * hour)
+@pytest.mark.parametrize("run_id", ["run-1_2", "o'hara", "50%"])
+async def test_any_run_id_is_found_in_temporal(client: Client, run_id: str) -> None:
+    handle = await client.start_workflow(
+        "OrderWorkflow", id=f"order-{uuid4().hex}", task_queue="none", search_attributes=of_run(run_id)
+    )
+    await until_listed(client, handle.id)
+    found = [each.id async for each in client.list_workflows(run_filter(run_id))]
+    assert found == [handle.id]
+    await handle.terminate()
 
 
 async def test_a_terminated_order_is_open_until_the_reconciler_has_had_time(
@@ -169,7 +170,7 @@ async def test_a_workflow_that_rejected_its_order_is_not_a_lost_order(
             id=f"order-{shop.run_id}-{n}",
             args=given,
             task_queue=shop.order_queue,
-            memo={"run_id": shop.run_id},
+            search_attributes=of_run(shop.run_id),
         )
         for n, given in enumerate([[], ["nonsense"], [shop.order("empty", items=[])], [shop.order("other")]])
     ]

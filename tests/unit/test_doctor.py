@@ -102,6 +102,7 @@ CASES: list[tuple[str, Iterable[Finding], str]] = [
     ("database-idle-transaction", session(is_idle=True), "in a transaction for 100 s"),
     ("database-long-statement", session(), "100 s: select 1"),
     ("temporal-old", startup.version_findings("1.24.2"), "1.24.2"),
+    ("search-attribute-missing", startup.search_attribute_findings("orders"), "attribute OrderRunId"),
     ("namespace-missing", startup.namespace_findings("orders"), "no namespace orders"),
     ("task-queues-equal", configured(order_task_queue="o", shipping_task_queue="o"), "are both o"),
     ("task-queues-equal", configured(order_task_queue="o", shipping_task_queue="o-compensation"), "o-comp"),
