@@ -84,5 +84,5 @@ def age_text(age: timedelta | None) -> str:
     seconds = int(age.total_seconds())
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"
+            return f"{seconds // length}\u00a0{unit}"
+    return f"{seconds}\u00a0s"

@@ -9,14 +9,15 @@ SLO_TARGET = 0.99
 
 
 class SloStatus(NamedTuple):
-    """The verdict, a sentence in Markdown with the numbers, and a headline in plain text.
+    """The verdict (None without orders), a sentence with the numbers, and the same as a headline with detail.
 
-    `verdict` is None without orders.
+    All texts are Markdown.
     """
 
     verdict: SloVerdict | None
     sentence: str
     headline: str
+    detail: str = ""
 
 
 def slo_status(orders: int, late: int, target: float) -> SloStatus:
@@ -27,13 +28,14 @@ def slo_status(orders: int, late: int, target: float) -> SloStatus:
     result = evaluate_slo(orders, late, target)
     error_budget = (1 - target) * orders
     used = f"{100 * late / error_budget:.0f} %"
+    bound = f"ith 95 % confidence at most {100 * result.late_bound:.2f} % are late."
+    budget = f"Error budget: {error_budget:,.1f} late orders, {used} used."
     return SloStatus(
         result.verdict,
         f"**{100 * (1 - late / orders):.2f} % within the limit** ({late:,} late of {orders:,}); "
-        f"with 95 % confidence at most {100 * result.late_bound:.2f} % are late. "
-        f"Target {100 * target:g} %: **{result.verdict}**. "
-        f"Error budget: {error_budget:,.1f} late orders, {used} used.",
+        f"w{bound} Target {100 * target:g} %: **{result.verdict}**. {budget}",
         _headline(result),
+        f"W{bound} {budget}",
     )
 
 

@@ -21,6 +21,7 @@ _SQL = queries.load(str(Path(__file__).with_name("seed.sql")))
 
 DAYS = 14
 EVENTS_PER_ORDER = 12
+RECENT_WITH_EVENTS = 2_000
 
 Progress = Callable[[str], None]
 Connection = psycopg.Connection[tuple[object, ...]]
@@ -56,18 +57,19 @@ def seed_recent(url: str, *, finished: int, running: int) -> None:
 
     The finished orders have their outcomes between 50 minutes ago and 10 minutes from now.
 
-    For benchmarks only: they have no events and payments, so the audit reports violations. Raises
-    psycopg.Error.
+    For benchmarks only: they have no payments, and only RECENT_WITH_EVENTS of them have events, so the audit
+    reports violations. Raises psycopg.Error.
     """
     with psycopg.connect(url, autocommit=True, application_name="seed") as connection:
         with connection.transaction(), psycopg.ClientCursor(connection) as cursor:
             cursor.execute(_SQL["delete_recent"], {})
             cursor.execute(_SQL["delete_empty_rollups"], {})
             cursor.execute(_SQL["recent"], {"orders": finished})
+            cursor.execute(_SQL["recent_events"], {"orders": RECENT_WITH_EVENTS})
             cursor.execute(_SQL["running"], {"orders": running})
             cursor.execute(_SQL["running_attempts"], {})
         # Otherwise an autovacuum would run during the measurement.
-        connection.execute("vacuum (analyze) orders, latency_rollup")
+        connection.execute("vacuum (analyze) orders, events, latency_rollup")
 
 
 def random_order_ids(url: str, count: int) -> list[str]:

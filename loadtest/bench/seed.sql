@@ -155,7 +155,9 @@ from (
 
 -- name: delete_recent
 -- Also subtracts them from the rollups. Where other orders remain in a row, its longest_ms may be up to 4.4 %% too high.
-with gone as (
+with gone_events as (
+    delete from events where order_id like 'seed-recent-%%'
+), gone as (
     delete from orders where order_id like 'seed-recent-%%' or order_id like 'seed-running-%%' returning *
 ), counted as (
     select grain_seconds, rollup_start(accepted_at, grain_seconds) as at, coalesce(run_id, '') as run_id, state,
@@ -198,6 +200,20 @@ from (
 cross join lateral (
     select now() - interval '50 minutes' + interval '1 hour' * (n::float8 / %(orders)s) - (model).finished_at as moved
 ) moving;
+
+-- name: recent_events
+-- Two attempts of each step of the newest of these orders; their times are evenly spaced.
+insert into events (order_id, at, kind, state, step, attempt, outcome, worker)
+select order_id, accepted_at + interval '1 ms' * (completion_ms * n / 13.0), case step when 'review' then 'state' else 'attempt' end,
+    (case when step = 'review' and is_end then 'approved' when step = 'review' then 'in_review' else 'received' end)::order_state,
+    step, case step when 'review' then null else 1 + is_end::int end,
+    (case when step = 'review' then null when is_end then 'ok' else 'error' end)::attempt_outcome, 'seed'
+from (select * from orders where order_id like 'seed-recent-%%' order by finished_at desc limit %(orders)s) recent
+cross join lateral (
+    select number * 2 + is_end::int - 1 as n, step, is_end
+    from unnest(array['receive', 'validate', 'review', 'charge', 'prepare', 'dispatch']) with ordinality steps (step, number)
+    cross join (values (false), (true)) ends (is_end)
+) event;
 
 -- name: running
 -- Orders that run until they are deleted; every third is in manual review.

@@ -53,7 +53,7 @@ def in_flight_chart(
     figure.update_yaxes(
         range=[ROWS - 0.5, -0.5],
         tickvals=list(range(len(shown))),
-        ticktext=[_tick(row["order_id"], order_url) for row, _ in shown],
+        ticktext=[_tick(row["order_id"], order_url, palette) for row, _ in shown],
         showgrid=False,
     )
     _draw_other_limits(figure, palette, [row for row, _ in shown], limit_seconds)
@@ -74,7 +74,15 @@ def _draw(
         name=risk.name,
         orientation="h",
         width=0.8,
-        marker={"color": getattr(palette, risk.color), "pattern": {"shape": risk.pattern, "fgopacity": 0.35}},
+        marker={
+            "color": getattr(palette, risk.color),
+            "pattern": {
+                "shape": risk.pattern,
+                "fillmode": "overlay",
+                "fgcolor": palette.on_mark,
+                "fgopacity": 0.35,
+            },
+        },
         text=[_label(row, share) for _, row, share in own],
         # Plotly puts the text beside bars that are too short for it.
         textposition="auto" if risk is not _UNKNOWN_RISK else "outside",
@@ -126,9 +134,11 @@ def percent(probability: float) -> str:
     return "<1 %" if probability < 0.01 else ">99 %" if probability > 0.99 else f"{100 * probability:.0f} %"
 
 
-def _tick(order_id: str, order_url: str) -> str:
+def _tick(order_id: str, order_url: str, palette: Palette) -> str:
     name = plain_text.chart(short_id(order_id))
-    return f'<a href="{order_url}{order_id}" target="_self">{name}</a>' if order_url else name
+    if not order_url:
+        return name
+    return f'<a href="{order_url}{order_id}" target="_self" style="color:{palette.info}">{name}</a>'
 
 
 def short_id(order_id: str, length: int = 22) -> str:

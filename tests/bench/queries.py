@@ -11,6 +11,7 @@ from db.read_models import (
     order_search,
     playback,
     run_timeline,
+    step_times,
     stored_runs,
     time_groups,
 )
@@ -43,6 +44,9 @@ def _overview(reader: ReadOnlyDatabase) -> dict[str, Query]:
         "overview: closest to the deadline": lambda: live_orders.orders_by_deadline(reader, 12),
         "overview: throughput": lambda: live_orders.throughput(reader, 120),
         "overview: finished in the last hour": lambda: live_orders.recent_outcomes(reader, 3_600),
+        "overview: outcomes over the last hour": lambda: live_orders.outcomes_over_time(reader, 3_600, 10),
+        "overview: in each state": lambda: live_orders.open_by_state(reader),
+        "overview: step times": lambda: step_times.newest(reader),
         "overview: last outcome": lambda: live_orders.last_finished_at(reader),
         "overview: faults": lambda: latency.active_faults(reader),
         "reviews": lambda: live_orders.orders_awaiting_review(reader, 25),

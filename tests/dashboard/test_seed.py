@@ -4,9 +4,10 @@ import pytest
 
 from db.audit import audit_database
 from db.database import Database
-from db.read_models import latency, stored_runs
+from db.read_models import latency, step_times, stored_runs
 from db.read_models.latency import Selection
-from tests.dashboard.conftest import SEEDED, query
+from loadtest.bench.seed import seed, seed_recent
+from tests.dashboard.conftest import SEEDED, query, reader_of
 
 
 async def test_a_seeded_history_passes_the_audit(seeded_url):
@@ -35,3 +36,18 @@ def test_seeded_runs_have_exact_times(seeded, seeded_url):
     assert stored_runs.running_runs(seeded) == []
     assert len(stored_runs.newest_runs(seeded, 3)) == 3
     assert sum(latency.summary(seeded, latency.plan(seeded, Selection())).outcomes.values()) == SEEDED
+
+
+def test_recent_orders_are_replaced_with_their_events(postgres):
+    with postgres.fresh_database() as url:
+        seed(url, 50, days=1, progress=lambda _: None)
+        before = query(url, "select count(*) as n from events")[0]["n"]
+        for _ in range(2):
+            seed_recent(url, finished=20, running=2)
+        assert query(url, "select count(*) as n from events")[0]["n"] == before + 20 * 12
+        reader = reader_of(url)
+        rows = step_times.newest(reader, limit=20)
+        reader.close()
+    for row in rows:
+        assert row["receive_end_ms"] < row["dispatch_end_ms"] < row["completion_ms"]
+        assert row["charge_failures"] == 1

@@ -17,7 +17,7 @@ def show() -> None:
     st.subheader("Components", anchor=False)
     found = components(api_reads.health(), local_stack.processes(), clients.now())
     st.markdown(
-        "\n".join(["| component | status | up for | restarts |", "|---|---|--:|--:|", *map(_row, found)])
+        "\n".join(["| component | status | age | restarts |", "|---|---|--:|--:|", *map(_row, found)])
     )
 
 

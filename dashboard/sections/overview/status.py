@@ -1,7 +1,7 @@
 """The SLO banner, and the most important metrics with their course over the time window."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import streamlit as st
 
@@ -16,7 +16,8 @@ from loadtest.charts.throughput import in_flight_history, mean_rate
 from loadtest.verdict.slo import SloVerdict
 
 THROUGHPUT_SECONDS = 120
-SLICES = 20
+SLICES = 10
+"""Few, so that a slice has enough orders for a p99."""
 TILE_HEIGHT = 196
 """Pixels of a tile with a sparkline. Without one it would be lower, and the page would move at a refresh."""
 
@@ -32,6 +33,7 @@ class Tile(NamedTuple):
     below: str
     course: Sequence[float]
     help: str = ""
+    chart: Literal["area", "bar"] = "area"
 
 
 def show(window_seconds: int) -> None:
@@ -63,6 +65,7 @@ def show(window_seconds: int) -> None:
             f"{100 * late / orders:.2f} % of {orders:,}" if orders else "no orders",
             [each.late for each in slices],
             "Finished after their limit in the time window, or overdue",
+            "bar",
         ),
         _percentile("p50", 0.5, recent.finished, recent.p50_ms, slices, lambda each: each.p50_ms),
         _percentile("p99", 0.99, recent.finished, recent.p99_ms, slices, lambda each: each.p99_ms),
@@ -78,7 +81,7 @@ def show(window_seconds: int) -> None:
                 delta_arrow="off",
                 border=True,
                 chart_data=tile.course or None,
-                chart_type="area",
+                chart_type=tile.chart,
                 height=TILE_HEIGHT,
                 help=tile.help or None,
             )
@@ -90,7 +93,7 @@ def _banner(orders: int, late: int) -> None:
     with st.container(border=True, key=f"banner-{color}", gap="xxsmall"):
         st.markdown(f":{color}[{icon}] **{status.headline}**")
         if status.verdict:
-            st.caption(status.sentence)
+            st.caption(status.detail)
 
 
 def _percentile(
@@ -104,7 +107,7 @@ def _percentile(
     """Return the tile of a percentile, and its course over the slices that have enough orders."""
     needed = min_count(share)
     if orders < needed:
-        return Tile(name, "–", f"from {needed} orders", [])
+        return Tile(name, "–", f"needs {needed} orders", [])
     times = [time_of(each) for each in slices if each.finished >= needed]
     course = [ms / 1000 for ms in times if ms is not None]
     return Tile(name, page.seconds(ms), _of_limit(ms), course if len(course) > 1 else [])
