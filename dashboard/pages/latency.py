@@ -19,8 +19,8 @@ from dashboard.page_elements import (
     show_invalid_query,
     stop_on_invalid_query,
 )
-from dashboard.sections import latency_charts
-from dashboard.view_models.slo_status import SLO_TARGET, slo_status
+from dashboard.sections import latency_charts, slo_banner
+from dashboard.view_models.slo_status import SLO_TARGET
 from db.domain import TERMINAL_STATES
 from db.read_models import latency
 from db.read_models.latency import EXACT_ORDERS, Slo, Summary
@@ -109,6 +109,7 @@ def show(query: dict[str, str]) -> None:
 
 def show_metrics(finished: Summary, overdue: int, slo: Slo) -> None:
     orders, late = finished.orders + overdue, finished.late + overdue
+    slo_banner.show(orders, late, slo.target)
     with st.grid(7, min_column_width=145):
         st.metric("Orders", f"{orders:,}", border=True)
         st.metric("Late", f"{late:,}", border=True)
@@ -121,7 +122,7 @@ def show_metrics(finished: Summary, overdue: int, slo: Slo) -> None:
                 border=True,
                 help=None if is_shown else f"{name} needs {min_count(share):,} finished orders.",
             )
-    st.markdown(slo_status(orders, late, slo.target).sentence + f" Limit: {slo.limit_seconds:g} s.")
+    st.caption(f"Limit: {slo.limit_seconds:g} s")
     if overdue:
         st.caption(
             f"{overdue:,} orders past the limit have no outcome yet. They count as late; percentiles, charts "

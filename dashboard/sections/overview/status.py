@@ -8,20 +8,18 @@ import streamlit as st
 from dashboard import page_elements as page
 from dashboard.data import clients
 from dashboard.data.cached import cached
-from dashboard.view_models.slo_status import SLO_TARGET, slo_status
+from dashboard.sections import slo_banner
+from dashboard.view_models.slo_status import SLO_TARGET
 from db.read_models import live_orders
 from db.read_models.live_orders import OutcomeSlice
 from db.read_models.percentiles import min_count
 from loadtest.charts.throughput import in_flight_history, mean_rate
-from loadtest.verdict.slo import SloVerdict
 
 THROUGHPUT_SECONDS = 120
 SLICES = 10
 """Few, so that a slice has enough orders for a p99."""
 TILE_HEIGHT = 196
 """Pixels of a tile with a sparkline. Without one it would be lower, and the page would move at a refresh."""
-
-IS_HEALTHY = {SloVerdict.MET: True, SloVerdict.BREACHED: False, SloVerdict.NOT_PROVEN: None}
 
 in_flight = cached(live_orders.in_flight)
 throughput = cached(live_orders.throughput)
@@ -41,7 +39,7 @@ def show(window_seconds: int) -> None:
     open_orders = in_flight()
     recent = cached(live_orders.recent_outcomes)(window_seconds)
     orders, late = recent.finished + open_orders.overdue, recent.late + open_orders.overdue
-    _banner(orders, late)
+    slo_banner.show(orders, late, SLO_TARGET)
     slices = cached(live_orders.outcomes_over_time)(window_seconds, SLICES)
     rates = throughput(THROUGHPUT_SECONDS)
     tiles = [
@@ -85,15 +83,6 @@ def show(window_seconds: int) -> None:
                 height=TILE_HEIGHT,
                 help=tile.help or None,
             )
-
-
-def _banner(orders: int, late: int) -> None:
-    status = slo_status(orders, late, SLO_TARGET)
-    icon, color = page.STATUS_STYLE[IS_HEALTHY[status.verdict] if status.verdict else None]
-    with st.container(border=True, key=f"banner-{color}", gap="xxsmall"):
-        st.markdown(f":{color}[{icon}] **{status.headline}**")
-        if status.verdict:
-            st.caption(status.detail)
 
 
 def _percentile(
