@@ -1,5 +1,7 @@
 """Cancellation of the selected orders: a preview, then one request per order."""
 
+from collections.abc import Callable
+
 import pandas as pd
 import streamlit as st
 
@@ -12,19 +14,19 @@ from db.read_models import order_search
 from orchestrator.security.key_hashing import Role
 
 
-def show(order_ids: list[str]) -> None:
-    """Draw the button that opens the preview."""
+def show(order_ids: list[str], deselect: Callable[[], None]) -> None:
+    """Draw the button that opens the preview. `deselect` is called when the cancellation starts."""
     if not order_ids or not user_may(Role.OPERATOR):
         return
     batch = current_batch()
     label = "Cancel the selected order" if len(order_ids) == 1 else f"Cancel {len(order_ids)} selected orders"
     is_running = batch is not None and batch.is_running
     if st.button(label, icon=":material/cancel:", disabled=is_running):
-        _confirm(order_ids)
+        _confirm(order_ids, deselect)
 
 
 @st.dialog("Cancel orders", width="medium", icon=":material/cancel:")
-def _confirm(order_ids: list[str]) -> None:
+def _confirm(order_ids: list[str], deselect: Callable[[], None]) -> None:
     with error_boundary("cancel-orders"):
         orders = order_search.states(clients.database(), order_ids)
         problems = {order["order_id"]: why_not_cancelled(order) for order in orders}
@@ -53,14 +55,15 @@ def _confirm(order_ids: list[str]) -> None:
                 type="primary",
                 disabled=not possible,
                 on_click=_cancel,
-                args=(possible,),
+                args=(possible, deselect),
             )
         if is_confirmed:
             # Close the dialog.
             st.rerun()
 
 
-def _cancel(order_ids: list[str]) -> None:
+def _cancel(order_ids: list[str], deselect: Callable[[], None]) -> None:
     api = clients.api()
     reason, user = st.session_state["cancel-many-reason"], st.session_state["cancel-many-by"]
+    deselect()
     start_batch("Cancelled", order_ids, lambda order_id: api.cancel(order_id, reason, user))

@@ -1,6 +1,6 @@
 """One order: its status, the requests it accepts, its timeline, and its records."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC
 from functools import partial
 
@@ -118,49 +118,66 @@ def _show_links(order: Row) -> None:
 
 
 def _cancel_form(order_id: str) -> None:
-    def cancel() -> None:
-        reason, user = st.session_state["cancel-reason"], st.session_state["cancelled-by"]
-        page.run_action(
-            order_id, lambda: clients.api().cancel(order_id, reason, user), "Cancellation accepted."
-        )
+    fields = {
+        "reason": ("Reason", "requested by the customer"),
+        "cancelled_by": ("Cancelled by", "dashboard"),
+    }
 
-    with st.popover("Cancel", icon=":material/cancel:"), st.form("cancel-form", border=False):
-        st.text_input("Reason", "requested by the customer", key="cancel-reason")
-        st.text_input("Cancelled by", "dashboard", key="cancelled-by")
-        st.form_submit_button("Cancel order", type="primary", on_click=cancel)
+    def cancel(values: dict[str, str]) -> None:
+        clients.api().cancel(order_id, **values)
+
+    with st.popover("Cancel", icon=":material/cancel:"):
+        _form(f"cancel-{order_id}", fields, "Cancel order", order_id, cancel, "Cancellation accepted.")
 
 
 def _address_form(order_id: str, address: Mapping[str, str], version: int) -> None:
-    # A field keeps its content, and a button its callback, while its key is the same. With the version in the
-    # keys, the form shows the new address after a change by another user, and never sends the previous one.
-    keys = {field: f"new-{field}-{version}" for field in ADDRESS_FIELDS}
+    fields = {
+        name: (label, address.get(name, DEFAULT_COUNTRY if name == "country" else ""))
+        for name, label in ADDRESS_FIELDS.items()
+    }
 
-    errors_key = f"address-errors-{order_id}-{version}"
+    def change(values: dict[str, str]) -> None:
+        user = values.pop("updated_by")
+        clients.api().change_address(order_id, values, user, version)
+
+    with st.popover("Change address", icon=":material/edit_location:"):
+        # With the version in its key, the form shows the new address after a change by another user, and
+        # never sends the previous one.
+        key = f"address-{order_id}-{version}"
+        fields["updated_by"] = ("Changed by", "dashboard")
+        _form(key, fields, "Save address", order_id, change, "Address changed.")
+
+
+def _form(
+    key: str,
+    fields: Mapping[str, tuple[str, str]],
+    button: str,
+    order_id: str,
+    action: Callable[[dict[str, str]], None],
+    success: str,
+) -> None:
+    """Draw a form of text fields (label and first value by name), each with its error below it.
+
+    A field keeps its content, and the button its callback, while `key` is the same.
+    """
+    errors_key = f"{key}-errors"
     errors: dict[str, str] = st.session_state.get(errors_key, {})
 
     def send() -> None:
-        new = {field: st.session_state[key] for field, key in keys.items()}
         st.session_state[errors_key] = {}
         try:
-            clients.api().change_address(order_id, new, st.session_state["changed-by"], version)
+            action({name: st.session_state[f"{key}-{name}"] for name in fields})
         except RequestMalformed as error:
-            st.session_state[errors_key] = field_errors(error, (*ADDRESS_FIELDS, "updated_by"))
+            st.session_state[errors_key] = field_errors(error, fields)
             raise
 
-    def change() -> None:
-        page.run_action(order_id, send, "Address changed.")
-
-    with (
-        st.popover("Change address", icon=":material/edit_location:"),
-        st.form(f"address-form-{version}", border=False),
-    ):
-        for field, key in keys.items():
-            default = DEFAULT_COUNTRY if field == "country" else ""
-            with page.field_with_error(field, errors):
-                st.text_input(ADDRESS_FIELDS[field], address.get(field, default), key=key)
-        with page.field_with_error("updated_by", errors):
-            st.text_input("Changed by", "dashboard", key="changed-by")
-        st.form_submit_button("Save address", type="primary", on_click=change)
+    with st.form(key, border=False):
+        for name, (label, value) in fields.items():
+            with page.field_with_error(name, errors):
+                st.text_input(label, value, key=f"{key}-{name}")
+        st.form_submit_button(
+            button, type="primary", on_click=lambda: page.run_action(order_id, send, success)
+        )
 
 
 def _approve(order_id: str) -> None:

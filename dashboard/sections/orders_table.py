@@ -54,7 +54,7 @@ def show() -> None:
     if not rows:
         empty_state("No matching orders", "Change the filters, or start an order above.")
         return
-    cancel_orders.show([rows[number]["order_id"] for number in selected])
+    cancel_orders.show([rows[number]["order_id"] for number in selected], clear_selection)
     _show_table(rows)
     _show_page_buttons(rows, is_first=search.before is None)
 

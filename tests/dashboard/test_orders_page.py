@@ -167,6 +167,7 @@ def test_selected_orders_are_cancelled_after_a_preview(page: Pages, postgres, mo
         finish_batch(test)
         page.reset()
     assert {request[0] for request in cancelled} == set(open_ids)
+    assert not [each for each in test.button if each.label.startswith("Cancel")]
     assert [message.value for message in test.success] == ["Cancelled 2 of 2 orders."]
 
 
@@ -226,6 +227,23 @@ def test_the_address_form_shows_a_change_from_elsewhere_and_sends_its_version(
     assert (order_id, version) == ("seed-running-3", 2)
     assert (address["street"], address["zip"]) == ("9 Other Road", "10001")
     assert (address["street2"], address["country"]) == ("", "US")
+
+
+def test_the_form_of_an_order_never_shows_the_address_of_another(page: Pages, postgres, monkeypatch):
+    monkeypatch.setattr(order_view, "user_may", lambda _role: True)
+    with postgres.fresh_database() as url:
+        seed_recent(url, finished=1, running=6)
+        with psycopg.connect(url) as connection:
+            connection.execute(
+                """update orders set address = address || '{"street": "9 Other Road"}'
+                where order_id = 'seed-running-6'"""
+            )
+        test = page.run("orders", url, order="seed-running-3")
+        assert field(test.text_input, "Street").value == "1 Main Street"
+        test.query_params["order"] = "seed-running-6"
+        test.run()
+        assert field(test.text_input, "Street").value == "9 Other Road"
+        page.reset()
 
 
 def test_the_start_form_rejects_an_order_id_that_no_path_can_hold(page: Pages, seeded_url):
