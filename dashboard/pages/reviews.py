@@ -45,8 +45,9 @@ def card(order: Row) -> None:
     with st.container(border=True, key=f"card-{order_id}"):
         summary, time, buttons = st.columns([4, 3, 3], vertical_alignment="center")
         with summary:
-            page_link("orders", order_id, order=order_id)
-            st.markdown(f"**{order['amount_cents'] / 100:,.2f}**")
+            with st.container(horizontal=True, vertical_alignment="center"):
+                page_link("orders", order_id, order=order_id)
+                st.markdown(f"**{order['amount_cents'] / 100:,.2f}**")
             st.text(contents(order))
         time.progress(min(left / total, 1.0), text=f"{left:.0f} s left")
         if not user_may(Role.OPERATOR):
