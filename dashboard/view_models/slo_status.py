@@ -9,13 +9,9 @@ SLO_TARGET = 0.99
 
 
 class SloStatus(NamedTuple):
-    """The verdict (None without orders), a sentence with the numbers, and the same as a headline with detail.
-
-    All texts are Markdown.
-    """
+    """The verdict (None without orders), a sentence, and sentences with more numbers."""
 
     verdict: SloVerdict | None
-    sentence: str
     headline: str
     detail: str = ""
 
@@ -23,19 +19,14 @@ class SloStatus(NamedTuple):
 def slo_status(orders: int, late: int, target: float) -> SloStatus:
     """Evaluate the SLO of finished and overdue `orders`, of which `late` are late, as a load test does."""
     if orders == 0:
-        nothing = "No order finished in this time window."
-        return SloStatus(None, nothing, nothing)
+        return SloStatus(None, "No order finished in this time window.")
     result = evaluate_slo(orders, late, target)
     error_budget = (1 - target) * orders
-    used = f"{100 * late / error_budget:.0f} %"
-    bound = f"ith 95 % confidence at most {100 * result.late_bound:.2f} % are late."
-    budget = f"Error budget: {error_budget:,.1f} late orders, {used} used."
     return SloStatus(
         result.verdict,
-        f"**{100 * (1 - late / orders):.2f} % within the limit** ({late:,} late of {orders:,}); "
-        f"w{bound} Target {100 * target:g} %: **{result.verdict}**. {budget}",
         _headline(result),
-        f"W{bound} {budget}",
+        f"With 95 % confidence at most {100 * result.late_bound:.2f} % are late. "
+        f"Error budget: {error_budget:,.1f} late orders, {100 * late / error_budget:.0f} % used.",
     )
 
 
