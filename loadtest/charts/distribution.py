@@ -75,13 +75,12 @@ def by_percentile(curve: Curve, orders: int, palette: Palette, limit_ms: int, ta
         range=[0, max(_nines(last), _nines(0.9))],
     )
     figure.update_yaxes(title="completion, s", rangemode="tozero")
-    if target < 1:
-        figure.add_vline(
-            _nines(target),
-            line={"color": palette.muted, "width": 2, "dash": "dot"},
-            annotation={"text": f"target {100 * target:g} %", "font": {"color": palette.text}},
-            annotation_position="bottom right",
-        )
+    figure.add_vline(
+        _nines(target),
+        line={"color": palette.muted, "width": 2, "dash": "dot"},
+        annotation={"text": f"target {100 * target:g} %", "font": {"color": palette.text}},
+        annotation_position="bottom right",
+    )
     limit_line(figure, palette, limit_ms / 1000, limit_ms / 1000, vertical=False)
     return figure
 

@@ -227,9 +227,8 @@ def test_the_percentile_axis_has_equal_distances_for_each_nine():
 
 @pytest.mark.parametrize(("orders", "ticks"), [(1, []), (2, ["50"]), (10, ["50", "90"]), (99, ["50", "90"])])
 def test_the_percentile_axis_ends_where_orders_are_too_few(orders, ticks):
-    figure = distribution.by_percentile([(1_000, 1.0)], orders, LIGHT, LIMIT_MS, target=1.0)
+    figure = distribution.by_percentile([(1_000, 1.0)], orders, LIGHT, LIMIT_MS, target=0.99)
     assert list(figure.layout.xaxis.ticktext) == ticks
-    assert len(figure.layout.shapes) == 1
 
 
 def test_the_heatmap_has_each_count_in_its_cell():
