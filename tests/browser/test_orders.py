@@ -45,6 +45,17 @@ def test_a_click_on_a_row_opens_its_order(open_page: Open, a_run: str):
     assert query == {"run": [a_run], "q": ["listed-3"]}
 
 
+def test_the_keyboard_passes_the_table_without_opening_an_order(open_page: Open, a_run: str):
+    page = open_page(f"/orders?run={a_run}")
+    wait_until_drawn(page)
+    page.get_by_role("button", name="Refresh").focus()
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        page.wait_for_timeout(300)
+    expect(page.get_by_role("heading", name="Orders", exact=True)).to_be_visible()
+    assert parse_qs(urlsplit(page.url).query) == {"run": [a_run]}
+
+
 def test_selected_orders_are_cancelled(open_page: Open, live: LiveApi, a_run: str):
     ids = [live.start(f"many-{n}", review="manual") for n in range(3)]
     live.signal(ids[0], "cancel", reason="first", cancelled_by="test")
