@@ -152,12 +152,17 @@ def record_disturbance(
     action: str,
     component: str,
     run_id: str | None = None,
+    is_planned: bool = False,
     time_budget_seconds: float,
 ) -> None:
-    """Store one disturbance. Retry for `time_budget_seconds`, because the component may be PostgreSQL; then
-    raise DatabaseError."""
+    """Store one disturbance. `is_planned`: the load test `run_id` made it.
+
+    Retry for `time_budget_seconds`, because the component may be PostgreSQL; then raise DatabaseError.
+    """
     retry_until = time.monotonic() + time_budget_seconds
-    parameters = {"at": at, "component": component, "action": action, "run_id": run_id}
+    parameters = {
+        "at": at, "component": component, "action": action, "run_id": run_id, "is_planned": is_planned
+    }  # fmt: skip
     while True:
         try:
             with connect(url, "disturbances") as connection:

@@ -1,12 +1,13 @@
 """The processes of the stack of this ORDERS_HOME, if it runs on the dashboard's machine."""
 
-import psutil
 import streamlit as st
 
 from dashboard.data import clients
 from dashboard.data.cached import LIVE_SECONDS
 from dashboard.view_models.component_health import LocalProcess
 from orchestrator.embedded import Stack
+from orchestrator.embedded.process_table import is_paused
+from orchestrator.gateways import registry
 
 
 @st.cache_data(ttl=LIVE_SECONDS, show_spinner=False)
@@ -16,7 +17,7 @@ def processes() -> list[LocalProcess]:
     return [
         LocalProcess(
             each.name,
-            "paused" if _is_paused(each.pid) else each.state.lower(),
+            "paused" if is_paused(each.pid) else each.state.lower(),
             each.started_at,
             len(stack.restarted_at(each.name)),
         )
@@ -24,8 +25,15 @@ def processes() -> list[LocalProcess]:
     ]
 
 
-def _is_paused(pid: int) -> bool:
-    try:
-        return pid > 0 and psutil.Process(pid).status() == psutil.STATUS_STOPPED
-    except psutil.Error:
-        return False
+def serves_the_api() -> bool:
+    """Return whether the API of the dashboard belongs to the local stack. It authorizes the users."""
+    settings = clients.settings()
+    return bool(Stack(settings).running_settings().api_url == settings.api_url)
+
+
+def not_simulated() -> str | None:
+    """Return the first setting of the local stack that names another gateway than a simulated one, or None.
+
+    None also without a local stack: then the API decides.
+    """
+    return registry.not_simulated(Stack(clients.settings()).running_settings()) if processes() else None

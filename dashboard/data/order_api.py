@@ -35,8 +35,9 @@ class OrderApi(RestClient):
     def _signal(self, order_id: str, signal: str, body: Json) -> Json:
         return self.post(f"/orders/{order_id}/signals/{signal}", body)
 
-    def set_faults(self, profile: str, seed: int) -> Json:
-        return self.put("/faults", {"profile": profile, "seed": seed})
+    def set_faults(self, profile: str, seed: int, rates: Json | None = None) -> Json:
+        """Apply a profile; `rates` are those of the profile `custom`."""
+        return self.put("/faults", {"profile": profile, "seed": seed} | ({"rates": rates} if rates else {}))
 
     def health(self) -> Json:
         """Return the health report. HTTP status 503 is also a report: a component is unhealthy."""

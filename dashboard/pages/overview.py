@@ -6,6 +6,7 @@ import streamlit as st
 
 from dashboard import page_elements as page
 from dashboard.filters import WINDOWS
+from dashboard.sections import fault_injection
 from dashboard.sections.overview import components, in_flight, pipeline, status
 
 is_live = page.page_header("Overview", live=True)
@@ -22,6 +23,4 @@ with wide:
     page.live_fragment(in_flight.show, is_live)
 with narrow:
     page.live_fragment(components.show, is_live)
-    page.live_fragment(components.show_active_profile, is_live, result_key=components.RESULT_KEY)
-    with page.error_boundary("faults"):
-        components.show_fault_form()
+    fault_injection.show(is_live)

@@ -26,11 +26,13 @@ create table runs (
 create index runs_started on runs (started_at desc);
 
 -- Kills, pauses, stops and restarts of components, for the charts. run_id is null for those outside a load test.
+-- is_planned: the load test made it; its `chaos` has it too when it ends.
 create table disturbances (
     at timestamptz not null,
     component text not null,
     action text not null,
-    run_id text
+    run_id text,
+    is_planned boolean not null default false
 );
 create index disturbances_at on disturbances (at);
 

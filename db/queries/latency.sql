@@ -120,5 +120,5 @@ union all
 select d.run_id, d.at, d.action, d.component
 from disturbances d
 where d.at >= %(since)s::timestamptz and d.at < %(until)s::timestamptz
-    and not exists (select from runs r where r.run_id = d.run_id and r.ended_at is not null)
+    and not (d.is_planned and exists (select from runs r where r.run_id = d.run_id and r.ended_at is not null))
 order by 2 desc limit %(limit)s;

@@ -54,5 +54,5 @@ select run_id, scenario, options, stages, fault_profile, fault_seed, started_at,
 from runs where run_id = %(run_id)s;
 
 -- name: record_disturbance
-insert into disturbances (at, component, action, run_id)
-values (%(at)s, %(component)s, %(action)s, %(run_id)s);
+insert into disturbances (at, component, action, run_id, is_planned)
+values (%(at)s, %(component)s, %(action)s, %(run_id)s, %(is_planned)s);

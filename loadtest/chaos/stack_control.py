@@ -21,7 +21,7 @@ from orchestrator.settings import LOOPBACK, Settings
 RECORD_SECONDS = 20.0
 """How long to try to store a disturbance in the database, which may be the disturbed component."""
 
-_SIGNALS = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP, "resume": signal.SIGCONT}
+SIGNALS = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP, "resume": signal.SIGCONT}
 
 
 def main() -> None:
@@ -29,14 +29,14 @@ def main() -> None:
     stack = Stack(settings)
     running = stack.running_settings()
     api_urls = [f"http://{address}:{running.port('api')}" for address in (LOOPBACK, running.bind_address)]
-    _write([[component.name for component in stack.components()], [*api_urls, running.api_url]])
+    write([[component.name for component in stack.components()], [*api_urls, running.api_url]])
     unavailable, run_id = UnavailableComponents(), ""
     for line in sys.stdin:
         verb, component, run_id = json.loads(line)
         problem = _disturb(stack, verb, component, run_id)
         if problem is None:
             unavailable.update_after(verb, component)
-        _write(problem)
+        write(problem)
     for component, verb in unavailable.items():
         _disturb(stack, ENDED_BY[verb], component, run_id)
 
@@ -45,8 +45,8 @@ def _disturb(stack: Stack, verb: str, component: str, run_id: str) -> str | None
     """Make one disturbance. Return an error message if it was not made."""
     at = datetime.now(UTC)
     try:
-        if verb in _SIGNALS:
-            stack.kill(component, _SIGNALS[verb])
+        if verb in SIGNALS:
+            stack.kill(component, SIGNALS[verb])
         else:
             {"restart": stack.restart, "stop": stack.stop, "start": stack.start}[verb](component)
     except OrderSystemError as error:
@@ -60,11 +60,17 @@ def _record(url: str, at: datetime, verb: str, component: str, run_id: str) -> N
     # The verdict has the disturbance even if it cannot be stored here.
     with suppress(DatabaseError):
         runs.record_disturbance(
-            url, at=at, action=verb, component=component, run_id=run_id, time_budget_seconds=RECORD_SECONDS
+            url,
+            at=at,
+            action=verb,
+            component=component,
+            run_id=run_id,
+            is_planned=True,
+            time_budget_seconds=RECORD_SECONDS,
         )
 
 
-def _write(value: object) -> None:
+def write(value: object) -> None:
     # The load test may have been killed.
     with suppress(BrokenPipeError):
         sys.stdout.write(json.dumps(value) + "\n")

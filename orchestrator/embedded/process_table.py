@@ -29,6 +29,14 @@ def pid_is_alive(pid: int) -> bool:
         return False
 
 
+def is_paused(pid: int) -> bool:
+    """Return whether SIGSTOP has stopped the process. Pid 0 stands for no process."""
+    try:
+        return pid > 0 and psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    except psutil.Error:
+        return False
+
+
 def wait_until_ended(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
     """Wait at most `seconds` until all processes have ended. Return those that are still alive."""
     deadline = time.monotonic() + seconds

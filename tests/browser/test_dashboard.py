@@ -299,6 +299,7 @@ def test_a_fault_profile_is_applied_and_shown(open_page: Open, live: LiveApi):
     page.get_by_label("Profile").click()
     page.get_by_role("option", name="slow").click()
     page.get_by_role("button", name="Apply fault profile").click()
+    page.get_by_role("button", name="Apply", exact=True).click()
     expect(page.get_by_text(re.compile("Active profile: slow"))).to_be_visible(timeout=10_000)
     assert live.http.get("/faults").json()["profile"] == "slow"
     live.http.put("/faults", json={"profile": "none"})

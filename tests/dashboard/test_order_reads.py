@@ -145,6 +145,10 @@ def test_disturbances_of_a_run_have_the_times_of_its_verdict(order_database_url:
     runs.record_disturbance(order_database_url, at=at, action="kill", component="api", time_budget_seconds=0)
     runs.record_disturbance(
         order_database_url, at=at + timedelta(seconds=5), action="stop", component="postgres", run_id="r",
+        is_planned=True, time_budget_seconds=0,
+    )  # fmt: skip
+    runs.record_disturbance(
+        order_database_url, at=at + timedelta(seconds=9), action="pause", component="api", run_id="r",
         time_budget_seconds=0,
     )  # fmt: skip
     database = reader_of(order_database_url)
@@ -154,7 +158,8 @@ def test_disturbances_of_a_run_have_the_times_of_its_verdict(order_database_url:
         return [(each.run_id, each.at, f"{each.verb} {each.target}") for each in found]
 
     by_hand = (None, at, "kill api")
-    assert recorded() == [by_hand, ("r", at + timedelta(seconds=5), "stop postgres")]
+    unplanned = ("r", at + timedelta(seconds=9), "pause api")
+    assert recorded() == [by_hand, ("r", at + timedelta(seconds=5), "stop postgres"), unplanned]
     with psycopg.connect(order_database_url) as connection:
         connection.execute(
             "insert into runs (run_id, scenario, options, started_at, ended_at, machine, chaos)"
@@ -167,7 +172,7 @@ def test_disturbances_of_a_run_have_the_times_of_its_verdict(order_database_url:
             ),
         )
     # The time in the verdict replaces the recorded time. A disturbance that failed is left out.
-    assert recorded() == [by_hand, ("r", at + timedelta(seconds=5.25), "stop postgres")]
+    assert recorded() == [by_hand, ("r", at + timedelta(seconds=5.25), "stop postgres"), unplanned]
     database.close()
 
 
