@@ -16,24 +16,24 @@ class OrderApi(RestClient):
         return self.post(f"/orders/{order_id}/start", content)
 
     def cancel(self, order_id: str, reason: str, cancelled_by: str) -> Json:
-        return self._signal(order_id, "cancel", {"reason": reason, "cancelled_by": cancelled_by})
+        return self._signal(order_id, "cancel", "cancelled_by", cancelled_by, reason=reason)
 
     def change_address(self, order_id: str, new_address: Json, updated_by: str, address_version: int) -> Json:
         """Change the address if it still has this version."""
-        return self._signal(
-            order_id,
-            "update-address",
-            {"new_address": new_address, "updated_by": updated_by, "address_version": address_version},
-        )
+        content = {"new_address": new_address, "address_version": address_version}
+        return self._signal(order_id, "update-address", "updated_by", updated_by, **content)
 
     def approve(self, order_id: str, reviewer: str) -> Json:
-        return self._signal(order_id, "approve", {"reviewer": reviewer})
+        return self._signal(order_id, "approve", "reviewer", reviewer)
 
     def reject(self, order_id: str, reviewer: str, reason: str) -> Json:
-        return self._signal(order_id, "reject", {"reviewer": reviewer, "reason": reason})
+        return self._signal(order_id, "reject", "reviewer", reviewer, reason=reason)
 
-    def _signal(self, order_id: str, signal: str, body: Json) -> Json:
-        return self.post(f"/orders/{order_id}/signals/{signal}", body)
+    def _signal(self, order_id: str, signal: str, signed_as: str, name: str, **content: object) -> Json:
+        """Send a signal with the name of the client's key in the field `signed_as`; without a key, `name`."""
+        if self.has_key:
+            name = self.get("/whoami")["name"]
+        return self.post(f"/orders/{order_id}/signals/{signal}", {signed_as: name, **content})
 
     def set_faults(self, profile: str, seed: int, rates: Json | None = None) -> Json:
         """Apply a profile; `rates` are those of the profile `custom`."""

@@ -13,6 +13,7 @@ from loadtest.charts.palette import Palette, add_marks
 
 MAX_BANDS = 60
 MAX_LABELS = 12
+BAND_OPACITY = 0.1
 _TICKS_SECONDS = (0.1, 0.5, 1, 2, 5, 15, 60, 300, 3_600)
 
 
@@ -53,7 +54,7 @@ def draw_faults_and_disturbances(figure: go.Figure, palette: Palette, time_range
     ][-MAX_BANDS:]
     spans = disturbance_spans(time_range.disturbances, time_range.limit_ms / 1000)
     spans = [each for each in spans if each.since <= until][-MAX_BANDS:]
-    shapes = [_band(start, end, palette.band, 0.10) for start, end, _ in profiles]
+    shapes = [_band(start, end, palette.band, BAND_OPACITY) for start, end, _ in profiles]
     shapes += [
         _band(max(each.since, since), min(each.until or until, until), palette.text, 0.12)
         for each in spans

@@ -7,7 +7,7 @@ from loadtest.charts.in_flight import short_id
 from loadtest.charts.palette import Palette, apply_layout, limit_line
 
 SEGMENTS = ("receive", "validate", "review", "charge", "prepare", "dispatch", "compensate", "waiting")
-PATTERNS = {"review": ".", "prepare": "\\", "compensate": "x", "waiting": "/"}
+PATTERNS = {"review": ".", "prepare": "\\", "dispatch": "-", "compensate": "x", "waiting": "/"}
 """Patterns for segments whose color is too close to the adjacent one for color-blind users."""
 
 ROW_HEIGHT = 26
@@ -28,6 +28,8 @@ def time_breakdown(rows: list[Row], palette: Palette, limit_ms: int) -> go.Figur
             name=segment,
             marker={
                 "color": palette.of_segment(segment),
+                # The lightest segments would hardly contrast with the page.
+                "line": {"color": palette.muted, "width": 1},
                 "pattern": {
                     "shape": PATTERNS.get(segment, ""),
                     "fillmode": "overlay",

@@ -26,8 +26,8 @@ from tests.bench.viewer import Viewer
 ROUNDS = 3
 EXPORTED_ROWS = 100_000
 MAX_EXPORT_SECONDS = 5.0
-MAX_FIRST_RUN_MS, MAX_REFRESH_MS, MAX_PAINT_MS = 1_500.0, 500.0, 1_500.0
-MAX_MEMORY_MB = 500.0
+MAX_FIRST_RUN_MS, MAX_REFRESH_MS, MAX_PAINT_MS = 1_000.0, 300.0, 1_000.0
+MAX_MEMORY_MB = 400.0
 VIEWERS = 10
 OPEN_TIMEOUT_SECONDS = 30.0
 VIEWING_SECONDS = 20.0
@@ -106,8 +106,8 @@ def first_runs_and_refreshes(
                 refresh_ms.setdefault(name, []).append(refresh)
         time.sleep(max(0.0, CHART_SECONDS + 0.5 - (time.monotonic() - began)))
     for name in first_ms:
-        yield at_most(f"page {name}: first run", first_ms[name], MAX_FIRST_RUN_MS, "ms")
-        yield at_most(f"page {name}: refresh", refresh_ms[name], MAX_REFRESH_MS, "ms")
+        yield at_most(f"page {name}: first run", first_ms[name], MAX_FIRST_RUN_MS, "ms", share=0.95)
+        yield at_most(f"page {name}: refresh", refresh_ms[name], MAX_REFRESH_MS, "ms", share=0.95)
 
 
 def csv_export(dashboard: DashboardProcess, reader: ReadOnlyDatabase) -> Measurement:
@@ -168,7 +168,7 @@ def first_paints(
                     times.setdefault(name, []).append((time.perf_counter() - began) * 1000)
         browser.close()
     for name, paint_ms in times.items():
-        yield at_most(f"page {name}: first paint", paint_ms, MAX_PAINT_MS, "ms")
+        yield at_most(f"page {name}: first paint", paint_ms, MAX_PAINT_MS, "ms", share=0.95)
 
 
 def ten_viewers(

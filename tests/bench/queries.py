@@ -22,7 +22,7 @@ from loadtest.bench.harness import Measurement
 from tests.bench.measures import Query, at_most, timed_ms
 
 ROUNDS = 40
-LIMIT_MS = 100.0
+LIMIT_MS = 60.0
 
 
 def measure(
