@@ -276,7 +276,9 @@ def test_the_html_report(finished: LoadTest) -> None:
     played, figures = page.unpacked("playback-data"), page.unpacked("figures-data")["figures"]
     assert (len(played["ids"]), sum(played["late"])) == (finished.orders, finished.late)
     assert sorted(played["end"])[-1] == finished.times["max"]
-    assert [each["name"].split(" (")[0] for each in played["disturbances"]] == ["kill order-worker-1"]
+    assert [each["name"].split(" (")[0] for each in played["disturbances"]] == [
+        f"{each['verb']} {each['target']}" for each in finished.report["disturbances"]
+    ]
     counted = [trace for trace in figures["chart-1"]["data"] if trace["type"] == "bar"]
     assert sum(sum(trace["y"]) for trace in counted) == finished.orders
 
