@@ -28,20 +28,22 @@ def show(run_id: str) -> None:
     if page is None:
         empty_state("No orders to play back", "This run has no accepted order in the order database.")
         return
-    st.iframe(page, height=HEIGHT, alt=f"Playback of the load test {run_id}")
+    html, note = page
+    st.iframe(html, height=HEIGHT, alt=f"Playback of the load test {run_id}")
+    if note:
+        st.caption(note)
 
 
 @st.cache_data(ttl=SNAPSHOT_SECONDS, max_entries=8, show_spinner=False)
-def _page(run_id: str, theme: str | None) -> str | None:
+def _page(run_id: str, theme: str | None) -> tuple[str, str] | None:
+    """Return the page and a note, or None without an accepted order."""
     timeline = run_timeline(clients.database(), run_id)
     if timeline is None:
         return None
     orders = playback.orders(clients.database(), run_id, timeline.started_at)
     if not orders.shown:
         return None
-    return playback_page(
-        RunPlayback(
-            timeline.started_at, timeline.limit_seconds, orders, timeline.disturbances, timeline.faults
-        ),
-        theme,
+    run = RunPlayback(
+        timeline.started_at, timeline.limit_seconds, orders, timeline.disturbances, timeline.faults
     )
+    return playback_page(run, theme), run.note

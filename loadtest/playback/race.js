@@ -13,10 +13,12 @@
  * to the outcome; `end` and `outcome` are null while the order is open. `phases` is [[name, startMs], ...] in
  * order of time, ms since acceptance. With live data, an order keeps its row by its id.
  *
- * draw returns { waiting, inFlight, finished, late, phases: { name: count } } at that moment.
- *
  * Colors are CSS properties of the canvas: --phase-NAME, --outcome-NAME, --late, --text, --muted, --grid,
- * --band. The canvas has the size that CSS gives it.
+ * --band. Labels have the font of the canvas, and their size scales the rows at the edges. The canvas has the size
+ * that CSS gives it. `race.flashMs` is the time for which a disturbance flashes and an outcome stays visible, on the
+ * clock of the orders. `race.flashes = false` switches the flashes off, for prefers-reduced-motion.
+ *
+ * draw returns { waiting, inFlight, finished, late, phases: { name: count } } at that moment.
  */
 class OrderRace {
   constructor(canvas, { limitMs, minRows = 12 }) {
@@ -24,8 +26,8 @@ class OrderRace {
     this.context = canvas.getContext("2d");
     this.limitMs = limitMs;
     this.minRows = minRows;
-    this.flashMs = 1500; // how long a disturbance and an outcome stay visible, on the clock of the orders
-    this.flashes = true; // false: no change of brightness, for prefers-reduced-motion
+    this.flashMs = 1500;
+    this.flashes = true;
     this.orders = [];
     this.rowOf = new Map();
     this.rows = []; // { id, freeAt } of the last order in each row
@@ -63,7 +65,8 @@ class OrderRace {
       if (!known.has(name)) known.set(name, style.getPropertyValue(name).trim());
       return known.get(name);
     };
-    this.font = `12px ${style.fontFamily || "sans-serif"}`;
+    this.fontPx = parseFloat(style.fontSize);
+    this.fontFamily = style.fontFamily;
   }
 
   draw(clockMs) {
@@ -71,7 +74,7 @@ class OrderRace {
     const area = this._layout(width, height);
     const context = this.context;
     context.clearRect(0, 0, width, height);
-    context.font = this.font;
+    context.font = this._font();
     const counts = { waiting: 0, inFlight: 0, finished: 0, late: 0, phases: {} };
     const marks = new Map(); // color name -> [x, y, x, y, ...] of orders in flight
     const bins = new Map(); // color name -> orders by bin
@@ -128,6 +131,10 @@ class OrderRace {
     this.highestBin = Math.max(1, ...totals);
   }
 
+  _font(isBold = false) {
+    return isBold ? `bold ${1.25 * this.fontPx}px ${this.fontFamily}` : `${this.fontPx}px ${this.fontFamily}`;
+  }
+
   _bin(endMs) {
     return Math.min(this.binCount - 1, Math.floor((endMs / this.axisMs) * this.binCount));
   }
@@ -154,9 +161,9 @@ class OrderRace {
   }
 
   _layout(width, height) {
-    const axis = 20;
+    const axis = 1.7 * this.fontPx;
     const bins = Math.round((height - axis) * 0.2);
-    const top = 24;
+    const top = 2 * this.fontPx;
     const rows = Math.max(this.minRows, this.rows.length);
     const bottom = height - axis - bins - 6;
     return { width, height, left: 8, right: width - 8, top, bottom, rowHeight: (bottom - top) / rows, axis, bins };
@@ -173,7 +180,7 @@ class OrderRace {
   _drawBackground(area, clockMs) {
     const context = this.context;
     const seconds = this.axisMs / 1000;
-    const wanted = area.width < 500 ? 5 : 10;
+    const wanted = Math.max(3, Math.min(10, area.width / (7 * this.fontPx)));
     const step = [1, 2, 3, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600].find((each) => seconds / each <= wanted) ?? 7200;
     context.lineWidth = 1;
     context.textAlign = "center";
@@ -181,7 +188,7 @@ class OrderRace {
       const x = this._x(second * 1000, area);
       this._line(x, area.top, x, area.height - area.axis, "--grid");
       context.fillStyle = this.color("--text");
-      if (x > area.left + 4 && x < area.right - 12) context.fillText(`${second} s`, x, area.height - 6);
+      if (x > area.left + 4 && x < area.right - this.fontPx) context.fillText(`${second} s`, x, area.height - area.axis * 0.3);
     }
     this._line(area.left, area.height - area.axis, area.right, area.height - area.axis, "--muted");
     const x = this._x(this.limitMs, area);
@@ -191,13 +198,13 @@ class OrderRace {
     context.setLineDash([]);
     context.fillStyle = this.color("--late");
     context.textAlign = "right";
-    context.fillText(`limit ${this.limitMs / 1000} s`, x - 4, area.top - 8);
+    context.fillText(`limit ${this.limitMs / 1000} s`, x - 4, area.top * 0.67);
     const active = this.faults.filter((each) => each.from <= clockMs && (each.to === null || clockMs < each.to));
     if (active.length) {
       context.fillStyle = this.color("--band");
       context.fillRect(0, 0, area.width, 3);
       context.textAlign = "left";
-      context.fillText(`faults: ${active.map((each) => each.name).join(", ")}`, area.left, area.top - 8);
+      context.fillText(`faults: ${active.map((each) => each.name).join(", ")}`, area.left, area.top * 0.67);
     }
   }
 
@@ -212,7 +219,7 @@ class OrderRace {
 
   _drawMarks(marks, area) {
     const context = this.context;
-    const size = Math.max(2, Math.min(11, area.rowHeight * 0.72));
+    const size = Math.max(2.5, Math.min(this.fontPx, area.rowHeight * 0.72));
     for (const [name, points] of marks) {
       context.fillStyle = this.color(name) || this.color("--muted");
       context.globalAlpha = 0.28;
@@ -289,9 +296,8 @@ class OrderRace {
     context.textAlign = "right";
     context.fillStyle = this.color("--text");
     down.slice(-4).forEach((each, n) => {
-      context.font = recent.includes(each) ? this.font.replace("12px", "bold 15px") : this.font;
-      context.fillText(each.name, area.right, area.top + 14 + n * 18);
+      context.font = this._font(recent.includes(each));
+      context.fillText(each.name, area.right, area.top + this.fontPx * (1.2 + 1.5 * n));
     });
-    context.font = this.font;
   }
 }

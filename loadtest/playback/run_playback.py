@@ -27,6 +27,12 @@ class RunPlayback:
     disturbances: Sequence[Disturbance] = ()
     faults: Sequence[FaultSpan] = ()
 
+    @property
+    def note(self) -> str:
+        """One sentence if not all orders are shown, else ""."""
+        shown, total = len(self.orders.shown), self.orders.total
+        return f"Shows {shown:,} of {total:,} orders, evenly chosen." if shown < total else ""
+
     def to_json(self) -> Json:
         """Return the data for `player.js`. Times are integer ms; -1 and null stand for missing values.
 

@@ -148,13 +148,11 @@ def _dark_colors() -> dict[str, str]:
 
 
 def _playback_note(given: ReportInput) -> str:
-    orders = given.playback.orders
-    notes = []
-    if len(orders.shown) < orders.total:
-        notes.append(f"Shows {len(orders.shown):,} of {orders.total:,} orders, evenly chosen.")
+    playback = given.playback
+    notes = [playback.note] if playback.note else []
     if given.details is None:
         notes.append("The order database could not be read, so the steps of the orders are unknown.")
-    if missing := given.report["limit"]["orders"] - orders.total:
+    if missing := given.report["limit"]["orders"] - playback.orders.total:
         notes.append(f"{missing:,} orders that were not accepted are not shown.")
     return " ".join(notes)
 

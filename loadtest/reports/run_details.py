@@ -19,6 +19,8 @@ from loadtest.generator.recording import OrderRecord
 Json = dict[str, Any]
 
 SLOWEST = 10
+MAX_PLAYED = 20_000
+"""Orders in the playback of a report. They take 0.5 MB."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def read_details(database_url: str, report: Json) -> RunDetails:
         disturbances = sorted([*own_disturbances(report), *others], key=lambda each: each.at)
         windows, names = disturbance_windows(disturbances, started_at, ended_at, limit_seconds)
         return RunDetails(
-            orders=playback.orders(reader, run_id, started_at),
+            orders=playback.orders(reader, run_id, started_at, MAX_PLAYED),
             slowest=slowest,
             timelines=[each for each in found if each is not None],
             faults=latency.fault_spans(reader, started_at, ended_at),
@@ -91,5 +93,4 @@ def played_records(run_id: str, records: Iterable[OrderRecord]) -> PlayedOrders:
         if record.accepted is not None
     ]
     shown.sort(key=lambda order: (order.accepted_ms, order.order_id))
-    step = -(-len(shown) // playback.MAX_ORDERS) or 1
-    return PlayedOrders(shown[::step], len(shown))
+    return PlayedOrders(playback.evenly_chosen(shown, MAX_PLAYED), len(shown))

@@ -63,10 +63,11 @@ def test_phases_start_when_the_step_before_ended(
 
 def test_a_large_run_is_thinned_evenly(seeded: ReadOnlyDatabase, run: dict) -> None:
     every = playback.orders(seeded, run["run_id"], run["started_at"])
-    some = playback.orders(seeded, run["run_id"], run["started_at"], max_orders=every.total // 3)
-    step = -(-every.total // (every.total // 3))
-    assert some.shown == every.shown[::step]
-    assert some.total == every.total
+    for count in (1, every.total // 3, every.total - 1):
+        some = playback.orders(seeded, run["run_id"], run["started_at"], max_orders=count)
+        assert len(some.shown) == count
+        assert some.shown == playback.evenly_chosen(every.shown, count)
+        assert some.total == every.total
 
 
 def test_an_unknown_run_has_no_orders(seeded: ReadOnlyDatabase, run: dict) -> None:
