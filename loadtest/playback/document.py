@@ -13,7 +13,7 @@ from string import Template
 from typing import Any
 
 from db.domain import TERMINAL_STATES
-from loadtest.charts.palette import DARK, LIGHT, Palette
+from loadtest.charts.palette import palette_of
 from loadtest.playback.run_playback import PHASES, RunPlayback
 
 _FOLDER = Path(__file__).parent
@@ -28,8 +28,7 @@ _SURFACES = {
     "light": ("#ffffff", "#f3f6f9", "#5b6874", "#7b8894"),
     "dark": ("#10161d", "#1a232d", "#a9b6c2", "#7d8c9a"),
 }
-"""Background, surface, secondary text and border of controls, as in dashboard/theme.toml. Secondary text has
-a contrast of at least 4.5 to 1 on both backgrounds, borders of controls 3 to 1."""
+"""Background and surface of dashboard/theme.toml, secondary text, and the border of controls."""
 
 
 def compressed(content: bytes) -> str:
@@ -44,8 +43,8 @@ def compressed_json(value: Any) -> str:
 def color_css() -> str:
     """Return the colors as CSS properties, for light and dark pages."""
     light, dark = (
-        f"color-scheme:{theme};{_properties(palette, theme)}"
-        for palette, theme in ((LIGHT, "light"), (DARK, "dark"))
+        f"color-scheme:{theme};" + "".join(f"--{name}:{color};" for name, color in colors(theme).items())
+        for theme in ("light", "dark")
     )
     return (
         f":root{{{light}}}"
@@ -54,7 +53,9 @@ def color_css() -> str:
     )
 
 
-def _properties(palette: Palette, theme: str) -> str:
+def colors(theme: str) -> dict[str, str]:
+    """Return the colors of a theme by the names of their CSS properties."""
+    palette = palette_of(theme)
     background, surface, quiet, control = _SURFACES[theme]
     named = {"background": background, "surface": surface, "quiet": quiet, "control": control}
     named |= {
@@ -63,7 +64,7 @@ def _properties(palette: Palette, theme: str) -> str:
     named["late"] = palette.error
     named |= {f"phase-{phase}": palette.of_segment(phase) for phase in PHASES}
     named |= {f"outcome-{outcome.value}": palette.of_outcome(outcome) for outcome in TERMINAL_STATES}
-    return "".join(f"--{name}:{color};" for name, color in named.items())
+    return named
 
 
 def content_security_policy(*scripts: str) -> str:

@@ -231,6 +231,13 @@ class OrderRace {
       for (let n = 0; n < points.length; n += 2) {
         context.fillRect(points[n] - size, points[n + 1] - size / 2, size * 1.4, size);
       }
+      if (size < 4) continue;
+      // The colors of the first steps are pale.
+      context.strokeStyle = this.color("--muted");
+      context.lineWidth = 1;
+      for (let n = 0; n < points.length; n += 2) {
+        context.strokeRect(points[n] - size, points[n + 1] - size / 2, size * 1.4, size);
+      }
     }
   }
 

@@ -10,6 +10,7 @@ from db.domain import State
 from loadtest.charts import time_breakdown
 from loadtest.charts.axes import BAND_OPACITY
 from loadtest.charts.palette import DARK, LIGHT, palette_of
+from loadtest.playback import document
 
 CHIPS = ("red", "orange", "yellow", "blue", "green", "violet", "gray")
 TEXT, MARK = 4.5, 3.0
@@ -82,6 +83,18 @@ def test_marks_and_labels_of_charts_contrast_with_the_page(mode: str):
     assert contrast(colors.muted, page) >= MARK
     # The name of a fault profile is drawn on its translucent band.
     assert contrast(colors.band, over(colors.band, page, BAND_OPACITY)) >= TEXT
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_texts_and_controls_of_a_run_report_contrast_with_its_backgrounds(mode: str):
+    colors, page = document.colors(mode), theme_of(mode)
+    assert (colors["background"], colors["surface"]) == (
+        page["backgroundColor"], page["secondaryBackgroundColor"],
+    )  # fmt: skip
+    for background in (colors["background"], colors["surface"]):
+        for name in ("text", "quiet", "info", "success", "error", "late"):
+            assert contrast(colors[name], background) >= TEXT, name
+        assert contrast(colors["control"], background) >= MARK
 
 
 # Matrices on linear RGB that simulate color blindness: G. M. Machado et al., IEEE TVCG 15 (2009) 1291-1298.
