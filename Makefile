@@ -140,6 +140,6 @@ IMAGE_REQUIREMENTS := orchestrator/deployment/requirements
 NOT_IN_IMAGE := --no-emit-package pytest --no-emit-package iniconfig --no-emit-package pluggy
 
 requirements:
-	$(COMPILE) --extra full --extra embedded --group dev --upgrade --output-file requirements.txt
-	$(COMPILE) --constraint requirements.txt --output-file $(IMAGE_REQUIREMENTS).txt
-	$(COMPILE) --constraint requirements.txt --extra full $(NOT_IN_IMAGE) --output-file $(IMAGE_REQUIREMENTS)-full.txt
+	$(COMPILE) --extra full --extra stripe --extra embedded --group dev --upgrade --output-file requirements.txt
+	$(COMPILE) --constraint requirements.txt --extra stripe --output-file $(IMAGE_REQUIREMENTS).txt
+	$(COMPILE) --constraint requirements.txt --extra full --extra stripe $(NOT_IN_IMAGE) --output-file $(IMAGE_REQUIREMENTS)-full.txt

@@ -105,6 +105,12 @@ async def audit_database(
     return DatabaseAudit(**scope, violations=[violation for each in violations for violation in each])
 
 
+async def first_accepted(database: Database, run_id: str | None) -> datetime | None:
+    """Return when the first order of a run, or of all orders, was accepted; None without orders."""
+    row = await database.fetch_one(_SQL["first_accepted"], {"run_id": run_id})
+    return None if row is None else row["accepted_at"]
+
+
 async def known_orders(database: Database, order_ids: list[str]) -> dict[str, Row]:
     """Return state, reason, workflow run and end of those of `order_ids` that exist, by order id."""
     rows = await database.fetch_all(_SQL["known_orders"], {"order_ids": order_ids})

@@ -96,13 +96,16 @@ with finished_orders as not materialized (
     select l.order_id,
         count(*) filter (where l.kind = 'charge') as charges,
         coalesce(sum(l.amount_cents) filter (where l.kind = 'charge'), 0) as charged_cents,
-        count(*) filter (where l.kind = 'refund') as refunds
+        count(*) filter (where l.kind = 'refund') as refunds,
+        bool_or(l.currency <> finished_orders.currency) as in_other_currency
     from finished_orders join provider.ledger l using (order_id) where l.kind <> 'void' group by l.order_id
 ), parcels as (
     select p.order_id,
-        count(*) filter (where p.dispatched_at is not null) as dispatched,
+        -- A carrier without replaceable labels has a recalled parcel for each earlier address.
+        count(*) filter (where p.dispatched_at is not null and p.recalled_at is null) as dispatched,
         count(*) filter (where p.recalled_at is not null) as recalled,
-        count(*) filter (where p.dispatched_at is not null and p.label_address = finished_orders.address) as with_order_address
+        count(*) filter (where p.dispatched_at is not null and p.recalled_at is null
+            and p.label_address = finished_orders.address) as with_order_address
     from finished_orders join provider.parcels p using (order_id) group by p.order_id
 )
 select o.order_id,
@@ -110,9 +113,10 @@ select o.order_id,
         when coalesce(m.charges, 0) <> 1 then format('completed with %%s charges', coalesce(m.charges, 0))
         when m.charged_cents <> o.amount_cents
             then format('charged %%s cents for an order of %%s cents', m.charged_cents, o.amount_cents)
+        when m.in_other_currency then format('charged in another currency than %%s', o.currency)
         when m.refunds > 0 then 'completed and refunded'
+        when p.dispatched = 0 and p.recalled > 0 then 'completed and recalled'
         when coalesce(p.dispatched, 0) <> 1 then format('completed with %%s dispatches', coalesce(p.dispatched, 0))
-        when p.recalled > 0 then 'completed and recalled'
         else 'the label does not have the address of the order'
     end as finding,
     jsonb_build_object('amount_cents', o.amount_cents, 'ledger', (
@@ -122,8 +126,8 @@ select o.order_id,
         select jsonb_agg(w.label_address) from provider.parcels w where w.order_id = o.order_id
     )) as evidence
 from finished_orders o left join payment_totals m using (order_id) left join parcels p using (order_id)
-where coalesce(m.charges, 0) <> 1 or m.charged_cents <> o.amount_cents or m.refunds > 0
-    or coalesce(p.dispatched, 0) <> 1 or p.recalled > 0 or p.with_order_address <> 1
+where coalesce(m.charges, 0) <> 1 or m.charged_cents <> o.amount_cents or m.in_other_currency or m.refunds > 0
+    or coalesce(p.dispatched, 0) <> 1 or p.with_order_address <> 1
 limit %(limit)s;
 
 -- name: invariant_4
@@ -214,7 +218,7 @@ select p.order_id,
     case p.signal when 'cancel_order' then 'a cancellation was accepted, but the order completed'
         else 'the label does not have the last accepted address' end as finding,
     jsonb_build_object('accepted_at', p.at, 'accepted_address', p.address, 'label', l.label_address) as evidence
-from accepted_request p left join provider.parcels l on l.order_id = p.order_id and l.dispatched_at is not null
+from accepted_request p left join provider.parcels l on l.order_id = p.order_id and l.dispatched_at is not null and l.recalled_at is null
 where p.n = 1 and (p.signal = 'cancel_order' or p.address is distinct from l.label_address)
 limit %(limit)s;
 
@@ -300,3 +304,6 @@ limit %(limit)s;
 -- name: known_orders
 -- The given orders that are stored, to compare them with their workflows in Temporal.
 select order_id, state, abort_reason, workflow_run_id, finished_at from orders where order_id = any (%(order_ids)s);
+
+-- name: first_accepted
+select min(accepted_at) as accepted_at from orders where %(run_id)s::text is null or run_id = %(run_id)s;

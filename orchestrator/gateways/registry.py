@@ -89,7 +89,7 @@ def provider(settings: Settings, role: str) -> Provider:
     try:
         found = points[name].load()
     except ImportError as error:
-        raise SettingsError(f"{variable}: the gateway {name!r} cannot be imported: {error}.") from error
+        raise SettingsError(f"{variable}: install the packages of the gateway {name!r}: {error}.") from error
     if not isinstance(found, Provider) or getattr(found, role) is None:
         raise SettingsError(f"{variable}: the gateway {name!r} has no {role} service.")
     if (problem := found.settings_problem(settings)) is not None:

@@ -80,8 +80,8 @@ class SimulatedPayments:
         charged = entry is not None and entry["kind"] == "charge" and entry["order_id"] == payment.order_id
         return RefundOutcome.REFUNDED if charged else RefundOutcome.VOIDED
 
-    def ledger(self, since: datetime) -> AsyncIterator[LedgerEntry]:
-        return _records(self._database, "ledger_page", since, LedgerEntry)
+    def ledger(self, since: datetime, after: str = "") -> AsyncIterator[LedgerEntry]:
+        return _records(self._database, "ledger_page", since, after, LedgerEntry)
 
 
 class SimulatedWarehouse:
@@ -111,8 +111,8 @@ class SimulatedWarehouse:
         with _provider_errors():
             await self._database.execute(_SQL["unpack"], {"package_key": package_key, "order_id": order_id})
 
-    def packages(self, since: datetime) -> AsyncIterator[PackageRecord]:
-        return _records(self._database, "packages_page", since, PackageRecord)
+    def packages(self, since: datetime, after: str = "") -> AsyncIterator[PackageRecord]:
+        return _records(self._database, "packages_page", since, after, PackageRecord)
 
 
 class SimulatedCarrier:
@@ -148,15 +148,14 @@ class SimulatedCarrier:
         with _provider_errors():
             await self._database.execute(_SQL["cancel_shipment"], parameters)
 
-    def parcels(self, since: datetime) -> AsyncIterator[ParcelRecord]:
-        return _records(self._database, "parcels_page", since, ParcelRecord)
+    def parcels(self, since: datetime, after: str = "") -> AsyncIterator[ParcelRecord]:
+        return _records(self._database, "parcels_page", since, after, ParcelRecord)
 
 
 async def _records(
-    database: Database, statement: str, since: datetime, record: type[Record]
+    database: Database, statement: str, since: datetime, after: str, record: type[Record]
 ) -> AsyncIterator[Record]:
-    """Yield the records since a time, PAGE_SIZE per query, in the order of their references."""
-    after = ""
+    """Yield the records since a time and after a reference, PAGE_SIZE per query."""
     while True:
         with _provider_errors():
             page = await database.fetch_all(

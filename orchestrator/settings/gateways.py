@@ -1,7 +1,6 @@
 """The settings of the gateways: which ones, how to call them, and how to reach them."""
 
 import re
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
@@ -94,4 +93,3 @@ class GatewaySettings(BaseSettings):
 
     http_gateway_url: str | None = Field(default=None, pattern=r"^https?://[^\s@]+$", description=_URL)
     http_gateway_token: SecretStr | None = Field(default=None, exclude=True)
-    http_gateway_ca_file: Path | None = None

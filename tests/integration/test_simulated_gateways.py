@@ -1,23 +1,44 @@
-"""The simulated gateways: idempotent by key, and a compensating call also prevents the call it reverts."""
+"""The simulated gateways, and the gateway `http` in front of them: idempotent by key, and a compensating call
+also prevents the call it reverts."""
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
+import pytest_asyncio
+from pydantic import SecretStr
 
 from db.database import Database
 from db.domain import Address, Item
 from orchestrator.errors import GatewayDeclined, GatewayError
-from orchestrator.gateways.protocols import Payment, RefundOutcome
+from orchestrator.gateways import simulated
+from orchestrator.gateways.protocols import Gateways, Payment, RefundOutcome
+from orchestrator.gateways.registry import open_gateways
 from orchestrator.gateways.simulated import simulated_gateways
+from orchestrator.settings import Settings
+from orchestrator.settings.gateways import ROLES
+from tests.gateway_server import TOKEN, gateway_server
 from tests.orders import ADDRESS, OTHER_ADDRESS, new_order, provider_balance
+from tests.ports import free_port_base
 
 ITEMS = [Item("A", 1, 100)]
 
 
-@pytest.fixture(scope="module")
-def gateways(pool):
-    return simulated_gateways(pool)
+def http_settings(**changes) -> Settings:
+    return Settings(**{f"{role}_gateway": "http" for role in ROLES} | changes)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=["simulated", "http"])
+async def gateways(request, pool, order_database_url) -> AsyncIterator[Gateways]:
+    if request.param == "simulated":
+        yield simulated_gateways(pool)
+        return
+    with gateway_server(order_database_url) as url:
+        settings = http_settings(http_gateway_url=url, http_gateway_token=SecretStr(TOKEN))
+        async with open_gateways(settings, pool) as gateways:
+            yield gateways
 
 
 @pytest.fixture
@@ -240,6 +261,33 @@ async def test_a_concurrently_dispatched_and_recalled_parcel_is_recalled(gateway
         assert was_declined == (row["dispatched_at"] is None)
 
 
+# --- Records ------------------------------------------------------------------
+
+
+async def test_the_records_have_every_change_since_a_time(gateways, key, monkeypatch):
+    # So that the records of the other tests are several pages for the simulated gateways.
+    monkeypatch.setattr(simulated, "PAGE_SIZE", 3)
+    began = datetime.now(UTC)
+    await gateways.payments.charge(Payment(key, key, 700, "EUR"))
+    await gateways.payments.refund(Payment(key, key, 700, "EUR"))
+    await gateways.payments.refund(Payment(f"{key}-void", key, 700, "EUR"))
+    await gateways.warehouse.pack(key, key, ITEMS)
+    await gateways.carrier.dispatch(key, key, ADDRESS, 4)
+    await gateways.carrier.cancel_shipment(key, key)
+    entries = [entry async for entry in gateways.payments.ledger(began)]
+    assert [(entry.kind, entry.amount_cents, entry.currency) for entry in entries] == [
+        ("charge", 700, "EUR"),
+        ("refund", 700, "EUR"),
+    ]
+    (package,) = [record async for record in gateways.warehouse.packages(began)]
+    assert (package.order_id, package.packed_at > began, package.recalled_at) == (key, True, None)
+    (parcel,) = [record async for record in gateways.carrier.parcels(began)]
+    assert (parcel.label_version, parcel.label_address) == (4, ADDRESS.to_json())
+    assert parcel.recalled_at > parcel.dispatched_at
+    everything = [entry async for entry in gateways.payments.ledger(began - timedelta(hours=1))]
+    assert len({entry.entry_ref for entry in everything}) == len(everything) > 3
+
+
 # --- Outage ------------------------------------------------------------------
 
 
@@ -256,3 +304,18 @@ async def test_a_provider_that_is_unavailable_is_an_error_not_a_decline(tmp_path
         ]
         results = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(result) for result in results] == [GatewayError] * len(calls)
+
+
+async def test_an_http_server_that_does_not_respond_is_an_error(pool):
+    settings = http_settings(http_gateway_url=f"http://127.0.0.1:{free_port_base()}")
+    async with open_gateways(settings, pool) as gateways:
+        with pytest.raises(GatewayError, match="POST /payments/charges failed: ConnectError") as raised:
+            await gateways.payments.charge(Payment("p", "o", 1))
+    assert not isinstance(raised.value, GatewayDeclined)
+
+
+async def test_the_http_server_rejects_a_call_without_its_token(pool, order_database_url):
+    with gateway_server(order_database_url) as url:
+        async with open_gateways(http_settings(http_gateway_url=url), pool) as gateways:
+            with pytest.raises(GatewayError, match="status 401"):
+                await gateways.payments.charge(Payment("p", "o", 1))

@@ -21,6 +21,7 @@ from orchestrator.api.report_limiter import Report
 from orchestrator.api.schemas import requests, responses
 from orchestrator.api.timeouts import while_available, with_timeout
 from orchestrator.audit import audit as run_audit
+from orchestrator.audit.provider_records import copy_provider_records
 from orchestrator.errors import FaultsUnavailable, RequestMalformed
 from orchestrator.gateways.fault_injection import FaultProfile, named_profile
 from orchestrator.gateways.registry import not_simulated
@@ -98,6 +99,8 @@ def _selected(query: requests.LatencyQuery) -> LatencyFilter:
 async def audit(query: Annotated[requests.AuditQuery, Query()], context: Ctx) -> responses.AuditResponse:
     """Compare the order database, the provider ledger and Temporal's workflows. Takes up to minutes."""
     async with context.report_limiter.slot(Report.AUDIT if query.run_id is None else Report.RUN_AUDIT):
+        if not_simulated(context.settings) is not None:
+            await copy_provider_records(context.settings, context.reports, query.run_id)
         report = await while_available(
             run_audit(
                 context.reports,

@@ -1,0 +1,156 @@
+"""The gateway `http`: any payment provider, warehouse or carrier that speaks the JSON protocol."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+
+from db.domain import Address, Item
+from orchestrator.errors import GatewayDeclined, GatewayError
+from orchestrator.gateways.http_protocol import (
+    DECLINED_STATUS,
+    IDEMPOTENCY_KEY,
+    AddressCheck,
+    LedgerPage,
+    Package,
+    PackageCancellation,
+    PackagePage,
+    ParcelPage,
+    Refund,
+    Shipment,
+    ShipmentCancellation,
+    StockCheck,
+    Tracking,
+)
+from orchestrator.gateways.protocols import (
+    Guarantees,
+    LedgerEntry,
+    PackageRecord,
+    ParcelRecord,
+    Payment,
+    RefundOutcome,
+)
+from orchestrator.gateways.registry import Context, Provider
+from orchestrator.security.certificates import client_context
+from orchestrator.settings import Settings
+
+Message = TypeVar("Message")
+
+MAX_CONNECTIONS = 100
+CONNECT_SECONDS = 1.0
+READ_SECONDS = 30.0
+"""Of a page of records. The timeout of an attempt is shorter, and limits all other calls."""
+
+
+class HttpGateway:
+    """A payment provider, a warehouse and a carrier at one URL."""
+
+    guarantees = Guarantees()
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def create(self, payment: Payment) -> None:
+        """The protocol has no announcement of a payment."""
+
+    async def charge(self, payment: Payment) -> None:
+        await self._post("/payments/charges", f"charge-{payment.payment_id}", payment, dict[str, Any])
+
+    async def refund(self, payment: Payment) -> RefundOutcome:
+        response = await self._post("/payments/refunds", f"refund-{payment.payment_id}", payment, Refund)
+        return response.outcome
+
+    async def ledger(self, since: datetime) -> AsyncIterator[LedgerEntry]:
+        async for page in self._pages("/payments/ledger", since, LedgerPage):
+            for record in page.records:
+                yield record
+
+    async def check_stock(self, order_id: str, items: list[Item]) -> None:
+        body = StockCheck(order_id, items)
+        await self._post("/warehouse/stock-checks", f"stock-{order_id}", body, dict[str, Any])
+
+    async def pack(self, package_key: str, order_id: str, items: list[Item]) -> None:
+        body = Package(package_key, order_id, items)
+        await self._post("/warehouse/packages", f"pack-{package_key}", body, dict[str, Any])
+
+    async def unpack(self, package_key: str, order_id: str) -> None:
+        body = PackageCancellation(package_key, order_id)
+        await self._post("/warehouse/cancellations", f"unpack-{package_key}", body, dict[str, Any])
+
+    async def packages(self, since: datetime) -> AsyncIterator[PackageRecord]:
+        async for page in self._pages("/warehouse/packages", since, PackagePage):
+            for record in page.records:
+                yield record
+
+    async def check_address(self, order_id: str, address: Address) -> None:
+        body = AddressCheck(order_id, address)
+        await self._post("/carrier/address-checks", f"address-{order_id}", body, dict[str, Any])
+
+    async def dispatch(self, shipment_key: str, order_id: str, address: Address, label_version: int) -> str:
+        body = Shipment(shipment_key, order_id, address, label_version)
+        key = f"dispatch-{shipment_key}-{label_version}"
+        return (await self._post("/carrier/shipments", key, body, Tracking)).tracking
+
+    async def cancel_shipment(self, shipment_key: str, order_id: str) -> None:
+        body = ShipmentCancellation(shipment_key, order_id)
+        await self._post("/carrier/cancellations", f"recall-{shipment_key}", body, dict[str, Any])
+
+    async def parcels(self, since: datetime) -> AsyncIterator[ParcelRecord]:
+        async for page in self._pages("/carrier/shipments", since, ParcelPage):
+            for record in page.records:
+                yield record
+
+    async def _post(self, path: str, key: str, body: Any, response_type: type[Message]) -> Message:
+        return await self._request(
+            "POST", path, response_type, json=asdict(body), headers={IDEMPOTENCY_KEY: key}
+        )
+
+    async def _pages(self, path: str, since: datetime, page_type: type[Message]) -> AsyncIterator[Any]:
+        cursor: str | None = ""
+        while cursor is not None:
+            params = {"since": since.isoformat(), "cursor": cursor}
+            page: Any = await self._request("GET", path, page_type, params=params)
+            yield page
+            cursor = page.next
+
+    async def _request(self, method: str, path: str, response_type: type[Message], **options: Any) -> Message:
+        try:
+            response = await self._client.request(method, path, **options)
+            if response.status_code == DECLINED_STATUS:
+                raise GatewayDeclined(str(response.json()["detail"]))
+            response.raise_for_status()
+            return TypeAdapter(response_type).validate_json(response.content)
+        except httpx.HTTPStatusError:
+            raise GatewayError(f"{method} {path} failed with status {response.status_code}") from None
+        except httpx.HTTPError as error:
+            raise GatewayError(f"{method} {path} failed: {type(error).__name__}") from error
+        except (ValidationError, ValueError, KeyError, TypeError) as error:
+            raise GatewayError(f"{method} {path}: the response has not the form of the protocol") from error
+
+
+@asynccontextmanager
+async def _opened(context: Context) -> AsyncIterator[HttpGateway]:
+    settings = context.settings
+    token = settings.http_gateway_token
+    url = settings.http_gateway_url or ""
+    async with httpx.AsyncClient(
+        base_url=url,
+        headers={"Authorization": f"Bearer {token.get_secret_value()}"} if token else {},
+        verify=client_context(url),
+        timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
+        limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
+    ) as client:
+        yield HttpGateway(client)
+
+
+def _settings_problem(settings: Settings) -> str | None:
+    if settings.http_gateway_url is None:
+        return "set HTTP_GATEWAY_URL to the address of the gateway server."
+    return None
+
+
+PROVIDER = Provider(payment=_opened, warehouse=_opened, carrier=_opened, settings_problem=_settings_problem)

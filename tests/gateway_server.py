@@ -1,0 +1,41 @@
+"""The server of the gateway `http`, as a process."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic, sleep
+
+import httpx
+
+from orchestrator.embedded.layout import PROJECT_ROOT
+from tests.ports import free_port_base
+
+TOKEN = "gateway-token"
+STARTUP_SECONDS = 20.0
+
+
+@contextmanager
+def gateway_server(database_url: str) -> Iterator[str]:
+    """Run the server with its records in this database, and yield its URL."""
+    url = f"http://127.0.0.1:{free_port_base()}"
+    command = [sys.executable, "-m", "orchestrator.gateways.server", "--database-url", database_url]
+    options = ["--port", url.rpartition(":")[2], "--token", TOKEN]
+    process = subprocess.Popen([*command, *options], cwd=PROJECT_ROOT)
+    try:
+        not_after = monotonic() + STARTUP_SECONDS
+        while not _responds(url):
+            assert process.poll() is None, "the gateway server ended"
+            assert monotonic() < not_after, "the gateway server does not respond"
+            sleep(0.05)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _responds(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/openapi.json").is_success
+    except httpx.TransportError:
+        return False
