@@ -49,7 +49,13 @@ class FakeStripe:
 
     async def objects(self, kind: str) -> list[dict[str, object]]:
         response = await self.upstream.get(f"/v1/{kind}", params={"limit": 100}, auth=(API_KEY, ""))
-        found: list[dict[str, object]] = response.raise_for_status().json()["data"]
+        page = response.raise_for_status().json()
+        found: list[dict[str, object]] = page["data"]
+        while page["has_more"]:
+            params = {"limit": 100, "starting_after": str(found[-1]["id"])}
+            response = await self.upstream.get(f"/v1/{kind}", params=params, auth=(API_KEY, ""))
+            page = response.raise_for_status().json()
+            found += page["data"]
         return found
 
     async def handle(self, request: Request) -> Response:

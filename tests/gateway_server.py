@@ -16,9 +16,9 @@ STARTUP_SECONDS = 20.0
 
 
 @contextmanager
-def gateway_server(database_url: str) -> Iterator[str]:
-    """Run the server with its records in this database, and yield its URL."""
-    url = f"http://127.0.0.1:{free_port_base()}"
+def gateway_server(database_url: str, url: str | None = None) -> Iterator[str]:
+    """Run the server with its records in this database, and yield its URL, by default with a free port."""
+    url = url or f"http://127.0.0.1:{free_port_base()}"
     command = [sys.executable, "-m", "orchestrator.gateways.server", "--database-url", database_url]
     options = ["--port", url.rpartition(":")[2], "--token", TOKEN]
     process = subprocess.Popen([*command, *options], cwd=PROJECT_ROOT)

@@ -14,6 +14,7 @@ from dashboard.page_elements import (
     stop_on_invalid_query,
 )
 from dashboard.view_models.review_cards import contents, review_time
+from db.currencies import money_text
 from db.database import Row
 from db.read_models import live_orders
 from orchestrator.security.key_hashing import Role
@@ -47,7 +48,7 @@ def card(order: Row) -> None:
         with summary:
             with st.container(horizontal=True, vertical_alignment="center"):
                 page_link("orders", order_id, order=order_id)
-                st.markdown(f"**{order['amount_cents'] / 100:,.2f}**")
+                st.markdown(f"**{money_text(order['amount_cents'], order['currency'])}**")
             st.text(contents(order))
         time.progress(min(left / total, 1.0), text=f"{left:.0f} s left")
         if not user_may(Role.OPERATOR):

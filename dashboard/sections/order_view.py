@@ -12,6 +12,7 @@ from dashboard.data.api_reads import user_may
 from dashboard.data.cached import CHART_SECONDS, cached
 from dashboard.view_models import order_requests, order_tables
 from dashboard.view_models.field_errors import field_errors
+from db.currencies import money_text
 from db.database import Row
 from db.domain import DEFAULT_COUNTRY
 from db.read_models import order_search
@@ -81,7 +82,7 @@ def _show_status(details: OrderDetails) -> None:
         ("State", order["state"].replace("_", " "), reason or order["current_step"] or "done"),
         ("Time", page.seconds(order["completion_ms"] or elapsed_ms), in_time),
         ("Attempts", f"{attempts}", f"{failed} failed"),
-        ("Amount", f"{order['amount_cents'] / 100:,.2f}", f"review {order['review']}"),
+        ("Amount", money_text(order["amount_cents"], order["currency"]), f"review {order['review']}"),
         ("Accepted", f"{accepted_at:%H:%M:%S}", f"{accepted_at:%Y-%m-%d} UTC"),
     ]
     page.metric_grid(metrics)

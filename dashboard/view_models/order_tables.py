@@ -1,10 +1,12 @@
 """Data frames for tables: all orders, and the events, payment and shipment of one order."""
 
 import json
+from collections import Counter
 from datetime import UTC, datetime
 
 import pandas as pd
 
+from db.currencies import major_units, money_text
 from db.database import Row
 from db.domain import OPEN_STATES, State
 from db.read_models.order_search import OrderDetails
@@ -38,7 +40,8 @@ def orders(rows: list[Row], now: datetime) -> pd.DataFrame:
                 "accepted": row["accepted_at"].astimezone(UTC).replace(tzinfo=None),
                 "completion s": None if row["completion_ms"] is None else row["completion_ms"] / 1000,
                 "attempts": row["attempts"],
-                "amount": row["amount_cents"] / 100,
+                "amount": major_units(row["amount_cents"], row["currency"]),
+                "currency": row["currency"],
                 "run": row["run_id"] or "",
             }
             for row in rows
@@ -117,7 +120,8 @@ def payment_and_shipment(details: OrderDetails) -> pd.DataFrame:
 
 def _order_database(order: Row) -> dict[str, str]:
     payment, shipment = order["payment"] or {}, order["shipment"] or {}
-    amount, status = _money(payment.get("amount_cents", 0)), payment.get("status")
+    amount = money_text(payment.get("amount_cents", 0), order["currency"])
+    status = payment.get("status")
     return {
         "charged": amount if status in ("charged", "refunded") else "",
         "refunded": amount if status == "refunded" else "",
@@ -129,10 +133,6 @@ def _order_database(order: Row) -> dict[str, str]:
 
 
 def _provider_records(order: Row) -> dict[str, str]:
-    amounts = {
-        kind: [entry["amount_cents"] for entry in order["ledger"] if entry["kind"] == kind]
-        for kind in ("charge", "refund")
-    }
     dispatched = [parcel for parcel in order["parcels"] if parcel["dispatched_at"]]
     # A recall before packing or dispatch only prevents it. The provider records it, but nothing was recalled.
     recalled = [
@@ -141,8 +141,8 @@ def _provider_records(order: Row) -> dict[str, str]:
         if record["recalled_at"] and (record.get("packed_at") or record.get("dispatched_at"))
     ]
     return {
-        "charged": _money(sum(amounts["charge"])) if amounts["charge"] else "",
-        "refunded": _money(sum(amounts["refund"])) if amounts["refund"] else "",
+        "charged": _total(order, "charge"),
+        "refunded": _total(order, "refund"),
         "packed": _yes(any(package["packed_at"] for package in order["packages"])),
         "dispatched": ", ".join(parcel["tracking"] or "yes" for parcel in dispatched),
         "label": ", ".join(_address(parcel["label_address"]) for parcel in dispatched),
@@ -154,8 +154,13 @@ def _yes(value: object) -> str:
     return "yes" if value else ""
 
 
-def _money(cents: int) -> str:
-    return f"{cents / 100:,.2f}"
+def _total(order: Row, kind: str) -> str:
+    """Return the sum of the entries of a kind in each of their currencies; "" without entries."""
+    totals: Counter[str] = Counter()
+    for entry in order["ledger"]:
+        if entry["kind"] == kind:
+            totals[entry["currency"]] += entry["amount_cents"]
+    return ", ".join(money_text(cents, currency) for currency, cents in totals.items())
 
 
 def _address(address: Row | None) -> str:

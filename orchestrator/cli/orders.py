@@ -13,6 +13,7 @@ import typer
 from rich.live import Live
 from typer.core import TyperCommand
 
+from db.currencies import DEFAULT_CURRENCY
 from db.domain import ORDER_ID_PATTERN, ExecutionMode, ReviewMode, State
 from orchestrator.cli import output
 from orchestrator.cli.connection import ApiUrl, connect
@@ -71,6 +72,10 @@ Address = Annotated[str | None, _ADDRESS]
 Reason = Annotated[str, typer.Option(help="The reason that is recorded.")]
 Reviewer = Annotated[str, typer.Option(default_factory=_user, help=USER_HELP)]
 Items = Annotated[list[str] | None, typer.Option("--item", metavar="SKU:QUANTITY:CENTS", help="Repeatable.")]
+PaymentMethod = Annotated[
+    str | None, typer.Option("--payment-method", help="The payment provider's id of the customer's card.")
+]
+Currency = Annotated[str, typer.Option("--currency", help="ISO 4217 code; prices are in its minor unit.")]
 PaymentId = Annotated[str | None, typer.Option("--payment-id", help="pay-ID by default.")]
 Review = Annotated[ReviewMode, typer.Option("--review", help="Automatic or manual review.")]
 Execution = Annotated[
@@ -101,6 +106,8 @@ def start(
     address: Address = None,
     item: Items = None,
     payment_id: PaymentId = None,
+    payment_method: PaymentMethod = None,
+    currency: Currency = DEFAULT_CURRENCY,
     review: Review = ReviewMode.AUTO,
     execution: Execution = None,
     run_id: RunId = None,
@@ -110,6 +117,7 @@ def start(
     """Start an order. Address and items of a sample order are the default."""
     with connect(api_url) as api:
         body = _body(address, item, payment_id, review, execution, run_id)
+        body |= {"currency": currency} | ({"payment_method": payment_method} if payment_method else {})
         response = api.post(f"/orders/{order_id}/start", body)
     show(response, as_json, f"{order_id}: {response['message']} (workflow {response['workflow_id']})")
 

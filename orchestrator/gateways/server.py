@@ -20,6 +20,7 @@ import typer
 import uvicorn
 from fastapi import APIRouter, Body, Depends, FastAPI, Header, HTTPException, Query, Request
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from db.database import Database
 from db.domain import Step
@@ -95,9 +96,14 @@ async def _simulators(request: Request) -> Simulators:
     return simulators
 
 
-async def _authorized(request: Request, authorization: Annotated[str, Header()] = "") -> None:
+async def _authorized(
+    request: Request,
+    given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+) -> None:
     token: str | None = request.app.state.token
-    if token is not None and not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
+    if token is None:
+        return
+    if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
         raise HTTPException(401, "this server needs the bearer token")
 
 

@@ -49,7 +49,7 @@ def test_start_status_history_and_list(command: Command) -> None:
 
     shown = command("status", order_id)
     assert shown.exit_code == 0
-    for text in (order_id, "completed", "within the limit", "2800 cents"):
+    for text in (order_id, "completed", "within the limit", "28.00 USD"):
         assert text in shown.out
     accepted = command("history", order_id, "--json").json()["events"][0]["detail"]
     assert accepted["address"] == address

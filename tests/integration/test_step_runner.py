@@ -20,6 +20,7 @@ from orchestrator.messages import (
     StepRequest,
     StepStatus,
 )
+from orchestrator.settings.gateways import SIMULATED_CALLS
 from tests.orders import NO_FAULTS, TEMPORAL, failed
 
 SOON = timedelta(milliseconds=300)
@@ -439,7 +440,7 @@ async def test_a_single_attempt_that_fails_fails_the_activity_with_the_gateways_
         await run(driver.repository, single(order_id), call)
     assert (failure.value.message, failure.value.type) == ("no stock system", "GatewayError")
     assert not failure.value.non_retryable
-    assert failure.value.next_retry_delay == step_runner.FIRST_QUICK_BACKOFF
+    assert failure.value.next_retry_delay == timedelta(seconds=SIMULATED_CALLS.first_backoff)
     result, heartbeats = await run(driver.repository, single(order_id), call)
     assert (result.status, result.attempts, heartbeats) == (StepStatus.DONE, 2, [])
     assert await driver.attempts(order_id) == [("receive", 1, "error"), ("receive", 2, "ok")]

@@ -124,6 +124,12 @@ class ChargesTooMuch(ForwardingPayments):
         await super().charge(replace(payment, amount_cents=wrong))
 
 
+class ChargesOtherCurrency(ForwardingPayments):
+    async def charge(self, payment: Payment) -> None:
+        currency = "EUR" if is_victim(payment.order_id) else payment.currency
+        await super().charge(replace(payment, currency=currency))
+
+
 class SkipsCharge(ForwardingPayments):
     """Reports a charge without calling the provider."""
 
@@ -487,6 +493,7 @@ MUTANTS = (
     ),
     Mutant("charges twice", {3}, activities=with_gateways(payments=ChargesTwice)),
     Mutant("charges the wrong amount", {3, 8}, activities=with_gateways(payments=ChargesTooMuch)),
+    Mutant("charges in another currency", {3}, activities=with_gateways(payments=ChargesOtherCurrency)),
     Mutant(
         "forgets a refund", {4}, Scenario.UNDELIVERABLE, activities=with_gateways(payments=ForgetsRefunds)
     ),
