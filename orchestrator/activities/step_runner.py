@@ -99,6 +99,7 @@ class StepRunner:
                 return await self._stop(request, ended, attempts, status, delay)
             if delay:
                 await asyncio.sleep(delay.total_seconds())
+            calls.start()
             attempt = await self._orders.start_next_attempt(request.order_id, request.step, ended)
             if attempt is None:
                 return await self._stop(request, ended, attempts, StepStatus.ABORTED)
@@ -143,10 +144,12 @@ class StepRunner:
         is_busy = False
         timeout = calls.timeout.total_seconds()
         try:
-            async with calls.slots(), _heartbeats(request, attempt.number, calls.timeout):
-                calls.start()
-                async with asyncio.timeout(timeout):
-                    response = await self._call(request, attempt, call)
+            async with (
+                asyncio.timeout(timeout),
+                _heartbeats(request, attempt.number, calls.timeout),
+                calls.slots(),
+            ):
+                response = await self._call(request, attempt, call)
             detail = response or {}
             outcome = AttemptOutcome.OK
         except TimeoutError:

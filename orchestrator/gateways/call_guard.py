@@ -39,7 +39,7 @@ class CallGuard:
         return timedelta(seconds=max(self._closed_until - monotonic(), 0.0))
 
     def start(self) -> None:
-        """Record that a call starts. With an open circuit it is a trial, and the next one must wait for
+        """Record that an attempt starts. With an open circuit it is a trial, and the next one must wait for
         it."""
         if self._is_open:
             self._closed_until = monotonic() + self._policy.breaker_seconds
@@ -58,12 +58,13 @@ class CallGuard:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Hold a slot of the bulkhead. Raises GatewayBusy if none is free within the attempt timeout."""
+        """Hold a slot of the bulkhead. Raises GatewayBusy if none is free within half of the attempt
+        timeout."""
         if self._slots is None:
             yield
             return
         try:
-            async with asyncio.timeout(self._policy.timeout):
+            async with asyncio.timeout(self._policy.timeout / 2):
                 await self._slots.acquire()
         except TimeoutError:
             raise GatewayBusy(

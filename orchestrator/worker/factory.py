@@ -37,7 +37,8 @@ of saved histories run in the sandbox, and fail on code that it forbids."""
 
 GRACEFUL_SHUTDOWN = timedelta(seconds=1.5)
 """How long the activities of a stopping worker may run before they are cancelled. A step returns after its
-current attempt, which takes at most 0.2 s."""
+current attempt, which takes at most 0.2 s at a simulated gateway. A longer call that is cancelled is retried
+with the same idempotency key."""
 
 MAX_COMPENSATIONS = 100
 """Compensations that one worker runs at a time. Their slots are separate, so that refunds that hang cannot
