@@ -1,12 +1,17 @@
 """Limits of gateway calls: policy, bulkhead, circuit breaker, and the needs that follow from the settings."""
 
 import asyncio
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from db.domain import AttemptOutcome, Step
+from orchestrator.api.context import Context
+from orchestrator.api.routes.operations import set_faults
+from orchestrator.api.schemas.requests import NamedFaultsBody
 from orchestrator.deadlines import SIMULATED_NEEDS
-from orchestrator.errors import SettingsError
+from orchestrator.errors import FaultsUnavailable, SettingsError
 from orchestrator.gateways import call_guard
 from orchestrator.gateways.call_guard import CallGuard, GatewayBusy, StepCalls
 from orchestrator.gateways.registry import call_policy, not_simulated, provider, time_needs
@@ -147,3 +152,11 @@ def test_an_unknown_gateway_lists_the_known_ones() -> None:
         SettingsError, match=r"there is no gateway 'ups'. Choose one of: http, simulated, stripe"
     ):
         provider(chosen(carrier_gateway="ups"), "carrier")
+
+
+async def test_faults_cannot_be_set_for_real_gateways() -> None:
+    settings = chosen(carrier_gateway="http", http_gateway_url="http://127.0.0.1:1")
+    context = cast(Context, SimpleNamespace(settings=settings))
+    body = NamedFaultsBody(profile="assignment")
+    with pytest.raises(FaultsUnavailable, match=r"simulated gateways, and CARRIER_GATEWAY is http\."):
+        await set_faults(body, context)

@@ -143,6 +143,28 @@ async def test_a_failed_background_task_is_logged_counted_and_started_again(
     assert [(line["log_level"], line["task"]) for line in lines if "task" in line] == [("error", name)] * 2
 
 
+@pytest.mark.parametrize(("carrier", "reads"), [("simulated", 1), ("http", 0)])
+async def test_only_workers_of_simulated_gateways_read_fault_profiles(
+    carrier: str, reads: int, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopping, loaded, injectors = asyncio.Event(), [], []
+
+    async def load(*_: object) -> None:
+        loaded.append("profile")
+
+    def create(_repository: object, injector: object, *_: object) -> None:
+        injectors.append(injector)
+        stopping.set()
+
+    monkeypatch.setenv("CARRIER_GATEWAY", carrier)
+    monkeypatch.setenv("HTTP_GATEWAY_URL", "http://127.0.0.1:1")
+    monkeypatch.setattr(main, "load_fault_profile", load)
+    monkeypatch.setattr(main.ActivitySet, "create", create)
+    await serve(stopping)
+    assert len(loaded) == reads
+    assert [injector is not None for injector in injectors] == [reads == 1]
+
+
 async def test_the_pause_after_failures_grows_and_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "LONGEST_PAUSE_SECONDS", 5.0)
     pauses: list[float] = []
