@@ -16,6 +16,9 @@ from orchestrator.settings import Settings
 from tests.fake_stripe import API_KEY, DECLINED_CARD, FakeStripe, fake_stripe
 from tests.orders import new_order
 
+# Stripe's SDK passes bodies to httpx in a deprecated way.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
 pytest.importorskip("stripe")
 pytest.importorskip("localstripe")
 
