@@ -83,7 +83,11 @@ def gateways(pool) -> Gateways:
 
 async def in_activity(work):
     """Run a step as a regular activity would."""
-    return await ActivityEnvironment().run(work)
+
+    async def activity():
+        return await work()
+
+    return await ActivityEnvironment().run(activity)
 
 
 async def test_without_an_idempotency_key_a_charge_with_an_unknown_result_is_not_repeated(
