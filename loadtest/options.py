@@ -108,6 +108,14 @@ def _run_id(text: str) -> str:
     return text
 
 
+class OptionsRejected(UsageError):
+    """Options of a load test are not valid. `problems` has one sentence for each of them, by option name."""
+
+    def __init__(self, problems: Mapping[str, str]) -> None:
+        super().__init__(" ".join(problems.values()))
+        self.problems = dict(problems)
+
+
 @dataclass(frozen=True)
 class LoadTestOption:
     """One option. `parse` returns the value of a text; it raises ValueError for a text that is not `allowed`.
@@ -324,11 +332,20 @@ class RunOptions:
     def parse(cls, given: Mapping[str, Any]) -> Self:
         """Return the options in `given`, text or numbers by option name.
 
-        Raises UsageError for the first option that is not allowed.
+        Raises OptionsRejected with all options that are not allowed.
         """
-        values = {option.name: option.value(given) for option in _TABLE}
+        values: dict[str, Any] = {}
+        problems: dict[str, str] = {}
+        for option in _TABLE:
+            try:
+                values[option.name] = option.value(given)
+            except UsageError as error:
+                problems[option.name] = str(error)
+        if problems:
+            raise OptionsRejected(problems)
         # Rate and duration are checked even when stages replace them.
         rate, duration = values.pop("rate"), values.pop("duration")
+        load = "stages" if values["stages"] else "duration"
         stages = values["stages"] or (Stage(duration, rate, rate),)
         peak = max(max(stage.rate, stage.end_rate) for stage in stages)
         users = values["users"] or max(1, math.ceil(peak * USERS_PER_RATE))
@@ -338,15 +355,19 @@ class RunOptions:
             "users": users if values["arrivals"] is Arrivals.CLOSED else 1,
             "faults": None if values["faults"] == UNCHANGED else values["faults"],
             "execution": None if values["execution"] == API_DEFAULT else values["execution"],
-            "chaos": parse_chaos(values["chaos"] or "", sum(stage.seconds for stage in stages)),
         }
+        try:
+            values["chaos"] = parse_chaos(values["chaos"] or "", sum(stage.seconds for stage in stages))
+        except UsageError as error:
+            raise OptionsRejected({"chaos": str(error)}) from None
         options = cls(**values)
-        if options.orders_at_rate > MAX_ORDERS:
-            raise UsageError(
-                f"A run has at most {MAX_ORDERS} orders; this one would have {options.orders_at_rate}."
+        orders = options.orders_at_rate
+        if orders > MAX_ORDERS:
+            raise OptionsRejected(
+                {load: f"A run has at most {MAX_ORDERS} orders; this one would have {orders}."}
             )
-        if options.orders_at_rate < 1:
-            raise UsageError("The run is too short for one order at this rate.")
+        if orders < 1:
+            raise OptionsRejected({load: "The run is too short for one order at this rate."})
         return options
 
 

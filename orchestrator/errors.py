@@ -18,6 +18,7 @@ OrderSystemError
  │   ├─ NotAllowed          HTTP 401, 403
  │   ├─ OrderUnknown        HTTP 404
  │   ├─ RunUnknown          HTTP 404
+ │   ├─ RunInProgress       HTTP 409
  │   ├─ OrderConflict       HTTP 409
  │   ├─ TooLate             HTTP 409
  │   ├─ AddressOutdated     HTTP 409
@@ -130,6 +131,10 @@ class RunUnknown(RequestRejected):
     """There is no such run."""
 
 
+class RunInProgress(RequestRejected):
+    """The run is in progress. Stop it, or wait for its verdict."""
+
+
 class OrderConflict(RequestRejected):
     """An order with this id and other content exists."""
 
@@ -157,6 +162,7 @@ class Overloaded(RequestRejected):
 PROBLEM_TYPES: dict[str, type[RequestRejected]] = {
     "urn:problem:order-unknown": OrderUnknown,
     "urn:problem:run-unknown": RunUnknown,
+    "urn:problem:run-in-progress": RunInProgress,
     "urn:problem:order-conflict": OrderConflict,
     "urn:problem:too-late": TooLate,
     "urn:problem:address-outdated": AddressOutdated,

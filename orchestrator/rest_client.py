@@ -109,6 +109,14 @@ class RestClient:
     def put(self, path: str, body: Json) -> Json:
         return self._json("PUT", path, json=body)
 
+    def patch(self, path: str, body: Json) -> Json:
+        return self._json("PATCH", path, json=body)
+
+    def delete(self, path: str) -> None:
+        response = self.send("DELETE", path)
+        if response.is_error:
+            raise error_of(response)
+
     def audit(self, run_id: str | None) -> Json:
         """Return the audit report of one run, or of all orders. Takes up to minutes."""
         return self._json("GET", "/audit", params=_without_none({"run_id": run_id}), timeout=AUDIT_SECONDS)

@@ -3,6 +3,9 @@
 -- Load tests. The orders of a load test have its run_id.
 create table runs (
     run_id text primary key check (run_id ~ '^[A-Za-z0-9_-]{1,64}$'),
+    -- A name and remarks that people may change. The run id stays, because the orders have it.
+    label text,
+    notes text not null default '',
     scenario text not null,
     options jsonb not null default '{}',
     stages jsonb not null default '[]',
@@ -25,6 +28,12 @@ create table runs (
 );
 create index runs_started on runs (started_at desc);
 
+-- At most one row: the run that other runs are compared with.
+create table baseline_run (
+    is_only boolean primary key default true check (is_only),
+    run_id text not null references runs on delete cascade
+);
+
 -- Kills, pauses, stops and restarts of components, for the charts. run_id is null for those outside a load test.
 -- is_planned: the load test made it; its `chaos` has it too when it ends.
 create table disturbances (
@@ -37,4 +46,4 @@ create table disturbances (
 create index disturbances_at on disturbances (at);
 
 -- migrate:down
-drop table disturbances, runs;
+drop table disturbances, baseline_run, runs;

@@ -8,14 +8,12 @@ from db import queries
 from db.database import Row
 from db.read_models import latency
 from db.read_models.latency import SLICE_SECONDS, Disturbance, FaultSpan, Slice
+from db.read_models.percentiles import min_count
 from db.read_only_database import ReadOnlyDatabase
 
 _SQL = queries.load("run_timeline.sql")
 
 SHARES = (0.5, 0.99, 1.0)
-P99_ORDERS = 100
-"""A slice with fewer orders has no p99: the slowest order alone would decide it."""
-
 MIN_SLICES = 6
 """A short run has at least this number of slices, also if they are too small for a p99."""
 
@@ -108,7 +106,7 @@ def seconds_of(statistics: list[Row]) -> list[RunSecond]:
 def slice_width(orders: int, seconds: int) -> int:
     """Return the width in seconds of the slices of a run: enough orders for a p99 in most of them, but at
     least MIN_SLICES slices."""
-    needed = 1.2 * P99_ORDERS * seconds / max(orders, 1)
+    needed = 1.2 * min_count(0.99) * seconds / max(orders, 1)
     wide_enough = next((each for each in SLICE_SECONDS if each >= needed), SLICE_SECONDS[-1])
     return min(wide_enough, max((each for each in SLICE_SECONDS if each * MIN_SLICES <= seconds), default=1))
 

@@ -45,9 +45,15 @@ class RunTimes:
 
 
 def newest_runs(reader: ReadOnlyDatabase, limit: int) -> list[Row]:
-    """Return run_id, scenario, fault_profile, started_at, ended_at, verdict, exit_code,
-    late_orders, counted_orders, offered_rate (a second), p99_ms. The last six are None without a verdict."""
-    return reader.fetch_all(_SQL["newest_runs"], {"limit": limit})
+    """Return run_id, label, notes, is_baseline, scenario, fault_profile, started_at, ended_at, and, None
+    without a verdict: verdict, exit_code, late_orders, counted_orders, offered_rate and completed_rate
+    (a second), p50_ms, p99_ms."""
+    return reader.fetch_all(_SQL["newest_runs"], {"run_id": None, "limit": limit})
+
+
+def run_summary(reader: ReadOnlyDatabase, run_id: str) -> Row | None:
+    """Return the row of `newest_runs` of one run, or None for an unknown run."""
+    return reader.fetch_one(_SQL["newest_runs"], {"run_id": run_id, "limit": 1})
 
 
 def verdict(reader: ReadOnlyDatabase, run_id: str) -> Row | None:

@@ -7,15 +7,14 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from db.read_models.latency import Plan, Selection
-from db.read_models.run_timeline import P99_ORDERS, RunSecond, RunTimeline
+from db.read_models.percentiles import min_count
+from db.read_models.run_timeline import RunSecond, RunTimeline
 from loadtest.charts.axes import TimeRange, draw_faults_and_disturbances
 from loadtest.charts.palette import Palette, apply_layout
 
 HEIGHT = 760
 MAX_POINTS = 1_200
 """Points of a line. A longer run is drawn with several seconds in one point."""
-
-_P50_ORDERS = 2
 
 
 class _Panel(NamedTuple):
@@ -105,11 +104,12 @@ def _draw_load(figure: go.Figure, points: Sequence[_Point], palette: Palette) ->
 def _draw_completion(figure: go.Figure, timeline: RunTimeline, palette: Palette) -> None:
     half = timedelta(seconds=timeline.slice_seconds / 2)
     shown = (
-        (1.0, "slowest", palette.warning, "dot", 1),
-        (0.99, "p99", palette.accent, "dash", P99_ORDERS),
-        (0.5, "p50", palette.success, "solid", _P50_ORDERS),
+        (1.0, "slowest", palette.warning, "dot"),
+        (0.99, "p99", palette.accent, "dash"),
+        (0.5, "p50", palette.success, "solid"),
     )
-    for share, name, color, dash, needed in shown:
+    for share, name, color, dash in shown:
+        needed = min_count(share)
         figure.add_scatter(
             x=[each.at + half for each in timeline.slices],
             y=[each.times_ms[share] / 1000 if each.orders >= needed else None for each in timeline.slices],

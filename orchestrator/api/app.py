@@ -22,7 +22,7 @@ from orchestrator.api.middleware.security_headers import SecurityHeaders
 from orchestrator.api.order_service import OrderService
 from orchestrator.api.outcome_notifier import OutcomeNotifier
 from orchestrator.api.report_limiter import CONNECTIONS, ReportLimiter
-from orchestrator.api.routes import operations, orders, payload_codec
+from orchestrator.api.routes import operations, orders, payload_codec, runs
 from orchestrator.background import keep_running
 from orchestrator.deadlines import SIMULATED_NEEDS
 from orchestrator.gateways.registry import time_needs
@@ -94,7 +94,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         telemetry=tracing.request_telemetry if tracing else UNTRACED_REQUESTS,
     )
-    for routes in (orders, operations, payload_codec):
+    for routes in (orders, runs, operations, payload_codec):
         app.include_router(routes.router)
     # The last middleware added runs first. The codec's CORS preflight has no key, so CORS runs before
     # AuthMiddleware.

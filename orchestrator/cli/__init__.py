@@ -15,6 +15,7 @@ from orchestrator.cli import keys as keys
 from orchestrator.cli import maintenance as maintenance
 from orchestrator.cli import orders as orders
 from orchestrator.cli import reconciler as reconciler
+from orchestrator.cli import runs as runs
 from orchestrator.cli import stack as stack
 from orchestrator.cli import system as system
 from orchestrator.cli.output import print_error
@@ -28,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (stack, orders, system, maintenance, reconciler, keys):
+for module in (stack, orders, runs, system, maintenance, reconciler, keys):
     module.register(app)
 
 

@@ -117,6 +117,24 @@ def event_table(events: list[Json]) -> Table:
     return table("at, event, state, step, outcome, ms, worker, detail", rows)
 
 
+def run_table(runs: list[Json]) -> Table:
+    rows = [
+        (
+            run["run_id"],
+            run["label"],
+            "yes" if run["is_baseline"] else "",
+            run["verdict"] or ("no verdict" if run["ended_at"] else "running or aborted"),
+            run["scenario"],
+            run["started_at"],
+            run["orders"],
+            run["late"],
+            "" if run["p99_ms"] is None else f"{run['p99_ms']:.0f}",
+        )
+        for run in runs
+    ]
+    return table("run, label, baseline, verdict, scenario, started, orders, late, p99 ms", rows)
+
+
 def table(columns: str, rows: Iterable[Sequence[object]]) -> Table:
     """Return a table; `columns` are names separated by commas. None is an empty cell."""
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -39,7 +39,11 @@ WRITER = {
 }
 """Tables with other privileges than SELECT alone, which is the default for a new table."""
 
-API = WRITER | {"public.api_keys": {"SELECT"}}
+API = WRITER | {
+    "public.api_keys": {"SELECT"},
+    "public.runs": CHANGE | {"DELETE"},
+    "public.baseline_run": CHANGE | {"DELETE"},
+}
 LOADTEST = {"public.runs": CHANGE, "public.disturbances": APPEND, "public.api_keys": set()}
 
 GRANTS = """

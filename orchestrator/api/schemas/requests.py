@@ -90,6 +90,22 @@ Cursor = Annotated[
 
 _KEY_PATTERN = r"^[\x21-\x7e]{1,255}$"
 
+MAX_NOTES_LENGTH = 2_000
+
+_NOTES_PATTERN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]*$"
+"""No control characters except tabs and line breaks."""
+
+_NOTES_SCHEMA: dict[str, Any] = {"type": "string", "maxLength": MAX_NOTES_LENGTH, "pattern": _NOTES_PATTERN}
+
+
+def _check_notes(value: str) -> str:
+    if len(value) > MAX_NOTES_LENGTH:
+        raise ValueError(f"must have at most {MAX_NOTES_LENGTH} characters")
+    if re.fullmatch(_NOTES_PATTERN, value) is None:
+        raise ValueError("must not contain control characters")
+    return value
+
+
 IdempotencyKey = Annotated[
     Annotated[
         str,
@@ -312,6 +328,18 @@ class LatencyQuery(StrictModel):
     run_id: RunId | None = None
     since: Time | None = Field(default=None, description="Orders accepted at or after this time.")
     until: Time | None = Field(default=None, description="Orders accepted before this time.")
+
+
+class RunListQuery(StrictModel):
+    limit: Annotated[int, Field(ge=1, le=500)] = 50
+
+
+class RunChangesBody(StrictModel):
+    """Fields that are not given stay unchanged."""
+
+    label: Text | None = Field(default=None, description="Null removes it.")
+    notes: Annotated[str, AfterValidator(_check_notes), WithJsonSchema(_NOTES_SCHEMA)] = ""
+    is_baseline: Annotated[bool, Field(strict=True)] = False
 
 
 class AuditQuery(StrictModel):

@@ -215,6 +215,35 @@ class LatencyResponse(BaseModel):
         )
 
 
+class RunResponse(BaseModel):
+    """A load test. The result is null until the verdict."""
+
+    run_id: str
+    label: str | None
+    notes: str
+    is_baseline: bool
+    scenario: str
+    fault_profile: str | None
+    started_at: Timestamp
+    ended_at: Timestamp | None = Field(description="Null while it is in progress, and if it was aborted.")
+    verdict: str | None
+    exit_code: int | None
+    orders: int | None = Field(description="Counted orders: `late` are some of these.")
+    late: int | None
+    offered_rate: float | None = Field(description="Orders per second.")
+    completed_rate: float | None = Field(description="Outcomes per second.")
+    p50_ms: float | None
+    p99_ms: float | None
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        return cls.model_validate(row | {"orders": row["counted_orders"], "late": row["late_orders"]})
+
+
+class RunListResponse(BaseModel):
+    runs: list[RunResponse]
+
+
 class InvariantResponse(BaseModel):
     number: int
     text: str
