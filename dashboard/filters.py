@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from db.domain import ORDER_ID_PATTERN, TERMINAL_STATES, State
 from db.read_models.latency import Selection
 from db.read_models.time_spans import ceiling, floor
+from loadtest.options import Scenario
 from orchestrator.errors import RequestMalformed
 from orchestrator.rfc3339 import parse_rfc3339
 
@@ -128,6 +129,11 @@ def _profile(text: str) -> None:
         raise RequestMalformed("unknown fault profile")
 
 
+def _second(text: str) -> None:
+    if not re.fullmatch("[0-9]{1,6}", text):
+        raise RequestMalformed("'second' must be a second of the run, such as 23")
+
+
 def _any_text(_text: str) -> None:
     pass
 
@@ -158,7 +164,12 @@ _PAGES: dict[str, dict[str, Callable[[str], object]]] = {
         "outcome": _one_of("outcome", [state.value for state in TERMINAL_STATES]),
         "faults": _profile,
     },
-    "load_tests": {"run": _run_id, "baseline": _run_id},
+    "load_tests": {
+        "run": _run_id,
+        "baseline": _run_id,
+        "second": _second,
+        "scenario": _one_of("scenario", tuple(Scenario)),
+    },
     "audit": {"run": _run_id},
 }
 """The check of each parameter, by page and name."""

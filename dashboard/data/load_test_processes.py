@@ -10,7 +10,7 @@ from collections import deque
 from pathlib import Path
 from threading import Lock
 from time import monotonic
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import psutil
 
@@ -40,7 +40,7 @@ class LoadTestProcesses:
         self._scanned_at = float("-inf")
         self._starting = Lock()
 
-    def start(self, given: dict[str, str], api_key: str | None = None) -> str:
+    def start(self, given: dict[str, Any], api_key: str | None = None) -> str:
         """Start `python -m loadtest run` with these options and API key; return the run id.
 
         Raises UsageError if an option is invalid, another run is in progress, or the log cannot be written.
@@ -49,7 +49,7 @@ class LoadTestProcesses:
         with self._starting:
             return self._start(given, api_key)
 
-    def _start(self, given: dict[str, str], api_key: str | None) -> str:
+    def _start(self, given: dict[str, Any], api_key: str | None) -> str:
         if running := sorted(_find(self._home)):
             raise UsageError(f"run {running[0]} is in progress; wait for its verdict or stop it")
         options = RunOptions.parse(given)

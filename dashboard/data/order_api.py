@@ -35,6 +35,13 @@ class OrderApi(RestClient):
             name = self.get("/whoami")["name"]
         return self.post(f"/orders/{order_id}/signals/{signal}", {signed_as: name, **content})
 
+    def change_run(self, run_id: str, changes: Json) -> Json:
+        return self.patch(f"/runs/{run_id}", changes)
+
+    def delete_run(self, run_id: str) -> None:
+        """Delete a stored load test. Its orders stay."""
+        self.delete(f"/runs/{run_id}")
+
     def set_faults(self, profile: str, seed: int, rates: Json | None = None) -> Json:
         """Apply a profile; `rates` are those of the profile `custom`."""
         return self.put("/faults", {"profile": profile, "seed": seed} | ({"rates": rates} if rates else {}))

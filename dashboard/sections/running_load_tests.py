@@ -1,13 +1,14 @@
 """Load tests in progress, and the result of the run that the user started."""
 
 from datetime import datetime
+from typing import Any
 
 import streamlit as st
 
 from dashboard.data import clients
 from dashboard.data.cached import cached
 from dashboard.data.load_test_processes import LoadTestProcesses
-from dashboard.page_elements import run_action
+from dashboard.page_elements import page_link, run_action
 from db.database import Row
 from db.read_models import stored_runs
 from db.runs import SILENT_SECONDS
@@ -17,9 +18,6 @@ from orchestrator.errors import ExitCode, NotAllowed, UsageError
 from orchestrator.security.key_hashing import Role
 
 RESULT_KEY = "running-load-tests"
-REQUESTED_RUN = "requested-run"
-"""Session state: the run whose verdict the user wants to see, until the page selects it."""
-
 _STARTED_RUN = "started-run"
 
 
@@ -28,7 +26,7 @@ def processes() -> LoadTestProcesses:
     return LoadTestProcesses(clients.settings())
 
 
-def start(given: dict[str, str]) -> None:
+def start(given: dict[str, Any]) -> None:
     """Start a run with the user's key.
 
     Raises NotAllowed, DatabaseError, or UsageError if a run is in progress on any machine.
@@ -75,35 +73,39 @@ def show() -> None:
         if is_local:
             local.remove(row["run_id"])
         if is_local or is_in_progress(row, clients.now()):
-            _show_progress(row, is_local=is_local)
+            with st.container(border=True):
+                page_link("load_tests", row["run_id"], run=row["run_id"])
+                _show_progress(row, is_local=is_local)
     for run_id in local:
         st.info(f"{plain_text.markdown(run_id)} is starting.", icon=":material/hourglass_top:")
     _show_result()
+
+
+def show_progress_of(run_id: str) -> None:
+    """Draw the progress of one run, if it is in progress."""
+    is_local = run_id in processes().running()
+    for row in cached(stored_runs.running_runs)():
+        if row["run_id"] == run_id and (is_local or is_in_progress(row, clients.now())):
+            _show_progress(row, is_local=is_local)
 
 
 def _show_progress(row: Row, *, is_local: bool) -> None:
     run_id = row["run_id"]
     seconds = sum(stage["seconds"] for stage in row["options"]["stages"])
     elapsed = (clients.now() - row["started_at"]).total_seconds()
-    with st.container(border=True):
-        st.markdown(f"**{plain_text.markdown(run_id)}**, {plain_text.markdown(row['scenario'])}")
-        phase = f"{elapsed:.0f} s of {seconds:.0f} s" if elapsed < seconds else "draining, then the verdict"
-        st.progress(min(elapsed / seconds, 1.0), text=phase)
-        with st.grid(4, min_column_width=130):
-            for column in ("accepted", "in_flight", "finished", "late"):
-                st.metric(column.replace("_", " ").capitalize(), f"{row[column]:,}", border=True)
-        if is_local:
-            st.button(
-                "Stop", key=f"stop-{run_id}", icon=":material/stop_circle:", on_click=_stop, args=(run_id,)
-            )
-            return
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.caption(
-                "This run was not started from this dashboard. Stop it in its shell or in the Locust web UI."
-            )
-            st.link_button(
-                "Locust web UI", clients.settings().local_url("locust"), icon=":material/open_in_new:"
-            )
+    phase = f"{elapsed:.0f} s of {seconds:.0f} s" if elapsed < seconds else "draining, then the verdict"
+    st.progress(min(elapsed / seconds, 1.0), text=f"{row['scenario']}: {phase}")
+    with st.grid(4, min_column_width=130):
+        for column in ("accepted", "in_flight", "finished", "late"):
+            st.metric(column.replace("_", " ").capitalize(), f"{row[column]:,}", border=True)
+    if is_local:
+        st.button("Stop", key=f"stop-{run_id}", icon=":material/stop_circle:", on_click=_stop, args=(run_id,))
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(
+            "This run was not started from this dashboard. Stop it in its shell or in the Locust web UI."
+        )
+        st.link_button("Locust web UI", clients.settings().local_url("locust"), icon=":material/open_in_new:")
 
 
 def _stop(run_id: str) -> None:
@@ -128,12 +130,6 @@ def _show_result() -> None:
     if st.button("Show verdict" if has_started else "Close", key="close-result"):
         del st.session_state[_STARTED_RUN]
         if has_started:
-            st.session_state[REQUESTED_RUN] = run_id
+            st.query_params["run"] = run_id
         # The verdict is outside this fragment.
         st.rerun()
-
-
-def select_requested_run() -> None:
-    """Select the run whose verdict the user requested. Call it before the widget with key `run` is drawn."""
-    if REQUESTED_RUN in st.session_state:
-        st.session_state["run"] = st.session_state.pop(REQUESTED_RUN)

@@ -31,6 +31,7 @@ def show(run_id: str) -> None:
             for line in verdict_rows(verdict):
                 st.markdown(f"**{plain_text.markdown(line.label)}**  {plain_text.markdown(line.value)}")
         with st.container(horizontal=True):
+            st.link_button("Orders", f"orders?run={run_id}", icon=":material/list_alt:")
             st.link_button("Latency", f"latency?run={run_id}", icon=":material/timer:")
             st.link_button("Audit", f"audit?run={run_id}", icon=":material/fact_check:")
             for file in running_load_tests.processes().reports(run_id):

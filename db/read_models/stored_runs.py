@@ -11,6 +11,8 @@ from db.read_only_database import ReadOnlyDatabase
 
 _SQL = queries.load("stored_runs.sql")
 
+LISTED_RUNS = 100
+
 
 @dataclass(frozen=True)
 class RunTimes:

@@ -34,7 +34,7 @@ class _Point(NamedTuple):
     """Consecutive seconds of a run, drawn as one point. The counts are per second."""
 
     at: datetime
-    text: str
+    second: int
     offered: float
     accepted: float
     finished: float
@@ -44,7 +44,10 @@ class _Point(NamedTuple):
 
 
 def run_time_axis(timeline: RunTimeline, palette: Palette) -> go.Figure:
-    """Return one figure with four panels over one time axis, with fault profiles and disturbances."""
+    """Return one figure with four panels over one time axis, with fault profiles and disturbances.
+
+    The custom data of each point is its second of the run, as text.
+    """
     figure = go.Figure()
     points = _points(timeline)
     _draw_load(figure, points, palette)
@@ -91,8 +94,8 @@ def _draw_load(figure: go.Figure, points: Sequence[_Point], palette: Palette) ->
         y=[each.late for each in points],
         name="late (by time due)",
         marker={"color": palette.error, "line": {"width": 0}},
-        customdata=[each.text for each in points],
-        hovertemplate="%{y:,.4~g} at %{customdata}",
+        customdata=[str(each.second) for each in points],
+        hovertemplate="%{y:,.4~g} at +%{customdata} s",
     )
     # Offered and accepted are mostly equal: the wide line stays visible below the dashed one.
     wide, dashed = {"width": 5}, {"dash": "dash"}
@@ -118,8 +121,12 @@ def _draw_completion(figure: go.Figure, timeline: RunTimeline, palette: Palette)
             mode="lines+markers",
             marker={"size": 4},
             line={"color": color, "width": 2, "dash": dash},
-            customdata=[f"{each.orders:,} orders in {timeline.slice_seconds} s" for each in timeline.slices],
-            hovertemplate="%{y:.3f} s (%{customdata})",
+            text=[f"{each.orders:,} orders in {timeline.slice_seconds} s" for each in timeline.slices],
+            customdata=[
+                str((each.at + half - timeline.started_at) // timedelta(seconds=1))
+                for each in timeline.slices
+            ],
+            hovertemplate="%{y:.3f} s (%{text})",
         )
     figure.add_shape(
         type="line", xref="paper", yref=_COMPLETION.axis, x0=0, x1=1,
@@ -153,6 +160,7 @@ def _line(
         marker={"size": 3},
         line={"color": color, "width": 2} | (line or {}),
         showlegend=showlegend,
+        customdata=[str(each.second) for each in points],
         hovertemplate="%{y:,.4~g}",
     )
 
@@ -168,7 +176,7 @@ def _point(started_at: datetime, rows: Sequence[RunSecond]) -> _Point:
     delays = [row.send_delay_ms for row in rows if row.send_delay_ms is not None]
     return _Point(
         started_at + timedelta(seconds=rows[0].second),
-        f"+{rows[0].second} s",
+        rows[0].second,
         sum(row.offered for row in rows) / count,
         sum(row.accepted for row in rows) / count,
         sum(row.finished for row in rows) / count,

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
-import streamlit as st
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -98,7 +97,7 @@ def test_a_run_without_activity_is_aborted(started, last_order, is_in_progress):
     assert running_load_tests.is_in_progress(row, now) is is_in_progress
 
 
-def test_every_stored_run_can_be_selected_and_older_runs_can_be_shown(page: Pages, url: str):
+def test_every_stored_run_has_a_page_and_older_runs_can_be_shown(page: Pages, url: str):
     for n in range(STORED):
         store_run(url, f"stored-{n:03d}", ago=timedelta(days=2, minutes=n))
     test = page.run("load_tests", url)
@@ -106,23 +105,12 @@ def test_every_stored_run_can_be_selected_and_older_runs_can_be_shown(page: Page
     test = click(test, "Older runs")
     assert len(test.dataframe[0].value) == STORED
     assert not [button for button in test.button if button.label == "Older runs"]
-    oldest = f"stored-{STORED - 1:03d}"
-    test = page.run("load_tests", url, run=oldest)
+    test = page.run("load_tests", url, run=f"stored-{STORED - 1:03d}")
     assert not test.exception
-    assert test.selectbox(key="run").value == oldest
+    assert test.title[0].value == f"Load test stored\\-{STORED - 1:03d}"
     assert f"**stored\\-{STORED - 1:03d}** has no verdict" in texts(test)
     assert "Run unknown not found" in texts(page.run("load_tests", url, run="unknown"))
-
-
-def test_the_url_has_the_run_whose_verdict_was_requested(page: Pages, url: str):
-    test = page.run("load_tests", url)
-    store_run(url, "first")
-    st.cache_data.clear()
-    # The state after "Show verdict".
-    test.session_state[running_load_tests.REQUESTED_RUN] = "first"
-    test.run()
-    assert not test.exception
-    assert test.query_params["run"] == "first"
+    assert not click(test, "All load tests").query_params
 
 
 def test_a_comparison_is_cached(page: Pages, seeded_url: str, seeded, monkeypatch):

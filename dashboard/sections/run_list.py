@@ -1,0 +1,84 @@
+"""The stored load tests: their trend, and a table whose rows open them."""
+
+import streamlit as st
+
+from dashboard import page_elements as page
+from dashboard.data.cached import cached
+from dashboard.view_models import run_tables
+from db.database import Row
+from db.read_models import stored_runs
+from db.read_models.stored_runs import LISTED_RUNS
+from loadtest.charts.trend import trend
+
+_ROWS = "stored-runs-rows"
+_TABLE = "stored-runs"
+_SHOWN_IDS = "stored-runs-ids"
+"""Session state: the run ids of the rows that the user sees."""
+
+
+def show() -> None:
+    limit = st.session_state.get(_ROWS, LISTED_RUNS)
+    rows = cached(stored_runs.newest_runs)(limit)
+    if not rows:
+        page.empty_state("No load tests yet", "Start one above, for example 3 orders per second for 30 s.")
+        return
+    _show_trend(rows)
+    _show_table(rows)
+    if len(rows) == limit:
+        st.button("Older runs", icon=":material/expand_more:", on_click=_show_older)
+
+
+def _show_trend(rows: list[Row]) -> None:
+    scenarios = sorted({row["scenario"] for row in rows if row["verdict"] is not None})
+    if not scenarios:
+        return
+    st.subheader("Trend", anchor=False)
+    scenario = page.select("Scenario", "scenario", scenarios, placeholder="all scenarios")
+    pinned = next((row["run_id"] for row in rows if row["is_baseline"]), None)
+    st.caption(
+        "Click a point to open the run. "
+        + (
+            "The dotted lines are the pinned baseline."
+            if pinned
+            else "Pin a run as the baseline on its page."
+        )
+    )
+    shown = [row for row in rows if scenario is None or row["scenario"] == scenario or row["is_baseline"]]
+    clicked = page.clickable_chart(
+        trend(shown, page.palette()), "trend", "Completion times, late share and throughput of the runs"
+    )
+    if clicked:
+        _open(clicked)
+
+
+def _show_table(rows: list[Row]) -> None:
+    st.subheader("Stored runs", anchor=False)
+    st.caption("Select a row to open the run.")
+    st.session_state[_SHOWN_IDS] = [row["run_id"] for row in rows]
+    st.dataframe(
+        run_tables.stored_runs(rows),
+        hide_index=True,
+        placeholder="",
+        key=_TABLE,
+        on_select="rerun",
+        selection_mode="single-row",
+        column_config={
+            "started": st.column_config.DatetimeColumn("started (UTC)", format="YYYY-MM-DD HH:mm:ss"),
+            "rate": st.column_config.NumberColumn("orders / s", format="%.2f"),
+            "p99 s": st.column_config.NumberColumn("p99", format="%.3f s"),
+        },
+    )
+    # The selection is a row number of the table that the user saw.
+    selected = st.session_state[_TABLE].selection.rows
+    if selected:
+        _open(st.session_state[_SHOWN_IDS][selected[0]])
+
+
+def _open(run_id: str) -> None:
+    st.query_params.clear()
+    st.query_params["run"] = run_id
+    st.rerun()
+
+
+def _show_older() -> None:
+    st.session_state[_ROWS] = st.session_state.get(_ROWS, LISTED_RUNS) + LISTED_RUNS

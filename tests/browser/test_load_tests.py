@@ -1,0 +1,115 @@
+"""The Load tests page in a browser: rows, points and seconds that open by a click."""
+
+import re
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from db.read_only_database import ReadOnlyDatabase
+from loadtest.bench.seed import seed
+from tests.browser.conftest import SIZES, Open, screenshot, wait_until_drawn
+from tests.dashboard.conftest import query, reader_of, some_run
+
+
+@pytest.fixture(scope="module")
+def run_id(order_database_url: str) -> str:
+    """A stored run with late orders, a verdict for the trend, and a kill."""
+    seed(order_database_url, 3_000, days=1, progress=lambda _: None)
+    database: ReadOnlyDatabase = reader_of(order_database_url)
+    found = some_run(database)
+    database.close()
+    query(
+        order_database_url,
+        """
+        update runs set chaos = '[{"at_seconds": 120, "verb": "kill", "target": "api", "problem": null}]'
+        where run_id = %(run)s returning run_id
+        """,
+        {"run": found},
+    )
+    return found
+
+
+def chart(page: Page, key: str) -> Locator:
+    # Streamlit also draws a hidden copy of each chart, for printing.
+    plot = page.locator(f".st-key-{key} .js-plotly-plot:visible")
+    plot.wait_for(timeout=20_000)
+    wait_until_drawn(page)
+    plot.scroll_into_view_if_needed()
+    return plot
+
+
+def parameters(page: Page) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(page.url).query)
+
+
+@pytest.mark.parametrize("theme", list(SIZES))
+def test_a_click_on_the_time_axis_lists_the_orders_of_that_second(open_page: Open, run_id: str, theme: str):
+    page = open_page(f"/load_tests?run={run_id}", theme)
+    chart(page, "run-time-axis")
+    area = page.locator(".st-key-run-time-axis .nsewdrag:visible").first.bounding_box()
+    assert area is not None
+    page.mouse.move(area["x"] + area["width"] * 0.5, area["y"] + area["height"] * 0.5)
+    page.wait_for_timeout(300)
+    page.mouse.click(area["x"] + area["width"] * 0.5, area["y"] + area["height"] * 0.5)
+    listed = page.get_by_text(re.compile(r"^Second \+\d+ s .* orders accepted"))
+    expect(listed).to_be_visible(timeout=20_000)
+    wait_until_drawn(page)
+    second = parameters(page)["second"][0]
+    expect(page.get_by_role("spinbutton", name="Second of the run")).to_have_value(second)
+    assert 200 < int(second) < 400, "the middle of a run of 600 s"
+    screenshot(page, f"load_tests-run-{theme}")
+    if theme == "light":
+        row = page.locator(".st-key-second-orders canvas").first
+        row.click(position={"x": 15, "y": 50})
+        expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("^Order seed-"), timeout=20_000)
+
+
+def test_a_second_can_be_entered_with_the_keyboard(open_page: Open, run_id: str):
+    page = open_page(f"/load_tests?run={run_id}")
+    chart(page, "run-time-axis")
+    field = page.get_by_role("spinbutton", name="Second of the run")
+    field.focus()
+    page.keyboard.type("130")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text(re.compile(r"^Second \+130 s "))).to_be_visible(timeout=20_000)
+
+
+def test_a_row_opens_a_run_and_a_button_returns_to_the_list(open_page: Open, run_id: str):
+    page = open_page("/load_tests")
+    wait_until_drawn(page)
+    screenshot(page, "load_tests-light")
+    table = page.locator(".st-key-stored-runs canvas").first
+    table.scroll_into_view_if_needed()
+    table.click(position={"x": 15, "y": 50})
+    expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("^Load test "), timeout=20_000)
+    assert "run" in parameters(page)
+    page.get_by_role("button", name="All load tests").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Load tests", timeout=20_000)
+    wait_until_drawn(page)
+    assert parameters(page) == {}
+    page.wait_for_timeout(6_000)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Load tests")
+
+
+def test_invalid_options_are_reported_at_their_fields(open_page: Open):
+    page = open_page("/load_tests", "narrow")
+    page.get_by_text("Start a load test").click()
+    page.get_by_role("textbox", name="Rate").fill("fast")
+    page.get_by_text("Advanced options").click()
+    page.get_by_role("textbox", name="Drain seconds").fill("-1")
+    page.get_by_role("button", name="Start", exact=True).click()
+    expect(page.get_by_text("rate must be a number of orders per second")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("drain-seconds must be a number of seconds")).to_be_visible()
+    screenshot(page, "load_tests-form-narrow")
+
+
+def test_a_label_is_saved_and_shown(open_page: Open, run_id: str):
+    page = open_page(f"/load_tests?run={run_id}")
+    page.get_by_role("button", name="Edit label and notes").click()
+    page.get_by_role("textbox", name="Label").fill("before the index")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Load test before the index", timeout=20_000)
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.get_by_text("The run id cannot be used again")).to_be_visible()
+    screenshot(page, "load_tests-delete-light")
