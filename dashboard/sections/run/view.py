@@ -34,10 +34,12 @@ def show(run_id: str) -> None:
         page.live_fragment(partial(_wait_for_verdict, run_id), is_live, every=5.0)
     else:
         stored_run.show(run_id)
+    # Not in a fragment: a change is also shown in the title.
+    with page.error_boundary("properties"):
+        properties.show(run)
     page.live_fragment(
-        partial(properties.show, run), is_live, every=60.0, result_key=running_load_tests.RESULT_KEY
+        partial(time_axis.show, run_id), is_live, every=5.0, result_key=running_load_tests.RESULT_KEY
     )
-    page.live_fragment(partial(time_axis.show, run_id), is_live, every=5.0)
     if is_running:
         return
     with page.error_boundary("why-late"):
