@@ -5,14 +5,14 @@ from datetime import datetime
 import streamlit as st
 
 from dashboard.data import clients
-from dashboard.data.cached import cached
+from dashboard.data.cached import CHART_SECONDS, cached
 from dashboard.page_elements import chart, empty_state, palette
 from dashboard.view_models import run_tables
 from dashboard.view_models.slo_status import SLO_TARGET
 from db.read_models import latency, stored_runs
 from db.read_models.latency import Slo
 from loadtest.charts import distribution, plain_text
-from loadtest.verdict.comparison import compare_times
+from loadtest.verdict.comparison import compare_times, setup_differences
 from loadtest.verdict.schema import schema_problem
 
 MAX_CACHED_PAIRS = 20
@@ -40,6 +40,9 @@ def show(run_id: str, baseline_id: str) -> None:
         f"**{plain_text.markdown(run_id)}** compared with {plain_text.markdown(baseline_id)}: "
         f"**{result['verdict']}**"
     )
+    setups = [cached(stored_runs.setup, CHART_SECONDS)(each) for each in (run_id, baseline_id)]
+    if setups[0] and setups[1] and (found := setup_differences(setups[0], setups[1])):
+        st.caption(f"Not the same test: {plain_text.markdown('; '.join(found))}.")
     curves = {plain_text.chart(run_id): run_cdf, plain_text.chart(baseline_id): baseline_cdf}
     default = Slo(clients.settings().order_deadline_seconds, SLO_TARGET)
     slo = cached(latency.slo_of)(run_id, default)

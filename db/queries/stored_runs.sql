@@ -42,6 +42,10 @@ select is_over from found;
 -- name: verdict
 select run_id, scenario, started_at, ended_at, verdict from runs where run_id = %(run_id)s;
 
+-- name: setup
+select run_id, scenario, options, stages, fault_profile, fault_seed, started_at, commit_hash, machine
+from runs where run_id = %(run_id)s;
+
 -- name: times
 select completion_ms, late_orders, counted_orders, (options ->> 'slo_seconds')::float8 as slo_seconds
 from runs where run_id = %(run_id)s and ended_at is not null;

@@ -8,6 +8,7 @@ from typing import Self
 from db import queries
 from db.database import Row
 from db.read_only_database import ReadOnlyDatabase
+from db.runs import NewRun
 
 _SQL = queries.load("stored_runs.sql")
 
@@ -61,6 +62,12 @@ def run_summary(reader: ReadOnlyDatabase, run_id: str) -> Row | None:
 def verdict(reader: ReadOnlyDatabase, run_id: str) -> Row | None:
     """Return run_id, scenario, started_at, ended_at, verdict, or None for an unknown run."""
     return reader.fetch_one(_SQL["verdict"], {"run_id": run_id})
+
+
+def setup(reader: ReadOnlyDatabase, run_id: str) -> NewRun | None:
+    """Return how a run was set up, or None for an unknown run."""
+    row = reader.fetch_one(_SQL["setup"], {"run_id": run_id})
+    return None if row is None else NewRun(**row)
 
 
 def times(reader: ReadOnlyDatabase, run_id: str) -> RunTimes | None:

@@ -83,7 +83,7 @@ def times_of(run: runs.StoredRun) -> RunTimes:
     return RunTimes.of(run.completion_ms, run.late_orders, run.counted_orders, run.options.get("slo_seconds"))
 
 
-def setup_differences(run: runs.NewRun, baseline: runs.StoredRun) -> list[str]:
+def setup_differences(run: runs.NewRun, baseline: runs.NewRun) -> list[str]:
     """Return one text for each way in which the two runs were not the same test."""
     setup, other = _setup(run), _setup(baseline)
     return [
