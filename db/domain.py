@@ -12,6 +12,7 @@ MAX_ORDER_LINES = 100
 MAX_QUANTITY = 1_000_000
 MAX_UNIT_PRICE_CENTS = 100_000_000
 MAX_TEXT_LENGTH = 200
+MAX_NOTES_LENGTH = 2_000
 QUICK_ATTEMPTS = 30
 """Attempts of a step with short delays; delays of up to 30 s follow. When two of three calls fail, they take
 about 5 s, and one step of 160,000 needs more."""

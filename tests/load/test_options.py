@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.options import OPTIONS, RunOptions, Stage, command_line
+from loadtest.options import OPTIONS, OptionsRejected, RunOptions, Stage, command_line
 from orchestrator.errors import UsageError
 from orchestrator.security.key_hashing import Role
 
@@ -58,3 +58,24 @@ def test_flags_of_the_command_line_and_of_the_web_form(given: object, is_set: bo
 )
 def test_the_required_role(given: dict[str, str], role: Role) -> None:
     assert options(**given).required_role is role
+
+
+def test_every_invalid_option_is_reported_by_its_name() -> None:
+    with pytest.raises(OptionsRejected) as raised:
+        options(rate="fast", slo_target="99", scenario="unknown")
+    assert list(raised.value.problems) == ["scenario", "rate", "slo_target"]
+    assert str(raised.value) == " ".join(raised.value.problems.values())
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"chaos": "90s kill api"}, "chaos"),
+        ({"rate": "10000", "duration": "1h"}, "duration"),
+        ({"stages": "1s@0.1"}, "stages"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_reported_at_one_of_them(given: dict, name: str) -> None:
+    with pytest.raises(OptionsRejected) as raised:
+        options(**given)
+    assert list(raised.value.problems) == [name]

@@ -10,9 +10,9 @@ from dashboard.data.api_reads import user_may
 from dashboard.data.cached import cached
 from dashboard.sections import running_load_tests
 from db.database import Row
+from db.domain import MAX_NOTES_LENGTH, MAX_TEXT_LENGTH
 from db.read_models import stored_runs
 from loadtest.charts import plain_text
-from orchestrator.api.schemas.requests import MAX_NOTES_LENGTH
 from orchestrator.rest_client import Json
 from orchestrator.security.key_hashing import Role
 
@@ -27,7 +27,7 @@ def show(run: Row) -> None:
             st.popover("Edit label and notes", icon=":material/edit:"),
             st.form("run-properties", border=False),
         ):
-            st.text_input("Label", run["label"] or "", key="run-label", max_chars=200)
+            st.text_input("Label", run["label"] or "", key="run-label", max_chars=MAX_TEXT_LENGTH)
             st.text_area("Notes", run["notes"], key="run-notes", max_chars=MAX_NOTES_LENGTH)
             st.caption("The run id stays: the orders of the run have it.")
             st.form_submit_button("Save", type="primary", on_click=_save, args=(run_id,))

@@ -90,17 +90,19 @@ Cursor = Annotated[
 
 _KEY_PATTERN = r"^[\x21-\x7e]{1,255}$"
 
-MAX_NOTES_LENGTH = 2_000
-
 _NOTES_PATTERN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]*$"
 """No control characters except tabs and line breaks."""
 
-_NOTES_SCHEMA: dict[str, Any] = {"type": "string", "maxLength": MAX_NOTES_LENGTH, "pattern": _NOTES_PATTERN}
+_NOTES_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "maxLength": domain.MAX_NOTES_LENGTH,
+    "pattern": _NOTES_PATTERN,
+}
 
 
 def _check_notes(value: str) -> str:
-    if len(value) > MAX_NOTES_LENGTH:
-        raise ValueError(f"must have at most {MAX_NOTES_LENGTH} characters")
+    if len(value) > domain.MAX_NOTES_LENGTH:
+        raise ValueError(f"must have at most {domain.MAX_NOTES_LENGTH} characters")
     if re.fullmatch(_NOTES_PATTERN, value) is None:
         raise ValueError("must not contain control characters")
     return value
