@@ -112,10 +112,8 @@ class RestClient:
     def patch(self, path: str, body: Json) -> Json:
         return self._json("PATCH", path, json=body)
 
-    def delete(self, path: str) -> None:
-        response = self.send("DELETE", path)
-        if response.is_error:
-            raise error_of(response)
+    def delete(self, path: str) -> Json:
+        return self._json("DELETE", path)
 
     def audit(self, run_id: str | None) -> Json:
         """Return the audit report of one run, or of all orders. Takes up to minutes."""

@@ -75,8 +75,8 @@ def change_run(
 
 
 @runs.command("delete")
-def delete_run(run_id: RunId, api_url: ApiUrl = None) -> None:
+def delete_run(run_id: RunId, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
     """Delete a load test with its statistics and verdict. Its orders and report files stay."""
     with connect(api_url) as api:
-        api.delete(f"/runs/{run_id}")
-    echo(f"{run_id}: deleted. Its orders and report files stay.")
+        response = api.delete(f"/runs/{run_id}")
+    show(response, as_json, f"{run_id}: {response['message']}")

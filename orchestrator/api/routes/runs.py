@@ -47,10 +47,8 @@ async def change_run(run_id: RunIdPath, body: requests.RunChangesBody, context: 
     return await show_run(run_id, context)
 
 
-@router.delete(
-    "/{run_id}", status_code=204, responses=error_responses(404, 409), summary="Delete a load test"
-)
-async def delete_run(run_id: RunIdPath, context: Ctx, request: Request) -> None:
+@router.delete("/{run_id}", responses=error_responses(404, 409), summary="Delete a load test")
+async def delete_run(run_id: RunIdPath, context: Ctx, request: Request) -> responses.RunDeletedResponse:
     """Delete a load test that is not in progress, with its statistics and verdict. Its orders stay."""
     is_deleted = await with_timeout(run_catalog.delete(context.database, run_id))
     if is_deleted is None:
@@ -58,3 +56,4 @@ async def delete_run(run_id: RunIdPath, context: Ctx, request: Request) -> None:
     if not is_deleted:
         raise RunInProgress
     log.info("run deleted", run_id=run_id, by=caller_of(request)[0])
+    return responses.RunDeletedResponse(run_id=run_id, message="the run is deleted; its orders stay")

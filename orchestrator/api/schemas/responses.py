@@ -240,6 +240,11 @@ class RunResponse(BaseModel):
         return cls.model_validate(row | {"orders": row["counted_orders"], "late": row["late_orders"]})
 
 
+class RunDeletedResponse(BaseModel):
+    run_id: str
+    message: str
+
+
 class RunListResponse(BaseModel):
     runs: list[RunResponse]
 
