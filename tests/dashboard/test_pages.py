@@ -164,18 +164,7 @@ def test_two_runs_are_compared(page: Pages, seeded_url, seeded: ReadOnlyDatabase
     assert not test.exception
     assert "Comparison" in texts(test)
     columns = [set(table.value.columns) for table in test.dataframe]
-    assert any({"run", "verdict"} <= each for each in columns), columns
     assert any({"difference"} <= each for each in columns), columns
-
-
-def test_a_load_test_with_invalid_options_shows_one_error(page: Pages, seeded_url):
-    test = page.run("load_tests", seeded_url)
-    next(field for field in test.text_input if field.label == "Rate").set_value("-3")
-    next(button for button in test.button if button.label == "Start").click()
-    test.run()
-    assert not test.exception
-    assert len(test.error) == 1
-    assert "more than 0" in test.error[0].value
 
 
 def test_load_test_processes_reject_invalid_options(tmp_path):

@@ -142,7 +142,7 @@ def test_a_run_that_is_not_deleted_stays_open(page: Pages, seeded_url, late_run,
     assert [each.value for each in test.error] == [
         "The run is in progress\\. Stop it\\, or wait for its verdict\\."
     ]
-    assert test.query_params["run"] == [late_run]
+    assert test.query_params["run"] == late_run
 
 
 def test_a_viewer_cannot_change_a_run(page: Pages, seeded_url: str, late_run: str, monkeypatch):
