@@ -18,7 +18,7 @@ def stored_runs(rows: list[Row]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "run": ("★ " if row["is_baseline"] else "") + row["run_id"],
+                "run": row["run_id"],
                 "label": row["label"] or "",
                 "verdict": row["verdict"] or ("no verdict" if row["ended_at"] else "running or aborted"),
                 "scenario": row["scenario"],
@@ -28,6 +28,7 @@ def stored_runs(rows: list[Row]) -> pd.DataFrame:
                 "late": row["late_orders"],
                 "rate": row["offered_rate"],
                 "p99 s": None if row["p99_ms"] is None else row["p99_ms"] / 1000,
+                "baseline": row["is_baseline"],
                 "notes": row["notes"],
             }
             for row in rows
