@@ -29,11 +29,12 @@ def show() -> None:
 
 
 def _show_trend(rows: list[Row]) -> None:
-    scenarios = sorted({row["scenario"] for row in rows if row["verdict"] is not None})
-    if not scenarios:
+    judged = [row for row in rows if row["verdict"] is not None]
+    if len(judged) < 2:
         return
     st.subheader("Trend", anchor=False)
-    scenario = page.select("Scenario", "scenario", scenarios, placeholder="all scenarios")
+    scenarios = sorted({row["scenario"] for row in judged})
+    scenario = page.select("Scenario", "scenario", scenarios, placeholder="all scenarios", width=260)
     pinned = next((row["run_id"] for row in rows if row["is_baseline"]), None)
     st.caption(
         "Click a point to open the run. "
@@ -43,7 +44,7 @@ def _show_trend(rows: list[Row]) -> None:
             else "Pin a run as the baseline on its page."
         )
     )
-    shown = [row for row in rows if scenario is None or row["scenario"] == scenario or row["is_baseline"]]
+    shown = [row for row in judged if scenario is None or row["scenario"] == scenario or row["is_baseline"]]
     clicked = page.clickable_chart(
         trend(shown, page.palette()), "trend", "Completion times, late share and throughput of the runs"
     )

@@ -6,11 +6,11 @@ import streamlit as st
 
 from dashboard import page_elements as page
 from dashboard.data import clients
-from dashboard.data.cached import cached
+from dashboard.data.cached import CHART_SECONDS, cached
 from dashboard.sections import run_comparison, running_load_tests, stored_run
 from dashboard.sections.run import properties, time_axis, why_late
 from db.database import Row
-from db.read_models import stored_runs
+from db.read_models import run_timeline, stored_runs
 from loadtest.charts import plain_text
 
 
@@ -51,6 +51,7 @@ def show(run_id: str) -> None:
 def _wait_for_verdict(run_id: str) -> None:
     run = stored_runs.run_summary(clients.database(), run_id)
     if run is None or run["ended_at"] is not None:
+        cached(run_timeline.run_timeline, CHART_SECONDS).clear()
         # Redraw the whole page, now without refresh.
         st.rerun()
     running_load_tests.show_progress_of(run_id)
