@@ -38,6 +38,7 @@ def trend(rows: Sequence[Row], palette: Palette) -> go.Figure:
             marker={"size": 8, "symbol": ["star" if row is baseline else "circle" for row in judged]},
             line={"color": color, "width": 1.5, "dash": dash},
             customdata=[row["run_id"] for row in judged],
+            cliponaxis=False,
             text=[_hover(row) for row in judged],
             hovertemplate="%{text}<br>" + name + ": %{y:.4~g}<extra></extra>",
         )

@@ -43,6 +43,6 @@ def show(run_id: str) -> None:
     st.caption(
         f"Mean times of {found[name].orders:,} {name} orders and {groups.on_time.orders:,} on-time orders. "
         f"Slow orders are the slowest {100 * (1 - SLOW_SHARE):.0f} % of the orders within the limit. Waiting "
-        "time in the window of a disturbance counts to the disturbance. The bars sum exactly. Orders without an "
-        "outcome, such as rejected ones, have no times."
+        "time in the window of a disturbance counts to the disturbance. The bars sum exactly. Orders without "
+        "an outcome, such as rejected ones, have no times."
     )
