@@ -78,7 +78,7 @@ def _show_orders(run_id: str, timeline: RunTimeline, second: int) -> None:
     limited = f"; the newest {LISTED_ORDERS} are listed" if len(rows) == LISTED_ORDERS else ""
     st.caption(
         f"{span.capitalize()} ({since:%H:%M:%S} UTC): {new} orders accepted, {len(rows) - new} accepted "
-        f"before and still open{limited}. Select a row to open the order."
+        f"before and open in it{limited}. Select a row to open the order."
     )
     st.session_state[_SHOWN_IDS] = [row["order_id"] for row in rows]
     st.dataframe(
