@@ -16,6 +16,8 @@ PAGE_ROWS = 50
 ROW_HEIGHT, HEADER_HEIGHT, MAX_HEIGHT = 35, 38, 560
 """In pixels. A table that is higher than its content shows empty rows."""
 
+FIRST_COLUMN = "age"
+
 _TABLE = "orders-table"
 _SHOWN_ROWS = "orders-table-rows"
 """Session state: the orders that the user sees."""
@@ -88,7 +90,10 @@ def search_of(prefix: str, state: str, run_id: str, before: str) -> Search:
 
 
 def _show_table(rows: list[Row]) -> None:
-    st.caption("Click on an order to open it. Select rows at their left edge to cancel several orders.")
+    st.caption(
+        "Click on an order to open it. With the keyboard, move right from the first column. "
+        "Select rows at their left edge to cancel several orders."
+    )
     st.session_state[_SHOWN_ROWS] = rows
     st.dataframe(
         order_tables.orders(rows, clients.now()),
@@ -107,7 +112,7 @@ def _show_table(rows: list[Row]) -> None:
             ),
             # Streamlit derives the width from the first rows, which may have no reason.
             "reason": st.column_config.TextColumn(width=150),
-            "age": st.column_config.TextColumn("accepted"),
+            FIRST_COLUMN: st.column_config.TextColumn("accepted"),
             "accepted": st.column_config.DatetimeColumn("accepted (UTC)", format="YYYY-MM-DD HH:mm:ss.SSS"),
             "completion s": st.column_config.ProgressColumn(
                 "completion",
@@ -121,10 +126,11 @@ def _show_table(rows: list[Row]) -> None:
 
 
 def _open_clicked() -> None:
-    # The cell has a row number of the table that the user saw. The next read may add orders above it.
-    cells = st.session_state[_TABLE].selection.cells
-    if cells:
-        st.query_params["order"] = st.session_state[_SHOWN_ROWS][cells[0][0]]["order_id"]
+    # The row number is that of the table that the user saw. The next read may add orders above it.
+    for row, column in st.session_state[_TABLE].selection.cells:
+        # The Tab key selects the first cell of the table.
+        if column != FIRST_COLUMN:
+            st.query_params["order"] = st.session_state[_SHOWN_ROWS][row]["order_id"]
 
 
 def _show_page_buttons(rows: list[Row], *, is_first: bool) -> None:

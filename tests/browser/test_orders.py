@@ -56,6 +56,16 @@ def test_the_keyboard_passes_the_table_without_opening_an_order(open_page: Open,
     assert parse_qs(urlsplit(page.url).query) == {"run": [a_run]}
 
 
+def test_the_keyboard_opens_an_order(open_page: Open, a_run: str):
+    page = open_page(f"/orders?run={a_run}")
+    wait_until_drawn(page)
+    table(page).click(position={"x": 70, "y": HEADER_HEIGHT + ROW_HEIGHT / 2})
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight"):
+        page.keyboard.press(key)
+        wait_until_drawn(page)
+    expect(page.get_by_role("heading", name="Order listed-3")).to_be_visible(timeout=15_000)
+
+
 def test_selected_orders_are_cancelled(open_page: Open, live: LiveApi, a_run: str):
     ids = [live.start(f"many-{n}", review="manual") for n in range(3)]
     live.signal(ids[0], "cancel", reason="first", cancelled_by="test")
