@@ -57,8 +57,9 @@ def show() -> None:
         empty_state("No matching orders", "Change the filters, or start an order above.")
         return
     cancel_orders.show([rows[number]["order_id"] for number in selected], clear_selection)
-    _show_table(rows)
+    # Above the table: in the table, the Tab key moves to the next cell.
     _show_page_buttons(rows, is_first=search.before is None)
+    _show_table(rows)
 
 
 def clear_selection() -> None:
