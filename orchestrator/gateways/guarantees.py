@@ -1,5 +1,4 @@
-"""What the order system does where a provider lacks a guarantee (docs/reference/gateways.md has the
-table)."""
+"""What the order system does where a provider lacks a guarantee: the table in docs/reference/gateways.md."""
 
 from datetime import timedelta
 
@@ -25,9 +24,7 @@ def require_settled(guarantees: Guarantees, attempt: StartedAttempt) -> None:
     left = timedelta(seconds=guarantees.in_flight_seconds) - attempt.since_abort
     if left > timedelta(0):
         raise GatewayError(
-            f"a call to the provider can still take effect for {left.total_seconds():.1f} s, and the "
-            "provider "
-            "cannot void it"
+            f"a call can still take effect for {left.total_seconds():.1f} s, and the provider cannot void it"
         )
 
 

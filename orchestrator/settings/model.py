@@ -26,7 +26,7 @@ from orchestrator.security.key_hashing import is_token
 from orchestrator.security.payload_keys import PayloadKeys
 from orchestrator.settings.api_url import credentials_problem
 from orchestrator.settings.environment import is_service_link, isolate_process, reject_conflicts
-from orchestrator.settings.gateways import GatewaySettings
+from orchestrator.settings.gateways import SIMULATED, GatewaySettings
 
 _URL = "a URL like http://HOST:PORT"
 _NAME = "1 to 64 letters, digits, '-', '_'"
@@ -226,9 +226,9 @@ class Settings(GatewaySettings):
             # The new database has no key, so the stack can neither require one nor send one.
             "auth": "auto",
             "api_key": None,
-            "payment_gateway": None,
-            "warehouse_gateway": None,
-            "carrier_gateway": None,
+            "payment_gateway": SIMULATED,
+            "warehouse_gateway": SIMULATED,
+            "carrier_gateway": SIMULATED,
             "payment_calls": None,
             "warehouse_calls": None,
             "carrier_calls": None,

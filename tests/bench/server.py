@@ -15,6 +15,7 @@ import psutil
 
 from orchestrator.errors import StackError
 from orchestrator.settings import LOOPBACK, Settings
+from orchestrator.settings.gateways import ROLES, SIMULATED
 
 START_SECONDS = 60.0
 
@@ -47,6 +48,7 @@ def running_dashboard(
         "DATABASE_URL": order_database_url,
         "DATABASE_READER_URL": reader_url,
         "TEMPORAL_ADDRESS": settings.temporal_target,
+        **{f"{role.upper()}_GATEWAY": SIMULATED for role in ROLES},
         "BIND_ADDRESS": LOOPBACK,
         "API_URL": f"http://{LOOPBACK}:{api_port}",
         "API_PORT": str(api_port),

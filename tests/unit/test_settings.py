@@ -81,13 +81,13 @@ def test_a_process_of_a_stack_reads_no_env_file(env_file: Path) -> None:
 
 
 def test_an_isolated_stack_shares_nothing_with_another_system(env_file: Path, tmp_path: Path) -> None:
-    ours = Settings(_env_file=env_file)  # type: ignore[call-arg]
+    ours = Settings(_env_file=env_file, carrier_gateway="http")  # type: ignore[call-arg]
     isolated = ours.isolated(tmp_path / "home", port_base=4_000, auto_review_seconds=0.5)
     changed = {name for name, value in ours if value != getattr(isolated, name)}
     assert changed == {
         "orders_home", "database_url", "database_reader_url", "temporal_address", "bind_address",
         "configured_api_url", "auth", "api_key", "worker_build_id", "api_port", "port_base",
-        "auto_review_seconds", "payment_gateway", "warehouse_gateway", "carrier_gateway",
+        "auto_review_seconds", "carrier_gateway",
     }  # fmt: skip
     assert isolated.uses_embedded_postgres
     assert isolated.uses_embedded_temporal
