@@ -155,6 +155,14 @@ def select(label: str, key: str, options: list[str], *, placeholder: str = "any"
     return selected
 
 
+def name_field(label: str, value: str, key: str) -> None:
+    """Draw a field for the user's name. With an API key, requests have the name of the key instead."""
+    if clients.user_key() is None:
+        st.text_input(label, value, key=key, max_chars=80)
+    else:
+        st.caption(f"{label}: the name of your API key")
+
+
 def metric_grid(metrics: Iterable[tuple[str, str, str]]) -> None:
     """Draw metrics, five in a row. Each is a label, a value, and a text shown below the value."""
     with st.grid(5, min_column_width=150):

@@ -1,5 +1,7 @@
 """The dashboard's client of the REST API."""
 
+from functools import cached_property
+
 from orchestrator.rest_client import Json, RestClient, error_of
 
 CONNECT_SECONDS = 1.0
@@ -32,8 +34,12 @@ class OrderApi(RestClient):
     def _signal(self, order_id: str, signal: str, signed_as: str, name: str, **content: object) -> Json:
         """Send a signal with the name of the client's key in the field `signed_as`; without a key, `name`."""
         if self.has_key:
-            name = self.get("/whoami")["name"]
+            name = self._key_name
         return self.post(f"/orders/{order_id}/signals/{signal}", {signed_as: name, **content})
+
+    @cached_property
+    def _key_name(self) -> str:
+        return str(self.get("/whoami")["name"])
 
     def change_run(self, run_id: str, changes: Json) -> Json:
         return self.patch(f"/runs/{run_id}", changes)

@@ -8,6 +8,7 @@ from dashboard.data.cached import cached
 from dashboard.page_elements import (
     empty_state,
     live_fragment,
+    name_field,
     page_header,
     page_link,
     run_action,
@@ -25,7 +26,7 @@ RESULT_KEY = "reviews"
 awaiting_review = cached(live_orders.orders_awaiting_review)
 is_live = page_header("Reviews", live=True)
 stop_on_invalid_query("reviews")
-st.text_input("Your name", "reviewer", key="reviewer", max_chars=80)
+name_field("Your name", "reviewer", key="reviewer")
 
 
 def cards() -> None:
@@ -72,13 +73,13 @@ def card(order: Row) -> None:
 
 
 def approve(order_id: str) -> None:
-    api, reviewer = clients.api(), st.session_state["reviewer"]
+    api, reviewer = clients.api(), st.session_state.get("reviewer", "")
     run_action(RESULT_KEY, lambda: api.approve(order_id, reviewer), "Order approved.")
     awaiting_review.clear()
 
 
 def reject(order_id: str) -> None:
-    api, reviewer = clients.api(), st.session_state["reviewer"]
+    api, reviewer = clients.api(), st.session_state.get("reviewer", "")
     run_action(
         RESULT_KEY, lambda: api.reject(order_id, reviewer, "rejected in the dashboard"), "Order rejected."
     )

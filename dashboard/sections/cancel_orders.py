@@ -8,7 +8,7 @@ import streamlit as st
 from dashboard.data import clients
 from dashboard.data.api_reads import user_may
 from dashboard.data.order_batches import current_batch, start_batch
-from dashboard.page_elements import error_boundary
+from dashboard.page_elements import error_boundary, name_field
 from dashboard.view_models.order_requests import why_not_cancelled
 from db.read_models import order_search
 from orchestrator.security.key_hashing import Role
@@ -49,7 +49,7 @@ def _confirm(order_ids: list[str], deselect: Callable[[], None]) -> None:
         st.caption("Charged orders are refunded, packed ones are recalled. An order may progress meanwhile.")
         with st.form("cancel-orders", border=False):
             st.text_input("Reason", "requested by the customer", key="cancel-many-reason")
-            st.text_input("Cancelled by", "dashboard", key="cancel-many-by")
+            name_field("Cancelled by", "dashboard", key="cancel-many-by")
             is_confirmed = st.form_submit_button(
                 f"Cancel {len(possible)} order{'' if len(possible) == 1 else 's'}",
                 type="primary",
@@ -64,6 +64,6 @@ def _confirm(order_ids: list[str], deselect: Callable[[], None]) -> None:
 
 def _cancel(order_ids: list[str], deselect: Callable[[], None]) -> None:
     api = clients.api()
-    reason, user = st.session_state["cancel-many-reason"], st.session_state["cancel-many-by"]
+    reason, user = st.session_state["cancel-many-reason"], st.session_state.get("cancel-many-by", "")
     deselect()
     start_batch("Cancelled", order_ids, lambda order_id: api.cancel(order_id, reason, user))

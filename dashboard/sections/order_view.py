@@ -32,6 +32,7 @@ ADDRESS_FIELDS = {
     "zip": "Zip",
     "country": "Country",
 }
+NAME_FIELDS = ("cancelled_by", "updated_by")
 
 
 def show(order_id: str) -> None:
@@ -167,7 +168,7 @@ def _form(
     def send() -> None:
         st.session_state[errors_key] = {}
         try:
-            action({name: st.session_state[f"{key}-{name}"] for name in fields})
+            action({name: st.session_state.get(f"{key}-{name}", "") for name in fields})
         except RequestMalformed as error:
             st.session_state[errors_key] = field_errors(error, fields)
             raise
@@ -175,7 +176,8 @@ def _form(
     with st.form(key, border=False):
         for name, (label, value) in fields.items():
             with page.field_with_error(name, errors):
-                st.text_input(label, value, key=f"{key}-{name}")
+                draw = page.name_field if name in NAME_FIELDS else st.text_input
+                draw(label, value, key=f"{key}-{name}")
         st.form_submit_button(
             button, type="primary", on_click=lambda: page.run_action(order_id, send, success)
         )

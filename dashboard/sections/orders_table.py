@@ -16,8 +16,6 @@ PAGE_ROWS = 50
 ROW_HEIGHT, HEADER_HEIGHT, MAX_HEIGHT = 35, 38, 560
 """In pixels. A table that is higher than its content shows empty rows."""
 
-FIRST_COLUMN = "age"
-
 _TABLE = "orders-table"
 _SHOWN_ROWS = "orders-table-rows"
 """Session state: the orders that the user sees."""
@@ -57,9 +55,8 @@ def show() -> None:
         empty_state("No matching orders", "Change the filters, or start an order above.")
         return
     cancel_orders.show([rows[number]["order_id"] for number in selected], clear_selection)
-    # Above the table: in the table, the Tab key moves to the next cell.
-    _show_page_buttons(rows, is_first=search.before is None)
     _show_table(rows)
+    _show_page_buttons(rows, is_first=search.before is None)
 
 
 def clear_selection() -> None:
@@ -91,10 +88,7 @@ def search_of(prefix: str, state: str, run_id: str, before: str) -> Search:
 
 
 def _show_table(rows: list[Row]) -> None:
-    st.caption(
-        "Click on an order to open it. With the keyboard, move right from the first column. "
-        "Select rows at their left edge to cancel several orders."
-    )
+    st.caption("Click on an order to open it. Select rows at their left edge to cancel several orders.")
     st.session_state[_SHOWN_ROWS] = rows
     st.dataframe(
         order_tables.orders(rows, clients.now()),
@@ -113,7 +107,7 @@ def _show_table(rows: list[Row]) -> None:
             ),
             # Streamlit derives the width from the first rows, which may have no reason.
             "reason": st.column_config.TextColumn(width=150),
-            FIRST_COLUMN: st.column_config.TextColumn("accepted"),
+            "age": st.column_config.TextColumn("accepted"),
             "accepted": st.column_config.DatetimeColumn("accepted (UTC)", format="YYYY-MM-DD HH:mm:ss.SSS"),
             "completion s": st.column_config.ProgressColumn(
                 "completion",
@@ -127,11 +121,10 @@ def _show_table(rows: list[Row]) -> None:
 
 
 def _open_clicked() -> None:
-    # The row number is that of the table that the user saw. The next read may add orders above it.
-    for row, column in st.session_state[_TABLE].selection.cells:
-        # The Tab key selects the first cell of the table.
-        if column != FIRST_COLUMN:
-            st.query_params["order"] = st.session_state[_SHOWN_ROWS][row]["order_id"]
+    # The cell has a row number of the table that the user saw. The next read may add orders above it.
+    cells = st.session_state[_TABLE].selection.cells
+    if cells:
+        st.query_params["order"] = st.session_state[_SHOWN_ROWS][cells[0][0]]["order_id"]
 
 
 def _show_page_buttons(rows: list[Row], *, is_first: bool) -> None:

@@ -70,6 +70,19 @@ def test_requests_are_offered_to_operators(page: Pages, api, busy_url, monkeypat
         assert labels & REQUESTS == (requests if is_offered else set())
 
 
+def test_with_a_key_no_name_is_typed(page: Pages, api, busy_url, monkeypatch):
+    names = {"Your name", "Cancelled by", "Changed by"}
+
+    def offered() -> set[str]:
+        tests = (page.run("reviews", busy_url), page.run("orders", busy_url, order="seed-running-3"))
+        return {field.label for test in tests for field in test.text_input} & names
+
+    sign_in(monkeypatch, Role.OPERATOR)
+    assert offered() == set()
+    monkeypatch.setattr(ContextProxy, "cookies", property(lambda _: {}))
+    assert offered() == names
+
+
 def test_a_viewer_cannot_start_a_load_test(page: Pages, api, busy_url, monkeypatch):
     key = sign_in(monkeypatch, Role.VIEWER)
     monkeypatch.setattr(
