@@ -108,6 +108,16 @@ async def test_an_address_with_a_time_leads_to_one_that_the_page_can_show(path, 
     assert (again.status_code, again.url.path) == (200, path.partition("?")[0])
 
 
+@pytest.mark.parametrize(("path", "has_charts"), [("/", True), ("/latency", True), ("/reviews", False)])
+async def test_a_page_with_charts_preloads_plotly(path, has_charts):
+    transport = httpx.ASGITransport(Starlette(routes=links.routes("")))
+    async with httpx.AsyncClient(transport=transport, base_url="http://dashboard") as client:
+        page = (await client.get(path)).text
+    preloaded = re.findall(r'<link rel="modulepreload" href="\./static/js/(PlotlyChart\.[^"]+\.js)">', page)
+    assert len(preloaded) == has_charts
+    assert 'BACKEND_BASE_URL: location.origin + "/"' in page
+
+
 @pytest.mark.parametrize(
     ("state", "search"),
     [
