@@ -27,13 +27,15 @@ Progress = Callable[[str], None]
 Connection = psycopg.Connection[tuple[object, ...]]
 
 
-def seed(url: str, orders: int, *, days: int = DAYS, progress: Progress) -> int:
+def seed(url: str, orders: int, *, days: int = DAYS, now: datetime | None = None, progress: Progress) -> int:
     """Add `orders` finished orders over the last `days` complete days; return the number of their events.
+
+    `now` is the current time by default.
 
     Disables the rollup trigger and rebuilds the rollups at the end, which is much faster. Other writers are
     blocked while a day is inserted. Raises psycopg.Error.
     """
-    now = datetime.now(UTC)
+    now = now or datetime.now(UTC)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     events = 0
     with psycopg.connect(url, autocommit=True, application_name="seed") as connection:

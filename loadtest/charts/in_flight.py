@@ -57,7 +57,8 @@ def in_flight_chart(
         showgrid=False,
     )
     _draw_other_limits(figure, palette, [row for row, _ in shown], limit_seconds)
-    limit_line(figure, palette, limit_seconds, limit_seconds)
+    # The bars at the bottom are the shortest.
+    limit_line(figure, palette, limit_seconds, limit_seconds, label="bottom left")
     figure.update_layout(barmode="overlay", legend={"itemclick": False, "itemdoubleclick": False})
     disable_zoom(figure)
     return figure

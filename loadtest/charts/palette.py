@@ -108,15 +108,21 @@ def apply_layout(figure: go.Figure, palette: Palette, *, height: int) -> None:
 
 
 def limit_line(
-    figure: go.Figure, palette: Palette, at: float, limit_seconds: float, *, vertical: bool = True
+    figure: go.Figure,
+    palette: Palette,
+    at: float,
+    limit_seconds: float,
+    *,
+    vertical: bool = True,
+    label: str = "top left",
 ) -> None:
-    """Draw the limit as a labelled line at the axis coordinate `at`."""
+    """Draw the limit as a line at the axis coordinate `at`, with a label at this side of the line."""
     add_line = figure.add_vline if vertical else figure.add_hline
     add_line(
         at,
         line={"color": palette.error, "width": 2, "dash": "dash"},
         annotation={"text": f"limit {limit_seconds:g} s ", "font": {"color": palette.error}},
-        annotation_position="top left",
+        annotation_position=label,
     )
 
 
