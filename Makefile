@@ -18,7 +18,7 @@ unexport $(filter-out $(PIP_INDEX),$(filter PIP_%,$(.VARIABLES))) $(filter-out P
 # A configuration file of pip can set the same.
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-user --target=
 
-.PHONY: help setup up down demo test proofs browser lint format bench loadbench chaos fuzz machines overload soak alerts compose-proof requirements
+.PHONY: help setup up down demo test proofs browser approve-screenshots pictures lint format bench loadbench chaos fuzz machines overload soak alerts compose-proof requirements
 
 help:
 	@echo "make up        start the stack; Ctrl-C stops it"
@@ -27,6 +27,8 @@ help:
 	@echo "make proofs    run the tests under load: a minute of orders, races under faults, an upgrade of the"
 	@echo "               workers, a backup, a network failure, fuzzing"
 	@echo "make browser   test the dashboard in a headless Chromium; screenshots in var/screenshots"
+	@echo "make approve-screenshots  store the current screenshots of the pages as approved"
+	@echo "make pictures  take the pictures of README and docs from a load test"
 	@echo "make lint      check format, lint, types and import contracts"
 	@echo "make bench     print the performance table"
 	@echo "make loadbench measure the capacity of the load generator"
@@ -89,6 +91,14 @@ proofs: setup
 
 browser: setup
 	@$(BIN)/python -m pytest -o addopts="--strict-markers --strict-config -ra" tests/browser $(ARGS)
+
+approve-screenshots: setup
+	@rm -f tests/browser/approved/*.png
+	@$(BIN)/python -m pytest -o addopts="--strict-markers --strict-config -ra" tests/browser/test_views.py \
+		--approve-screenshots $(ARGS)
+
+pictures: setup
+	@$(BIN)/python -m tests.browser.pictures
 
 lint: setup
 	@$(BIN)/ruff format --check .

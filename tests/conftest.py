@@ -23,6 +23,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="time-skipping",
         help="the server for tests/workflows: with time skipping (default), or a local server",
     )
+    parser.addoption(
+        "--approve-screenshots",
+        action="store_true",
+        help="store the screenshots of tests/browser/test_views.py as approved, instead of comparing them",
+    )
 
 
 LIVE_STACKS = 2

@@ -43,7 +43,7 @@ def running_dashboard(
 
     Raises StackError when one of them does not respond.
     """
-    api_port, dashboard_port = _free_ports(2)
+    api_port, dashboard_port = free_ports(2)
     environment = {name: value for name, value in os.environ.items() if name != "API_KEY"} | {
         "DATABASE_URL": order_database_url,
         "DATABASE_READER_URL": reader_url,
@@ -60,16 +60,31 @@ def running_dashboard(
     }
     with ExitStack() as running:
         for url, arguments in commands.items():
-            log = running.enter_context((logs / f"bench-{arguments[-1]}.log").open("wb"))
-            process = subprocess.Popen(
-                [sys.executable, "-m", *arguments], env=environment, stdout=log, stderr=log
-            )
-            running.callback(_stop, process)
-            _wait_until_ready(url, process)
+            log = logs / f"bench-{arguments[-1]}.log"
+            process = running.enter_context(running_process(arguments, environment, url, log))
         yield DashboardProcess(dashboard_port, psutil.Process(process.pid))
 
 
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+@contextmanager
+def running_process(
+    arguments: list[str], environment: dict[str, str], url: str, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a Python module with these arguments, from the first response of `url` to the end of the block.
+
+    Raises StackError when it does not respond.
+    """
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments], env=environment, stdout=output, stderr=output
+        )
+    try:
+        _wait_until_ready(url, process, log)
+        yield process
+    finally:
+        _stop(process)
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     not_after = time.monotonic() + START_SECONDS
     while time.monotonic() < not_after and process.poll() is None:
         try:
@@ -78,7 +93,7 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    raise StackError(f"No response from {url}; see bench-*.log in ORDERS_HOME.")
+    raise StackError(f"No response from {url}; see {log}.")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -90,7 +105,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with ExitStack() as sockets:
         probes = [sockets.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:

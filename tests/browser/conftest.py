@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from orchestrator.embedded import Stack
+from tests.browser.frozen import FrozenDashboard, frozen_dashboard
 from tests.directories import temporary_directory
 from tests.live import LiveApi
 from tests.stacks import stack_settings
@@ -20,7 +21,7 @@ SIZES = {"light": (1280, 900), "dark": (1280, 900), "narrow": (390, 844)}
 Open = Callable[..., Page]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def whole_stack() -> Iterator[Stack]:
     """A stack with all components, including the dashboard."""
     with temporary_directory("orders-browser-") as home:
@@ -34,18 +35,18 @@ def whole_stack() -> Iterator[Stack]:
             stack.down()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def live(whole_stack: Stack) -> Iterator[LiveApi]:
     with LiveApi(whole_stack.settings.api_url) as api:
         yield api
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def order_database_url(whole_stack: Stack) -> str:
     return whole_stack.settings.order_database_url
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed; on Debian: apt-get install chromium")
@@ -53,6 +54,12 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def frozen() -> Iterator[FrozenDashboard]:
+    with frozen_dashboard() as dashboard:
+        yield dashboard
 
 
 @pytest.fixture

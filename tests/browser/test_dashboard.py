@@ -13,21 +13,13 @@ from playwright.sync_api import Locator, Page, expect
 from psycopg.rows import dict_row
 
 from loadtest.charts.time_breakdown import SEGMENTS
-from tests.browser.conftest import SIZES, Open, screenshot, wait_until_drawn
+from tests.browser.conftest import Open, screenshot, wait_until_drawn
 from tests.live import LiveApi, eventually
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 MARKUP = "<img src=x onerror=alert(1)> ![x](http://evil.invalid/x.png) **bold** $x$"
 RUN_AUDIT = re.compile("^.*Run (audit|again)$")
-PAGES = {
-    "overview": "/",
-    "orders": "/orders",
-    "reviews": "/reviews",
-    "latency": "/latency",
-    "load_tests": "/load_tests",
-    "audit": "/audit",
-}
 
 
 def rows(url: str, query: str, **parameters: object) -> list[dict]:
@@ -379,36 +371,6 @@ def test_a_page_that_is_not_live_does_not_change(open_page: Open, live: LiveApi)
     page.get_by_text("Live", exact=True).click()
     expect(value).not_to_have_text(before, timeout=8_000)
     live.signal(order_id, "cancel", reason="done", cancelled_by="test")
-
-
-SELECTED = {
-    "order": "/orders?order=shown-2",
-    "order-cancelled": "/orders?order=shown-0",
-    "latency-run": "/latency?run=shown",
-    "load_tests-run": "/load_tests?run=browser-run",
-    "load_tests-compared": "/load_tests?run=zoomed-1&baseline=zoomed-2",
-    "audit-report": "/audit?run=shown",
-}
-"""Pages with a selected order or run of the fixtures."""
-
-
-@pytest.mark.parametrize("theme", SIZES)
-@pytest.mark.parametrize("name", [*PAGES, *SELECTED])
-@pytest.mark.usefixtures("a_run", "two_runs")
-def test_every_page_is_drawn_in_every_theme(open_page: Open, live: LiveApi, name: str, theme: str):
-    if name in ("overview", "reviews"):
-        for n in range(3):
-            live.start(f"photo-{name}-{theme}-{n}", review="manual")
-    page = open_page((PAGES | SELECTED)[name], theme)
-    wait_until_drawn(page)
-    if name == "audit-report":
-        page.get_by_role("button", name=RUN_AUDIT).click()
-        expect(page.locator(".stMarkdownBadge").filter(has_text="holds")).to_have_count(9, timeout=60_000)
-    page.wait_for_timeout(2_500)
-    wider = page.evaluate("() => document.documentElement.scrollWidth - window.innerWidth")
-    assert wider <= 0, "the page is wider than the window"
-    assert page.get_by_test_id("stException").count() == 0
-    assert screenshot(page, f"{name}-{theme}").stat().st_size > 10_000
 
 
 def test_pages_recover_after_an_api_outage(open_page: Open, whole_stack, live: LiveApi):

@@ -12,14 +12,18 @@ KEYS = {f"key-of-a-{role.word}": role for role in Role}
 
 
 class KeyedApi:
-    """`requests` has pairs of a path and the key of the request."""
+    """`requests` has pairs of a path and the key of the request.
 
-    def __init__(self) -> None:
+    `keyless_role` is the role of a request without a key.
+    """
+
+    def __init__(self, keyless_role: Role | None = None) -> None:
         self.requests: list[tuple[str, str | None]] = []
+        self._keyless_role = keyless_role
 
     def respond(self, path: str, key: str | None) -> tuple[int, object]:
         self.requests.append((path, key))
-        role = KEYS.get(key or "")
+        role = self._keyless_role if key is None else KEYS.get(key)
         if role is None:
             return 401, {"detail": "an API key is required"}
         healthy = {"database_connected": True, "temporal_connected": True, "workers_healthy": True}
@@ -27,8 +31,8 @@ class KeyedApi:
 
 
 @contextmanager
-def keyed_api(port: int) -> Iterator[KeyedApi]:
-    api = KeyedApi()
+def keyed_api(port: int, *, keyless_role: Role | None = None) -> Iterator[KeyedApi]:
+    api = KeyedApi(keyless_role)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

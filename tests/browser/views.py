@@ -1,0 +1,111 @@
+"""The pages of the frozen dashboard, and how tests wait for, measure and compare them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, ImageChops
+from playwright.sync_api import Browser, Page
+
+from tests.browser.frozen import BASELINE, ORDER, RUN, FrozenDashboard
+
+VIEWS = {
+    "overview": "/",
+    "orders": "/orders",
+    "orders-empty": "/orders?q=unknown",
+    "order": f"/orders?order={ORDER}",
+    "reviews": "/reviews",
+    "latency": "/latency",
+    "latency-invalid": "/latency?since=yesterday",
+    "load_tests": "/load_tests",
+    "run": f"/load_tests?run={RUN}&baseline={BASELINE}",
+    "audit": "/audit",
+}
+THEMES = ("light", "dark")
+WIDTHS = (1440, 900, 390)
+HEIGHT, MAX_HEIGHT = 900, 8_000
+APPROVED = Path(__file__).with_name("approved")
+
+SCALE = 3
+"""Approved pictures have a ninth of the pixels: they are small, and antialiasing hardly matters."""
+
+MIN_DIFFERENCE = 40
+"""Of a channel (0 to 255) of a changed pixel."""
+
+MAX_CHANGED = 0.0005
+"""The share of pixels of a label of 12 characters in a picture of 1440 x 1500."""
+
+
+@dataclass(frozen=True)
+class View:
+    """An open page of the frozen dashboard."""
+
+    page: Page
+    name: str
+    theme: str
+
+    def resize(self, width: int) -> bytes:
+        """Show the whole page in this width and return its picture."""
+        self.page.set_viewport_size({"width": width, "height": HEIGHT})
+        picture(self.page)
+        height = self.page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
+        self.page.set_viewport_size({"width": width, "height": min(max(height, HEIGHT), MAX_HEIGHT)})
+        return picture(self.page)
+
+
+@contextmanager
+def open_view(browser: Browser, frozen: FrozenDashboard, name: str, theme: str = "light") -> Iterator[View]:
+    """Open a view. Raises AssertionError at the end if the browser's console had an error."""
+    context = browser.new_context(
+        viewport={"width": WIDTHS[0], "height": HEIGHT},
+        color_scheme="dark" if theme == "dark" else "light",
+        reduced_motion="reduce",
+    )
+    try:
+        page = context.new_page()
+        errors: list[str] = []
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(frozen.url + VIEWS[name])
+        page.get_by_role("heading", level=1).first.wait_for(timeout=30_000)
+        page.wait_for_function("() => !document.querySelector('[data-testid=stSkeleton]')")
+        picture(page)
+        yield View(page, name, theme)
+        assert errors == []
+    finally:
+        context.close()
+
+
+def picture(page: Page) -> bytes:
+    """Return a picture of the window when it no longer changes. Raises AssertionError."""
+    page.evaluate("document.fonts.ready.then(() => true)")
+    before = b""
+    for _ in range(60):
+        page.wait_for_timeout(150)
+        now = page.screenshot(animations="disabled")
+        if now == before:
+            return now
+        before = now
+    raise AssertionError("the page does not stop changing")
+
+
+def reduced(png: bytes) -> Image.Image:
+    return Image.open(BytesIO(png)).convert("RGB").reduce(SCALE)
+
+
+def approve(name: str, png: bytes) -> None:
+    """Store a picture as approved, with 64 colors."""
+    APPROVED.mkdir(exist_ok=True)
+    reduced(png).quantize(64).save(APPROVED / f"{name}.png", optimize=True)
+
+
+def difference(approved: Image.Image, current: Image.Image) -> float:
+    """Return the share of changed pixels; 1 if the size differs."""
+    if approved.size != current.size:
+        return 1.0
+    channels = ImageChops.difference(approved.convert("RGB"), current).split()
+    largest = ImageChops.lighter(ImageChops.lighter(channels[0], channels[1]), channels[2])
+    changed = sum(largest.histogram()[MIN_DIFFERENCE:])
+    return changed / (current.width * current.height)
