@@ -36,7 +36,7 @@ class StripePayments:
 
     async def create(self, payment: Payment) -> str:
         """Create the PaymentIntent, and return its id. Its idempotency key holds for at least 24 hours."""
-        params: dict[str, Any] = {
+        params: Any = {
             "amount": payment.amount_cents,
             "currency": payment.currency.lower(),
             "payment_method_types": ["card"],
@@ -152,7 +152,7 @@ async def _opened(context: Context) -> AsyncIterator[StripePayments]:
     try:
         yield StripePayments(client, settings.stripe_payment_method)
     finally:
-        await http_client.close_async()
+        await http_client.close_async()  # type: ignore[no-untyped-call]
 
 
 def _settings_problem(settings: Settings) -> str | None:
