@@ -18,6 +18,12 @@
     if (element.closest("details:not([open])")) return null;
     const { data, layout } = JSON.parse(inTheme(figures[id]));
     layout.dragmode = false;
+    const style = getComputedStyle(root);
+    layout.hoverlabel = {
+      bgcolor: style.getPropertyValue("--surface"),
+      bordercolor: style.getPropertyValue("--control"),
+      font: { size: 13, color: style.getPropertyValue("--text") },
+    };
     return Plotly.react(element, data, layout, { displaylogo: false, displayModeBar: false, responsive: true });
   };
 

@@ -78,6 +78,9 @@ def test_the_button_changes_the_theme_of_page_charts_and_playback(report: Report
     eventually(lambda: page.evaluate(colors)[1] != light[1])
     assert page.evaluate(colors) == ["rgb(16, 22, 29)", "rgb(232, 238, 244)"]
     assert page.evaluate("playback.race.color('--text')") == "#e8eef4"
+    page.locator("#chart-0 .nsewdrag").first.hover()
+    hover_box = page.locator("#chart-0 .hoverlayer .legend .bg")
+    expect(hover_box).to_have_css("fill", "rgb(26, 35, 45)")
 
 
 def test_a_timeline_is_drawn_when_it_opens(report: Report) -> None:
