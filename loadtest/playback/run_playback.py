@@ -7,14 +7,13 @@ from typing import Any
 
 from db.domain import TERMINAL_STATES
 from db.read_models.latency import Disturbance, FaultSpan
-from db.read_models.playback import COMPENSATE, PlayedOrder, PlayedOrders
+from db.read_models.playback import PlayedOrder, PlayedOrders
 from loadtest.charts.disturbance_spans import disturbance_spans
 from loadtest.charts.time_breakdown import SEGMENTS
 
 Json = dict[str, Any]
 
 PHASES = tuple(segment for segment in SEGMENTS if segment != "waiting")
-assert COMPENSATE in PHASES
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from locust.stats import PERCENTILES_TO_REPORT, StatsCSV
 
 from loadtest.generator.recording import OrderRecord
 from loadtest.reports.documents import junit, markdown
+from loadtest.reports.html_report import ReportInput, html_report
 from loadtest.reports.run_details import RunDetails
 from loadtest.verdict.run_verdict import Verdict
 from orchestrator import output_file
@@ -31,9 +32,6 @@ def write_reports(
     environment: Environment,
 ) -> None:
     """Write all files except verdict.json; `orders_csv` None omits that file. Raises OSError."""
-    # Importing Plotly takes 0.5 s and 30 MB, which the generator processes do not need.
-    from loadtest.reports.html_report import ReportInput, html_report
-
     directory.mkdir(parents=True, exist_ok=True)
     output_file.write(directory / "junit.xml", junit(verdict.report))
     output_file.write(directory / "summary.md", markdown(verdict.report))
