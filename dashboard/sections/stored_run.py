@@ -3,7 +3,7 @@
 import streamlit as st
 
 from dashboard.data.cached import cached
-from dashboard.page_elements import STATUS_STYLE, empty_state
+from dashboard.page_elements import STATUS_STYLE, empty_state, error_boundary
 from dashboard.sections import playback, running_load_tests
 from db.read_models import stored_runs
 from loadtest.charts import plain_text
@@ -43,4 +43,5 @@ def show(run_id: str) -> None:
                     on_click="ignore",
                     icon=":material/download:",
                 )
-        playback.show(run_id)
+        with error_boundary("playback"):
+            playback.show(run_id)
