@@ -223,6 +223,7 @@ class NewOrder:
     start_request_id: str | None = None
     database_id: str | None = None
     currency: str = DEFAULT_CURRENCY
+    execution: ExecutionMode = ExecutionMode.FAST
     payment_method: str | None = None
 
 

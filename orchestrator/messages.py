@@ -12,7 +12,7 @@ from enum import StrEnum
 from hashlib import sha256
 
 from db import domain
-from db.currencies import CURRENCIES, DEFAULT_CURRENCY
+from db.currencies import CURRENCIES, DEFAULT_CURRENCY, money_text
 from db.domain import Address, ExecutionMode, Item, NewOrder, Reason, ReviewMode, State, Step
 from db.domain import RequestResult as RequestResult
 from orchestrator.deadlines import SIMULATED_NEEDS, OrderDeadlines, TimeNeeds
@@ -101,7 +101,7 @@ class OrderRequest:
     def summary(self) -> str:
         """One line about the order for Temporal's UI."""
         run = "" if self.run_id is None else f", run {self.run_id}"
-        return f"order {self.order_id}, {self.amount_cents / 100:.2f}{run}"
+        return f"order {self.order_id}, {money_text(self.amount_cents, self.currency)}{run}"
 
     @property
     def fingerprint(self) -> str:
@@ -151,6 +151,7 @@ class OrderRequest:
             deadline_at=accepted_at + timedelta(seconds=self.limit_seconds),
             database_id=self.database_id,
             currency=self.currency,
+            execution=self.execution,
             payment_method=self.payment_method,
         )
 

@@ -35,6 +35,7 @@ create table orders (
     currency text not null default 'USD' check (currency ~ '^[A-Z]{3}$'),
     payment_id text not null,
     review text not null check (review in ('auto', 'manual')),
+    execution text not null default 'fast' check (execution in ('fast', 'visible')),
     reviewer text,
     -- Idempotency keys of accepted requests.
     applied_request_ids text[] not null default '{}',

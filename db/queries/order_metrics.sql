@@ -26,7 +26,8 @@ from orders where state < 'completed';
 -- `active` counts the orders in flight that neither await a review nor wait between two attempts of a compensation.
 -- `stored` are those of the given orders that are in the database. `finished` counts the orders that finished within
 -- the limit in the last seconds. `waiting_ms` is the queueing time of the completed ones: the queueing time of an
--- aborted order includes delays between attempts of a compensation. `waiting_ms` and `idle_seconds` are those of
+-- aborted order includes delays between attempts of a compensation, and that of an order in visible execution includes
+-- the delays of Temporal's retries, so both are left out. `waiting_ms` and `idle_seconds` are those of
 -- orders accepted in the last `evidence_seconds`. `quiet_seconds` is the time since the last event of an open order or
 -- the last outcome.
 select active.orders as active, active.idle_seconds, recent.finished, recent.waiting_ms,
@@ -49,7 +50,7 @@ from (
 ) active, (
     select count(*) filter (where within_limit) as finished, max(finished_at) as finished_at,
         percentile_disc(0.5) within group (order by waiting_ms) filter (
-            where state = 'completed' and accepted_at >= now() - make_interval(secs => %(evidence_seconds)s)
+            where state = 'completed' and execution = 'fast' and accepted_at >= now() - make_interval(secs => %(evidence_seconds)s)
         ) as waiting_ms
     from orders
     where finished_at is not null and finished_at >= now() - make_interval(secs => %(seconds)s)

@@ -13,12 +13,13 @@
 with new_order as (
     insert into orders (
         order_id, temporal_cluster_id, temporal_namespace, workflow_run_id, run_id, fingerprint, address, items,
-        amount_cents, currency, payment_id, review, requested_at, accepted_at, deadline_at, limit_at, last_event_at, current_step,
+        amount_cents, currency, payment_id, review, execution, requested_at, accepted_at, deadline_at, limit_at, last_event_at, current_step,
         applied_request_ids
     )
     select
         %(order_id)s, %(temporal_cluster_id)s, %(temporal_namespace)s, %(workflow_run_id)s, %(run_id)s,
         %(fingerprint)s, %(address)s, %(items)s, %(amount_cents)s, %(currency)s, %(payment_id)s, %(review)s,
+        %(execution)s,
         -- ingress_ms, accepted_at - requested_at, must not be negative. psycopg cannot read a time that is before the
         -- year 1 in the time zone of its session.
         greatest(least(%(requested_at)s, date_trunc('milliseconds', %(accepted_at)s)), timestamptz '0001-01-02 00:00+00'),

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import httpx
 import psutil
 
-from db.domain import Address
+from db.domain import Address, ExecutionMode
 from loadtest.bench.baseline import baseline_workers, run_baseline_order
 from loadtest.bench.harness import SAMPLE_ADDRESS, Bench, Measurement, timed_ms, unique_id
 from orchestrator.messages import OrderRequest, order_workflow_id
@@ -43,13 +43,17 @@ async def alone(bench: Bench) -> list[Measurement]:
 
 
 async def cpu_per_order(bench: Bench) -> list[Measurement]:
-    """Measure CPU time per order with and without faults, alternating with the baseline."""
+    """Measure CPU time per order in each execution mode and under faults, alternating with the baseline."""
     server_and_workers = bench.pids("temporal", "order-worker", "shipping-worker")
     postgres = bench.pids("postgres")
     baseline_ms, plain_ms, plain_all_ms, faulty_all_ms = [], [], [], []
+    visible_ms, visible_all_ms = [], []
 
-    async def order() -> None:
-        await _run_order(bench, review_seconds=bench.settings.auto_review_seconds)
+    async def order(execution: ExecutionMode = ExecutionMode.FAST) -> None:
+        await _run_order(bench, bench.settings.auto_review_seconds, execution)
+
+    async def visible_order() -> None:
+        await order(ExecutionMode.VISIBLE)
 
     with baseline_workers(bench.settings) as baseline_pids:
         await run_baseline_order(bench.client)
@@ -60,11 +64,15 @@ async def cpu_per_order(bench: Bench) -> list[Measurement]:
             plain, of_postgres = await _cpu_ms_per_order(order, server_and_workers, postgres)
             plain_ms.append(plain)
             plain_all_ms.append(plain + of_postgres)
+            visible, of_postgres = await _cpu_ms_per_order(visible_order, server_and_workers, postgres)
+            visible_ms.append(visible)
+            visible_all_ms.append(visible + of_postgres)
             await bench.set_faults("assignment")
             faulty_all_ms += await _cpu_ms_per_order(order, server_and_workers + postgres)
     await bench.set_faults("none")
     base = statistics.median(baseline_ms)
     plain, plain_all, faulty = (statistics.median(each) for each in (plain_ms, plain_all_ms, faulty_all_ms))
+    visible, visible_all = statistics.median(visible_ms), statistics.median(visible_all_ms)
     return [
         Measurement("CPU per baseline order: server + workers", f"{base:.0f} ms"),
         Measurement("CPU per order, no faults: server + workers", f"{plain:.0f} ms"),
@@ -73,6 +81,11 @@ async def cpu_per_order(bench: Bench) -> list[Measurement]:
         Measurement("ratio", f"{plain_all / base:.2f}", "at most 1.3"),
         Measurement("CPU per order, assignment faults: with PostgreSQL", f"{faulty:.0f} ms"),
         Measurement("ratio", f"{faulty / base:.2f}", "at most 1.4"),
+        Measurement("CPU per `visible` order, no faults: server + workers", f"{visible:.0f} ms"),
+        Measurement("ratio", f"{visible / base:.2f}", "at most 1.5"),
+        Measurement("CPU per `visible` order, no faults: with PostgreSQL", f"{visible_all:.0f} ms"),
+        Measurement("ratio", f"{visible_all / base:.2f}"),
+        Measurement("ratio to `fast` execution", f"{visible_all / plain_all:.2f}"),
     ]
 
 
@@ -125,7 +138,9 @@ async def _cpu_ms_per_order(order: Callable[[], Awaitable[None]], *groups: Seque
     return [(cpu_ms(pids) - used) / CPU_COUNT for pids, used in zip(groups, before, strict=True)]
 
 
-async def _run_order(bench: Bench, review_seconds: float = 0.0) -> None:
+async def _run_order(
+    bench: Bench, review_seconds: float = 0.0, execution: ExecutionMode = ExecutionMode.FAST
+) -> None:
     """Run one order through Temporal's client, without the API."""
     order_id = unique_id("order")
     await bench.client.execute_workflow(
@@ -136,6 +151,7 @@ async def _run_order(bench: Bench, review_seconds: float = 0.0) -> None:
             payment_id=f"pay-{order_id}",
             requested_at=datetime.now(UTC),
             auto_review_seconds=review_seconds,
+            execution=execution,
         ),
         id=order_workflow_id(order_id),
         task_queue=bench.settings.order_task_queue,

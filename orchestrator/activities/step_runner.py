@@ -50,6 +50,13 @@ HAND_OVER_DELAY = timedelta(milliseconds=1)
 """Another worker can run the step of a stopping worker immediately. Temporal's default delay is meant for
 failures."""
 
+FAILURE_TYPES = {
+    AttemptOutcome.ERROR: "GatewayError",
+    AttemptOutcome.TIMEOUT: "GatewayTimeout",
+    AttemptOutcome.DECLINED: "GatewayDeclined",
+}
+"""The types under which Temporal shows failed single attempts."""
+
 GatewayCall = Callable[[StartedAttempt], Awaitable[dict[str, Any] | None]]
 """Calls the gateway and returns the part of the response to store with the attempt, if any."""
 
@@ -83,7 +90,7 @@ class StepRunner:
         aborted; OUT_OF_TIME after `not_after`; UNFINISHED when `time_budget_seconds` are used up, the worker
         is stopping or the next attempt has a long delay. Raises DatabaseError, StaleAttempt, or, where a
         regular activity would return UNFINISHED or its single attempt failed, ApplicationError, after which
-        Temporal retries the activity. Does not respond to Temporal after a single attempt that timed out.
+        Temporal retries the activity.
         """
         log_step = log.bind(order_id=request.order_id, run_id=request.run_id, step=request.step.value)
         began_at = perf_counter()
@@ -227,15 +234,12 @@ def _heartbeat(request: StepRequest, attempt: int, last_error: str | None) -> No
 
 
 def _fail_execution(request: StepRequest, calls: StepCalls, ended: AttemptResult) -> NoReturn:
-    """End the execution of an activity whose single attempt failed, so that Temporal shows the failure."""
-    if ended.outcome is AttemptOutcome.TIMEOUT:
-        # Temporal accepts no timeout as the failure of an activity. Without a response, its own timeout
-        # follows.
-        activity.raise_complete_async()
+    """Fail the execution of an activity whose single attempt failed, so that Temporal shows the failure."""
+    delay = _retry_delay(request, calls, ended, failures_in_a_row=activity.info().attempt)
     raise ApplicationError(
         str(ended.detail["error"]),
-        type=GatewayDeclined.__name__ if ended.outcome is AttemptOutcome.DECLINED else GatewayError.__name__,
-        next_retry_delay=_retry_delay(request, calls, ended, failures_in_a_row=activity.info().attempt),
+        type=FAILURE_TYPES[ended.outcome],
+        next_retry_delay=max(delay, HAND_OVER_DELAY),
         category=ApplicationErrorCategory.BENIGN,
     )
 

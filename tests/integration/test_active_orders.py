@@ -1,8 +1,8 @@
 """Which orders in flight count as active for admission control and metrics."""
 
-from db.domain import QUICK_ATTEMPTS, State, Step
+from db.domain import QUICK_ATTEMPTS, ExecutionMode, State, Step
 from db.read_models import order_metrics
-from tests.orders import failed
+from tests.orders import failed, new_order
 
 HOUR_SECONDS = 3600.0
 
@@ -45,3 +45,12 @@ async def test_an_order_accepted_before_the_end_of_an_outage_shows_no_queueing_t
     sample = await order_metrics.load_sample(driver.pool, [], 5.0, 30.0)
     assert sample.active
     assert sample.idle_seconds is None
+
+
+async def test_the_queueing_time_leaves_out_the_delays_of_temporals_retries(driver):
+    async def waiting_ms(execution):
+        await driver.carry_to(State.COMPLETED, new_order(execution=execution))
+        return (await order_metrics.load_sample(driver.pool, [], 5.0, HOUR_SECONDS)).waiting_ms
+
+    assert await waiting_ms(ExecutionMode.VISIBLE) is None
+    assert await waiting_ms(ExecutionMode.FAST) is not None

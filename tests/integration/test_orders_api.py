@@ -1,5 +1,6 @@
 """REST API: start, status, history and list of orders."""
 
+import asyncio
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -9,6 +10,8 @@ import httpx
 import pytest
 
 from orchestrator.api.schemas import responses
+from orchestrator.embedded import Stack
+from orchestrator.temporal_client import connect
 from tests.integration.problems import is_problem
 from tests.live import LiveApi, body, eventually, new_id
 from tests.orders import OTHER_ADDRESS
@@ -47,6 +50,19 @@ def test_start_is_accepted_and_the_order_completes(live: LiveApi) -> None:
     assert status["reason"] is None
     created, deadline = (datetime.fromisoformat(status[name]) for name in ("created_at", "deadline_at"))
     assert deadline - created == timedelta(seconds=15)
+
+
+async def test_temporal_lists_the_orders_of_a_run(live: LiveApi, live_stack: Stack) -> None:
+    order_id, run_id = new_id(), new_id()
+    live.http.post(f"/orders/{order_id}/start", json=body(run_id=run_id))
+    client = await connect(live_stack.settings)
+    description = await client.get_workflow_handle(f"order-{order_id}").describe()
+    assert await description.static_summary() == f"order {order_id}, 42.00 USD, run {run_id}"
+    async with asyncio.timeout(10):
+        while [each.id async for each in client.list_workflows(f"OrderRunId = '{run_id}'")] != [  # noqa: ASYNC110
+            f"order-{order_id}"
+        ]:
+            await asyncio.sleep(0.1)
 
 
 def test_a_repeated_start_changes_nothing(live: LiveApi) -> None:

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from time import perf_counter
 
 import pytest
-from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
@@ -446,10 +445,12 @@ async def test_a_single_attempt_that_fails_fails_the_activity_with_the_gateways_
     assert await driver.attempts(order_id) == [("receive", 1, "error"), ("receive", 2, "ok")]
 
 
-async def test_a_single_attempt_that_times_out_is_left_to_temporals_timeout(driver):
+async def test_a_single_attempt_that_times_out_has_a_type_of_its_own(driver):
     order_id, call = await driver.open(), ScriptedCall(300.0)
-    with pytest.raises(activity._CompleteAsyncError):
+    with pytest.raises(ApplicationError) as failure:
         await run(driver.repository, single(order_id), call)
+    assert (failure.value.message, failure.value.type) == ("no response within 200 ms", "GatewayTimeout")
+    assert failure.value.next_retry_delay == step_runner.HAND_OVER_DELAY
     assert await driver.attempts(order_id) == [("receive", 1, "timeout")]
 
 

@@ -93,7 +93,7 @@ def test_each_change_of_the_progress_is_shown():
 
 def test_the_summary_of_an_order_fits_into_temporals_limit():
     order = new_order(order_id="o" * 64, run_id="r" * 64)
-    assert order.summary == f"order {order.order_id}, 42.00, run {order.run_id}"
+    assert order.summary == f"order {order.order_id}, 42.00 USD, run {order.run_id}"
     assert len(order.summary.encode()) < 400
 
 

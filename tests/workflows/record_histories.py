@@ -25,7 +25,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
 from db.database import Database
-from db.domain import Reason, ReviewMode, State, Step
+from db.domain import ExecutionMode, Reason, ReviewMode, State, Step
 from db.orders import OrderRepository
 from orchestrator.embedded.layout import packaged_program
 from orchestrator.gateways.fault_injection import (
@@ -178,6 +178,8 @@ def faulty_first(name: str, step: Step, fault: str, times: int) -> FaultProfile:
 
 SHORT = {"limit_seconds": SHORT_LIMIT_SECONDS}
 MANUAL = {"review": ReviewMode.MANUAL}
+VISIBLE = {"execution": ExecutionMode.VISIBLE, "limit_seconds": 60.0}
+"""A retry of this server takes up to a second, so under faults 15 s would be too short."""
 SCENARIOS = [
     Scenario("completed", State.COMPLETED),
     Scenario("completed-under-faults", State.COMPLETED, faults=named_profile("assignment", seed=1)),
@@ -195,6 +197,20 @@ SCENARIOS = [
         "completed-after-a-long-charge",
         State.COMPLETED,
         faults=faulty_first("completed-after-a-long-charge", Step.CHARGE, "hang", 6),
+    ),
+    Scenario(
+        "visible-completed-under-faults",
+        State.COMPLETED,
+        changes=VISIBLE,
+        faults=named_profile("assignment", seed=1),
+    ),
+    Scenario(
+        "visible-cancelled-after-charge",
+        State.CANCELLED,
+        Reason.CUSTOMER_CANCELLED,
+        changes=VISIBLE,
+        faults=always(Step.PREPARE, hang=1.0),
+        while_running=cancel_once_charged,
     ),
     Scenario(
         "cancelled-before-charge",
