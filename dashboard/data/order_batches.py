@@ -52,10 +52,6 @@ class OrderBatch:
         return self._thread.is_alive()
 
     @property
-    def is_stopped(self) -> bool:
-        return self._stopping.is_set()
-
-    @property
     def done(self) -> int:
         return len(self.succeeded) + len(self.failures)
 

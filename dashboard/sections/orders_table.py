@@ -16,6 +16,8 @@ PAGE_ROWS = 50
 ROW_HEIGHT, HEADER_HEIGHT, MAX_HEIGHT = 35, 38, 560
 """In pixels. A table that is higher than its content shows empty rows."""
 
+FIRST_COLUMN = "age"
+
 _TABLE = "orders-table"
 _SHOWN_ROWS = "orders-table-rows"
 """Session state: the orders that the user sees."""
@@ -41,7 +43,7 @@ def show() -> None:
     run_id = run_column.text_input(
         "Run", key="run", bind="query-params", placeholder="all runs", on_change=_reset_page
     )
-    refresh_column.button("Refresh", icon=":material/refresh:", width="stretch", on_click=clear_selection)
+    refresh_column.button("Refresh", icon=":material/refresh:", width="stretch", on_click=_clear_selection)
     search = search_of(prefix or "", state or "any", run_id or "", st.query_params.get("before", ""))
     # The selection is a list of row numbers. While there is one, the table keeps its rows: a new order above
     # them would move the selection to other orders.
@@ -54,12 +56,13 @@ def show() -> None:
     if not rows:
         empty_state("No matching orders", "Change the filters, or start an order above.")
         return
-    cancel_orders.show([rows[number]["order_id"] for number in selected], clear_selection)
-    _show_table(rows)
+    cancel_orders.show([rows[number]["order_id"] for number in selected], _clear_selection)
+    # Above the table: in the table, the Tab key moves to the next cell.
     _show_page_buttons(rows, is_first=search.before is None)
+    _show_table(rows)
 
 
-def clear_selection() -> None:
+def _clear_selection() -> None:
     """Deselect all rows, so that the next run reads the orders again."""
     st.session_state[_TABLE] = _NO_SELECTION
 
@@ -72,7 +75,7 @@ def _selected_rows() -> list[int]:
 
 def _reset_page() -> None:
     st.query_params.pop("before", None)
-    clear_selection()
+    _clear_selection()
 
 
 def search_of(prefix: str, state: str, run_id: str, before: str) -> Search:
@@ -88,7 +91,10 @@ def search_of(prefix: str, state: str, run_id: str, before: str) -> Search:
 
 
 def _show_table(rows: list[Row]) -> None:
-    st.caption("Click on an order to open it. Select rows at their left edge to cancel several orders.")
+    st.caption(
+        "Click on an order to open it. With the keyboard, move right from the first column. "
+        "Select rows at their left edge to cancel several orders."
+    )
     st.session_state[_SHOWN_ROWS] = rows
     st.dataframe(
         order_tables.orders(rows, clients.now()),
@@ -107,7 +113,7 @@ def _show_table(rows: list[Row]) -> None:
             ),
             # Streamlit derives the width from the first rows, which may have no reason.
             "reason": st.column_config.TextColumn(width=150),
-            "age": st.column_config.TextColumn("accepted"),
+            FIRST_COLUMN: st.column_config.TextColumn("accepted"),
             "accepted": st.column_config.DatetimeColumn("accepted (UTC)", format="YYYY-MM-DD HH:mm:ss.SSS"),
             "completion s": st.column_config.ProgressColumn(
                 "completion",
@@ -121,10 +127,11 @@ def _show_table(rows: list[Row]) -> None:
 
 
 def _open_clicked() -> None:
-    # The cell has a row number of the table that the user saw. The next read may add orders above it.
-    cells = st.session_state[_TABLE].selection.cells
-    if cells:
-        st.query_params["order"] = st.session_state[_SHOWN_ROWS][cells[0][0]]["order_id"]
+    # The row number is that of the table that the user saw. The next read may add orders above it.
+    for row, column in st.session_state[_TABLE].selection.cells:
+        # The Tab key selects the first cell of the table.
+        if column != FIRST_COLUMN:
+            st.query_params["order"] = st.session_state[_SHOWN_ROWS][row]["order_id"]
 
 
 def _show_page_buttons(rows: list[Row], *, is_first: bool) -> None:
@@ -138,4 +145,4 @@ def _show_page_buttons(rows: list[Row], *, is_first: bool) -> None:
 
 def _go_to(cursor: str) -> None:
     st.query_params["before"] = cursor
-    clear_selection()
+    _clear_selection()

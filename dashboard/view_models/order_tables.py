@@ -33,10 +33,10 @@ def orders(rows: list[Row], now: datetime) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
+                "age": age((now - row["accepted_at"]).total_seconds()),
                 "order": row["order_id"],
                 "state": _chips(row),
                 "reason": (row["abort_reason"] or "").replace("_", " "),
-                "age": age((now - row["accepted_at"]).total_seconds()),
                 "accepted": row["accepted_at"].astimezone(UTC).replace(tzinfo=None),
                 "completion s": None if row["completion_ms"] is None else row["completion_ms"] / 1000,
                 "attempts": row["attempts"],

@@ -45,15 +45,28 @@ def test_a_click_on_a_row_opens_its_order(open_page: Open, a_run: str):
     assert query == {"run": [a_run], "q": ["listed-3"]}
 
 
-def test_the_keyboard_passes_the_table_without_opening_an_order(open_page: Open, a_run: str):
+def test_the_tab_key_enters_the_table_without_opening_an_order(open_page: Open, a_run: str):
     page = open_page(f"/orders?run={a_run}")
     wait_until_drawn(page)
     page.get_by_role("button", name="Refresh").focus()
     for _ in range(8):
         page.keyboard.press("Tab")
-        page.wait_for_timeout(300)
+        if page.evaluate("() => document.activeElement.tagName") == "CANVAS":
+            break
+    assert page.evaluate("() => document.activeElement.tagName") == "CANVAS"
+    wait_until_drawn(page)
     expect(page.get_by_role("heading", name="Orders", exact=True)).to_be_visible()
     assert parse_qs(urlsplit(page.url).query) == {"run": [a_run]}
+
+
+def test_the_keyboard_opens_an_order(open_page: Open, a_run: str):
+    page = open_page(f"/orders?run={a_run}")
+    wait_until_drawn(page)
+    table(page).click(position={"x": 70, "y": HEADER_HEIGHT + ROW_HEIGHT / 2})
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight"):
+        page.keyboard.press(key)
+        wait_until_drawn(page)
+    expect(page.get_by_role("heading", name="Order listed-3")).to_be_visible(timeout=15_000)
 
 
 def test_selected_orders_are_cancelled(open_page: Open, live: LiveApi, a_run: str):

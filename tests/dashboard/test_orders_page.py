@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.data import order_batches
 from dashboard.data.order_api import OrderApi
-from dashboard.sections import order_view
+from dashboard.sections import order_view, orders_table
 from dashboard.view_models import order_tables
 from db.read_models import latency, order_search
 from db.read_models.latency import Selection
@@ -291,8 +291,11 @@ def test_a_click_opens_the_clicked_order_when_new_orders_have_arrived(page: Page
         seed(url, 20, days=1, progress=lambda _: None)
         test = page.run("orders", url)
         clicked = table_of(test).value["order"].iloc[1]
+        # The Tab key selects a cell of the first column.
+        select(test, {"rows": [], "cells": [[1, orders_table.FIRST_COLUMN]]})
+        assert "order" not in test.query_params
         seed_recent(url, finished=1, running=3)
-        select(test, {"rows": [], "cells": [[1, "order"]]})
+        select(test, {"rows": [], "cells": [[1, "reason"]]})
         page.reset()
     assert test.query_params["order"] == clicked
     assert clicked in plain(test.title[0].value)
