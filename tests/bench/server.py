@@ -53,6 +53,12 @@ def running_dashboard(
         "API_URL": f"http://{LOOPBACK}:{api_port}",
         "API_PORT": str(api_port),
         "DASHBOARD_PORT": str(dashboard_port),
+        # A task queue serves one order database; the workers of the stack serve another one.
+        "ORDER_TASK_QUEUE": "bench-orders",
+        "SHIPPING_TASK_QUEUE": "bench-shipping",
+        "PAYMENT_GATEWAY": "simulated",
+        "WAREHOUSE_GATEWAY": "simulated",
+        "CARRIER_GATEWAY": "simulated",
     }
     commands = {
         f"http://{LOOPBACK}:{api_port}/whoami": ["orchestrator", "api"],
