@@ -8,6 +8,7 @@ from dashboard import page_elements as page
 from dashboard.data import clients
 from dashboard.data.cached import CHART_SECONDS, cached
 from dashboard.view_models.pipeline import Stage, StepStatus, stages
+from db.domain import Step
 from db.read_models import live_orders, step_times
 from db.read_models.step_times import MAX_ORDERS
 
@@ -42,6 +43,8 @@ def _card(stage: Stage) -> None:
 
 
 def _text(status: StepStatus) -> str:
-    failed = f", {status.failed_attempts:,} failed" if status.failed_attempts else ""
+    """Return two lines: one line that wraps with large numbers would move the page at a refresh."""
     time = "–" if status.median_ms is None else f"{status.median_ms:,} ms"
-    return f"{status.step} {time}{failed}"
+    if status.step is Step.REVIEW:
+        return f"review {time}"
+    return f"{status.step} {time}  \n{status.failed_attempts:,} failed"
