@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import datetime
+from functools import cache
 from typing import Any, TypeVar
 
 import httpx
@@ -123,13 +124,19 @@ class HttpGateway:
             if response.status_code == DECLINED_STATUS:
                 raise GatewayDeclined(str(response.json()["detail"]))
             response.raise_for_status()
-            return TypeAdapter(response_type).validate_json(response.content)
+            message: Message = _adapter(response_type).validate_json(response.content)
+            return message
         except httpx.HTTPStatusError:
             raise GatewayError(f"{method} {path} failed with status {response.status_code}") from None
         except httpx.HTTPError as error:
             raise GatewayError(f"{method} {path} failed: {type(error).__name__}") from error
         except (ValidationError, ValueError, KeyError, TypeError) as error:
             raise GatewayError(f"{method} {path}: the response has not the form of the protocol") from error
+
+
+@cache
+def _adapter(message_type: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(message_type)
 
 
 @asynccontextmanager
