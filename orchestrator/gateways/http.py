@@ -135,7 +135,7 @@ class HttpGateway:
 
 
 @cache
-def _adapter(message_type: type[Any]) -> TypeAdapter[Any]:
+def _adapter(message_type: Any) -> TypeAdapter[Any]:
     return TypeAdapter(message_type)
 
 
