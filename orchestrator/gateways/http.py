@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import datetime
-from functools import cache
 from typing import Any, TypeVar
 
 import httpx
@@ -41,6 +40,14 @@ from orchestrator.settings import Settings
 
 Message = TypeVar("Message")
 
+# A parser takes a millisecond to build.
+_EMPTY = TypeAdapter(dict[str, Any])
+_REFUND = TypeAdapter(Refund)
+_TRACKING = TypeAdapter(Tracking)
+_LEDGER = TypeAdapter(LedgerPage)
+_PACKAGES = TypeAdapter(PackagePage)
+_PARCELS = TypeAdapter(ParcelPage)
+
 MAX_CONNECTIONS = 100
 CONNECT_SECONDS = 1.0
 READ_SECONDS = 30.0
@@ -59,58 +66,58 @@ class HttpGateway:
         """The protocol has no announcement of a payment."""
 
     async def charge(self, payment: Payment) -> None:
-        await self._post("/payments/charges", f"charge-{payment.payment_id}", payment, dict[str, Any])
+        await self._post("/payments/charges", f"charge-{payment.payment_id}", payment, _EMPTY)
 
     async def refund(self, payment: Payment) -> RefundOutcome:
-        response = await self._post("/payments/refunds", f"refund-{payment.payment_id}", payment, Refund)
+        response = await self._post("/payments/refunds", f"refund-{payment.payment_id}", payment, _REFUND)
         return response.outcome
 
     async def ledger(self, since: datetime) -> AsyncIterator[LedgerEntry]:
-        async for page in self._pages("/payments/ledger", since, LedgerPage):
+        async for page in self._pages("/payments/ledger", since, _LEDGER):
             for record in page.records:
                 yield record
 
     async def check_stock(self, order_id: str, items: list[Item]) -> None:
         body = StockCheck(order_id, items)
-        await self._post("/warehouse/stock-checks", f"stock-{order_id}", body, dict[str, Any])
+        await self._post("/warehouse/stock-checks", f"stock-{order_id}", body, _EMPTY)
 
     async def pack(self, package_key: str, order_id: str, items: list[Item]) -> None:
         body = Package(package_key, order_id, items)
-        await self._post("/warehouse/packages", f"pack-{package_key}", body, dict[str, Any])
+        await self._post("/warehouse/packages", f"pack-{package_key}", body, _EMPTY)
 
     async def unpack(self, package_key: str, order_id: str) -> None:
         body = PackageCancellation(package_key, order_id)
-        await self._post("/warehouse/cancellations", f"unpack-{package_key}", body, dict[str, Any])
+        await self._post("/warehouse/cancellations", f"unpack-{package_key}", body, _EMPTY)
 
     async def packages(self, since: datetime) -> AsyncIterator[PackageRecord]:
-        async for page in self._pages("/warehouse/packages", since, PackagePage):
+        async for page in self._pages("/warehouse/packages", since, _PACKAGES):
             for record in page.records:
                 yield record
 
     async def check_address(self, order_id: str, address: Address) -> None:
         body = AddressCheck(order_id, address)
-        await self._post("/carrier/address-checks", f"address-{order_id}", body, dict[str, Any])
+        await self._post("/carrier/address-checks", f"address-{order_id}", body, _EMPTY)
 
     async def dispatch(self, shipment_key: str, order_id: str, address: Address, label_version: int) -> str:
         body = Shipment(shipment_key, order_id, address, label_version)
         key = f"dispatch-{shipment_key}-{label_version}"
-        return (await self._post("/carrier/shipments", key, body, Tracking)).tracking
+        return (await self._post("/carrier/shipments", key, body, _TRACKING)).tracking
 
     async def cancel_shipment(self, shipment_key: str, order_id: str) -> None:
         body = ShipmentCancellation(shipment_key, order_id)
-        await self._post("/carrier/cancellations", f"recall-{shipment_key}", body, dict[str, Any])
+        await self._post("/carrier/cancellations", f"recall-{shipment_key}", body, _EMPTY)
 
     async def parcels(self, since: datetime) -> AsyncIterator[ParcelRecord]:
-        async for page in self._pages("/carrier/shipments", since, ParcelPage):
+        async for page in self._pages("/carrier/shipments", since, _PARCELS):
             for record in page.records:
                 yield record
 
-    async def _post(self, path: str, key: str, body: Any, response_type: type[Message]) -> Message:
+    async def _post(self, path: str, key: str, body: Any, response_type: TypeAdapter[Message]) -> Message:
         return await self._request(
             "POST", path, response_type, json=asdict(body), headers={IDEMPOTENCY_KEY: key}
         )
 
-    async def _pages(self, path: str, since: datetime, page_type: type[Message]) -> AsyncIterator[Any]:
+    async def _pages(self, path: str, since: datetime, page_type: TypeAdapter[Message]) -> AsyncIterator[Any]:
         cursor: str | None = ""
         while cursor is not None:
             params = {"since": since.isoformat(), "cursor": cursor}
@@ -118,25 +125,21 @@ class HttpGateway:
             yield page
             cursor = page.next
 
-    async def _request(self, method: str, path: str, response_type: type[Message], **options: Any) -> Message:
+    async def _request(
+        self, method: str, path: str, response_type: TypeAdapter[Message], **options: Any
+    ) -> Message:
         try:
             response = await self._client.request(method, path, **options)
             if response.status_code == DECLINED_STATUS:
                 raise GatewayDeclined(str(response.json()["detail"]))
             response.raise_for_status()
-            message: Message = _adapter(response_type).validate_json(response.content)
-            return message
+            return response_type.validate_json(response.content)
         except httpx.HTTPStatusError:
             raise GatewayError(f"{method} {path} failed with status {response.status_code}") from None
         except httpx.HTTPError as error:
             raise GatewayError(f"{method} {path} failed: {type(error).__name__}") from error
         except (ValidationError, ValueError, KeyError, TypeError) as error:
             raise GatewayError(f"{method} {path}: the response has not the form of the protocol") from error
-
-
-@cache
-def _adapter(message_type: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(message_type)
 
 
 @asynccontextmanager
