@@ -40,7 +40,7 @@ from orchestrator.settings import Settings
 
 Message = TypeVar("Message")
 
-# A parser takes a millisecond to build.
+# To build a parser takes 0.1 to 0.6 ms.
 _EMPTY = TypeAdapter(dict[str, Any])
 _REFUND = TypeAdapter(Refund)
 _TRACKING = TypeAdapter(Tracking)
