@@ -18,7 +18,7 @@ unexport $(filter-out $(PIP_INDEX),$(filter PIP_%,$(.VARIABLES))) $(filter-out P
 # A configuration file of pip can set the same.
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-user --target=
 
-.PHONY: help setup up down demo test proofs browser approve-screenshots pictures lint format bench loadbench chaos fuzz machines overload soak alerts compose-proof requirements
+.PHONY: help setup up down demo test proofs browser approve-screenshots pictures stage-picture lint format bench loadbench chaos fuzz machines overload soak alerts compose-proof requirements
 
 help:
 	@echo "make up        start the stack; Ctrl-C stops it"
@@ -29,6 +29,7 @@ help:
 	@echo "make browser   test the dashboard in a headless Chromium; screenshots in var/screenshots"
 	@echo "make approve-screenshots  store the current screenshots of the pages as approved"
 	@echo "make pictures  take the pictures of README and docs from a load test"
+	@echo "make stage-picture  record a picture of the page Stage in a headless Chromium"
 	@echo "make lint      check format, lint, types and import contracts"
 	@echo "make bench     print the performance table"
 	@echo "make loadbench measure the capacity of the load generator"
@@ -99,6 +100,9 @@ approve-screenshots: setup
 
 pictures: setup
 	@$(BIN)/python -m tests.browser.pictures
+
+stage-picture: setup
+	@$(BIN)/python -m tests.browser.record_stage
 
 lint: setup
 	@$(BIN)/ruff format --check .

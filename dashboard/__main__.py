@@ -14,6 +14,7 @@ from streamlit.runtime.pages_manager import PagesManager
 from dashboard import export, links, sign_in
 from dashboard.preload import preload
 from dashboard.proxy_check import ProxyCheckMiddleware
+from dashboard.stage import live_data
 from orchestrator.errors import DatabaseError, UsageError
 from orchestrator.security import bind_policy
 from orchestrator.settings import Settings
@@ -41,6 +42,7 @@ def main() -> int:
         routes=[
             *links.routes(base_path),
             Route(f"{base_path}{export.PATH}", export.export, methods=["GET"]),
+            Route(f"{base_path}{live_data.PATH}", live_data.live_data, methods=["GET"]),
         ],
         middleware=[
             Middleware(ProxyCheckMiddleware),

@@ -18,6 +18,7 @@ st.navigation(
         st.Page(PAGES / "latency.py", title="Latency", icon=":material/timer:"),
         st.Page(PAGES / "load_tests.py", title="Load tests", icon=":material/fitness_center:"),
         st.Page(PAGES / "audit.py", title="Audit", icon=":material/fact_check:"),
+        st.Page(PAGES / "stage.py", title="Stage", icon=":material/slideshow:"),
     ],
     position="top",
 ).run()

@@ -147,6 +147,7 @@ def _one_of(name: str, allowed: Collection[str]) -> Callable[[str], None]:
 
 
 _PAGES: dict[str, dict[str, Callable[[str], object]]] = {
+    "stage": {},
     "overview": {"window": _one_of("time window", WINDOWS)},
     "orders": {
         "order": _any_text,

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from dashboard import filters
 
-PAGES = ("", "orders", "reviews", "latency", "load_tests", "audit")
+PAGES = ("", "orders", "reviews", "latency", "load_tests", "audit", "stage")
 CHART_PAGES = ("", "latency", "load_tests")
 
 Endpoint = Callable[[Request], Awaitable[Response]]

@@ -24,3 +24,4 @@ with wide:
 with narrow:
     page.live_fragment(components.show, is_live)
     fault_injection.show(is_live)
+    page.page_link("stage", "Show on a stage", icon=":material/slideshow:")

@@ -31,6 +31,8 @@ _ICONS = {
     "resume": ":material/play_circle:",
 }
 
+_USUAL = (("kill", "order-worker-1"), ("pause", "order-worker-1"), ("kill", "api"), ("kill", "postgres"))
+
 
 def show(is_live: bool) -> None:
     """Draw the active profile and, for users with the role `chaos`, the controls."""
@@ -60,6 +62,22 @@ def controls() -> None:
         else:
             _profile_controls()
             _component_controls()
+
+
+@st.fragment
+def buttons() -> None:
+    """Draw a button for each usual disturbance of a demonstration, and a menu with all controls."""
+    with page.error_boundary("fault-buttons"), st.container(horizontal=True):
+        if user_may(Role.CHAOS) and local_stack.not_simulated() is None:
+            for profile in ("none", "assignment", "outage"):
+                if st.button(f"Faults: {profile}", icon=":material/bolt:"):
+                    _confirm_profile(profile, 1, None)
+            names = [each.name for each in local_stack.processes()] if local_stack.serves_the_api() else []
+            for verb, component in _USUAL:
+                if component in names and st.button(f"{verb.capitalize()} {component}", icon=_ICONS[verb]):
+                    confirm_disturbance(verb, component)
+        with st.popover("More", icon=":material/tune:"):
+            controls()
 
 
 def _profile_controls() -> None:

@@ -20,6 +20,8 @@ create unique index ledger_charge_or_void on provider.ledger (payment_id)
     where kind in ('charge', 'void') and entry_ref is null;
 create unique index ledger_one_refund on provider.ledger (payment_id) where kind = 'refund' and entry_ref is null;
 create index ledger_order on provider.ledger (order_id);
+-- Entries are appended in order of time, so this index finds those of the last minutes and costs almost nothing to write.
+create index ledger_at on provider.ledger using brin (at) with (pages_per_range = 16, autosummarize = on);
 
 create table provider.packages (
     package_key text primary key,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from db import queries
+from db.database import Row
 from db.domain import State, Step
 from db.read_only_database import ReadOnlyDatabase
 
@@ -55,18 +56,18 @@ def orders(
     rows = reader.fetch_all(
         _SQL["orders"], {"run_id": run_id, "run_started_at": run_started_at, "max_orders": max_orders}
     )
-    shown = [
-        PlayedOrder(
-            row["order_id"],
-            row["accepted_ms"],
-            row["completion_ms"],
-            State(row["state"]) if State(row["state"]).is_terminal else None,
-            row["is_late"],
-            phases({step: row[f"{step}_ms"] for step in _NEXT}, row["aborted_ms"]),
-        )
-        for row in rows
-    ]
-    return PlayedOrders(shown, rows[0]["orders"] if rows else 0)
+    return PlayedOrders([played_order(row) for row in rows], rows[0]["orders"] if rows else 0)
+
+
+def played_order(row: Row) -> PlayedOrder:
+    return PlayedOrder(
+        row["order_id"],
+        row["accepted_ms"],
+        row["completion_ms"],
+        State(row["state"]) if State(row["state"]).is_terminal else None,
+        row["is_late"],
+        phases({step: row[f"{step}_ms"] for step in _NEXT}, row["aborted_ms"]),
+    )
 
 
 def evenly_chosen(every: Sequence[PlayedOrder], count: int) -> list[PlayedOrder]:

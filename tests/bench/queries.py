@@ -1,7 +1,7 @@
 """Every query of every page, with a random order, run or time range of the history in each round."""
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from random import Random
 
 from db.domain import State
@@ -11,6 +11,7 @@ from db.read_models import (
     order_search,
     playback,
     run_timeline,
+    stage,
     step_times,
     stored_runs,
     time_groups,
@@ -49,6 +50,10 @@ def _overview(reader: ReadOnlyDatabase) -> dict[str, Query]:
         "overview: step times": lambda: step_times.newest(reader),
         "overview: last outcome": lambda: live_orders.last_finished_at(reader),
         "overview: faults": lambda: latency.active_faults(reader),
+        "stage: counters of the last hour": lambda: stage.counters(
+            reader, datetime.now(UTC) - timedelta(hours=1)
+        ),
+        "stage: recent orders": lambda: stage.recent_orders(reader, 60),
         "reviews": lambda: live_orders.orders_awaiting_review(reader, 25),
     }
 
