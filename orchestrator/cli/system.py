@@ -11,7 +11,7 @@ import typer
 from orchestrator import output_file
 from orchestrator.cli.connection import ApiUrl, connect
 from orchestrator.cli.output import AsJson, audit_report, console, echo, print_json
-from orchestrator.errors import ExitCode, OrderSystemError, OrderUnknown, UsageError
+from orchestrator.errors import ExitCode, OrderSystemError, RunUnknown, UsageError
 from orchestrator.rest_client import Json, RestClient
 from orchestrator.worker import WorkerKind
 
@@ -45,7 +45,7 @@ def _audit(client: RestClient, run: str | None) -> Json:
     with console.status("Auditing"):
         try:
             return client.audit(run)
-        except OrderUnknown as error:
+        except RunUnknown as error:
             raise UsageError(str(error)) from error
 
 
