@@ -53,6 +53,6 @@ def time_breakdown(rows: list[Row], palette: Palette, limit_ms: int) -> go.Figur
         range=[len(rows) - 0.4, -0.6],
         showgrid=False,
     )
-    # The bars at the bottom are the shortest.
-    limit_line(figure, palette, limit_ms / 1000, limit_ms / 1000, label="bottom left")
+    # The slowest orders have bars at the limit.
+    limit_line(figure, palette, limit_ms / 1000, limit_ms / 1000, label="top")
     return figure
