@@ -20,9 +20,8 @@
             // Of a group of radio buttons one is a stop of the Tab key; the arrow keys lead to the others.
             && (!each.closest(GROUP) || first(each, each.closest(GROUP)))
     );
-    controls.forEach((each, number) => {
-        each.dataset.control = `${number} ${each.tagName} ${each.getAttribute("aria-label") || each.textContent.trim()}`;
-        each.dataset.look = style(each);
-    });
-    return controls.map((each) => each.dataset.control);
+    // A rerun of the page can replace a control by a new one of the same name.
+    window.nameOf = (each) => `${each.tagName} ${each.getAttribute("aria-label") || each.textContent.trim()}`;
+    controls.forEach((each) => { each.dataset.look = style(each); });
+    return controls.map(nameOf);
 }
