@@ -21,7 +21,8 @@
             && (!each.closest(GROUP) || first(each, each.closest(GROUP)))
     );
     // A rerun of the page can replace a control by a new one of the same name.
-    window.nameOf = (each) => `${each.tagName} ${each.getAttribute("aria-label") || each.textContent.trim()}`;
+    window.nameOf = (each) =>
+        `${each.tagName} ${each.getAttribute("aria-label") || each.textContent.trim().slice(0, 40)}`;
     controls.forEach((each) => { each.dataset.look = style(each); });
     return controls.map(nameOf);
 }

@@ -15,7 +15,8 @@ MARK_CONTROLS = Path(__file__).with_name("mark_controls.js").read_text(encoding=
 
 FOCUSED = """() => {
     const element = document.activeElement, look = element.dataset.look;
-    return element === document.body ? null : [nameOf(element), look === undefined || lookOf(element) !== look];
+    if (element === document.body) return null;
+    return [nameOf(element), look === undefined || lookOf(element) !== look];
 }"""
 
 
