@@ -77,6 +77,7 @@ def random_views(reader: ReadOnlyDatabase, order_ids: list[str], random: Random)
         "load tests, a run": ("load_tests", {"run": run}),
         "load tests, two runs": ("load_tests", {"run": run, "baseline": baseline}),
         "audit, a run": ("audit", {"run": run}),
+        "stage": ("stage", {}),
     }
 
 

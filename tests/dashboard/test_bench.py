@@ -49,5 +49,5 @@ def test_queries_and_views_use_orders_of_the_whole_history(
         assert part in names
     views = pages.random_views(seeded, order_ids, Random(1))
     assert {page for page, _ in views.values()} == {
-        "", "orders", "reviews", "latency", "load_tests", "audit",
+        "", "orders", "reviews", "latency", "load_tests", "audit", "stage",
     }  # fmt: skip
