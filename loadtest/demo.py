@@ -20,6 +20,8 @@ LOAD_TEST = {
     "rate": 3,
     "duration": "20s",
     "faults": "assignment",
+    # Temporal's UI shows every step and retry.
+    "execution": "visible",
     "slo_target": 0.95,
 }
 """60 orders are enough to prove a target of 0.95."""
