@@ -18,10 +18,11 @@ window_seconds = WINDOWS[window or "5 min"]
 
 page.live_fragment(partial(status.show, window_seconds), is_live)
 page.live_fragment(partial(pipeline.show, window_seconds), is_live)
-wide, narrow = st.columns([5, 3], gap="medium")
-with wide:
-    page.live_fragment(in_flight.show, is_live)
-with narrow:
-    page.live_fragment(components.show, is_live)
-    fault_injection.show(is_live)
-    page.page_link("stage", "Show on a stage", icon=":material/slideshow:")
+# One below the other where the table of components does not fit beside the chart.
+with st.grid(2, min_column_width=420, gap="medium"):
+    with st.container():
+        page.live_fragment(in_flight.show, is_live)
+    with st.container():
+        page.live_fragment(components.show, is_live)
+        fault_injection.show(is_live)
+        page.page_link("stage", "Show on a stage", icon=":material/slideshow:")

@@ -135,7 +135,7 @@ async def test_order_details_have_the_order_database_and_the_provider_records(dr
         event["kind"] for event in events
     ]
     table = order_tables.payment_and_shipment(details).set_index("")
-    assert table.loc["charged", "Order database"] == f"{details.order['amount_cents'] / 100:,.2f}"
+    assert table.loc["charged", "Order database"] == f"{details.order['amount_cents'] / 100:,.2f} USD"
     # The test writes to the order database only, without a gateway.
     assert table.loc["charged", "Provider records"] == ""
 
