@@ -63,7 +63,10 @@ def test_the_page_fits_every_width_and_looks_as_approved(view: View, request: py
 
 def compared(name: str, png: bytes) -> float:
     path = APPROVED / f"{name}.png"
-    return difference(Image.open(path), reduced(png)) if path.exists() else 1.0
+    if not path.exists():
+        return 1.0
+    with Image.open(path) as approved:
+        return difference(approved.convert("RGB"), reduced(png))
 
 
 def test_every_approved_screenshot_is_of_a_view_and_they_are_small():

@@ -105,7 +105,7 @@ def difference(approved: Image.Image, current: Image.Image) -> float:
     """Return the share of changed pixels; 1 if the size differs."""
     if approved.size != current.size:
         return 1.0
-    channels = ImageChops.difference(approved.convert("RGB"), current).split()
+    channels = ImageChops.difference(approved, current).split()
     largest = ImageChops.lighter(ImageChops.lighter(channels[0], channels[1]), channels[2])
     changed = sum(largest.histogram()[MIN_DIFFERENCE:])
     return changed / (current.width * current.height)
