@@ -72,6 +72,18 @@ def test_a_run_of_another_machine_is_shown_without_a_stop_button(page: Pages, ur
     assert link.proto.url.startswith("http://127.0.0.1:")
 
 
+def test_the_page_of_a_run_in_progress_shows_its_progress(page: Pages, url: str):
+    store_run(url, "remote-run")
+    test = page.run("load_tests", url, run="remote-run")
+    assert not test.exception
+    assert {metric.label: metric.value for metric in test.metric} == {
+        "Accepted": "0", "In flight": "0", "Finished": "0", "Late": "0",
+    }  # fmt: skip
+    assert test.toggle(key="live").value
+    assert [each.value for each in test.subheader] == ["Course over time"]
+    assert "No orders yet" in texts(test)
+
+
 def test_no_run_is_started_while_another_is_in_progress(page: Pages, url: str, monkeypatch):
     store_run(url, "remote-run")
     monkeypatch.setattr(running_load_tests, "require_role", lambda _role: None)
