@@ -186,6 +186,20 @@ def clickable_chart(figure: go.Figure, key: str, description: str) -> str | None
     return str(points[0]["customdata"]) if points and points[0].get("customdata") else None
 
 
+def clicked_row(table_key: str, first_column: str) -> int | None:
+    """Return the row that the user has clicked or selected in a table with the selection modes single-row and
+    single-cell.
+
+    Call it before the table is drawn: the row number is that of the table that the user saw.
+    """
+    if table_key not in st.session_state:
+        return None
+    selection = st.session_state[table_key].selection
+    # The Tab key selects the first cell of the table.
+    clicked = [row for row, column in selection.cells if column != first_column]
+    return next(iter([*selection.rows, *clicked]), None)
+
+
 def page_link(page: str, label: str, *, icon: str | None = None, **query: str) -> None:
     """Draw a link to a page of the dashboard; `page` is the name of its module."""
     st.page_link(st.Page(_PAGES / f"{page}.py"), label=label, icon=icon, query_params=query)

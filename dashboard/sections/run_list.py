@@ -53,8 +53,11 @@ def _show_trend(rows: list[Row]) -> None:
 
 
 def _show_table(rows: list[Row]) -> None:
+    clicked = page.clicked_row(_TABLE, first_column="verdict")
+    if clicked is not None:
+        _open(st.session_state[_SHOWN_IDS][clicked])
     st.subheader("Stored runs", anchor=False)
-    st.caption("Select a row to open the run.")
+    st.caption("Click a row to open the run.")
     st.session_state[_SHOWN_IDS] = [row["run_id"] for row in rows]
     st.dataframe(
         run_tables.stored_runs(rows),
@@ -62,17 +65,13 @@ def _show_table(rows: list[Row]) -> None:
         placeholder="",
         key=_TABLE,
         on_select="rerun",
-        selection_mode="single-row",
+        selection_mode=["single-row", "single-cell"],
         column_config={
             "started": st.column_config.DatetimeColumn("started (UTC)", format="YYYY-MM-DD HH:mm:ss"),
             "rate": st.column_config.NumberColumn("orders / s", format="%.2f"),
             "p99 s": st.column_config.NumberColumn("p99", format="%.3f s"),
         },
     )
-    # The selection is a row number of the table that the user saw.
-    selected = st.session_state[_TABLE].selection.rows
-    if selected:
-        _open(st.session_state[_SHOWN_IDS][selected[0]])
 
 
 def _open(run_id: str) -> None:

@@ -18,9 +18,9 @@ def stored_runs(rows: list[Row]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
+                "verdict": row["verdict"] or ("no verdict" if row["ended_at"] else "running or aborted"),
                 "run": row["run_id"],
                 "label": row["label"] or "",
-                "verdict": row["verdict"] or ("no verdict" if row["ended_at"] else "running or aborted"),
                 "scenario": row["scenario"],
                 "faults": row["fault_profile"] or "",
                 "started": row["started_at"].astimezone(UTC).replace(tzinfo=None),

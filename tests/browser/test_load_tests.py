@@ -39,10 +39,10 @@ def chart(page: Page, key: str) -> Locator:
     return plot
 
 
-def select_first_row(page: Page, key: str) -> None:
-    """Click the check box of the first row of a table, which is a canvas."""
+def click_first_row(page: Page, key: str) -> None:
+    """Click in the first row of a table, which is a canvas."""
     table = page.locator(f".st-key-{key}").get_by_test_id("stDataFrameResizable")
-    table.click(position={"x": 15, "y": 50})
+    table.click(position={"x": 250, "y": 50})
 
 
 def parameters(page: Page) -> dict[str, list[str]]:
@@ -66,7 +66,7 @@ def test_a_click_on_the_time_axis_lists_the_orders_of_that_second(open_page: Ope
     assert 200 < int(second) < 400, "the middle of a run of 600 s"
     screenshot(page, f"load_tests-run-{theme}")
     if theme == "light":
-        select_first_row(page, "second-orders")
+        click_first_row(page, "second-orders")
         expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("^Order seed-"), timeout=20_000)
 
 
@@ -84,7 +84,7 @@ def test_a_row_opens_a_run_and_a_button_returns_to_the_list(open_page: Open, run
     page = open_page("/load_tests")
     wait_until_drawn(page)
     screenshot(page, "load_tests-light")
-    select_first_row(page, "stored-runs")
+    click_first_row(page, "stored-runs")
     expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("^Load test "), timeout=20_000)
     assert "run" in parameters(page)
     page.get_by_role("button", name="All load tests").click()

@@ -67,6 +67,9 @@ def _selected_second(timeline: RunTimeline, clicked: str | None) -> int | None:
 
 
 def _show_orders(run_id: str, timeline: RunTimeline, second: int) -> None:
+    clicked = page.clicked_row(_TABLE, first_column="in this second")
+    if clicked is not None:
+        page.switch_page("orders", order=st.session_state[_SHOWN_IDS][clicked])
     width = seconds_per_point(timeline)
     since = timeline.started_at + timedelta(seconds=second)
     rows = cached(run_timeline.orders_of_second)(run_id, since, width, LISTED_ORDERS)
@@ -78,7 +81,7 @@ def _show_orders(run_id: str, timeline: RunTimeline, second: int) -> None:
     limited = f"; the newest {LISTED_ORDERS} are listed" if len(rows) == LISTED_ORDERS else ""
     st.caption(
         f"{span.capitalize()} ({since:%H:%M:%S} UTC): {new} orders accepted, {len(rows) - new} accepted "
-        f"before and open in it{limited}. Select a row to open the order."
+        f"before and open in it{limited}. Click a row to open the order."
     )
     st.session_state[_SHOWN_IDS] = [row["order_id"] for row in rows]
     st.dataframe(
@@ -86,24 +89,21 @@ def _show_orders(run_id: str, timeline: RunTimeline, second: int) -> None:
         hide_index=True,
         key=_TABLE,
         on_select="rerun",
-        selection_mode="single-row",
+        selection_mode=["single-row", "single-cell"],
         column_config={
             "accepted": st.column_config.DatetimeColumn("accepted (UTC)", format="HH:mm:ss.SSS"),
             "completion s": st.column_config.NumberColumn("completion", format="%.3f s"),
         },
     )
-    selected = st.session_state[_TABLE].selection.rows
-    if selected:
-        page.switch_page("orders", order=st.session_state[_SHOWN_IDS][selected[0]])
 
 
 def _table(rows: list[Row]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
+                "in this second": "accepted" if row["is_new"] else "open",
                 "order": row["order_id"],
                 "accepted": row["accepted_at"].astimezone(UTC).replace(tzinfo=None),
-                "in this second": "accepted" if row["is_new"] else "open",
                 "state": row["state"],
                 "reason": row["reason"] or "",
                 "completion s": None if row["completion_ms"] is None else row["completion_ms"] / 1000,
