@@ -11,7 +11,9 @@ from db.read_models.stored_runs import LISTED_RUNS
 from loadtest.charts.trend import trend
 
 _ROWS = "stored-runs-rows"
-_TABLE = "stored-runs"
+_OPENED = "opened-runs"
+"""Session state: how many runs the user has opened here."""
+
 _SHOWN_IDS = "stored-runs-ids"
 """Session state: the run ids of the rows that the user sees."""
 
@@ -46,14 +48,17 @@ def _show_trend(rows: list[Row]) -> None:
     )
     shown = [row for row in judged if scenario is None or row["scenario"] == scenario or row["is_baseline"]]
     clicked = page.clickable_chart(
-        trend(shown, page.palette()), "trend", "Completion times, late share and throughput of the runs"
+        trend(shown, page.palette()),
+        _new_key("trend"),
+        "Completion times, late share and throughput of the runs",
     )
     if clicked:
         _open(clicked)
 
 
 def _show_table(rows: list[Row]) -> None:
-    clicked = page.clicked_row(_TABLE, first_column="verdict")
+    table = _new_key("stored-runs-table")
+    clicked = page.clicked_row(table, first_column="verdict")
     if clicked is not None:
         _open(st.session_state[_SHOWN_IDS][clicked])
     st.subheader("Stored runs", anchor=False)
@@ -63,7 +68,7 @@ def _show_table(rows: list[Row]) -> None:
         run_tables.stored_runs(rows),
         hide_index=True,
         placeholder="",
-        key=_TABLE,
+        key=table,
         on_select="rerun",
         selection_mode=["single-row", "single-cell"],
         column_config={
@@ -74,7 +79,14 @@ def _show_table(rows: list[Row]) -> None:
     )
 
 
+def _new_key(name: str) -> str:
+    """Return a key that is new after each opened run. With the same key, Streamlit would keep the selection,
+    and a return to the list would open the run again."""
+    return f"{name}-{st.session_state.get(_OPENED, 0)}"
+
+
 def _open(run_id: str) -> None:
+    st.session_state[_OPENED] = st.session_state.get(_OPENED, 0) + 1
     st.query_params.clear()
     st.query_params["run"] = run_id
     st.rerun()

@@ -41,7 +41,8 @@ def chart(page: Page, key: str) -> Locator:
 
 def click_first_row(page: Page, key: str) -> None:
     """Click in the first row of a table, which is a canvas."""
-    table = page.locator(f".st-key-{key}").get_by_test_id("stDataFrameResizable")
+    # The key ends with a number.
+    table = page.locator(f"[class*='st-key-{key}-']").get_by_test_id("stDataFrameResizable")
     table.click(position={"x": 250, "y": 50})
 
 
@@ -84,7 +85,7 @@ def test_a_row_opens_a_run_and_a_button_returns_to_the_list(open_page: Open, run
     page = open_page("/load_tests")
     wait_until_drawn(page)
     screenshot(page, "load_tests-light")
-    click_first_row(page, "stored-runs")
+    click_first_row(page, "stored-runs-table")
     expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("^Load test "), timeout=20_000)
     assert "run" in parameters(page)
     page.get_by_role("button", name="All load tests").click()

@@ -18,7 +18,10 @@ _CLICKED = "clicked-second"
 _SHOWN_IDS = "second-orders-ids"
 """Session state: the order ids of the rows that the user sees."""
 
-_TABLE = "second-orders"
+_OPENED = "opened-second-orders"
+"""Session state: how many orders the user has opened here. Part of the table's key: with the same key, Streamlit
+would keep the selection, and a return to the run would open the order again."""
+
 LISTED_ORDERS = 200
 
 
@@ -67,8 +70,11 @@ def _selected_second(timeline: RunTimeline, clicked: str | None) -> int | None:
 
 
 def _show_orders(run_id: str, timeline: RunTimeline, second: int) -> None:
-    clicked = page.clicked_row(_TABLE, first_column="in this second")
+    opened = st.session_state.get(_OPENED, 0)
+    table = f"second-orders-{opened}"
+    clicked = page.clicked_row(table, first_column="in this second")
     if clicked is not None:
+        st.session_state[_OPENED] = opened + 1
         page.switch_page("orders", order=st.session_state[_SHOWN_IDS][clicked])
     width = seconds_per_point(timeline)
     since = timeline.started_at + timedelta(seconds=second)
@@ -87,7 +93,7 @@ def _show_orders(run_id: str, timeline: RunTimeline, second: int) -> None:
     st.dataframe(
         _table(rows),
         hide_index=True,
-        key=_TABLE,
+        key=table,
         on_select="rerun",
         selection_mode=["single-row", "single-cell"],
         column_config={
