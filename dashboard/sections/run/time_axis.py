@@ -19,8 +19,8 @@ _SHOWN_IDS = "second-orders-ids"
 """Session state: the order ids of the rows that the user sees."""
 
 _OPENED = "opened-second-orders"
-"""Session state: how many orders the user has opened here. Part of the table's key: with the same key, Streamlit
-would keep the selection, and a return to the run would open the order again."""
+"""Session state: how many orders the user has opened here. Part of the table's key: with the same key,
+Streamlit would keep the selection, and a return to the run would open the order again."""
 
 LISTED_ORDERS = 200
 
