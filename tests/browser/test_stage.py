@@ -32,7 +32,7 @@ def test_the_stage_fills_the_screen(open_page: Open, live: LiveApi, theme: str):
     expect(page.get_by_test_id("stHeader")).to_be_hidden()
     assert not page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
     picture = page.locator(".st-key-picture iframe").bounding_box()
-    controls = page.get_by_role("link", name="Overview").bounding_box()
+    controls = page.get_by_test_id("stPageLink-NavLink").bounding_box()
     assert picture["height"] > 400
     assert picture["y"] + picture["height"] <= controls["y"], "the controls do not cover the picture"
     size = frame.locator("[data-part=orders]").evaluate("each => parseFloat(getComputedStyle(each).fontSize)")
