@@ -31,6 +31,16 @@ APPROVED = Path(__file__).with_name("approved")
 SCALE = 3
 """Approved pictures have a ninth of the pixels: they are small, and antialiasing hardly matters."""
 
+RENDERING = "rendering"
+"""Name of the picture that identifies the version and the fonts of the browser."""
+
+_SAMPLE = """<body style="font-size: 20px">
+<p style="font-family: sans-serif">The quick brown fox, 0123456789 ✓ ⏳</p>
+<p style="font-family: monospace">The quick brown fox, 0123456789</p>
+<input value="field"> <button>button</button> <input type="checkbox" checked>
+<hr style="height: 20px; background: linear-gradient(90deg, red, blue)">
+"""
+
 MIN_DIFFERENCE = 40
 """Of a channel (0 to 255) of a changed pixel."""
 
@@ -89,6 +99,22 @@ def picture(page: Page) -> bytes:
             return now
         before = now
     raise AssertionError("the page does not stop changing")
+
+
+def same_rendering(browser: Browser) -> bool:
+    """Return whether this browser draws text, lines and gradients as the one of the approved pictures."""
+    path = APPROVED / f"{RENDERING}.png"
+    with Image.open(path) as approved:
+        return difference(approved.convert("RGB"), reduced(rendering_sample(browser))) == 0
+
+
+def rendering_sample(browser: Browser) -> bytes:
+    page = browser.new_page(viewport={"width": 600, "height": 300})
+    try:
+        page.set_content(_SAMPLE)
+        return page.screenshot()
+    finally:
+        page.close()
 
 
 def reduced(png: bytes) -> Image.Image:
