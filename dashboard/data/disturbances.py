@@ -43,6 +43,6 @@ def disturb(
         is_ready, _, _ = select.select([answer], [], [], HELPER_SECONDS)
         line = answer.readline() if is_ready else ""
     if not line:
-        raise StackError(f"{verb} {component}: the helper process did not answer; see the dashboard's log.")
+        raise StackError(f"{verb} {component}: the helper process did not respond; see the dashboard's log.")
     if (problem := json.loads(line)) is not None:
         raise StackError(problem)

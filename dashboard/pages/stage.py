@@ -1,4 +1,4 @@
-"""Stage: the race of the orders to their limit in full screen, for presenters."""
+"""Stage: the orders in flight move towards their limit in full screen, for presenters."""
 
 from pathlib import Path
 from urllib.parse import urlencode

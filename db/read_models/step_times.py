@@ -7,7 +7,7 @@ from db.read_only_database import ReadOnlyDatabase
 _SQL = queries.load("step_times.sql")
 
 MAX_ORDERS = 1_000
-"""Read in 20 ms with the events of the assignment's faults, about 20 for each order."""
+"""Read in 20 ms with their events, about 20 for each order under the `assignment` faults."""
 
 
 def newest(reader: ReadOnlyDatabase, run_id: str | None = None, limit: int = MAX_ORDERS) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Commands about stored load tests. `python -m loadtest run` runs one."""
+"""Commands about stored load tests. `python -m loadtest run` starts one."""
 
 import re
 from typing import Annotated

@@ -139,7 +139,9 @@ class HttpGateway:
         except httpx.HTTPError as error:
             raise GatewayError(f"{method} {path} failed: {type(error).__name__}") from error
         except (ValidationError, ValueError, KeyError, TypeError) as error:
-            raise GatewayError(f"{method} {path}: the response has not the form of the protocol") from error
+            raise GatewayError(
+                f"{method} {path}: the response does not have the form of the protocol"
+            ) from error
 
 
 @asynccontextmanager

@@ -73,7 +73,7 @@ def not_simulated(settings: Settings) -> str | None:
 
 
 def provider(settings: Settings, role: str) -> Provider:
-    """Return the provider of a role. Raises SettingsError with the mend."""
+    """Return the provider of a role. Raises SettingsError with the correction."""
     variable = f"{role.upper()}_GATEWAY"
     name = gateway_name(settings, role)
     points = _entry_points()

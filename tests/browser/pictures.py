@@ -1,4 +1,4 @@
-"""`python -m tests.browser.pictures`: take the pictures of README and docs during a load test with a kill."""
+"""`python -m tests.browser.pictures`: take the pictures of the docs during a load test with a kill."""
 
 import subprocess
 import sys

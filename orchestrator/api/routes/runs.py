@@ -1,4 +1,4 @@
-"""Routes of stored load tests. `python -m loadtest run` and the dashboard start them."""
+"""Routes of stored load tests, which `python -m loadtest run` or the dashboard has started."""
 
 from typing import Annotated
 
