@@ -366,8 +366,6 @@ class RunOptions:
             raise OptionsRejected(
                 {load: f"A run has at most {MAX_ORDERS} orders; this one would have {orders}."}
             )
-        if orders < 1:
-            raise OptionsRejected({load: "The run is too short for one order at this rate."})
         return options
 
 

@@ -74,7 +74,7 @@ def main() -> None:
             run_api()
     except OrderSystemError as error:
         print(error, file=sys.stderr)  # noqa: T201
-        sys.exit(ExitCode.WRONG_USAGE if isinstance(error, UsageError) else ExitCode.CRASHED)
+        exit_immediately(ExitCode.WRONG_USAGE if isinstance(error, UsageError) else ExitCode.CRASHED)
 
 
 if __name__ == "__main__":

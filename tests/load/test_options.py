@@ -72,7 +72,6 @@ def test_every_invalid_option_is_reported_by_its_name() -> None:
     [
         ({"chaos": "90s kill api"}, "chaos"),
         ({"rate": "10000", "duration": "1h"}, "duration"),
-        ({"stages": "1s@0.1"}, "stages"),
     ],
 )
 def test_options_that_do_not_fit_together_are_reported_at_one_of_them(given: dict, name: str) -> None:

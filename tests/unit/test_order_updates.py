@@ -107,7 +107,7 @@ async def test_simultaneous_requests_about_one_order_wait_for_each_other() -> No
 
 
 async def test_requests_about_one_order_do_not_delay_those_about_another() -> None:
-    temporal = FakeTemporal(ACCEPTED, seconds=0.3)
+    temporal = FakeTemporal(ACCEPTED, seconds=0.4)
     updates = updates_of(temporal)
     busy = [asyncio.create_task(updates.execute("busy", CANCEL, None)) for _ in range(30)]
     await asyncio.sleep(0)
