@@ -46,8 +46,8 @@ QUEUES = 4
 """Queues in which an order waits: for its intake, payment, shipment and outcome. The time since the last
 event of an order is its time in one of them, so it is multiplied by this number."""
 
-UNQUEUED_SECONDS = 0.25
-"""Time without an event of an order that does not wait: a gateway call takes up to 0.2 s."""
+CALL_MARGIN_SECONDS = 0.05
+"""Time between two events of an order that does not wait, besides its gateway call."""
 
 HALVING_SHARE = 0.66
 """Time in which the concurrency limit halves while orders wait, and doubles while they do not, as a share of
@@ -72,14 +72,17 @@ log = structlog.get_logger()
 class ConcurrencyLimiter:
     """Derives how many orders may be active from queueing times and the completion rate.
 
-    `processing_seconds` is the limit of an order without its review. After an outage it recovers: the limit
-    does not follow queueing times until the delayed orders have finished.
+    `processing_seconds` is the limit of an order without its review, and `unqueued_seconds` the longest time
+    without an event of an order that does not wait. After an outage it recovers: the limit does not follow
+    queueing times until the delayed orders have finished.
     """
 
-    def __init__(self, processing_seconds: float, max_limit: int) -> None:
+    def __init__(self, processing_seconds: float, unqueued_seconds: float, max_limit: int) -> None:
         self._processing_seconds = processing_seconds
         self._backlog_seconds = processing_seconds * BACKLOG_SHARE
         self._max_waiting_seconds = processing_seconds * WAITING_SHARE
+        self._max_unqueued_seconds = unqueued_seconds + self._max_waiting_seconds / QUEUES
+        self._max_quiet_seconds = max(self._max_waiting_seconds, self._max_unqueued_seconds)
         self._change = 2 ** (POLL_SECONDS / (processing_seconds * HALVING_SHARE))
         self._max_limit = max_limit
         self._rates: deque[tuple[float, float]] = deque()
@@ -125,7 +128,7 @@ class ConcurrencyLimiter:
         which no order has progressed.
         """
         self._active = active
-        if self._best_rate and quiet_seconds > self._max_waiting_seconds:
+        if self._best_rate and quiet_seconds > self._max_quiet_seconds:
             self.observe_outage(now, quiet_seconds)
             return
         self._rates.append((now, finished_rate))
@@ -138,7 +141,7 @@ class ConcurrencyLimiter:
                 self._outage_at, self._backlog_limit, self.evidence_since = None, math.inf, now
         elif active == 0:
             self._adaptive_limit = self._max_limit
-        elif self._best_rate and quiet_seconds > UNQUEUED_SECONDS + self._max_waiting_seconds / QUEUES:
+        elif self._best_rate and quiet_seconds > self._max_unqueued_seconds:
             # In an overload some orders progress at any time: this may be the begin of an outage.
             return
         elif waiting_seconds > self._max_waiting_seconds:
@@ -176,7 +179,10 @@ class Admission:
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._database = database
-        self._limiter = ConcurrencyLimiter(processing_seconds(settings), settings.max_in_flight)
+        self._unqueued_seconds = unqueued_seconds(settings)
+        self._limiter = ConcurrencyLimiter(
+            processing_seconds(settings), self._unqueued_seconds, settings.max_in_flight
+        )
         self._active = 0
         """Active orders in the database."""
 
@@ -248,7 +254,7 @@ class Admission:
         self._uncertain = {id_: at for id_, at in self._uncertain.items() if now - at <= FORGET_SECONDS}
         ages = [now - at for at in self._pending.values()]
         pending_seconds = median([age for age in ages if age < evidence_seconds] or [0.0])
-        queue_seconds = max(sample.idle_seconds or 0.0, pending_seconds) - UNQUEUED_SECONDS
+        queue_seconds = max(sample.idle_seconds or 0.0, pending_seconds) - self._unqueued_seconds
         quiet_seconds = max(ages, default=0.0) if sample.quiet_seconds is None else sample.quiet_seconds
         self._limiter.observe(
             now,
@@ -257,6 +263,11 @@ class Admission:
             waiting_seconds=max((sample.waiting_ms or 0) / 1000, queue_seconds * QUEUES),
             quiet_seconds=quiet_seconds if self._active or self._pending else 0.0,
         )
+
+
+def unqueued_seconds(settings: Settings) -> float:
+    """Return the longest time without an event of an order that does not wait: one gateway call."""
+    return time_needs(settings).longest_attempt + CALL_MARGIN_SECONDS
 
 
 def processing_seconds(settings: Settings) -> float:

@@ -13,23 +13,26 @@ from orchestrator.api.admission import (
     RATE_WINDOW_SECONDS,
     RETRY_AFTER_SECONDS,
     TARGET_SHARE,
-    UNQUEUED_SECONDS,
     Admission,
     ConcurrencyLimiter,
     processing_seconds,
+    unqueued_seconds,
 )
 from orchestrator.errors import Overloaded
 from orchestrator.settings import Settings
 
 UNLIMITED = 10**7
+UNQUEUED_SECONDS = 0.25
+"""Of the simulated gateways."""
+
 NO_FILE = {"_env_file": None}
 
 
-def settings_of(**settings: float) -> Settings:
+def settings_of(**settings: float | str) -> Settings:
     return Settings(**NO_FILE, **settings)  # type: ignore[arg-type]
 
 
-def new_admission(**settings: float) -> Admission:
+def new_admission(**settings: float | str) -> Admission:
     return Admission(settings_of(**settings), Database("postgresql://user@/nothing"))
 
 
@@ -37,15 +40,15 @@ def new_admission(**settings: float) -> Admission:
 
 
 def test_orders_that_do_not_wait_are_not_limited() -> None:
-    limiter = ConcurrencyLimiter(13.0, UNLIMITED)
+    limiter = ConcurrencyLimiter(13.0, UNQUEUED_SECONDS, UNLIMITED)
     for poll in range(100):
         limiter.observe(poll * POLL_SECONDS, active=100 * poll, finished_rate=1, waiting_seconds=0.5)
     assert limiter.limit == UNLIMITED
-    assert ConcurrencyLimiter(13.0, max_limit=200).limit == 200
+    assert ConcurrencyLimiter(13.0, UNQUEUED_SECONDS, max_limit=200).limit == 200
 
 
 def test_the_limit_decreases_from_the_active_orders_to_what_the_system_finishes() -> None:
-    limiter = ConcurrencyLimiter(13.0, UNLIMITED)
+    limiter = ConcurrencyLimiter(13.0, UNQUEUED_SECONDS, UNLIMITED)
     limits = []
     for poll in range(400):
         limiter.observe(poll * POLL_SECONDS, active=100, finished_rate=10, waiting_seconds=4.0)
@@ -56,13 +59,25 @@ def test_the_limit_decreases_from_the_active_orders_to_what_the_system_finishes(
 
 
 def test_the_limit_never_falls_below_its_minimum_and_recovers() -> None:
-    limiter = ConcurrencyLimiter(13.0, UNLIMITED)
+    limiter = ConcurrencyLimiter(13.0, UNQUEUED_SECONDS, UNLIMITED)
     for poll in range(400):
         limiter.observe(poll * POLL_SECONDS, active=5, finished_rate=0, waiting_seconds=10.0)
     assert limiter.limit == MIN_LIMIT
     for poll in range(400, 600):
         limiter.observe(poll * POLL_SECONDS, active=5, finished_rate=0, waiting_seconds=0.1)
     assert limiter.limit > 1_000
+
+
+def test_an_order_in_a_long_gateway_call_does_not_wait() -> None:
+    assert unqueued_seconds(settings_of()) == pytest.approx(UNQUEUED_SECONDS)
+    unqueued = unqueued_seconds(settings_of(carrier_calls="timeout=3 need=3", order_deadline_seconds=60))
+    assert unqueued == pytest.approx(3.05)
+    limiter = ConcurrencyLimiter(13.0, unqueued, UNLIMITED)
+    for poll in range(100):
+        # The only order in flight is in a call, which is no outage.
+        limiter.observe(poll * POLL_SECONDS, 1, finished_rate=0.2, waiting_seconds=0.0, quiet_seconds=2.9)
+    assert limiter.limit == UNLIMITED
+    assert limiter.evidence_since == 0.0
 
 
 @pytest.mark.parametrize(
@@ -113,7 +128,7 @@ class SimulatedSystem:
         self.processing = processing_seconds(settings)
         self.review = self.limit - self.processing
         self.gateway_seconds = min(1.5, 0.1 * self.limit)
-        self.limiter = ConcurrencyLimiter(self.processing, UNLIMITED)
+        self.limiter = ConcurrencyLimiter(self.processing, UNQUEUED_SECONDS, UNLIMITED)
         self.now = 0.0
         self._queue: deque[Batch] = deque()
         self._in_review: deque[tuple[float, Batch]] = deque()
