@@ -31,8 +31,8 @@ APPROVED = Path(__file__).with_name("approved")
 SCALE = 3
 """Approved pictures have a ninth of the pixels: they are small, and antialiasing hardly matters."""
 
-RENDERING = "rendering"
-"""Name of the picture that identifies the version and the fonts of the browser."""
+RENDERING = APPROVED / "rendering.png"
+"""The picture that identifies the version and the fonts of the browser."""
 
 _SAMPLE = """<body style="font-size: 20px">
 <p style="font-family: sans-serif">The quick brown fox, 0123456789 ✓ ⏳</p>
@@ -103,16 +103,19 @@ def picture(page: Page) -> bytes:
 
 def same_rendering(browser: Browser) -> bool:
     """Return whether this browser draws text and shapes as the one of the approved pictures."""
-    path = APPROVED / f"{RENDERING}.png"
-    with Image.open(path) as approved:
-        return difference(approved.convert("RGB"), reduced(rendering_sample(browser))) == 0
+    with Image.open(RENDERING) as approved:
+        return difference(approved.convert("RGB"), _rendering_sample(browser)) == 0
 
 
-def rendering_sample(browser: Browser) -> bytes:
+def approve_rendering(browser: Browser) -> None:
+    _rendering_sample(browser).save(RENDERING, optimize=True)
+
+
+def _rendering_sample(browser: Browser) -> Image.Image:
     page = browser.new_page(viewport={"width": 600, "height": 300})
     try:
         page.set_content(_SAMPLE)
-        return page.screenshot()
+        return reduced(page.screenshot())
     finally:
         page.close()
 
