@@ -90,8 +90,9 @@ test: setup
 proofs: setup
 	@$(BIN)/python -m pytest -m proof $(ARGS)
 
+# Two browsers, each with a stack: the tests mostly wait.
 browser: setup
-	@$(BIN)/python -m pytest -o addopts="--strict-markers --strict-config -ra" tests/browser $(ARGS)
+	@$(BIN)/python -m pytest -n 2 -o addopts="--strict-markers --strict-config -ra" tests/browser $(ARGS)
 
 approve-screenshots: setup
 	@rm -f tests/browser/approved/*.png
