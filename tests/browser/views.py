@@ -125,9 +125,9 @@ def reduced(png: bytes) -> Image.Image:
 
 
 def approve(name: str, png: bytes) -> None:
-    """Store a picture as approved, with 64 colors."""
+    """Store a picture as approved."""
     APPROVED.mkdir(exist_ok=True)
-    reduced(png).quantize(64).save(APPROVED / f"{name}.png", optimize=True)
+    reduced(png).save(APPROVED / f"{name}.png", optimize=True)
 
 
 def difference(approved: Image.Image, current: Image.Image) -> float:
