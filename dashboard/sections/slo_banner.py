@@ -15,5 +15,4 @@ def show(orders: int, late: int, target: float) -> None:
     icon, color = STATUS_STYLE[IS_HEALTHY[status.verdict] if status.verdict else None]
     with st.container(border=True, key=f"banner-{color}", gap="xxsmall"):
         st.markdown(f":{color}[{icon}] **{status.headline}**")
-        if status.verdict:
-            st.caption(status.detail)
+        st.caption(status.detail)

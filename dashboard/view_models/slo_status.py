@@ -9,17 +9,22 @@ SLO_TARGET = 0.99
 
 
 class SloStatus(NamedTuple):
-    """The verdict (None without orders), a sentence, and sentences with more numbers."""
+    """The verdict (None without orders), a sentence, and sentences with more numbers.
+
+    `detail` is never empty, so that a banner keeps its height when the first order finishes."""
 
     verdict: SloVerdict | None
     headline: str
-    detail: str = ""
+    detail: str
 
 
 def slo_status(orders: int, late: int, target: float) -> SloStatus:
     """Evaluate the SLO of finished and overdue `orders`, of which `late` are late, as a load test does."""
     if orders == 0:
-        return SloStatus(None, "No order finished in this time window.")
+        target_share = f"{100 * target:g} %"
+        return SloStatus(
+            None, "No order finished in this time window.", f"The target is {target_share} within the limit."
+        )
     result = evaluate_slo(orders, late, target)
     error_budget = (1 - target) * orders
     return SloStatus(

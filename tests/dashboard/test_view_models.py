@@ -222,5 +222,5 @@ def test_the_headline_says_whether_the_target_is_met(orders, late, headline):
 
 
 def test_the_slo_detail_has_the_error_budget():
-    assert slo_status(0, 0, 0.99).detail == ""
+    assert slo_status(0, 0, 0.99).detail == "The target is 99 % within the limit."
     assert slo_status(1_000, 5, 0.99).detail.endswith("Error budget: 10.0 late orders, 50 % used.")
