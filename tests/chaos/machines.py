@@ -26,11 +26,14 @@ from urllib.parse import quote
 import psycopg
 
 from db.database import Database
+from orchestrator import search_attributes
 from orchestrator.embedded import Stack, postgres, temporal
 from orchestrator.embedded.health_checks import HealthChecks
 from orchestrator.embedded.layout import PROJECT_ROOT, Layout, stack_environment
 from orchestrator.embedded.migrations import migrate
 from orchestrator.settings import Settings
+from orchestrator.startup.servers import run_check
+from orchestrator.temporal_client import connect
 from tests.chaos.crashes import ORDERS, TABLE_HEAD, Crash, Disturb, Site, run_crash, table_row
 from tests.chaos.network import SUBNET, Network, missing_requirements
 from tests.directories import temporary_directory
@@ -114,6 +117,7 @@ class Machines:
         self._start_temporal()
         self._until(lambda checks: checks.postgres_responds() and checks.temporal_responds(), "the servers")
         migrate(self.settings)
+        run_check(self._register_search_attributes())
         environment = stack_environment(self.settings)
         began_at = datetime.now(UTC)
         for name, kind in WORKERS.items():
@@ -127,6 +131,9 @@ class Machines:
             )
 
         self._until(all_healthy, "the workers and the API")
+
+    async def _register_search_attributes(self) -> None:
+        await search_attributes.register(await connect(self.settings, identity="machines"))
 
     def stop(self) -> None:
         """Stop all components in reverse order."""

@@ -90,7 +90,7 @@ Cursor = Annotated[
 
 _KEY_PATTERN = r"^[\x21-\x7e]{1,255}$"
 
-_NOTES_PATTERN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]*$"
+_NOTES_PATTERN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"
 """No control characters except tabs and line breaks."""
 
 _NOTES_SCHEMA: dict[str, Any] = {
