@@ -91,7 +91,10 @@ Cursor = Annotated[
 _KEY_PATTERN = r"^[\x21-\x7e]{1,255}$"
 
 _NOTES_PATTERN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"
-"""No control characters except tabs and line breaks."""
+"""No control characters except tabs and line breaks. Validators of JSON schemas cannot compile surrogates, so
+`_check_notes` rejects them."""
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 _NOTES_SCHEMA: dict[str, Any] = {
     "type": "string",
@@ -103,7 +106,7 @@ _NOTES_SCHEMA: dict[str, Any] = {
 def _check_notes(value: str) -> str:
     if len(value) > domain.MAX_NOTES_LENGTH:
         raise ValueError(f"must have at most {domain.MAX_NOTES_LENGTH} characters")
-    if re.fullmatch(_NOTES_PATTERN, value) is None:
+    if re.fullmatch(_NOTES_PATTERN, value) is None or _SURROGATES.search(value):
         raise ValueError("must not contain control characters")
     return value
 
