@@ -1,5 +1,6 @@
 """A database and a home for the runs of each test."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,3 +21,9 @@ def postgres() -> Iterator[PostgresServer]:
 def load_test(postgres: PostgresServer, tmp_path: Path) -> Iterator[LoadTest]:
     with postgres.fresh_database() as url:
         yield LoadTest(tmp_path, url, free_port_base())
+
+
+@pytest.fixture(autouse=True, scope="session")
+def default_hangup() -> None:
+    """Let load tests receive SIGHUP also if pytest was started with `nohup`, which children inherit."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
