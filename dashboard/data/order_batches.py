@@ -13,7 +13,7 @@ from orchestrator.errors import OrderSystemError, Overloaded
 
 PARALLEL_REQUESTS = 8
 MAX_PAUSE_SECONDS = 30
-"""The longest pause after one rejection, whatever its Retry-After."""
+"""The longest pause after one rejection, also if its Retry-After is longer."""
 
 MAX_REJECTIONS = 20
 """An order counts as failed after this many rejections with status 429."""
