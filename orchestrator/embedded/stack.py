@@ -159,12 +159,17 @@ class Stack:
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
         """Send a signal to a component and return its process id. The supervisor restarts it if it exits.
 
-        Raises StackError if the component is unknown or not running.
+        SIGKILL returns when the process has ended. Raises StackError if the component is unknown or not
+        running.
         """
         process = self._process(name)
         if not process.runs:
             raise StackError(f"{name} is not running ({process.state}).")
         self._control.signal(name, number)
+        if number == signal.SIGKILL:
+            # Until then a health check can find the killed process healthy.
+            with suppress(psutil.NoSuchProcess):
+                wait_until_ended([psutil.Process(process.pid)], SHUTDOWN_SECONDS)
         return process.pid
 
     def stop(self, name: str) -> None:
