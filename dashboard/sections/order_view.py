@@ -18,8 +18,8 @@ from db.domain import DEFAULT_COUNTRY
 from db.read_models import order_search
 from db.read_models.order_search import OrderDetails
 from loadtest.charts import plain_text
-from loadtest.charts.order_time import explanation, order_time
-from loadtest.charts.timeline import timeline
+from loadtest.charts.order.time_parts import explanation, order_time
+from loadtest.charts.order.timeline import timeline
 from orchestrator.errors import RequestMalformed
 from orchestrator.messages import order_workflow_id
 from orchestrator.security.key_hashing import Role

@@ -8,7 +8,7 @@ from dashboard.view_models import run_tables
 from db.database import Row
 from db.read_models import stored_runs
 from db.read_models.stored_runs import LISTED_RUNS
-from loadtest.charts.trend import trend
+from loadtest.charts.run.trend import trend
 
 _ROWS = "stored-runs-rows"
 _OPENED = "opened-runs"

@@ -10,7 +10,7 @@ from db.currencies import major_units, money_text
 from db.database import Row
 from db.domain import OPEN_STATES, State
 from db.read_models.order_search import OrderDetails
-from loadtest.charts.order_time import OrderTime
+from loadtest.charts.order.time_parts import OrderTime
 
 STATE_COLORS = {
     **dict.fromkeys((state.value.replace("_", " ") for state in OPEN_STATES), "blue"),

@@ -15,11 +15,11 @@ from db.read_models.order_search import OrderDetails
 from db.read_models.percentiles import percentile
 from db.read_models.run_timeline import SHARES, RunTimeline, seconds_of, slice_width
 from loadtest.charts.distribution import by_percentile, histogram
+from loadtest.charts.order.timeline import timeline
 from loadtest.charts.palette import LIGHT
-from loadtest.charts.run_time_axis import run_time_axis
+from loadtest.charts.run.time_axis import run_time_axis
+from loadtest.charts.run.why_late import explanation, waterfall, why_late
 from loadtest.charts.time_breakdown import time_breakdown
-from loadtest.charts.timeline import timeline
-from loadtest.charts.why_late import explanation, waterfall, why_late
 from loadtest.generator.recording import OrderRecord
 from loadtest.reports.run_details import RunDetails
 from loadtest.verdict.percentiles import per_second

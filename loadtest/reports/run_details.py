@@ -13,7 +13,7 @@ from db.read_models.order_search import OrderDetails
 from db.read_models.playback import PlayedOrder, PlayedOrders
 from db.read_models.time_groups import TimeGroups, time_groups
 from db.read_only_database import ReadOnlyDatabase
-from loadtest.charts.why_late import disturbance_windows
+from loadtest.charts.run.why_late import disturbance_windows
 from loadtest.generator.recording import OrderRecord
 
 Json = dict[str, Any]

@@ -10,9 +10,9 @@ from db.read_models.latency_buckets import EDGES_MS
 from loadtest.charts import distribution, over_time, throughput, time_breakdown
 from loadtest.charts.axes import TimeRange, draw_faults_and_disturbances, log_seconds
 from loadtest.charts.in_flight import ROWS, in_flight_chart, short_id
-from loadtest.charts.order_timeline import marks
+from loadtest.charts.order.bars import marks
+from loadtest.charts.order.timeline import timeline
 from loadtest.charts.palette import DARK, LIGHT
-from loadtest.charts.timeline import timeline
 from tests.dashboard.order_examples import NOON, ORDER_EVENTS, after, order_details
 
 LIMIT_MS = 15_000

@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 from dashboard.view_models import order_tables
 from db.read_models import order_search
 from loadtest.bench.seed import random_order_ids
-from loadtest.charts.order_time import explanation, order_time
+from loadtest.charts.order.time_parts import explanation, order_time
 from loadtest.charts.time_breakdown import SEGMENTS
 from tests.dashboard.conftest import query, some_run
 from tests.dashboard.order_examples import ORDER_EVENTS, after, attempt, event, order_details

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.charts import order_timeline as timeline
+from loadtest.charts.order import bars as timeline
 from tests.dashboard.order_examples import ORDER_EVENTS, after, event, order_details
 
 

@@ -7,7 +7,7 @@ SCRIPT = """
 import gc, sys
 from dashboard import preload
 preload.preload()
-needed = ("plotly.graph_objects", "pandas", "loadtest.charts.timeline")
+needed = ("plotly.graph_objects", "pandas", "loadtest.charts.order.timeline")
 missing = [name for name in needed if name not in sys.modules]
 assert not missing, missing
 assert not any(name.startswith("dashboard.pages") for name in sys.modules)

@@ -12,7 +12,7 @@ from dashboard.sections.start_load_test import ADVANCED_FIELDS, FIELDS
 from db.read_models import stored_runs
 from db.read_only_database import ReadOnlyDatabase
 from loadtest.charts.palette import LIGHT
-from loadtest.charts.trend import trend
+from loadtest.charts.run.trend import trend
 from loadtest.options import OPTIONS
 from orchestrator.errors import RunInProgress
 from tests.dashboard.conftest import Pages, query, texts

@@ -11,7 +11,7 @@ from db.read_models.latency import Disturbance, FaultSpan, Slice
 from db.read_models.run_timeline import RunSecond, RunTimeline, slice_width
 from db.read_only_database import ReadOnlyDatabase
 from loadtest.charts.palette import LIGHT
-from loadtest.charts.run_time_axis import MAX_POINTS, run_time_axis, seconds_per_point
+from loadtest.charts.run.time_axis import MAX_POINTS, run_time_axis, seconds_per_point
 from loadtest.verdict.percentiles import per_second
 from tests.dashboard.conftest import query, reader_of, some_run
 from tests.load.records import records

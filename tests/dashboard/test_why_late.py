@@ -11,7 +11,7 @@ from db.read_models.latency import Disturbance
 from db.read_models.time_groups import PARTS, SLOW_SHARE, TimeGroup, Window
 from db.read_only_database import ReadOnlyDatabase
 from loadtest.charts.palette import LIGHT
-from loadtest.charts.why_late import (
+from loadtest.charts.run.why_late import (
     MAX_DISTURBANCES,
     OTHERS,
     Contribution,

@@ -12,7 +12,7 @@ from db.database import Row
 from db.read_models import run_timeline
 from db.read_models.percentiles import min_count
 from db.read_models.run_timeline import RunTimeline
-from loadtest.charts.run_time_axis import run_time_axis, seconds_per_point
+from loadtest.charts.run.time_axis import run_time_axis, seconds_per_point
 
 _CLICKED = "clicked-second"
 _SHOWN_IDS = "second-orders-ids"

@@ -8,7 +8,7 @@ from dashboard.data.cached import CHART_SECONDS, cached
 from db.read_models import run_timeline, time_groups
 from db.read_models.time_groups import SLOW_SHARE
 from loadtest.charts import plain_text
-from loadtest.charts.why_late import disturbance_windows, explanation, waterfall, why_late
+from loadtest.charts.run.why_late import disturbance_windows, explanation, waterfall, why_late
 
 _LABELS = {"late": "Late orders", "slow": "Slow orders"}
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from db.database import Row
 from db.domain import COMPENSATIONS, AttemptOutcome, ReviewMode, State, Step
 from db.read_models.order_search import OrderDetails
-from loadtest.charts.order_timeline import WAITING, Bar, bars
+from loadtest.charts.order.bars import WAITING, Bar, bars
 from loadtest.charts.time_breakdown import SEGMENTS
 
 COMPENSATE = "compensate"

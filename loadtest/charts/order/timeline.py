@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 from db.domain import AttemptOutcome, Step
 from db.read_models.order_search import OrderDetails
 from loadtest.charts import plain_text
-from loadtest.charts.order_timeline import REVIEW, RUNNING, WAITING, Bar, Mark, bars, marks
+from loadtest.charts.order.bars import REVIEW, RUNNING, WAITING, Bar, Mark, bars, marks
 from loadtest.charts.palette import Palette, apply_layout, disable_zoom, limit_line
 
 ROW_HEIGHT = 34
