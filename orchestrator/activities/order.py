@@ -5,7 +5,7 @@ change twice.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 import structlog
@@ -99,7 +99,7 @@ class OrderActivities:
         _log_signal(request, request.signal, decision)
         if decision.accepted:
             _log_change("order approved", request, step=Step.REVIEW.value)
-        return decision
+        return self._with_refund(decision)
 
     @activity.defn(name=Activity.CHANGE_ADDRESS)
     async def change_address(self, request: messages.ChangeAddressRequest) -> RequestResult:
@@ -128,7 +128,15 @@ class OrderActivities:
         _log_signal(request, request.signal, decision)
         if decision.accepted:
             _log_change("order aborted", request, reason=request.reason.value, state=decision.state.value)
-        return decision
+        return self._with_refund(decision)
+
+    def _with_refund(self, decision: RequestResult) -> RequestResult:
+        """Add the refund to the compensations of an aborted order, if the payment provider has a record of
+        the payment before its charge."""
+        is_needed = decision.abort_reason is not None and self._gateways.creates_payment
+        if not is_needed or Step.REFUND in decision.compensations:
+            return decision
+        return replace(decision, compensations=[*decision.compensations, Step.REFUND])
 
     @activity.defn(name=Activity.RECORD_REQUEST_EVENT)
     async def record_request_event(self, request: messages.RequestEvent) -> bool:

@@ -35,7 +35,7 @@ from orchestrator.gateways.protocols import (
     RefundOutcome,
 )
 from orchestrator.gateways.registry import Context, Provider
-from orchestrator.security.certificates import client_context
+from orchestrator.security.certificates import client_context, rejection
 from orchestrator.settings import Settings
 
 Message = TypeVar("Message")
@@ -137,7 +137,8 @@ class HttpGateway:
         except httpx.HTTPStatusError:
             raise GatewayError(f"{method} {path} failed with status {response.status_code}") from None
         except httpx.HTTPError as error:
-            raise GatewayError(f"{method} {path} failed: {type(error).__name__}") from error
+            cause = rejection(error) or type(error).__name__
+            raise GatewayError(f"{method} {path} failed: {cause}") from error
         except (ValidationError, ValueError, KeyError, TypeError) as error:
             raise GatewayError(
                 f"{method} {path}: the response does not have the form of the protocol"
@@ -165,4 +166,10 @@ def _settings_problem(settings: Settings) -> str | None:
     return None
 
 
-PROVIDER = Provider(payment=_opened, warehouse=_opened, carrier=_opened, settings_problem=_settings_problem)
+PROVIDER = Provider(
+    payment=_opened,
+    warehouse=_opened,
+    carrier=_opened,
+    creates_payment=False,
+    settings_problem=_settings_problem,
+)

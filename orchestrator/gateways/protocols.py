@@ -142,10 +142,15 @@ class Carrier(Protocol):
 
 @dataclass(frozen=True)
 class Gateways:
-    """The external services of an order. `calls` has how each step calls them; a step that is not in it calls
-    simulated gateways."""
+    """The external services of an order.
+
+    `calls` has how each step calls them; a step that is not in it calls simulated gateways.
+    `creates_payment`: the payment provider has a record of a payment before the charge, which the
+    compensation of an order must cancel.
+    """
 
     payments: PaymentProvider
     warehouse: Warehouse
     carrier: Carrier
     calls: Mapping[Step, StepCalls] = field(default_factory=dict[Step, StepCalls])
+    creates_payment: bool = False

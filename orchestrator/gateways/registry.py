@@ -47,12 +47,13 @@ class Context:
 class Provider:
     """The object that an entry point of GROUP names: a constructor for each service that the provider has,
     and the default policy of its calls. A constructor returns a context manager, which closes the
-    connections."""
+    connections. `creates_payment`: `create` of the payment provider makes a record there."""
 
     payment: Callable[[Context], AbstractAsyncContextManager[PaymentProvider]] | None = None
     warehouse: Callable[[Context], AbstractAsyncContextManager[Warehouse]] | None = None
     carrier: Callable[[Context], AbstractAsyncContextManager[Carrier]] | None = None
     calls: CallPolicy = REMOTE_CALLS
+    creates_payment: bool = True
     settings_problem: Callable[[Settings], str | None] = lambda _: None
     """Returns why the provider cannot be used with these settings, as one sentence, or None."""
 
@@ -147,15 +148,15 @@ async def open_gateways(settings: Settings, database: Database) -> AsyncIterator
                 )
                 for step in GATEWAY_STEPS
             },
+            creates_payment=provider(settings, "payment").creates_payment,
         )
 
 
 def _roles(settings: Settings, step: Step) -> tuple[str, ...]:
-    """Return the roles that a step calls. A simulated payment provider is not called to validate an order."""
-    roles = _ROLES_OF_STEP[step]
-    if step is Step.VALIDATE and gateway_name(settings, "payment") == SIMULATED:
-        return roles[:1]
-    return roles
+    """Return the roles that a step calls; `validate` calls a payment provider only to create a payment."""
+    if step is Step.VALIDATE and not provider(settings, "payment").creates_payment:
+        return ("carrier",)
+    return _ROLES_OF_STEP[step]
 
 
 def _slowest(policies: dict[str, CallPolicy], settings: Settings, step: Step) -> CallPolicy:

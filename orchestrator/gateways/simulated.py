@@ -182,4 +182,5 @@ PROVIDER = Provider(
     warehouse=lambda context: nullcontext(SimulatedWarehouse(context.database)),
     carrier=lambda context: nullcontext(SimulatedCarrier(context.database)),
     calls=SIMULATED_CALLS,
+    creates_payment=False,
 )

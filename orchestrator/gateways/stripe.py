@@ -64,7 +64,13 @@ class StripePayments:
 
     async def refund(self, payment: Payment) -> RefundOutcome:
         # Without a reference, the response to `create` was lost, and the same key returns the intent.
-        reference = payment.reference or await self.create(payment)
+        try:
+            reference = payment.reference or await self.create(payment)
+        except GatewayDeclined as error:
+            if isinstance(error.__cause__, stripe.InvalidRequestError):
+                # Stripe rejects the payment, so it has created no intent.
+                return RefundOutcome.VOIDED
+            raise
         with _translated_errors():
             try:
                 intent = await self._intents.cancel_async(reference)

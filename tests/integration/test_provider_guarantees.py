@@ -1,6 +1,6 @@
 """What happens where a provider lacks a guarantee of the table in docs/reference/gateways.md.
 
-Each test has a twin with a provider that gives the guarantee, or fails without the substitute.
+Each test fails without the substitute. The last one has a provider that gives every guarantee.
 """
 
 import asyncio
@@ -18,47 +18,48 @@ from orchestrator.activities.step_runner import StepRunner
 from orchestrator.errors import GatewayDeclined, GatewayError
 from orchestrator.gateways.protocols import Gateways, Guarantees, Payment, RefundOutcome
 from orchestrator.gateways.simulated import simulated_gateways
-from orchestrator.messages import StepStatus
+from orchestrator.messages import StepResult, StepStatus
 from tests.integration.test_step_runner import request
-from tests.orders import OTHER_ADDRESS, new_order, provider_balance
+from tests.orders import OTHER_ADDRESS, new_order
 
 
 class WithoutKeys:
-    """A payment provider that charges at every call, and loses its first response."""
+    """A provider of which every call takes effect, and whose first response is lost."""
 
     guarantees = Guarantees(idempotency_key=False)
 
-    def __init__(self, payments) -> None:
-        self._payments = payments
-        self.calls = 0
+    def __init__(self) -> None:
+        self.effects = 0
 
-    async def charge(self, payment: Payment) -> None:
-        self.calls += 1
-        await self._payments.charge(replace(payment, payment_id=f"{payment.payment_id}-{self.calls}"))
-        if self.calls == 1:
+    async def charge(self, *_: object) -> str:
+        self.effects += 1
+        if self.effects == 1:
             raise GatewayError("the response was lost")
+        return "TRK-1"
+
+    pack = dispatch = charge
 
 
 class WithoutVoid:
-    """A payment provider whose charge takes effect later, and that forgets what it refunded before."""
+    """A provider whose calls take effect later, and whose compensations have no effect on a later call."""
 
     IN_FLIGHT_SECONDS = 0.4
 
     guarantees = Guarantees(void=False, in_flight_seconds=IN_FLIGHT_SECONDS)
 
-    def __init__(self, payments) -> None:
-        self._payments = payments
-        self.arrived = asyncio.Event()
+    def __init__(self) -> None:
+        self.is_in_effect = False
 
-    async def charge(self, payment: Payment) -> None:
+    async def charge(self, *_: object) -> None:
         await asyncio.sleep(self.IN_FLIGHT_SECONDS / 2)
-        await self._payments.charge(payment)
-        self.arrived.set()
+        self.is_in_effect = True
 
-    async def refund(self, payment: Payment):
-        if not self.arrived.is_set():
-            return RefundOutcome.VOIDED
-        return await self._payments.refund(payment)
+    async def refund(self, *_: object) -> RefundOutcome:
+        self.is_in_effect = False
+        return RefundOutcome.REFUNDED
+
+    pack = dispatch = charge
+    unpack = cancel_shipment = refund
 
 
 class WithoutRelabelling:
@@ -90,49 +91,67 @@ async def in_activity(work):
     return await ActivityEnvironment().run(activity)
 
 
-async def test_without_an_idempotency_key_a_charge_with_an_unknown_result_is_not_repeated(
-    driver, repository, gateways, pool
+async def run_step(repository, gateways: Gateways, order_id: str, step: Step) -> StepResult:
+    runner = StepRunner(repository)
+    payments, shipping = PaymentActivities(runner, gateways.payments), ShippingActivities(runner, gateways)
+    activities = {
+        Step.CHARGE: payments.charge,
+        Step.PREPARE: shipping.prepare,
+        Step.DISPATCH: shipping.dispatch,
+        Step.REFUND: payments.refund,
+        Step.RECALL: shipping.recall,
+    }
+    within = {"within": None} if step in (Step.REFUND, Step.RECALL) else {}
+    return await in_activity(lambda: activities[step](request(order_id, step, **within)))
+
+
+@pytest.mark.parametrize(
+    ("role", "step"),
+    [("payments", Step.CHARGE), ("warehouse", Step.PREPARE), ("carrier", Step.DISPATCH)],
+)
+async def test_without_an_idempotency_key_a_call_with_an_unknown_result_is_not_repeated(
+    driver, repository, gateways, role, step
 ):
-    order = new_order()
-    await driver.carry_to(State.APPROVED, order)
-    provider = WithoutKeys(gateways.payments)
-    activities = PaymentActivities(StepRunner(repository), provider)
-    result = await in_activity(lambda: activities.charge(request(order.order_id, Step.CHARGE)))
+    order_id = await driver.carry_to_due(step)
+    provider = WithoutKeys()
+    result = await run_step(repository, replace(gateways, **{role: provider}), order_id, step)
     assert result.status is StepStatus.DECLINED
     assert "no idempotency key" in result.message
-    assert provider.calls == 1
-    assert await provider_balance(pool, f"{order.payment_id}-2") == (0, 0)
+    assert provider.effects == 1
 
 
-async def test_without_void_the_refund_waits_until_no_charge_can_take_effect(
-    driver, repository, gateways, pool
+@pytest.mark.parametrize(
+    ("role", "step", "call", "compensation"),
+    [
+        ("payments", Step.CHARGE, "charge", Step.REFUND),
+        ("warehouse", Step.PREPARE, "pack", Step.RECALL),
+        ("carrier", Step.DISPATCH, "dispatch", Step.RECALL),
+    ],
+)
+async def test_without_void_a_compensation_waits_until_no_call_can_take_effect(
+    driver, repository, gateways, role, step, call, compensation
 ):
-    order = new_order()
-    await driver.carry_to(State.APPROVED, order)
-    provider = WithoutVoid(gateways.payments)
-    attempt = await repository.start_next_attempt(order.order_id, Step.CHARGE)
+    order_id = await driver.carry_to_due(step)
+    provider = WithoutVoid()
+    attempt = await repository.start_next_attempt(order_id, step)
     assert attempt.since_abort is None
-    late = asyncio.create_task(provider.charge(Payment(order.payment_id, order.order_id, order.amount_cents)))
-    await driver.abort(order.order_id, Reason.DEADLINE)
-    activities = PaymentActivities(StepRunner(repository), provider)
-    refund = request(order.order_id, Step.REFUND, within=None)
-    result = await in_activity(lambda: activities.refund(refund))
+    late = asyncio.create_task(getattr(provider, call)())
+    await driver.abort(order_id, Reason.DEADLINE)
+    result = await run_step(repository, replace(gateways, **{role: provider}), order_id, compensation)
     await late
     assert result.status is StepStatus.DONE
-    charged, refunded = await provider_balance(pool, order.payment_id)
-    assert charged == refunded == order.amount_cents
+    assert not provider.is_in_effect
 
 
 async def test_without_replaceable_labels_each_address_is_a_shipment(driver, repository, gateways, pool):
     order = new_order(run_id="relabel")
     await driver.carry_to(State.PREPARED, order)
     carrier = WithoutRelabelling(gateways.carrier)
-    activities = ShippingActivities(StepRunner(repository), replace(gateways, carrier=carrier))
     # The first label is printed, and its response is lost.
     attempt = await repository.start_next_attempt(order.order_id, Step.DISPATCH)
     await carrier.dispatch(f"{order.order_id}-label-1", order.order_id, attempt.address, 1)
     await repository.change_address(order.order_id, OTHER_ADDRESS, "customer")
-    result = await in_activity(lambda: activities.dispatch(request(order.order_id, Step.DISPATCH)))
+    result = await run_step(repository, replace(gateways, carrier=carrier), order.order_id, Step.DISPATCH)
     assert result.status is StepStatus.DONE
     rows = await pool.fetch_all(
         "select label_address, recalled_at is null as is_sent from provider.parcels where order_id = %(id)s",
@@ -145,16 +164,31 @@ async def test_without_replaceable_labels_each_address_is_a_shipment(driver, rep
     assert [each for each in violations if "label" in each.finding or "dispatch" in each.finding] == []
 
 
-async def test_a_provider_with_every_guarantee_is_not_waited_for(driver, repository, gateways, pool):
+async def test_without_replaceable_labels_the_shipment_of_each_address_is_recalled(
+    driver, repository, gateways, pool
+):
+    order_id = await driver.carry_to(State.PREPARED)
+    carrier = WithoutRelabelling(gateways.carrier)
+    attempt = await repository.start_next_attempt(order_id, Step.DISPATCH)
+    await carrier.dispatch(f"{order_id}-label-1", order_id, attempt.address, 1)
+    await repository.change_address(order_id, OTHER_ADDRESS, "customer")
+    await driver.abort(order_id, Reason.DEADLINE)
+    await run_step(repository, replace(gateways, carrier=carrier), order_id, Step.RECALL)
+    rows = await pool.fetch_all(
+        "select recalled_at from provider.parcels where order_id = %(id)s", {"id": order_id}
+    )
+    assert len(rows) == 2
+    assert all(row["recalled_at"] for row in rows)
+
+
+async def test_a_provider_with_every_guarantee_is_not_waited_for(driver, repository, gateways):
     order = new_order()
     await driver.carry_to(State.CHARGED, order)
     await gateways.payments.charge(Payment(order.payment_id, order.order_id, order.amount_cents))
     await driver.abort(order.order_id, Reason.DEADLINE)
     attempt = await repository.start_next_attempt(order.order_id, Step.REFUND)
     assert timedelta(0) <= attempt.since_abort < timedelta(seconds=5)
-    activities = PaymentActivities(StepRunner(repository), gateways.payments)
-    refund = request(order.order_id, Step.REFUND, within=None)
-    result = await in_activity(lambda: activities.refund(refund))
+    result = await run_step(repository, gateways, order.order_id, Step.REFUND)
     # The attempt that was started above is lost.
     assert (result.status, result.attempts) == (StepStatus.DONE, 2)
     with pytest.raises(GatewayDeclined):

@@ -22,6 +22,7 @@ from orchestrator.settings.gateways import ROLES
 from tests.gateway_server import TOKEN, gateway_server
 from tests.orders import ADDRESS, OTHER_ADDRESS, new_order, provider_balance
 from tests.ports import free_port_base
+from tests.tls import Authority
 
 ITEMS = [Item("A", 1, 100)]
 
@@ -319,3 +320,17 @@ async def test_the_http_server_rejects_a_call_without_its_token(pool, order_data
         async with open_gateways(http_settings(http_gateway_url=url), pool) as gateways:
             with pytest.raises(GatewayError, match="status 401"):
                 await gateways.payments.charge(Payment("p", "o", 1))
+
+
+async def test_https_needs_a_certificate_of_a_trusted_authority(
+    pool, order_database_url, tmp_path, monkeypatch
+):
+    authority = Authority.create(tmp_path)
+    with gateway_server(order_database_url, certificate=authority.issue(tmp_path)) as url:
+        settings = http_settings(http_gateway_url=url, http_gateway_token=SecretStr(TOKEN))
+        async with open_gateways(settings, pool) as gateways:
+            with pytest.raises(GatewayError, match="set SSL_CERT_FILE to the certificate of its authority"):
+                await gateways.warehouse.check_stock("o", ITEMS)
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+        async with open_gateways(settings, pool) as gateways:
+            await gateways.warehouse.check_stock("o", ITEMS)

@@ -9,11 +9,18 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from db.database import Database
+from db.domain import Reason, Step
+from orchestrator.activities.order import OrderActivities
+from orchestrator.activities.payment import PaymentActivities
+from orchestrator.activities.step_runner import StepRunner
 from orchestrator.errors import GatewayDeclined, GatewayError, SettingsError
 from orchestrator.gateways.protocols import Payment, PaymentProvider, RefundOutcome
 from orchestrator.gateways.registry import open_gateways, provider
+from orchestrator.messages import AbortRequest
 from orchestrator.settings import Settings
 from tests.fake_stripe import API_KEY, DECLINED_CARD, FakeStripe, fake_stripe
+from tests.integration.test_provider_guarantees import in_activity
+from tests.integration.test_step_runner import request
 from tests.orders import new_order
 
 # Stripe's SDK passes bodies to httpx in a deprecated way.
@@ -121,6 +128,44 @@ async def test_a_refund_without_a_reference_voids_the_intent_that_was_created(fa
     with pytest.raises(GatewayDeclined, match="canceled"):
         await payments.charge(Payment(order_id, order_id, 4_200, "USD", payment.method, reference))
     assert len([each for each in await fake.objects("payment_intents") if each["id"] == reference]) == 1
+
+
+async def test_a_refund_of_a_payment_that_stripe_rejected_has_nothing_to_void(payments):
+    order_id = new_order().order_id
+    payment = Payment(order_id, order_id, 4_200, "USD", "pm_unknown")
+    with pytest.raises(GatewayDeclined, match="Stripe rejected the payment"):
+        await payments.create(payment)
+    assert await payments.refund(payment) is RefundOutcome.VOIDED
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+async def test_an_order_that_ends_before_its_charge_cancels_its_intent(
+    fake, driver, repository, pool, is_stored
+):
+    order = new_order(payment_method=await fake.payment_method())
+    await driver.open(order)
+    await driver.step(order.order_id, Step.RECEIVE)
+    async with open_gateways(stripe_settings(fake.url), pool) as gateways:
+        runner = StepRunner(repository, calls=gateways.calls)
+        activities = OrderActivities(repository, runner, gateways)
+        if is_stored:
+            await in_activity(lambda: activities.validate(request(order.order_id, Step.VALIDATE)))
+        else:
+            # The response to the creation is lost with its worker.
+            await repository.start_next_attempt(order.order_id, Step.VALIDATE)
+            await gateways.payments.create(
+                Payment(order.payment_id, order.order_id, order.amount_cents, "USD", order.payment_method)
+            )
+        decision = await activities.abort(
+            AbortRequest(order.order_id, Reason.CUSTOMER_CANCELLED, "customer", signal="cancel_order")
+        )
+        assert decision.compensations == [Step.REFUND]
+        refund = request(order.order_id, Step.REFUND, within=None)
+        await in_activity(lambda: PaymentActivities(runner, gateways.payments).refund(refund))
+    found = [each for each in await fake.objects("payment_intents")
+             if each["metadata"]["order_id"] == order.order_id]  # fmt: skip
+    assert [each["status"] for each in found] == ["canceled"]
+    assert (await driver.payment(order.order_id))["status"] == "voided"
 
 
 async def test_lost_answers_are_retried_without_a_second_effect(fake, payments, monkeypatch):
