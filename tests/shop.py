@@ -18,8 +18,8 @@ from orchestrator.gateways.fault_injection import FaultInjector
 from orchestrator.gateways.protocols import Gateways
 from orchestrator.gateways.simulated import simulated_gateways
 from orchestrator.messages import OrderRequest, OrderResult, order_workflow_id
-from orchestrator.search_attributes import of_run
-from orchestrator.temporal_client import temporal_namespace
+from orchestrator.temporal.client import temporal_namespace
+from orchestrator.temporal.search_attributes import of_run
 from orchestrator.worker.factory import ActivitySet, compensation_worker, order_worker, shipping_worker
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT

@@ -15,7 +15,7 @@ from orchestrator.embedded import temporal
 from orchestrator.embedded.layout import Layout
 from orchestrator.errors import TemporalUnavailable
 from orchestrator.settings import Settings
-from orchestrator.temporal_client import connect
+from orchestrator.temporal.client import connect
 from tests.directories import temporary_directory
 from tests.ports import free_port_base
 

@@ -17,7 +17,7 @@ from loadtest.proofs.proof import setup_text
 from orchestrator.embedded import Stack
 from orchestrator.errors import ExitCode, OrderSystemError, UsageError
 from orchestrator.settings import Settings
-from orchestrator.temporal_client import connect
+from orchestrator.temporal.client import connect
 
 Measure = Callable[[Bench], Awaitable[list[Measurement]]]
 

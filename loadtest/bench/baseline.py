@@ -19,7 +19,7 @@ from temporalio.worker import Worker
 
 from orchestrator.processes import exit_immediately
 from orchestrator.settings import Settings
-from orchestrator.temporal_client import connect
+from orchestrator.temporal.client import connect
 from orchestrator.worker.factory import STICKY_TIMEOUT, WORKFLOW_RUNNER
 
 ORDER_QUEUE = "baseline-order-tq"

@@ -28,7 +28,7 @@ from orchestrator.deadlines import SIMULATED_NEEDS
 from orchestrator.gateways.registry import time_needs
 from orchestrator.observability.tracing import UNTRACED_REQUESTS, Tracing
 from orchestrator.settings import Settings
-from orchestrator.temporal_client import connect
+from orchestrator.temporal.client import connect
 
 _DESCRIPTION = """Starts orders, sends requests to them, and reports their status, latency and audit. Every
 error is a problem document (`application/problem+json`, RFC 9457)."""

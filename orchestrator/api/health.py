@@ -14,7 +14,7 @@ from db.database import Database
 from orchestrator.api.timeouts import with_timeout
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.settings import Settings
-from orchestrator.task_queues import (
+from orchestrator.temporal.task_queues import (
     RPC_TIMEOUT,
     describe_task_queue,
     is_served,

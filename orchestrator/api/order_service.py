@@ -19,13 +19,14 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from db.database import Database
 from db.read_models import order_details
-from orchestrator import errors, messages, search_attributes
+from orchestrator import errors, messages
 from orchestrator.api.admission import Admission
 from orchestrator.api.order_updates import UPDATES, OrderUpdates, Request
 from orchestrator.api.timeouts import with_timeout
 from orchestrator.settings import Settings
 from orchestrator.startup.task_queue_claims import claim_task_queues, task_queues_of
-from orchestrator.temporal_client import temporal_errors
+from orchestrator.temporal import search_attributes
+from orchestrator.temporal.client import temporal_errors
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 
 RPC_TIMEOUT = timedelta(seconds=1)

@@ -15,7 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from db.database import Database
 from orchestrator import errors, messages
 from orchestrator.api.timeouts import while_available
-from orchestrator.temporal_client import is_not_ready, temporal_errors
+from orchestrator.temporal.client import is_not_ready, temporal_errors
 
 Request = messages.CancelOrder | messages.UpdateAddress | messages.ApproveOrder | messages.RejectOrder
 

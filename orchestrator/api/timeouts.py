@@ -14,7 +14,7 @@ from temporalio.client import Client
 
 from db.database import Database
 from orchestrator.errors import DatabaseUnavailable, TemporalUnavailable
-from orchestrator.temporal_client import temporal_errors
+from orchestrator.temporal.client import temporal_errors
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from db.audit import Violation, audit_database, known_orders
 from db.database import Database
 from orchestrator.audit.temporal_comparison import TemporalComparison
 from orchestrator.errors import RunUnknown
-from orchestrator.temporal_client import temporal_namespace
+from orchestrator.temporal.client import temporal_namespace
 
 
 @dataclass(frozen=True)

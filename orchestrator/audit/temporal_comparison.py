@@ -15,8 +15,8 @@ from orchestrator import messages
 from orchestrator.audit.workflow_list import CLOSED, RUNNING, list_chunks, list_filter
 from orchestrator.errors import PayloadUnreadable
 from orchestrator.messages import order_id_of
-from orchestrator.temporal_client import temporal_errors
-from orchestrator.workflow_lookup import is_running, started_order
+from orchestrator.temporal.client import temporal_errors
+from orchestrator.temporal.workflow_lookup import is_running, started_order
 
 RECONCILER_TIME = timedelta(seconds=10)
 """Time for the reconciler to close an order whose workflow was terminated. It takes about 5 s: the order

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 from temporalio.client import Client, WorkflowExecution
 
-from orchestrator.search_attributes import run_filter
-from orchestrator.temporal_client import temporal_errors
+from orchestrator.temporal.client import temporal_errors
+from orchestrator.temporal.search_attributes import run_filter
 
 CHUNK_SIZE = 200
 """Workflows that are compared concurrently."""

@@ -89,7 +89,7 @@ async def _adopt(settings: Settings, cluster_id: str, namespace: str | None) -> 
     """Return the number of orders. Raises UsageError if the cluster is not lost, or has no open orders."""
     from db.domain import TemporalNamespace
     from db.maintenance import reconciliation
-    from orchestrator.temporal_client import connect, temporal_namespace
+    from orchestrator.temporal.client import connect, temporal_namespace
 
     current = await temporal_namespace(await connect(settings, identity="reconciler"))
     lost = TemporalNamespace(cluster_id, namespace or current.name)

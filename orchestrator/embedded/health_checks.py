@@ -87,8 +87,8 @@ class HealthChecks:
 
     async def _last_polls(self, task_queue: str) -> dict[str, datetime]:
         # Imported while the servers start: the SDK takes 0.5 s to load.
-        from orchestrator.task_queues import describe_task_queue, poll_times
-        from orchestrator.temporal_client import connect
+        from orchestrator.temporal.client import connect
+        from orchestrator.temporal.task_queues import describe_task_queue, poll_times
 
         if self._client is None:
             self._client = await connect(self._settings, identity="stack")

@@ -78,9 +78,9 @@ def prepare_visibility(settings: Settings, layout: Layout) -> None:
     """Register the search attribute of orders, and drop the unused indexes that the server created at its
     first start. The server is running."""
     # Imported while the servers start: the SDK takes 0.5 s to load.
-    from orchestrator import search_attributes
     from orchestrator.startup.servers import run_check
-    from orchestrator.temporal_client import connect
+    from orchestrator.temporal import search_attributes
+    from orchestrator.temporal.client import connect
 
     async def register() -> str:
         return await search_attributes.register(await connect(settings, identity="stack"))

@@ -17,7 +17,7 @@ from orchestrator.startup.database import check_database
 from orchestrator.startup.findings import Finding, first_line, refuse
 from orchestrator.startup.task_queue_claims import check_task_queues, claim_task_queues
 from orchestrator.startup.temporal import NAMESPACE_MISSING, check_temporal
-from orchestrator.temporal_client import connect
+from orchestrator.temporal.client import connect
 
 T = TypeVar("T")
 

@@ -16,12 +16,12 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from db.database import Database
 from db.maintenance.reconciliation import database_id
-from orchestrator import task_queues
 from orchestrator.errors import TemporalUnavailable
 from orchestrator.messages import compensation_task_queue
 from orchestrator.settings import Settings
 from orchestrator.startup.findings import Finding, refuse
-from orchestrator.temporal_client import temporal_errors
+from orchestrator.temporal import task_queues
+from orchestrator.temporal.client import temporal_errors
 
 _WORKFLOW = "TaskQueueClaim"
 CLAIM_QUEUE_PREFIX = "order-database-"

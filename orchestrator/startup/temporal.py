@@ -12,9 +12,9 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from db.maintenance.diagnostics import clock_ahead
-from orchestrator import search_attributes, task_queues
 from orchestrator.startup.findings import Finding, clock_findings, first_line
-from orchestrator.temporal_client import temporal_errors
+from orchestrator.temporal import search_attributes, task_queues
+from orchestrator.temporal.client import temporal_errors
 
 MIN_TEMPORAL = (1, 28)
 

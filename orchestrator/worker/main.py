@@ -37,7 +37,7 @@ from orchestrator.startup.servers import (
     wait_for_task_queues,
     wait_for_temporal,
 )
-from orchestrator.temporal_client import connect, temporal_namespace
+from orchestrator.temporal.client import connect, temporal_namespace
 from orchestrator.worker import WorkerKind
 from orchestrator.worker.event_retention import EventRetention
 from orchestrator.worker.factory import (

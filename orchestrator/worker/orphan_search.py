@@ -21,8 +21,8 @@ from orchestrator.messages import (
     order_workflow_id,
     reconcile_workflow_id,
 )
-from orchestrator.temporal_client import temporal_errors, temporal_namespace
-from orchestrator.workflow_lookup import is_running, latest_status, started_order
+from orchestrator.temporal.client import temporal_errors, temporal_namespace
+from orchestrator.temporal.workflow_lookup import is_running, latest_status, started_order
 
 FIRST_SEARCH_WINDOW = timedelta(hours=24)
 """Time range of a worker's first search, which finds workflows that closed while no worker ran: Temporal's

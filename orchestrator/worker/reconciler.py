@@ -26,7 +26,7 @@ from db.domain import TemporalNamespace
 from db.maintenance.reconciliation import Lease, Reconciliation
 from orchestrator.errors import ServiceUnavailable, TemporalReplaced
 from orchestrator.messages import ReconcileRequest, reconcile_workflow_id
-from orchestrator.temporal_client import temporal_errors, temporal_namespace
+from orchestrator.temporal.client import temporal_errors, temporal_namespace
 from orchestrator.worker.metrics import WorkerMetrics
 from orchestrator.worker.orphan_search import OrderFailed, Orphan, OrphanSearch
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT

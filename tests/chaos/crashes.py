@@ -29,7 +29,7 @@ from orchestrator.embedded import Stack
 from orchestrator.embedded.process_table import wait_until_ended
 from orchestrator.messages import order_workflow_id
 from orchestrator.settings import Settings
-from orchestrator.temporal_client import connect
+from orchestrator.temporal.client import connect
 from tests.async_load import LoadReport, send_orders, wait_for_outcomes
 from tests.directories import temporary_directory
 from tests.ports import free_port_base

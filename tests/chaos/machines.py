@@ -26,14 +26,14 @@ from urllib.parse import quote
 import psycopg
 
 from db.database import Database
-from orchestrator import search_attributes
 from orchestrator.embedded import Stack, postgres, temporal
 from orchestrator.embedded.health_checks import HealthChecks
 from orchestrator.embedded.layout import PROJECT_ROOT, Layout, stack_environment
 from orchestrator.embedded.migrations import migrate
 from orchestrator.settings import Settings
 from orchestrator.startup.servers import run_check
-from orchestrator.temporal_client import connect
+from orchestrator.temporal import search_attributes
+from orchestrator.temporal.client import connect
 from tests.chaos.crashes import ORDERS, TABLE_HEAD, Crash, Disturb, Site, run_crash, table_row
 from tests.chaos.network import SUBNET, Network, missing_requirements
 from tests.directories import temporary_directory

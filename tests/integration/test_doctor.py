@@ -32,7 +32,7 @@ from orchestrator.operations.doctor import database, diagnose, machine, temporal
 from orchestrator.settings import Settings
 from orchestrator.startup import database as startup_database
 from orchestrator.startup import temporal as startup_temporal
-from orchestrator.temporal_client import connect
+from orchestrator.temporal.client import connect
 from tests.command_line import CommandLine
 from tests.live import eventually
 from tests.orders import TEMPORAL, OrderDriver

@@ -14,7 +14,7 @@ from db.read_only_database import ReadOnlyDatabase
 from orchestrator.audit import audit
 from orchestrator.cli import app
 from orchestrator.settings import Settings
-from orchestrator.temporal_client import connect
+from orchestrator.temporal.client import connect
 from tests.integration.test_order_repository_outcomes import *  # noqa: F403
 from tests.integration.test_order_repository_steps import *  # noqa: F403
 from tests.orders import NO_FAULTS

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.api.schemas import responses
 from orchestrator.embedded import Stack
-from orchestrator.temporal_client import connect
+from orchestrator.temporal.client import connect
 from tests.integration.problems import is_problem
 from tests.live import LiveApi, body, eventually, new_id
 from tests.orders import OTHER_ADDRESS

@@ -28,7 +28,7 @@ from orchestrator.messages import compensation_task_queue, order_workflow_id
 from orchestrator.settings import STACK_MARKER, Settings
 from orchestrator.startup import task_queue_claims
 from orchestrator.startup.task_queue_claims import claim_id, claim_task_queues, task_queues_of
-from orchestrator.temporal_client import connect, temporal_namespace
+from orchestrator.temporal.client import connect, temporal_namespace
 from tests.command_line import CommandLine
 from tests.integration.test_doctor import findings_of
 from tests.live import LiveApi

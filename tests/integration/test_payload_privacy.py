@@ -34,7 +34,7 @@ from orchestrator.messages import (
 )
 from orchestrator.security.key_hashing import hash_key, new_key
 from orchestrator.settings import Settings
-from orchestrator.temporal_client import connect
+from orchestrator.temporal.client import connect
 from orchestrator.worker.factory import ActivitySet, compensation_worker, order_worker, shipping_worker
 from orchestrator.workflows.order import OrderWorkflow
 from tests.live import eventually

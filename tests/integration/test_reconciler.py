@@ -19,7 +19,7 @@ from orchestrator.embedded import Stack
 from orchestrator.errors import DatabaseUnavailable, PayloadUnreadable, TemporalUnavailable
 from orchestrator.messages import CancelOrder, order_workflow_id
 from orchestrator.settings import Settings
-from orchestrator.temporal_client import connect
+from orchestrator.temporal.client import connect
 from orchestrator.worker import orphan_search
 from orchestrator.worker import reconciler as reconciler_module
 from orchestrator.worker.orphan_search import FIRST_SEARCH_WINDOW, SEARCH_OVERLAP

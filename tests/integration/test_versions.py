@@ -26,7 +26,7 @@ from orchestrator.gateways.fault_injection import named_profile
 from orchestrator.messages import OrderResult, shipping_workflow_id
 from orchestrator.operations.doctor import diagnose
 from orchestrator.settings import Settings
-from orchestrator.temporal_client import connect
+from orchestrator.temporal.client import connect
 from orchestrator.workflows.order import OrderWorkflow
 from tests.shop import Shop
 from tests.temporal_server import temporal_server

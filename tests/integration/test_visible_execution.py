@@ -16,7 +16,7 @@ from orchestrator.gateways.fault_injection import FaultInjector, FaultProfile, R
 from orchestrator.gateways.simulated import simulated_gateways
 from orchestrator.messages import Activity, OrderRequest, order_workflow_id, shipping_workflow_id
 from orchestrator.settings import Settings
-from orchestrator.temporal_client import connect
+from orchestrator.temporal.client import connect
 from orchestrator.worker.factory import ActivitySet, compensation_worker, order_worker, shipping_worker
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT

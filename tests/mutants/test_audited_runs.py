@@ -20,8 +20,8 @@ from orchestrator.audit.workflow_list import CLOSED, RUNNING, list_filter
 from orchestrator.errors import ExitCode, RunUnknown
 from orchestrator.gateways.fault_injection import FaultInjector, named_profile
 from orchestrator.messages import ApproveOrder, ReconcileRequest, order_workflow_id, reconcile_workflow_id
-from orchestrator.search_attributes import of_run, run_filter
 from orchestrator.settings import Settings
+from orchestrator.temporal.search_attributes import of_run, run_filter
 from orchestrator.workflows.order import OrderWorkflow
 from tests.command_line import CommandLine
 from tests.orders import TEMPORAL, OrderDriver, new_order

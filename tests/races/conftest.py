@@ -10,7 +10,7 @@ from temporalio.client import Client
 
 from db.database import Database
 from orchestrator.settings import Settings
-from orchestrator.temporal_client import connect
+from orchestrator.temporal.client import connect
 from tests.servers import postgres_server
 from tests.temporal_server import temporal_server
 

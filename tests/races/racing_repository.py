@@ -35,7 +35,7 @@ from orchestrator.messages import (
     UpdateAddress,
     order_workflow_id,
 )
-from orchestrator.temporal_client import is_not_ready
+from orchestrator.temporal.client import is_not_ready
 from orchestrator.workflows.order import OrderWorkflow
 from tests.orders import OTHER_ADDRESS
 from tests.races.grid import IN_REVIEW, OPEN, Answered, Boundary, Cell, Manner, Moment, Place, Request

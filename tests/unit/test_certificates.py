@@ -17,7 +17,7 @@ from orchestrator.operations.doctor.machine import check_api as doctor_check_api
 from orchestrator.rest_client import CertificateRejected, RestClient
 from orchestrator.security.certificates import client_context
 from orchestrator.settings import Settings
-from orchestrator.temporal_client import connect
+from orchestrator.temporal.client import connect
 from tests.tls import Authority, https_server, postgres_handshakes
 
 VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR")

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.errors import SettingsError
 from orchestrator.settings import Settings
-from orchestrator.temporal_client import connection
+from orchestrator.temporal.client import connection
 
 PROFILES = """
 [profile.default]

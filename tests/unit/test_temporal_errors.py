@@ -14,7 +14,7 @@ from orchestrator.errors import (
     TemporalFailed,
     TemporalUnavailable,
 )
-from orchestrator.temporal_client import temporal_errors
+from orchestrator.temporal.client import temporal_errors
 
 
 def error(status: RPCStatusCode, *details: Message) -> RPCError:

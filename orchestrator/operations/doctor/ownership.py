@@ -15,7 +15,7 @@ from orchestrator.operations.doctor.report import Report
 from orchestrator.settings import Settings
 from orchestrator.startup import Finding
 from orchestrator.startup.task_queue_claims import check_task_queues
-from orchestrator.temporal_client import connect, temporal_namespace
+from orchestrator.temporal.client import connect, temporal_namespace
 
 CHECK_SECONDS = 3.0
 

@@ -9,14 +9,14 @@ from temporalio.api.workflowservice import v1 as api
 from temporalio.client import Client
 from temporalio.service import RetryConfig, RPCError, RPCStatusCode
 
-from orchestrator import task_queues
 from orchestrator.embedded.layout import Layout
 from orchestrator.errors import SettingsError, TemporalUnavailable
 from orchestrator.operations.doctor.report import Report
 from orchestrator.settings import Settings
 from orchestrator.startup.findings import Finding, first_line
 from orchestrator.startup.temporal import NAMESPACE_MISSING, check_temporal, server_version
-from orchestrator.temporal_client import connect
+from orchestrator.temporal import task_queues
+from orchestrator.temporal.client import connect
 
 CHECK_SECONDS = 3.0
 BACKLOG_AGE_SECONDS = 3.0

@@ -12,7 +12,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from orchestrator.errors import PayloadUnreadable
 from orchestrator.messages import NOT_AN_ORDER, OrderRequest, order_workflow_id
-from orchestrator.temporal_client import temporal_errors
+from orchestrator.temporal.client import temporal_errors
 
 log = structlog.get_logger()
 

@@ -11,7 +11,7 @@ from temporalio.client import Client
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 from temporalio.service import RPCError, RPCStatusCode
 
-from orchestrator import task_queues
+from orchestrator.temporal import task_queues
 
 ORDER_RUN_ID = SearchAttributeKey.for_keyword("OrderRunId")
 

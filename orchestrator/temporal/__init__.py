@@ -1,0 +1,1 @@
+"""The Temporal client, and what the product reads from Temporal."""
