@@ -19,7 +19,7 @@ from dashboard.page_elements import (
     stop_on_invalid_query,
 )
 from dashboard.view_models.audit_report import Invariant, invariants
-from db.audit import INVARIANTS
+from db.maintenance.audit import INVARIANTS
 from db.read_models import latency
 from loadtest.charts import plain_text
 

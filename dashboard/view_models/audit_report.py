@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from db.audit import MAX_VIOLATIONS
+from db.maintenance.audit import MAX_VIOLATIONS
 from orchestrator.rest_client import Json
 
 

@@ -1,1 +1,1 @@
-"""Maintenance of the order database: retention, stale orders and diagnostics."""
+"""Maintenance of the order database: audit, retention, stale orders and diagnostics."""

@@ -10,8 +10,8 @@ from uuid import uuid4
 import psycopg
 from psycopg import sql
 
-from db.audit import audit_database
 from db.database import Database
+from db.maintenance.audit import audit_database
 from loadtest.bench.harness import Bench, Measurement, database_url
 from loadtest.bench.seed import seed
 from orchestrator.embedded.migrations import migrate

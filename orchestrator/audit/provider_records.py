@@ -8,8 +8,8 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from db import queries
-from db.audit import first_accepted
 from db.database import Database
+from db.maintenance.audit import first_accepted
 from orchestrator.errors import GatewayError, ServiceUnavailable
 from orchestrator.gateways.protocols import Gateways
 from orchestrator.gateways.registry import gateway_name, open_gateways

@@ -6,8 +6,8 @@ from datetime import datetime
 
 from temporalio.client import Client
 
-from db.audit import Violation, audit_database, known_orders
 from db.database import Database
+from db.maintenance.audit import Violation, audit_database, known_orders
 from orchestrator.audit.temporal_comparison import TemporalComparison
 from orchestrator.errors import RunUnknown
 from orchestrator.temporal.client import temporal_namespace

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
-from db.audit import DatabaseAudit, Violation, known_orders
 from db.database import Database, Row
 from db.domain import State
+from db.maintenance.audit import DatabaseAudit, Violation, known_orders
 from orchestrator import messages
 from orchestrator.audit.workflow_list import CLOSED, RUNNING, list_chunks, list_filter
 from orchestrator.errors import PayloadUnreadable

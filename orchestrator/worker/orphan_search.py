@@ -11,8 +11,8 @@ from typing import TypeVar
 import structlog
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 
-from db.audit import known_orders
 from db.database import Database
+from db.maintenance.audit import known_orders
 from db.maintenance.reconciliation import Reconciliation, StaleOrder
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.messages import (

@@ -11,9 +11,9 @@ import pytest
 
 from dashboard import filters
 from db import runs
-from db.audit import audit_database
 from db.database import Database
 from db.domain import State
+from db.maintenance.audit import audit_database
 from db.orders import OrderRepository
 from db.read_models import latency, latency_report, live_orders, order_metrics, order_search, stored_runs
 from db.read_models.latency import LatencyFilter, Selection, Slo

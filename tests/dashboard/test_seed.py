@@ -2,8 +2,8 @@
 
 import pytest
 
-from db.audit import audit_database
 from db.database import Database
+from db.maintenance.audit import audit_database
 from db.read_models import latency, step_times, stored_runs
 from db.read_models.latency import Selection
 from loadtest.bench.seed import seed, seed_recent

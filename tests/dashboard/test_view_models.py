@@ -16,8 +16,8 @@ from dashboard.view_models.order_requests import (
 from dashboard.view_models.pipeline import stages
 from dashboard.view_models.review_cards import contents, review_time
 from dashboard.view_models.slo_status import slo_status
-from db.audit import MAX_VIOLATIONS
 from db.domain import State
+from db.maintenance.audit import MAX_VIOLATIONS
 from db.read_models.latency import Disturbance
 from db.read_models.order_search import OrderDetails
 from loadtest.charts.disturbance_spans import DisturbanceSpan, disturbance_spans

@@ -11,7 +11,7 @@ import typer
 
 import db
 import orchestrator
-from db.audit import INVARIANTS
+from db.maintenance.audit import INVARIANTS
 from loadtest.commands import app as load_tests
 from orchestrator import errors
 from orchestrator.api.app import create_app

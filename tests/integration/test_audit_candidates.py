@@ -12,10 +12,10 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from db import audit
-from db.audit import EVENT_INVARIANTS, INVARIANTS, PARAMETERS, audit_database
 from db.database import Database
 from db.domain import State
+from db.maintenance import audit
+from db.maintenance.audit import EVENT_INVARIANTS, INVARIANTS, PARAMETERS, audit_database
 from tests.orders import OrderDriver, new_order
 
 PATH = list(State)[:7]

@@ -22,8 +22,8 @@ import psycopg
 import pytest
 
 from dashboard.view_models import run_tables
-from db.audit import audit_database
 from db.database import Database
+from db.maintenance.audit import audit_database
 from db.read_models import latency, stored_runs
 from db.read_models.latency import Selection
 from db.read_models.percentiles import min_count

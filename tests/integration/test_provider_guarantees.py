@@ -10,8 +10,8 @@ from datetime import timedelta
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-from db.audit import audit_database
 from db.domain import Reason, State, Step
+from db.maintenance.audit import audit_database
 from orchestrator.activities.payment import PaymentActivities
 from orchestrator.activities.shipping import ShippingActivities
 from orchestrator.activities.step_runner import StepRunner

@@ -9,10 +9,10 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from db.audit import audit_database
 from db.database import Database
 from db.domain import State
 from db.maintenance import retention
+from db.maintenance.audit import audit_database
 from db.maintenance.retention import RetentionRejected, delete_expired
 from db.orders import OrderRepository
 from orchestrator.worker.event_retention import EventRetention

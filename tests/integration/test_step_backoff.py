@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 from temporalio.exceptions import ApplicationError
 
-from db.audit import audit_database
 from db.domain import QUICK_ATTEMPTS, State, Step
+from db.maintenance.audit import audit_database
 from db.read_models import order_details
 from orchestrator.activities import step_runner
 from orchestrator.deadlines import MAX_BACKOFF

@@ -8,9 +8,9 @@ import pytest
 import pytest_asyncio
 from temporalio.client import Client
 
-from db.audit import audit_database
 from db.database import Database
 from db.domain import ExecutionMode, Reason, State, Step
+from db.maintenance.audit import audit_database
 from db.orders import OrderRepository
 from orchestrator.gateways.fault_injection import FaultInjector, FaultProfile, Rates, named_profile
 from orchestrator.gateways.simulated import simulated_gateways

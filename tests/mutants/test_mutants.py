@@ -12,9 +12,9 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, Work
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.service import RPCError, RPCStatusCode
 
-from db.audit import INVARIANTS
 from db.database import Database
 from db.domain import ReviewMode, State, Step
+from db.maintenance.audit import INVARIANTS
 from orchestrator.audit import AuditReport, audit
 from orchestrator.errors import ExitCode
 from orchestrator.gateways.fault_injection import FaultInjector, FaultProfile, Rates, named_profile

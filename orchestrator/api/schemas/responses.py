@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from db.audit import INVARIANTS
 from db.database import Row
 from db.domain import AttemptOutcome, Reason, State, Step
 from db.fault_profiles import FaultChange
+from db.maintenance.audit import INVARIANTS
 from db.read_models.latency import LatencyFilter
 from db.read_models.order_details import OrderSummary, StoredOrder
 from orchestrator.audit import AuditReport
