@@ -156,11 +156,16 @@ def select(label: str, key: str, options: list[str], *, placeholder: str = "any"
 
 
 def name_field(label: str, value: str, key: str) -> None:
-    """Draw a field for the user's name. With an API key, requests have the name of the key instead."""
+    """Draw a field for the user's name. With an API key, the API records the name of the key instead."""
     if clients.user_key() is None:
         st.text_input(label, value, key=key, max_chars=80)
     else:
         st.caption(f"{label}: the name of your API key")
+
+
+def entered(key: str) -> str:
+    """Return the content of a text field or `name_field`; "dashboard" for a name that the API replaces."""
+    return str(st.session_state.get(key, "dashboard"))
 
 
 def metric_grid(metrics: Iterable[tuple[str, str, str]]) -> None:

@@ -220,6 +220,7 @@ class NewOrder:
     requested_at: datetime
     accepted_at: datetime
     deadline_at: datetime
+    review_until: datetime
     start_request_id: str | None = None
     database_id: str | None = None
     currency: str = DEFAULT_CURRENCY

@@ -149,6 +149,7 @@ class OrderRequest:
             requested_at=self.requested_at,
             accepted_at=accepted_at,
             deadline_at=accepted_at + timedelta(seconds=self.limit_seconds),
+            review_until=self.deadlines(accepted_at).not_after(Step.REVIEW),
             database_id=self.database_id,
             currency=self.currency,
             execution=self.execution,

@@ -75,10 +75,6 @@ class RestClient:
         other._headers = auth_headers(api_key)
         return other
 
-    @property
-    def has_key(self) -> bool:
-        return bool(self._headers)
-
     def close(self) -> None:
         self._http.close()
 

@@ -3,6 +3,7 @@
 import streamlit as st
 
 from dashboard.data import clients
+from dashboard.data.cached import CHART_SECONDS
 from orchestrator.errors import ServiceUnavailable
 from orchestrator.rest_client import Json
 from orchestrator.security import role_cache
@@ -17,6 +18,15 @@ def health() -> Json | None:
     """Return the API's health report, or None when the API is not responding."""
     try:
         return clients.api().health()
+    except ServiceUnavailable:
+        return None
+
+
+@st.cache_data(ttl=CHART_SECONDS, show_spinner=False)
+def faults_unavailable() -> str | None:
+    """Return why faults cannot be injected. None also when the API is not responding: it decides later."""
+    try:
+        return clients.api().faults_unavailable()
     except ServiceUnavailable:
         return None
 

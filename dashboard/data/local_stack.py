@@ -7,7 +7,6 @@ from dashboard.data.cached import LIVE_SECONDS
 from dashboard.view_models.component_health import LocalProcess
 from orchestrator.embedded import Stack
 from orchestrator.embedded.process_table import is_paused
-from orchestrator.gateways import registry
 
 
 @st.cache_data(ttl=LIVE_SECONDS, show_spinner=False)
@@ -29,11 +28,3 @@ def serves_the_api() -> bool:
     """Return whether the API of the dashboard belongs to the local stack. It authorizes the users."""
     settings = clients.settings()
     return bool(Stack(settings).running_settings().api_url == settings.api_url)
-
-
-def not_simulated() -> str | None:
-    """Return the first setting of the local stack that names another gateway than a simulated one, or None.
-
-    None also without a local stack: then the API decides.
-    """
-    return registry.not_simulated(Stack(clients.settings()).running_settings()) if processes() else None

@@ -7,6 +7,7 @@ from dashboard.data.api_reads import user_may
 from dashboard.data.cached import cached
 from dashboard.page_elements import (
     empty_state,
+    entered,
     live_fragment,
     name_field,
     page_header,
@@ -73,13 +74,13 @@ def card(order: Row) -> None:
 
 
 def approve(order_id: str) -> None:
-    api, reviewer = clients.api(), st.session_state.get("reviewer", "")
+    api, reviewer = clients.api(), entered("reviewer")
     run_action(RESULT_KEY, lambda: api.approve(order_id, reviewer), "Order approved.")
     awaiting_review.clear()
 
 
 def reject(order_id: str) -> None:
-    api, reviewer = clients.api(), st.session_state.get("reviewer", "")
+    api, reviewer = clients.api(), entered("reviewer")
     run_action(
         RESULT_KEY, lambda: api.reject(order_id, reviewer, "rejected in the dashboard"), "Order rejected."
     )

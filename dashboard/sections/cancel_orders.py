@@ -8,10 +8,15 @@ import streamlit as st
 from dashboard.data import clients
 from dashboard.data.api_reads import user_may
 from dashboard.data.order_batches import current_batch, start_batch
-from dashboard.page_elements import error_boundary, name_field
+from dashboard.page_elements import entered, error_boundary, field_with_error, name_field
+from dashboard.view_models.field_errors import text_field_errors
 from dashboard.view_models.order_requests import why_not_cancelled
 from db.read_models import order_search
 from orchestrator.security.key_hashing import Role
+
+_KEY = "cancel-many-{}"
+_ERRORS = "cancel-many-errors"
+"""Session state: the messages of the last confirmation by field."""
 
 
 def show(order_ids: list[str], deselect: Callable[[], None]) -> None:
@@ -22,6 +27,7 @@ def show(order_ids: list[str], deselect: Callable[[], None]) -> None:
     label = "Cancel the selected order" if len(order_ids) == 1 else f"Cancel {len(order_ids)} selected orders"
     is_running = batch is not None and batch.is_running
     if st.button(label, icon=":material/cancel:", disabled=is_running):
+        st.session_state[_ERRORS] = {}
         _confirm(order_ids, deselect)
 
 
@@ -48,8 +54,11 @@ def _confirm(order_ids: list[str], deselect: Callable[[], None]) -> None:
         )
         st.caption("Charged orders are refunded, packed ones are recalled. An order may progress meanwhile.")
         with st.form("cancel-orders", border=False):
-            st.text_input("Reason", "requested by the customer", key="cancel-many-reason")
-            name_field("Cancelled by", "dashboard", key="cancel-many-by")
+            errors = st.session_state[_ERRORS]
+            with field_with_error("reason", errors):
+                st.text_input("Reason", "requested by the customer", key=_KEY.format("reason"))
+            with field_with_error("cancelled_by", errors):
+                name_field("Cancelled by", "dashboard", key=_KEY.format("cancelled_by"))
             is_confirmed = st.form_submit_button(
                 f"Cancel {len(possible)} order{'' if len(possible) == 1 else 's'}",
                 type="primary",
@@ -57,13 +66,16 @@ def _confirm(order_ids: list[str], deselect: Callable[[], None]) -> None:
                 on_click=_cancel,
                 args=(possible, deselect),
             )
-        if is_confirmed:
+        if is_confirmed and not errors:
             # Close the dialog.
             st.rerun()
 
 
 def _cancel(order_ids: list[str], deselect: Callable[[], None]) -> None:
+    values = {name: entered(_KEY.format(name)) for name in ("reason", "cancelled_by")}
+    st.session_state[_ERRORS] = text_field_errors(values)
+    if st.session_state[_ERRORS]:
+        return
     api = clients.api()
-    reason, user = st.session_state["cancel-many-reason"], st.session_state.get("cancel-many-by", "")
     deselect()
-    start_batch("Cancelled", order_ids, lambda order_id: api.cancel(order_id, reason, user))
+    start_batch("Cancelled", order_ids, lambda order_id: api.cancel(order_id, **values))

@@ -4,7 +4,7 @@ import streamlit as st
 
 from dashboard import page_elements as page
 from dashboard.data import clients, disturbances, local_stack
-from dashboard.data.api_reads import user_may
+from dashboard.data.api_reads import faults_unavailable, user_may
 from dashboard.data.cached import cached
 from dashboard.sections import running_load_tests
 from dashboard.view_models.fault_rates import RATES, rates_error, rates_of, rates_table, rates_text
@@ -52,13 +52,10 @@ def show_active_profile() -> None:
 def controls() -> None:
     """Draw the controls, or why there are none."""
     with page.error_boundary("fault-injection"):
-        if not user_may(Role.CHAOS):
+        if (problem := faults_unavailable()) is not None:
+            st.info(plain_text.markdown(problem), icon=":material/block:")
+        elif not user_may(Role.CHAOS):
             st.caption(f"Fault injection requires a key of role {Role.CHAOS.word}.")
-        elif (setting := local_stack.not_simulated()) is not None:
-            st.info(
-                f"Faults can only be injected into simulated gateways, and {plain_text.markdown(setting)}.",
-                icon=":material/block:",
-            )
         else:
             _profile_controls()
             _component_controls()
@@ -68,7 +65,7 @@ def controls() -> None:
 def buttons() -> None:
     """Draw a button for each usual disturbance of a demonstration, and a menu with all controls."""
     with page.error_boundary("fault-buttons"), st.container(horizontal=True):
-        if user_may(Role.CHAOS) and local_stack.not_simulated() is None:
+        if user_may(Role.CHAOS) and faults_unavailable() is None:
             for profile in ("none", "assignment", "outage"):
                 if st.button(f"Faults: {profile}", icon=":material/bolt:"):
                     _confirm_profile(profile, 1, None)

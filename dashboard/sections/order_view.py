@@ -168,7 +168,7 @@ def _form(
     def send() -> None:
         st.session_state[errors_key] = {}
         try:
-            action({name: st.session_state.get(f"{key}-{name}", "") for name in fields})
+            action({name: page.entered(f"{key}-{name}") for name in fields})
         except RequestMalformed as error:
             st.session_state[errors_key] = field_errors(error, fields)
             raise

@@ -4,6 +4,7 @@ import streamlit as st
 
 from dashboard import page_elements as page
 from dashboard.data.cached import cached
+from dashboard.sections import running_load_tests
 from dashboard.view_models import run_tables
 from db.database import Row
 from db.read_models import stored_runs
@@ -38,14 +39,13 @@ def _show_trend(rows: list[Row]) -> None:
     scenarios = sorted({row["scenario"] for row in judged})
     scenario = page.select("Scenario", "scenario", scenarios, placeholder="all scenarios", width=260)
     pinned = next((row["run_id"] for row in rows if row["is_baseline"]), None)
-    st.caption(
-        "Click a point to open the run. "
-        + (
-            "The dotted lines are the pinned baseline."
-            if pinned
-            else "Pin a run as the baseline on its page."
-        )
+    caption = "Click a point to open the run. "
+    caption += (
+        "The dotted lines are the pinned baseline." if pinned else "Pin a run as the baseline on its page."
     )
+    if without := len(rows) - len(judged):
+        caption += f" Not drawn: {without} run{'' if without == 1 else 's'} without a verdict."
+    st.caption(caption)
     shown = [row for row in judged if scenario is None or row["scenario"] == scenario or row["is_baseline"]]
     clicked = page.clickable_chart(
         trend(shown, page.palette()),
@@ -65,7 +65,7 @@ def _show_table(rows: list[Row]) -> None:
     st.caption("Click a row to open the run.")
     st.session_state[_SHOWN_IDS] = [row["run_id"] for row in rows]
     st.dataframe(
-        run_tables.stored_runs(rows),
+        run_tables.stored_runs(rows, running_load_tests.in_progress(rows)),
         hide_index=True,
         placeholder="",
         key=table,

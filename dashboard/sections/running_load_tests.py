@@ -1,5 +1,6 @@
 """Load tests in progress, and the result of the run that the user started."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -38,11 +39,22 @@ def start(given: dict[str, Any]) -> None:
     st.session_state[_STARTED_RUN] = processes().start(given, clients.user_key())
 
 
+def in_progress(rows: Iterable[Row]) -> set[str]:
+    """Return the ids of the runs in progress; the other ones without an end were aborted. `rows` come from
+    `db.read_models.stored_runs.newest_runs`."""
+    local = processes().running()
+    return {
+        row["run_id"]
+        for row in rows
+        if row["ended_at"] is None and (row["run_id"] in local or is_in_progress(row, clients.now()))
+    }
+
+
 def is_in_progress(row: Row, now: datetime) -> bool:
     """Return False for an aborted run: it accepted no orders for longer than a running load test can.
 
     A running load test accepts no orders while it drains and while it computes its verdict. `row` comes from
-    `db.read_models.stored_runs.running_runs`.
+    `running_runs` or `newest_runs` of `db.read_models.stored_runs`, and has not ended.
     """
     last_activity = max(row["started_at"], row["last_accepted_at"] or row["started_at"])
     idle_seconds = (now - last_activity).total_seconds()

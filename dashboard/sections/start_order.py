@@ -53,11 +53,13 @@ def show() -> None:
         return
     name = order_id.strip() or generated_id
     try:
-        if not re.fullmatch(ORDER_ID_PATTERN, name):
+        ids = order_ids(name, int(count))
+        if not re.fullmatch(ORDER_ID_PATTERN, ids[-1]):
             message = "an order id has 1 to 64 letters, digits, '-' or '_'"
+            if len(ids) > 1:
+                message += f", with its number, such as '-{len(ids)}'"
             raise RequestMalformed(message, {"order_id": message})
-        body = {"initial_address": address, "items": items_of(lines), **modes}
-        _start(order_ids(name, int(count)), body)
+        _start(ids, {"initial_address": address, "items": items_of(lines), **modes})
         st.session_state[_ERRORS] = {}
     except OrderSystemError as error:
         st.session_state[_ERRORS] = field_errors(error, FIELDS)

@@ -14,15 +14,21 @@ from orchestrator.errors import ExitCode
 IS_GOOD = {ExitCode.PASSED: True, ExitCode.NOT_PROVEN: None}
 
 
-def show(run_id: str) -> None:
+def show(run_id: str, *, is_running: bool) -> None:
     row = cached(stored_runs.verdict)(run_id)
     if row is None:
         empty_state(f"Run {plain_text.markdown(run_id)} not found", "Select a run from the list.")
         return
     verdict = row["verdict"]
     with st.container(border=True):
-        if verdict is None:
-            st.markdown(f"**{plain_text.markdown(run_id)}** has no verdict: running or aborted.")
+        if verdict is None and is_running:
+            st.markdown(f"**{plain_text.markdown(run_id)}** is in progress. Its verdict follows at the end.")
+        elif verdict is None:
+            st.warning(
+                f"**{plain_text.markdown(run_id)}** was aborted: the load test ended without a verdict. "
+                "This page shows its orders. The trend and comparisons leave the run out.",
+                icon=":material/report:",
+            )
         elif problem := schema_problem(verdict):
             st.warning(plain_text.markdown(problem), icon=":material/update:")
         else:

@@ -1,8 +1,9 @@
 """The errors of a rejected request, by the fields of a form."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
+from db.domain import text_error
 from orchestrator.errors import OrderSystemError, RequestMalformed
 
 FORM = ""
@@ -19,6 +20,12 @@ def field_errors(error: OrderSystemError, fields: Collection[str]) -> dict[str, 
     for name, message in _messages(error):
         messages.setdefault(name if name in fields else FORM, []).append(message)
     return {name: _sentence("; ".join(found)) for name, found in messages.items()}
+
+
+def text_field_errors(values: Mapping[str, str]) -> dict[str, str]:
+    """Return the message of each text that the API would reject, by field."""
+    found = {name: text_error(name, value) for name, value in values.items()}
+    return {name: _sentence(problem) for name, problem in found.items() if problem is not None}
 
 
 def _messages(error: OrderSystemError) -> Iterator[tuple[str, str]]:

@@ -1,19 +1,15 @@
 """The contents of the cards on the Reviews page."""
 
 from db.database import Row
-from db.domain import Step
-from orchestrator.deadlines import OrderDeadlines
 
 
 def review_time(order: Row) -> tuple[float, float]:
     """Return the seconds until the review of an order expires, and the seconds from acceptance to its expiry.
 
-    A review expires before the order's deadline. `order` comes from
-    `db.read_models.live_orders.orders_awaiting_review`.
+    `order` comes from `db.read_models.live_orders.orders_awaiting_review`.
     """
-    accepted_at = order["accepted_at"]
-    expires_at = OrderDeadlines(accepted_at, order["deadline_at"] - accepted_at).not_after(Step.REVIEW)
-    total = (expires_at - accepted_at).total_seconds()
+    expires_at = order["review_until"]
+    total = (expires_at - order["accepted_at"]).total_seconds()
     return max((expires_at - order["read_at"]).total_seconds(), 0.0), total
 
 

@@ -1,5 +1,6 @@
 """Stored load tests: the table of runs, and the comparison of two runs."""
 
+from collections.abc import Collection
 from datetime import UTC
 from typing import Any
 
@@ -13,12 +14,12 @@ CDF_POINTS = 500
 Json = dict[str, Any]
 
 
-def stored_runs(rows: list[Row]) -> pd.DataFrame:
+def stored_runs(rows: list[Row], in_progress: Collection[str]) -> pd.DataFrame:
     """Return one row per run. `rows` come from `db.read_models.stored_runs.newest_runs`."""
     return pd.DataFrame(
         [
             {
-                "verdict": row["verdict"] or ("no verdict" if row["ended_at"] else "running or aborted"),
+                "verdict": row["verdict"] or _without_verdict(row, in_progress),
                 "run": row["run_id"],
                 "label": row["label"] or "",
                 "scenario": row["scenario"],
@@ -34,6 +35,12 @@ def stored_runs(rows: list[Row]) -> pd.DataFrame:
             for row in rows
         ]
     )
+
+
+def _without_verdict(row: Row, in_progress: Collection[str]) -> str:
+    if row["ended_at"] is not None:
+        return "no verdict"
+    return "in progress" if row["run_id"] in in_progress else "aborted"
 
 
 def cdf(times: RunTimes, points: int = CDF_POINTS) -> list[tuple[int, float]]:

@@ -44,6 +44,8 @@ create table orders (
     deadline_at timestamptz not null,
     -- When the order counts as late: by the limit of its load test (slo_seconds), else at its deadline.
     limit_at timestamptz not null,
+    -- When an undecided manual review expires, so that the later steps have their time.
+    review_until timestamptz not null,
     -- The clock of the order's events: strictly increasing, see db/queries/orders.sql.
     last_event_at timestamptz not null,
     finished_at timestamptz,
@@ -154,12 +156,19 @@ create table reconcilers (
     primary key (temporal_cluster_id, temporal_namespace)
 ) with (fillfactor = 50);
 
+-- Starts that admission control rejected, which are no orders: one row per second in which there were any.
+create table rejected_starts (
+    at timestamptz primary key,
+    starts int not null check (starts > 0)
+);
+
 -- Whether a failed attempt has an event if another attempt follows. A step that fails for days has few events.
 create function attempt_has_event(attempt int) returns boolean language sql immutable parallel safe
 return attempt <= 32 or attempt & (attempt - 1) = 0;
 
 -- migrate:down
 drop function attempt_has_event;
+drop table rejected_starts;
 drop table reconcilers;
 drop table step_attempts;
 drop function selected_orders;

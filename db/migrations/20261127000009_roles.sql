@@ -76,12 +76,12 @@ begin
     if exists (select from pg_roles where rolname = 'orders_api') then
         grant select on api_keys to orders_api;
         grant delete on runs to orders_api;
-        grant insert, update, delete on baseline_run to orders_api;
+        grant insert, update, delete on baseline_run, rejected_starts to orders_api;
     elsif exists (select from pg_roles where rolname = 'orders_writer') then
         -- Without its own role, the API connects as orders_writer.
         grant select on api_keys to orders_writer;
         grant delete on runs to orders_writer;
-        grant insert, update, delete on baseline_run to orders_writer;
+        grant insert, update, delete on baseline_run, rejected_starts to orders_writer;
     end if;
 end
 $$;

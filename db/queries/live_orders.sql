@@ -23,7 +23,7 @@ order by o.deadline_at
 limit %(limit)s;
 
 -- name: orders_awaiting_review
-select o.order_id, o.run_id, o.state, o.amount_cents, o.currency, o.items, o.address, o.accepted_at, o.deadline_at,
+select o.order_id, o.run_id, o.state, o.amount_cents, o.currency, o.items, o.address, o.accepted_at, o.review_until,
     now() as read_at
 from orders o
 where o.state in ('received', 'validated', 'in_review') and o.review = 'manual' and o.abort_reason is null
@@ -37,7 +37,7 @@ order by o.deadline_at
 limit %(limit)s;
 
 -- name: throughput
--- Orders started and finished in each of the last whole seconds, oldest first.
+-- Orders started and finished, and starts rejected, in each of the last whole seconds, oldest first.
 with seconds as (
     select generate_series(date_trunc('second', now()) - make_interval(secs => %(seconds)s),
         date_trunc('second', now()) - interval '1 second', interval '1 second') as at
@@ -49,8 +49,9 @@ with seconds as (
     where finished_at is not null and finished_at >= date_trunc('second', now()) - make_interval(secs => %(seconds)s)
     group by 1
 )
-select seconds.at, coalesce(started.n, 0) as started, coalesce(finished.n, 0) as finished
-from seconds left join started using (at) left join finished using (at)
+select seconds.at, coalesce(started.n, 0) as started, coalesce(finished.n, 0) as finished,
+    coalesce(rejected_starts.starts, 0) as rejected
+from seconds left join started using (at) left join finished using (at) left join rejected_starts using (at)
 order by 1;
 
 -- name: recent_outcomes

@@ -13,7 +13,8 @@
 with new_order as (
     insert into orders (
         order_id, temporal_cluster_id, temporal_namespace, workflow_run_id, run_id, fingerprint, address, items,
-        amount_cents, currency, payment_id, review, execution, requested_at, accepted_at, deadline_at, limit_at, last_event_at, current_step,
+        amount_cents, currency, payment_id, review, execution, requested_at, accepted_at, deadline_at, limit_at,
+        review_until, last_event_at, current_step,
         applied_request_ids
     )
     select
@@ -28,6 +29,7 @@ with new_order as (
             (select date_trunc('milliseconds', %(accepted_at)s) + make_interval(secs => (options ->> 'slo_seconds')::float8)
                 from runs where run_id = %(run_id)s),
             date_trunc('milliseconds', %(deadline_at)s)),
+        %(review_until)s,
         greatest(clock_timestamp(), %(accepted_at)s), 'receive',
         array_remove(array[%(start_request_id)s::text], null)
     from database_identity

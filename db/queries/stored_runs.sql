@@ -1,9 +1,11 @@
 -- Stored load tests.
 
 -- name: newest_runs
--- The newest runs, or one run.
+-- The newest runs, or one run. `last_accepted_at` is null for a run that has ended.
 select run_id, label, notes, run_id = (select b.run_id from baseline_run b) is true as is_baseline, scenario,
-    fault_profile, started_at, ended_at, verdict ->> 'verdict' as verdict,
+    fault_profile, options, started_at, ended_at,
+    case when ended_at is null then (select max(accepted_at) from orders o where o.run_id = runs.run_id) end as last_accepted_at,
+    verdict ->> 'verdict' as verdict,
     (verdict ->> 'exit_code')::int as exit_code, late_orders, counted_orders,
     (verdict -> 'run' ->> 'offered_rate')::float8 as offered_rate,
     (verdict -> 'run' ->> 'completed_rate')::float8 as completed_rate,

@@ -64,12 +64,12 @@ def orders_by_deadline(reader: ReadOnlyDatabase, limit: int) -> list[Row]:
 
 def orders_awaiting_review(reader: ReadOnlyDatabase, limit: int) -> list[Row]:
     """Return undecided orders with manual review, the most urgent first: order_id, run_id, state,
-    amount_cents, items, address, accepted_at, deadline_at, read_at."""
+    amount_cents, currency, items, address, accepted_at, review_until, read_at."""
     return reader.fetch_all(_SQL["orders_awaiting_review"], {"limit": limit})
 
 
 def throughput(reader: ReadOnlyDatabase, seconds: int) -> list[Row]:
-    """Return one row for each of the last whole seconds: at, started, finished."""
+    """Return one row for each of the last whole seconds: at, started, finished, rejected."""
     return reader.fetch_all(_SQL["throughput"], {"seconds": seconds})
 
 

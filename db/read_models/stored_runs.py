@@ -48,9 +48,9 @@ class RunTimes:
 
 
 def newest_runs(reader: ReadOnlyDatabase, limit: int) -> list[Row]:
-    """Return run_id, label, notes, is_baseline, scenario, fault_profile, started_at, ended_at, and, None
-    without a verdict: verdict, exit_code, late_orders, counted_orders, offered_rate and completed_rate
-    (a second), p50_ms, p99_ms."""
+    """Return run_id, label, notes, is_baseline, scenario, fault_profile, options, started_at, ended_at,
+    last_accepted_at (None once it has ended), and, None without a verdict: verdict, exit_code, late_orders,
+    counted_orders, offered_rate and completed_rate (a second), p50_ms, p99_ms."""
     return reader.fetch_all(_SQL["newest_runs"], {"run_id": None, "limit": limit})
 
 

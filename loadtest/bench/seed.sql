@@ -48,7 +48,7 @@ cross join lateral (select
 insert into orders (
     order_id, temporal_cluster_id, temporal_namespace, workflow_run_id, run_id, fingerprint, state, abort_reason,
     aborted_at, aborted_by, address, items, amount_cents, payment_id, review, reviewer, requested_at, accepted_at,
-    deadline_at, limit_at, last_event_at, finished_at, end_to_end_ms, completion_ms, within_limit, ingress_ms,
+    deadline_at, limit_at, review_until, last_event_at, finished_at, end_to_end_ms, completion_ms, within_limit, ingress_ms,
     receive_ms, validate_ms, review_ms, charge_ms,
     prepare_ms, dispatch_ms, compensate_ms, waiting_ms, attempts, failed_attempts, timed_out_attempts, fault_profile
 )
@@ -59,7 +59,7 @@ select order_id, 'seeded', 'default', 'seeded', run_id, md5(order_id), outcome,
     '{"street": "1 Main Street", "city": "Springfield", "state": "IL", "zip": "62701"}',
     jsonb_build_array(jsonb_build_object('sku', 'SEED', 'quantity', 1, 'unit_price_cents', amount_cents)),
     amount_cents, 'pay-' || order_id, 'auto', 'auto',
-    accepted_at - interval '4 ms', accepted_at, accepted_at + interval '15 s', accepted_at + interval '15 s',
+    accepted_at - interval '4 ms', accepted_at, accepted_at + interval '15 s', accepted_at + interval '15 s', accepted_at + interval '9 s',
     accepted_at + interval '1 ms' * total_ms, accepted_at + interval '1 ms' * total_ms,
     total_ms + 4, total_ms, total_ms <= 15000, 4,
     received - 8, 7, 2000,
@@ -219,7 +219,8 @@ cross join lateral (
 -- Orders that run until they are deleted; every third is in manual review.
 insert into orders (
     order_id, temporal_cluster_id, temporal_namespace, workflow_run_id, fingerprint, state, current_step, address,
-    items, amount_cents, payment_id, review, requested_at, accepted_at, deadline_at, limit_at, last_event_at
+    items, amount_cents, payment_id, review, requested_at, accepted_at, deadline_at, limit_at, review_until,
+    last_event_at
 )
 select 'seed-running-' || n, 'seeded', 'default', 'seeded', md5(n::text),
     (case n %% 3 when 0 then 'in_review' else 'charged' end)::order_state,
@@ -227,7 +228,7 @@ select 'seed-running-' || n, 'seeded', 'default', 'seeded', md5(n::text),
     '{"street": "1 Main Street", "city": "Springfield", "state": "IL", "zip": "62701"}',
     '[{"sku": "SEED", "quantity": 1, "unit_price_cents": 4200}]', 4200, 'pay-seed-running-' || n,
     case n %% 3 when 0 then 'manual' else 'auto' end, now(), now(), now() + interval '2 hours' + interval '1 s' * n,
-    now() + interval '2 hours' + interval '1 s' * n, now()
+    now() + interval '2 hours' + interval '1 s' * n, now() + interval '2 hours', now()
 from generate_series(1, %(orders)s) n;
 
 -- name: running_attempts

@@ -18,7 +18,7 @@ from loadtest.chaos.stack_control import RECORD_SECONDS, SIGNALS, write
 from orchestrator.embedded import Stack
 from orchestrator.embedded.process_table import is_paused
 from orchestrator.errors import DatabaseError, FaultsUnavailable, OrderSystemError, StackError
-from orchestrator.gateways.registry import not_simulated
+from orchestrator.gateways.registry import faults_unavailable
 from orchestrator.settings import Settings
 
 MAX_PAUSE_SECONDS = 60
@@ -54,8 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _make(stack: Stack, verb: str, component: str) -> int:
     """Send the signal and return the process id. Raises OrderSystemError."""
-    if (setting := not_simulated(stack.running_settings())) is not None:
-        raise FaultsUnavailable(f"Faults can only be injected into simulated gateways, and {setting}.")
+    if (problem := faults_unavailable(stack.running_settings())) is not None:
+        raise FaultsUnavailable(problem)
     paused = {each.name for each in stack.processes() if is_paused(each.pid)}
     if verb != "kill" and (component in paused) == (verb == "pause"):
         raise StackError(f"{component} is {'already' if verb == 'pause' else 'not'} paused.")

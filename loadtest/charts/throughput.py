@@ -1,4 +1,4 @@
-"""Orders started and finished per second, with fault profiles and disturbances."""
+"""Orders started and finished and starts rejected per second, with fault profiles and disturbances."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -21,9 +21,15 @@ def throughput_chart(
     faults: Sequence[FaultSpan] = (),
     disturbances: Sequence[Disturbance] = (),
 ) -> go.Figure:
-    """Return a chart with a line for each rate. `rows` come from `db.read_models.live_orders.throughput`."""
+    """Return a chart with a line for each rate; for rejected starts only if there are any.
+
+    `rows` come from `db.read_models.live_orders.throughput`.
+    """
     figure = go.Figure()
-    for column, color, dash in (("started", palette.info, "solid"), ("finished", palette.success, "dot")):
+    lines = [("started", palette.info, "solid"), ("finished", palette.success, "dot")]
+    if any(row["rejected"] for row in rows):
+        lines.append(("rejected", palette.warning, "dash"))
+    for column, color, dash in lines:
         figure.add_scatter(
             x=[row["at"] for row in rows],
             y=[row[column] for row in rows],
@@ -33,7 +39,7 @@ def throughput_chart(
             hovertemplate="%{x|%H:%M:%S}  %{y}<extra></extra>",
         )
     apply_layout(figure, palette, height=HEIGHT)
-    highest = max((max(row["started"], row["finished"]) for row in rows), default=0)
+    highest = max((row[column] for row in rows for column, *_ in lines), default=0)
     figure.update_yaxes(range=[0, max(4, highest * 1.15)])
     figure.update_xaxes(showgrid=False)
     if rows:

@@ -19,6 +19,7 @@ from time import monotonic
 
 import structlog
 
+from db import rejected_starts
 from db.database import Database
 from db.domain import Step
 from db.read_models import order_metrics
@@ -63,6 +64,7 @@ MIN_LIMIT = 8
 """Lower bound of the limit at any completion rate: with fewer active orders, no rate can be measured."""
 
 RETRY_AFTER_SECONDS = 2
+RECORD_SECONDS = 1.0
 FORGET_SECONDS = 30.0
 """After this time, an admitted order that no worker has recorded no longer counts."""
 
@@ -238,6 +240,21 @@ class Admission:
                 log.warning("cannot count the active orders", error=str(error))
                 self._limiter.observe_outage(monotonic())
             await asyncio.sleep(max(POLL_SECONDS, (monotonic() - began_at) / POLL_SHARE))
+
+    async def record_rejections(self) -> None:
+        """Store how many starts were rejected, once a second if there were any, until cancelled."""
+        recorded = 0
+        while True:
+            await asyncio.sleep(RECORD_SECONDS)
+            rejected = self.rejected
+            if rejected == recorded:
+                continue
+            try:
+                await with_timeout(rejected_starts.record(self._database, rejected - recorded))
+            except DatabaseError as error:
+                log.warning("cannot store the rejected starts", error=str(error))
+            else:
+                recorded = rejected
 
     async def _poll(self) -> None:
         pending = list(self._pending)

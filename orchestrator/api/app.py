@@ -113,6 +113,7 @@ def _start_background_tasks(context: Context) -> list[asyncio.Task[None]]:
     work = {
         "outcomes": context.outcomes.run,
         "admission": context.admission.run,
+        "rejected starts": context.admission.record_rejections,
         "API keys": context.keys.run,
     }
     failed = context.metrics.background_task_failed

@@ -131,6 +131,8 @@ def _show(active: Json, as_json: bool) -> None:
         return
     since = f" since {active['since']}" if active["since"] else ""
     echo(f"{active['profile']}, seed {active['seed']}{since}")
+    if active["unavailable"]:
+        echo(f"The profile has no effect: {active['unavailable']}")
     rates = active["rates"]
     for step, each in {"every step": rates["default"], **rates["steps"]}.items():
         named = ", ".join(

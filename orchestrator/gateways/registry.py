@@ -73,6 +73,12 @@ def not_simulated(settings: Settings) -> str | None:
     return None
 
 
+def faults_unavailable(settings: Settings) -> str | None:
+    """Return why faults cannot be injected, as one sentence, or None."""
+    setting = not_simulated(settings)
+    return setting and f"Faults can only be injected into simulated gateways, and {setting}."
+
+
 def provider(settings: Settings, role: str) -> Provider:
     """Return the provider of a role. Raises SettingsError with the correction."""
     variable = f"{role.upper()}_GATEWAY"

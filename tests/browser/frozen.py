@@ -53,7 +53,8 @@ with aged as (
     from orders where finished_at is null
 )
 update orders o set requested_at = at, accepted_at = at, last_event_at = at,
-    deadline_at = at + interval '15 s', limit_at = at + interval '15 s'
+    deadline_at = at + interval '15 s', limit_at = at + interval '15 s',
+    review_until = at + interval '9 s'
 from aged where aged.order_id = o.order_id
 """
 

@@ -82,6 +82,11 @@ def test_selected_orders_are_cancelled(open_page: Open, live: LiveApi, a_run: st
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_text("2 of 3 can be cancelled now.")).to_be_visible(timeout=10_000)
     screenshot(page, "orders-cancel-light")
+    reason = dialog.get_by_role("textbox", name="Reason")
+    reason.fill(" ")
+    dialog.get_by_role("button", name="Cancel 2 orders").click()
+    expect(dialog.get_by_text("Reason is empty.")).to_be_visible(timeout=10_000)
+    reason.fill("sold out")
     dialog.get_by_role("button", name="Cancel 2 orders").click()
     expect(page.get_by_text("Cancelled 2 of 2 orders.")).to_be_visible(timeout=15_000)
     assert {live.finished(order_id)["status"] for order_id in ids} == {"cancelled"}

@@ -14,12 +14,13 @@ KEYS = {f"key-of-a-{role.word}": role for role in Role}
 class KeyedApi:
     """`requests` has pairs of a path and the key of the request.
 
-    `keyless_role` is the role of a request without a key.
+    `keyless_role` is the role of a request without a key. `faults_unavailable` is why faults are unavailable.
     """
 
     def __init__(self, keyless_role: Role | None = None) -> None:
         self.requests: list[tuple[str, str | None]] = []
         self._keyless_role = keyless_role
+        self.faults_unavailable: str | None = None
 
     def respond(self, path: str, key: str | None) -> tuple[int, object]:
         self.requests.append((path, key))
@@ -27,6 +28,8 @@ class KeyedApi:
         if role is None:
             return 401, {"detail": "an API key is required"}
         healthy = {"database_connected": True, "temporal_connected": True, "workers_healthy": True}
+        if path == "/faults":
+            return 200, {"unavailable": self.faults_unavailable}
         return 200, {"role": role.word} if path == "/whoami" else healthy
 
 

@@ -104,16 +104,21 @@ def test_long_ids_are_shortened_at_their_start():
     assert short_id("short") == "short"
 
 
-def test_throughput_has_a_line_for_started_and_one_for_finished():
-    rows = [{"at": after(n), "started": n, "finished": 2 * n} for n in range(3)]
+def test_throughput_has_lines_for_started_and_finished_orders_and_for_rejected_starts():
+    rows = [{"at": after(n), "started": n, "finished": 2 * n, "rejected": 0} for n in range(3)]
     figure = throughput.throughput_chart(rows, LIGHT, limit_ms=LIMIT_MS)
     assert [list(line.y) for line in figure.data] == [[0, 1, 2], [0, 2, 4]]
     assert throughput.mean_rate(rows, "started", 2) == 1.5
     assert throughput.mean_rate([], "started") == 0.0
+    rows[1]["rejected"] = 9
+    figure = throughput.throughput_chart(rows, LIGHT, limit_ms=LIMIT_MS)
+    assert [list(line.y) for line in figure.data][2:] == [[0, 9, 0]]
+    assert figure.data[2].name == "rejected per second"
+    assert figure.layout.yaxis.range[1] > 9
 
 
 def test_throughput_shows_fault_profiles_and_disturbances():
-    rows = [{"at": after(n), "started": 1, "finished": 1} for n in range(60)]
+    rows = [{"at": after(n), "started": 1, "finished": 1, "rejected": 0} for n in range(60)]
     figure = throughput.throughput_chart(
         rows,
         LIGHT,

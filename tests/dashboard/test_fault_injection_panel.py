@@ -157,12 +157,19 @@ def test_the_controls_need_the_role_chaos(page: Pages, seeded_url, local, monkey
     assert ("Fault injection requires a key of role chaos." in texts(test)) is not is_offered
 
 
-def test_real_gateways_have_no_controls(page: Pages, seeded_url, local, monkeypatch):
-    running = Settings.load().model_copy(update={"payment_gateway": "stripe"})
-    monkeypatch.setattr(local_stack.Stack, "running_settings", lambda _stack: running)
-    test = page.run("overview", seeded_url)
-    assert "PAYMENT_GATEWAY is stripe" in plain(texts(test))
-    assert not labels(test) & {"Apply fault profile", "Kill", "Pause", "Resume"}
+@pytest.mark.parametrize("name", ["overview", "stage"])
+@pytest.mark.usefixtures("local")
+def test_real_gateways_have_no_controls(page: Pages, seeded_url, name):
+    with keyed_api(int(os.environ["PORT_BASE"]), keyless_role=Role.VIEWER) as api:
+        api.faults_unavailable = (
+            "Faults can only be injected into simulated gateways, and PAYMENT_GATEWAY is x."
+        )
+        test = page.run(name, seeded_url)
+        page.reset()
+    assert [plain(each.value) for each in test.info] == [api.faults_unavailable]
+    assert not [
+        each.label for each in test.button if each.label.startswith(("Apply", "Kill", "Pause", "Faults"))
+    ]
 
 
 def test_without_a_local_stack_only_profiles_are_offered(page: Pages, seeded_url):

@@ -1,6 +1,6 @@
 """Errors of a rejected request beside the fields of a form."""
 
-from dashboard.view_models.field_errors import FORM, field_errors
+from dashboard.view_models.field_errors import FORM, field_errors, text_field_errors
 from db.domain import Address
 from orchestrator.errors import RequestMalformed, ServiceUnavailable
 
@@ -42,4 +42,10 @@ def test_an_error_without_fields_belongs_to_the_form():
     assert field_errors(ServiceUnavailable("no connection"), FIELDS) == {FORM: "No connection."}
     assert field_errors(RequestMalformed("the body is not valid JSON"), FIELDS) == {
         FORM: "The body is not valid JSON."
+    }
+
+
+def test_texts_are_checked_as_the_api_checks_them():
+    assert text_field_errors({"reason": "sold out", "cancelled_by": " "}) == {
+        "cancelled_by": "Cancelled_by is empty."
     }

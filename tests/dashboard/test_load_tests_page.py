@@ -66,6 +66,7 @@ def test_a_run_of_another_machine_is_shown_without_a_stop_button(page: Pages, ur
     test = page.run("load_tests", url)
     assert not test.exception
     assert [link.proto.label for link in test.get("page_link")] == ["remote-run"]
+    assert list(test.dataframe[0].value["verdict"]) == ["in progress", "aborted"]
     assert "Stop it in its shell or in the Locust web UI" in texts(test)
     assert not [button for button in test.button if button.label == "Stop"]
     (link,) = test.get("link_button")
@@ -119,7 +120,8 @@ def test_every_stored_run_has_a_page_and_older_runs_can_be_shown(page: Pages, ur
     test = page.run("load_tests", url, run=f"stored-{STORED - 1:03d}")
     assert not test.exception
     assert test.title[0].value == f"Load test stored\\-{STORED - 1:03d}"
-    assert f"**stored\\-{STORED - 1:03d}** has no verdict" in texts(test)
+    assert f"**stored\\-{STORED - 1:03d}** was aborted" in test.warning[0].value
+    assert "live" not in test.session_state
     assert "Run unknown not found" in texts(page.run("load_tests", url, run="unknown"))
     assert not click(test, "All load tests").query_params
 

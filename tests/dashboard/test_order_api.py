@@ -1,7 +1,4 @@
-"""The dashboard's API client: errors, health reports, and the names with which requests are signed."""
-
-import json
-from collections.abc import Callable
+"""The dashboard's API client: errors and health reports."""
 
 import httpx
 import pytest
@@ -52,31 +49,3 @@ def test_an_unhealthy_report_is_returned():
 def test_a_refused_connection_raises_api_unavailable():
     with pytest.raises(ApiUnavailable):
         OrderApi(f"http://127.0.0.1:{free_port_base()}").health()
-
-
-REQUESTS: dict[str, tuple[str, Callable[[OrderApi], object]]] = {
-    "cancel": ("cancelled_by", lambda api: api.cancel("o", "late", "typed")),
-    "update-address": ("updated_by", lambda api: api.change_address("o", {"city": "Bonn"}, "typed", 1)),
-    "approve": ("reviewer", lambda api: api.approve("o", "typed")),
-    "reject": ("reviewer", lambda api: api.reject("o", "typed", "fraud")),
-}
-
-
-@pytest.mark.parametrize("signal", REQUESTS)
-@pytest.mark.parametrize(("key", "signed"), [("key-of-ada", "ada"), (None, "typed")])
-def test_a_request_is_signed_with_the_name_of_the_key(signal: str, key: str | None, signed: str):
-    sent = []
-
-    def respond(request: httpx.Request) -> httpx.Response:
-        if request.url.path == "/whoami":
-            assert request.headers["authorization"] == "Bearer key-of-ada"
-            return httpx.Response(200, json={"name": "ada", "role": "operator"})
-        sent.append((request.url.path, json.loads(request.content)))
-        return httpx.Response(200, json={})
-
-    api = OrderApi("http://api")
-    api._http = httpx.Client(base_url="http://api", transport=httpx.MockTransport(respond))
-    field, send = REQUESTS[signal]
-    send(api.with_key(key))
-    ((path, body),) = sent
-    assert (path, body[field]) == (f"/orders/o/signals/{signal}", signed)

@@ -127,6 +127,27 @@ def test_a_batch_is_started_with_progress_and_another_id_follows(page: Pages, se
         assert [message.value for message in test.success] == ["Started 3 of 3 orders."]
 
 
+def test_an_order_id_that_is_too_long_with_its_number_starts_no_order(page: Pages, seeded_url, monkeypatch):
+    monkeypatch.setattr(OrderApi, "start", lambda *_: pytest.fail("started"))
+    test = page.run("orders", seeded_url)
+    field(test.text_input, "Order id").set_value("x" * 62)
+    field(test.number_input, "Number of orders").set_value(10)
+    start(test)
+    assert "An order id has 1 to 64 letters, digits, '-' or '_', with its number, such as '-10'." in plain(
+        texts(test)
+    )
+
+
+@pytest.mark.parametrize("execution", [None, "fast", "visible"])
+def test_the_chosen_execution_is_sent(page: Pages, seeded_url, monkeypatch, execution):
+    sent = []
+    monkeypatch.setattr(OrderApi, "start", lambda _api, _order_id, body: sent.append(body))
+    test = page.run("orders", seeded_url)
+    field(test.button_group, "Execution").set_value(execution)
+    start(test)
+    assert [body.get("execution") for body in sent] == [execution]
+
+
 def test_a_batch_survives_an_overloaded_api(page: Pages, seeded_url, monkeypatch):
     monkeypatch.setattr(order_batches, "MAX_PAUSE_SECONDS", 0.01)
     requests = Counter()
@@ -147,7 +168,7 @@ def test_a_batch_survives_an_overloaded_api(page: Pages, seeded_url, monkeypatch
 
 def test_selected_orders_are_cancelled_after_a_preview(page: Pages, postgres, monkeypatch):
     cancelled = []
-    monkeypatch.setattr(OrderApi, "cancel", lambda _api, *request: cancelled.append(request))
+    monkeypatch.setattr(OrderApi, "cancel", lambda _api, order_id, **_: cancelled.append(order_id))
     with postgres.fresh_database() as url:
         seed(url, 3, days=1, progress=lambda _: None)
         seed_recent(url, finished=0, running=2)
@@ -163,10 +184,16 @@ def test_selected_orders_are_cancelled_after_a_preview(page: Pages, postgres, mo
         preview = test.dataframe[-1].value if test.dataframe[-1].key is None else test.dataframe[0].value
         assert sorted(preview["cancellation"])[1:] == ["possible", "possible"]
         assert sorted(preview["cancellation"])[0].startswith("already ")
+        field(test.text_input, "Reason").set_value(" ")
+        click(test, "Cancel 2 orders")
+        assert "order-batch" not in test.session_state
+        # AppTest runs the whole page again, which closes the dialog.
+        click(test, "Cancel 3 selected orders")
+        field(test.text_input, "Reason").set_value("sold out")
         click(test, "Cancel 2 orders")
         finish_batch(test)
         page.reset()
-    assert {request[0] for request in cancelled} == set(open_ids)
+    assert set(cancelled) == set(open_ids)
     assert not [each for each in test.button if each.label.startswith("Cancel")]
     assert [message.value for message in test.success] == ["Cancelled 2 of 2 orders."]
 

@@ -55,7 +55,7 @@ def test_a_page_calls_the_api_with_the_key_of_its_user(page: Pages, api, busy_ur
     key = sign_in(monkeypatch, role)
     test = page.run("overview", busy_url)
     assert not test.exception
-    assert {path for path, _ in api.requests} == {"/health", "/whoami"}
+    assert {path for path, _ in api.requests} == {"/health", "/whoami", "/faults"}
     assert {used_key for _, used_key in api.requests} == {key}
 
 

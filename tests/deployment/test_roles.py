@@ -43,6 +43,7 @@ API = WRITER | {
     "public.api_keys": {"SELECT"},
     "public.runs": CHANGE | {"DELETE"},
     "public.baseline_run": CHANGE | {"DELETE"},
+    "public.rejected_starts": CHANGE | {"DELETE"},
 }
 LOADTEST = {"public.runs": CHANGE, "public.disturbances": APPEND, "public.api_keys": set()}
 

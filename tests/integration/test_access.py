@@ -16,8 +16,11 @@ import pytest
 import pytest_asyncio
 
 from db import api_keys
+from db.domain import RequestResult, State
 from db.read_only_database import ROLE
 from orchestrator.api.app import create_app
+from orchestrator.api.order_service import OrderService
+from orchestrator.api.order_updates import Request
 from orchestrator.security.key_hashing import Role, hash_key, new_key
 from orchestrator.settings import Settings
 from tests.live import body, eventually
@@ -115,6 +118,35 @@ async def until_key_required(api: httpx.AsyncClient) -> None:
 async def test_without_any_key_every_request_is_allowed(api: httpx.AsyncClient) -> None:
     assert (await api.get("/whoami")).json() == {"name": None, "role": "chaos"}
     assert (await api.put("/faults", json={"profile": "none"})).status_code == 200
+
+
+SIGNALS: dict[str, tuple[str, dict[str, object]]] = {
+    "cancel": ("cancelled_by", {"reason": "r"}),
+    "update-address": ("updated_by", {"new_address": body()["initial_address"]}),
+    "approve": ("reviewer", {}),
+    "reject": ("reviewer", {"reason": "r"}),
+}
+
+
+@pytest.mark.parametrize("has_key", [True, False])
+async def test_a_request_is_signed_with_the_name_of_its_key(
+    api: httpx.AsyncClient, url: str, monkeypatch: pytest.MonkeyPatch, has_key: bool
+) -> None:
+    signed = []
+
+    async def send_request(_: object, order_id: str, request: Request, key: str | None) -> RequestResult:
+        signed.append(request)
+        return RequestResult(accepted=True, state=State.RECEIVED, message="")
+
+    monkeypatch.setattr(OrderService, "send_request", send_request)
+    headers = bearer(make_key(url, "ada", "operator")) if has_key else {}
+    if has_key:
+        await until_key_required(api)
+    for signal, (field, content) in SIGNALS.items():
+        path = f"/orders/a/signals/{signal}"
+        response = await api.post(path, json=content | {field: "typed"}, headers=headers)
+        assert response.status_code == 200, response.text
+        assert getattr(signed[-1], field) == ("ada" if has_key else "typed")
 
 
 async def test_without_any_key_a_request_with_another_host_is_rejected(

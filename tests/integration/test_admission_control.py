@@ -1,8 +1,10 @@
 """Admission control of a second API on the same stack, which admits one order at a time."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
+import psycopg
 import pytest
 import pytest_asyncio
 
@@ -26,15 +28,23 @@ async def limited_api(live: LiveApi, live_stack: Stack) -> AsyncIterator[httpx.A
         yield client
 
 
+def _stored_rejections(stack: Stack) -> int:
+    with psycopg.connect(stack.settings.order_database_url) as connection:
+        (number,) = connection.execute("select coalesce(sum(starts), 0) from rejected_starts").fetchone() or (
+            0,
+        )
+        return int(number)
+
+
 def _in_flight(live: LiveApi) -> int:
     orders = live.http.get("/orders", params={"limit": 500}).json()["orders"]
     return sum(order["status"] == "running" and order["state"] != "in_review" for order in orders)
 
 
-async def test_a_rejected_start_has_retry_after_and_is_not_stored(
-    limited_api: httpx.AsyncClient, live: LiveApi
+async def test_a_rejected_start_has_retry_after_and_only_its_number_is_stored(
+    limited_api: httpx.AsyncClient, live: LiveApi, live_stack: Stack
 ) -> None:
-    first, second = new_id(), new_id()
+    first, second, stored = new_id(), new_id(), _stored_rejections(live_stack)
     assert (await limited_api.post(f"/orders/{first}/start", json=body())).status_code == 200
     rejected = await limited_api.post(f"/orders/{second}/start", json=body())
     assert rejected.status_code == 429
@@ -46,6 +56,8 @@ async def test_a_rejected_start_has_retry_after_and_is_not_stored(
     metrics = (await limited_api.get("/metrics")).text
     assert "orders_admissible 1.0" in metrics
     assert "orders_rejected_total 1.0" in metrics
+    # In a thread, so that the API, which is in this process, can store it.
+    await asyncio.to_thread(eventually, lambda: _stored_rejections(live_stack) == stored + 1)
 
 
 async def test_a_repeat_of_an_accepted_start_is_never_rejected(

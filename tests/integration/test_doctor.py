@@ -296,9 +296,10 @@ async def test_a_database_of_a_newer_release_with_overdue_orders(postgres, tmp_p
             connection.execute(
                 "insert into orders (order_id, temporal_cluster_id, temporal_namespace, workflow_run_id,"
                 " fingerprint, address, items, amount_cents,"
-                " payment_id, review, requested_at, accepted_at, deadline_at, limit_at, last_event_at)"
+                " payment_id, review, requested_at, accepted_at, deadline_at, limit_at, review_until,"
+                " last_event_at)"
                 " select 'late-' || n, 'c', 'default', 'r', 'f', '{}', '[]', 1, 'p' || n, 'auto', now(),"
-                " now(), now() - interval '1 minute', now(), now() from generate_series(1, 4) n"
+                " now(), now() - interval '1 minute', now(), now(), now() from generate_series(1, 4) n"
             )
             connection.execute("insert into step_attempts values ('late-2', 'refund', 99, now(), 'worker-1')")
         found = await findings_of(external(tmp_path, url))

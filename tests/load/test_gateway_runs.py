@@ -69,7 +69,9 @@ async def test_the_limit_is_held_with_faults_in_the_process_of_the_http_gateway(
                 access = {"Authorization": f"Bearer {TOKEN}"}
                 (await client.put(f"{url}/faults", json=faults, headers=access)).raise_for_status()
                 refused = await client.put(f"{stack.settings.api_url}/faults", json=faults)
-            assert (refused.status_code, "PAYMENT_GATEWAY is http" in refused.text) == (409, True)
+                shown = (await client.get(f"{stack.settings.api_url}/faults")).json()
+            assert (refused.status_code, refused.json()["detail"]) == (409, shown["unavailable"])
+            assert "PAYMENT_GATEWAY is http" in shown["unavailable"]
             code, report = await run_load(
                 stack, "http", "--scenario=start-only", "--rate=6", "--duration=50s"
             )

@@ -14,7 +14,13 @@ from orchestrator.deadlines import SIMULATED_NEEDS
 from orchestrator.errors import FaultsUnavailable, SettingsError
 from orchestrator.gateways import call_guard
 from orchestrator.gateways.call_guard import CallGuard, GatewayBusy, StepCalls
-from orchestrator.gateways.registry import call_policy, not_simulated, provider, time_needs
+from orchestrator.gateways.registry import (
+    call_policy,
+    faults_unavailable,
+    not_simulated,
+    provider,
+    time_needs,
+)
 from orchestrator.settings import Settings
 from orchestrator.settings.gateways import REMOTE_CALLS, SIMULATED_CALLS, CallPolicy
 
@@ -139,9 +145,11 @@ def test_the_setting_changes_single_values() -> None:
 
 
 def test_only_the_embedded_stack_has_default_gateways() -> None:
-    assert not_simulated(chosen()) is None
-    assert (
-        not_simulated(chosen(database_url=EXTERNAL, payment_gateway="stripe")) == "PAYMENT_GATEWAY is stripe"
+    assert not_simulated(chosen()) is faults_unavailable(chosen()) is None
+    real = chosen(database_url=EXTERNAL, payment_gateway="stripe")
+    assert not_simulated(real) == "PAYMENT_GATEWAY is stripe"
+    assert faults_unavailable(real) == (
+        "Faults can only be injected into simulated gateways, and PAYMENT_GATEWAY is stripe."
     )
     with pytest.raises(SettingsError, match="CARRIER_GATEWAY is not set: with an external database"):
         provider(chosen(database_url=EXTERNAL), "carrier")

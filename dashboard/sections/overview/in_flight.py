@@ -63,7 +63,7 @@ def show() -> None:
             disturbances=events.disturbances,
         ),
         "throughput",
-        "Orders started and finished per second, with fault profiles and disturbances",
+        "Orders started and finished and starts rejected per second, with fault profiles and disturbances",
     )
     if not rows and cached(live_orders.last_finished_at, 30)() is None:
         page.empty_state(

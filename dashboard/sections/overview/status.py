@@ -42,13 +42,16 @@ def show(window_seconds: int) -> None:
     slo_banner.show(orders, late, SLO_TARGET)
     slices = cached(live_orders.outcomes_over_time)(window_seconds, SLICES)
     rates = throughput(THROUGHPUT_SECONDS)
+    rejected = mean_rate(rates, "rejected")
     tiles = [
         Tile(
             "Throughput",
             f"{mean_rate(rates, 'finished'):.1f} / s",
-            f"{mean_rate(rates, 'started'):.1f} / s started",
+            f"{mean_rate(rates, 'started'):.1f} / s started"
+            + (f", {rejected:.1f} / s rejected" if rejected else ""),
             [row["finished"] for row in rates],
-            "Orders finished per second, mean of the last 10 s",
+            "Orders finished per second, mean of the last 10 s. A start is rejected with status 429 when the "
+            "order would miss its limit.",
         ),
         Tile(
             "In flight",

@@ -42,7 +42,7 @@ def show(run_id: str) -> None:
         f"{min_count(0.99)} orders. Click a point, or enter a second, to list its orders."
     )
     if all(each.send_delay_ms is None for each in timeline.seconds):
-        caption += " Send delays are known once the run has its verdict."
+        caption += " Send delays are stored with the verdict."
     st.caption(caption)
     second = _selected_second(timeline, clicked)
     if second is not None:

@@ -24,7 +24,7 @@ def show(run_id: str) -> None:
         page.page_header(f"Load test {plain_text.markdown(run_id)}", live=False)
         page.empty_state(f"Run {plain_text.markdown(run_id)} not found", "It is starting, or it was deleted.")
         return
-    is_running = run["ended_at"] is None
+    is_running = bool(running_load_tests.in_progress([run]))
     is_live = page.page_header(f"Load test {plain_text.markdown(run['label'] or run_id)}", live=is_running)
     if run["label"]:
         st.caption(f"Run id {plain_text.markdown(run_id)}")
@@ -33,7 +33,7 @@ def show(run_id: str) -> None:
     if is_running:
         page.live_fragment(partial(_wait_for_verdict, run_id), is_live, every=5.0)
     else:
-        stored_run.show(run_id)
+        stored_run.show(run_id, is_running=False)
     # Not in a fragment: a change is also shown in the title.
     with page.error_boundary("properties"):
         properties.show(run)
@@ -50,12 +50,12 @@ def show(run_id: str) -> None:
 
 def _wait_for_verdict(run_id: str) -> None:
     run = stored_runs.run_summary(clients.database(), run_id)
-    if run is None or run["ended_at"] is not None:
+    if run is None or not running_load_tests.in_progress([run]):
         cached(run_timeline.run_timeline, CHART_SECONDS).clear()
         # Redraw the whole page, now without refresh.
         st.rerun()
     running_load_tests.show_progress_of(run_id)
-    stored_run.show(run_id)
+    stored_run.show(run_id, is_running=True)
 
 
 def _compare(run: Row) -> None:

@@ -24,7 +24,7 @@ from orchestrator.audit import audit as run_audit
 from orchestrator.audit.provider_records import copy_provider_records
 from orchestrator.errors import FaultsUnavailable, RequestMalformed
 from orchestrator.gateways.fault_injection import FaultProfile, named_profile
-from orchestrator.gateways.registry import not_simulated
+from orchestrator.gateways.registry import faults_unavailable, not_simulated
 
 router = APIRouter(tags=["operations"], dependencies=[Depends(requests.require_single_values)])
 
@@ -116,16 +116,17 @@ async def audit(query: Annotated[requests.AuditQuery, Query()], context: Ctx) ->
 
 @router.get("/faults", responses=error_responses())
 async def show_faults(context: Ctx) -> responses.FaultsResponse:
-    """Return the active fault profile."""
-    return responses.FaultsResponse.of(await with_timeout(fault_profiles.current(context.database)))
+    """Return the active fault profile, and why it has no effect if a gateway is not simulated."""
+    active = await with_timeout(fault_profiles.current(context.database))
+    return responses.FaultsResponse.of(active, faults_unavailable(context.settings))
 
 
 @router.put("/faults", responses=error_responses(409, 413))
 async def set_faults(body: requests.FaultsBody, context: Ctx) -> responses.FaultsResponse:
     """Change the fault profile of the simulated gateways. Every worker applies it within a second. The
     response is 409 if a gateway is not simulated."""
-    if (setting := not_simulated(context.settings)) is not None:
-        raise FaultsUnavailable(f"Faults can only be injected into simulated gateways, and {setting}.")
+    if (problem := faults_unavailable(context.settings)) is not None:
+        raise FaultsUnavailable(problem)
     profile = _profile(body)
     change = await with_timeout(
         fault_profiles.record(context.database, profile.name, profile.seed, profile.to_json())

@@ -5,12 +5,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query
+from starlette.requests import Request as HttpRequest
 
 from db.currencies import DEFAULT_CURRENCY
 from db.domain import SAMPLE_ITEMS, ExecutionMode, Item, ReviewMode, State, Step
 from db.read_models import order_details
 from orchestrator import messages
 from orchestrator.api.context import Context, Ctx
+from orchestrator.api.middleware.auth import caller_of
 from orchestrator.api.order_service import start_request_id
 from orchestrator.api.order_updates import Request
 from orchestrator.api.problem_details import error_responses
@@ -95,38 +97,65 @@ async def list_orders(
 _REQUEST: dict[str, Any] = {"responses": error_responses(404, 409, 413)}
 
 
+def _key_name(request: HttpRequest) -> str | None:
+    return caller_of(request)[0]
+
+
+KeyName = Annotated[str | None, Depends(_key_name)]
+"""The name of the request's API key. It replaces the name in the body, so that a key cannot sign as
+another person."""
+
+
 @router.post("/{order_id}/signals/cancel", summary="Cancel", **_REQUEST)
 async def cancel(
-    order_id: OrderIdPath, body: requests.CancelBody, context: Ctx, key: requests.IdempotencyKey = None
+    order_id: OrderIdPath,
+    body: requests.CancelBody,
+    context: Ctx,
+    key_name: KeyName,
+    key: requests.IdempotencyKey = None,
 ) -> responses.OrderRequestResponse:
     """Cancel the order, until its package is dispatched. A charge is refunded."""
-    return await _send(order_id, messages.CancelOrder(body.reason, body.cancelled_by), context, key)
+    return await _send(
+        order_id, messages.CancelOrder(body.reason, key_name or body.cancelled_by), context, key
+    )
 
 
 @router.post("/{order_id}/signals/update-address", summary="Change the address", **_REQUEST)
 async def update_address(
-    order_id: OrderIdPath, body: requests.UpdateAddressBody, context: Ctx, key: requests.IdempotencyKey = None
+    order_id: OrderIdPath,
+    body: requests.UpdateAddressBody,
+    context: Ctx,
+    key_name: KeyName,
+    key: requests.IdempotencyKey = None,
 ) -> responses.OrderRequestResponse:
     """Change the delivery address, until the package is dispatched."""
     address = body.new_address.to_address()
-    change = messages.UpdateAddress(address, body.updated_by, body.address_version)
+    change = messages.UpdateAddress(address, key_name or body.updated_by, body.address_version)
     return await _send(order_id, change, context, key)
 
 
 @router.post("/{order_id}/signals/approve", summary="Approve", **_REQUEST)
 async def approve(
-    order_id: OrderIdPath, body: requests.ApproveBody, context: Ctx, key: requests.IdempotencyKey = None
+    order_id: OrderIdPath,
+    body: requests.ApproveBody,
+    context: Ctx,
+    key_name: KeyName,
+    key: requests.IdempotencyKey = None,
 ) -> responses.OrderRequestResponse:
     """Approve the order, during its review or before."""
-    return await _send(order_id, messages.ApproveOrder(body.reviewer), context, key)
+    return await _send(order_id, messages.ApproveOrder(key_name or body.reviewer), context, key)
 
 
 @router.post("/{order_id}/signals/reject", summary="Reject", **_REQUEST)
 async def reject(
-    order_id: OrderIdPath, body: requests.RejectBody, context: Ctx, key: requests.IdempotencyKey = None
+    order_id: OrderIdPath,
+    body: requests.RejectBody,
+    context: Ctx,
+    key_name: KeyName,
+    key: requests.IdempotencyKey = None,
 ) -> responses.OrderRequestResponse:
     """Reject the order, until it is approved. Nothing is charged."""
-    return await _send(order_id, messages.RejectOrder(body.reviewer, body.reason), context, key)
+    return await _send(order_id, messages.RejectOrder(key_name or body.reviewer, body.reason), context, key)
 
 
 async def _send(

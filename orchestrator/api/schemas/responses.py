@@ -305,14 +305,21 @@ class FaultsResponse(BaseModel):
     seed: int
     rates: dict[str, Any]
     since: Timestamp | None = Field(description="Null until the profile is first set.")
+    unavailable: str | None = Field(
+        default=None, description="Why the profile has no effect. Null if every gateway is simulated."
+    )
 
     @classmethod
-    def of(cls, change: FaultChange | None) -> Self:
+    def of(cls, change: FaultChange | None, unavailable: str | None = None) -> Self:
         """Profile `none` before the first change."""
         if change is None:
             none = named_profile("none")
-            return cls(profile=none.name, seed=none.seed, rates=none.to_json(), since=None)
-        return cls(profile=change.profile, seed=change.seed, rates=change.rates, since=change.at)
+            active = {"profile": none.name, "seed": none.seed, "rates": none.to_json(), "since": None}
+        else:
+            active = {
+                "profile": change.profile, "seed": change.seed, "rates": change.rates, "since": change.at
+            }  # fmt: skip
+        return cls.model_validate(active | {"unavailable": unavailable})
 
 
 class HealthResponse(BaseModel):
