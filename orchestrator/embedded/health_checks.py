@@ -2,8 +2,8 @@
 
 import asyncio
 import http.client
-import threading
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -22,26 +22,27 @@ class HealthChecks:
     """A context manager that keeps its connection to Temporal open.
 
     Synchronous, so that commands, tests and callers with an event loop can use it; the Temporal SDK runs
-    on an event loop in a separate thread.
+    in a separate thread.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._runner = asyncio.Runner()
         self._client: Client | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._loop is None or self._thread is None:
+        if self._thread is None:
             return
         self._client = None
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        self._loop = None
+        # After the last call has ended, also if Ctrl-C has interrupted the caller: the SDK prints a traceback
+        # if a call ends after its event loop is closed.
+        self._thread.submit(self._runner.close)
+        self._thread.shutdown()
+        self._thread = None
 
     def postgres_responds(self) -> bool:
         """Return whether the server executes a query. The order database may not exist yet."""
@@ -101,12 +102,10 @@ class HealthChecks:
 
         from orchestrator.errors import TemporalUnavailable
 
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="health-checks", daemon=True)
-            self._thread.start()
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="health-checks")
         try:
             bounded = asyncio.wait_for(call, TIMEOUT_SECONDS)
-            return asyncio.run_coroutine_threadsafe(bounded, self._loop).result()
+            return self._thread.submit(self._runner.run, bounded).result()
         except (TemporalUnavailable, RPCError, TimeoutError):
             return None

@@ -112,7 +112,7 @@ def finished(live_stack: Stack, live: LiveApi, tmp_path_factory: pytest.TempPath
             stderr=subprocess.STDOUT,
         )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as page:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as page:
             eventually(lambda: responds(page), seconds=60)
             form = {"user_count": "1", "spawn_rate": "1", "host": live.url, "run_id": run_id, **OPTIONS}
             started = page.post("/swarm", data=form).json()
@@ -196,7 +196,7 @@ def test_pandas_over_each_csv(finished: LoadTest, live: LiveApi, live_stack: Sta
         text = live.http.get("/latency.csv", params={"run_id": finished.run_id}).text
     elif source == "dashboard":
         url = f"{live_stack.settings.local_url('dashboard')}/export/latency.csv"
-        text = httpx.get(url, params={"run": finished.run_id}, trust_env=False).text
+        text = httpx.get(url, params={"run": finished.run_id}, trust_env=False, timeout=60).text
     else:
         command = CommandLine(stack_environment(live_stack.settings))
         code, text = asyncio.run(command.run("export", "--run", finished.run_id, "--csv", "-"))

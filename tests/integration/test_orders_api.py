@@ -133,7 +133,7 @@ def test_a_long_poll_ends_after_its_time(live: LiveApi) -> None:
     order_id = live.start(review="manual")
     response = live.http.get(f"/orders/{order_id}/status", params={"wait": 0.5})
     assert response.json()["status"] == "running"
-    assert 0.5 <= response.elapsed.total_seconds() < 1.5
+    assert 0.5 <= response.elapsed.total_seconds() < 5
     live.signal(order_id, "reject", reviewer="r", reason="test is over")
 
 

@@ -55,6 +55,8 @@ class Shell:
         )
 
 
+# Some thirty commands of a second each, on a busy machine of several.
+@pytest.mark.timeout(420)
 @pytest.mark.stack
 @pytest.mark.usefixtures("_planted")
 def test_no_output_of_a_stack_has_a_secret(postgres: PostgresServer) -> None:
