@@ -13,6 +13,7 @@ overload, so they do not change the limit. docs/explanation/admission-control.md
 import asyncio
 import math
 from collections import deque
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from statistics import median
 from time import monotonic
@@ -71,12 +72,27 @@ FORGET_SECONDS = 30.0
 log = structlog.get_logger()
 
 
+@dataclass
+class Outage:
+    """An outage, from its begin until the orders that it has delayed have finished."""
+
+    began_at: float
+    ended_at: float
+    """Last time at which no order progressed."""
+
+    backlog: float = math.inf
+    """Active orders when the outage had lasted for BACKLOG_SHARE of the limit; inf before."""
+
+
 class ConcurrencyLimiter:
     """Derives how many orders may be active from queueing times and the completion rate.
 
     `processing_seconds` is the limit of an order without its review, and `unqueued_seconds` the longest time
-    without an event of an order that does not wait. After an outage it recovers: the limit does not follow
-    queueing times until the delayed orders have finished.
+    without an event of an order that does not wait.
+
+    Without an outage, the limit follows queueing times. An outage begins when no order progresses
+    (`observe_outage`) and ends when the orders that it has delayed have finished (`_recover`). Until then, the
+    limit is the number of orders that can finish in time behind the delayed ones.
     """
 
     def __init__(self, processing_seconds: float, unqueued_seconds: float, max_limit: int) -> None:
@@ -91,15 +107,7 @@ class ConcurrencyLimiter:
         self._best_rate = 0.0
         self._adaptive_limit = float(max_limit)
         self._active = 0
-        self._outage_at: float | None = None
-        """Begin of an outage whose delayed orders have not finished."""
-
-        self._resumed_at = 0.0
-        """End of that outage; during the outage, now."""
-
-        self._backlog_limit = math.inf
-        """Active orders when the outage had lasted for `_backlog_seconds`."""
-
+        self._outage: Outage | None = None
         self.evidence_since = 0.0
         """Queueing times of orders that were accepted earlier do not show an overload: an outage delayed
         them."""
@@ -107,8 +115,8 @@ class ConcurrencyLimiter:
     @property
     def limit(self) -> int:
         limit = self._adaptive_limit
-        if self._outage_at is not None:
-            limit = min(limit, max(self._backlog_limit, self._best_rate * self._backlog_seconds))
+        if self._outage is not None:
+            limit = min(limit, max(self._outage.backlog, self._best_rate * self._backlog_seconds))
         return min(max(int(max(limit, self._sustainable)), MIN_LIMIT), self._max_limit)
 
     @property
@@ -133,43 +141,51 @@ class ConcurrencyLimiter:
         if self._best_rate and quiet_seconds > self._max_quiet_seconds:
             self.observe_outage(now, quiet_seconds)
             return
-        self._rates.append((now, finished_rate))
-        while self._rates[0][0] < now - RATE_MEMORY_SECONDS:
-            self._rates.popleft()
-        self._best_rate = max(rate for _, rate in self._rates)
-        if self._outage_at is not None:
-            self._limit_backlog(now, self._outage_at)
-            if self._has_recovered(now - self._resumed_at, active):
-                self._outage_at, self._backlog_limit, self.evidence_since = None, math.inf, now
-        elif active == 0:
-            self._adaptive_limit = self._max_limit
-        elif self._best_rate and quiet_seconds > self._max_unqueued_seconds:
-            # In an overload some orders progress at any time: this may be the begin of an outage.
-            return
-        elif waiting_seconds > self._max_waiting_seconds:
-            self._adaptive_limit = min(self._adaptive_limit, active) / self._change
-        else:
-            increased = max(self._adaptive_limit, self._sustainable) * self._change + 1
-            self._adaptive_limit = min(increased, self._max_limit)
+        self._record_rate(now, finished_rate)
+        if self._outage is not None:
+            self._recover(now, self._outage)
+        elif not self._best_rate or quiet_seconds <= self._max_unqueued_seconds:
+            self._adapt(waiting_seconds)
+        # Otherwise this may be the begin of an outage: in an overload some orders progress at any time.
 
     def observe_outage(self, now: float, quiet_seconds: float = 0.0) -> None:
         """Record that no order has progressed for `quiet_seconds`, or that the database is unavailable."""
         # The rates from before the outage stay the best known ones.
         paused = now - (self._rates[-1][0] if self._rates else now)
         self._rates = deque((at + paused, rate) for at, rate in self._rates)
-        if self._outage_at is None:
-            self._outage_at = now - quiet_seconds
-        self._resumed_at = now
-        self._limit_backlog(now, self._outage_at)
+        if self._outage is None:
+            self._outage = Outage(now - quiet_seconds, now)
+        self._outage.ended_at = now
+        self._limit_backlog(now, self._outage)
 
-    def _limit_backlog(self, now: float, outage_at: float) -> None:
-        if now - outage_at > self._backlog_seconds and self._backlog_limit == math.inf:
-            self._backlog_limit = self._active
+    def _record_rate(self, now: float, finished_rate: float) -> None:
+        self._rates.append((now, finished_rate))
+        while self._rates[0][0] < now - RATE_MEMORY_SECONDS:
+            self._rates.popleft()
+        self._best_rate = max(rate for _, rate in self._rates)
 
-    def _has_recovered(self, seconds: float, active: int) -> bool:
-        if active == 0 or seconds > self._processing_seconds:
-            return True
-        return seconds > RATE_WINDOW_SECONDS and active <= self._sustainable
+    def _adapt(self, waiting_seconds: float) -> None:
+        """Decrease the limit while orders wait in queues, and increase it while they do not."""
+        if self._active == 0:
+            self._adaptive_limit = self._max_limit
+        elif waiting_seconds > self._max_waiting_seconds:
+            self._adaptive_limit = min(self._adaptive_limit, self._active) / self._change
+        else:
+            increased = max(self._adaptive_limit, self._sustainable) * self._change + 1
+            self._adaptive_limit = min(increased, self._max_limit)
+
+    def _recover(self, now: float, outage: Outage) -> None:
+        """End the outage when the orders that it has delayed have finished."""
+        seconds = now - outage.ended_at
+        is_backlog_finished = seconds > RATE_WINDOW_SECONDS and self._active <= self._sustainable
+        if self._active == 0 or is_backlog_finished or seconds > self._processing_seconds:
+            self._outage, self.evidence_since = None, now
+        else:
+            self._limit_backlog(now, outage)
+
+    def _limit_backlog(self, now: float, outage: Outage) -> None:
+        if outage.backlog == math.inf and now - outage.began_at > self._backlog_seconds:
+            outage.backlog = self._active
 
 
 class Admission:
