@@ -160,23 +160,28 @@ class Address:
         defaults = {"street2": "", "country": DEFAULT_COUNTRY}
         return {name: value for name, value in vars(self).items() if value != defaults.get(name)}
 
-    def validation_errors(self) -> list[str]:
-        """Return one message for each invalid field. Only some countries need a state and a postal code."""
+    def field_errors(self) -> dict[str, str]:
+        """Return a message for each invalid field. Only some countries need a state and a postal code."""
         optional = {"street2": self.street2, "state": self.state, "zip": self.zip}
         given = {name: value for name, value in optional.items() if value}
-        errors = text_errors(street=self.street, city=self.city, **given)
+        texts = {"street": self.street, "city": self.city, **given}
+        errors = {name: error for name, value in texts.items() if (error := text_error(name, value))}
         if self.country in COUNTRIES_WITH_STATES:
-            errors += [
-                f"{name} is missing: an address in {self.country} needs it; for another country, set country"
+            errors |= {
+                name: f"{name} is missing: an address in {self.country} needs it; "
+                "for another country, set country"
                 for name in ("state", "zip")
                 if name not in given
-            ]
+            }
         if self.country not in COUNTRIES:
-            errors.append(
+            errors["country"] = (
                 "country must be a two-letter code of ISO 3166, for example US or SG "
                 "(the United Kingdom is GB)"
             )
         return errors
+
+    def validation_errors(self) -> list[str]:
+        return list(self.field_errors().values())
 
 
 @dataclass(frozen=True)

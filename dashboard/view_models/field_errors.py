@@ -9,9 +9,7 @@ from orchestrator.errors import OrderSystemError, RequestMalformed
 FORM = ""
 """The key of the messages that belong to no field of the form."""
 
-_ADDRESS_FIELDS = ("street2", "street", "city", "state", "zip", "country")
 _ITEM = re.compile(r"items\.(\d+)")
-_NEXT_ADDRESS_FIELD = re.compile(rf"; (?=(?:{'|'.join(_ADDRESS_FIELDS)}) )")
 
 
 def field_errors(error: OrderSystemError, fields: Collection[str]) -> dict[str, str]:
@@ -36,10 +34,6 @@ def _messages(error: OrderSystemError) -> Iterator[tuple[str, str]]:
         name = path.rpartition(".")[2]
         if item := _ITEM.search(path):
             yield "items", f"line {int(item[1]) + 1}: {message}"
-        elif name.endswith("address"):
-            # The address as a whole has a message for each field: "state is missing; zip is missing".
-            for part in _NEXT_ADDRESS_FIELD.split(message):
-                yield part.partition(" ")[0], part
         else:
             yield name, message
 

@@ -1,7 +1,6 @@
 """Errors of a rejected request beside the fields of a form."""
 
 from dashboard.view_models.field_errors import FORM, field_errors, text_field_errors
-from db.domain import Address
 from orchestrator.errors import RequestMalformed, ServiceUnavailable
 
 FIELDS = ("street", "state", "zip", "country", "reason", "items")
@@ -23,18 +22,6 @@ def test_each_message_belongs_to_its_field():
         "reason": "Reason is empty.",
         "items": "Line 1: sku is empty; line 3: Input should be greater than or equal to 1.",
         FORM: "Must be 1 to 64 letters.",
-    }
-
-
-def test_the_errors_of_a_whole_address_belong_to_its_fields():
-    problems = Address("1 Main Street", "Springfield", country="US").validation_errors()
-    problems += Address("1 Main Street", "Springfield", country="XX").validation_errors()
-    errors = field_errors(RequestMalformed("", {"body.initial_address": "; ".join(problems)}), FIELDS)
-    assert {name: text.partition(":")[0] for name, text in errors.items()} == {
-        "state": "State is missing",
-        "zip": "Zip is missing",
-        "country": "Country must be a two-letter code of ISO 3166, for example US or SG "
-        "(the United Kingdom is GB).",
     }
 
 

@@ -90,6 +90,7 @@ def test_a_wrong_part_of_an_address_is_named_in_a_sentence(
         response = live.http.post(f"/orders/{new_id()}/{path}", json=content)
         assert is_problem(response, 422)
         assert message in response.json()["detail"]
+        assert response.json()["errors"][0]["field"].endswith(f"_address.{part}")
         assert not set("^$\\") & set(response.json()["detail"])
 
 

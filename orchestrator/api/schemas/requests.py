@@ -13,10 +13,12 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictInt,
+    ValidationError,
     ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
+from pydantic_core import InitErrorDetails
 
 from db import domain
 from db.currencies import CURRENCIES, DEFAULT_CURRENCY
@@ -125,7 +127,7 @@ IdempotencyKey = Annotated[
 ]
 
 Country = Annotated[str, WithJsonSchema({"type": "string", "enum": sorted(domain.COUNTRIES)})]
-"""Checked by `Address.validation_errors`."""
+"""Checked by `Address.field_errors`."""
 
 Currency = Annotated[str, WithJsonSchema({"type": "string", "enum": sorted(CURRENCIES)})]
 """Checked by `OrderRequest.validation_errors`."""
@@ -200,8 +202,13 @@ class AddressBody(StrictModel):
 
     @model_validator(mode="after")
     def _check_address(self) -> Self:
-        if errors := self.to_address().validation_errors():
-            raise ValueError("; ".join(errors))
+        errors: list[InitErrorDetails] = [
+            {"type": "value_error", "loc": (name,), "input": getattr(self, name), "ctx": {"error": error}}
+            for name, error in self.to_address().field_errors().items()
+        ]
+        if errors:
+            # Pydantic adds the name of the field that has the address.
+            raise ValidationError.from_exception_data("address", errors)
         return self
 
     def to_address(self) -> domain.Address:
