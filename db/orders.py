@@ -4,7 +4,7 @@ Every method may be repeated after an error whose effect is unknown: the stateme
 DatabaseError and ValueRejected (`db.errors`).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -230,47 +230,44 @@ class OrderRepository:
         the first decision. With an `address_version`, an order whose address has another version is not
         aborted.
         """
-        detail = {"reason": reason, "by": by, "message": message}
-        row = await self._fetch_one(
+        result = await self._decide(
             "abort_order",
-            order_id=order_id,
+            order_id,
+            signal,
+            ACCEPTED_MESSAGES[signal or "cancel_order"],
+            {"reason": reason, "by": by, "message": message},
+            request_id=request_id,
+            address_version=address_version,
             reason=reason,
             by=by,
             before_state=STATE_MACHINE.abort_limit(reason),
-            address_version=address_version,
-            request_id=request_id,
             kind="signal" if signal else "abort",
-            detail=Jsonb(_event_detail(signal, accepted=True, **detail)),
         )
-        if row is None:
-            return await self._unchanged_result(order_id, request_id, signal, detail)
+        if not result.accepted:
+            return result
         # Read after the statement, which does not see an attempt that committed while it waited for the lock.
-        snapshot = await self.snapshot(order_id)
-        compensations = snapshot.compensations if snapshot is not None else []
-        message = ACCEPTED_MESSAGES[signal or "cancel_order"]
-        return RequestResult(True, message, State(row["state"]), reason, compensations)
+        snapshot = await self._existing_snapshot(order_id)
+        return replace(result, abort_reason=reason, compensations=snapshot.compensations)
 
     async def approve(
         self, order_id: str, reviewer: str, *, signal: str | None = None, request_id: str | None = None
     ) -> RequestResult:
         """Approve an order that is in review and not aborted; parameters as of `abort`."""
-        detail = {"reviewer": reviewer}
         transition = STATE_MACHINE.of(Step.REVIEW)
         assert transition is not None
-        row = await self._fetch_one(
+        return await self._decide(
             "approve_order",
-            order_id=order_id,
+            order_id,
+            signal,
+            ACCEPTED_MESSAGES["approve_order"],
+            {"reviewer": reviewer},
+            request_id=request_id,
             reviewer=reviewer,
             due_state=transition.due_state,
             state_after=transition.state_after,
             next_step=transition.next_step,
-            request_id=request_id,
             kind="signal" if signal else "state",
-            detail=Jsonb(_event_detail(signal, accepted=True, **detail)),
         )
-        if row is not None:
-            return RequestResult(True, ACCEPTED_MESSAGES["approve_order"], State(row["state"]))
-        return await self._unchanged_result(order_id, request_id, signal, detail)
 
     async def change_address(
         self,
@@ -285,19 +282,16 @@ class OrderRepository:
 
         With `address_version`, only if the order's address still has this version.
         """
-        signal = "update_address"
-        detail = {"by": by, "new_address": address.to_json()}
-        row = await self._fetch_one(
+        return await self._decide(
             "change_address",
-            order_id=order_id,
-            address=Jsonb(address.to_json()),
-            address_version=address_version,
+            order_id,
+            "update_address",
+            ACCEPTED_MESSAGES["update_address"],
+            {"by": by, "new_address": address.to_json()},
             request_id=request_id,
-            detail=Jsonb(_event_detail(signal, accepted=True, **detail)),
+            address_version=address_version,
+            address=Jsonb(address.to_json()),
         )
-        if row is not None:
-            return RequestResult(True, ACCEPTED_MESSAGES[signal], State(row["state"]))
-        return await self._unchanged_result(order_id, request_id, signal, detail, address_version)
 
     async def record_request(
         self, order_id: str, signal: str, *, accepted: bool, request_id: str | None = None, **detail: object
@@ -336,16 +330,31 @@ class OrderRepository:
                 break
         return await self._existing_snapshot(order_id)
 
-    async def _unchanged_result(
+    async def _decide(
         self,
+        statement: str,
         order_id: str,
-        request_id: str | None,
         signal: str | None,
+        accepted_message: str,
         detail: Row,
+        *,
+        request_id: str | None,
         address_version: int | None = None,
+        **parameters: object,
     ) -> RequestResult:
-        """Return the decision on a request that changed nothing: a repeated, an outdated or a late
-        request."""
+        """Execute the statement of a request, which returns a row if it changed the order. Return the
+        decision; `detail` is that of its event."""
+        row = await self._fetch_one(
+            statement,
+            order_id=order_id,
+            request_id=request_id,
+            address_version=address_version,
+            detail=Jsonb(_event_detail(signal, accepted=True, **detail)),
+            **parameters,
+        )
+        if row is not None:
+            return RequestResult(True, accepted_message, State(row["state"]))
+        # The request is a repeated, an outdated or a late one.
         snapshot = await self._existing_snapshot(order_id)
         was_applied = request_id is not None and request_id in snapshot.applied_request_ids
         if signal is not None and not was_applied:
