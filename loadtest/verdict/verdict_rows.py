@@ -47,7 +47,8 @@ def verdict_rows(report: Json) -> list[VerdictRow]:
         VerdictRow("outcomes", _counts(report["outcomes"]) or "none"),
     ]
     if report["requests"]:
-        rows.append(VerdictRow("requests", _counts(report["requests"])))
+        # Names of requests contain commas.
+        rows.append(VerdictRow("requests", _counts(report["requests"], separator="; ")))
     if run["outages"]:
         rows.append(VerdictRow("outages", "; ".join(run["outages"])))
     for disturbance in report["disturbances"]:
@@ -168,5 +169,5 @@ def _late_after_text(disturbance: Json) -> str:
     )
 
 
-def _counts(counts: Json) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items())
+def _counts(counts: Json, separator: str = ", ") -> str:
+    return separator.join(f"{count} {name}" for name, count in counts.items())

@@ -23,7 +23,8 @@ def record(number: int, due: float = 0.0, **known: Any) -> OrderRecord:
 
 def observations(records: list[OrderRecord], **known: Any) -> RunObservations:
     tally = Tally()
-    report = {"offered": len(records), "skipped": 0, "broken_promises": []} | known.pop("report", {})
+    usual = {"offered": len(records), "skipped": 0, "broken_promises": [], "requests": {}}
+    report = usual | known.pop("report", {})
     tally.add(
         Report(
             worker_index=0,
@@ -31,17 +32,16 @@ def observations(records: list[OrderRecord], **known: Any) -> RunObservations:
             overdue=0,
             cpu_seconds=1.0,
             seconds=10.0,
-            requests={},
             records=records,
             **report,
         )
     )
     now = datetime.now(UTC)
-    usual: dict[str, Any] = {
+    others: dict[str, Any] = {
         "audit": AUDIT, "latency": None, "started_at": now, "ended_at": now, "processes": 1,
     }  # fmt: skip
     options = RunOptions.parse({"run_id": "r", "rate": 10, "duration": "40s", "slo_target": 0.99})
-    return RunObservations(options=known.pop("options", options), tally=tally, **(usual | known))
+    return RunObservations(options=known.pop("options", options), tally=tally, **(others | known))
 
 
 def verdict_of(records: list[OrderRecord], **known: Any) -> Verdict:

@@ -7,7 +7,7 @@ import pytest
 
 from loadtest.generator.recording import Ending
 from loadtest.reports.documents import junit, markdown, orders_csv
-from tests.load.records import AUDIT, record, records, verdict_of
+from tests.load.records import AUDIT, record, records, rows, verdict_of
 
 
 def failed_cases(report: dict[str, Any]) -> dict[str, str]:
@@ -38,6 +38,12 @@ def test_the_markdown_report_lists_every_violation() -> None:
     assert "- order b: its cancel was accepted, and it completed" in listed
     alone = verdict_of(records(400), report=promised).report
     assert "- order b: its cancel" in markdown(alone)
+
+
+def test_counts_of_requests_are_distinguishable_although_names_contain_commas() -> None:
+    counts = {"start again, same: already started": 2, "start again, other: refused": 1}
+    report = verdict_of(records(400), report={"requests": counts}).report
+    assert rows(report)["requests"] == "1 start again, other: refused; 2 start again, same: already started"
 
 
 def test_the_orders_csv_has_a_row_for_each_order() -> None:
