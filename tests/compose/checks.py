@@ -48,8 +48,8 @@ form = {"user_count": "1", "spawn_rate": "1", "scenario": "mixed", "rate": "3", 
         "faults": "assignment", "run_id": "compose-proof", "slo_target": "0.5"}
 response = page.post("/swarm", data=form).json()
 assert response["success"], response
-verdict = until(lambda: page.get("/verdict.json").json()["verdict"])
-print(json.dumps(verdict))
+until(lambda: page.get("/verdict.json").json()["verdict"])
+print(page.get("/verdict.json").text)
 """
 
 
@@ -198,9 +198,11 @@ def password_change(project: Project) -> str:
 
 def load_test(project: Project) -> str:
     script = [sys.executable, "-c", _LOAD_TEST, project.settings["API_KEY"], str(LOAD_TEST_SECONDS)]
-    verdict: dict[str, Any] = json.loads(project.engine.on_host(script, timeout=LOAD_TEST_SECONDS + 30))
-    _require(verdict["exit_code"] == 0, f"The load test ended with {verdict['verdict']}.")
-    return f"2 load generators, verdict {verdict['verdict']}"
+    shown: dict[str, Any] = json.loads(project.engine.on_host(script, timeout=LOAD_TEST_SECONDS + 30))
+    verdict, rows = shown["verdict"], shown["results"]
+    sentences = "\n".join(f"{subject}: {result}" for subject, result in rows.items())
+    _require(verdict["exit_code"] == 0, f"The load test ended with {verdict['verdict']}.\n{sentences}")
+    return f"2 load generators, verdict {verdict['verdict']}; limit {rows['limit']}"
 
 
 def new_version(project: Project) -> str:
