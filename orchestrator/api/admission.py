@@ -91,8 +91,8 @@ class ConcurrencyLimiter:
     without an event of an order that does not wait.
 
     Without an outage, the limit follows queueing times. An outage begins when no order progresses
-    (`observe_outage`) and ends when the orders that it has delayed have finished (`_recover`). Until then, the
-    limit is the number of orders that can finish in time behind the delayed ones.
+    (`observe_outage`) and ends when the orders that it has delayed have finished (`_recover`). Until then,
+    the limit is the number of orders that can finish in time behind the delayed ones.
     """
 
     def __init__(self, processing_seconds: float, unqueued_seconds: float, max_limit: int) -> None:
