@@ -1,8 +1,9 @@
 """The server of the gateway `http`, as a process."""
 
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
@@ -18,19 +19,25 @@ STARTUP_SECONDS = 20.0
 
 @contextmanager
 def gateway_server(
-    database_url: str, url: str | None = None, certificate: Path | None = None
+    database_url: str | None = None,
+    url: str | None = None,
+    certificate: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """Run the server with its records in this database, and yield its URL, by default with a free port.
+    """Run the server and yield its URL, by default with a free port.
 
-    With a `certificate`, a file that also has its key, the server speaks HTTPS.
+    Its records are in this database, by default in one of the stack of `environment`. With a `certificate`, a
+    file that also has its key, the server speaks HTTPS.
     """
     scheme = "https" if certificate else "http"
     url = url or f"{scheme}://127.0.0.1:{free_port_base()}"
-    command = [sys.executable, "-m", "orchestrator.gateways.server", "--database-url", database_url]
+    command = [sys.executable, "-m", "orchestrator.gateways.server"]
     options = ["--port", url.rpartition(":")[2], "--token", TOKEN]
+    if database_url:
+        options += ["--database-url", database_url]
     if certificate:
         options += ["--certificate", str(certificate), "--key", str(certificate)]
-    process = subprocess.Popen([*command, *options], cwd=PROJECT_ROOT)
+    process = subprocess.Popen([*command, *options], cwd=PROJECT_ROOT, env=os.environ | (environment or {}))
     try:
         not_after = monotonic() + STARTUP_SECONDS
         while not _responds(url):

@@ -1,6 +1,6 @@
 """A server with the protocol of the gateway `http`: the simulated gateways and their ledger in a process.
 
-    python -m orchestrator.gateways.server --database-url postgresql:///gateways --port 8700
+    python -m orchestrator.gateways.server --port 8700
 
 `PUT /faults` sets the fault profile of this server, as `PUT /faults` of the API does for simulated gateways.
 """
@@ -9,7 +9,7 @@ import asyncio
 import hmac
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -21,10 +21,12 @@ import uvicorn
 from fastapi import APIRouter, Body, Depends, FastAPI, Header, HTTPException, Query, Request
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from psycopg.conninfo import make_conninfo
+from psycopg.errors import DuplicateDatabase
 
 from db.database import Database
 from db.domain import Step
-from orchestrator.errors import GatewayDeclined, GatewayError
+from orchestrator.errors import ExitCode, GatewayDeclined, GatewayError, SettingsError
 from orchestrator.gateways.fault_injection import Call, FaultInjector, FaultProfile, named_profile
 from orchestrator.gateways.http_protocol import (
     DECLINED_STATUS,
@@ -48,7 +50,7 @@ from orchestrator.gateways.simulated import (
     SimulatedPayments,
     SimulatedWarehouse,
 )
-from orchestrator.settings import LOOPBACK
+from orchestrator.settings import LOOPBACK, Settings
 
 T = TypeVar("T")
 
@@ -251,6 +253,15 @@ async def _on_gateway_error(_request: Request, error: Exception) -> JSONResponse
     return JSONResponse({"detail": str(error)}, status_code=status)
 
 
+def embedded_database() -> str:
+    """Create the database `gateways` in the embedded PostgreSQL, unless it exists, and return its URL."""
+    stack = Settings.load().model_copy(update={"database_url": None})
+    url = stack.order_database_url
+    with psycopg.connect(url, autocommit=True) as connection, suppress(DuplicateDatabase):
+        connection.execute("create database gateways")
+    return make_conninfo(url, dbname="gateways")
+
+
 def create_schema(database_url: str) -> None:
     """Create the tables of the simulators in their own database, unless they exist."""
     up = SCHEMA_FILE.read_text().partition("-- migrate:down")[0]
@@ -261,7 +272,12 @@ def create_schema(database_url: str) -> None:
 
 
 def main(
-    database_url: Annotated[str, typer.Option(help="A database for the simulators alone.")],
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            help="A database for the simulators alone; by default `gateways` in the embedded PostgreSQL."
+        ),
+    ] = None,
     port: Annotated[int, typer.Option()] = 8700,
     host: Annotated[str, typer.Option()] = LOOPBACK,
     token: Annotated[str | None, typer.Option(envvar="HTTP_GATEWAY_TOKEN")] = None,
@@ -269,7 +285,12 @@ def main(
     key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's key.")] = None,
 ) -> None:
     """Serve the gateway protocol until SIGINT or SIGTERM."""
-    create_schema(database_url)
+    try:
+        database_url = database_url or embedded_database()
+        create_schema(database_url)
+    except (psycopg.OperationalError, SettingsError) as error:
+        typer.echo(f"The gateway server cannot use its database: {error}", err=True)
+        raise typer.Exit(ExitCode.WRONG_USAGE) from None
     uvicorn.run(
         create_app(database_url, token),
         host=host,

@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import pytest_asyncio
+import typer
 from pydantic import SecretStr
 
 from db.database import Database
 from db.domain import Address, Item
-from orchestrator.errors import GatewayDeclined, GatewayError
-from orchestrator.gateways import simulated
+from orchestrator.errors import ExitCode, GatewayDeclined, GatewayError
+from orchestrator.gateways import server, simulated
 from orchestrator.gateways.protocols import Gateways, Payment, RefundOutcome
 from orchestrator.gateways.registry import open_gateways
 from orchestrator.gateways.simulated import simulated_gateways
@@ -334,3 +335,10 @@ async def test_https_needs_a_certificate_of_a_trusted_authority(
         monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
         async with open_gateways(settings, pool) as gateways:
             await gateways.warehouse.check_stock("o", ITEMS)
+
+
+def test_a_server_without_its_database_names_the_cause(capsys):
+    with pytest.raises(typer.Exit) as raised:
+        server.main(f"postgresql://127.0.0.1:{free_port_base()}/gateways")
+    assert raised.value.exit_code == ExitCode.WRONG_USAGE
+    assert "cannot use its database: connection failed" in capsys.readouterr().err

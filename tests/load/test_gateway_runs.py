@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psycopg
 import pytest
 
 from orchestrator.embedded import Stack
@@ -60,10 +59,7 @@ async def test_the_limit_is_held_with_faults_in_the_process_of_the_http_gateway(
     async with started_stack(
         tmp_path / "home", **gateways, http_gateway_url=url, http_gateway_token=TOKEN
     ) as stack:
-        database_url = stack.settings.order_database_url
-        with psycopg.connect(database_url, autocommit=True) as connection:
-            connection.execute("create database gateways")
-        with gateway_server(database_url.replace("/orders?", "/gateways?"), url):
+        with gateway_server(url=url, environment=stack_environment(stack.settings)):
             faults = {"profile": "assignment", "seed": 7}
             async with httpx.AsyncClient() as client:
                 access = {"Authorization": f"Bearer {TOKEN}"}
