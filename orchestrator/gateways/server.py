@@ -289,7 +289,8 @@ def main(
         database_url = database_url or embedded_database()
         create_schema(database_url)
     except (psycopg.OperationalError, SettingsError) as error:
-        typer.echo(f"The gateway server cannot use its database: {error}", err=True)
+        cause = str(error).partition("\n")[0]
+        typer.echo(f"The gateway server cannot use its database: {cause}", err=True)
         raise typer.Exit(ExitCode.WRONG_USAGE) from None
     uvicorn.run(
         create_app(database_url, token),
