@@ -124,6 +124,12 @@ def test_the_longest_timeout_of_its_gateways_is_that_of_a_step() -> None:
     assert needs.compensation == 4
 
 
+def test_only_a_provider_that_creates_payments_is_called_to_validate() -> None:
+    http = chosen(payment_gateway="http", http_gateway_url="http://127.0.0.1:1")
+    stripe = chosen(payment_gateway="stripe", stripe_api_key="sk_test_1")
+    assert [time_needs(each).attempts[Step.VALIDATE] for each in (http, stripe)] == [0.2, 2.0]
+
+
 @pytest.mark.parametrize(
     ("calls", "problem"),
     [
