@@ -17,11 +17,10 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.errors import ServiceUnavailable
-from orchestrator.rest_client import CertificateRejected
 from orchestrator.security import bind_policy, keyless_access, role_cache
 from orchestrator.security.headers import PAGE_HEADERS, with_headers
 from orchestrator.security.key_hashing import is_token
-from orchestrator.security.role_cache import RoleCache
+from orchestrator.security.role_cache import RoleCache, sign_in_unavailable
 from orchestrator.security.sessions import MAX_FORM_BYTES, Sessions, cookies_of
 from orchestrator.settings import Settings
 
@@ -30,7 +29,6 @@ LOGOUT_PATH = "/logout"
 PUBLIC_PATHS = ("/_stcore/health",)
 RECHECK_SECONDS = 2.0
 RETRY_SECONDS = 5
-UNAVAILABLE = "Sign-in is unavailable: the API is not responding. Try again shortly."
 
 _TEMPLATE = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
 
@@ -116,7 +114,7 @@ class SignInMiddleware:
         try:
             role = await run_in_threadpool(self._roles.role_of, key)
         except ServiceUnavailable as error:
-            return self._login_page(503, _unavailable(error))
+            return self._login_page(503, sign_in_unavailable(error))
         if role is None:
             return self._login_page(401, "This key is not valid.")
         response = RedirectResponse(f"{self._base_path}/", 303)
@@ -182,13 +180,11 @@ async def _reject(scope: Scope, receive: Receive, send: Send, page: HTMLResponse
     await page(scope, receive, send)
 
 
-def _unavailable(error: ServiceUnavailable) -> str:
-    return f"Sign-in is unavailable: {error}." if isinstance(error, CertificateRejected) else UNAVAILABLE
-
-
 def _unavailable_page(error: ServiceUnavailable) -> HTMLResponse:
     # An empty href links to the current URL, including its query string.
-    page = _page(503, _unavailable(error), "<p><a href=''>Retry</a></p>", refresh_seconds=RETRY_SECONDS)
+    page = _page(
+        503, sign_in_unavailable(error), "<p><a href=''>Retry</a></p>", refresh_seconds=RETRY_SECONDS
+    )
     page.headers["Retry-After"] = str(RETRY_SECONDS)
     return page
 

@@ -8,9 +8,8 @@ from uuid import uuid4
 
 import httpx
 
+from orchestrator.rest_client import Json
 from tests.orders import ADDRESS
-
-Json = dict[str, Any]
 
 
 class LiveApi:

@@ -14,6 +14,7 @@ from db.read_models.latency import Slo
 from loadtest.charts import distribution, plain_text
 from loadtest.verdict.comparison import compare_times, setup_differences
 from loadtest.verdict.schema import schema_problem
+from orchestrator.rest_client import Json
 
 MAX_CACHED_PAIRS = 20
 
@@ -56,7 +57,7 @@ def show(run_id: str, baseline_id: str) -> None:
 
 
 @st.cache_data(max_entries=MAX_CACHED_PAIRS, show_spinner=False)
-def compare(run: EndedRun, baseline: EndedRun) -> tuple[run_tables.Json, Cdf, Cdf] | None:
+def compare(run: EndedRun, baseline: EndedRun) -> tuple[Json, Cdf, Cdf] | None:
     """Return the comparison and both CDFs, or None if a run has no finished order.
 
     Cached without expiry: ended runs do not change.

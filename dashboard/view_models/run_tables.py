@@ -2,16 +2,14 @@
 
 from collections.abc import Collection
 from datetime import UTC
-from typing import Any
 
 import pandas as pd
 
 from db.database import Row
 from db.read_models.stored_runs import RunTimes
+from orchestrator.rest_client import Json
 
 CDF_POINTS = 500
-
-Json = dict[str, Any]
 
 
 def stored_runs(rows: list[Row], in_progress: Collection[str]) -> pd.DataFrame:

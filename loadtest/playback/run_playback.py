@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from db.domain import TERMINAL_STATES
 from db.read_models.latency import Disturbance, FaultSpan
 from db.read_models.playback import PlayedOrder, PlayedOrders
 from loadtest.charts.disturbance_spans import disturbance_spans
 from loadtest.charts.time_breakdown import SEGMENTS
-
-Json = dict[str, Any]
+from orchestrator.rest_client import Json
 
 PHASES = tuple(segment for segment in SEGMENTS if segment != "waiting")
 

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from loadtest.verdict.slo import orders_needed
 from orchestrator import output_file
 from orchestrator.errors import ExitCode, OrderSystemError, UsageError
+from orchestrator.rest_client import Json
 
 STEP_FACTOR = 1.5
 
@@ -33,8 +33,6 @@ _WITH_VERDICT = (
     ExitCode.NOT_PROVEN,
     ExitCode.INVALID_RUN,
 )
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

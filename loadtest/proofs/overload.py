@@ -15,6 +15,7 @@ from datetime import datetime
 from loadtest.proofs import proof
 from loadtest.proofs.memory_usage import MemoryUsage
 from orchestrator.errors import ExitCode, UsageError
+from orchestrator.rest_client import Json
 from orchestrator.settings import Settings
 
 RATE = 30.0
@@ -85,7 +86,7 @@ def recovery_of(orders: Sequence[dict[str, str]], started_at: str, overload_seco
     )
 
 
-def breaches(verdict: proof.Json, recovery: Recovery, usage: MemoryUsage) -> list[str]:
+def breaches(verdict: Json, recovery: Recovery, usage: MemoryUsage) -> list[str]:
     """Return one sentence for each broken promise."""
     found = [f"{name} ended during the run" for name in sorted(usage.ended)]
     if late := verdict["limit"]["late"]:

@@ -12,16 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from loadtest.reports.documents import markdown
 from loadtest.reports.run_metadata import commit, machine
 from orchestrator.embedded import Stack
 from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
 from orchestrator.errors import ExitCode, OrderSystemError, UsageError
+from orchestrator.rest_client import Json
 from orchestrator.settings import Settings
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import argparse
 from loadtest.proofs import proof
 from loadtest.proofs.memory_usage import MemoryUsage
 from orchestrator.errors import ExitCode, UsageError
+from orchestrator.rest_client import Json
 from orchestrator.settings import Settings
 
 MINUTES = 30.0
@@ -36,7 +37,7 @@ def soak(settings: Settings, minutes: float, rate: float, faults: str) -> ExitCo
     return proof.conclude(run, breaches(run.report, usage, minutes), unproven(usage, minutes))
 
 
-def breaches(verdict: proof.Json, usage: MemoryUsage, minutes: float) -> list[str]:
+def breaches(verdict: Json, usage: MemoryUsage, minutes: float) -> list[str]:
     """Return one sentence for each broken promise."""
     found = [f"{name} ended during the run" for name in sorted(usage.ended)]
     if late := verdict["limit"]["late"]:

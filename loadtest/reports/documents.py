@@ -4,13 +4,11 @@ import csv
 import io
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from xml.etree import ElementTree
 
 from loadtest.generator.recording import OrderRecord
 from loadtest.verdict.verdict_rows import TIME_COLUMNS, RowStatus, time_rows, verdict_rows
-
-Json = dict[str, Any]
+from orchestrator.rest_client import Json
 
 
 def junit(report: Json) -> bytes:

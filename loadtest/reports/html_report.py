@@ -11,7 +11,6 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from plotly.offline import get_plotlyjs
 
@@ -35,12 +34,11 @@ from loadtest.reports.run_details import RunDetails, own_disturbances, played_re
 from loadtest.verdict.percentiles import PERCENTILES
 from loadtest.verdict.verdict_rows import TIME_COLUMNS, RowStatus, time_rows, verdict_rows
 from orchestrator.errors import ExitCode
+from orchestrator.rest_client import Json
 
 _FOLDER = Path(__file__).parent
 _STATUS = {ExitCode.PASSED: "good", ExitCode.NOT_PROVEN: "open"}
 _MARKS = {RowStatus.PASSED: "✓ passed", RowStatus.FAILED: "✗ failed", RowStatus.INFO: ""}
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

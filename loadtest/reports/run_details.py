@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from db.database import Row
 from db.domain import State
@@ -15,8 +14,7 @@ from db.read_models.time_groups import TimeGroups, time_groups
 from db.read_only_database import ReadOnlyDatabase
 from loadtest.charts.run.why_late import disturbance_windows
 from loadtest.generator.recording import OrderRecord
-
-Json = dict[str, Any]
+from orchestrator.rest_client import Json
 
 SLOWEST = 10
 MAX_PLAYED = 20_000

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import variance
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from db import runs
 from db.read_models.percentiles import percentile
@@ -21,6 +21,7 @@ from db.read_models.stored_runs import RunTimes
 from loadtest.chaos.disturbance import PlannedDisturbance
 from loadtest.verdict.percentiles import PERCENTILES
 from loadtest.verdict.schema import schema_problem
+from orchestrator.rest_client import Json
 
 BLOCKS = 20
 """Blocks of consecutive orders in a run. Schmeiser recommends 10 to 30. Of 300 pairs of equal simulated runs
@@ -43,8 +44,6 @@ ASSUMPTIONS = (
     "99 % intervals. They include autocorrelation over up to 5 % of a run, and do not include the variation "
     "between repeated runs of the same setup: repeat both runs to see it"
 )
-
-Json = dict[str, Any]
 
 
 class Estimate(NamedTuple):

@@ -3,14 +3,12 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
 
 from db.read_models.percentiles import percentile
 from loadtest.generator.recording import Ending, OrderRecord
+from orchestrator.rest_client import Json
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
-
-Json = dict[str, Any]
 
 
 def spread(values: Iterable[float | None]) -> Json | None:

@@ -11,7 +11,6 @@ from loadtest.verdict.schema import SCHEMA_VERSION
 from loadtest.verdict.slo import CONFIDENCE, SloResult, SloVerdict, evaluate_slo
 from loadtest.verdict.validity import (
     SEND_DELAY_TOLERANCE_MS,
-    Json,
     RunObservations,
     lost_orders,
     on_time_share,
@@ -19,6 +18,7 @@ from loadtest.verdict.validity import (
     validity_problems,
 )
 from orchestrator.errors import ExitCode
+from orchestrator.rest_client import Json
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from loadtest.generator.arrivals import planned_orders
 from loadtest.generator.recording import Ending, OrderRecord, Tally
 from loadtest.options import Arrivals, RunOptions
 from loadtest.verdict.slo import SloResult, evaluate_slo
+from orchestrator.rest_client import Json
 
 SEND_DELAY_TOLERANCE_MS = 250.0
 """An order that was sent later than this after its scheduled time did not meet the planned load."""
 
 MIN_ON_TIME_SHARE = 0.95
 """A run that sent less than this share of its schedule tested a smaller load."""
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from loadtest.verdict.comparison import comparison_text
 from loadtest.verdict.percentiles import PERCENTILES
 from loadtest.verdict.schema import upgraded
-
-Json = dict[str, Any]
+from orchestrator.rest_client import Json
 
 TIME_COLUMNS = ("count", "mean", *PERCENTILES)
 _TIMES = ("accept_ms", "completion_ms", "end_to_end_ms")

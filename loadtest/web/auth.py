@@ -9,11 +9,10 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, g, request
 
 from orchestrator.errors import ServiceUnavailable
-from orchestrator.rest_client import CertificateRejected
 from orchestrator.security import keyless_access
 from orchestrator.security.headers import PAGE_HEADERS
 from orchestrator.security.key_hashing import Role, is_token
-from orchestrator.security.role_cache import RoleCache
+from orchestrator.security.role_cache import RoleCache, sign_in_unavailable
 
 ALIVE = "/alive"
 """Liveness check of the process, without authentication."""
@@ -36,10 +35,8 @@ def add_authentication(app: Flask, roles: RoleCache) -> None:
         key = _request_key()
         try:
             role = roles.role_of(key)
-        except CertificateRejected as error:
-            return _text(503, f"Sign-in is unavailable: {error}.")
-        except ServiceUnavailable:
-            return _text(503, "Sign-in is unavailable: the API is not responding. Try again shortly.")
+        except ServiceUnavailable as error:
+            return _text(503, sign_in_unavailable(error))
         if role is None:
             return _text(401, "An API key is required as the password.", _CHALLENGE)
         if key is None and (refusal := _keyless_refusal()) is not None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from orchestrator.errors import NotAllowed, ServiceUnavailable
-from orchestrator.rest_client import RestClient
+from orchestrator.rest_client import CertificateRejected, RestClient
 from orchestrator.security.key_hashing import Role, hash_key
 
 FRESH_SECONDS = 2.0
@@ -29,6 +29,13 @@ def look_up_role(api_url: str, api_key: str | None) -> Role | None:
             return client.role()
         except NotAllowed:
             return None
+
+
+def sign_in_unavailable(error: ServiceUnavailable) -> str:
+    """Return the message of a page that could not look up the role of a key."""
+    if isinstance(error, CertificateRejected):
+        return f"Sign-in is unavailable: {error}."
+    return "Sign-in is unavailable: the API is not responding. Try again shortly."
 
 
 class RoleCache:

@@ -10,9 +10,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from orchestrator.embedded import Stack
 from tests.browser.frozen import FrozenDashboard, frozen_dashboard
-from tests.directories import temporary_directory
 from tests.live import LiveApi
-from tests.stacks import stack_settings
+from tests.stacks import stack_settings, temporary_home
 
 SCREENSHOTS = Path(__file__).parents[2] / "var" / "screenshots"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -24,15 +23,11 @@ Open = Callable[..., Page]
 @pytest.fixture(scope="session")
 def whole_stack() -> Iterator[Stack]:
     """A stack with all components, including the dashboard."""
-    with temporary_directory("orders-browser-") as home:
+    with temporary_home("orders-browser-") as home:
         # Browser steps on a busy machine can take longer than 15 s.
-        settings = stack_settings(home).model_copy(update={"order_deadline_seconds": 60})
-        stack = Stack(settings)
-        try:
-            stack.up(bound=True)
-            yield stack
-        finally:
-            stack.down()
+        stack = Stack(stack_settings(home).model_copy(update={"order_deadline_seconds": 60}))
+        stack.up(bound=True)
+        yield stack
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,6 @@ def main() -> int:
             take_pictures(browser, stack.settings)
         finally:
             browser.close()
-            stack.down()
     return 0
 
 

@@ -14,8 +14,8 @@ from tests.chaos.crashes import (
     Crash,
     Site,
     crash_named,
+    print_result,
     run_crash,
-    table_row,
     temporary_site,
 )
 
@@ -25,11 +25,7 @@ async def run(site: Site, crashes: list[Crash]) -> bool:
     passed = True
     print(TABLE_HEAD, flush=True)  # noqa: T201
     for crash in crashes:
-        aftermath = await run_crash(site, crash)
-        print(table_row(aftermath), flush=True)  # noqa: T201
-        for problem in aftermath.problems:
-            print(f"{crash.name}: {problem}", file=sys.stderr, flush=True)  # noqa: T201
-        passed = passed and not aftermath.problems
+        passed &= print_result(await run_crash(site, crash))
     return passed
 
 

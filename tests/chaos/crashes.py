@@ -11,6 +11,7 @@ import os
 import random
 import re
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,8 +32,8 @@ from orchestrator.messages import order_workflow_id
 from orchestrator.settings import Settings
 from orchestrator.temporal.client import connect
 from tests.async_load import LoadReport, send_orders, wait_for_outcomes
-from tests.directories import temporary_directory
 from tests.ports import free_port_base
+from tests.stacks import temporary_home
 
 ORDERS = 150
 RATE = 7.0
@@ -257,15 +258,12 @@ def crash_named(name: str) -> Crash:
 @contextmanager
 def temporary_site() -> Iterator[Site]:
     """Start a stack in a temporary directory. It ends with this process; call it from the main thread."""
-    with temporary_directory("orders-chaos-") as home:
+    with temporary_home("orders-chaos-") as home:
         # An operator terminates more workflows than the reconciler closes by default without a confirmation.
         settings = Settings().isolated(home, port_base=free_port_base(), reconciler_max_orphans=ORDERS)
         stack = Stack(settings)
-        try:
-            stack.up(bound=True)
-            yield Site(stack, settings)
-        finally:
-            stack.down()
+        stack.up(bound=True)
+        yield Site(stack, settings)
 
 
 async def set_faults(settings: Settings, profile: str) -> None:
@@ -422,6 +420,14 @@ TABLE_HEAD = (
     "| slowest order | rejected starts | send delay p99 | audit |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|"
 )
+
+
+def print_result(aftermath: Aftermath) -> bool:
+    """Print the row of a crash and its problems; return whether it has none."""
+    print(table_row(aftermath), flush=True)  # noqa: T201
+    for problem in aftermath.problems:
+        print(f"{aftermath.crash.name}: {problem}", file=sys.stderr, flush=True)  # noqa: T201
+    return not aftermath.problems
 
 
 def table_row(aftermath: Aftermath) -> str:

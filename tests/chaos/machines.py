@@ -34,7 +34,7 @@ from orchestrator.settings import Settings
 from orchestrator.startup.servers import run_check
 from orchestrator.temporal import search_attributes
 from orchestrator.temporal.client import connect
-from tests.chaos.crashes import ORDERS, TABLE_HEAD, Crash, Disturb, Site, run_crash, table_row
+from tests.chaos.crashes import ORDERS, TABLE_HEAD, Crash, Disturb, Site, print_result, run_crash
 from tests.chaos.network import SUBNET, Network, missing_requirements
 from tests.directories import temporary_directory
 
@@ -268,11 +268,7 @@ async def run(machines: Machines, cuts: list[Cut]) -> bool:
     print(TABLE_HEAD, flush=True)  # noqa: T201
     for cut in cuts:
         crash = Crash(cut.name, cut.title, machines.disturb(cut), all_in_time=cut.all_in_time)
-        aftermath = await run_crash(site, crash, orders=cut.orders)
-        print(table_row(aftermath), flush=True)  # noqa: T201
-        for problem in aftermath.problems:
-            print(f"{cut.name}: {problem}", file=sys.stderr, flush=True)  # noqa: T201
-        passed = passed and not aftermath.problems
+        passed &= print_result(await run_crash(site, crash, orders=cut.orders))
     return passed
 
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from orchestrator.embedded.layout import PROJECT_ROOT
+from orchestrator.rest_client import Json
 
 COMPOSE_FILE = PROJECT_ROOT / "docker-compose.yml"
 DOCKERFILE = PROJECT_ROOT / "orchestrator" / "deployment" / "Dockerfile"
@@ -30,8 +31,6 @@ SECRETS = {
 """The variables that the file requires."""
 
 _VARIABLE = re.compile(r"\$(?:\$|\{(?P<name>\w+)(?:(?P<how>:[-?])(?P<rest>[^}]*))?\})")
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

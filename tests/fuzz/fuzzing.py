@@ -14,8 +14,8 @@ from db import api_keys
 from orchestrator.embedded import Stack
 from orchestrator.security.key_hashing import hash_key, new_key
 from orchestrator.settings import Settings
-from tests.directories import temporary_directory
 from tests.ports import free_port_base
+from tests.stacks import temporary_home
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 
@@ -36,7 +36,7 @@ class Target:
 
 @contextmanager
 def target() -> Iterator[Target]:
-    with temporary_directory("orders-fuzz-") as home:
+    with temporary_home("orders-fuzz-") as home:
         stack = Stack(
             Settings().isolated(
                 home,
@@ -47,15 +47,12 @@ def target() -> Iterator[Target]:
                 order_deadline_seconds=LIMIT_SECONDS,
             )
         )
-        try:
-            stack.up(bound=True)
-            key = new_key()
-            assert api_keys.add(stack.settings.order_database_url, hash_key(key), "fuzz", "chaos")
-            api = Target(stack.settings.api_url, key)
-            _wait_until_key_required(api)
-            yield api
-        finally:
-            stack.down()
+        stack.up(bound=True)
+        key = new_key()
+        assert api_keys.add(stack.settings.order_database_url, hash_key(key), "fuzz", "chaos")
+        api = Target(stack.settings.api_url, key)
+        _wait_until_key_required(api)
+        yield api
 
 
 def _wait_until_key_required(api: Target) -> None:

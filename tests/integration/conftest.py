@@ -8,11 +8,10 @@ import pytest_asyncio
 from db.database import Database
 from db.orders import OrderRepository
 from orchestrator.embedded import Stack
-from tests.directories import temporary_directory
 from tests.live import LiveApi
 from tests.orders import TEMPORAL, OrderDriver
 from tests.servers import PostgresServer, postgres_server
-from tests.stacks import stack_settings
+from tests.stacks import stack_settings, temporary_home
 
 
 @pytest.fixture(scope="session")
@@ -46,14 +45,10 @@ def driver(repository: OrderRepository, pool: Database) -> OrderDriver:
 @pytest.fixture(scope="session")
 def live_stack() -> Iterator[Stack]:
     """A healthy stack. A test that stops a component restarts it."""
-    with temporary_directory("orders-live-") as home:
-        settings = stack_settings(home).model_copy(update={"auto_review_seconds": 0.3})
-        stack = Stack(settings)
-        try:
-            stack.up(bound=True)
-            yield stack
-        finally:
-            stack.down()
+    with temporary_home("orders-live-") as home:
+        stack = Stack(stack_settings(home).model_copy(update={"auto_review_seconds": 0.3}))
+        stack.up(bound=True)
+        yield stack
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import httpx
@@ -31,6 +30,7 @@ from db.read_only_database import ReadOnlyDatabase
 from loadtest.verdict.verdict_rows import verdict_rows
 from orchestrator.embedded import Stack
 from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
+from orchestrator.rest_client import Json
 from tests.command_line import CommandLine
 from tests.dashboard.conftest import Pages, texts
 from tests.live import LiveApi, eventually, new_id
@@ -53,7 +53,6 @@ OPTIONS = {
     "exclude_rejected": "true",
 }
 
-Json = dict[str, Any]
 Times = dict[str, int]
 
 

@@ -12,17 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from db import runs
+from orchestrator.rest_client import Json
 from tests import secrets
 from tests.load.fake_api import Behaviour
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_ID = "the-run"
 MODES = ("local", "processes", "distributed")
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
