@@ -29,11 +29,22 @@ from itertools import pairwise
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from db.domain import ADDRESS_STEPS, COMPENSATIONS, Address, NewOrder, Reason, State, Step
+from db.domain import ADDRESS_STEPS, COMPENSATIONS, Address, NewOrder, Reason, RequestResult, State, Step
 from db.transitions import STATE_MACHINE, Transition
-from orchestrator import messages
 from orchestrator.activities.step_batch import StepBatchActivity
-from orchestrator.messages import Activity, RequestResult, StepStatus
+from orchestrator.messages.activities import (
+    STEP_ACTIVITIES,
+    AbortRequest,
+    Activity,
+    ApproveRequest,
+    ChangeAddressRequest,
+    FinishRequest,
+    RequestEvent,
+    StepRequest,
+    StepResult,
+    StepStatus,
+)
+from orchestrator.messages.orders import DUPLICATE_ORDER, OrderResult
 from orchestrator.worker.factory import ActivityMethods
 
 COMPLETION_MS = 1_234
@@ -69,7 +80,7 @@ class InMemoryOrder:
     state: State = State.RECEIVED
     current_step: Step | None = Step.RECEIVE
     states: list[State] = field(default_factory=lambda: [State.RECEIVED])
-    abort: messages.AbortRequest | None = None
+    abort: AbortRequest | None = None
     reviewer: str | None = None
     address_version: int = 1
     requests: list[tuple[str, bool]] = field(default_factory=list)
@@ -130,7 +141,7 @@ class InMemoryActivities:
         """By order: (activity, whether it ran as a local activity), in the order of their start."""
 
         self._scripts: dict[tuple[str, Activity], list[ScriptedOutcome]] = {}
-        self._steps = {step: self._step_activity(name) for step, name in messages.STEP_ACTIVITIES.items()}
+        self._steps = {step: self._step_activity(name) for step, name in STEP_ACTIVITIES.items()}
 
     def script(self, order_id: str, name: Activity, outcomes: Sequence[ScriptedOutcome]) -> None:
         """Set the outcomes of the next executions of an activity. After the last one it succeeds."""
@@ -170,32 +181,28 @@ class InMemoryActivities:
 
     # --- Steps --------------------------------------------------------------------------------------
 
-    def _step_activity(
-        self, name: Activity
-    ) -> Callable[[messages.StepRequest], Awaitable[messages.StepResult]]:
+    def _step_activity(self, name: Activity) -> Callable[[StepRequest], Awaitable[StepResult]]:
         @activity.defn(name=name)
-        async def run(request: messages.StepRequest) -> messages.StepResult:
+        async def run(request: StepRequest) -> StepResult:
             return await self._run_step(name, request)
 
         return run
 
-    async def _run_step(self, name: Activity, request: messages.StepRequest) -> messages.StepResult:
+    async def _run_step(self, name: Activity, request: StepRequest) -> StepResult:
         order = self.orders[request.order_id]
         version = order.address_version if request.step in ADDRESS_STEPS else None
         outcome = await self._start(name, request.order_id)
         attempts = [called for called, _ in self.calls[request.order_id]].count(name)
         if isinstance(outcome, StepStatus):
             is_aborted = order.abort is not None and request.step not in COMPENSATIONS
-            return messages.StepResult(
+            return StepResult(
                 StepStatus.ABORTED if is_aborted else outcome, attempts, f"scripted {outcome}", version
             )
         is_stored = outcome.is_stored if isinstance(outcome, DoneButReturns) else True
         status = self._do_step(order, request.step, is_stored=is_stored)
         if isinstance(outcome, ResponseLost):
             raise RuntimeError("scripted: the response was lost")
-        return messages.StepResult(
-            outcome.status if isinstance(outcome, DoneButReturns) else status, attempts
-        )
+        return StepResult(outcome.status if isinstance(outcome, DoneButReturns) else status, attempts)
 
     def _do_step(self, order: InMemoryOrder, step: Step, *, is_stored: bool) -> StepStatus:
         transition = STATE_MACHINE.of(step)
@@ -221,11 +228,11 @@ class InMemoryActivities:
             new = InMemoryOrder(order.order_id, order.workflow_run_id, order.address)
             stored = self.orders.setdefault(order.order_id, new)
             if stored.workflow_run_id != order.workflow_run_id:
-                raise ApplicationError("duplicate order", type=messages.DUPLICATE_ORDER, non_retryable=True)
+                raise ApplicationError("duplicate order", type=DUPLICATE_ORDER, non_retryable=True)
         return True
 
     @activity.defn(name=Activity.ABORT)
-    async def abort(self, request: messages.AbortRequest) -> RequestResult:
+    async def abort(self, request: AbortRequest) -> RequestResult:
         async with self._database_activity(Activity.ABORT, request.order_id):
             order = self.orders[request.order_id]
             limit = STATE_MACHINE.abort_limit(request.reason)
@@ -239,7 +246,7 @@ class InMemoryActivities:
             return _decide(order, request.signal, request.request_id, accepted)
 
     @activity.defn(name=Activity.APPROVE)
-    async def approve(self, request: messages.ApproveRequest) -> RequestResult:
+    async def approve(self, request: ApproveRequest) -> RequestResult:
         async with self._database_activity(Activity.APPROVE, request.order_id):
             order = self.orders[request.order_id]
             review = STATE_MACHINE.of(Step.REVIEW)
@@ -251,7 +258,7 @@ class InMemoryActivities:
             return _decide(order, request.signal, request.request_id, accepted)
 
     @activity.defn(name=Activity.CHANGE_ADDRESS)
-    async def change_address(self, request: messages.ChangeAddressRequest) -> RequestResult:
+    async def change_address(self, request: ChangeAddressRequest) -> RequestResult:
         async with self._database_activity(Activity.CHANGE_ADDRESS, request.order_id):
             order = self.orders[request.order_id]
             is_in_time = order.abort is None and State.DISPATCHED.is_past(order.state)
@@ -263,13 +270,13 @@ class InMemoryActivities:
             return replace(decision, is_outdated=is_outdated and not decision.accepted)
 
     @activity.defn(name=Activity.RECORD_REQUEST_EVENT)
-    async def record_request_event(self, request: messages.RequestEvent) -> bool:
+    async def record_request_event(self, request: RequestEvent) -> bool:
         async with self._database_activity(Activity.RECORD_REQUEST_EVENT, request.order_id):
             self.orders[request.order_id].requests.append((request.signal, request.accepted))
         return True
 
     @activity.defn(name=Activity.FINISH)
-    async def finish(self, request: messages.FinishRequest) -> messages.OrderResult:
+    async def finish(self, request: FinishRequest) -> OrderResult:
         async with self._database_activity(Activity.FINISH, request.order_id):
             order = self.orders[request.order_id]
             if not order.state.is_terminal:
@@ -280,7 +287,7 @@ class InMemoryActivities:
                 if not is_ready:
                     raise RuntimeError(f"{order.order_id} cannot be {request.outcome}: it is {order.state}")
                 order.move_to(request.outcome)
-            return messages.OrderResult(order.order_id, order.state, order.abort_reason, COMPLETION_MS)
+            return OrderResult(order.order_id, order.state, order.abort_reason, COMPLETION_MS)
 
     @asynccontextmanager
     async def _database_activity(self, name: Activity, order_id: str) -> AsyncIterator[None]:

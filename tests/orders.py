@@ -20,7 +20,7 @@ from db.domain import (
 from db.orders import AttemptResult, OrderRepository
 from db.transitions import STATE_MACHINE
 from orchestrator.gateways.fault_injection import FaultInjector, named_profile
-from orchestrator.messages import OrderRequest
+from orchestrator.messages.orders import OrderRequest
 
 TEMPORAL = TemporalNamespace("cluster-of-the-tests", "default")
 ADDRESS = Address("1 Main Street", "Springfield", "IL", "62701")

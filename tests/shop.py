@@ -17,7 +17,8 @@ from db.orders import OrderRepository
 from orchestrator.gateways.fault_injection import FaultInjector
 from orchestrator.gateways.protocols import Gateways
 from orchestrator.gateways.simulated import simulated_gateways
-from orchestrator.messages import OrderRequest, OrderResult, order_workflow_id
+from orchestrator.messages.ids import order_workflow_id
+from orchestrator.messages.orders import OrderRequest, OrderResult
 from orchestrator.temporal.client import temporal_namespace
 from orchestrator.temporal.search_attributes import of_run
 from orchestrator.worker.factory import ActivitySet, compensation_worker, order_worker, shipping_worker

@@ -21,7 +21,7 @@ from loadtest.charts import plain_text
 from loadtest.charts.order.time_parts import explanation, order_time
 from loadtest.charts.order.timeline import timeline
 from orchestrator.errors import RequestMalformed
-from orchestrator.messages import order_workflow_id
+from orchestrator.messages.ids import order_workflow_id
 from orchestrator.security.key_hashing import Role
 
 ADDRESS_FIELDS = {

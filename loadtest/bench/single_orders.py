@@ -12,7 +12,8 @@ import psutil
 from db.domain import Address, ExecutionMode
 from loadtest.bench.baseline import baseline_workers, run_baseline_order
 from loadtest.bench.harness import SAMPLE_ADDRESS, Bench, Measurement, timed_ms, unique_id
-from orchestrator.messages import OrderRequest, order_workflow_id
+from orchestrator.messages.ids import order_workflow_id
+from orchestrator.messages.orders import OrderRequest
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 
 ALONE_COUNT = 40

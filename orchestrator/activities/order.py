@@ -12,18 +12,28 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from db.domain import NewOrder, Step
+from db.domain import NewOrder, RequestResult, Step
 from db.orders import OrderRepository, StartedAttempt
-from orchestrator import messages
 from orchestrator.activities.payment import payment_of
 from orchestrator.activities.step_runner import StepRunner
 from orchestrator.errors import GatewayDeclined
 from orchestrator.gateways.protocols import Gateways
-from orchestrator.messages import Activity, RequestResult, StepRequest, StepResult, StepStatus
+from orchestrator.messages.activities import (
+    AbortRequest,
+    Activity,
+    ApproveRequest,
+    ChangeAddressRequest,
+    FinishRequest,
+    RequestEvent,
+    StepRequest,
+    StepResult,
+    StepStatus,
+)
+from orchestrator.messages.orders import DUPLICATE_ORDER, OrderResult
 
 log = structlog.get_logger()
 
-OutcomeObserver = Callable[[messages.OrderResult, int], None]
+OutcomeObserver = Callable[[OrderResult, int], None]
 """Called with an order's outcome and its limit in ms; at least once for each order."""
 
 _SIGNAL_EVENTS = {True: "signal accepted", False: "signal too late"}
@@ -61,7 +71,7 @@ class OrderActivities:
         """
         if not await self._orders.insert_order(order):
             raise ApplicationError(
-                f"order {order.order_id} already exists", type=messages.DUPLICATE_ORDER, non_retryable=True
+                f"order {order.order_id} already exists", type=DUPLICATE_ORDER, non_retryable=True
             )
         _log_change("order accepted", order, step=Step.RECEIVE.value, amount_cents=order.amount_cents)
         return True
@@ -92,7 +102,7 @@ class OrderActivities:
         return result
 
     @activity.defn(name=Activity.APPROVE)
-    async def approve(self, request: messages.ApproveRequest) -> RequestResult:
+    async def approve(self, request: ApproveRequest) -> RequestResult:
         decision = await self._orders.approve(
             request.order_id, request.reviewer, signal=request.signal, request_id=request.request_id
         )
@@ -102,7 +112,7 @@ class OrderActivities:
         return self._with_refund(decision)
 
     @activity.defn(name=Activity.CHANGE_ADDRESS)
-    async def change_address(self, request: messages.ChangeAddressRequest) -> RequestResult:
+    async def change_address(self, request: ChangeAddressRequest) -> RequestResult:
         decision = await self._orders.change_address(
             request.order_id,
             request.new_address,
@@ -114,7 +124,7 @@ class OrderActivities:
         return decision
 
     @activity.defn(name=Activity.ABORT)
-    async def abort(self, request: messages.AbortRequest) -> RequestResult:
+    async def abort(self, request: AbortRequest) -> RequestResult:
         """Abort the order. The first accepted reason decides the outcome; none is accepted after dispatch."""
         decision = await self._orders.abort(
             request.order_id,
@@ -139,7 +149,7 @@ class OrderActivities:
         return replace(decision, compensations=[*decision.compensations, Step.REFUND])
 
     @activity.defn(name=Activity.RECORD_REQUEST_EVENT)
-    async def record_request_event(self, request: messages.RequestEvent) -> bool:
+    async def record_request_event(self, request: RequestEvent) -> bool:
         """Record a request that the workflow decided itself."""
         await self._orders.record_request(
             request.order_id,
@@ -152,7 +162,7 @@ class OrderActivities:
         return True
 
     @activity.defn(name=Activity.FINISH)
-    async def finish(self, request: messages.FinishRequest) -> messages.OrderResult:
+    async def finish(self, request: FinishRequest) -> OrderResult:
         """Store the outcome, and return the stored one, which may be from an earlier execution.
 
         Raises RuntimeError when the order is not ready for an outcome, for example because a refund is
@@ -169,9 +179,7 @@ class OrderActivities:
             reason=snapshot.abort_reason and snapshot.abort_reason.value,
             completion_ms=snapshot.completion_ms,
         )
-        result = messages.OrderResult(
-            request.order_id, snapshot.state, snapshot.abort_reason, snapshot.completion_ms
-        )
+        result = OrderResult(request.order_id, snapshot.state, snapshot.abort_reason, snapshot.completion_ms)
         if self._on_outcome is not None:
             self._on_outcome(result, snapshot.limit_ms)
         return result

@@ -8,7 +8,7 @@ from db.orders import StartedAttempt
 from orchestrator.activities.step_runner import StepRunner
 from orchestrator.gateways.guarantees import require_repeatable, require_settled
 from orchestrator.gateways.protocols import Payment, PaymentProvider
-from orchestrator.messages import Activity, StepRequest, StepResult
+from orchestrator.messages.activities import Activity, StepRequest, StepResult
 
 
 class PaymentActivities:

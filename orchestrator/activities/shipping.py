@@ -13,7 +13,7 @@ from orchestrator.gateways.guarantees import (
     shipment_keys,
 )
 from orchestrator.gateways.protocols import Gateways
-from orchestrator.messages import Activity, StepRequest, StepResult
+from orchestrator.messages.activities import Activity, StepRequest, StepResult
 
 
 class ShippingActivities:

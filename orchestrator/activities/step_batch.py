@@ -11,9 +11,16 @@ from time import perf_counter
 
 from temporalio import activity
 
-from db.domain import NewOrder, Step
-from orchestrator import messages
-from orchestrator.messages import StepRequest, StepResult, StepStatus
+from db.domain import NewOrder, RequestResult, Step
+from orchestrator.messages.activities import (
+    Activity,
+    ApproveRequest,
+    StepBatchRequest,
+    StepBatchResult,
+    StepRequest,
+    StepResult,
+    StepStatus,
+)
 
 RunStep = Callable[[StepRequest], Awaitable[StepResult]]
 
@@ -25,14 +32,14 @@ class StepBatchActivity:
         self,
         steps: Mapping[Step, RunStep],
         open_order: Callable[[NewOrder], Awaitable[bool]],
-        approve: Callable[[messages.ApproveRequest], Awaitable[messages.RequestResult]],
+        approve: Callable[[ApproveRequest], Awaitable[RequestResult]],
     ) -> None:
         self._steps = steps
         self._open_order = open_order
         self._approve = approve
 
-    @activity.defn(name=messages.Activity.RUN_STEP_BATCH)
-    async def run_batch(self, request: messages.StepBatchRequest) -> messages.StepBatchResult:
+    @activity.defn(name=Activity.RUN_STEP_BATCH)
+    async def run_batch(self, request: StepBatchRequest) -> StepBatchResult:
         """Run the parts in order; stop at the first that does not succeed, or when the time budget is used
         up.
 
@@ -45,7 +52,7 @@ class StepBatchActivity:
         if request.approve is not None:
             approval = await self._approve(request.approve)
             if not approval.accepted:
-                return messages.StepBatchResult(approval)
+                return StepBatchResult(approval)
         results: list[StepResult] = []
         for step in request.steps:
             time_budget_seconds = request.time_budget_seconds - (perf_counter() - began_at)
@@ -55,4 +62,4 @@ class StepBatchActivity:
             results.append(result)
             if result.status is not StepStatus.DONE:
                 break
-        return messages.StepBatchResult(approval, results)
+        return StepBatchResult(approval, results)

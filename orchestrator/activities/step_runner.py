@@ -27,7 +27,7 @@ from orchestrator.deadlines import backoff
 from orchestrator.errors import DatabaseError, GatewayDeclined, GatewayError
 from orchestrator.gateways.call_guard import SIMULATED_STEP, GatewayBusy, StepCalls
 from orchestrator.gateways.fault_injection import Call, FaultInjector
-from orchestrator.messages import StepRequest, StepResult, StepStatus
+from orchestrator.messages.activities import StepRequest, StepResult, StepStatus
 
 MAX_QUICK_BACKOFF = timedelta(milliseconds=250)
 """Longest delay for which a worker waits. A step with a longer one is returned to Temporal."""

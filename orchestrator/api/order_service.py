@@ -18,11 +18,22 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from db.database import Database
+from db.domain import RequestResult
 from db.read_models import order_details
-from orchestrator import errors, messages
+from orchestrator import errors
 from orchestrator.api.admission import Admission
 from orchestrator.api.order_updates import UPDATES, OrderUpdates, Request
 from orchestrator.api.timeouts import with_timeout
+from orchestrator.messages.ids import order_workflow_id
+from orchestrator.messages.orders import OrderRequest
+from orchestrator.messages.requests import (
+    TOO_MANY_REQUESTS,
+    UNACCEPTABLE,
+    ApproveOrder,
+    CancelOrder,
+    RejectOrder,
+    UpdateAddress,
+)
 from orchestrator.settings import Settings
 from orchestrator.startup.task_queue_claims import claim_task_queues, task_queues_of
 from orchestrator.temporal import search_attributes
@@ -54,7 +65,7 @@ class OrderService:
         self._updates = OrderUpdates(client, database)
         self._database_id: str | None = None
 
-    async def start(self, order: messages.OrderRequest) -> bool:
+    async def start(self, order: OrderRequest) -> bool:
         """Start an order. Returns False when the same order was started before by another request: one with
         another `start_request_id`, or without one.
 
@@ -95,7 +106,7 @@ class OrderService:
             raise
         return True
 
-    async def _matching_start(self, order: messages.OrderRequest, wanted: str) -> WorkflowStart | None:
+    async def _matching_start(self, order: OrderRequest, wanted: str) -> WorkflowStart | None:
         """Return the start of this order, or None when Temporal does not have it. Raises OrderConflict when
         another order has its id."""
         started = await self.workflow_start(order.order_id)
@@ -103,13 +114,13 @@ class OrderService:
             _require_match(started.fingerprint, wanted)
         return started
 
-    async def _start_workflow(self, order: messages.OrderRequest, wanted: str) -> None:
+    async def _start_workflow(self, order: OrderRequest, wanted: str) -> None:
         memo = {"fingerprint": wanted, "request_id": order.start_request_id}
         async with _temporal_call():
             await self._client.start_workflow(
                 "OrderWorkflow",
                 replace(order, database_id=await self._claimed_database()),
-                id=messages.order_workflow_id(order.order_id),
+                id=order_workflow_id(order.order_id),
                 task_queue=self._settings.order_task_queue,
                 task_timeout=WORKFLOW_TASK_TIMEOUT,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
@@ -139,7 +150,7 @@ class OrderService:
 
         A workflow of another task queue is an order of another system in the same namespace.
         """
-        handle = self._client.get_workflow_handle(messages.order_workflow_id(order_id))
+        handle = self._client.get_workflow_handle(order_workflow_id(order_id))
         try:
             async with _temporal_call():
                 description = await handle.describe(rpc_timeout=RPC_TIMEOUT)
@@ -160,7 +171,7 @@ class OrderService:
 
     async def send_request(
         self, order_id: str, request: Request, idempotency_key: str | None = None
-    ) -> messages.RequestResult:
+    ) -> RequestResult:
         """Send a request to a running order and return its result, which is accepted.
 
         A repeated request returns the result of the accepted one: with the same key, and without a key when
@@ -196,7 +207,7 @@ class OrderService:
             order_details.accepted_request(self._database, order_id, UPDATES[type(request)], _detail(request))
         )
 
-    async def _send(self, order_id: str, request: Request, update_id: str | None) -> messages.RequestResult:
+    async def _send(self, order_id: str, request: Request, update_id: str | None) -> RequestResult:
         try:
             result = await self._updates.execute(order_id, request, update_id)
         except RPCError as error:
@@ -209,9 +220,9 @@ class OrderService:
             raise await self._no_running_order(order_id) from error
         except WorkflowUpdateFailedError as error:
             if isinstance(error.cause, ApplicationError):
-                if error.cause.type in messages.UNACCEPTABLE:
+                if error.cause.type in UNACCEPTABLE:
                     raise errors.RequestMalformed(error.cause.message) from error
-                if error.cause.type == messages.TOO_MANY_REQUESTS:
+                if error.cause.type == TOO_MANY_REQUESTS:
                     raise errors.Overloaded(error.cause.message) from error
             # The workflow ended before it processed the update.
             raise await self._no_running_order(order_id) from error
@@ -231,7 +242,7 @@ class OrderService:
         return errors.TooLate("too late: the order's workflow has ended")
 
 
-def _is_same_request(order: messages.OrderRequest, started: WorkflowStart) -> bool:
+def _is_same_request(order: OrderRequest, started: WorkflowStart) -> bool:
     return order.start_request_id is not None and order.start_request_id == started.request_id
 
 
@@ -247,13 +258,13 @@ def _digest(*parts: object) -> str:
 def _detail(request: Request) -> dict[str, object]:
     """Return the fields of `detail` in the event of an accepted request."""
     match request:
-        case messages.CancelOrder():
+        case CancelOrder():
             return {"by": request.cancelled_by, "message": request.reason}
-        case messages.RejectOrder():
+        case RejectOrder():
             return {"by": request.reviewer, "message": request.reason}
-        case messages.ApproveOrder():
+        case ApproveOrder():
             return {"reviewer": request.reviewer}
-        case messages.UpdateAddress():
+        case UpdateAddress():
             return {"by": request.updated_by, "new_address": request.new_address.to_json()}
 
 

@@ -13,17 +13,20 @@ from temporalio.client import Client, RPCTimeoutOrCancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
 from db.database import Database
-from orchestrator import errors, messages
+from db.domain import RequestResult
+from orchestrator import errors
 from orchestrator.api.timeouts import while_available
+from orchestrator.messages.ids import order_workflow_id
+from orchestrator.messages.requests import ApproveOrder, CancelOrder, RejectOrder, UpdateAddress
 from orchestrator.temporal.client import is_not_ready, temporal_errors
 
-Request = messages.CancelOrder | messages.UpdateAddress | messages.ApproveOrder | messages.RejectOrder
+Request = CancelOrder | UpdateAddress | ApproveOrder | RejectOrder
 
 UPDATES: dict[type[Request], str] = {
-    messages.CancelOrder: "cancel_order",
-    messages.UpdateAddress: "update_address",
-    messages.ApproveOrder: "approve_order",
-    messages.RejectOrder: "reject_order",
+    CancelOrder: "cancel_order",
+    UpdateAddress: "update_address",
+    ApproveOrder: "approve_order",
+    RejectOrder: "reject_order",
 }
 """The name of the update for each request."""
 
@@ -47,7 +50,7 @@ class OrderUpdates:
         self._database = database
         self._slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    async def execute(self, order_id: str, request: Request, update_id: str | None) -> messages.RequestResult:
+    async def execute(self, order_id: str, request: Request, update_id: str | None) -> RequestResult:
         """Return the order's decision on a request.
 
         Raises Overloaded when other requests to the order delay this one by more than 10 s, RPCError for
@@ -70,24 +73,24 @@ class _Update:
     """One update, with the last status with which the server rejected it."""
 
     def __init__(self, client: Client, order_id: str, request: Request, update_id: str) -> None:
-        self._handle = client.get_workflow_handle(messages.order_workflow_id(order_id))
+        self._handle = client.get_workflow_handle(order_workflow_id(order_id))
         self._request = request
         self._id = update_id
         self._is_sent = False
         self._last_status: RPCStatusCode | None = None
 
-    async def run(self, slots: asyncio.Semaphore) -> messages.RequestResult:
+    async def run(self, slots: asyncio.Semaphore) -> RequestResult:
         """Execute the update in one of `slots`. Repeat it while the server rejects it for a short time: the
         workflow has too many updates, its workflow task has failed, or the update was aborted."""
         async with slots:
             self._is_sent = True
             while True:
                 try:
-                    result: messages.RequestResult = await self._handle.execute_update(
+                    result: RequestResult = await self._handle.execute_update(
                         UPDATES[type(self._request)],
                         self._request,
                         id=self._id,
-                        result_type=messages.RequestResult,
+                        result_type=RequestResult,
                         rpc_timeout=UPDATE_TIMEOUT,
                     )
                 except RPCError as error:

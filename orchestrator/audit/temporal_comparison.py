@@ -11,10 +11,10 @@ from temporalio.exceptions import ApplicationError
 from db.database import Database, Row
 from db.domain import State
 from db.maintenance.audit import DatabaseAudit, Violation, known_orders
-from orchestrator import messages
 from orchestrator.audit.workflow_list import CLOSED, RUNNING, list_chunks, list_filter
 from orchestrator.errors import PayloadUnreadable
-from orchestrator.messages import order_id_of
+from orchestrator.messages.ids import order_id_of, order_workflow_id, reconcile_workflow_id
+from orchestrator.messages.orders import NOT_AN_ORDER, OrderResult
 from orchestrator.temporal.client import temporal_errors
 from orchestrator.temporal.workflow_lookup import is_running, started_order
 
@@ -124,7 +124,7 @@ class TemporalComparison:
         if order is not None and self._was_finished(execution, order, before=timedelta(0)):
             self.compared += 1
         result, error_type = await self._result(execution)
-        if error_type in messages.NOT_AN_ORDER:
+        if error_type in NOT_AN_ORDER:
             return
         order_id = order_id_of(execution.id)
         accepted_in = execution.run_id
@@ -143,13 +143,13 @@ class TemporalComparison:
             invariant, finding, evidence = found
             self.violations.append(Violation(invariant, order_id, finding, evidence))
 
-    async def _result(self, execution: WorkflowExecution) -> tuple[messages.OrderResult | None, str | None]:
+    async def _result(self, execution: WorkflowExecution) -> tuple[OrderResult | None, str | None]:
         """Return the result of a closed workflow, or the type of the error with which it failed; (None, None)
         when it neither completed nor failed."""
         if execution.status not in (WorkflowExecutionStatus.COMPLETED, WorkflowExecutionStatus.FAILED):
             return None, None
         handle = self._client.get_workflow_handle(
-            execution.id, run_id=execution.run_id, result_type=messages.OrderResult
+            execution.id, run_id=execution.run_id, result_type=OrderResult
         )
         try:
             with temporal_errors():
@@ -168,12 +168,12 @@ class TemporalComparison:
 
     async def _is_in_reconciliation(self, order_id: str) -> bool:
         """Return whether the order's ReconcileWorkflow is running, or a later run of its own workflow."""
-        workflow_ids = (messages.reconcile_workflow_id(order_id), messages.order_workflow_id(order_id))
+        workflow_ids = (reconcile_workflow_id(order_id), order_workflow_id(order_id))
         return any([await is_running(self._client, workflow_id) for workflow_id in workflow_ids])
 
 
 def _find_violation(
-    execution: WorkflowExecution, accepted_in: str, result: messages.OrderResult | None, order: Row | None
+    execution: WorkflowExecution, accepted_in: str, result: OrderResult | None, order: Row | None
 ) -> tuple[int, str, Row] | None:
     """Return invariant, finding and evidence. `accepted_in` is the workflow run that accepted the order."""
     evidence = _evidence(execution, order)

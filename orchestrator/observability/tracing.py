@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from db.domain import AttemptOutcome
 from db.orders import AttemptResult
-from orchestrator.messages import StepRequest
+from orchestrator.messages.activities import StepRequest
 from orchestrator.settings import Settings
 
 if TYPE_CHECKING:

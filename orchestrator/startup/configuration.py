@@ -7,7 +7,7 @@ from db.domain import Step
 from orchestrator.deadlines import FINISH_NEED, SIMULATED_NEEDS, OrderDeadlines
 from orchestrator.errors import SettingsError
 from orchestrator.gateways.registry import time_needs
-from orchestrator.messages import compensation_task_queue
+from orchestrator.messages.ids import compensation_task_queue
 from orchestrator.settings import Settings, environment_names
 from orchestrator.settings.environment import service_links
 from orchestrator.startup.findings import Finding

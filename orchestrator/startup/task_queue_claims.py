@@ -17,7 +17,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from db.database import Database
 from db.maintenance.reconciliation import database_id
 from orchestrator.errors import TemporalUnavailable
-from orchestrator.messages import compensation_task_queue
+from orchestrator.messages.ids import compensation_task_queue
 from orchestrator.settings import Settings
 from orchestrator.startup.findings import Finding, refuse
 from orchestrator.temporal import task_queues

@@ -11,7 +11,8 @@ from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from orchestrator.errors import PayloadUnreadable
-from orchestrator.messages import NOT_AN_ORDER, OrderRequest, order_workflow_id
+from orchestrator.messages.ids import order_workflow_id
+from orchestrator.messages.orders import NOT_AN_ORDER, OrderRequest
 from orchestrator.temporal.client import temporal_errors
 
 log = structlog.get_logger()

@@ -18,7 +18,7 @@ from orchestrator.activities.step_batch import StepBatchActivity
 from orchestrator.activities.step_runner import AttemptObserver, StepRunner
 from orchestrator.gateways.fault_injection import FaultInjector
 from orchestrator.gateways.protocols import Gateways
-from orchestrator.messages import compensation_task_queue
+from orchestrator.messages.ids import compensation_task_queue
 from orchestrator.observability.tracing import Tracing
 from orchestrator.settings import Settings
 from orchestrator.worker.metrics import WorkerMetrics

@@ -24,7 +24,7 @@ from orchestrator.background import keep_running
 from orchestrator.errors import TemporalReplaced
 from orchestrator.gateways.fault_injection import FaultInjector, named_profile
 from orchestrator.gateways.registry import not_simulated, open_gateways
-from orchestrator.messages import compensation_task_queue
+from orchestrator.messages.ids import compensation_task_queue
 from orchestrator.observability import logs
 from orchestrator.observability.tracing import Tracing
 from orchestrator.settings import Settings

@@ -22,7 +22,8 @@ from db.domain import Step
 from db.orders import AttemptResult
 from orchestrator import output_file
 from orchestrator.errors import UsageError
-from orchestrator.messages import Activity, OrderResult, StepRequest
+from orchestrator.messages.activities import Activity, StepRequest
+from orchestrator.messages.orders import OrderResult
 from orchestrator.settings import Settings
 
 WORKER_HEARTBEAT = timedelta(seconds=5)

@@ -15,12 +15,8 @@ from db.database import Database
 from db.maintenance.audit import known_orders
 from db.maintenance.reconciliation import Reconciliation, StaleOrder
 from orchestrator.errors import ServiceUnavailable
-from orchestrator.messages import (
-    ReconcileRequest,
-    order_id_of,
-    order_workflow_id,
-    reconcile_workflow_id,
-)
+from orchestrator.messages.ids import order_id_of, order_workflow_id, reconcile_workflow_id
+from orchestrator.messages.orders import ReconcileRequest
 from orchestrator.temporal.client import temporal_errors, temporal_namespace
 from orchestrator.temporal.workflow_lookup import is_running, latest_status, started_order
 

@@ -25,7 +25,8 @@ from db.database import Database
 from db.domain import TemporalNamespace
 from db.maintenance.reconciliation import Lease, Reconciliation
 from orchestrator.errors import ServiceUnavailable, TemporalReplaced
-from orchestrator.messages import ReconcileRequest, reconcile_workflow_id
+from orchestrator.messages.ids import reconcile_workflow_id
+from orchestrator.messages.orders import ReconcileRequest
 from orchestrator.temporal.client import temporal_errors, temporal_namespace
 from orchestrator.worker.metrics import WorkerMetrics
 from orchestrator.worker.orphan_search import OrderFailed, Orphan, OrphanSearch

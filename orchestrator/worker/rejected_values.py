@@ -9,7 +9,9 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from db.errors import ValueRejected
-from orchestrator.messages import INVALID_ORDER, VALUE_REJECTED, Activity
+from orchestrator.messages.activities import Activity
+from orchestrator.messages.orders import INVALID_ORDER
+from orchestrator.messages.requests import VALUE_REJECTED
 from orchestrator.worker.metrics import WorkerMetrics
 
 RETRY_DELAY = timedelta(seconds=30)

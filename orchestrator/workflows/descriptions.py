@@ -5,7 +5,13 @@ from typing import Any
 
 from db.domain import Reason, State, Step
 from db.transitions import STATE_MACHINE
-from orchestrator import messages
+from orchestrator.messages.activities import (
+    AbortRequest,
+    FinishRequest,
+    RequestEvent,
+    StepBatchRequest,
+    StepRequest,
+)
 from orchestrator.workflows.order_progress import OrderProgress
 
 MAX_ERROR_LENGTH = 200
@@ -14,18 +20,18 @@ MAX_ERROR_LENGTH = 200
 def activity_summary(request: Any) -> str:
     """Return one line about an activity, without text of customers: Temporal rejects more than 400 bytes."""
     match request:
-        case messages.StepBatchRequest():
+        case StepBatchRequest():
             parts = ["open"] * (request.open is not None) + ["approve"] * (request.approve is not None)
             return ", ".join([*parts, *(step.step.value for step in request.steps)])
-        case messages.StepRequest(not_after=None):
+        case StepRequest(not_after=None):
             return "repeated until it succeeds"
-        case messages.StepRequest(not_after=datetime() as not_after):
+        case StepRequest(not_after=datetime() as not_after):
             return f"no attempt after {_time(not_after)}"
-        case messages.AbortRequest():
+        case AbortRequest():
             return request.reason.value
-        case messages.FinishRequest():
+        case FinishRequest():
             return request.outcome.value
-        case messages.RequestEvent():
+        case RequestEvent():
             return request.signal
         case _:
             return ""

@@ -15,10 +15,24 @@ from temporalio.exceptions import ApplicationError, FailureError
 from temporalio.workflow import ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
-    import orchestrator.messages as messages
-    from db.domain import Reason, ReviewMode, State, Step
+    from db.domain import Reason, RequestResult, ReviewMode, State, Step
     from orchestrator.deadlines import backoff
-    from orchestrator.messages import Activity, StepStatus
+    from orchestrator.messages.activities import Activity, FinishRequest, StepResult, StepStatus
+    from orchestrator.messages.ids import order_workflow_id, shipping_workflow_id
+    from orchestrator.messages.orders import (
+        INVALID_ORDER,
+        OrderRequest,
+        OrderResult,
+        OrderStatus,
+        ShippingRequest,
+    )
+    from orchestrator.messages.requests import (
+        ApproveOrder,
+        CancelOrder,
+        DispatchFailed,
+        RejectOrder,
+        UpdateAddress,
+    )
     from orchestrator.workflows.descriptions import order_details
     from orchestrator.workflows.order_progress import OrderProgress
     from orchestrator.workflows.order_steps import OrderAborted, OrderSteps
@@ -40,7 +54,7 @@ class OrderWorkflow:
     """One order. Its methods are in the order in which they run."""
 
     @workflow.init
-    def __init__(self, order: messages.OrderRequest) -> None:
+    def __init__(self, order: OrderRequest) -> None:
         self._order = order
         # The server's start time: a worker may see the order much later. The database keeps milliseconds.
         started = workflow.info().workflow_start_time
@@ -52,7 +66,7 @@ class OrderWorkflow:
         self._steps = OrderSteps(order, self._deadlines, self._progress, self._requests)
 
     @workflow.run
-    async def run(self, order: messages.OrderRequest) -> messages.OrderResult:
+    async def run(self, order: OrderRequest) -> OrderResult:
         """Process the order, or compensate it, and return the outcome that the database holds.
 
         Raises ApplicationError: InvalidOrder for invalid content or a workflow id that is not this order's,
@@ -76,7 +90,7 @@ class OrderWorkflow:
             await workflow.wait_condition(workflow.all_handlers_finished)
         return result
 
-    async def _process(self) -> messages.OrderResult:
+    async def _process(self) -> OrderResult:
         try:
             await self._intake()
             await self._review()
@@ -161,8 +175,8 @@ class OrderWorkflow:
                 await self._abort_failed_shipping(result)
         await self._steps.abort(Reason.SHIPPING_FAILED, f"{MAX_SHIPMENTS} shipments did not complete")
 
-    async def _run_shipment(self, n: int) -> messages.StepResult:
-        shipment = messages.ShippingRequest(
+    async def _run_shipment(self, n: int) -> StepResult:
+        shipment = ShippingRequest(
             order_id=self._order.order_id,
             n=n,
             order_workflow_id=workflow.info().workflow_id,
@@ -176,7 +190,7 @@ class OrderWorkflow:
             return await workflow.execute_child_workflow(
                 ShippingWorkflow.run,
                 shipment,
-                id=messages.shipping_workflow_id(self._order.order_id, n),
+                id=shipping_workflow_id(self._order.order_id, n),
                 task_queue=self._order.shipping_task_queue,
                 task_timeout=WORKFLOW_TASK_TIMEOUT,
                 # When the order has its outcome, the database refuses every step of the shipment.
@@ -187,14 +201,14 @@ class OrderWorkflow:
         except FailureError as error:
             # An operator ended the child, or another workflow has its id: another shipment follows.
             workflow.logger.warning("shipment %d did not complete: %s", n, error.cause or error)
-            return messages.StepResult(StepStatus.UNFINISHED)
+            return StepResult(StepStatus.UNFINISHED)
 
     def _show_details(self) -> None:
         """Show the progress in Temporal's UI. The worker keeps the text in memory; it adds no event."""
         deadline_at = self._deadlines.deadline_at
         workflow.set_current_details(order_details(self._progress, deadline_at, workflow.now()))
 
-    async def _abort_failed_shipping(self, last: messages.StepResult) -> NoReturn:
+    async def _abort_failed_shipping(self, last: StepResult) -> NoReturn:
         if last.status is StepStatus.OUT_OF_TIME:
             await self._steps.abort(Reason.DEADLINE, "no time left for another shipment")
         failure = self._progress.dispatch_failure
@@ -215,11 +229,11 @@ class OrderWorkflow:
         await asyncio.gather(*(self._steps.run_compensation(step) for step in steps))
         return progress.abort_reason.outcome
 
-    async def _finish(self, outcome: State) -> messages.OrderResult:
+    async def _finish(self, outcome: State) -> OrderResult:
         progress = self._progress
         progress.step_started(Step.FINISH)
-        request = messages.FinishRequest(self._order.order_id, outcome, self._order.run_id)
-        result = await run_database_activity(Activity.FINISH, request, messages.OrderResult)
+        request = FinishRequest(self._order.order_id, outcome, self._order.run_id)
+        result = await run_database_activity(Activity.FINISH, request, OrderResult)
         progress.finish(result.outcome)
         return result
 
@@ -237,59 +251,59 @@ class OrderWorkflow:
     # A signal can be sent by hand, without its argument.
 
     @workflow.update
-    async def cancel_order(self, request: messages.CancelOrder) -> messages.RequestResult:
+    async def cancel_order(self, request: CancelOrder) -> RequestResult:
         return await self._requests.cancel(request)
 
     @cancel_order.validator
-    def _validate_cancel_order(self, request: messages.CancelOrder) -> None:
+    def _validate_cancel_order(self, request: CancelOrder) -> None:
         reject_if_invalid(request)
         self._requests.reject_if_full(request)
 
     @workflow.signal(name="CancelOrder")
-    async def cancel_order_signal(self, request: messages.CancelOrder | None = None) -> None:
+    async def cancel_order_signal(self, request: CancelOrder | None = None) -> None:
         await self._requests.handle_signal(self._requests.cancel, request)
 
     @workflow.update
-    async def update_address(self, request: messages.UpdateAddress) -> messages.RequestResult:
+    async def update_address(self, request: UpdateAddress) -> RequestResult:
         return await self._requests.update_address(request)
 
     @update_address.validator
-    def _validate_update_address(self, request: messages.UpdateAddress) -> None:
+    def _validate_update_address(self, request: UpdateAddress) -> None:
         reject_if_invalid(request)
         self._requests.reject_if_full(request)
 
     @workflow.signal(name="UpdateAddress")
-    async def update_address_signal(self, request: messages.UpdateAddress | None = None) -> None:
+    async def update_address_signal(self, request: UpdateAddress | None = None) -> None:
         await self._requests.handle_signal(self._requests.update_address, request)
 
     @workflow.update
-    async def approve_order(self, request: messages.ApproveOrder) -> messages.RequestResult:
+    async def approve_order(self, request: ApproveOrder) -> RequestResult:
         return await self._requests.approve(request)
 
     @approve_order.validator
-    def _validate_approve_order(self, request: messages.ApproveOrder) -> None:
+    def _validate_approve_order(self, request: ApproveOrder) -> None:
         reject_if_invalid(request)
         self._requests.reject_if_full(request)
 
     @workflow.signal(name="ApproveOrder")
-    async def approve_order_signal(self, request: messages.ApproveOrder | None = None) -> None:
+    async def approve_order_signal(self, request: ApproveOrder | None = None) -> None:
         await self._requests.handle_signal(self._requests.approve, request)
 
     @workflow.update
-    async def reject_order(self, request: messages.RejectOrder) -> messages.RequestResult:
+    async def reject_order(self, request: RejectOrder) -> RequestResult:
         return await self._requests.reject(request)
 
     @reject_order.validator
-    def _validate_reject_order(self, request: messages.RejectOrder) -> None:
+    def _validate_reject_order(self, request: RejectOrder) -> None:
         reject_if_invalid(request)
         self._requests.reject_if_full(request)
 
     @workflow.signal(name="RejectOrder")
-    async def reject_order_signal(self, request: messages.RejectOrder | None = None) -> None:
+    async def reject_order_signal(self, request: RejectOrder | None = None) -> None:
         await self._requests.handle_signal(self._requests.reject, request)
 
     @workflow.signal(name="DispatchFailed")
-    def dispatch_failed_signal(self, failure: messages.DispatchFailed | None = None) -> None:
+    def dispatch_failed_signal(self, failure: DispatchFailed | None = None) -> None:
         if failure is not None:
             self._progress.dispatch_failure = failure
             order = {
@@ -300,8 +314,8 @@ class OrderWorkflow:
             workflow.logger.info("shipment failed", extra=order | vars(failure))
 
     @workflow.query
-    def status(self) -> messages.OrderStatus:
-        return messages.OrderStatus(
+    def status(self) -> OrderStatus:
+        return OrderStatus(
             order_id=self._order.order_id,
             current_step=self._progress.current_step,
             completed_steps=self._progress.completed_steps,
@@ -311,12 +325,12 @@ class OrderWorkflow:
         )
 
 
-def _reject_if_invalid(order: messages.OrderRequest) -> None:
+def _reject_if_invalid(order: OrderRequest) -> None:
     """Validate the order as the API does, before it is stored. Raises InvalidOrder."""
     errors = order.validation_errors()
-    workflow_id = messages.order_workflow_id(order.order_id)
+    workflow_id = order_workflow_id(order.order_id)
     if workflow.info().workflow_id != workflow_id:
         # Temporal runs at most one workflow per id. With another id, a second workflow could run the order.
         errors.append(f"the workflow id of this order must be {workflow_id}")
     if errors:
-        raise ApplicationError("; ".join(errors), type=messages.INVALID_ORDER, non_retryable=True)
+        raise ApplicationError("; ".join(errors), type=INVALID_ORDER, non_retryable=True)

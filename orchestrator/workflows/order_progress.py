@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 from temporalio.exceptions import ApplicationError
 
-from db.domain import Reason, State, Step
-from orchestrator.messages import DispatchFailed, RequestResult, StepResult
+from db.domain import Reason, RequestResult, State, Step
+from orchestrator.messages.activities import StepResult
+from orchestrator.messages.requests import DispatchFailed
 
 
 @dataclass

@@ -10,9 +10,15 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 from db.domain import COMPENSATIONS, NewOrder, Reason, Step
-from orchestrator import messages
 from orchestrator.deadlines import OrderDeadlines
-from orchestrator.messages import StepStatus
+from orchestrator.messages.activities import (
+    ApproveRequest,
+    StepBatchRequest,
+    StepRequest,
+    StepResult,
+    StepStatus,
+)
+from orchestrator.messages.orders import OrderRequest
 from orchestrator.workflows.order_progress import OrderProgress
 from orchestrator.workflows.request_handlers import OrderRequestHandlers
 from orchestrator.workflows.step_execution import run_steps
@@ -43,7 +49,7 @@ class OrderSteps:
 
     def __init__(
         self,
-        order: messages.OrderRequest,
+        order: OrderRequest,
         deadlines: OrderDeadlines,
         progress: OrderProgress,
         requests: OrderRequestHandlers,
@@ -57,7 +63,7 @@ class OrderSteps:
         self,
         *steps: Step,
         opening: NewOrder | None = None,
-        approval: messages.ApproveRequest | None = None,
+        approval: ApproveRequest | None = None,
     ) -> None:
         """Run steps in order as one batch, after `opening` or `approval` if given.
 
@@ -90,7 +96,7 @@ class OrderSteps:
         await self._requests.abort(reason, message=message)
         raise OrderAborted
 
-    async def abort_declined(self, reason: Reason, declined: messages.StepResult) -> None:
+    async def abort_declined(self, reason: Reason, declined: StepResult) -> None:
         """Abort the order after a final decline and raise OrderAborted.
 
         Returns, and the step must run again, if the carrier declined an address that was changed since.
@@ -124,17 +130,17 @@ class OrderSteps:
         if self._progress.is_aborted:
             raise OrderAborted
 
-    async def _run(self, batch: messages.StepBatchRequest) -> list[messages.StepResult]:
+    async def _run(self, batch: StepBatchRequest) -> list[StepResult]:
         return await run_steps(batch, self._progress, self._order.execution)
 
     def _batch(
         self,
         steps: Sequence[Step],
         opening: NewOrder | None = None,
-        approval: messages.ApproveRequest | None = None,
-    ) -> messages.StepBatchRequest:
+        approval: ApproveRequest | None = None,
+    ) -> StepBatchRequest:
         requests = [
-            messages.StepRequest(
+            StepRequest(
                 self._order.order_id,
                 step,
                 not_after=None if step in COMPENSATIONS else self._deadlines.not_after(step),
@@ -143,9 +149,9 @@ class OrderSteps:
             )
             for step in steps
         ]
-        return messages.StepBatchRequest(TIME_BUDGET.total_seconds(), opening, approval, requests)
+        return StepBatchRequest(TIME_BUDGET.total_seconds(), opening, approval, requests)
 
-    async def _require_done(self, step: Step, result: messages.StepResult) -> None:
+    async def _require_done(self, step: Step, result: StepResult) -> None:
         """Raise OrderAborted unless the step is done; abort the order first if it is not aborted yet."""
         if result.status is StepStatus.OUT_OF_TIME:
             await self.abort(Reason.DEADLINE, f"no time left for step {step}")

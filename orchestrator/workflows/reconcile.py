@@ -10,9 +10,15 @@ from datetime import timedelta
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    import orchestrator.messages as messages
-    from db.domain import Reason, State, Step
-    from orchestrator.messages import Activity
+    from db.domain import Reason, RequestResult, State, Step
+    from orchestrator.messages.activities import (
+        AbortRequest,
+        Activity,
+        FinishRequest,
+        StepBatchRequest,
+        StepRequest,
+    )
+    from orchestrator.messages.orders import OrderResult, ReconcileRequest
     from orchestrator.workflows.step_execution import run_database_activity, run_steps
 
 RECONCILER = "reconciler"
@@ -22,11 +28,11 @@ TIME_BUDGET = timedelta(seconds=1)
 @workflow.defn
 class ReconcileWorkflow:
     @workflow.run
-    async def run(self, request: messages.ReconcileRequest) -> messages.OrderResult:
+    async def run(self, request: ReconcileRequest) -> OrderResult:
         """Abort, compensate and finish the order; return the outcome that the database holds."""
         if request.new_order is not None:
             await run_database_activity(Activity.OPEN, request.new_order, bool)
-        abort = messages.AbortRequest(
+        abort = AbortRequest(
             request.order_id,
             Reason.TERMINATED,
             RECONCILER,
@@ -34,7 +40,7 @@ class ReconcileWorkflow:
             request_id=str(workflow.uuid4()),
             run_id=request.run_id,
         )
-        result = await run_database_activity(Activity.ABORT, abort, messages.RequestResult)
+        result = await run_database_activity(Activity.ABORT, abort, RequestResult)
         outcome = State.COMPLETED
         # Without an abort reason the package was dispatched before the workflow closed.
         if result.abort_reason is not None:
@@ -43,9 +49,9 @@ class ReconcileWorkflow:
             await asyncio.gather(
                 self._compensate(request, Step.REFUND), self._compensate(request, Step.RECALL)
             )
-        finish = messages.FinishRequest(request.order_id, outcome, request.run_id)
-        return await run_database_activity(Activity.FINISH, finish, messages.OrderResult)
+        finish = FinishRequest(request.order_id, outcome, request.run_id)
+        return await run_database_activity(Activity.FINISH, finish, OrderResult)
 
-    async def _compensate(self, request: messages.ReconcileRequest, step: Step) -> None:
-        steps = [messages.StepRequest(request.order_id, step, run_id=request.run_id)]
-        await run_steps(messages.StepBatchRequest(TIME_BUDGET.total_seconds(), steps=steps))
+    async def _compensate(self, request: ReconcileRequest, step: Step) -> None:
+        steps = [StepRequest(request.order_id, step, run_id=request.run_id)]
+        await run_steps(StepBatchRequest(TIME_BUDGET.total_seconds(), steps=steps))

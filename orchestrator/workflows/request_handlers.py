@@ -11,29 +11,45 @@ from typing import TypeVar
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
-from db.domain import EARLY_APPROVAL, Reason, State
-from orchestrator import messages
-from orchestrator.messages import Activity, RequestResult
+from db.domain import EARLY_APPROVAL, Reason, RequestResult, State
+from orchestrator.messages.activities import (
+    AbortRequest,
+    Activity,
+    ApproveRequest,
+    ChangeAddressRequest,
+    RequestEvent,
+)
+from orchestrator.messages.orders import OrderRequest
+from orchestrator.messages.requests import (
+    INVALID_REQUEST,
+    MAX_REQUESTS,
+    TOO_MANY_REQUESTS,
+    ApproveOrder,
+    CancelOrder,
+    PersonRequest,
+    RejectOrder,
+    UpdateAddress,
+)
 from orchestrator.workflows.order_progress import OrderProgress
 from orchestrator.workflows.step_execution import run_database_activity
 
 SYSTEM = "order-system"
 
-AnyRequest = TypeVar("AnyRequest", bound=messages.PersonRequest)
+AnyRequest = TypeVar("AnyRequest", bound=PersonRequest)
 
 
 class OrderRequestHandlers:
     """Decides requests through the order database, and updates the workflow's progress with the result."""
 
-    def __init__(self, order: messages.OrderRequest, progress: OrderProgress) -> None:
+    def __init__(self, order: OrderRequest, progress: OrderProgress) -> None:
         self._order = order
         self._progress = progress
         self._signal_count = 0
-        self._handled: Counter[type[messages.PersonRequest]] = Counter()
+        self._handled: Counter[type[PersonRequest]] = Counter()
 
     # --- Requests of people -------------------------------------------------------------------------
 
-    async def cancel(self, request: messages.CancelOrder) -> RequestResult:
+    async def cancel(self, request: CancelOrder) -> RequestResult:
         return await self.abort(
             Reason.CUSTOMER_CANCELLED,
             requested_by=request.cancelled_by,
@@ -42,7 +58,7 @@ class OrderRequestHandlers:
             request_id=await self._request_id(request),
         )
 
-    async def reject(self, request: messages.RejectOrder) -> RequestResult:
+    async def reject(self, request: RejectOrder) -> RequestResult:
         return await self.abort(
             Reason.REVIEW_REJECTED,
             requested_by=request.reviewer,
@@ -51,7 +67,7 @@ class OrderRequestHandlers:
             request_id=await self._request_id(request),
         )
 
-    async def approve(self, request: messages.ApproveOrder) -> RequestResult:
+    async def approve(self, request: ApproveOrder) -> RequestResult:
         """Approve the order. Before its review, store the first approval until the review begins."""
         request_id = await self._request_id(request)
         if self._progress.is_in_review or self._progress.is_aborted:
@@ -61,7 +77,7 @@ class OrderRequestHandlers:
         is_first = self._progress.early_approval is None
         self._progress.early_approval = self._progress.early_approval or request.reviewer
         detail = {"reviewer": request.reviewer}
-        event = messages.RequestEvent(
+        event = RequestEvent(
             self._order.order_id, "approve_order", is_first, detail, request_id, self._order.run_id
         )
         await run_database_activity(Activity.RECORD_REQUEST_EVENT, event, bool)
@@ -69,9 +85,9 @@ class OrderRequestHandlers:
             return RequestResult(False, "too late: the order has been approved", State.RECEIVED)
         return RequestResult(True, EARLY_APPROVAL, State.RECEIVED)
 
-    async def update_address(self, request: messages.UpdateAddress) -> RequestResult:
+    async def update_address(self, request: UpdateAddress) -> RequestResult:
         request_id = await self._request_id(request)
-        change = messages.ChangeAddressRequest(
+        change = ChangeAddressRequest(
             self._order.order_id,
             request.new_address,
             request.updated_by,
@@ -81,7 +97,7 @@ class OrderRequestHandlers:
         )
         return await run_database_activity(Activity.CHANGE_ADDRESS, change, RequestResult)
 
-    async def _request_id(self, request: messages.PersonRequest) -> str:
+    async def _request_id(self, request: PersonRequest) -> str:
         """Return the idempotency key of the update or signal that is being handled, once the order is open.
 
         It is the same when the workflow is replayed. After a lost workflow task an update can be delivered
@@ -97,15 +113,15 @@ class OrderRequestHandlers:
         await self.wait_until_open()
         return request_id
 
-    def reject_if_full(self, request: messages.PersonRequest) -> None:
+    def reject_if_full(self, request: PersonRequest) -> None:
         """Raise a non-retryable TooManyRequests if the order has handled MAX_REQUESTS requests of this kind.
 
         Each kind has a limit of its own, so that changes of address cannot prevent a cancellation.
         """
         if self._is_full(request):
             raise ApplicationError(
-                f"this order has received {messages.MAX_REQUESTS} requests of this kind and accepts no more",
-                type=messages.TOO_MANY_REQUESTS,
+                f"this order has received {MAX_REQUESTS} requests of this kind and accepts no more",
+                type=TOO_MANY_REQUESTS,
                 non_retryable=True,
             )
 
@@ -125,8 +141,8 @@ class OrderRequestHandlers:
         except ApplicationError as error:
             workflow.logger.error("signal failed: %s", error.message)
 
-    def _is_full(self, request: messages.PersonRequest) -> bool:
-        return self._handled[type(request)] >= messages.MAX_REQUESTS
+    def _is_full(self, request: PersonRequest) -> bool:
+        return self._handled[type(request)] >= MAX_REQUESTS
 
     # --- Decisions of the order database ------------------------------------------------------------
 
@@ -149,7 +165,7 @@ class OrderRequestHandlers:
     ) -> RequestResult:
         """Abort the order unless it has been dispatched, or its address has another version than the given
         one. `signal` is None for a decision of the system."""
-        request = messages.AbortRequest(
+        request = AbortRequest(
             self._order.order_id,
             reason,
             requested_by,
@@ -163,10 +179,8 @@ class OrderRequestHandlers:
         self._progress.sync_from(result)
         return result
 
-    def approval(
-        self, reviewer: str, *, request_id: str, signal: str | None = None
-    ) -> messages.ApproveRequest:
-        return messages.ApproveRequest(self._order.order_id, reviewer, signal, request_id, self._order.run_id)
+    def approval(self, reviewer: str, *, request_id: str, signal: str | None = None) -> ApproveRequest:
+        return ApproveRequest(self._order.order_id, reviewer, signal, request_id, self._order.run_id)
 
     async def approve_in_review(
         self, reviewer: str, *, request_id: str, signal: str | None = None
@@ -177,7 +191,7 @@ class OrderRequestHandlers:
         return result
 
 
-def reject_if_invalid(request: messages.PersonRequest) -> None:
+def reject_if_invalid(request: PersonRequest) -> None:
     """Validate an update before it is written to the history. Raises a non-retryable InvalidRequest."""
     if errors := request.validation_errors():
-        raise ApplicationError("; ".join(errors), type=messages.INVALID_REQUEST, non_retryable=True)
+        raise ApplicationError("; ".join(errors), type=INVALID_REQUEST, non_retryable=True)

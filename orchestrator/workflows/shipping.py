@@ -5,9 +5,10 @@ from datetime import timedelta
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    import orchestrator.messages as messages
     from db.domain import Step
-    from orchestrator.messages import StepStatus
+    from orchestrator.messages.activities import StepBatchRequest, StepRequest, StepResult, StepStatus
+    from orchestrator.messages.orders import ShippingRequest
+    from orchestrator.messages.requests import DispatchFailed
     from orchestrator.workflows.descriptions import shipment_details
     from orchestrator.workflows.order_progress import OrderProgress
     from orchestrator.workflows.step_execution import run_steps
@@ -20,10 +21,10 @@ WORKFLOW_TASK_TIMEOUT."""
 @workflow.defn
 class ShippingWorkflow:
     @workflow.run
-    async def run(self, shipment: messages.ShippingRequest) -> messages.StepResult:
+    async def run(self, shipment: ShippingRequest) -> StepResult:
         """Return the result of the last step that ran."""
         steps = [
-            messages.StepRequest(
+            StepRequest(
                 shipment.order_id,
                 step,
                 not_after,
@@ -35,7 +36,7 @@ class ShippingWorkflow:
                 (Step.DISPATCH, shipment.dispatch_not_after),
             )
         ]
-        batch = messages.StepBatchRequest(TIME_BUDGET.total_seconds(), steps=steps)
+        batch = StepBatchRequest(TIME_BUDGET.total_seconds(), steps=steps)
         progress = OrderProgress(
             lambda: workflow.set_current_details(shipment_details(progress, shipment.n)),
             current_step=Step.PREPARE,
@@ -45,5 +46,5 @@ class ShippingWorkflow:
             order = workflow.get_external_workflow_handle(shipment.order_workflow_id)
             is_declined = result.status is StepStatus.DECLINED
             reason = (is_declined and result.message) or result.status.value
-            await order.signal("DispatchFailed", messages.DispatchFailed(reason, result.attempts))
+            await order.signal("DispatchFailed", DispatchFailed(reason, result.attempts))
         return result

@@ -24,10 +24,18 @@ from temporalio.exceptions import (
     is_cancelled_exception,
 )
 
-from db.domain import COMPENSATIONS, ExecutionMode, Step
-from orchestrator import messages
+from db.domain import COMPENSATIONS, ExecutionMode, RequestResult, Step
 from orchestrator.deadlines import ATTEMPT_TIMEOUT, MAX_BACKOFF
-from orchestrator.messages import Activity, StepResult, StepStatus
+from orchestrator.messages.activities import (
+    STEP_ACTIVITIES,
+    Activity,
+    StepBatchRequest,
+    StepBatchResult,
+    StepRequest,
+    StepResult,
+    StepStatus,
+)
+from orchestrator.messages.ids import compensation_task_queue
 from orchestrator.workflows.descriptions import activity_summary
 from orchestrator.workflows.order_progress import OrderProgress
 
@@ -67,7 +75,7 @@ _RETRY_ATTEMPT = RetryPolicy(
 
 
 async def run_steps(
-    batch: messages.StepBatchRequest,
+    batch: StepBatchRequest,
     progress: OrderProgress | None = None,
     execution: ExecutionMode = ExecutionMode.FAST,
 ) -> list[StepResult]:
@@ -82,7 +90,7 @@ async def run_steps(
     local = None
     if not is_visible:
         timeout = timedelta(seconds=batch.time_budget_seconds) + _LOCAL_MARGIN
-        local = await _run_locally(Activity.RUN_STEP_BATCH, batch, messages.StepBatchResult, timeout)
+        local = await _run_locally(Activity.RUN_STEP_BATCH, batch, StepBatchResult, timeout)
     # In fast execution the local activity with these writes has failed.
     write = run_database_activity if is_visible else _run_remotely
     if batch.open is not None:
@@ -92,7 +100,7 @@ async def run_steps(
     if batch.approve is not None:
         approval = local.approval if local is not None else None
         if approval is None:
-            approval = await write(Activity.APPROVE, batch.approve, messages.RequestResult)
+            approval = await write(Activity.APPROVE, batch.approve, RequestResult)
         progress.sync_from(approval)
         if not approval.is_approved:
             return []
@@ -176,8 +184,8 @@ async def _run_remotely(
     return result
 
 
-async def _run_step_remotely(request: messages.StepRequest) -> StepResult:
-    activity = messages.STEP_ACTIVITIES[request.step]
+async def _run_step_remotely(request: StepRequest) -> StepResult:
+    activity = STEP_ACTIVITIES[request.step]
     options: dict[str, Any] = {"heartbeat_timeout": _HEARTBEAT_TIMEOUT}
     if request.single_attempt:
         attempt_seconds = request.attempt_seconds or ATTEMPT_TIMEOUT.total_seconds()
@@ -187,7 +195,7 @@ async def _run_step_remotely(request: messages.StepRequest) -> StepResult:
         defaults: dict[str, Any] = {
             "timeout": _COMPENSATION_TIMEOUT,
             "retry_policy": _RETRY_COMPENSATION,
-            "task_queue": messages.compensation_task_queue(workflow.info().task_queue),
+            "task_queue": compensation_task_queue(workflow.info().task_queue),
         }
         options = defaults | options
         return await _run_remotely(activity, request, StepResult, **options)

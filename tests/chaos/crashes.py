@@ -28,7 +28,7 @@ from db.domain import ExecutionMode
 from orchestrator.audit import AuditReport, audit
 from orchestrator.embedded import Stack
 from orchestrator.embedded.process_table import wait_until_ended
-from orchestrator.messages import order_workflow_id
+from orchestrator.messages.ids import order_workflow_id
 from orchestrator.settings import Settings
 from orchestrator.temporal.client import connect
 from tests.async_load import LoadReport, send_orders, wait_for_outcomes

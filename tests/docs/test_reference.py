@@ -19,7 +19,7 @@ from orchestrator.api.problem_details import status_of
 from orchestrator.cli import app as orders
 from orchestrator.embedded.layout import PROJECT_ROOT
 from orchestrator.errors import ExitCode
-from orchestrator.messages import Activity
+from orchestrator.messages.activities import Activity
 from orchestrator.settings import Settings, environment_names
 from tests.docs.pages import CODE, REFERENCE, first_column, rows, section
 from tests.integration.test_latency_csv import COLUMNS

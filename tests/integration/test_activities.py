@@ -22,11 +22,7 @@ from orchestrator.gateways.fault_injection import (
 )
 from orchestrator.gateways.protocols import Payment
 from orchestrator.gateways.simulated import simulated_gateways
-from orchestrator.messages import (
-    FinishRequest,
-    StepRequest,
-    StepStatus,
-)
+from orchestrator.messages.activities import FinishRequest, StepRequest, StepStatus
 from tests.orders import OTHER_ADDRESS, new_order, provider_balance
 
 LATER = timedelta(seconds=60)

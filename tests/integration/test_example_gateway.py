@@ -12,7 +12,7 @@ from orchestrator.activities.step_runner import StepRunner
 from orchestrator.embedded.layout import PROJECT_ROOT
 from orchestrator.errors import GatewayDeclined, SettingsError
 from orchestrator.gateways import registry
-from orchestrator.messages import StepStatus
+from orchestrator.messages.activities import StepStatus
 from orchestrator.settings import Settings
 from tests.integration.test_provider_guarantees import in_activity
 from tests.integration.test_step_runner import request

@@ -24,7 +24,7 @@ from orchestrator.api.order_service import OrderService
 from orchestrator.embedded import Stack
 from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
 from orchestrator.errors import OrderConflict, ServiceUnavailable, StartRefused, WrongDatabase
-from orchestrator.messages import compensation_task_queue, order_workflow_id
+from orchestrator.messages.ids import compensation_task_queue, order_workflow_id
 from orchestrator.settings import STACK_MARKER, Settings
 from orchestrator.startup import task_queue_claims
 from orchestrator.startup.task_queue_claims import claim_id, claim_task_queues, task_queues_of

@@ -19,19 +19,15 @@ from temporalio.client import Client, WorkflowHandle
 
 from db import api_keys
 from db.database import Database
-from db.domain import Address, Reason, ReviewMode, State
+from db.domain import Address, Reason, RequestResult, ReviewMode, State
 from db.orders import OrderRepository
 from orchestrator.embedded.layout import PROJECT_ROOT, packaged_program, stack_environment
 from orchestrator.errors import GatewayError
 from orchestrator.gateways.fault_injection import FaultInjector, named_profile
 from orchestrator.gateways.simulated import SimulatedCarrier, simulated_gateways
-from orchestrator.messages import (
-    ApproveOrder,
-    OrderResult,
-    RequestResult,
-    UpdateAddress,
-    shipping_workflow_id,
-)
+from orchestrator.messages.ids import shipping_workflow_id
+from orchestrator.messages.orders import OrderResult
+from orchestrator.messages.requests import ApproveOrder, UpdateAddress
 from orchestrator.security.key_hashing import hash_key, new_key
 from orchestrator.settings import Settings
 from orchestrator.temporal.client import connect

@@ -17,7 +17,8 @@ from orchestrator.api.admission import Admission
 from orchestrator.api.order_service import OrderService
 from orchestrator.embedded import Stack
 from orchestrator.errors import DatabaseUnavailable, PayloadUnreadable, TemporalUnavailable
-from orchestrator.messages import CancelOrder, order_workflow_id
+from orchestrator.messages.ids import order_workflow_id
+from orchestrator.messages.requests import CancelOrder
 from orchestrator.settings import Settings
 from orchestrator.temporal.client import connect
 from orchestrator.worker import orphan_search

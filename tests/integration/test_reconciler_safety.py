@@ -15,7 +15,7 @@ from db.maintenance import reconciliation
 from db.maintenance.reconciliation import ReconcilerState, adopt, reconcilers, register, resume
 from db.orders import OrderRepository
 from orchestrator.errors import TemporalReplaced, TemporalUnavailable
-from orchestrator.messages import order_workflow_id
+from orchestrator.messages.ids import order_workflow_id
 from orchestrator.worker import orphan_search
 from orchestrator.worker import reconciler as reconciler_module
 from orchestrator.worker.reconciler import Reconciler

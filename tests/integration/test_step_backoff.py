@@ -12,7 +12,7 @@ from orchestrator.activities import step_runner
 from orchestrator.deadlines import MAX_BACKOFF
 from orchestrator.errors import GatewayError
 from orchestrator.gateways.call_guard import StepCalls
-from orchestrator.messages import StepStatus
+from orchestrator.messages.activities import StepStatus
 from orchestrator.settings.gateways import SIMULATED_CALLS
 from tests.integration.test_step_runner import ScriptedCall, request, run
 

@@ -15,10 +15,7 @@ from orchestrator.activities import step_runner
 from orchestrator.activities.step_runner import MAX_QUICK_BACKOFF, StepRunner
 from orchestrator.deadlines import ATTEMPT_TIMEOUT
 from orchestrator.errors import DatabaseUnavailable, GatewayDeclined, GatewayError
-from orchestrator.messages import (
-    StepRequest,
-    StepStatus,
-)
+from orchestrator.messages.activities import StepRequest, StepStatus
 from orchestrator.settings.gateways import SIMULATED_CALLS
 from tests.orders import NO_FAULTS, TEMPORAL, failed
 

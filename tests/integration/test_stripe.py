@@ -16,7 +16,7 @@ from orchestrator.activities.step_runner import StepRunner
 from orchestrator.errors import GatewayDeclined, GatewayError, SettingsError
 from orchestrator.gateways.protocols import Payment, PaymentProvider, RefundOutcome
 from orchestrator.gateways.registry import open_gateways, provider
-from orchestrator.messages import AbortRequest
+from orchestrator.messages.activities import AbortRequest
 from orchestrator.settings import Settings
 from tests.fake_stripe import API_KEY, DECLINED_CARD, FakeStripe, fake_stripe
 from tests.integration.test_provider_guarantees import in_activity

@@ -23,7 +23,8 @@ from orchestrator.audit import audit
 from orchestrator.embedded.health_checks import HealthChecks
 from orchestrator.embedded.layout import PROJECT_ROOT, packaged_program, stack_environment
 from orchestrator.gateways.fault_injection import named_profile
-from orchestrator.messages import OrderResult, shipping_workflow_id
+from orchestrator.messages.ids import shipping_workflow_id
+from orchestrator.messages.orders import OrderResult
 from orchestrator.operations.doctor import diagnose
 from orchestrator.settings import Settings
 from orchestrator.temporal.client import connect

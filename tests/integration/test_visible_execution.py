@@ -14,7 +14,9 @@ from db.maintenance.audit import audit_database
 from db.orders import OrderRepository
 from orchestrator.gateways.fault_injection import FaultInjector, FaultProfile, Rates, named_profile
 from orchestrator.gateways.simulated import simulated_gateways
-from orchestrator.messages import Activity, OrderRequest, order_workflow_id, shipping_workflow_id
+from orchestrator.messages.activities import Activity
+from orchestrator.messages.ids import order_workflow_id, shipping_workflow_id
+from orchestrator.messages.orders import OrderRequest
 from orchestrator.settings import Settings
 from orchestrator.temporal.client import connect
 from orchestrator.worker.factory import ActivitySet, compensation_worker, order_worker, shipping_worker

@@ -10,7 +10,17 @@ from typing import Any
 from temporalio import activity
 
 from db.database import Database
-from db.domain import SAMPLE_ITEMS, Address, Item, NewOrder, Reason, State, Step, TemporalNamespace
+from db.domain import (
+    SAMPLE_ITEMS,
+    Address,
+    Item,
+    NewOrder,
+    Reason,
+    RequestResult,
+    State,
+    Step,
+    TemporalNamespace,
+)
 from db.orders import AttemptResult, OrderRepository, OrderSnapshot
 from orchestrator.activities.order import OrderActivities
 from orchestrator.activities.step_runner import StepRunner
@@ -27,15 +37,8 @@ from orchestrator.gateways.protocols import (
     RefundOutcome,
     Warehouse,
 )
-from orchestrator.messages import (
-    AbortRequest,
-    Activity,
-    FinishRequest,
-    OrderResult,
-    RequestResult,
-    StepRequest,
-    StepResult,
-)
+from orchestrator.messages.activities import AbortRequest, Activity, FinishRequest, StepRequest, StepResult
+from orchestrator.messages.orders import OrderResult
 from orchestrator.worker.factory import ActivitySet
 from tests.orders import ADDRESS
 from tests.shop import ActivitySetFactory, RepositoryFactory

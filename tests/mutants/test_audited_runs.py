@@ -19,7 +19,9 @@ from orchestrator.audit import audit, temporal_comparison
 from orchestrator.audit.workflow_list import CLOSED, RUNNING, list_filter
 from orchestrator.errors import ExitCode, RunUnknown
 from orchestrator.gateways.fault_injection import FaultInjector, named_profile
-from orchestrator.messages import ApproveOrder, ReconcileRequest, order_workflow_id, reconcile_workflow_id
+from orchestrator.messages.ids import order_workflow_id, reconcile_workflow_id
+from orchestrator.messages.orders import ReconcileRequest
+from orchestrator.messages.requests import ApproveOrder
 from orchestrator.settings import Settings
 from orchestrator.temporal.search_attributes import of_run, run_filter
 from orchestrator.workflows.order import OrderWorkflow

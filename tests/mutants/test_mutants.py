@@ -13,20 +13,14 @@ from temporalio.common import WorkflowIDReusePolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from db.database import Database
-from db.domain import ReviewMode, State, Step
+from db.domain import RequestResult, ReviewMode, State, Step
 from db.maintenance.audit import INVARIANTS
 from orchestrator.audit import AuditReport, audit
 from orchestrator.errors import ExitCode
 from orchestrator.gateways.fault_injection import FaultInjector, FaultProfile, Rates, named_profile
-from orchestrator.messages import (
-    ORDER_WORKFLOW_PREFIX,
-    ApproveOrder,
-    CancelOrder,
-    OrderResult,
-    RejectOrder,
-    RequestResult,
-    UpdateAddress,
-)
+from orchestrator.messages.ids import ORDER_WORKFLOW_PREFIX
+from orchestrator.messages.orders import OrderResult
+from orchestrator.messages.requests import ApproveOrder, CancelOrder, RejectOrder, UpdateAddress
 from orchestrator.workflows.order import OrderWorkflow
 from tests.command_line import CommandLine
 from tests.mutants.broken import HEALTHY, MUTANTS, VICTIM, Mutant, Scenario, is_victim

@@ -23,18 +23,12 @@ from temporalio.worker import (
 from temporalio.workflow import ActivityHandle
 
 from db.database import Database
-from db.domain import COMPENSATIONS, NewOrder, State, Step, TemporalNamespace
+from db.domain import COMPENSATIONS, NewOrder, RequestResult, State, Step, TemporalNamespace
 from db.orders import AttemptResult, OrderRepository, OrderSnapshot, StartedAttempt
 from orchestrator.errors import DatabaseUnavailable
-from orchestrator.messages import (
-    ApproveOrder,
-    CancelOrder,
-    OrderResult,
-    RejectOrder,
-    RequestResult,
-    UpdateAddress,
-    order_workflow_id,
-)
+from orchestrator.messages.ids import order_workflow_id
+from orchestrator.messages.orders import OrderResult
+from orchestrator.messages.requests import ApproveOrder, CancelOrder, RejectOrder, UpdateAddress
 from orchestrator.temporal.client import is_not_ready
 from orchestrator.workflows.order import OrderWorkflow
 from tests.orders import OTHER_ADDRESS

@@ -19,7 +19,7 @@ from orchestrator.activities import step_runner
 from orchestrator.activities.step_runner import StepRunner
 from orchestrator.deadlines import ATTEMPT_TIMEOUT
 from orchestrator.errors import GatewayDeclined, GatewayError
-from orchestrator.messages import StepRequest, StepResult, StepStatus
+from orchestrator.messages.activities import StepRequest, StepResult, StepStatus
 from tests.orders import ADDRESS, NO_FAULTS
 
 T = TypeVar("T")

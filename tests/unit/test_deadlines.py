@@ -22,7 +22,7 @@ from orchestrator.deadlines import (
     OrderDeadlines,
     backoff,
 )
-from orchestrator.messages import StepResult, StepStatus
+from orchestrator.messages.activities import StepResult, StepStatus
 from orchestrator.workflows.order_steps import TIME_BUDGET
 from tests.unit.simulated_attempts import HANGS, SimulatedAttempts, in_simulated_time
 

@@ -5,8 +5,16 @@ from datetime import UTC, datetime
 import pytest
 
 from db.domain import Reason, RequestResult, State, Step
-from orchestrator import messages
-from orchestrator.messages import StepResult, StepStatus
+from orchestrator.messages.activities import (
+    AbortRequest,
+    ApproveRequest,
+    FinishRequest,
+    RequestEvent,
+    StepBatchRequest,
+    StepRequest,
+    StepResult,
+    StepStatus,
+)
 from orchestrator.workflows.descriptions import activity_summary, order_details, shipment_details
 from orchestrator.workflows.order_progress import OrderProgress
 from tests.orders import new_order
@@ -98,19 +106,19 @@ def test_the_summary_of_an_order_fits_into_temporals_limit():
 
 
 def test_the_summaries_of_activities():
-    order, step = new_order(), messages.StepRequest("o", Step.CHARGE, DEADLINE)
+    order, step = new_order(), StepRequest("o", Step.CHARGE, DEADLINE)
     opening = order.new_order("run", NOW)
-    approval = messages.ApproveRequest("o", "auto-review")
+    approval = ApproveRequest("o", "auto-review")
     assert [
         activity_summary(request)
         for request in (
-            messages.StepBatchRequest(1.2, opening, None, [step]),
-            messages.StepBatchRequest(1.2, None, approval, [step]),
+            StepBatchRequest(1.2, opening, None, [step]),
+            StepBatchRequest(1.2, None, approval, [step]),
             step,
-            messages.StepRequest("o", Step.REFUND),
-            messages.AbortRequest("o", Reason.DEADLINE, "x" * 200, "y" * 200),
-            messages.FinishRequest("o", State.COMPLETED),
-            messages.RequestEvent("o", "approve_order", True, {}),
+            StepRequest("o", Step.REFUND),
+            AbortRequest("o", Reason.DEADLINE, "x" * 200, "y" * 200),
+            FinishRequest("o", State.COMPLETED),
+            RequestEvent("o", "approve_order", True, {}),
             opening,
         )
     ] == [

@@ -19,15 +19,9 @@ from db.domain import (
     Reason,
     State,
 )
-from orchestrator.messages import (
-    ApproveOrder,
-    CancelOrder,
-    OrderRequest,
-    RejectOrder,
-    UpdateAddress,
-    order_workflow_id,
-    shipping_workflow_id,
-)
+from orchestrator.messages.ids import order_workflow_id, shipping_workflow_id
+from orchestrator.messages.orders import OrderRequest
+from orchestrator.messages.requests import ApproveOrder, CancelOrder, RejectOrder, UpdateAddress
 
 ADDRESS = Address("1 Main Street", "Springfield", "IL", "62701")
 ORDER = OrderRequest("order-1", ADDRESS, "payment-1", datetime(2030, 1, 1, tzinfo=UTC))

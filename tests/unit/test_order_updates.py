@@ -14,14 +14,14 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from db.database import Database
-from db.domain import State
+from db.domain import RequestResult, State
 from db.read_models import order_details
-from orchestrator import errors, messages
+from orchestrator import errors
 from orchestrator.api import order_updates
 from orchestrator.api.admission import Admission
 from orchestrator.api.order_service import OrderService
 from orchestrator.api.order_updates import SIMULTANEOUS_UPDATES, OrderUpdates
-from orchestrator.messages import CancelOrder, RequestResult
+from orchestrator.messages.requests import TOO_MANY_REQUESTS, CancelOrder
 from orchestrator.settings import Settings
 
 CANCEL = CancelOrder("not wanted", "anna")
@@ -148,7 +148,7 @@ async def test_an_update_that_is_not_processed_in_time_names_its_cause(
 
 
 async def test_an_order_with_too_many_requests_is_overloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    failure = ApplicationError("this order has received 200 requests", type=messages.TOO_MANY_REQUESTS)
+    failure = ApplicationError("this order has received 200 requests", type=TOO_MANY_REQUESTS)
     client = cast(Client, FakeTemporal(WorkflowUpdateFailedError(failure)))
 
     async def no_earlier_request(*_: object) -> None:

@@ -7,7 +7,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from db.domain import AttemptOutcome, Step
 from db.orders import AttemptResult
-from orchestrator.messages import StepRequest
+from orchestrator.messages.activities import StepRequest
 from orchestrator.observability.tracing import Tracing
 from orchestrator.settings import Settings
 

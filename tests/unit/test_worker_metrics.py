@@ -14,7 +14,8 @@ from db.orders import AttemptResult
 from orchestrator.embedded import components
 from orchestrator.embedded.preflight import check_ports
 from orchestrator.errors import StackError, UsageError
-from orchestrator.messages import OrderResult, StepRequest
+from orchestrator.messages.activities import StepRequest
+from orchestrator.messages.orders import OrderResult
 from orchestrator.settings import Settings
 from orchestrator.worker.metrics import WorkerMetrics, measured_runtime
 from tests.ports import free_port_base

@@ -16,7 +16,9 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from db.domain import ExecutionMode, ReviewMode, State
 from orchestrator.embedded.layout import packaged_program
-from orchestrator.messages import Activity, OrderRequest, OrderResult, OrderStatus, order_workflow_id
+from orchestrator.messages.activities import Activity
+from orchestrator.messages.ids import order_workflow_id
+from orchestrator.messages.orders import OrderRequest, OrderResult, OrderStatus
 from orchestrator.testing import InMemoryOrder, ScriptedOutcome
 from orchestrator.worker.factory import compensation_worker, order_worker, shipping_worker
 from orchestrator.workflows.order import OrderWorkflow

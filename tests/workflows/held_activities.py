@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from temporalio import activity
 
-from orchestrator.messages import STEP_ACTIVITIES, Activity
+from orchestrator.messages.activities import STEP_ACTIVITIES, Activity
 from orchestrator.testing import InMemoryActivities
 
 POLL_SECONDS = 0.05

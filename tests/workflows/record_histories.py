@@ -36,14 +36,8 @@ from orchestrator.gateways.fault_injection import (
     named_profile,
 )
 from orchestrator.gateways.simulated import simulated_gateways
-from orchestrator.messages import (
-    OrderRequest,
-    OrderResult,
-    ReconcileRequest,
-    order_workflow_id,
-    reconcile_workflow_id,
-    shipping_workflow_id,
-)
+from orchestrator.messages.ids import order_workflow_id, reconcile_workflow_id, shipping_workflow_id
+from orchestrator.messages.orders import OrderRequest, OrderResult, ReconcileRequest
 from orchestrator.worker.factory import ActivitySet, compensation_worker, order_worker, shipping_worker
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.reconcile import ReconcileWorkflow

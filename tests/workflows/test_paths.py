@@ -7,19 +7,11 @@ import pytest
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
-from db.domain import Address, ExecutionMode, Item, Reason, ReviewMode, State, Step
-from orchestrator.messages import (
-    DUPLICATE_ORDER,
-    INVALID_ORDER,
-    Activity,
-    OrderResult,
-    RequestResult,
-    StepStatus,
-    UpdateAddress,
-    compensation_task_queue,
-    order_workflow_id,
-    shipping_workflow_id,
-)
+from db.domain import Address, ExecutionMode, Item, Reason, RequestResult, ReviewMode, State, Step
+from orchestrator.messages.activities import Activity, StepStatus
+from orchestrator.messages.ids import compensation_task_queue, order_workflow_id, shipping_workflow_id
+from orchestrator.messages.orders import DUPLICATE_ORDER, INVALID_ORDER, OrderResult
+from orchestrator.messages.requests import UpdateAddress
 from orchestrator.testing import COMPLETION_MS, DoneButReturns, InMemoryOrder, ResponseLost
 from orchestrator.workflows.order import MAX_SHIPMENTS, SHIPPING_RETRY_DELAY, OrderWorkflow
 from orchestrator.workflows.order_steps import ABORT_GRACE

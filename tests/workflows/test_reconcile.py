@@ -6,7 +6,9 @@ import pytest
 from temporalio.client import WorkflowFailureError
 
 from db.domain import Reason, State
-from orchestrator.messages import Activity, OrderResult, ReconcileRequest, reconcile_workflow_id
+from orchestrator.messages.activities import Activity
+from orchestrator.messages.ids import reconcile_workflow_id
+from orchestrator.messages.orders import OrderResult, ReconcileRequest
 from orchestrator.testing import ResponseLost
 from orchestrator.workflows.reconcile import ReconcileWorkflow
 from tests.orders import new_order

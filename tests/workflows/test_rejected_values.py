@@ -8,7 +8,9 @@ from temporalio.exceptions import ApplicationError
 
 from db.domain import Reason, State
 from db.errors import ValueRejected
-from orchestrator.messages import INVALID_ORDER, VALUE_REJECTED, Activity
+from orchestrator.messages.activities import Activity
+from orchestrator.messages.orders import INVALID_ORDER
+from orchestrator.messages.requests import VALUE_REJECTED
 from orchestrator.worker.rejected_values import RETRY_DELAY
 from tests.workflows.conftest import OrderEnvironment
 from tests.workflows.test_requests import REQUESTS, SIGNALS

@@ -8,16 +8,10 @@ from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from db.domain import Reason, ReviewMode, State
-from orchestrator.messages import (
-    INVALID_REQUEST,
-    MAX_REQUESTS,
-    TOO_MANY_REQUESTS,
-    Activity,
-    RequestResult,
-    StepStatus,
-    shipping_workflow_id,
-)
+from db.domain import Reason, RequestResult, ReviewMode, State
+from orchestrator.messages.activities import Activity, StepStatus
+from orchestrator.messages.ids import shipping_workflow_id
+from orchestrator.messages.requests import INVALID_REQUEST, MAX_REQUESTS, TOO_MANY_REQUESTS
 from orchestrator.testing import ResponseLost
 from orchestrator.workflows.order import OrderWorkflow
 from tests.orders import OTHER_ADDRESS

@@ -7,7 +7,7 @@ import pytest
 
 from db.domain import State
 from orchestrator.embedded.layout import packaged_program
-from orchestrator.messages import Activity
+from orchestrator.messages.activities import Activity
 from tests.orders import OTHER_ADDRESS
 from tests.workflows.conftest import PlacedOrder
 from tests.workflows.test_requests import REQUESTS, SIGNALS, in_time, outcome_after

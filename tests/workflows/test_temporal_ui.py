@@ -4,7 +4,9 @@ import pytest
 from temporalio.api.sdk.v1 import WorkflowMetadata
 
 from db.domain import ExecutionMode, Reason, State
-from orchestrator.messages import Activity, CancelOrder, StepStatus, shipping_workflow_id
+from orchestrator.messages.activities import Activity, StepStatus
+from orchestrator.messages.ids import shipping_workflow_id
+from orchestrator.messages.requests import CancelOrder
 
 
 @pytest.fixture(params=list(ExecutionMode))

@@ -10,7 +10,6 @@ from starlette.requests import Request as HttpRequest
 from db.currencies import DEFAULT_CURRENCY
 from db.domain import SAMPLE_ITEMS, ExecutionMode, Item, ReviewMode, State, Step
 from db.read_models import order_details
-from orchestrator import messages
 from orchestrator.api.context import Context, Ctx
 from orchestrator.api.middleware.auth import caller_of
 from orchestrator.api.order_service import start_request_id
@@ -20,6 +19,9 @@ from orchestrator.api.schemas import requests, responses
 from orchestrator.api.schemas.pagination import cursor_of, parse_cursor
 from orchestrator.api.timeouts import with_timeout
 from orchestrator.errors import OrderUnknown
+from orchestrator.messages.ids import order_workflow_id
+from orchestrator.messages.orders import OrderRequest
+from orchestrator.messages.requests import ApproveOrder, CancelOrder, RejectOrder, UpdateAddress
 
 router = APIRouter(prefix="/orders", tags=["orders"], dependencies=[Depends(requests.require_single_values)])
 
@@ -42,7 +44,7 @@ async def start(
     order = _order_request(order_id, body, context)
     is_new = await context.order_service.start(replace(order, start_request_id=start_request_id(key)))
     return responses.StartResponse(
-        workflow_id=messages.order_workflow_id(order_id),
+        workflow_id=order_workflow_id(order_id),
         order_id=order_id,
         status="started" if is_new else "already_started",
         message="the order is accepted" if is_new else "the order was accepted before",
@@ -115,9 +117,7 @@ async def cancel(
     key: requests.IdempotencyKey = None,
 ) -> responses.OrderRequestResponse:
     """Cancel the order, until its package is dispatched. A charge is refunded."""
-    return await _send(
-        order_id, messages.CancelOrder(body.reason, key_name or body.cancelled_by), context, key
-    )
+    return await _send(order_id, CancelOrder(body.reason, key_name or body.cancelled_by), context, key)
 
 
 @router.post("/{order_id}/signals/update-address", summary="Change the address", **_REQUEST)
@@ -130,7 +130,7 @@ async def update_address(
 ) -> responses.OrderRequestResponse:
     """Change the delivery address, until the package is dispatched."""
     address = body.new_address.to_address()
-    change = messages.UpdateAddress(address, key_name or body.updated_by, body.address_version)
+    change = UpdateAddress(address, key_name or body.updated_by, body.address_version)
     return await _send(order_id, change, context, key)
 
 
@@ -143,7 +143,7 @@ async def approve(
     key: requests.IdempotencyKey = None,
 ) -> responses.OrderRequestResponse:
     """Approve the order, during its review or before."""
-    return await _send(order_id, messages.ApproveOrder(key_name or body.reviewer), context, key)
+    return await _send(order_id, ApproveOrder(key_name or body.reviewer), context, key)
 
 
 @router.post("/{order_id}/signals/reject", summary="Reject", **_REQUEST)
@@ -155,7 +155,7 @@ async def reject(
     key: requests.IdempotencyKey = None,
 ) -> responses.OrderRequestResponse:
     """Reject the order, until it is approved. Nothing is charged."""
-    return await _send(order_id, messages.RejectOrder(key_name or body.reviewer, body.reason), context, key)
+    return await _send(order_id, RejectOrder(key_name or body.reviewer, body.reason), context, key)
 
 
 async def _send(
@@ -163,7 +163,7 @@ async def _send(
 ) -> responses.OrderRequestResponse:
     result = await context.order_service.send_request(order_id, request, key)
     return responses.OrderRequestResponse(
-        workflow_id=messages.order_workflow_id(order_id),
+        workflow_id=order_workflow_id(order_id),
         order_id=order_id,
         state=result.state,
         message=result.message,
@@ -200,11 +200,11 @@ async def _status_in_temporal(order_id: str, context: Context) -> responses.Orde
     return responses.OrderStatusResponse.of(order_details.StoredOrder(summary, [], {}, [], "", None, None, 1))
 
 
-def _order_request(order_id: str, body: requests.StartBody, context: Context) -> messages.OrderRequest:
+def _order_request(order_id: str, body: requests.StartBody, context: Context) -> OrderRequest:
     settings = context.settings
     now = datetime.now(UTC)
     requested_at = body.requested_at or now
-    return messages.OrderRequest(
+    return OrderRequest(
         order_id=order_id,
         requested_at=max(min(requested_at, now), now - timedelta(days=1)),
         initial_address=body.initial_address.to_address(),

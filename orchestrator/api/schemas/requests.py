@@ -24,7 +24,7 @@ from db import domain
 from db.currencies import CURRENCIES, DEFAULT_CURRENCY
 from orchestrator.api.schemas.pagination import CURSOR_PATTERN
 from orchestrator.errors import RequestMalformed
-from orchestrator.messages import MAX_ADDRESS_VERSION
+from orchestrator.messages.requests import MAX_ADDRESS_VERSION
 from orchestrator.rfc3339 import parse_rfc3339
 
 MAX_WAIT_SECONDS = 60.0

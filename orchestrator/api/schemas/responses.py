@@ -14,7 +14,7 @@ from db.read_models.latency import LatencyFilter
 from db.read_models.order_details import OrderSummary, StoredOrder
 from orchestrator.audit import AuditReport
 from orchestrator.gateways.fault_injection import named_profile
-from orchestrator.messages import order_workflow_id
+from orchestrator.messages.ids import order_workflow_id
 from orchestrator.rfc3339 import format_rfc3339
 
 _TIME_SCHEMA = WithJsonSchema({"type": "string", "format": "date-time"})

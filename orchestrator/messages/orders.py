@@ -1,68 +1,24 @@
-"""Ids and messages of the workflows: arguments, results, signals, updates and activity payloads.
-
-Plain dataclasses: Temporal's default JSON converter reads and writes them, so any Temporal tool can send a
-signal as a JSON object with the same field names.
-"""
+"""Arguments and results of the workflows."""
 
 import json
 import re
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
 from hashlib import sha256
 
 from db import domain
 from db.currencies import CURRENCIES, DEFAULT_CURRENCY, money_text
 from db.domain import Address, ExecutionMode, Item, NewOrder, Reason, ReviewMode, State, Step
-from db.domain import RequestResult as RequestResult
 from orchestrator.deadlines import SIMULATED_NEEDS, OrderDeadlines, TimeNeeds
 
 MAX_LIMIT_SECONDS = 3_600.0
-MAX_ADDRESS_VERSION = 2**31 - 1
-"""PostgreSQL's maximum of the type int."""
 
-MAX_REQUESTS = 200
-"""Requests of one kind that an order handles. Each adds about six events to the workflow's history; Temporal
-ends a workflow at 51,200."""
-
-# Types of the ApplicationErrors that workflows, activities and their callers distinguish.
+# Types of ApplicationErrors.
 INVALID_ORDER = "InvalidOrder"
 DUPLICATE_ORDER = "DuplicateOrder"
-INVALID_REQUEST = "InvalidRequest"
-VALUE_REJECTED = "ValueRejected"
-TOO_MANY_REQUESTS = "TooManyRequests"
-
-UNACCEPTABLE = (INVALID_REQUEST, VALUE_REJECTED)
-"""Error types of an update that fails because of its content."""
 
 NOT_AN_ORDER = (DUPLICATE_ORDER, INVALID_ORDER)
 """Error types of an OrderWorkflow that fails before it has inserted an order."""
-
-ORDER_WORKFLOW_PREFIX = "order-"
-
-
-def order_workflow_id(order_id: str) -> str:
-    return ORDER_WORKFLOW_PREFIX + order_id
-
-
-def order_id_of(workflow_id: str) -> str:
-    """Return the order id in the workflow id of an OrderWorkflow."""
-    return workflow_id.removeprefix(ORDER_WORKFLOW_PREFIX)
-
-
-def reconcile_workflow_id(order_id: str) -> str:
-    return f"reconcile-{order_id}"
-
-
-def compensation_task_queue(order_task_queue: str) -> str:
-    return f"{order_task_queue}-compensation"
-
-
-def shipping_workflow_id(order_id: str, n: int) -> str:
-    return f"shipping-{order_id}-{n}"
-
-
-# --- Orders -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -210,218 +166,6 @@ class OrderStatus:
     abort_reason: Reason | None
     outcome: State | None
     deadline_at: datetime
-
-
-# --- Signals and updates --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PersonRequest:
-    """A request of a customer or a reviewer about a running order."""
-
-    def validation_errors(self) -> list[str]:
-        """Return one message for each invalid field."""
-        texts = {name: value for name, value in vars(self).items() if isinstance(value, str)}
-        return domain.text_errors(**texts)
-
-
-@dataclass(frozen=True)
-class CancelOrder(PersonRequest):
-    reason: str
-    cancelled_by: str
-
-
-@dataclass(frozen=True)
-class UpdateAddress(PersonRequest):
-    """Change the address. `address_version` is the version of the address that the change replaces; if the
-    order has another version, it rejects the change. None replaces any version."""
-
-    new_address: Address
-    updated_by: str
-    address_version: int | None = None
-
-    def validation_errors(self) -> list[str]:
-        errors = self.new_address.validation_errors() + super().validation_errors()
-        if self.address_version is not None and not 1 <= self.address_version <= MAX_ADDRESS_VERSION:
-            errors.append(f"address_version must be 1 to {MAX_ADDRESS_VERSION}")
-        return errors
-
-
-@dataclass(frozen=True)
-class ApproveOrder(PersonRequest):
-    reviewer: str
-
-
-@dataclass(frozen=True)
-class RejectOrder(PersonRequest):
-    reviewer: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class DispatchFailed:
-    """Signal from `ShippingWorkflow`: the carrier or the warehouse declined, or the time was over."""
-
-    reason: str
-    attempts: int
-
-
-# --- Activities -----------------------------------------------------------------------------------------
-
-
-class Activity(StrEnum):
-    """Activity names, so that workflows need not import the activities."""
-
-    RUN_STEP_BATCH = "RunStepBatch"
-    OPEN = "OpenOrder"
-    RECEIVE = "ReceiveOrder"
-    VALIDATE = "ValidateOrder"
-    CHARGE = "ChargePayment"
-    PREPARE = "PreparePackage"
-    DISPATCH = "DispatchCarrier"
-    RECALL = "RecallShipment"
-    REFUND = "RefundPayment"
-    APPROVE = "ApproveOrder"
-    CHANGE_ADDRESS = "ChangeAddress"
-    ABORT = "AbortOrder"
-    RECORD_REQUEST_EVENT = "RecordRequestEvent"
-    FINISH = "FinishOrder"
-
-
-STEP_ACTIVITIES: dict[Step, Activity] = {
-    Step.RECEIVE: Activity.RECEIVE,
-    Step.VALIDATE: Activity.VALIDATE,
-    Step.CHARGE: Activity.CHARGE,
-    Step.PREPARE: Activity.PREPARE,
-    Step.DISPATCH: Activity.DISPATCH,
-    Step.RECALL: Activity.RECALL,
-    Step.REFUND: Activity.REFUND,
-}
-"""The activity of each step that calls a gateway."""
-
-
-class StepStatus(StrEnum):
-    """How a step ended. UNFINISHED: its time budget was used up, and the step must be resumed."""
-
-    DONE = "done"
-    DECLINED = "declined"
-    ABORTED = "aborted"
-    OUT_OF_TIME = "out_of_time"
-    UNFINISHED = "unfinished"
-
-
-@dataclass(frozen=True)
-class StepRequest:
-    """Run one step of one order.
-
-    No attempt starts after `not_after` (None: no limit). After `time_budget_seconds` the activity returns
-    UNFINISHED (None: no limit). `single_attempt`: the activity makes one attempt, and fails if that fails, so
-    that Temporal retries it. `attempt_seconds` is the attempt timeout (None: that of the simulated gateways).
-    """
-
-    order_id: str
-    step: Step
-    not_after: datetime | None = None
-    time_budget_seconds: float | None = None
-    run_id: str | None = None
-    single_attempt: bool = False
-    attempt_seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """`message` is the error of the last failed attempt of this execution. `address_version` is set when the
-    carrier declined this version of the address."""
-
-    status: StepStatus
-    attempts: int = 0
-    message: str = ""
-    address_version: int | None = None
-
-
-@dataclass(frozen=True)
-class AbortRequest:
-    """Abort an order. The first reason that is stored decides the outcome.
-
-    `signal` names the request that a person sent (None: the system decided). `request_id` is the idempotency
-    key: a repeated activity returns the result of its first execution. With an `address_version`, an order
-    whose address has another version is not aborted.
-    """
-
-    order_id: str
-    reason: Reason
-    requested_by: str
-    message: str = ""
-    signal: str | None = None
-    request_id: str | None = None
-    run_id: str | None = None
-    address_version: int | None = None
-
-
-@dataclass(frozen=True)
-class ApproveRequest:
-    """Approve an order in review. `signal` is None for the simulated reviewer."""
-
-    order_id: str
-    reviewer: str
-    signal: str | None = None
-    request_id: str | None = None
-    run_id: str | None = None
-
-
-@dataclass(frozen=True)
-class ChangeAddressRequest:
-    order_id: str
-    new_address: Address
-    updated_by: str
-    request_id: str | None = None
-    address_version: int | None = None
-    run_id: str | None = None
-
-
-@dataclass(frozen=True)
-class RequestEvent:
-    """Record a decision that the workflow made without the order database."""
-
-    order_id: str
-    signal: str
-    accepted: bool
-    detail: dict[str, str]
-    request_id: str | None = None
-    run_id: str | None = None
-
-
-@dataclass(frozen=True)
-class StepBatchRequest:
-    """Run several parts of an order in one activity: open or approve it, then the steps in order.
-
-    The batch stops at the first part that does not succeed. `time_budget_seconds` is for all parts together.
-    """
-
-    time_budget_seconds: float
-    open: NewOrder | None = None
-    approve: ApproveRequest | None = None
-    steps: list[StepRequest] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class StepBatchResult:
-    """The result of the approval, if there was one, and of the steps that were run."""
-
-    approval: RequestResult | None = None
-    steps: list[StepResult] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class FinishRequest:
-    """Store the outcome, unless the order has one."""
-
-    order_id: str
-    outcome: State
-    run_id: str | None = None
-
-
-# --- Other workflows ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
