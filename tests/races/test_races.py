@@ -17,8 +17,9 @@ from tests.races.racing_repository import PERSON, LosesTasks, Race, racing_repos
 from tests.shop import Shop, open_shop
 
 CONCURRENT_ORDERS = 40
-LIMIT_SECONDS = 40.0
-"""Long, so that a busy machine aborts no order at its deadline: other tests cover that."""
+LIMIT_SECONDS = 200.0
+"""Long, so that a busy machine aborts no order at its deadline: other tests cover that. Beside five busy
+loops on two cores, an order took up to 74 s."""
 
 OUTCOME_SECONDS = 1.5 * LIMIT_SECONDS
 
@@ -119,16 +120,19 @@ async def contradictions_of(pool: Database, order_id: str, cell: Cell, answer: A
         return ["no response"]
     row = await pool.fetch_one(ORDER_ROW, {"order_id": order_id, "person": PERSON})
     assert row is not None
+    accepted = answer is Answered.ACCEPTED
+    if answer is Answered.CLOSED:
+        # A lost workflow task may have decided the request. The API then reads the decision, as here.
+        accepted = row["accepted"] > int(cell.boundary.step in COMPENSATIONS)
     return [
         f"{name} is {row[name]!r}, not {value!r}"
-        for name, value in expected(cell, answer).items()
+        for name, value in expected(cell, accepted).items()
         if row[name] != value
     ]
 
 
-def expected(cell: Cell, answer: Answered) -> Row:
-    """Return the expected row of an order whose request got this response."""
-    accepted = answer is Answered.ACCEPTED
+def expected(cell: Cell, accepted: bool) -> Row:
+    """Return the expected row of an order whose request was accepted, or not."""
     row: Row = {"state": State.COMPLETED, "abort_reason": None, "charges": 1, "accepted": int(accepted)}
     if cell.boundary.step in COMPENSATIONS:
         row |= {"state": State.CANCELLED, "abort_reason": Reason.CUSTOMER_CANCELLED, "accepted": 1 + accepted}
