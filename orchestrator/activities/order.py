@@ -109,7 +109,7 @@ class OrderActivities:
         _log_signal(request, request.signal, decision)
         if decision.accepted:
             _log_change("order approved", request, step=Step.REVIEW.value)
-        return self._with_refund(decision)
+        return await self._with_refund(request.order_id, decision)
 
     @activity.defn(name=Activity.CHANGE_ADDRESS)
     async def change_address(self, request: ChangeAddressRequest) -> RequestResult:
@@ -138,13 +138,16 @@ class OrderActivities:
         _log_signal(request, request.signal, decision)
         if decision.accepted:
             _log_change("order aborted", request, reason=request.reason.value, state=decision.state.value)
-        return self._with_refund(decision)
+        return await self._with_refund(request.order_id, decision)
 
-    def _with_refund(self, decision: RequestResult) -> RequestResult:
-        """Add the refund to the compensations of an aborted order, if the payment provider has a record of
-        the payment before its charge."""
+    async def _with_refund(self, order_id: str, decision: RequestResult) -> RequestResult:
+        """Add the refund to the compensations of an aborted order, if the payment provider may have a record
+        of the payment from the step `validate`."""
         is_needed = decision.abort_reason is not None and self._gateways.creates_payment
         if not is_needed or Step.REFUND in decision.compensations:
+            return decision
+        snapshot = await self._orders.snapshot(order_id)
+        if snapshot is None or Step.VALIDATE not in snapshot.attempted_steps:
             return decision
         return replace(decision, compensations=[*decision.compensations, Step.REFUND])
 

@@ -136,7 +136,8 @@ def _translated_errors() -> Iterator[None]:
             raise GatewayError("Stripe is still processing an earlier call") from error
         raise GatewayDeclined("the payment id was used for another payment") from error
     except stripe.InvalidRequestError as error:
-        raise GatewayDeclined(f"Stripe rejected the payment: {error.code or error.param}") from error
+        cause = error.code or error.param or f"status {error.http_status}"
+        raise GatewayDeclined(f"Stripe rejected the payment: {cause}") from error
     except stripe.StripeError as error:
         raise GatewayError(
             f"Stripe failed: {type(error).__name__} {error.http_status or ''}".strip()

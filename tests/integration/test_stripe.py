@@ -133,9 +133,18 @@ async def test_a_refund_without_a_reference_voids_the_intent_that_was_created(fa
 async def test_a_refund_of_a_payment_that_stripe_rejected_has_nothing_to_void(payments):
     order_id = new_order().order_id
     payment = Payment(order_id, order_id, 4_200, "USD", "pm_unknown")
-    with pytest.raises(GatewayDeclined, match="Stripe rejected the payment"):
+    with pytest.raises(GatewayDeclined, match="Stripe rejected the payment: status 404"):
         await payments.create(payment)
     assert await payments.refund(payment) is RefundOutcome.VOIDED
+
+
+async def test_an_order_that_ends_before_its_validation_needs_nothing_of_stripe(driver, repository, pool):
+    order_id = await driver.open()
+    await repository.start_next_attempt(order_id, Step.RECEIVE)
+    async with open_gateways(stripe_settings(), pool) as gateways:
+        activities = OrderActivities(repository, StepRunner(repository), gateways)
+        decision = await activities.abort(AbortRequest(order_id, Reason.VALIDATION_FAILED, "test"))
+    assert (decision.accepted, decision.compensations) == (True, [])
 
 
 @pytest.mark.parametrize("is_stored", [True, False])
