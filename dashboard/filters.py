@@ -22,6 +22,7 @@ RANGES = {
     "Last 7 days": timedelta(days=7),
 }
 WINDOWS = {"1 min": 60, "5 min": 300, "15 min": 900, "1 h": 3600}
+COUNTERS = ("since opened", "last hour")
 ORDER_STATES = ("any", "running", "late", *(state.value for state in State))
 YEARS = range(2000, 2100)
 
@@ -147,7 +148,7 @@ def _one_of(name: str, allowed: Collection[str]) -> Callable[[str], None]:
 
 
 _PAGES: dict[str, dict[str, Callable[[str], object]]] = {
-    "stage": {},
+    "stage": {"counters": _one_of("time of the counters", COUNTERS)},
     "overview": {"window": _one_of("time window", WINDOWS)},
     "orders": {
         "order": _any_text,

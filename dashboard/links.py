@@ -39,10 +39,16 @@ def routes(base_path: str) -> list[Route]:
         f'<link rel="modulepreload" href="./static/js/{path.name}">'
         for path in (static / "static" / "js").glob("PlotlyChart.*.js")
     )
-    return [
+    pages = [
         Route(f"{base_path}/{page}", _page(content, plotly if page in CHART_PAGES else ""), methods=["GET"])
         for page in PAGES
     ]
+    # Streamlit's links to the default page have its name.
+    return [*pages, Route(f"{base_path}/overview", _to_default_page, methods=["GET"])]
+
+
+async def _to_default_page(_request: Request) -> Response:
+    return RedirectResponse("./")
 
 
 def _page(content: str, preload: str) -> Endpoint:

@@ -8,6 +8,7 @@ import streamlit as st
 from dashboard import page_elements as page
 from dashboard import stage
 from dashboard.data import clients
+from dashboard.filters import COUNTERS
 from dashboard.sections import fault_injection
 from dashboard.stage.document import stage_document
 from dashboard.stage.live_data import PATH
@@ -15,7 +16,7 @@ from dashboard.stage.live_data import PATH
 # In pixels, until page.css applies. Without a height, Streamlit adds a script that the document refuses.
 HEIGHT = 600
 
-SINCE_OPENED, LAST_HOUR = "since opened", "last hour"
+SINCE_OPENED, LAST_HOUR = COUNTERS
 
 st.html(Path(page.__file__).with_suffix(".css"))
 st.html(Path(stage.__file__).with_name("page.css"))
@@ -29,9 +30,11 @@ with st.container(horizontal=True, vertical_alignment="center"):
     page.page_link("overview", "Overview", icon=":material/arrow_back:")
     counted = st.segmented_control(
         "Counters",
-        [SINCE_OPENED, LAST_HOUR],
+        COUNTERS,
         default=SINCE_OPENED,
         required=True,
+        key="counters",
+        bind="query-params",
         label_visibility="collapsed",
         help="The counters cover the last hour at most.",
     )

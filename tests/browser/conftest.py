@@ -17,6 +17,21 @@ SCREENSHOTS = Path(__file__).parents[2] / "var" / "screenshots"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SIZES = {"light": (1280, 900), "dark": (1280, 900), "narrow": (390, 844)}
 
+UNTIL_QUIET = """() => new Promise((resolve, reject) => {
+    setTimeout(() => reject(new Error("the page does not stop changing")), 30_000);
+    let timer;
+    const wait = () => { clearTimeout(timer); timer = setTimeout(resolve, 250); };
+    new MutationObserver(wait).observe(document.body, { subtree: true, childList: true, attributes: true });
+    wait();
+})"""
+
+COUNT_RERUNS = """() => {
+    const app = document.querySelector("[data-testid=stApp]");
+    window.reruns = 0;
+    new MutationObserver(() => { window.reruns += app.dataset.testScriptState === "notRunning"; })
+        .observe(app, { attributeFilter: ["data-test-script-state"] });
+}"""
+
 Open = Callable[..., Page]
 
 
@@ -95,7 +110,13 @@ def wait_until_drawn(page: Page) -> None:
         " && !document.querySelector('[data-testid=stSkeleton]')",
         timeout=30_000,
     )
-    page.wait_for_timeout(400)
+    page.evaluate(UNTIL_QUIET)
+
+
+def wait_for_reruns(page: Page, count: int) -> None:
+    """Wait until the page, or fragments of it, have run `count` times."""
+    page.evaluate(COUNT_RERUNS)
+    page.wait_for_function("count => window.reruns >= count", arg=count, timeout=60_000)
 
 
 def screenshot(page: Page, name: str) -> Path:
@@ -114,7 +135,7 @@ def _full_height(page: Page, width: int) -> Iterator[None]:
     before = page.viewport_size
     height = page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollHeight")
     page.set_viewport_size({"width": width, "height": min(max(height + 20, 600), 6_000)})
-    page.wait_for_timeout(700)
+    page.evaluate(UNTIL_QUIET)
     yield
     if before is not None:
         page.set_viewport_size(before)

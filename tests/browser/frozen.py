@@ -58,6 +58,18 @@ update orders o set requested_at = at, accepted_at = at, last_event_at = at,
 from aged where aged.order_id = o.order_id
 """
 
+# Their steps, evenly spaced. The page Stage shows an order without events as one of an unknown step.
+_ADD_STEPS_OF_ORDERS_IN_FLIGHT = """
+insert into events (order_id, at, kind, state, step, attempt, outcome, worker)
+select order_id, accepted_at + (now() - accepted_at) * number / 5, kind, step.state::order_state, step.name,
+    1, case kind when 'attempt' then 'ok'::attempt_outcome end, 'seed'
+from orders cross join (values
+    (1, 'attempt', 'received', 'receive'), (2, 'attempt', 'validated', 'validate'),
+    (3, 'state', 'approved', 'review'), (4, 'attempt', 'charged', 'charge')
+) step (number, kind, state, name)
+where finished_at is null and (orders.state = 'charged' or number <= 2)
+"""
+
 
 @dataclass
 class FrozenDashboard:
@@ -118,6 +130,7 @@ def fill(url: str) -> None:
     stop_clock(url, NOW)
     with psycopg.connect(url) as connection:
         connection.execute(_AGE_ORDERS_IN_FLIGHT)
+        connection.execute(_ADD_STEPS_OF_ORDERS_IN_FLIGHT)
 
 
 def stop_clock(url: str, at: datetime) -> None:

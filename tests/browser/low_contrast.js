@@ -14,7 +14,7 @@
         const [low, high] = [luminance(one), luminance(other)].sort((a, b) => a - b);
         return (high + 0.05) / (low + 0.05);
     };
-    const app = parse(getComputedStyle(document.querySelector("[data-testid=stApp]")).backgroundColor);
+    const app = parse(getComputedStyle(document.querySelector("[data-testid=stApp]") ?? document.body).backgroundColor);
     const found = [];
     const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     while (texts.nextNode()) {

@@ -14,7 +14,7 @@ from loadtest.options import command_line
 from orchestrator.embedded import Stack
 from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
 from orchestrator.settings import LOOPBACK, Settings
-from tests.browser.conftest import CHROMIUM
+from tests.browser.conftest import CHROMIUM, wait_until_drawn
 from tests.stacks import stack_settings, temporary_home
 
 IMAGES = PROJECT_ROOT / "docs" / "images"
@@ -90,8 +90,7 @@ def opened(browser: Browser, address: str) -> Iterator[Page]:
     try:
         page.goto(address)
         page.locator(".js-plotly-plot:visible").first.wait_for(timeout=30_000)
-        # Charts are drawn one by one, and a live page changes all the time.
-        page.wait_for_timeout(3_000)
+        wait_until_drawn(page)
         yield page
     finally:
         page.close()

@@ -13,7 +13,7 @@ from playwright.sync_api import Locator, Page, expect
 from psycopg.rows import dict_row
 
 from loadtest.charts.time_breakdown import SEGMENTS
-from tests.browser.conftest import Open, screenshot, wait_until_drawn
+from tests.browser.conftest import Open, screenshot, wait_for_reruns, wait_until_drawn
 from tests.live import LiveApi, eventually
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
@@ -265,11 +265,11 @@ def test_the_audit_shows_the_status_of_each_invariant(open_page: Open, a_run: st
 
 
 @pytest.mark.parametrize(
-    ("path", "list_name", "option"),
-    [("/", "Profile", "slow"), ("/latency", "Outcome", "cancelled")],
+    ("path", "list_name", "option", "reruns"),
+    [("/", "Profile", "slow", 8), ("/latency", "Outcome", "cancelled", 1)],
 )
 def test_a_list_opens_at_the_first_click_and_stays_open(
-    open_page: Open, a_run: str, path: str, list_name: str, option: str
+    open_page: Open, a_run: str, path: str, list_name: str, option: str, reruns: int
 ):
     for _ in range(3):
         page = open_page(path)
@@ -281,8 +281,7 @@ def test_a_list_opens_at_the_first_click_and_stays_open(
         # Not `click`, which waits until the page stops moving.
         page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         expect(page.get_by_role("option", name=option)).to_be_visible(timeout=10_000)
-        # Longer than two refreshes of the page.
-        page.wait_for_timeout(4_500)
+        wait_for_reruns(page, reruns)
         expect(page.get_by_role("option", name=option)).to_be_visible()
 
 
@@ -315,7 +314,7 @@ def two_runs(order_database_url: str) -> tuple[str, str]:
     return names
 
 
-def test_a_zoom_survives_the_refresh_of_a_live_page(open_page: Open, two_runs: tuple[str, str]):
+def test_a_zoom_survives_a_change_of_the_run(open_page: Open, two_runs: tuple[str, str]):
     one, other = two_runs
     page = open_page(f"/load_tests?run={one}&baseline={other}")
     # Streamlit also draws a hidden copy of each chart, for printing.
@@ -330,11 +329,13 @@ def test_a_zoom_survives_the_refresh_of_a_live_page(open_page: Open, two_runs: t
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] / 2, steps=8)
     page.mouse.up()
-    page.wait_for_timeout(700)
+    eventually(lambda: plot.evaluate(AXIS) != before)
     zoomed = plot.evaluate(AXIS)
-    assert zoomed != before
-    page.wait_for_timeout(12_000)
-    assert plot.evaluate(AXIS) == zoomed
+    for action, done in (("Pin as baseline", "Unpin baseline"), ("Unpin baseline", "Pin as baseline")):
+        page.get_by_role("button", name=action).click()
+        expect(page.get_by_role("button", name=done)).to_be_visible(timeout=20_000)
+        wait_until_drawn(page)
+        assert plot.evaluate(AXIS) == zoomed
 
 
 def positions(page: Page) -> list[int]:
@@ -349,13 +350,13 @@ def positions(page: Page) -> list[int]:
 def test_the_layout_is_stable_while_orders_start_and_finish(open_page: Open, live: LiveApi):
     page = open_page("/")
     wait_until_drawn(page)
-    page.wait_for_timeout(2_500)
+    wait_for_reruns(page, 8)
     before = positions(page)
-    for n in range(6):
-        live.start(f"stable-{n}-{int(time.time())}")
-    for _ in range(8):
-        page.wait_for_timeout(700)
+    running = {live.start(f"stable-{n}-{int(time.time())}") for n in range(6)}
+    while running:
+        wait_for_reruns(page, 1)
         assert positions(page) == before
+        running = {each for each in running if live.status(each)["status"] == "running"}
 
 
 def test_a_page_that_is_not_live_does_not_change(open_page: Open, live: LiveApi):
@@ -366,7 +367,7 @@ def test_a_page_that_is_not_live_does_not_change(open_page: Open, live: LiveApi)
     value = metric(page, "In flight")
     before = value.inner_text()
     order_id = live.start(review="manual")
-    page.wait_for_timeout(5_000)
+    expect(metric(open_page("/"), "In flight")).not_to_have_text(before, timeout=20_000)
     assert value.inner_text() == before
     page.get_by_text("Live", exact=True).click()
     expect(value).not_to_have_text(before, timeout=8_000)

@@ -65,6 +65,15 @@ def test_enter_follows_a_link(opened: View):
     expect(page.get_by_role("heading", name="Latency", level=1)).to_be_visible(timeout=20_000)
 
 
+@pytest.mark.parametrize("opened", ["stage"], indirect=True)
+def test_the_link_of_the_stage_leads_to_the_overview(opened: View, frozen: FrozenDashboard):
+    page = opened.page
+    tab_to(page, f"{frozen.url}/overview")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Overview", level=1)).to_be_visible(timeout=20_000)
+    page.wait_for_url(f"{frozen.url}/")
+
+
 @pytest.mark.parametrize("opened", ["order"], indirect=True)
 def test_enter_activates_a_button(opened: View):
     page = opened.page

@@ -9,7 +9,7 @@ from playwright.sync_api import Locator, Page, expect
 from db.read_models import latency
 from db.read_only_database import ReadOnlyDatabase
 from loadtest.bench.seed import seed
-from tests.browser.conftest import SIZES, Open, screenshot, wait_until_drawn
+from tests.browser.conftest import SIZES, Open, screenshot, wait_for_reruns, wait_until_drawn
 from tests.dashboard.conftest import query, reader_of
 
 
@@ -60,7 +60,8 @@ def test_a_click_on_the_time_axis_lists_the_orders_of_that_second(open_page: Ope
     area = page.locator(".st-key-run-time-axis .nsewdrag:visible").first.bounding_box()
     assert area is not None
     page.mouse.move(area["x"] + area["width"] * 0.5, area["y"] + area["height"] * 0.5)
-    page.wait_for_timeout(300)
+    # Plotly clicks on the point below the pointer, which it finds after a moment.
+    page.locator(".st-key-run-time-axis .hoverlayer > *").first.wait_for(state="attached", timeout=5_000)
     page.mouse.click(area["x"] + area["width"] * 0.5, area["y"] + area["height"] * 0.5)
     listed = page.get_by_text(re.compile(r"^Second \+\d+ s .* orders accepted"))
     expect(listed).to_be_visible(timeout=20_000)
@@ -95,7 +96,7 @@ def test_a_row_opens_a_run_and_a_button_returns_to_the_list(open_page: Open, run
     expect(page.get_by_role("heading", level=1)).to_have_text("Load tests", timeout=20_000)
     wait_until_drawn(page)
     assert parameters(page) == {}
-    page.wait_for_timeout(6_000)
+    wait_for_reruns(page, 2)
     expect(page.get_by_role("heading", level=1)).to_have_text("Load tests")
 
 

@@ -38,7 +38,7 @@ def view(request: pytest.FixtureRequest, browser: Browser, frozen: FrozenDashboa
 
 
 def test_text_contrasts_with_its_background(view: View):
-    found = view.page.evaluate(LOW_CONTRAST)
+    found = [each for frame in view.page.frames for each in frame.evaluate(LOW_CONTRAST)]
     assert not found, "\n".join(found)
 
 

@@ -22,6 +22,7 @@ VIEWS = {
     "load_tests": "/load_tests",
     "run": f"/load_tests?run={RUN}&baseline={BASELINE}",
     "audit": "/audit",
+    "stage": "/stage?counters=last+hour",
 }
 THEMES = ("light", "dark")
 WIDTHS = (1440, 900, 390)
@@ -40,6 +41,17 @@ _SAMPLE = """<body style="font-size: 20px">
 <input value="field"> <button>button</button> <input type="checkbox" checked>
 <hr style="height: 20px; border-radius: 9px; background: teal">
 """
+
+_STOP_THE_STAGE = """() => new Promise((resolve) => {
+    const { stage } = window, show = stage.show.bind(stage), draw = stage.race.draw.bind(stage.race);
+    stage.isCalm = false;
+    stage.show = (data) => {
+        show(data);
+        stage.race.draw = () => draw(data.now_ms);
+        resolve();
+    };
+})"""
+"""Draws the orders at the time of the database, which is stopped, in every frame."""
 
 MIN_DIFFERENCE = 40
 """Of a channel (0 to 255) of a changed pixel."""
@@ -81,11 +93,20 @@ def open_view(browser: Browser, frozen: FrozenDashboard, name: str, theme: str =
         page.goto(frozen.url + VIEWS[name])
         page.get_by_role("heading", level=1).first.wait_for(timeout=30_000)
         page.wait_for_function("() => !document.querySelector('[data-testid=stSkeleton]')")
+        if name == "stage":
+            _stop_the_stage(page)
         picture(page)
         yield View(page, name, theme)
         assert errors == []
     finally:
         context.close()
+
+
+def _stop_the_stage(page: Page) -> None:
+    page.frame_locator("iframe").locator("body[data-ready=true]").wait_for(timeout=30_000)
+    frame = page.frame(url="about:srcdoc")
+    assert frame is not None
+    frame.evaluate(_STOP_THE_STAGE)
 
 
 def picture(page: Page) -> bytes:

@@ -108,6 +108,14 @@ async def test_an_address_with_a_time_leads_to_one_that_the_page_can_show(path, 
     assert (again.status_code, again.url.path) == (200, path.partition("?")[0])
 
 
+@pytest.mark.parametrize("base_path", ["", "/dash"])
+async def test_the_address_of_a_link_to_the_overview_leads_there(base_path):
+    transport = httpx.ASGITransport(Starlette(routes=links.routes(base_path)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://dashboard") as client:
+        response = await client.get(f"{base_path}/overview", follow_redirects=True)
+    assert (response.status_code, response.url.path) == (200, f"{base_path}/")
+
+
 @pytest.mark.parametrize(("path", "has_charts"), [("/", True), ("/latency", True), ("/reviews", False)])
 async def test_a_page_with_charts_preloads_plotly(path, has_charts):
     transport = httpx.ASGITransport(Starlette(routes=links.routes("")))
