@@ -24,9 +24,9 @@ def show(run_id: str, *, is_running: bool) -> None:
         if verdict is None and is_running:
             st.markdown(f"**{plain_text.markdown(run_id)}** is in progress. Its verdict follows at the end.")
         elif verdict is None:
+            how = "was aborted" if row["ended_at"] is None else "ended"
             st.warning(
-                f"**{plain_text.markdown(run_id)}** was aborted: the load test ended without a verdict. "
-                "This page shows its orders. The trend and comparisons leave the run out.",
+                f"**{plain_text.markdown(run_id)}** {how} without a verdict. The trend leaves it out.",
                 icon=":material/report:",
             )
         elif problem := schema_problem(verdict):
