@@ -11,21 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from db.domain import Address, Item
 from orchestrator.errors import GatewayDeclined, GatewayError
-from orchestrator.gateways.http_protocol import (
-    DECLINED_STATUS,
-    IDEMPOTENCY_KEY,
-    AddressCheck,
-    LedgerPage,
-    Package,
-    PackageCancellation,
-    PackagePage,
-    ParcelPage,
-    Refund,
-    Shipment,
-    ShipmentCancellation,
-    StockCheck,
-    Tracking,
-)
+from orchestrator.gateways import http_protocol as protocol
 from orchestrator.gateways.protocols import (
     Guarantees,
     LedgerEntry,
@@ -42,11 +28,11 @@ Message = TypeVar("Message")
 
 # To build a parser takes 0.1 to 0.6 ms.
 _EMPTY = TypeAdapter(dict[str, Any])
-_REFUND = TypeAdapter(Refund)
-_TRACKING = TypeAdapter(Tracking)
-_LEDGER = TypeAdapter(LedgerPage)
-_PACKAGES = TypeAdapter(PackagePage)
-_PARCELS = TypeAdapter(ParcelPage)
+_REFUND = TypeAdapter(protocol.Refund)
+_TRACKING = TypeAdapter(protocol.Tracking)
+_LEDGER = TypeAdapter(protocol.LedgerPage)
+_PACKAGES = TypeAdapter(protocol.PackagePage)
+_PARCELS = TypeAdapter(protocol.ParcelPage)
 
 MAX_CONNECTIONS = 100
 CONNECT_SECONDS = 1.0
@@ -78,15 +64,15 @@ class HttpGateway:
                 yield record
 
     async def check_stock(self, order_id: str, items: list[Item]) -> None:
-        body = StockCheck(order_id, items)
+        body = protocol.StockCheck(order_id, items)
         await self._post("/warehouse/stock-checks", f"stock-{order_id}", body, _EMPTY)
 
     async def pack(self, package_key: str, order_id: str, items: list[Item]) -> None:
-        body = Package(package_key, order_id, items)
+        body = protocol.Package(package_key, order_id, items)
         await self._post("/warehouse/packages", f"pack-{package_key}", body, _EMPTY)
 
     async def unpack(self, package_key: str, order_id: str) -> None:
-        body = PackageCancellation(package_key, order_id)
+        body = protocol.PackageCancellation(package_key, order_id)
         await self._post("/warehouse/cancellations", f"unpack-{package_key}", body, _EMPTY)
 
     async def packages(self, since: datetime) -> AsyncIterator[PackageRecord]:
@@ -95,16 +81,16 @@ class HttpGateway:
                 yield record
 
     async def check_address(self, order_id: str, address: Address) -> None:
-        body = AddressCheck(order_id, address)
+        body = protocol.AddressCheck(order_id, address)
         await self._post("/carrier/address-checks", f"address-{order_id}", body, _EMPTY)
 
     async def dispatch(self, shipment_key: str, order_id: str, address: Address, label_version: int) -> str:
-        body = Shipment(shipment_key, order_id, address, label_version)
+        body = protocol.Shipment(shipment_key, order_id, address, label_version)
         key = f"dispatch-{shipment_key}-{label_version}"
         return (await self._post("/carrier/shipments", key, body, _TRACKING)).tracking
 
     async def cancel_shipment(self, shipment_key: str, order_id: str) -> None:
-        body = ShipmentCancellation(shipment_key, order_id)
+        body = protocol.ShipmentCancellation(shipment_key, order_id)
         await self._post("/carrier/cancellations", f"recall-{shipment_key}", body, _EMPTY)
 
     async def parcels(self, since: datetime) -> AsyncIterator[ParcelRecord]:
@@ -114,7 +100,7 @@ class HttpGateway:
 
     async def _post(self, path: str, key: str, body: Any, response_type: TypeAdapter[Message]) -> Message:
         return await self._request(
-            "POST", path, response_type, json=asdict(body), headers={IDEMPOTENCY_KEY: key}
+            "POST", path, response_type, json=asdict(body), headers={protocol.IDEMPOTENCY_KEY: key}
         )
 
     async def _pages(self, path: str, since: datetime, page_type: TypeAdapter[Message]) -> AsyncIterator[Any]:
@@ -130,7 +116,7 @@ class HttpGateway:
     ) -> Message:
         try:
             response = await self._client.request(method, path, **options)
-            if response.status_code == DECLINED_STATUS:
+            if response.status_code == protocol.DECLINED_STATUS:
                 raise GatewayDeclined(str(response.json()["detail"]))
             response.raise_for_status()
             return response_type.validate_json(response.content)

@@ -27,22 +27,8 @@ from psycopg.errors import DuplicateDatabase
 from db.database import Database
 from db.domain import Step
 from orchestrator.errors import ExitCode, GatewayDeclined, GatewayError, SettingsError
+from orchestrator.gateways import http_protocol as protocol
 from orchestrator.gateways.fault_injection import Call, FaultInjector, FaultProfile, named_profile
-from orchestrator.gateways.http_protocol import (
-    DECLINED_STATUS,
-    AddressCheck,
-    Declined,
-    LedgerPage,
-    Package,
-    PackageCancellation,
-    PackagePage,
-    ParcelPage,
-    Refund,
-    Shipment,
-    ShipmentCancellation,
-    StockCheck,
-    Tracking,
-)
 from orchestrator.gateways.protocols import Payment
 from orchestrator.gateways.simulated import (
     PAGE_SIZE,
@@ -130,21 +116,21 @@ async def charge(payment: Payment, sims: Sims, request: Request) -> dict[str, st
 
 
 @changes.post("/payments/refunds", tags=["payment"])
-async def refund(payment: Payment, sims: Sims, request: Request) -> Refund:
+async def refund(payment: Payment, sims: Sims, request: Request) -> protocol.Refund:
     """Refund the charge, or void the payment_id: every later charge is declined."""
     work = partial(sims.payments.refund, payment)
-    return Refund(await sims.call(request, payment.order_id, Step.REFUND, work))
+    return protocol.Refund(await sims.call(request, payment.order_id, Step.REFUND, work))
 
 
 @records.get("/payments/ledger", tags=["payment"])
-async def ledger(sims: Sims, since: Since, cursor: Cursor = "") -> LedgerPage:
+async def ledger(sims: Sims, since: Since, cursor: Cursor = "") -> protocol.LedgerPage:
     """Return charges and refunds."""
     records = await _page(sims.payments.ledger(since, after=cursor))
-    return LedgerPage(records, records[-1].entry_ref if len(records) == PAGE_SIZE else None)
+    return protocol.LedgerPage(records, records[-1].entry_ref if len(records) == PAGE_SIZE else None)
 
 
 @changes.post("/warehouse/stock-checks", tags=["warehouse"])
-async def check_stock(check: StockCheck, sims: Sims, request: Request) -> dict[str, str]:
+async def check_stock(check: protocol.StockCheck, sims: Sims, request: Request) -> dict[str, str]:
     """Decline when an item is not in stock."""
     work = partial(sims.warehouse.check_stock, check.order_id, check.items)
     await sims.call(request, check.order_id, Step.RECEIVE, work)
@@ -152,7 +138,7 @@ async def check_stock(check: StockCheck, sims: Sims, request: Request) -> dict[s
 
 
 @changes.post("/warehouse/packages", tags=["warehouse"])
-async def pack(package: Package, sims: Sims, request: Request) -> dict[str, str]:
+async def pack(package: protocol.Package, sims: Sims, request: Request) -> dict[str, str]:
     """Pack once for each package_key."""
     work = partial(sims.warehouse.pack, package.package_key, package.order_id, package.items)
     await sims.call(request, package.order_id, Step.PREPARE, work)
@@ -160,7 +146,7 @@ async def pack(package: Package, sims: Sims, request: Request) -> dict[str, str]
 
 
 @changes.post("/warehouse/cancellations", tags=["warehouse"])
-async def unpack(package: PackageCancellation, sims: Sims, request: Request) -> dict[str, str]:
+async def unpack(package: protocol.PackageCancellation, sims: Sims, request: Request) -> dict[str, str]:
     """Return the package to stock, or void its key: it is never packed."""
     work = partial(sims.warehouse.unpack, package.package_key, package.order_id)
     await sims.call(request, package.order_id, Step.RECALL, work)
@@ -168,13 +154,13 @@ async def unpack(package: PackageCancellation, sims: Sims, request: Request) -> 
 
 
 @records.get("/warehouse/packages", tags=["warehouse"])
-async def packages(sims: Sims, since: Since, cursor: Cursor = "") -> PackagePage:
+async def packages(sims: Sims, since: Since, cursor: Cursor = "") -> protocol.PackagePage:
     records = await _page(sims.warehouse.packages(since, after=cursor))
-    return PackagePage(records, records[-1].package_ref if len(records) == PAGE_SIZE else None)
+    return protocol.PackagePage(records, records[-1].package_ref if len(records) == PAGE_SIZE else None)
 
 
 @changes.post("/carrier/address-checks", tags=["carrier"])
-async def check_address(check: AddressCheck, sims: Sims, request: Request) -> dict[str, str]:
+async def check_address(check: protocol.AddressCheck, sims: Sims, request: Request) -> dict[str, str]:
     """Decline when the carrier does not deliver to the address."""
     work = partial(sims.carrier.check_address, check.order_id, check.address)
     await sims.call(request, check.order_id, Step.VALIDATE, work)
@@ -182,16 +168,16 @@ async def check_address(check: AddressCheck, sims: Sims, request: Request) -> di
 
 
 @changes.post("/carrier/shipments", tags=["carrier"])
-async def dispatch(shipment: Shipment, sims: Sims, request: Request) -> Tracking:
+async def dispatch(shipment: protocol.Shipment, sims: Sims, request: Request) -> protocol.Tracking:
     """Dispatch once for each shipment_key. A higher label_version replaces the address on the label."""
     key, order_id = shipment.shipment_key, shipment.order_id
     work = partial(sims.carrier.dispatch, key, order_id, shipment.address, shipment.label_version)
     tracking = await sims.call(request, order_id, Step.DISPATCH, work)
-    return Tracking(tracking)
+    return protocol.Tracking(tracking)
 
 
 @changes.post("/carrier/cancellations", tags=["carrier"])
-async def cancel(shipment: ShipmentCancellation, sims: Sims, request: Request) -> dict[str, str]:
+async def cancel(shipment: protocol.ShipmentCancellation, sims: Sims, request: Request) -> dict[str, str]:
     """Recall the parcel, or void its key: it is never dispatched."""
     work = partial(sims.carrier.cancel_shipment, shipment.shipment_key, shipment.order_id)
     await sims.call(request, shipment.order_id, Step.RECALL, work)
@@ -199,9 +185,9 @@ async def cancel(shipment: ShipmentCancellation, sims: Sims, request: Request) -
 
 
 @records.get("/carrier/shipments", tags=["carrier"])
-async def parcels(sims: Sims, since: Since, cursor: Cursor = "") -> ParcelPage:
+async def parcels(sims: Sims, since: Since, cursor: Cursor = "") -> protocol.ParcelPage:
     records = await _page(sims.carrier.parcels(since, after=cursor))
-    return ParcelPage(records, records[-1].parcel_ref if len(records) == PAGE_SIZE else None)
+    return protocol.ParcelPage(records, records[-1].parcel_ref if len(records) == PAGE_SIZE else None)
 
 
 @records.put("/faults", include_in_schema=False)
@@ -234,13 +220,14 @@ def create_app(database_url: str, token: str | None = None) -> FastAPI:
             app.state.token = token
             yield
 
+    declined = {"model": protocol.Declined, "description": "A final refusal; not retried."}
     app = FastAPI(
         title="Gateway protocol",
         version="1.0",
         description="The protocol of the gateway `http`. Calls with one Idempotency-Key take effect once.",
         lifespan=lifespan,
         dependencies=[Depends(_authorized)],
-        responses={DECLINED_STATUS: {"model": Declined, "description": "A final refusal; not retried."}},
+        responses={protocol.DECLINED_STATUS: declined},
     )
     app.add_exception_handler(GatewayError, _on_gateway_error)
     app.include_router(changes)
@@ -249,7 +236,7 @@ def create_app(database_url: str, token: str | None = None) -> FastAPI:
 
 
 async def _on_gateway_error(_request: Request, error: Exception) -> JSONResponse:
-    status = DECLINED_STATUS if isinstance(error, GatewayDeclined) else 503
+    status = protocol.DECLINED_STATUS if isinstance(error, GatewayDeclined) else 503
     return JSONResponse({"detail": str(error)}, status_code=status)
 
 

@@ -210,7 +210,8 @@ async def test_lost_answers_are_retried_without_a_second_effect(fake, payments, 
 
 async def test_the_ledger_is_read_page_by_page(fake, payments, monkeypatch):
     monkeypatch.setattr("orchestrator.gateways.stripe.PAGE_SIZE", 2)
-    payment = await new_payment(fake, payments)
+    for _ in range(5):
+        payment = await new_payment(fake, payments)
     await payments.charge(payment)
     began, calls = datetime.now(UTC) - timedelta(minutes=5), len(fake.calls)
     entries = [entry async for entry in payments.ledger(began)]
