@@ -12,7 +12,7 @@ from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.service import RPCError
 
 from orchestrator.embedded import temporal
-from orchestrator.embedded.layout import Layout
+from orchestrator.embedded.layout import Layout, packaged_program
 from orchestrator.errors import TemporalUnavailable
 from orchestrator.settings import Settings
 from orchestrator.temporal.client import connect
@@ -49,6 +49,21 @@ def temporal_server() -> Iterator[Settings]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+async def temporal_workflow(address: str, *arguments: str) -> str:
+    """Return the output of `temporal workflow ...`, which must succeed."""
+    process = await asyncio.create_subprocess_exec(
+        packaged_program("temporal"),
+        "workflow",
+        *arguments,
+        *("--address", address),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, error = await process.communicate()
+    assert process.returncode == 0, error.decode()
+    return out.decode()
 
 
 def _wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -21,7 +21,7 @@ from db import api_keys
 from db.database import Database
 from db.domain import Address, Reason, RequestResult, ReviewMode, State
 from db.orders import OrderRepository
-from orchestrator.embedded.layout import PROJECT_ROOT, packaged_program, stack_environment
+from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
 from orchestrator.errors import GatewayError
 from orchestrator.gateways.fault_injection import FaultInjector, named_profile
 from orchestrator.gateways.simulated import SimulatedCarrier, simulated_gateways
@@ -36,7 +36,7 @@ from orchestrator.workflows.order import OrderWorkflow
 from tests.live import eventually
 from tests.orders import TEMPORAL
 from tests.shop import Shop
-from tests.temporal_server import temporal_server
+from tests.temporal_server import temporal_server, temporal_workflow
 
 MARKED = Address("77 Zanzibar Street", "Zanzibar", "MK", "99077")
 MOVED = Address("78 Zanzibar Street", "Zanzibar", "MK", "99078")
@@ -289,18 +289,7 @@ async def test_a_signal_of_the_command_line_is_encrypted_through_the_codec(
 
 
 async def temporal(servers: Settings, *arguments: str) -> str:
-    """Return the output of `temporal workflow ...`."""
-    process = await asyncio.create_subprocess_exec(
-        packaged_program("temporal"),
-        "workflow",
-        *arguments,
-        *("--address", servers.temporal_target),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, error = await process.communicate()
-    assert process.returncode == 0, error.decode()
-    return out.decode()
+    return await temporal_workflow(servers.temporal_target, *arguments)
 
 
 PLAIN = {"metadata": {"encoding": base64.b64encode(b"json/plain").decode()}, "data": "IngiCg=="}

@@ -108,6 +108,16 @@ async def test_any_run_id_is_found_in_temporal(client: Client, run_id: str) -> N
     await handle.terminate()
 
 
+async def violated_after_reconciler_time(shop: Shop, order_id: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Check that the order is open, and return the invariant that it violates after RECONCILER_TIME."""
+    report = await audit(shop.pool, shop.client, shop.run_id)
+    assert (report.violations, report.open_orders) == ([], [order_id])
+    monkeypatch.setattr(temporal_comparison, "RECONCILER_TIME", timedelta(0))
+    (violation,) = (await audit(shop.pool, shop.client, shop.run_id)).violations
+    assert violation.order_id == order_id
+    return violation.invariant
+
+
 async def test_a_terminated_order_is_open_until_the_reconciler_has_had_time(
     client: Client, pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,11 +127,7 @@ async def test_a_terminated_order_is_open_until_the_reconciler_has_had_time(
         await until_in_review(shop, order.order_id)
         await handle.terminate("by an operator")
     await shop.until_visible([handle])
-    report = await audit(pool, client, shop.run_id)
-    assert (report.violations, report.open_orders) == ([], [order.order_id])
-    monkeypatch.setattr(temporal_comparison, "RECONCILER_TIME", timedelta(0))
-    report = await audit(pool, client, shop.run_id)
-    assert [(each.invariant, each.order_id) for each in report.violations] == [(2, order.order_id)]
+    assert await violated_after_reconciler_time(shop, order.order_id, monkeypatch) == 2
 
 
 async def test_an_order_terminated_before_its_insert_is_open_as_long(
@@ -132,11 +138,7 @@ async def test_an_order_terminated_before_its_insert_is_open_as_long(
     handle = await shop.place(order)
     await handle.terminate("by an operator")
     await shop.until_visible([handle])
-    report = await audit(pool, client, shop.run_id)
-    assert (report.violations, report.open_orders) == ([], [order.order_id])
-    monkeypatch.setattr(temporal_comparison, "RECONCILER_TIME", timedelta(0))
-    report = await audit(pool, client, shop.run_id)
-    assert [(each.invariant, each.order_id) for each in report.violations] == [(1, order.order_id)]
+    assert await violated_after_reconciler_time(shop, order.order_id, monkeypatch) == 1
 
 
 async def test_an_order_is_open_while_the_reconciler_works_on_it(

@@ -1,14 +1,13 @@
 """The Temporal CLI sends every request as plain JSON and queries the status."""
 
-import asyncio
 import json
 
 import pytest
 
 from db.domain import State
-from orchestrator.embedded.layout import packaged_program
 from orchestrator.messages.activities import Activity
 from tests.orders import OTHER_ADDRESS
+from tests.temporal_server import temporal_workflow
 from tests.workflows.conftest import PlacedOrder
 from tests.workflows.test_requests import REQUESTS, SIGNALS, in_time, outcome_after
 
@@ -16,17 +15,7 @@ from tests.workflows.test_requests import REQUESTS, SIGNALS, in_time, outcome_af
 async def temporal(placed: PlacedOrder, *words: str) -> str:
     """Run `temporal workflow ...` on an order's workflow and return its output."""
     address = placed.env.client.service_client.config.target_host
-    process = await asyncio.create_subprocess_exec(
-        packaged_program("temporal"),
-        "workflow",
-        *words,
-        *("--address", address, "--workflow-id", placed.handle.id),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, error = await process.communicate()
-    assert process.returncode == 0, error.decode()
-    return out.decode()
+    return await temporal_workflow(address, *words, "--workflow-id", placed.handle.id)
 
 
 @pytest.mark.parametrize("name", REQUESTS)
