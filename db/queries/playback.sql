@@ -12,19 +12,7 @@ with numbered as (
 select n.order_id, n.state, n.completion_ms, n.is_late, n.orders,
     (extract(epoch from n.accepted_at - %(run_started_at)s::timestamptz) * 1000)::bigint as accepted_ms,
     (extract(epoch from n.aborted_at - n.accepted_at) * 1000)::bigint as aborted_ms,
-    (extract(epoch from s.receive - n.accepted_at) * 1000)::bigint as receive_ms,
-    (extract(epoch from s.validate - n.accepted_at) * 1000)::bigint as validate_ms,
-    (extract(epoch from s.review - n.accepted_at) * 1000)::bigint as review_ms,
-    (extract(epoch from s.charge - n.accepted_at) * 1000)::bigint as charge_ms,
-    (extract(epoch from s.prepare - n.accepted_at) * 1000)::bigint as prepare_ms
-from numbered n cross join lateral (
-    -- The end of each step. The lateral query reads one range of the primary key per order.
-    select min(at) filter (where step = 'receive' and outcome = 'ok') as receive,
-        min(at) filter (where step = 'validate' and outcome = 'ok') as validate,
-        min(at) filter (where step = 'review' and state = 'approved') as review,
-        min(at) filter (where step = 'charge' and outcome = 'ok') as charge,
-        min(at) filter (where step = 'prepare' and outcome = 'ok') as prepare
-    from events where order_id = n.order_id
-) s
+    receive_ms, validate_ms, review_ms, charge_ms, prepare_ms
+from numbered n cross join step_ends_ms(n.order_id, n.accepted_at)
 where n.number * %(max_orders)s / n.orders > (n.number - 1) * %(max_orders)s / n.orders
 order by n.number;

@@ -33,18 +33,9 @@ select r.order_id, r.state, r.completion_ms, coalesce(not r.within_limit, r.limi
     (extract(epoch from now() - %(run_started_at)s::timestamptz) * 1000)::bigint as now_ms,
     (extract(epoch from r.accepted_at - %(run_started_at)s::timestamptz) * 1000)::bigint as accepted_ms,
     (extract(epoch from r.aborted_at - r.accepted_at) * 1000)::bigint as aborted_ms,
-    (extract(epoch from s.receive - r.accepted_at) * 1000)::bigint as receive_ms,
-    (extract(epoch from s.validate - r.accepted_at) * 1000)::bigint as validate_ms,
-    (extract(epoch from s.review - r.accepted_at) * 1000)::bigint as review_ms,
-    (extract(epoch from s.charge - r.accepted_at) * 1000)::bigint as charge_ms,
-    (extract(epoch from s.prepare - r.accepted_at) * 1000)::bigint as prepare_ms
-from recent r cross join lateral (
-    select min(at) filter (where step = 'receive' and outcome = 'ok') as receive,
-        min(at) filter (where step = 'validate' and outcome = 'ok') as validate,
-        min(at) filter (where step = 'review' and state = 'approved') as review,
-        min(at) filter (where step = 'charge' and outcome = 'ok') as charge,
-        min(at) filter (where step = 'prepare' and outcome = 'ok') as prepare
-    from events where order_id = r.order_id
-        and (r.finished_at is null or r.finished_at >= now() - make_interval(secs => %(phase_seconds)s))
-) s
+    receive_ms, validate_ms, review_ms, charge_ms, prepare_ms
+from recent r cross join step_ends_ms(
+    case when r.finished_at is null or r.finished_at >= now() - make_interval(secs => %(phase_seconds)s) then r.order_id end,
+    r.accepted_at
+)
 order by r.accepted_at, r.order_id;
