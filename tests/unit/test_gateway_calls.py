@@ -10,6 +10,8 @@ from db.domain import AttemptOutcome, Step
 from orchestrator.api.context import Context
 from orchestrator.api.routes.operations import set_faults
 from orchestrator.api.schemas.requests import NamedFaultsBody
+from orchestrator.api.schemas.responses import FaultsResponse
+from orchestrator.cli import system
 from orchestrator.deadlines import SIMULATED_NEEDS
 from orchestrator.errors import FaultsUnavailable, SettingsError
 from orchestrator.gateways import call_guard
@@ -159,6 +161,16 @@ def test_only_the_embedded_stack_has_default_gateways() -> None:
     )
     with pytest.raises(SettingsError, match="CARRIER_GATEWAY is not set: with an external database"):
         provider(chosen(database_url=EXTERNAL), "carrier")
+
+
+def test_the_command_faults_names_the_gateway_that_is_not_simulated(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    problem = faults_unavailable(chosen(database_url=EXTERNAL, payment_gateway="stripe"))
+    system._show(FaultsResponse.of(None, problem).model_dump(), as_json=False)
+    shown = capsys.readouterr().out
+    assert shown.startswith("none, seed 0\nThe profile has no effect: Faults can only be injected")
+    assert "PAYMENT_GATEWAY is stripe" in shown
 
 
 def test_an_unknown_gateway_lists_the_known_ones() -> None:
