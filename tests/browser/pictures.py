@@ -21,7 +21,7 @@ IMAGES = PROJECT_ROOT / "docs" / "images"
 RUN = "picture"
 LOAD_TEST = {
     "scenario": "mixed",
-    "rate": 5,
+    "rate": 3,
     "duration": "60s",
     "faults": "assignment",
     "slo_target": 0.95,
@@ -36,7 +36,9 @@ select order_id from orders
 where run_id = %(run_id)s and state = 'completed' order by completion_ms desc limit 1
 """
 
-SIZE = {"width": 1280, "height": 860}
+WIDTH, HEIGHT = 1280, 860
+OVERVIEW_WIDTH, OVERVIEW_HEIGHT = 1440, 1600
+"""The whole page."""
 
 
 def main() -> int:
@@ -57,7 +59,7 @@ def main() -> int:
 def take_pictures(browser: Browser, settings: Settings) -> None:
     dashboard = f"http://{LOOPBACK}:{settings.port('dashboard')}"
     with running_load_test(settings) as load_test:
-        with opened(browser, f"{dashboard}/") as page:
+        with opened(browser, f"{dashboard}/", OVERVIEW_WIDTH, OVERVIEW_HEIGHT) as page:
             page.wait_for_timeout(LIVE_AFTER_SECONDS * 1000)
             store(page, "overview")
         load_test.wait(timeout=120)
@@ -85,8 +87,10 @@ def running_load_test(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def opened(browser: Browser, address: str) -> Iterator[Page]:
-    page = browser.new_page(viewport=SIZE, color_scheme="light", reduced_motion="reduce")
+def opened(browser: Browser, address: str, width: int = WIDTH, height: int = HEIGHT) -> Iterator[Page]:
+    page = browser.new_page(
+        viewport={"width": width, "height": height}, color_scheme="light", reduced_motion="reduce"
+    )
     try:
         page.goto(address)
         page.locator(".js-plotly-plot:visible").first.wait_for(timeout=30_000)

@@ -66,6 +66,18 @@ def test_the_metrics_equal_sql(page: Pages, postgres):
     assert f"**{completed:,}**" in texts(test)
 
 
+@pytest.mark.parametrize(("rejected", "below"), [(0, "3.0 / s started"), (2, "2.0 / s rejected")])
+def test_the_throughput_names_rejected_starts(page: Pages, seeded_url, monkeypatch, rejected, below):
+    at = clients.now()
+    rows = [
+        {"at": at + timedelta(seconds=n), "started": 3, "finished": 1, "rejected": rejected}
+        for n in range(120)
+    ]
+    monkeypatch.setattr(status, "throughput", lambda _seconds: rows)
+    test = page.run("overview", seeded_url)
+    assert {metric.label: metric.delta for metric in test.metric}["Throughput"] == below
+
+
 def test_a_percentile_of_few_orders_is_not_shown(page: Pages, seeded_url, monkeypatch):
     recent = RecentOutcomes(99, 0, {State.COMPLETED: 99}, 1_000, 2_000, 3_000, 4_000)
     monkeypatch.setattr(live_orders, "recent_outcomes", lambda _reader, _seconds: recent)

@@ -47,8 +47,8 @@ def show(window_seconds: int) -> None:
         Tile(
             "Throughput",
             f"{mean_rate(rates, 'finished'):.1f} / s",
-            f"{mean_rate(rates, 'started'):.1f} / s started"
-            + (f", {rejected:.1f} / s rejected" if rejected else ""),
+            # The tile has room for one rate; the chart of the throughput has all of them.
+            f"{rejected:.1f} / s rejected" if rejected else f"{mean_rate(rates, 'started'):.1f} / s started",
             [row["finished"] for row in rates],
             "Orders finished per second, mean of the last 10 s. A start is rejected with status 429 when the "
             "order would miss its limit.",
