@@ -14,6 +14,7 @@ from streamlit.runtime.pages_manager import PagesManager
 from dashboard import export, links, sign_in
 from dashboard.preload import preload
 from dashboard.proxy_check import ProxyCheckMiddleware
+from dashboard.script_preload import ScriptPreloadMiddleware
 from dashboard.stage import live_data
 from orchestrator.errors import DatabaseError, UsageError
 from orchestrator.security import bind_policy
@@ -47,6 +48,7 @@ def main() -> int:
         middleware=[
             Middleware(ProxyCheckMiddleware),
             Middleware(sign_in.SignInMiddleware, settings=settings),
+            Middleware(ScriptPreloadMiddleware, base_path=base_path),
         ],
     )
     preload()

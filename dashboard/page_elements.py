@@ -183,6 +183,8 @@ def chart(figure: go.Figure, key: str, description: str) -> None:
 
 def clickable_chart(figure: go.Figure, key: str, description: str) -> str | None:
     """Draw a figure and return the custom data of the mark on which the user clicked, as text."""
+    # Streamlit would set this mode after the first drawing, and so draw the figure again.
+    figure.update_layout(clickmode="event+select")
     config = {"displaylogo": False, "displayModeBar": False, "scrollZoom": False}
     state = st.plotly_chart(
         figure, key=key, config=config, alt=description, on_select="rerun", selection_mode="points"

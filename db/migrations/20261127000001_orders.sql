@@ -14,7 +14,7 @@ insert into database_identity values (gen_random_uuid());
 
 create table orders (
     -- Every order id has this collation: its indexes support searches by prefix in any locale of the database.
-    order_id text collate "C" primary key check (order_id ~ '^[A-Za-z0-9_-]{1,64}$'),
+    order_id text collate "C" check (order_id ~ '^[A-Za-z0-9_-]{1,64}$'),
     -- The workflow that processes the order: its namespace in a Temporal cluster, and its first run.
     temporal_cluster_id text not null,
     temporal_namespace text not null,
@@ -66,6 +66,8 @@ create table orders (
     timed_out_attempts int,
     -- The fault profile that was active when the order was accepted. Set with the outcome.
     fault_profile text,
+    -- A search by prefix reads the newest acceptance time of all matches from the index.
+    primary key (order_id) include (accepted_at),
     check ((state >= 'completed') = (finished_at is not null)),
     check (state < 'cancelled' or abort_reason is not null),
     check (state not in ('dispatched', 'completed') or abort_reason is null)

@@ -1,9 +1,10 @@
 -- Order search, and the details of one order.
 
 -- name: count_matches
--- The number of orders whose id starts with a prefix, counted up to `max_count`. `order by` makes the planner use the index.
-select count(*) as orders
-from (select from orders where order_id ^@ %(prefix)s::text order by order_id limit %(max_count)s) found;
+-- The number of orders whose id starts with a prefix, counted up to `max_count`, and the acceptance time of the newest of
+-- them. `order by` makes the planner use the index.
+select count(*) as orders, max(accepted_at) as newest_at
+from (select accepted_at from orders where order_id ^@ %(prefix)s::text order by order_id limit %(max_count)s) found;
 
 -- name: search
 -- Newest first. Each selective filter has an index that includes the order id, so that orders without the prefix
@@ -39,7 +40,6 @@ limit %(limit)s;
 
 -- name: search_by_prefix
 -- The same for a prefix with few matches. It reads all matches and then sorts them (`offset 0` prevents another plan).
--- `search` would read all orders that are newer than the matches.
 select order_id, run_id, state, current_step, abort_reason, review, amount_cents, currency,
     accepted_at, deadline_at, finished_at, completion_ms, attempts, failed_attempts,
     coalesce(not within_limit, limit_at < now()) as is_late

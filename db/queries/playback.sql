@@ -2,9 +2,9 @@
 
 -- name: orders
 -- In order of acceptance: all orders, or max_orders of them, evenly chosen. Times are in ms: accepted_ms since
--- run_started_at, others since acceptance. `ended_ms` has the end of each forward step that was completed.
+-- run_started_at, others since acceptance.
 with numbered as (
-    select order_id, state, accepted_at, finished_at, aborted_at, completion_ms,
+    select order_id, state, accepted_at, aborted_at, completion_ms,
         coalesce(not within_limit, limit_at < now()) as is_late,
         row_number() over (order by accepted_at, order_id) as number, count(*) over () as orders
     from orders where run_id = %(run_id)s

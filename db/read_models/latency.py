@@ -10,6 +10,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import accumulate
+from typing import NamedTuple
 
 from db import queries
 from db.database import Row
@@ -125,8 +126,9 @@ class Slice:
     times_ms: dict[float, int]
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
+    """The orders accepted in one time slice, with a completion time in one bucket of the histogram."""
+
     at: datetime
     upto_ms: int
     orders: int

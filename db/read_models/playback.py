@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
+from typing import NamedTuple
 
 from db import queries
 from db.database import Row
-from db.domain import State, Step
+from db.domain import TERMINAL_STATES, State
 from db.read_only_database import ReadOnlyDatabase
 
 _SQL = queries.load("playback.sql")
@@ -16,17 +18,12 @@ MAX_ORDERS = 3_000
 
 COMPENSATE = "compensate"
 
-_NEXT = {
-    Step.RECEIVE: Step.VALIDATE,
-    Step.VALIDATE: Step.REVIEW,
-    Step.REVIEW: Step.CHARGE,
-    Step.CHARGE: Step.PREPARE,
-    Step.PREPARE: Step.DISPATCH,
-}
+_NEXT = dict(pairwise(("receive", "validate", "review", "charge", "prepare", "dispatch")))
+_COLUMNS = {step: f"{step}_ms" for step in _NEXT}
+_OUTCOMES = {state.value: state for state in TERMINAL_STATES}
 
 
-@dataclass(frozen=True)
-class PlayedOrder:
+class PlayedOrder(NamedTuple):
     """One order on the clock of its run.
 
     `accepted_ms` counts from the start of the run. `end_ms` and the start times of `phases` count from
@@ -64,9 +61,9 @@ def played_order(row: Row) -> PlayedOrder:
         row["order_id"],
         row["accepted_ms"],
         row["completion_ms"],
-        State(row["state"]) if State(row["state"]).is_terminal else None,
+        _OUTCOMES.get(row["state"]),
         row["is_late"],
-        phases({step: row[f"{step}_ms"] for step in _NEXT}, row["aborted_ms"]),
+        phases({step: row[column] for step, column in _COLUMNS.items()}, row["aborted_ms"]),
     )
 
 
@@ -79,7 +76,7 @@ def evenly_chosen(every: Sequence[PlayedOrder], count: int) -> list[PlayedOrder]
 def phases(ended_ms: Mapping[str, int | None], aborted_ms: int | None) -> tuple[tuple[str, int], ...]:
     """Return the phases from the ends of the completed steps. A step that ended after the abort had no
     effect."""
-    ended = [(_NEXT[step].value, ms) for step in _NEXT if (ms := ended_ms.get(step)) is not None]
+    ended = [(phase, ms) for step, phase in _NEXT.items() if (ms := ended_ms.get(step)) is not None]
     if aborted_ms is not None:
         ended = [*((phase, ms) for phase, ms in ended if ms < aborted_ms), (COMPENSATE, aborted_ms)]
-    return ((Step.RECEIVE.value, 0), *ended) if ended else ()
+    return (("receive", 0), *ended) if ended else ()

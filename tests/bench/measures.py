@@ -12,12 +12,16 @@ Query = Callable[[], object]
 
 def at_most(measure: str, values: list[float], limit: float, unit: str, *, share: float = 1.0) -> Measurement:
     """Compare the percentile `share` (1.0: the maximum) of the values with `limit`."""
-    ordered = sorted(values)
-    measured, p95 = percentile(ordered, share), percentile(ordered, 0.95)
+    measured = percentile(sorted(values), share)
     name = "max" if share == 1.0 else f"p{100 * share:g}"
-    spread = f"p50 {statistics.median(values):,.1f}, p95 {p95:,.1f}, max {ordered[-1]:,.1f} {unit}"
-    value = spread if len(values) > 1 else f"{measured:,.0f} {unit}"
+    value = spread(values, unit) if len(values) > 1 else f"{measured:,.0f} {unit}"
     return Measurement(measure, value, f"{name} ≤ {limit:,g} {unit}", measured <= limit)
+
+
+def spread(values: list[float], unit: str) -> str:
+    """Return the median, the p95 and the maximum as text."""
+    p95 = percentile(sorted(values), 0.95)
+    return f"p50 {statistics.median(values):,.1f}, p95 {p95:,.1f}, max {max(values):,.1f} {unit}"
 
 
 def timed_ms(query: Query) -> float:

@@ -109,9 +109,12 @@ def test_search_equals_sql(seeded, seeded_url):
         ]
 
 
-@pytest.mark.parametrize("few", [order_search.FEW_MATCHES, 1])
-def test_a_prefix_search_returns_the_newest_of_few_and_of_many_matches(seeded, seeded_url, monkeypatch, few):
+@pytest.mark.parametrize(("few", "counted"), [(5_000, 100_000), (1, 100_000), (1, 1)])
+def test_a_prefix_search_returns_the_newest_of_few_and_of_many_matches(
+    seeded, seeded_url, monkeypatch, few, counted
+):
     monkeypatch.setattr(order_search, "FEW_MATCHES", few)
+    monkeypatch.setattr(order_search, "MAX_COUNTED", counted)
     (oldest,) = query(seeded_url, "select order_id from orders order by accepted_at limit 1")
     prefix = oldest["order_id"].rpartition("-")[0]
     for wanted, condition in (

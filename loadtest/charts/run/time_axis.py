@@ -155,9 +155,10 @@ def _line(
         y=values,
         yaxis=panel.axis,
         name=name,
-        # A click selects markers, not lines.
+        # A click selects markers, not lines, and also those that are not drawn. Drawing them all would take longer
+        # than everything else.
         mode="lines+markers",
-        marker={"size": 3},
+        marker={"size": 3, "maxdisplayed": 1},
         line={"color": color, "width": 2} | (line or {}),
         showlegend=showlegend,
         customdata=[str(each.second) for each in points],
