@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orchestrator.security.headers import with_headers
 
-_SCRIPTS = Path(streamlit.__file__).with_name("static") / "static" / "js"
+SCRIPTS = Path(streamlit.__file__).with_name("static") / "static" / "js"
 _OF_PAGE = {
     "": ("PlotlyChart", "Metric", "embed"),
     "latency": ("PlotlyChart", "Metric"),
@@ -38,5 +38,5 @@ class ScriptPreloadMiddleware:
 
 
 def _link(base_path: str, name: str) -> str:
-    (file,) = _SCRIPTS.glob(f"{name}.*.js")
+    (file,) = SCRIPTS.glob(f"{name}.*.js")
     return f"<{base_path}/static/js/{file.name}>; rel=modulepreload"
