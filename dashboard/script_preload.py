@@ -17,8 +17,8 @@ _OF_PAGE = {
     "load_tests": ("PlotlyChart",),
     "orders": ("DataFrame",),
 }
-"""The scripts of each page with charts or tables, by name without the hash of their content. `embed` draws the
-sparklines of metrics."""
+"""The scripts of each page with charts or tables, by name without the hash of their content. `embed` draws
+the sparklines of metrics."""
 
 
 class ScriptPreloadMiddleware:
