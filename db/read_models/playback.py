@@ -14,7 +14,7 @@ from db.read_only_database import ReadOnlyDatabase
 _SQL = queries.load("playback.sql")
 
 MAX_ORDERS = 3_000
-"""Of a larger run, this many orders are read, evenly chosen. 3,000 orders take 40 ms on one core."""
+"""Of a larger run, this many orders are read, evenly chosen. 3,000 orders take 50 ms on one core."""
 
 COMPENSATE = "compensate"
 
