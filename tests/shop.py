@@ -16,7 +16,7 @@ from db.domain import TemporalNamespace
 from db.orders import OrderRepository
 from orchestrator.gateways.fault_injection import FaultInjector
 from orchestrator.gateways.protocols import Gateways
-from orchestrator.gateways.simulated import simulated_gateways
+from orchestrator.gateways.simulated import SimulatedCarrier, SimulatedPayments, SimulatedWarehouse
 from orchestrator.messages.ids import order_workflow_id
 from orchestrator.messages.orders import OrderRequest, OrderResult
 from orchestrator.temporal.client import temporal_namespace
@@ -85,6 +85,14 @@ class Shop:
                 if wanted <= closed:
                     return
                 await asyncio.sleep(POLL_SECONDS)
+
+
+def simulated_gateways(database: Database) -> Gateways:
+    return Gateways(
+        payments=SimulatedPayments(database),
+        warehouse=SimulatedWarehouse(database),
+        carrier=SimulatedCarrier(database),
+    )
 
 
 @asynccontextmanager

@@ -58,10 +58,8 @@ class HttpGateway:
         response = await self._post("/payments/refunds", f"refund-{payment.payment_id}", payment, _REFUND)
         return response.outcome
 
-    async def ledger(self, since: datetime) -> AsyncIterator[LedgerEntry]:
-        async for page in self._pages("/payments/ledger", since, _LEDGER):
-            for record in page.records:
-                yield record
+    def ledger(self, since: datetime) -> AsyncIterator[LedgerEntry]:
+        return self._records("/payments/ledger", since, _LEDGER)
 
     async def check_stock(self, order_id: str, items: list[Item]) -> None:
         body = protocol.StockCheck(order_id, items)
@@ -75,10 +73,8 @@ class HttpGateway:
         body = protocol.PackageCancellation(package_key, order_id)
         await self._post("/warehouse/cancellations", f"unpack-{package_key}", body, _EMPTY)
 
-    async def packages(self, since: datetime) -> AsyncIterator[PackageRecord]:
-        async for page in self._pages("/warehouse/packages", since, _PACKAGES):
-            for record in page.records:
-                yield record
+    def packages(self, since: datetime) -> AsyncIterator[PackageRecord]:
+        return self._records("/warehouse/packages", since, _PACKAGES)
 
     async def check_address(self, order_id: str, address: Address) -> None:
         body = protocol.AddressCheck(order_id, address)
@@ -93,22 +89,22 @@ class HttpGateway:
         body = protocol.ShipmentCancellation(shipment_key, order_id)
         await self._post("/carrier/cancellations", f"recall-{shipment_key}", body, _EMPTY)
 
-    async def parcels(self, since: datetime) -> AsyncIterator[ParcelRecord]:
-        async for page in self._pages("/carrier/shipments", since, _PARCELS):
-            for record in page.records:
-                yield record
+    def parcels(self, since: datetime) -> AsyncIterator[ParcelRecord]:
+        return self._records("/carrier/shipments", since, _PARCELS)
 
     async def _post(self, path: str, key: str, body: Any, response_type: TypeAdapter[Message]) -> Message:
         return await self._request(
             "POST", path, response_type, json=asdict(body), headers={protocol.IDEMPOTENCY_KEY: key}
         )
 
-    async def _pages(self, path: str, since: datetime, page_type: TypeAdapter[Message]) -> AsyncIterator[Any]:
+    async def _records(self, path: str, since: datetime, page_type: TypeAdapter[Any]) -> AsyncIterator[Any]:
+        """Yield the records of all pages."""
         cursor: str | None = ""
         while cursor is not None:
             params = {"since": since.isoformat(), "cursor": cursor}
-            page: Any = await self._request("GET", path, page_type, params=params)
-            yield page
+            page = await self._request("GET", path, page_type, params=params)
+            for record in page.records:
+                yield record
             cursor = page.next
 
     async def _request(

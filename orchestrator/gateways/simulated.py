@@ -14,7 +14,6 @@ from db.database import Database
 from db.domain import Address, Item
 from orchestrator.errors import DatabaseError, GatewayDeclined, GatewayError
 from orchestrator.gateways.protocols import (
-    Gateways,
     Guarantees,
     LedgerEntry,
     PackageRecord,
@@ -30,14 +29,6 @@ _SQL = queries.load("provider_ledger.sql")
 PAGE_SIZE = 500
 
 Record = TypeVar("Record", LedgerEntry, PackageRecord, ParcelRecord)
-
-
-def simulated_gateways(database: Database) -> Gateways:
-    return Gateways(
-        payments=SimulatedPayments(database),
-        warehouse=SimulatedWarehouse(database),
-        carrier=SimulatedCarrier(database),
-    )
 
 
 class SimulatedPayments:

@@ -21,9 +21,9 @@ from orchestrator.gateways.fault_injection import (
     named_profile,
 )
 from orchestrator.gateways.protocols import Payment
-from orchestrator.gateways.simulated import simulated_gateways
 from orchestrator.messages.activities import FinishRequest, StepRequest, StepStatus
 from tests.orders import OTHER_ADDRESS, new_order, provider_balance
+from tests.shop import simulated_gateways
 
 LATER = timedelta(seconds=60)
 

@@ -24,7 +24,7 @@ from db.orders import OrderRepository
 from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
 from orchestrator.errors import GatewayError
 from orchestrator.gateways.fault_injection import FaultInjector, named_profile
-from orchestrator.gateways.simulated import SimulatedCarrier, simulated_gateways
+from orchestrator.gateways.simulated import SimulatedCarrier
 from orchestrator.messages.ids import shipping_workflow_id
 from orchestrator.messages.orders import OrderResult
 from orchestrator.messages.requests import ApproveOrder, UpdateAddress
@@ -35,7 +35,7 @@ from orchestrator.worker.factory import ActivitySet, compensation_worker, order_
 from orchestrator.workflows.order import OrderWorkflow
 from tests.live import eventually
 from tests.orders import TEMPORAL
-from tests.shop import Shop
+from tests.shop import Shop, simulated_gateways
 from tests.temporal_server import temporal_server, temporal_workflow
 
 MARKED = Address("77 Zanzibar Street", "Zanzibar", "MK", "99077")

@@ -17,10 +17,10 @@ from orchestrator.activities.shipping import ShippingActivities
 from orchestrator.activities.step_runner import StepRunner
 from orchestrator.errors import GatewayDeclined, GatewayError
 from orchestrator.gateways.protocols import Gateways, Guarantees, Payment, RefundOutcome
-from orchestrator.gateways.simulated import simulated_gateways
 from orchestrator.messages.activities import StepResult, StepStatus
 from tests.integration.test_step_runner import request
 from tests.orders import OTHER_ADDRESS, new_order
+from tests.shop import simulated_gateways
 
 
 class WithoutKeys:

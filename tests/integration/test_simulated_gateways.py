@@ -17,12 +17,12 @@ from orchestrator.errors import ExitCode, GatewayDeclined, GatewayError
 from orchestrator.gateways import server, simulated
 from orchestrator.gateways.protocols import Gateways, Payment, RefundOutcome
 from orchestrator.gateways.registry import open_gateways
-from orchestrator.gateways.simulated import simulated_gateways
 from orchestrator.settings import Settings
 from orchestrator.settings.gateways import ROLES
 from tests.gateway_server import TOKEN, gateway_server
 from tests.orders import ADDRESS, OTHER_ADDRESS, new_order, provider_balance
 from tests.ports import free_port_base
+from tests.shop import simulated_gateways
 from tests.tls import Authority
 
 ITEMS = [Item("A", 1, 100)]

@@ -13,7 +13,6 @@ from db.domain import ExecutionMode, Reason, State, Step
 from db.maintenance.audit import audit_database
 from db.orders import OrderRepository
 from orchestrator.gateways.fault_injection import FaultInjector, FaultProfile, Rates, named_profile
-from orchestrator.gateways.simulated import simulated_gateways
 from orchestrator.messages.activities import Activity
 from orchestrator.messages.ids import order_workflow_id, shipping_workflow_id
 from orchestrator.messages.orders import OrderRequest
@@ -23,6 +22,7 @@ from orchestrator.worker.factory import ActivitySet, compensation_worker, order_
 from orchestrator.workflows.order import OrderWorkflow
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 from tests.orders import new_order, provider_balance
+from tests.shop import simulated_gateways
 from tests.temporal_server import temporal_server
 
 WAIT_SECONDS = 15

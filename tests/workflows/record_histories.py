@@ -35,7 +35,6 @@ from orchestrator.gateways.fault_injection import (
     Rates,
     named_profile,
 )
-from orchestrator.gateways.simulated import simulated_gateways
 from orchestrator.messages.ids import order_workflow_id, reconcile_workflow_id, shipping_workflow_id
 from orchestrator.messages.orders import OrderRequest, OrderResult, ReconcileRequest
 from orchestrator.worker.factory import ActivitySet, compensation_worker, order_worker, shipping_worker
@@ -44,6 +43,7 @@ from orchestrator.workflows.reconcile import ReconcileWorkflow
 from orchestrator.workflows.step_execution import WORKFLOW_TASK_TIMEOUT
 from tests.orders import ADDRESS, OTHER_ADDRESS, TEMPORAL
 from tests.servers import postgres_server
+from tests.shop import simulated_gateways
 
 HISTORIES = Path(__file__).parent / "histories"
 IDENTITY = "recorder"
