@@ -105,7 +105,8 @@ def store(page: Page, name: str) -> Path:
     path = IMAGES / f"{name}.png"
     page.screenshot(path=path)
     with Image.open(path) as picture:
-        small = picture.convert("RGB").quantize(256)
+        # The default method would replace a color of few pixels, such as that of a legend, by another one.
+        small = picture.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE)
     small.save(path, optimize=True)
     sys.stdout.write(f"{path.relative_to(PROJECT_ROOT)}: {path.stat().st_size / 1000:.0f} kB\n")
     return path
