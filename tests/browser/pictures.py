@@ -101,13 +101,10 @@ def opened(browser: Browser, address: str, width: int = WIDTH, height: int = HEI
 
 
 def store(page: Page, name: str) -> Path:
-    """Store the window with 256 colors, which need a third of the bytes."""
     path = IMAGES / f"{name}.png"
     page.screenshot(path=path)
     with Image.open(path) as picture:
-        # The default method would replace a color of few pixels, such as that of a legend, by another one.
-        small = picture.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE)
-    small.save(path, optimize=True)
+        picture.convert("RGB").save(path, optimize=True)
     sys.stdout.write(f"{path.relative_to(PROJECT_ROOT)}: {path.stat().st_size / 1000:.0f} kB\n")
     return path
 
