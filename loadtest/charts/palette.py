@@ -101,9 +101,6 @@ def apply_layout(figure: go.Figure, palette: Palette, *, height: int) -> None:
         # The default mode bar is dark, on light pages too.
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": palette.muted, "activecolor": palette.text},
         transition={"duration": 0},
-        # Streamlit draws a figure twice, the second time with copies of its arrays. With the same revision,
-        # Plotly does not calculate them again. A figure with other content is a new element of the page.
-        datarevision=1,
     )
     axis = {"gridcolor": palette.grid, "zeroline": False, "automargin": True, "linecolor": palette.grid}
     figure.update_xaxes(axis)
