@@ -1,8 +1,9 @@
 """Impact of each disturbance: late orders after it, and time until completion times had recovered.
 
 The late orders after a disturbance need not be its effect. So the impact also has the number of late orders
-expected without disturbances: the late share before the first disturbance, times the number of orders after
-this one. An order counts at the time at which its limit passes.
+expected without disturbances: the late shares before the first disturbance, times the numbers of orders after
+this one. There are two late shares, because a rejected order is late at once and an accepted one when its
+limit passes: of the accepted orders whose limit passed, and of all orders that were due.
 
 A level is the median completion time of ten consecutive orders, by acceptance. The former level is the
 highest level in the 30 s before the disturbance. The level has risen if, within one limit after the
@@ -42,8 +43,8 @@ def impact_of(disturbances: Sequence[Json], records: Sequence[OrderRecord], slo_
     """Return the disturbances with their impact.
 
     `late_after`: number of late orders from the disturbance to the next one, or to the end, which is
-    `seconds_after` later. `late_expected`: the number expected without disturbances; None if no limit passed
-    before the first disturbance. `former_level_ms`: None if there were too few orders before.
+    `seconds_after` later. `late_expected`: the number expected without disturbances; None if the limits of
+    fewer than ten accepted orders passed before the first disturbance. `former_level_ms`: None if there were too few orders before.
     `too_few_after`: too few orders after it. `recovery_seconds`: 0 if the level never rose; None if it did
     not recover before the next disturbance or the end, or if there were too few orders.
     """
@@ -53,14 +54,11 @@ def impact_of(disturbances: Sequence[Json], records: Sequence[OrderRecord], slo_
         if each.accepted is not None
     ]
     orders.sort(key=lambda order: order.accepted)
-    counted = [
-        (_limit_passed_at(record, slo_seconds), record.late)
-        for record in records
-        if record.ending != Ending.REJECTED or record.late
-    ]
+    sent = [record for record in records if record.ending != Ending.REJECTED or record.late]
+    counted = [(_limit_passed_at(record, slo_seconds), record.late) for record in sent]
     end = max((at for at, _ in counted), default=0.0)
     made_at = [each["at_seconds"] for each in disturbances if not each["problem"]]
-    undisturbed = [is_late for at, is_late in counted if at < min(made_at, default=math.inf)]
+    expected = _ExpectedLate(sent, min(made_at, default=math.inf), slo_seconds)
     impacts = []
     for disturbance in disturbances:
         at = disturbance["at_seconds"]
@@ -77,9 +75,7 @@ def impact_of(disturbances: Sequence[Json], records: Sequence[OrderRecord], slo_
             disturbance
             | {
                 "late_after": sum(late),
-                "late_expected": round(len(late) * sum(undisturbed) / len(undisturbed), 3)
-                if undisturbed
-                else None,
+                "late_expected": expected.between(at, until),
                 "seconds_after": round(max(min(until, end) - at, 0.0), 3),
                 "former_level_ms": former_ms,
                 "too_few_after": len(after) < WINDOW,
@@ -87,6 +83,28 @@ def impact_of(disturbances: Sequence[Json], records: Sequence[OrderRecord], slo_
             }
         )
     return impacts
+
+
+class _ExpectedLate:
+    """The number of late orders in a period, as before the first disturbance."""
+
+    def __init__(self, sent: Sequence[OrderRecord], first_at: float, slo_seconds: float) -> None:
+        # When an order was due, and whether it was late without being accepted.
+        self._due = [(each.due, each.accepted is None and each.late) for each in sent]
+        # When the limit of an accepted order passed, and whether it was late.
+        self._passed = [
+            (each.accepted + slo_seconds, each.late) for each in sent if each.accepted is not None
+        ]
+        self._first_at = first_at
+
+    def between(self, at: float, until: float) -> float | None:
+        if sum(passed_at < self._first_at for passed_at, _ in self._passed) < WINDOW:
+            return None
+        return round(sum(self._scaled(orders, at, until) for orders in (self._due, self._passed)), 3)
+
+    def _scaled(self, orders: Sequence[tuple[float, bool]], at: float, until: float) -> float:
+        before = [is_late for when, is_late in orders if when < self._first_at]
+        return sum(before) / len(before) * sum(at <= when < until for when, _ in orders)
 
 
 def _recovery_seconds(

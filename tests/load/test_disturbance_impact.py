@@ -134,6 +134,20 @@ def test_without_a_limit_that_passed_before_it_no_number_is_expected() -> None:
     assert "(unknown how many without it)" in disturbance_row(found)
 
 
+def test_rejected_orders_before_the_disturbance_do_not_raise_the_expected_number() -> None:
+    # One order in 5 is rejected at once. When the first disturbance is made, those sent in the last 15 s are
+    # known to be late, and the accepted ones not yet.
+    rejected = {"accepted": None, "completion_ms": None, "outcome": None, "ending": Ending.REJECTED.value}
+    records = [
+        record(n, n / 5, late=n % 5 == 0, end_to_end_ms=20.0, **(rejected if n % 5 == 0 else {}))
+        for n in range(5 * 60)
+    ]
+    (found,) = impact_of([disturbance(20.0)], records, 15.0)
+    assert found["late_expected"] / found["late_after"] == pytest.approx(1.0, abs=0.1)
+    (found,) = impact_of([disturbance(16.0)], records, 15.0)
+    assert found["late_expected"] is None, "five orders are too few"
+
+
 def test_a_disturbance_that_was_not_carried_out_ends_no_period() -> None:
     records = five_per_second(60, slow=range(30, 32), slow_ms=16_000.0)
     failed = disturbance(30.0) | {"problem": "it is not running"}
