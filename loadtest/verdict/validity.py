@@ -81,7 +81,7 @@ def _missing_orders(observed: RunObservations) -> list[str]:
     if tally.offered == 0:
         problems.append("no order was sent")
     if observed.lost_workers:
-        problems.append(f"{observed.lost_workers} generator process(es) and their orders were lost")
+        problems.append(f"generator processes lost with their orders: {observed.lost_workers}")
     problems += [f"a generator process failed: {failure}" for failure in observed.failures]
     if not observed.is_drained:
         problems.append("a generator process did not report all of its orders in time")

@@ -117,7 +117,7 @@ def _run_text(run: Json) -> str:
 
 def _generator_text(run: Json) -> str:
     text = (
-        f"{run['processes']} process(es), {run['cpu_percent']:.0f} % CPU, "
+        f"processes: {run['processes']}; {run['cpu_percent']:.0f} % CPU, "
         f"{run['cpu_ms_per_order']:.2f} ms CPU per order; {run['completed_rate']:g} outcomes/s"
     )
     return text + (f"; {run['start_retries']} starts retried" if run["start_retries"] else "")

@@ -41,7 +41,7 @@ def show(run_id: str) -> None:
         f"What each step, waiting and each disturbance added to the mean time of the {name} orders",
     )
     st.caption(
-        f"Mean times of {found[name].orders:,} {name} orders and {groups.on_time.orders:,} on-time orders. "
+        f"Mean times. Orders: {found[name].orders:,} {name}, {groups.on_time.orders:,} on time. "
         f"Slow orders are the slowest {100 * (1 - SLOW_SHARE):.0f} % of the orders within the limit. Waiting "
         "time in the window of a disturbance counts to the disturbance. The bars sum exactly. Orders without "
         "an outcome, such as rejected ones, have no times."
