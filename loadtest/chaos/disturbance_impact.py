@@ -44,9 +44,9 @@ def impact_of(disturbances: Sequence[Json], records: Sequence[OrderRecord], slo_
 
     `late_after`: number of late orders from the disturbance to the next one, or to the end, which is
     `seconds_after` later. `late_expected`: the number expected without disturbances; None if the limits of
-    fewer than ten accepted orders passed before the first disturbance. `former_level_ms`: None if there were too few orders before.
-    `too_few_after`: too few orders after it. `recovery_seconds`: 0 if the level never rose; None if it did
-    not recover before the next disturbance or the end, or if there were too few orders.
+    fewer than ten accepted orders passed before the first disturbance. `former_level_ms`: None if there were
+    too few orders before. `too_few_after`: too few orders after it. `recovery_seconds`: 0 if the level never
+    rose; None if it did not recover before the next disturbance or the end, or if there were too few orders.
     """
     orders = [
         _AcceptedOrder(each.accepted, math.inf if each.completion_ms is None else each.completion_ms)
