@@ -162,7 +162,7 @@ def test_6_lost_workers(load_test: LoadTest, lost: int) -> None:
 
     assert found.code == 6, found.output
     assert found.run["lost_workers"] == lost
-    assert any("were lost" in problem for problem in found.run["problems"])
+    assert any("processes lost" in problem for problem in found.run["problems"])
 
 
 def test_6_lost_orders(load_test: LoadTest) -> None:
