@@ -287,9 +287,11 @@ def test_a_list_opens_at_the_first_click_and_stays_open(
 
 def test_a_fault_profile_is_applied_and_shown(open_page: Open, live: LiveApi):
     page = open_page("/")
-    # While it is drawn, the list can move between the press and the release of the mouse.
+    profile = page.get_by_role("combobox", name="Profile")
+    # A list closes when its page scrolls, also by the event of a scroll that ended before the click.
+    profile.scroll_into_view_if_needed()
     wait_until_drawn(page)
-    page.get_by_role("combobox", name="Profile").click()
+    profile.click()
     page.get_by_role("option", name="slow").click()
     page.get_by_role("button", name="Apply fault profile").click()
     page.get_by_role("button", name="Apply", exact=True).click()
