@@ -14,7 +14,6 @@ from streamlit.runtime.pages_manager import PagesManager
 from dashboard import export, links, sign_in
 from dashboard.preload import preload
 from dashboard.proxy_check import ProxyCheckMiddleware
-from dashboard.script_preload import ScriptPreloadMiddleware
 from dashboard.stage import live_data
 from orchestrator.errors import DatabaseError, UsageError
 from orchestrator.security import bind_policy
@@ -48,7 +47,6 @@ def main() -> int:
         middleware=[
             Middleware(ProxyCheckMiddleware),
             Middleware(sign_in.SignInMiddleware, settings=settings),
-            Middleware(ScriptPreloadMiddleware, base_path=base_path),
         ],
     )
     preload()

@@ -3,7 +3,8 @@
 At /orders, the unchanged index.html first requests the health endpoint below /orders, which does not exist,
 and logs an error in the browser console. With the address in `window.__streamlit` it does not guess the path.
 
-Pages with charts also preload Plotly (4.7 MB): the browser parses it while the server runs the page.
+Pages with charts or tables also name the scripts that draw them (Plotly has 4.7 MB): the browser loads and
+compiles these while it connects. Streamlit's page requests them only when the first chart arrives.
 """
 
 from collections.abc import Awaitable, Callable
@@ -17,8 +18,19 @@ from starlette.routing import Route
 
 from dashboard import filters
 
-PAGES = ("", "orders", "reviews", "latency", "load_tests", "audit", "stage")
-CHART_PAGES = ("", "latency", "load_tests")
+PAGES = {
+    "": ("PlotlyChart", "Metric", "embed"),
+    "orders": ("DataFrame",),
+    "reviews": (),
+    "latency": ("PlotlyChart", "Metric"),
+    "load_tests": ("PlotlyChart",),
+    "audit": (),
+    "stage": (),
+}
+"""The scripts that each page preloads, by name without the hash of their content. `embed` draws the
+sparklines of metrics."""
+
+STATIC = Path(streamlit.__file__).with_name("static")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -32,16 +44,11 @@ window.__streamlit = {{
 
 def routes(base_path: str) -> list[Route]:
     """Return a route for each page, below `base_path` ("" or like "/dash")."""
-    static = Path(streamlit.__file__).parent / "static"
     head = f"<head>{_SERVER_ADDRESS.format(path=base_path)}"
-    content = (static / "index.html").read_text(encoding="utf-8").replace("<head>", head, 1)
-    plotly = "".join(
-        f'<link rel="modulepreload" href="./static/js/{path.name}">'
-        for path in (static / "static" / "js").glob("PlotlyChart.*.js")
-    )
+    html = (STATIC / "index.html").read_text(encoding="utf-8").replace("<head>", head, 1)
     pages = [
-        Route(f"{base_path}/{page}", _page(content, plotly if page in CHART_PAGES else ""), methods=["GET"])
-        for page in PAGES
+        Route(f"{base_path}/{page}", _page(html, [_preload(name) for name in scripts]), methods=["GET"])
+        for page, scripts in PAGES.items()
     ]
     # Streamlit's links to the default page have its name.
     return [*pages, Route(f"{base_path}/overview", _to_default_page, methods=["GET"])]
@@ -51,8 +58,14 @@ async def _to_default_page(_request: Request) -> Response:
     return RedirectResponse("./")
 
 
-def _page(content: str, preload: str) -> Endpoint:
-    html = content.replace("</title>", f"</title>{preload}", 1)
+def _preload(script: str) -> str:
+    """Return the value of a Link header. Its URL is relative to the page."""
+    (path,) = (STATIC / "static" / "js").glob(f"{script}.*.js")
+    return f"<./static/js/{path.name}>; rel=modulepreload"
+
+
+def _page(html: str, preloads: list[str]) -> Endpoint:
+    headers = {"Cache-Control": "no-cache"} | ({"Link": ", ".join(preloads)} if preloads else {})
 
     async def serve(request: Request) -> Response:
         given = request.query_params.multi_items()
@@ -60,6 +73,6 @@ def _page(content: str, preload: str) -> Endpoint:
         if query != given:
             # Streamlit removes a time that its widget cannot read from the address.
             return RedirectResponse(f"?{urlencode(query)}")
-        return HTMLResponse(html, headers={"Cache-Control": "no-cache"})
+        return HTMLResponse(html, headers=headers)
 
     return serve

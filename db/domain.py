@@ -164,8 +164,7 @@ class Address:
         """Return a message for each invalid field. Only some countries need a state and a postal code."""
         optional = {"street2": self.street2, "state": self.state, "zip": self.zip}
         given = {name: value for name, value in optional.items() if value}
-        texts = {"street": self.street, "city": self.city, **given}
-        errors = {name: error for name, value in texts.items() if (error := text_error(name, value))}
+        errors = text_errors(street=self.street, city=self.city, **given)
         if self.country in COUNTRIES_WITH_STATES:
             errors |= {
                 name: f"{name} is missing: an address in {self.country} needs it; "
@@ -282,7 +281,6 @@ def text_error(name: str, value: str) -> str | None:
     return None
 
 
-def text_errors(**fields: str) -> list[str]:
-    """Return one message for each invalid text field."""
-    found = (text_error(name, value) for name, value in fields.items())
-    return [problem for problem in found if problem is not None]
+def text_errors(**fields: str) -> dict[str, str]:
+    """Return a message for each invalid text field."""
+    return {name: error for name, value in fields.items() if (error := text_error(name, value))}

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Iterator, Mapping
 
-from db.domain import text_error
+from db.domain import text_errors
 from orchestrator.errors import OrderSystemError, RequestMalformed
 
 FORM = ""
@@ -22,8 +22,7 @@ def field_errors(error: OrderSystemError, fields: Collection[str]) -> dict[str, 
 
 def text_field_errors(values: Mapping[str, str]) -> dict[str, str]:
     """Return the message of each text that the API would reject, by field."""
-    found = {name: text_error(name, value) for name, value in values.items()}
-    return {name: _sentence(problem) for name, problem in found.items() if problem is not None}
+    return {name: _sentence(error) for name, error in text_errors(**values).items()}
 
 
 def _messages(error: OrderSystemError) -> Iterator[tuple[str, str]]:

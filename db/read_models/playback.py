@@ -8,17 +8,18 @@ from typing import NamedTuple
 
 from db import queries
 from db.database import Row
-from db.domain import TERMINAL_STATES, State
+from db.domain import COMPENSATIONS, TERMINAL_STATES, State, Step
 from db.read_only_database import ReadOnlyDatabase
 
 _SQL = queries.load("playback.sql")
 
 MAX_ORDERS = 3_000
-"""Of a larger run, this many orders are read, evenly chosen. 3,000 orders take 50 ms on one core."""
+"""Of a larger run, this many orders are read, evenly chosen. That takes 60 ms (`python -m tests.bench`)."""
 
 COMPENSATE = "compensate"
 
-_NEXT = dict(pairwise(("receive", "validate", "review", "charge", "prepare", "dispatch")))
+_FORWARD_STEPS = [step.value for step in Step if step not in (*COMPENSATIONS, Step.FINISH)]
+_NEXT = dict(pairwise(_FORWARD_STEPS))
 _COLUMNS = {step: f"{step}_ms" for step in _NEXT}
 _OUTCOMES = {state.value: state for state in TERMINAL_STATES}
 
@@ -79,4 +80,4 @@ def phases(ended_ms: Mapping[str, int | None], aborted_ms: int | None) -> tuple[
     ended = [(phase, ms) for step, phase in _NEXT.items() if (ms := ended_ms.get(step)) is not None]
     if aborted_ms is not None:
         ended = [*((phase, ms) for phase, ms in ended if ms < aborted_ms), (COMPENSATE, aborted_ms)]
-    return (("receive", 0), *ended) if ended else ()
+    return ((_FORWARD_STEPS[0], 0), *ended) if ended else ()

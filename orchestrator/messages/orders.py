@@ -117,11 +117,9 @@ class OrderRequest:
         errors = self.initial_address.validation_errors()
         if not re.fullmatch(domain.ORDER_ID_PATTERN, self.order_id):
             errors.append("order_id must be 1 to 64 letters, digits, '-' or '_'")
-        errors += domain.text_errors(payment_id=self.payment_id, shipping_task_queue=self.shipping_task_queue)
-        if self.run_id is not None:
-            errors += domain.text_errors(run_id=self.run_id)
-        if self.payment_method is not None:
-            errors += domain.text_errors(payment_method=self.payment_method)
+        names = ("payment_id", "shipping_task_queue", "run_id", "payment_method")
+        texts = {name: value for name in names if (value := getattr(self, name)) is not None}
+        errors += domain.text_errors(**texts).values()
         if self.currency not in CURRENCIES:
             errors.append(f"currency must be a code of ISO 4217, for example USD, not {self.currency[:10]!r}")
         if self.time_needs is not None and not self.time_needs.is_valid:
@@ -135,7 +133,7 @@ class OrderRequest:
         if not 1 <= len(self.items) <= domain.MAX_ORDER_LINES:
             errors.append(f"an order must have 1 to {domain.MAX_ORDER_LINES} lines, not {len(self.items)}")
         for number, item in enumerate(self.items, start=1):
-            errors += [f"line {number}: {error}" for error in domain.text_errors(sku=item.sku)]
+            errors += [f"line {number}: {error}" for error in domain.text_errors(sku=item.sku).values()]
             for name, value, minimum, maximum in (
                 ("quantity", item.quantity, 1, domain.MAX_QUANTITY),
                 ("unit_price_cents", item.unit_price_cents, 0, domain.MAX_UNIT_PRICE_CENTS),

@@ -28,7 +28,7 @@ class PersonRequest:
     def validation_errors(self) -> list[str]:
         """Return one message for each invalid field."""
         texts = {name: value for name, value in vars(self).items() if isinstance(value, str)}
-        return domain.text_errors(**texts)
+        return list(domain.text_errors(**texts).values())
 
 
 @dataclass(frozen=True)

@@ -116,16 +116,6 @@ async def test_the_address_of_a_link_to_the_overview_leads_there(base_path):
     assert (response.status_code, response.url.path) == (200, f"{base_path}/")
 
 
-@pytest.mark.parametrize(("path", "has_charts"), [("/", True), ("/latency", True), ("/reviews", False)])
-async def test_a_page_with_charts_preloads_plotly(path, has_charts):
-    transport = httpx.ASGITransport(Starlette(routes=links.routes("")))
-    async with httpx.AsyncClient(transport=transport, base_url="http://dashboard") as client:
-        page = (await client.get(path)).text
-    preloaded = re.findall(r'<link rel="modulepreload" href="\./static/js/(PlotlyChart\.[^"]+\.js)">', page)
-    assert len(preloaded) == has_charts
-    assert 'BACKEND_BASE_URL: location.origin + "/"' in page
-
-
 @pytest.mark.parametrize(
     ("state", "search"),
     [

@@ -7,12 +7,10 @@ import sys
 import httpx
 import pytest
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.responses import HTMLResponse
-from starlette.routing import Mount, Route
+from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from dashboard.script_preload import SCRIPTS, ScriptPreloadMiddleware
+from dashboard import links
 
 SCRIPT = """
 import gc, sys
@@ -32,18 +30,18 @@ def test_preloaded_objects_are_excluded_from_garbage_collection() -> None:
 
 
 @pytest.mark.parametrize("base_path", ["", "/shop"])
-async def test_a_page_with_charts_links_to_the_scripts_that_draw_them(base_path: str) -> None:
-    app = Starlette(
-        routes=[
-            Mount(f"{base_path}/static/js", StaticFiles(directory=SCRIPTS)),
-            Route(f"{base_path}/{{page}}", lambda _: HTMLResponse("")),
-        ],
-        middleware=[Middleware(ScriptPreloadMiddleware, base_path=base_path)],
-    )
-    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://dashboard")
-    header = (await client.get(f"{base_path}/latency")).headers["link"]
-    urls = re.findall(r"<(.+?)>; rel=modulepreload", header)
-    assert any("PlotlyChart" in url for url in urls)
-    for url in urls:
-        assert (await client.get(url)).status_code == httpx.codes.OK
-    assert "link" not in (await client.get(f"{base_path}/reviews")).headers
+@pytest.mark.parametrize(
+    ("page", "script"), [("", "PlotlyChart"), ("latency", "PlotlyChart"), ("orders", "DataFrame")]
+)
+async def test_a_page_names_the_scripts_that_draw_it(base_path: str, page: str, script: str) -> None:
+    scripts = Mount(f"{base_path}/static", StaticFiles(directory=links.STATIC / "static"))
+    app = Starlette(routes=[scripts, *links.routes(base_path)])
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://dashboard") as client:
+        response = await client.get(f"{base_path}/{page}")
+        urls = re.findall(r"<(.+?)>; rel=modulepreload", response.headers["link"])
+        assert any(f"/{script}." in url for url in urls)
+        for url in urls:
+            assert (await client.get(str(response.url.join(url)))).status_code == httpx.codes.OK
+        assert f'BACKEND_BASE_URL: location.origin + "{base_path}/"' in response.text
+        assert "link" not in (await client.get(f"{base_path}/reviews")).headers
