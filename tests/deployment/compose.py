@@ -27,8 +27,11 @@ SECRETS = {
         "ORDERS_READER_PASSWORD",
         "TEMPORAL_DB_PASSWORD",
     )
-} | {"API_KEY": "ord_" + "k" * 43, "LOAD_TEST_KEY": "ord_" + "l" * 43}
-"""The variables that the file requires."""
+} | {
+    "API_KEY": "ord_" + "api-key-of-a-deployment".ljust(43, "k"),
+    "LOAD_TEST_KEY": "ord_" + "load-test-key-of-a-deployment".ljust(43, "k"),
+}
+"""The variables that the file requires. No other test has these values: the search for secrets would find them."""
 
 _VARIABLE = re.compile(r"\$(?:\$|\{(?P<name>\w+)(?:(?P<how>:[-?])(?P<rest>[^}]*))?\})")
 
