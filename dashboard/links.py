@@ -22,8 +22,8 @@ PAGES = {
     "": ("PlotlyChart", "Metric", "embed"),
     "orders": ("DataFrame",),
     "reviews": (),
-    "latency": ("PlotlyChart", "Metric"),
-    "load_tests": ("PlotlyChart",),
+    "latency": ("PlotlyChart", "Metric", "BidiComponent"),
+    "load_tests": ("PlotlyChart", "BidiComponent"),
     "audit": (),
     "stage": (),
 }

@@ -5,11 +5,13 @@ import streamlit as st
 
 from dashboard.data import clients
 from dashboard.data.cached import CHART_SECONDS, cached
+from dashboard.first_screen import draw_later
 from dashboard.page_elements import chart, clickable_chart, page_link, switch_page
 from db.read_models import latency
 from db.read_models.latency import Plan, Slo, Summary
 from loadtest.charts import axes, distribution, over_time, time_breakdown
 from loadtest.charts.in_flight import short_id
+from loadtest.charts.over_time import HEIGHT
 from loadtest.charts.palette import palette_of
 
 SLOWEST = 12
@@ -25,9 +27,17 @@ def show(plan: Plan, summary: Summary, slo: Slo) -> None:
         _draw("Histogram", "histogram", histogram, "Orders by completion time and outcome")
     with right:
         _draw("Time by percentile", "by-percentile", by_percentile, "Completion time at each percentile")
-    _draw("Percentiles over time", "percentiles", percentiles, "Percentiles of completion time")
-    _draw("Latency heatmap", "heatmap", heatmap, "Orders by time of acceptance and completion time")
-    st.subheader(f"Time breakdown of the {min(SLOWEST, summary.orders)} slowest orders", anchor=False)
+
+    def show_others() -> None:
+        _draw("Percentiles over time", "percentiles", percentiles, "Percentiles of completion time")
+        _draw("Latency heatmap", "heatmap", heatmap, "Orders by time of acceptance and completion time")
+        _show_slowest(breakdown, slowest, min(SLOWEST, summary.orders))
+
+    draw_later("lower-charts", 3 * HEIGHT, show_others)
+
+
+def _show_slowest(breakdown: go.Figure, slowest: list[str], count: int) -> None:
+    st.subheader(f"Time breakdown of the {count} slowest orders", anchor=False)
     st.caption("Click on a bar, or on an order id below, to open the order.")
     description = "Completion time of the slowest orders, divided by step"
     if (clicked := clickable_chart(breakdown, "time-breakdown", description)) is not None:

@@ -102,7 +102,13 @@ def apply_layout(figure: go.Figure, palette: Palette, *, height: int) -> None:
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": palette.muted, "activecolor": palette.text},
         transition={"duration": 0},
     )
-    axis = {"gridcolor": palette.grid, "zeroline": False, "automargin": True, "linecolor": palette.grid}
+    axis = {
+        "gridcolor": palette.grid,
+        "zeroline": False,
+        "automargin": True,
+        "linecolor": palette.grid,
+        "ticklabeloverflow": "allow",
+    }
     figure.update_xaxes(axis)
     figure.update_yaxes(axis)
 

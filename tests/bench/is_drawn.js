@@ -15,6 +15,6 @@
   }
   const isMissing = (id, content) =>
     [...document.querySelectorAll(`[data-testid=${id}]`)].some((e) => isAwaited(e) && !e.querySelector(content))
-  if ([...document.querySelectorAll('[data-testid=stSkeleton]')].some(isAwaited)) return false
+  if ([...document.querySelectorAll('[data-testid^=stSkeleton]')].some(isAwaited)) return false
   return !Object.entries(contents).some(([id, content]) => isMissing(id, content))
 }

@@ -107,7 +107,7 @@ def wait_until_drawn(page: Page) -> None:
     """Wait until the page has finished running and drawing."""
     page.wait_for_function(
         "() => !document.querySelector('[data-testid=stStatusWidget]')"
-        " && !document.querySelector('[data-testid=stSkeleton]')",
+        " && !document.querySelector('[data-testid^=stSkeleton]')",
         timeout=30_000,
     )
     page.evaluate(UNTIL_QUIET)

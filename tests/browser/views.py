@@ -92,7 +92,7 @@ def open_view(browser: Browser, frozen: FrozenDashboard, name: str, theme: str =
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(frozen.url + VIEWS[name])
         page.get_by_role("heading", level=1).first.wait_for(timeout=30_000)
-        page.wait_for_function("() => !document.querySelector('[data-testid=stSkeleton]')")
+        page.wait_for_function("() => !document.querySelector('[data-testid^=stSkeleton]')")
         if name == "stage":
             _stop_the_stage(page)
         picture(page)

@@ -7,11 +7,15 @@ import streamlit as st
 from dashboard import page_elements as page
 from dashboard.data import clients
 from dashboard.data.cached import CHART_SECONDS, cached
+from dashboard.first_screen import draw_later
 from dashboard.sections import run_comparison, running_load_tests, stored_run
 from dashboard.sections.run import properties, time_axis, why_late
 from db.database import Row
 from db.read_models import run_timeline, stored_runs
 from loadtest.charts import plain_text
+
+CAUSES_HEIGHT = 500
+"""About the height of the waterfall with its texts, in pixels."""
 
 
 def show(run_id: str) -> None:
@@ -42,10 +46,7 @@ def show(run_id: str) -> None:
     )
     if is_running:
         return
-    with page.error_boundary("why-late"):
-        why_late.show(run_id)
-    with page.error_boundary("comparison"):
-        _compare(run)
+    page.live_fragment(partial(draw_later, "causes", CAUSES_HEIGHT, partial(_show_causes, run)), is_live=False)
 
 
 def _wait_for_verdict(run_id: str) -> None:
@@ -56,6 +57,13 @@ def _wait_for_verdict(run_id: str) -> None:
         st.rerun()
     running_load_tests.show_progress_of(run_id)
     stored_run.show(run_id, is_running=True)
+
+
+def _show_causes(run: Row) -> None:
+    with page.error_boundary("why-late"):
+        why_late.show(run["run_id"])
+    with page.error_boundary("comparison"):
+        _compare(run)
 
 
 def _compare(run: Row) -> None:

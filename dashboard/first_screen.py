@@ -1,0 +1,34 @@
+"""Draws the lower part of a page after the browser has drawn the first screen.
+
+The browser draws all elements that it receives together in one step: with the charts that nobody sees yet, the
+first screen would appear later.
+"""
+
+from collections.abc import Callable
+
+import streamlit as st
+
+# Safari has no requestIdleCallback.
+_WHEN_DRAWN = st.components.v2.component(
+    "when_drawn",
+    js="""export default ({ setStateValue }) => {
+        const call = window.requestIdleCallback ?? setTimeout
+        call(() => setStateValue('is_drawn', true))
+    }""",
+)
+
+
+def draw_later(key: str, height: int, body: Callable[[], None]) -> None:
+    """Draw `body` once the browser has drawn what it has received; until then a placeholder of this height.
+
+    A refresh, or other filters, then draw `body` at once. `key` is unique on the page. In a fragment, only the
+    fragment runs again.
+    """
+    with st.container(key=key):
+        state = _WHEN_DRAWN(
+            key=f"{key}-is-drawn", default={"is_drawn": False}, on_is_drawn_change=lambda: None, height=1
+        )
+        if state["is_drawn"]:
+            body()
+        else:
+            st.skeleton(height)
