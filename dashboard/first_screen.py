@@ -24,11 +24,11 @@ def draw_later(key: str, height: int, body: Callable[[], None]) -> None:
     A refresh, or other filters, then draw `body` at once. `key` is unique on the page. In a fragment, only the
     fragment runs again.
     """
-    with st.container(key=key):
-        state = _WHEN_DRAWN(
-            key=f"{key}-is-drawn", default={"is_drawn": False}, on_is_drawn_change=lambda: None, height=1
-        )
-        if state["is_drawn"]:
-            body()
-        else:
-            st.skeleton(height)
+    # The CSS of all pages hides it by the end of its key.
+    state = _WHEN_DRAWN(
+        key=f"{key}-is-drawn", default={"is_drawn": False}, on_is_drawn_change=lambda: None, height=1
+    )
+    if state["is_drawn"]:
+        body()
+    else:
+        st.skeleton(height)

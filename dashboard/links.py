@@ -19,7 +19,7 @@ from starlette.routing import Route
 from dashboard import filters
 
 PAGES = {
-    "": ("PlotlyChart", "Metric", "embed"),
+    "": ("PlotlyChart", "Metric", "embed", "BidiComponent"),
     "orders": ("DataFrame",),
     "reviews": (),
     "latency": ("PlotlyChart", "Metric", "BidiComponent"),

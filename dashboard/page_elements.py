@@ -12,6 +12,7 @@ import streamlit as st
 
 from dashboard import filters
 from dashboard.data import clients
+from dashboard.first_screen import draw_later
 from loadtest.charts import plain_text
 from loadtest.charts.palette import Palette, palette_of
 from orchestrator.errors import OrderSystemError, RequestMalformed
@@ -75,10 +76,12 @@ def live_fragment(
     *,
     every: float = REFRESH_SECONDS,
     result_key: str | None = None,
+    later: int | None = None,
 ) -> None:
     """Draw `body` as a fragment that refreshes every `every` seconds while the page is live.
 
-    `result_key` also shows the result of the last `run_action` with this key, even when `body` fails.
+    `result_key` also shows the result of the last `run_action` with this key, even when `body` fails. `later`
+    is for the part of a page below the first screen: see `draw_later`, of which it is the height.
     """
     # Streamlit identifies a fragment by its function's name, which a partial lacks.
     function = body.func if isinstance(body, partial) else body
@@ -86,7 +89,10 @@ def live_fragment(
 
     def guarded() -> None:
         with error_boundary(name):
-            body()
+            if later is None:
+                body()
+            else:
+                draw_later(name, later, body)
         if result_key is not None:
             _show_result(result_key)
 

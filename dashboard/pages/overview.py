@@ -8,6 +8,10 @@ from dashboard import page_elements as page
 from dashboard.filters import WINDOWS
 from dashboard.sections import fault_injection
 from dashboard.sections.overview import components, in_flight, pipeline, status
+from loadtest.charts.throughput import HEIGHT
+
+FAULTS_HEIGHT = 220
+"""About the height of the fault injection panel, in pixels."""
 
 is_live = page.page_header("Overview", live=True)
 page.stop_on_invalid_query("overview")
@@ -22,7 +26,8 @@ page.live_fragment(partial(pipeline.show, window_seconds), is_live)
 with st.grid(2, min_column_width=420, gap="medium"):
     with st.container():
         page.live_fragment(in_flight.show, is_live)
+        page.live_fragment(in_flight.show_throughput, is_live, later=HEIGHT)
     with st.container():
         page.live_fragment(components.show, is_live)
-        fault_injection.show(is_live)
+        page.live_fragment(partial(fault_injection.show, is_live), is_live=False, later=FAULTS_HEIGHT)
         page.page_link("stage", "Show on a stage", icon=":material/slideshow:")

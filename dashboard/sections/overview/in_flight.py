@@ -39,7 +39,7 @@ def miss_probability(reader: ReadOnlyDatabase, limit_seconds: float) -> MissProb
 
 
 def show() -> None:
-    """Draw both charts, and an empty state before the first order."""
+    """Draw the orders closest to their deadline, and an empty state before the first order."""
     rows, open_orders = cached(live_orders.orders_by_deadline)(ROWS), in_flight()
     limit_seconds = clients.settings().order_deadline_seconds
     st.subheader("In flight", anchor=False)
@@ -53,6 +53,14 @@ def show() -> None:
     _in_flight_chart(
         rows, limit_seconds, f"{orders} orders in flight with their elapsed time against the limit"
     )
+    if not rows and cached(live_orders.last_finished_at, 30)() is None:
+        page.empty_state(
+            "No orders yet", "Start one on the Orders page, or a load test on the Load tests page."
+        )
+
+
+def show_throughput() -> None:
+    limit_seconds = clients.settings().order_deadline_seconds
     events = cached(recent_events)(THROUGHPUT_SECONDS)
     page.chart(
         throughput_chart(
@@ -65,10 +73,6 @@ def show() -> None:
         "throughput",
         "Orders started and finished and starts rejected per second, with fault profiles and disturbances",
     )
-    if not rows and cached(live_orders.last_finished_at, 30)() is None:
-        page.empty_state(
-            "No orders yet", "Start one on the Orders page, or a load test on the Load tests page."
-        )
 
 
 def _in_flight_chart(rows: Sequence[Row], limit_seconds: float, description: str) -> None:

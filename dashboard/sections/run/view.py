@@ -7,7 +7,6 @@ import streamlit as st
 from dashboard import page_elements as page
 from dashboard.data import clients
 from dashboard.data.cached import CHART_SECONDS, cached
-from dashboard.first_screen import draw_later
 from dashboard.sections import run_comparison, running_load_tests, stored_run
 from dashboard.sections.run import properties, time_axis, why_late
 from db.database import Row
@@ -46,7 +45,7 @@ def show(run_id: str) -> None:
     )
     if is_running:
         return
-    page.live_fragment(partial(draw_later, "causes", CAUSES_HEIGHT, partial(_show_causes, run)), is_live=False)
+    page.live_fragment(partial(_show_causes, run), is_live=False, later=CAUSES_HEIGHT)
 
 
 def _wait_for_verdict(run_id: str) -> None:
