@@ -19,7 +19,7 @@ from starlette.routing import Route
 from dashboard import filters
 
 PAGES = {
-    "": ("PlotlyChart", "Metric", "embed", "BidiComponent"),
+    "": ("PlotlyChart", "Metric", "Html", "BidiComponent"),
     "orders": ("DataFrame",),
     "reviews": (),
     "latency": ("PlotlyChart", "Metric", "BidiComponent"),
@@ -27,8 +27,7 @@ PAGES = {
     "audit": (),
     "stage": (),
 }
-"""The scripts that each page preloads, by name without the hash of their content. `embed` draws the
-sparklines of metrics."""
+"""The scripts that each page preloads, by name without the hash of their content."""
 
 STATIC = Path(streamlit.__file__).with_name("static")
 

@@ -10,8 +10,8 @@ from dashboard.sections import fault_injection
 from dashboard.sections.overview import components, in_flight, pipeline, status
 from loadtest.charts.throughput import HEIGHT
 
+# About the height of the fault injection panel, in pixels. (Streamlit would show a docstring on the page.)
 FAULTS_HEIGHT = 220
-"""About the height of the fault injection panel, in pixels."""
 
 is_live = page.page_header("Overview", live=True)
 page.stop_on_invalid_query("overview")

@@ -1,7 +1,7 @@
 """The SLO banner, and the most important metrics with their course over the time window."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import streamlit as st
 
@@ -13,13 +13,12 @@ from dashboard.view_models.slo_status import SLO_TARGET
 from db.read_models import live_orders
 from db.read_models.live_orders import OutcomeSlice
 from db.read_models.percentiles import min_count
+from loadtest.charts.sparkline import Style, sparkline
 from loadtest.charts.throughput import in_flight_history, mean_rate
 
 THROUGHPUT_SECONDS = 120
 SLICES = 10
 """Few, so that a slice has enough orders for a p99."""
-TILE_HEIGHT = 196
-"""Pixels of a tile with a sparkline. Without one it would be lower, and the page would move at a refresh."""
 
 in_flight = cached(live_orders.in_flight)
 throughput = cached(live_orders.throughput)
@@ -31,7 +30,7 @@ class Tile(NamedTuple):
     below: str
     course: Sequence[float]
     help: str = ""
-    chart: Literal["area", "bar"] = "area"
+    style: Style = "area"
 
 
 def show(window_seconds: int) -> None:
@@ -74,18 +73,21 @@ def show(window_seconds: int) -> None:
     ]
     with st.grid(6, min_column_width=150):
         for tile in tiles:
-            st.metric(
-                tile.label,
-                tile.value,
-                tile.below,
-                delta_color="off",
-                delta_arrow="off",
-                border=True,
-                chart_data=tile.course or None,
-                chart_type=tile.chart,
-                height=TILE_HEIGHT,
-                help=tile.help or None,
-            )
+            _show_tile(tile)
+
+
+def _show_tile(tile: Tile) -> None:
+    with st.container(border=True, gap="xsmall", key=f"tile-{tile.label}"):
+        st.metric(
+            tile.label,
+            tile.value,
+            tile.below,
+            delta_color="off",
+            delta_arrow="off",
+            help=tile.help or None,
+        )
+        # Always, so that a refresh does not change the height.
+        st.html(sparkline(tile.course, page.palette().info, f"Course of {tile.label}", tile.style))
 
 
 def _percentile(
