@@ -1,7 +1,7 @@
 """Logarithmic time axes, and the marks of fault profiles and disturbances on a time axis."""
 
 import math
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import plotly.graph_objects as go
@@ -13,6 +13,9 @@ from loadtest.charts.palette import Palette, add_marks
 
 MAX_BANDS = 60
 MAX_LABELS = 12
+LABEL_SHARE = 0.08
+"""Width of the name of a fault profile, as a share of the chart."""
+
 BAND_OPACITY = 0.1
 _TICKS_SECONDS = (0.1, 0.5, 1, 2, 5, 15, 60, 300, 3_600)
 
@@ -44,7 +47,8 @@ def log_ticks(low_ms: float, high_ms: float) -> dict[str, object]:
 def draw_faults_and_disturbances(figure: go.Figure, palette: Palette, time_range: TimeRange) -> None:
     """Draw each active fault profile as a band, and each disturbance as a line and the band of its effect.
 
-    Draws the newest MAX_BANDS of each; the newest MAX_LABELS have a label.
+    Draws the newest MAX_BANDS of each. The newest MAX_LABELS have a label, except where it would be drawn over
+    the label before it.
     """
     since, until = time_range.plan.since, time_range.plan.until
     profiles = [
@@ -67,9 +71,23 @@ def draw_faults_and_disturbances(figure: go.Figure, palette: Palette, time_range
         }
         for each in spans
     ]  # fmt: skip
-    labels = [_label(start, name, palette.band, y=0) for start, _, name in profiles[-MAX_LABELS:]]
+    labels = [
+        _label(start, name, palette.band, y=0)
+        for start, name in _spaced(
+            [(start, name) for start, _, name in profiles], (until - since) * LABEL_SHARE
+        )
+    ]
     labels += [_label(each.since, each.name, palette.text, y=1, angle=-90) for each in spans[-MAX_LABELS:]]
     add_marks(figure, shapes, labels)
+
+
+def _spaced(names: list[tuple[datetime, str]], distance: timedelta) -> list[tuple[datetime, str]]:
+    """Return the newest names that have at least this distance from the name before."""
+    kept: list[tuple[datetime, str]] = []
+    for at, name in names:
+        if not kept or at - kept[-1][0] >= distance:
+            kept.append((at, name))
+    return kept[-MAX_LABELS:]
 
 
 def _band(start: datetime, end: datetime, color: str, opacity: float) -> dict[str, object]:

@@ -22,8 +22,9 @@ def sparkline(values: Sequence[float], color: str, name: str, style: Style = "ar
     )
     text = f"{name}: {min(values):,.4g} to {max(values):,.4g}" if values else f"{name}: no values"
     # Streamlit removes an SVG element from HTML, but not an image.
+    source = f"data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}"
     return (
-        f'<img src="data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}" alt="{text}" title="{text}" '
+        f'<img src="{source}" alt="{text}" title="{text}" '
         f'style="display: block; width: 100%; height: {HEIGHT}px">'
     )
 

@@ -12,6 +12,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 from streamlit.testing.v1 import AppTest
 
+from dashboard import first_screen
 from dashboard.data import clients
 from db.database import Database
 from db.domain import State
@@ -36,6 +37,15 @@ def silence_logs() -> None:
     """Hide the expected warnings: no browser, no database."""
     for name in ("streamlit", "psycopg.pool"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@pytest.fixture(autouse=True)
+def drawn() -> Iterator[dict[str, bool]]:
+    """AppTest draws nothing: give the state of the component that signals the end of the drawing."""
+    state = {"is_drawn": True}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(first_screen, "WHEN_DRAWN", lambda **_: state)
+        yield state
 
 
 @pytest.fixture(scope="session")

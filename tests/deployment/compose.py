@@ -31,7 +31,7 @@ SECRETS = {
     "API_KEY": "ord_" + "api-key-of-a-deployment".ljust(43, "k"),
     "LOAD_TEST_KEY": "ord_" + "load-test-key-of-a-deployment".ljust(43, "k"),
 }
-"""The variables that the file requires. No other test has these values: the search for secrets would find them."""
+"""The variables that the file requires. What other tests write is searched for these values."""
 
 _VARIABLE = re.compile(r"\$(?:\$|\{(?P<name>\w+)(?:(?P<how>:[-?])(?P<rest>[^}]*))?\})")
 
