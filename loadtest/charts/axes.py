@@ -47,8 +47,8 @@ def log_ticks(low_ms: float, high_ms: float) -> dict[str, object]:
 def draw_faults_and_disturbances(figure: go.Figure, palette: Palette, time_range: TimeRange) -> None:
     """Draw each active fault profile as a band, and each disturbance as a line and the band of its effect.
 
-    Draws the newest MAX_BANDS of each. The newest MAX_LABELS have a label, except where it would be drawn over
-    the label before it.
+    Draws the newest MAX_BANDS of each. The newest MAX_LABELS have a label, except where it would cover the
+    label before it.
     """
     since, until = time_range.plan.since, time_range.plan.until
     profiles = [

@@ -272,6 +272,17 @@ def test_adjacent_spans_of_a_profile_are_one_band():
     ]
 
 
+def test_a_profile_has_no_label_that_would_cover_the_one_before():
+    figure = over_time.percentiles([], TIME_RANGE, LIGHT)
+    faults = [
+        FaultSpan(name, 1, after(start), after(start + 5))
+        for start, name in ((0, "lossy"), (10, "slow"), (20, "outage"), (60, "assignment"))
+    ]
+    draw_faults_and_disturbances(figure, LIGHT, TIME_RANGE._replace(faults=faults))
+    names = [each.text for each in figure.layout.annotations if each.font.color == LIGHT.band]
+    assert names == ["lossy", "assignment"]
+
+
 def test_faults_and_disturbances_are_drawn_as_bands():
     figure = over_time.percentiles([], TIME_RANGE, LIGHT)
     faults = [
