@@ -92,7 +92,6 @@ def open_view(browser: Browser, frozen: FrozenDashboard, name: str, theme: str =
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(frozen.url + VIEWS[name])
         page.get_by_role("heading", level=1).first.wait_for(timeout=30_000)
-        page.wait_for_function("() => !document.querySelector('[data-testid^=stSkeleton]')")
         if name == "stage":
             _stop_the_stage(page)
         picture(page)
@@ -110,13 +109,13 @@ def _stop_the_stage(page: Page) -> None:
 
 
 def picture(page: Page) -> bytes:
-    """Return a picture of the window when it no longer changes. Raises AssertionError."""
+    """Return a picture of the window when nothing is loading and it no longer changes. Raises AssertionError."""
     page.evaluate("document.fonts.ready.then(() => true)")
     before = b""
     for _ in range(60):
         page.wait_for_timeout(150)
         now = page.screenshot(animations="disabled")
-        if now == before:
+        if now == before and page.locator("[data-testid^=stSkeleton]").count() == 0:
             return now
         before = now
     raise AssertionError("the page does not stop changing")
