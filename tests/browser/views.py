@@ -109,7 +109,7 @@ def _stop_the_stage(page: Page) -> None:
 
 
 def picture(page: Page) -> bytes:
-    """Return a picture of the window when nothing is loading and it no longer changes. Raises AssertionError."""
+    """Return a picture of the window when it is complete and no longer changes. Raises AssertionError."""
     page.evaluate("document.fonts.ready.then(() => true)")
     before = b""
     for _ in range(60):
