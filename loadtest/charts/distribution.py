@@ -72,7 +72,7 @@ def by_percentile(curve: Curve, orders: int, palette: Palette, limit_ms: int, ta
         title="percentile",
         tickvals=[_nines(share) for share in shown],
         ticktext=[f"{100 * share:g}" for share in shown],
-        # Not a range, which would grow with the orders: a live chart keeps its zoom while its range is the same.
+        # Not a range: it would grow with the orders, and a live chart would lose its zoom.
         autorangeoptions={"include": [0, _nines(0.9)]},
     )
     figure.update_yaxes(title="completion, s", rangemode="tozero")
