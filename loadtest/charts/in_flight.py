@@ -59,7 +59,9 @@ def in_flight_chart(
     _draw_other_limits(figure, palette, [row for row, _ in shown], limit_seconds)
     # The bars at the bottom are the shortest.
     limit_line(figure, palette, limit_seconds, limit_seconds, label="bottom left")
-    figure.update_layout(barmode="overlay", legend={"itemclick": False, "itemdoubleclick": False})
+    # With a place in the plot, the legend would cover the bars after a change of the width.
+    place = {"yref": "container", "y": 1, "yanchor": "top"}
+    figure.update_layout(barmode="overlay", legend=place | {"itemclick": False, "itemdoubleclick": False})
     disable_zoom(figure)
     return figure
 

@@ -38,8 +38,9 @@ class Viewer:
 
         Raises AssertionError when the page fails.
         """
+        before = set(self._drawn)
         first = self._run(BackMsg())
-        return first + self._run(BackMsg()) if self._drawn else first
+        return first if self._drawn == before else first + self._run(BackMsg())
 
     def refresh_all(self) -> float:
         """Refresh all live fragments and return the time in ms."""
