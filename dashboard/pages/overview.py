@@ -8,7 +8,6 @@ from dashboard import page_elements as page
 from dashboard.filters import WINDOWS
 from dashboard.sections import fault_injection
 from dashboard.sections.overview import components, in_flight, pipeline, status
-from loadtest.charts.throughput import HEIGHT
 
 # About the height of the fault injection panel, in pixels. (Streamlit would show a docstring on the page.)
 FAULTS_HEIGHT = 220
@@ -26,7 +25,6 @@ page.live_fragment(partial(pipeline.show, window_seconds), is_live)
 with st.grid(2, min_column_width=420, gap="medium"):
     with st.container():
         page.live_fragment(in_flight.show, is_live)
-        page.live_fragment(in_flight.show_throughput, is_live, later=HEIGHT)
     with st.container():
         page.live_fragment(components.show, is_live)
         page.live_fragment(partial(fault_injection.show, is_live), is_live=False, later=FAULTS_HEIGHT)
