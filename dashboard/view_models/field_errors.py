@@ -21,8 +21,11 @@ def field_errors(error: OrderSystemError, fields: Collection[str]) -> dict[str, 
 
 
 def text_field_errors(values: Mapping[str, str]) -> dict[str, str]:
-    """Return the message of each text that the API would reject, by field."""
-    return {name: _sentence(error) for name, error in text_errors(**values).items()}
+    """Return the message of each text that the API would reject, by field, with the field's name in words."""
+    return {
+        name: _sentence(error.replace(name, name.replace("_", " ")))
+        for name, error in text_errors(**values).items()
+    }
 
 
 def _messages(error: OrderSystemError) -> Iterator[tuple[str, str]]:

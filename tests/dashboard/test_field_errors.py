@@ -34,5 +34,5 @@ def test_an_error_without_fields_belongs_to_the_form():
 
 def test_texts_are_checked_as_the_api_checks_them():
     assert text_field_errors({"reason": "sold out", "cancelled_by": " "}) == {
-        "cancelled_by": "Cancelled_by is empty."
+        "cancelled_by": "Cancelled by is empty."
     }

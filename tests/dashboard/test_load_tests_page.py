@@ -156,6 +156,24 @@ def test_the_badge_of_a_verdict_is_red_only_for_a_failure(page: Pages, url: str,
     assert badge.startswith(f":{color}-badge[")
 
 
+@pytest.mark.parametrize(
+    ("aborted", "sentence"), [(1, "1 run without a verdict."), (2, "2 runs without a verdict.")]
+)
+def test_the_trend_says_how_many_runs_it_leaves_out(page: Pages, url: str, aborted: int, sentence: str):
+    report = Jsonb(verdict_of(records(400)).report)
+    with psycopg.connect(url) as connection:
+        for n in range(2):
+            connection.execute(
+                "insert into runs (run_id, scenario, ended_at, verdict) values (%s, 'mixed', now(), %s)",
+                (f"judged-{n}", report),
+            )
+    for n in range(aborted):
+        store_run(url, f"aborted-{n}", ago=timedelta(minutes=20))
+    test = page.run("load_tests", url)
+    (caption,) = [each.value for each in test.caption if each.value.startswith("Click a point")]
+    assert caption.endswith(f" Not drawn: {sentence}")
+
+
 def test_running_runs_are_counted_without_reading_finished_orders(url: str):
     seed(url, 2_000, days=1, progress=lambda _: None)
     with psycopg.connect(url, row_factory=dict_row, autocommit=True) as connection:
