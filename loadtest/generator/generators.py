@@ -6,6 +6,7 @@ has reported that it drained; Locust itself would stop the workers half a second
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import gevent
 from locust.env import Environment
@@ -23,6 +24,10 @@ BEGIN = "orders_begin"
 STOP = "orders_stop"
 REPORT = "orders_report"
 FAILURE = "orders_failure"
+
+ACCEPTS_RUNS = "accepts_runs"
+"""In each report of a worker to Locust's master, every 3 s, once the worker handles the messages above.
+Locust reports a worker as connected before that, and drops a message that has no handler yet."""
 
 POLL_SECONDS = 0.1
 SILENT_SECONDS = 1.0
@@ -73,6 +78,7 @@ class DistributedGenerators:
         self._run_id = ""
         self._began = 0.0
         self._workers: dict[str, int] = {}
+        self._ready: set[str] = set()
         self._reported: set[str] = set()
         self._drained: set[str] = set()
         self._lost: set[str] = set()
@@ -80,6 +86,7 @@ class DistributedGenerators:
         self.failures: list[str] = []
         runner.register_message(REPORT, self._on_report)
         runner.register_message(FAILURE, self._on_failure)
+        runner.environment.events.worker_report.add_listener(self._on_worker_report)
 
     def require_workers(self) -> None:
         if not self._connected():
@@ -136,7 +143,11 @@ class DistributedGenerators:
         return len(self._workers)
 
     def _connected(self) -> list[str]:
-        return [client.id for client in self._runner.clients.all if client.state != STATE_MISSING]
+        return [
+            client.id
+            for client in self._runner.clients.all
+            if client.id in self._ready and client.state != STATE_MISSING
+        ]
 
     def _present(self) -> set[str]:
         """Return the workers of the run that are connected or have drained.
@@ -155,6 +166,10 @@ class DistributedGenerators:
     def _is_of_this_run(self, msg: Message) -> bool:
         """Return False for a late message of an earlier run, and for a worker that connected later."""
         return msg.node_id in self._workers and msg.data["run_id"] == self._run_id
+
+    def _on_worker_report(self, client_id: str, data: dict[str, Any]) -> None:
+        if data.get(ACCEPTS_RUNS):
+            self._ready.add(client_id)
 
     def _on_report(self, environment: Environment, msg: Message) -> None:  # noqa: ARG002
         if not self._is_of_this_run(msg):
@@ -187,12 +202,18 @@ class WorkerAgent:
         self._drain_seconds = 0.0
         runner.register_message(BEGIN, self._on_begin)
         runner.register_message(STOP, self._on_stop)
+        environment.events.report_to_master.add_listener(self._add_to_report)
+        # Locust's next report is up to 3 s later.
+        runner._send_stats()
 
     def drain(self) -> None:
         """Stop sending, and wait until the orders in flight are recorded and reported."""
         if self._sender is not None:
             self._sender.stop()
             self._sender.wait_until_drained(self._drain_seconds)
+
+    def _add_to_report(self, client_id: str, data: dict[str, Any]) -> None:  # noqa: ARG002
+        data[ACCEPTS_RUNS] = True
 
     def _on_begin(self, environment: Environment, msg: Message) -> None:  # noqa: ARG002
         self._run_id = msg.data["options"]["run_id"]

@@ -18,10 +18,22 @@ from loadtest.options import RunOptions
 workers = {name: SimpleNamespace(id=name, state=STATE_RUNNING) for name in ("one", "two")}
 clients = SimpleNamespace(all=workers.values(), get=workers.get)
 nothing = lambda *_, **__: None
-runner = SimpleNamespace(clients=clients, register_message=nothing, send_message=nothing)
+events = SimpleNamespace(worker_report=SimpleNamespace(add_listener=nothing))
+sent = []
+runner = SimpleNamespace(
+    clients=clients,
+    environment=SimpleNamespace(events=events),
+    register_message=nothing,
+    send_message=lambda name, data, client_id: sent.append((name, client_id)),
+)
 master = generators.DistributedGenerators(runner)
 
+def ready(*names):
+    for name in names:
+        master._on_worker_report(name, {"accepts_runs": True, "stats": []})
+
 def begin(run_id):
+    ready("one", "two")
     options = RunOptions.parse({"run_id": run_id, "rate": 1, "duration": "1s"})
     master.begin(options, "http://127.0.0.1", None)
 
@@ -39,6 +51,21 @@ CASES = {
         assert (master.tally.offered, master.is_drained, master.lost) == (0, False, 0)
         report("one", "second", offered=1)
         assert master.tally.offered == 1
+    """,
+    "a worker that is connected but handles no messages yet": """
+        from orchestrator.errors import UsageError
+        master._on_worker_report("one", {"stats": []})
+        try:
+            master.wait_for_workers(1, 0.2, nothing)
+        except UsageError as error:
+            assert str(error).startswith("0 of 1 workers connected within 0.2 s.")
+        else:
+            raise AssertionError("a worker without a handler would drop the start of the run")
+        ready("one")
+        master.wait_for_workers(1, 0.2, nothing)
+        options = RunOptions.parse({"run_id": "first", "rate": 1, "duration": "1s"})
+        master.begin(options, "http://127.0.0.1", None)
+        assert (sent, master.size) == ([("orders_begin", "one")], 1)
     """,
     "a worker that sends no report": """
         generators.FIRST_REPORT_SECONDS = -1.0
