@@ -22,7 +22,7 @@ PAGES = {
     "": ("PlotlyChart", "Metric", "Html", "BidiComponent"),
     "orders": ("DataFrame",),
     "reviews": (),
-    "latency": ("PlotlyChart", "Metric", "BidiComponent"),
+    "latency": ("PlotlyChart", "Metric"),
     "load_tests": ("PlotlyChart", "BidiComponent"),
     "audit": (),
     "stage": (),

@@ -5,13 +5,11 @@ import streamlit as st
 
 from dashboard.data import clients
 from dashboard.data.cached import CHART_SECONDS, cached
-from dashboard.first_screen import draw_later
 from dashboard.page_elements import chart, clickable_chart, page_link, switch_page
 from db.read_models import latency
 from db.read_models.latency import Plan, Slo, Summary
 from loadtest.charts import axes, distribution, over_time, time_breakdown
 from loadtest.charts.in_flight import short_id
-from loadtest.charts.over_time import HEIGHT
 from loadtest.charts.palette import palette_of
 
 SLOWEST = 12
@@ -27,13 +25,9 @@ def show(plan: Plan, summary: Summary, slo: Slo) -> None:
         _draw("Histogram", "histogram", histogram, "Orders by completion time and outcome")
     with right:
         _draw("Time by percentile", "by-percentile", by_percentile, "Completion time at each percentile")
-
-    def show_others() -> None:
-        _draw("Percentiles over time", "percentiles", percentiles, "Percentiles of completion time")
-        _draw("Latency heatmap", "heatmap", heatmap, "Orders by time of acceptance and completion time")
-        _show_slowest(breakdown, slowest, min(SLOWEST, summary.orders))
-
-    draw_later("lower-charts", 3 * HEIGHT, show_others)
+    _draw("Percentiles over time", "percentiles", percentiles, "Percentiles of completion time")
+    _draw("Latency heatmap", "heatmap", heatmap, "Orders by time of acceptance and completion time")
+    _show_slowest(breakdown, slowest, min(SLOWEST, summary.orders))
 
 
 def _show_slowest(breakdown: go.Figure, slowest: list[str], count: int) -> None:

@@ -72,8 +72,7 @@ def by_percentile(curve: Curve, orders: int, palette: Palette, limit_ms: int, ta
         title="percentile",
         tickvals=[_nines(share) for share in shown],
         ticktext=[f"{100 * share:g}" for share in shown],
-        # Not a range: it would grow with the orders, and a live chart would lose its zoom.
-        autorangeoptions={"include": [0, _nines(0.9)]},
+        range=[0, max(_nines(last), _nines(0.9))],
     )
     figure.update_yaxes(title="completion, s", rangemode="tozero")
     figure.add_vline(

@@ -81,7 +81,6 @@ def test_selected_orders_are_cancelled(open_page: Open, live: LiveApi, a_run: st
     page.get_by_role("button", name="Cancel 3 selected orders").click()
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_text("2 of 3 can be cancelled now.")).to_be_visible(timeout=10_000)
-    screenshot(page, "orders-cancel-light")
     reason = dialog.get_by_role("textbox", name="Reason")
     reason.fill(" ")
     dialog.get_by_role("button", name="Cancel 2 orders").click()

@@ -30,14 +30,3 @@ def test_each_of_the_slowest_orders_has_a_link(page: Pages, seeded_url, seeded):
     links = page.run("latency", seeded_url).get("page_link")
     shown = {parse_qs(link.proto.query_string)["order"][0]: link.proto.label for link in links}
     assert shown == {row["order_id"]: short_id(row["order_id"]) for row in slowest}
-
-
-def test_the_charts_below_the_first_screen_are_drawn_after_it(
-    page: Pages, seeded_url: str, drawn: dict[str, bool]
-):
-    drawn["is_drawn"] = False
-    test = page.run("latency", seeded_url)
-    assert (len(test.get("plotly_chart")), len(test.get("skeleton"))) == (2, 1)
-    drawn["is_drawn"] = True
-    test.run()
-    assert (len(test.get("plotly_chart")), len(test.get("skeleton"))) == (5, 0)

@@ -49,6 +49,17 @@ def test_a_run_has_a_time_axis_and_a_waterfall(page: Pages, seeded_url: str, lat
     assert "more than on\\-time orders" in texts(test)
 
 
+def test_the_causes_are_drawn_after_the_first_screen(
+    page: Pages, seeded_url: str, late_run: str, drawn: dict[str, bool]
+):
+    drawn["is_drawn"] = False
+    test = page.run("load_tests", seeded_url, run=late_run)
+    assert (len(test.get("plotly_chart")), len(test.get("skeleton"))) == (1, 1)
+    drawn["is_drawn"] = True
+    test.run()
+    assert (len(test.get("plotly_chart")), len(test.get("skeleton"))) == (2, 0)
+
+
 def test_a_second_lists_its_orders(page: Pages, seeded_url: str, late_run: str):
     test = page.run("load_tests", seeded_url, run=late_run, second="100")
     assert not test.exception
