@@ -80,8 +80,8 @@ def live_fragment(
 ) -> None:
     """Draw `body` as a fragment that refreshes every `every` seconds while the page is live.
 
-    `result_key` also shows the result of the last `run_action` with this key, even when `body` fails. `later`
-    is for the part of a page below the first screen: see `draw_later`, of which it is the height.
+    `result_key` also shows the result of the last `run_action` with this key, even when `body` fails. With
+    `later`, `draw_later` draws the body after the first screen; `later` is the height of its placeholder.
     """
     # Streamlit identifies a fragment by its function's name, which a partial lacks.
     function = body.func if isinstance(body, partial) else body

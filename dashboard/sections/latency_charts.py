@@ -27,11 +27,7 @@ def show(plan: Plan, summary: Summary, slo: Slo) -> None:
         _draw("Time by percentile", "by-percentile", by_percentile, "Completion time at each percentile")
     _draw("Percentiles over time", "percentiles", percentiles, "Percentiles of completion time")
     _draw("Latency heatmap", "heatmap", heatmap, "Orders by time of acceptance and completion time")
-    _show_slowest(breakdown, slowest, min(SLOWEST, summary.orders))
-
-
-def _show_slowest(breakdown: go.Figure, slowest: list[str], count: int) -> None:
-    st.subheader(f"Time breakdown of the {count} slowest orders", anchor=False)
+    st.subheader(f"Time breakdown of the {min(SLOWEST, summary.orders)} slowest orders", anchor=False)
     st.caption("Click on a bar, or on an order id below, to open the order.")
     description = "Completion time of the slowest orders, divided by step"
     if (clicked := clickable_chart(breakdown, "time-breakdown", description)) is not None:
