@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from streamlit.runtime.pages_manager import PagesManager
 
-from dashboard import export, links, sign_in
+from dashboard import export, links, plotly_figure, sign_in
 from dashboard.preload import preload
 from dashboard.proxy_check import ProxyCheckMiddleware
 from dashboard.stage import live_data
@@ -41,6 +41,7 @@ def main() -> int:
         Path(__file__).with_name("app.py"),
         routes=[
             *links.routes(base_path),
+            Route(f"{base_path}{plotly_figure.SCRIPT_PATH}", plotly_figure.serve_script, methods=["GET"]),
             Route(f"{base_path}{export.PATH}", export.export, methods=["GET"]),
             Route(f"{base_path}{live_data.PATH}", live_data.live_data, methods=["GET"]),
         ],

@@ -12,7 +12,7 @@ WHEN_DRAWN = st.components.v2.component(
     "when_drawn",
     js="""export default ({ setStateValue }) => {
         const call = window.requestIdleCallback ?? setTimeout
-        call(() => setStateValue('is_drawn', true))
+        call(() => setStateValue('is_drawn', true), { timeout: 1000 })
     }""",
 )
 """Invisible. Its state `is_drawn` gets true when the browser has nothing more to draw. (Safari has no

@@ -17,13 +17,16 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from dashboard import filters
+from dashboard.plotly_figure import SCRIPT_PATH
+
+PLOTLY = "plotly"
 
 PAGES = {
-    "": ("PlotlyChart", "Metric", "Html", "BidiComponent"),
+    "": (PLOTLY, "Metric", "Html", "BidiComponent"),
     "orders": ("DataFrame",),
     "reviews": (),
-    "latency": ("PlotlyChart", "Metric"),
-    "load_tests": ("PlotlyChart", "BidiComponent"),
+    "latency": (PLOTLY, "Metric", "BidiComponent"),
+    "load_tests": (PLOTLY, "BidiComponent"),
     "audit": (),
     "stage": (),
 }
@@ -59,6 +62,8 @@ async def _to_default_page(_request: Request) -> Response:
 
 def _preload(script: str) -> str:
     """Return the value of a Link header. Its URL is relative to the page."""
+    if script == PLOTLY:
+        return f"<.{SCRIPT_PATH}>; rel=modulepreload"
     (path,) = (STATIC / "static" / "js").glob(f"{script}.*.js")
     return f"<./static/js/{path.name}>; rel=modulepreload"
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard import filters
+from dashboard import filters, plotly_figure
 from dashboard.data import clients
 from dashboard.first_screen import draw_later
 from loadtest.charts import plain_text
@@ -183,20 +183,17 @@ def metric_grid(metrics: Iterable[tuple[str, str, str]]) -> None:
 
 def chart(figure: go.Figure, key: str, description: str) -> None:
     """Draw a figure; `description` is for screen readers."""
-    config = {"displaylogo": False, "displayModeBar": "hover", "scrollZoom": False}
-    st.plotly_chart(figure, key=key, config=config, alt=description)
+    _draw(figure, key, description, zoom=True)
 
 
 def clickable_chart(figure: go.Figure, key: str, description: str) -> str | None:
-    """Draw a figure and return the custom data of the mark on which the user clicked, as text."""
-    # Streamlit would set this mode after the first drawing, and so draw the figure again.
-    figure.update_layout(clickmode="event+select")
-    config = {"displaylogo": False, "displayModeBar": False, "scrollZoom": False}
-    state = st.plotly_chart(
-        figure, key=key, config=config, alt=description, on_select="rerun", selection_mode="points"
-    )
-    points = state["selection"]["points"]
-    return str(points[0]["customdata"]) if points and points[0].get("customdata") else None
+    """Draw a figure and return the custom data of the mark on which the user has just clicked."""
+    return _draw(figure, key, description, zoom=False)
+
+
+def _draw(figure: go.Figure, key: str, description: str, *, zoom: bool) -> str | None:
+    base_path = clients.settings().dashboard_base_path
+    return plotly_figure.draw(figure, key, description, base_path=base_path, zoom=zoom)
 
 
 def clicked_row(table_key: str, first_column: str) -> int | None:

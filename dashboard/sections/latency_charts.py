@@ -62,7 +62,6 @@ def latency_charts(plan: Plan, theme: str | None, slo: Slo) -> tuple[tuple[go.Fi
         time_breakdown.time_breakdown(slowest, palette, limit_ms),
     )
     for figure in figures:
-        # Plotly keeps the user's zoom when a live page redraws a figure with the same revision.
         figure.update_layout(uirevision=str(plan.selection))
     return figures, [row["order_id"] for row in slowest]
 

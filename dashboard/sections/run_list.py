@@ -49,7 +49,7 @@ def _show_trend(rows: list[Row]) -> None:
     shown = [row for row in judged if scenario is None or row["scenario"] == scenario or row["is_baseline"]]
     clicked = page.clickable_chart(
         trend(shown, page.palette()),
-        _new_key("trend"),
+        "trend",
         "Completion times, late share and throughput of the runs",
     )
     if clicked:
@@ -57,7 +57,9 @@ def _show_trend(rows: list[Row]) -> None:
 
 
 def _show_table(rows: list[Row]) -> None:
-    table = _new_key("stored-runs-table")
+    # With the same key, Streamlit would keep the selection, and a return to the list would open the run
+    # again.
+    table = f"stored-runs-table-{st.session_state.get(_OPENED, 0)}"
     clicked = page.clicked_row(table, first_column="verdict")
     if clicked is not None:
         _open(st.session_state[_SHOWN_IDS][clicked])
@@ -77,12 +79,6 @@ def _show_table(rows: list[Row]) -> None:
             "p99 s": st.column_config.NumberColumn("p99", format="%.3f s"),
         },
     )
-
-
-def _new_key(name: str) -> str:
-    """Return a key that is new after each opened run. With the same key, Streamlit would keep the selection,
-    and a return to the list would open the run again."""
-    return f"{name}-{st.session_state.get(_OPENED, 0)}"
 
 
 def _open(run_id: str) -> None:

@@ -72,7 +72,8 @@ def by_percentile(curve: Curve, orders: int, palette: Palette, limit_ms: int, ta
         title="percentile",
         tickvals=[_nines(share) for share in shown],
         ticktext=[f"{100 * share:g}" for share in shown],
-        range=[0, max(_nines(last), _nines(0.9))],
+        # Not `range`: a refresh that changes it would reset the user's zoom.
+        autorangeoptions={"minallowed": 0, "maxallowed": max(_nines(last), _nines(0.9))},
     )
     figure.update_yaxes(title="completion, s", rangemode="tozero")
     figure.add_vline(

@@ -74,7 +74,9 @@ def heatmap(cells: Sequence[Cell], time_range: TimeRange, palette: Palette) -> g
 
 def _finish(figure: go.Figure, time_range: TimeRange, palette: Palette, *, limit_at: float) -> None:
     apply_layout(figure, palette, height=HEIGHT)
-    figure.update_xaxes(title="accepted (UTC)", range=[time_range.plan.since, time_range.plan.until])
+    # Not `range`: a refresh that changes it would reset the user's zoom. Plotly reads no dates here.
+    since, until = (at.timestamp() * 1000 for at in (time_range.plan.since, time_range.plan.until))
+    figure.update_xaxes(title="accepted (UTC)", autorangeoptions={"minallowed": since, "maxallowed": until})
     limit_line(figure, palette, limit_at, time_range.limit_ms / 1000, vertical=False)
     draw_faults_and_disturbances(figure, palette, time_range)
 

@@ -91,6 +91,8 @@ def palette_of(theme: str | None) -> Palette:
 def apply_layout(figure: go.Figure, palette: Palette, *, height: int) -> None:
     """Apply the common layout; `height` is in pixels."""
     figure.update_layout(
+        # Plotly's template has the colors of another palette.
+        template=None,
         height=height,
         margin={"l": 8, "r": 12, "t": 24, "b": 8},
         paper_bgcolor="rgba(0,0,0,0)",
@@ -133,7 +135,7 @@ def limit_line(
 
 
 def disable_zoom(figure: go.Figure) -> None:
-    """Disable zooming in a figure that is redrawn at every refresh, which would reset the zoom."""
+    """Disable zooming in a figure whose ranges move at every refresh."""
     figure.update_layout(dragmode=False)
     figure.update_xaxes(fixedrange=True)
     figure.update_yaxes(fixedrange=True)

@@ -37,8 +37,6 @@ class Chart:
     figure: go.Figure
 
     def to_json(self) -> str:
-        # Plotly's template has the colors of another palette.
-        self.figure.update_layout(template=None)
         text: str = self.figure.to_json(engine="json")
         return text
 

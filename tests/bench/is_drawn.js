@@ -9,7 +9,7 @@
     return element.checkVisibility() && (isWholePage || (top < innerHeight && bottom > 0))
   }
   const contents = {
-    stPlotlyChart: '.main-svg',
+    stBidiComponentRegular: '.main-svg',
     stMetricChart: 'canvas, svg',
     stDataFrame: 'canvas',
   }

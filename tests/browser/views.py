@@ -1,5 +1,6 @@
 """The pages of the frozen dashboard, and how tests wait for, measure and compare them."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,12 @@ _SAMPLE = """<body style="font-size: 20px">
 <input value="field"> <button>button</button> <input type="checkbox" checked>
 <hr style="height: 20px; border-radius: 9px; background: teal">
 """
+
+COMPLETE_SECONDS = 60
+_MISSING = """() => document.querySelectorAll(
+    "[data-testid^=stSkeleton], [role=figure]:not(.js-plotly-plot)"
+).length"""
+"""The number of placeholders, and of figures that wait for those in the window."""
 
 _STOP_THE_STAGE = """() => new Promise((resolve) => {
     const { stage } = window, show = stage.show.bind(stage), draw = stage.race.draw.bind(stage.race);
@@ -111,14 +118,15 @@ def _stop_the_stage(page: Page) -> None:
 def picture(page: Page) -> bytes:
     """Return a picture of the window when it is complete and no longer changes. Raises AssertionError."""
     page.evaluate("document.fonts.ready.then(() => true)")
-    before = b""
-    for _ in range(60):
+    before, missing = b"", None
+    deadline = time.monotonic() + COMPLETE_SECONDS
+    while time.monotonic() < deadline:
         page.wait_for_timeout(150)
-        now = page.screenshot(animations="disabled")
-        if now == before and page.locator("[data-testid^=stSkeleton]").count() == 0:
+        now, missing = page.screenshot(animations="disabled"), page.evaluate(_MISSING)
+        if now == before and missing == 0:
             return now
         before = now
-    raise AssertionError("the page does not stop changing")
+    raise AssertionError(f"{missing} elements are missing" if missing else "the page does not stop changing")
 
 
 def same_rendering(browser: Browser) -> bool:

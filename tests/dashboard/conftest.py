@@ -1,9 +1,11 @@
 """Databases with known orders, and pages that read them: AppTest runs a page in this process."""
 
+import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -155,6 +157,16 @@ def texts(test: AppTest) -> str:
 def plain(markdown: str) -> str:
     """Return a text without the escapes of `plain_text.markdown`."""
     return markdown.replace("\\", "")
+
+
+def figures_of(test: AppTest) -> dict[str, dict[str, Any]]:
+    """Return the Plotly figures of a page by the keys of their elements."""
+    components = [each.proto for each in test.get("bidi_component")]
+    return {
+        each.id.split("-", 2)[2]: json.loads(json.loads(each.json)["figure"])
+        for each in components
+        if each.component_name == "plotly_figure"
+    }
 
 
 def metrics_of(test: AppTest) -> dict[str, str]:

@@ -19,7 +19,7 @@ from db.read_models.order_search import Search
 from db.read_only_database import ReadOnlyDatabase
 from loadtest.bench.seed import random_order_ids, seed, seed_recent
 from orchestrator.errors import Overloaded, RequestMalformed, ServiceUnavailable
-from tests.dashboard.conftest import NO_API, Pages, metrics_of, plain, texts
+from tests.dashboard.conftest import NO_API, Pages, figures_of, metrics_of, plain, texts
 
 
 def field(fields, label: str):
@@ -336,7 +336,7 @@ def test_the_order_page_shows_the_stored_values(page: Pages, seeded_url, seeded:
     assert figures["State"] == row["outcome"]
     assert figures["Time"] == f"{row['completion_ms'] / 1000:,.3f} s"
     assert not [button for button in test.button if button.label in ("Approve", "Reject")]
-    assert len(test.get("plotly_chart")) == 1
+    assert list(figures_of(test)) == ["timeline"]
 
 
 def test_an_order_without_events_shows_its_records(page: Pages, postgres):
@@ -352,4 +352,4 @@ def test_an_order_without_events_shows_its_records(page: Pages, postgres):
     assert "have been deleted" in " ".join(info.value for info in test.info)
     assert metrics_of(test)["State"] == state
     assert any("charged" in table.value.to_string() for table in test.dataframe)
-    assert not test.get("plotly_chart")
+    assert not figures_of(test)

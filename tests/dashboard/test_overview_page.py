@@ -1,6 +1,5 @@
 """The page Overview: banner, metrics, pipeline, orders in flight, components and faults."""
 
-import json
 from datetime import timedelta
 from urllib.parse import parse_qs
 
@@ -8,7 +7,7 @@ import psycopg
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import page_elements
+from dashboard import page_elements, plotly_figure
 from dashboard.data import clients, local_stack
 from dashboard.sections.overview import status
 from dashboard.view_models.component_health import LocalProcess
@@ -126,13 +125,9 @@ def test_a_click_on_a_bar_opens_the_order(page: Pages, postgres, monkeypatch):
         seed_recent(url, finished=0, running=3)
         test = page.run("overview", url)
         assert opened == []
-        (chart,) = (each for each in test.get("plotly_chart") if each.proto.selection_mode)
-        states = test._tree.get_widget_states()
-        selection = states.widgets.add()
-        point = {"customdata": "seed-running-2", "point_index": 1}
-        selected = {"points": [point], "point_indices": [1], "box": [], "lasso": []}
-        selection.id, selection.string_value = chart.proto.id, json.dumps({"selection": selected})
-        test._run(states)
+        clicks = {"in-flight": "seed-running-2"}
+        monkeypatch.setattr(plotly_figure, "FIGURE", lambda key, **_: {"clicked": clicks.get(key)})
+        test.run()
         page.reset()
     assert opened == [("orders", {"order": "seed-running-2"})]
 

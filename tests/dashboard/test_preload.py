@@ -7,10 +7,10 @@ import sys
 import httpx
 import pytest
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from dashboard import links
+from dashboard import links, plotly_figure
 
 SCRIPT = """
 import gc, sys
@@ -31,16 +31,18 @@ def test_preloaded_objects_are_excluded_from_garbage_collection() -> None:
 
 @pytest.mark.parametrize("base_path", ["", "/shop"])
 @pytest.mark.parametrize(
-    ("page", "script"), [("", "PlotlyChart"), ("latency", "PlotlyChart"), ("orders", "DataFrame")]
+    ("page", "script"),
+    [("", "plotly-"), ("latency", "plotly-"), ("load_tests", "BidiComponent."), ("orders", "DataFrame.")],
 )
 async def test_a_page_names_the_scripts_that_draw_it(base_path: str, page: str, script: str) -> None:
     scripts = Mount(f"{base_path}/static", StaticFiles(directory=links.STATIC / "static"))
-    app = Starlette(routes=[scripts, *links.routes(base_path)])
+    plotly = Route(f"{base_path}{plotly_figure.SCRIPT_PATH}", plotly_figure.serve_script)
+    app = Starlette(routes=[scripts, plotly, *links.routes(base_path)])
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://dashboard") as client:
         response = await client.get(f"{base_path}/{page}")
         urls = re.findall(r"<(.+?)>; rel=modulepreload", response.headers["link"])
-        assert any(f"/{script}." in url for url in urls)
+        assert any(f"/{script}" in url for url in urls)
         for url in urls:
             assert (await client.get(str(response.url.join(url)))).status_code == httpx.codes.OK
         assert f'BACKEND_BASE_URL: location.origin + "{base_path}/"' in response.text

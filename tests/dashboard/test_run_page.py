@@ -15,7 +15,7 @@ from loadtest.charts.palette import LIGHT
 from loadtest.charts.run.trend import trend
 from loadtest.options import OPTIONS
 from orchestrator.errors import RunInProgress
-from tests.dashboard.conftest import Pages, query, texts
+from tests.dashboard.conftest import Pages, figures_of, query, texts
 
 
 @pytest.fixture(autouse=True)
@@ -29,10 +29,6 @@ def late_run(seeded_url: str) -> str:
     return query(seeded_url, "select run_id from runs order by late_orders desc limit 1")[0]["run_id"]
 
 
-def charts(test: AppTest) -> list[str]:
-    return [element.proto.id.rpartition("-")[2] for element in test.get("plotly_chart")]
-
-
 def click(test: AppTest, label: str) -> AppTest:
     next(button for button in test.button if button.label == label).click()
     return test.run()
@@ -44,7 +40,7 @@ def test_a_run_has_a_time_axis_and_a_waterfall(page: Pages, seeded_url: str, lat
     assert not test.error
     headings = [each.value for each in test.subheader]
     assert headings == ["Course over time", "Why late?", "Compare with another run"]
-    assert len(test.get("plotly_chart")) == 2
+    assert list(figures_of(test)) == ["run-time-axis", "why-late"]
     assert "late order" in texts(test)
     assert "more than on\\-time orders" in texts(test)
 
@@ -54,10 +50,10 @@ def test_the_causes_are_drawn_after_the_first_screen(
 ):
     drawn["is_drawn"] = False
     test = page.run("load_tests", seeded_url, run=late_run)
-    assert (len(test.get("plotly_chart")), len(test.get("skeleton"))) == (1, 1)
+    assert (len(figures_of(test)), len(test.get("skeleton"))) == (1, 1)
     drawn["is_drawn"] = True
     test.run()
-    assert (len(test.get("plotly_chart")), len(test.get("skeleton"))) == (2, 0)
+    assert (len(figures_of(test)), len(test.get("skeleton"))) == (2, 0)
 
 
 def test_a_second_lists_its_orders(page: Pages, seeded_url: str, late_run: str):

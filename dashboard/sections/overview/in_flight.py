@@ -9,7 +9,6 @@ import streamlit as st
 from dashboard import page_elements as page
 from dashboard.data import clients
 from dashboard.data.cached import CHART_SECONDS, cached
-from dashboard.first_screen import draw_later
 from dashboard.sections.overview.status import THROUGHPUT_SECONDS, in_flight, throughput
 from dashboard.view_models.miss_probability import MissProbability, reference_orders
 from db.database import Row
@@ -17,7 +16,7 @@ from db.read_models import latency, live_orders, step_times
 from db.read_models.latency import Disturbance, FaultSpan
 from db.read_only_database import ReadOnlyDatabase
 from loadtest.charts.in_flight import ROWS, in_flight_chart
-from loadtest.charts.throughput import HEIGHT, throughput_chart
+from loadtest.charts.throughput import throughput_chart
 
 
 class RecentEvents(NamedTuple):
@@ -54,7 +53,7 @@ def show() -> None:
     _in_flight_chart(
         rows, limit_seconds, f"{orders} orders in flight with their elapsed time against the limit"
     )
-    draw_later("throughput-later", HEIGHT, _throughput_chart)
+    _throughput_chart()
     if not rows and cached(live_orders.last_finished_at, 30)() is None:
         page.empty_state(
             "No orders yet", "Start one on the Orders page, or a load test on the Load tests page."

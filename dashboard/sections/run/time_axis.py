@@ -12,9 +12,9 @@ from db.database import Row
 from db.read_models import run_timeline
 from db.read_models.percentiles import min_count
 from db.read_models.run_timeline import RunTimeline
+from loadtest.charts.palette import disable_zoom
 from loadtest.charts.run.time_axis import run_time_axis, seconds_per_point
 
-_CLICKED = "clicked-second"
 _SHOWN_IDS = "second-orders-ids"
 """Session state: the order ids of the rows that the user sees."""
 
@@ -25,15 +25,18 @@ Streamlit would keep the selection, and a return to the run would open the order
 LISTED_ORDERS = 200
 
 
-def show(run_id: str) -> None:
+def show(run_id: str, is_live: bool) -> None:
     default = clients.settings().order_deadline_seconds
     timeline = cached(run_timeline.run_timeline, CHART_SECONDS)(run_id, default)
     st.subheader("Course over time", anchor=False)
     if timeline is None or not timeline.seconds:
         page.empty_state("No orders yet", "The chart is drawn as soon as the run has sent an order.")
         return
+    figure = run_time_axis(timeline, page.palette())
+    if is_live:
+        disable_zoom(figure)
     clicked = page.clickable_chart(
-        run_time_axis(timeline, page.palette()),
+        figure,
         "run-time-axis",
         "Load, orders in flight, send delay and completion times of the run over time",
     )
@@ -50,11 +53,8 @@ def show(run_id: str) -> None:
 
 
 def _selected_second(timeline: RunTimeline, clicked: str | None) -> int | None:
-    # The chart keeps its selection, which must not replace a second that the user enters later.
-    if clicked != st.session_state.get(_CLICKED):
-        st.session_state[_CLICKED] = clicked
-        if clicked is not None:
-            st.session_state["second"] = int(clicked)
+    if clicked is not None:
+        st.session_state["second"] = int(clicked)
     last = len(timeline.seconds) - 1
     entered = st.number_input(
         "Second of the run",

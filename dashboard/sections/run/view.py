@@ -41,7 +41,7 @@ def show(run_id: str) -> None:
     with page.error_boundary("properties"):
         properties.show(run)
     page.live_fragment(
-        partial(time_axis.show, run_id), is_live, every=5.0, result_key=running_load_tests.RESULT_KEY
+        partial(time_axis.show, run_id, is_live), is_live, every=5.0, result_key=running_load_tests.RESULT_KEY
     )
     if is_running:
         return
