@@ -12,6 +12,8 @@ const isInWindow = (element) => {
   return top < innerHeight && bottom > 0
 }
 
+const sizeOf = (element) => `${element.clientWidth} x ${element.clientHeight}`
+
 // Safari has no requestIdleCallback.
 const whenIdle = window.requestIdleCallback ?? setTimeout
 const untilIdle = () => new Promise((resolve) => whenIdle(resolve, { timeout: 1000 }))
@@ -20,6 +22,7 @@ export default async ({ data: { figure, script, zoom, description }, parentEleme
   const element = parentElement.querySelector('[role=figure]')
   element.ariaLabel = description
   element.latest = figure
+  element.setTrigger = setTriggerValue
   const { default: Plotly } = await import(new URL(script, location))
   // The charts in the window first.
   if (!isInWindow(element)) await untilIdle()
@@ -33,17 +36,25 @@ export default async ({ data: { figure, script, zoom, description }, parentEleme
 
   const { data, layout } = JSON.parse(figure)
   layout.font.family = getComputedStyle(element).fontFamily
+  // Plotly takes the size of the element: this height, or that of the full screen.
+  element.style.height = `${layout.height}px`
   await Plotly.react(element, data, layout, {
     displaylogo: false,
     displayModeBar: zoom ? 'hover' : false,
     modeBarButtonsToAdd: [FULL_SCREEN],
-    modeBarButtonsToRemove: ['lasso2d', 'select2d'],
+    // The last of these would send the chart to a server of Plotly.
+    modeBarButtonsToRemove: ['lasso2d', 'select2d', 'sendChartToCloud'],
   })
   if (element.resized) return release
   element.on('plotly_click', ({ points: [point] }) => {
-    if (point.customdata !== undefined) setTriggerValue('clicked', String(point.customdata))
+    if (point.customdata !== undefined) element.setTrigger('clicked', String(point.customdata))
   })
-  element.resized = new ResizeObserver(() => Plotly.Plots.resize(element))
+  let drawnSize = sizeOf(element)
+  element.resized = new ResizeObserver(() => {
+    if (element.clientWidth === 0 || sizeOf(element) === drawnSize) return
+    drawnSize = sizeOf(element)
+    Plotly.Plots.resize(element)
+  })
   element.resized.observe(element)
   return release
 }

@@ -62,6 +62,24 @@ def test_a_zoom_survives_the_refresh(open_page: Open, live: LiveApi, slow_orders
     eventually(lambda: plot.evaluate(AXIS)[1] >= 1_100)
 
 
+def test_a_chart_fills_the_screen_and_returns_to_its_size(open_page: Open, slow_orders: list[str]):
+    page = open_latency(open_page, "/latency")
+    plot, size = page.locator(".st-key-histogram .js-plotly-plot"), "plot => plot._fullLayout.height"
+    height = plot.evaluate(size)
+    plot.hover()
+    buttons = page.locator(".st-key-histogram .modebar [data-title]")
+    titles = buttons.evaluate_all("buttons => buttons.map(button => button.dataset.title)")
+    # None sends the chart to another server.
+    assert titles == [
+        "Download plot as a PNG", "Zoom", "Pan", "Zoom in", "Zoom out", "Autoscale", "Reset axes",
+        "Full screen (leave with Esc)",
+    ]  # fmt: skip
+    buttons.last.click()
+    eventually(lambda: plot.evaluate(size) == page.viewport_size["height"])
+    page.evaluate("document.exitFullscreen()")
+    eventually(lambda: plot.evaluate(size) == height)
+
+
 def test_a_click_on_a_bar_opens_its_order(open_page: Open, slow_orders: list[str]):
     page = open_latency(open_page, "/latency?run=slow")
     bars = page.locator(".st-key-time-breakdown .js-plotly-plot:visible")
