@@ -74,6 +74,8 @@ def test_3_limit_breached(load_test: LoadTest) -> None:
     assert [case.attrib["name"] for case in junit if len(case)] == ["limit"]
 
 
+# Three late of 300 is at the edge: a few orders that a busy machine sends late make such a run invalid.
+@pytest.mark.alone
 @pytest.mark.parametrize(("late_every", "code", "late"), [(76, 5, 3), (40, 3, 4)])
 def test_a_run_is_aborted_only_when_its_plan_is_breached(
     load_test: LoadTest, late_every: int, code: int, late: int
