@@ -102,7 +102,6 @@ def apply_layout(figure: go.Figure, palette: Palette, *, height: int) -> None:
         hoverlabel={"font": {"size": 13}},
         # The default mode bar is dark, on light pages too.
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": palette.muted, "activecolor": palette.text},
-        transition={"duration": 0},
     )
     axis = {
         "gridcolor": palette.grid,
