@@ -34,7 +34,6 @@ def run_id(order_database_url: str) -> str:
 
 
 def chart(page: Page, key: str) -> Locator:
-    # Streamlit also draws a hidden copy of each chart, for printing.
     plot = page.locator(f".st-key-{key} .js-plotly-plot:visible")
     plot.wait_for(timeout=20_000)
     wait_until_drawn(page)
