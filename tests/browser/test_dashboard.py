@@ -329,7 +329,6 @@ def two_runs(order_database_url: str) -> tuple[str, str]:
 def test_a_zoom_survives_a_change_of_the_run(open_page: Open, two_runs: tuple[str, str]):
     one, other = two_runs
     page = open_page(f"/load_tests?run={one}&baseline={other}")
-    # Streamlit also draws a hidden copy of each chart, for printing.
     plot = page.locator(".st-key-comparison .js-plotly-plot:visible")
     plot.wait_for(timeout=20_000)
     wait_until_drawn(page)

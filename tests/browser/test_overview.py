@@ -12,7 +12,6 @@ from tests.live import LiveApi
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
-# Streamlit also draws a hidden copy of each chart, for printing.
 PLOT = ".st-key-in-flight .js-plotly-plot:visible"
 BAR = f"{PLOT} .barlayer .point path"
 
