@@ -16,7 +16,6 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import first_screen
 from dashboard.data import clients
-from db.database import Database
 from db.domain import State
 from db.orders import OrderRepository
 from db.read_models import latency
@@ -24,6 +23,7 @@ from db.read_models.latency import Selection
 from db.read_only_database import ROLE, ReadOnlyDatabase
 from loadtest.bench.seed import seed
 from tests.orders import TEMPORAL, OrderDriver
+from tests.patient_pool import patient_pool
 from tests.ports import free_port_base
 from tests.servers import PostgresServer, postgres_server
 
@@ -79,7 +79,7 @@ def seeded(seeded_url: str) -> Iterator[ReadOnlyDatabase]:
 
 @pytest.fixture
 async def driver(order_database_url: str) -> AsyncIterator[OrderDriver]:
-    async with Database(order_database_url, max_size=16) as database:
+    async with patient_pool(order_database_url, "tests") as database:
         yield OrderDriver(OrderRepository(database, "w", TEMPORAL), database)
 
 

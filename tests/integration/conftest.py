@@ -10,6 +10,7 @@ from db.orders import OrderRepository
 from orchestrator.embedded import Stack
 from tests.live import LiveApi
 from tests.orders import TEMPORAL, OrderDriver
+from tests.patient_pool import patient_pool
 from tests.servers import PostgresServer, postgres_server
 from tests.stacks import stack_settings, temporary_home
 
@@ -28,7 +29,7 @@ def order_database_url(postgres: PostgresServer) -> Iterator[str]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def pool(order_database_url: str) -> AsyncIterator[Database]:
-    async with Database(order_database_url, max_size=16, application_name="tests") as database:
+    async with patient_pool(order_database_url, "tests") as database:
         yield database
 
 

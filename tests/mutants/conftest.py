@@ -15,6 +15,7 @@ from orchestrator.embedded.layout import PROJECT_ROOT, stack_environment
 from orchestrator.settings import Settings
 from orchestrator.temporal.client import connect
 from tests.command_line import CommandLine
+from tests.patient_pool import patient_pool
 from tests.servers import postgres_server
 from tests.temporal_server import temporal_server
 
@@ -30,7 +31,7 @@ def settings() -> Iterator[Settings]:
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def pool(settings: Settings) -> AsyncIterator[Database]:
-    async with Database(settings.order_database_url, max_size=16, application_name="mutants") as database:
+    async with patient_pool(settings.order_database_url, "mutants") as database:
         yield database
 
 
