@@ -341,6 +341,7 @@ with target as (
         finished_at = date_trunc('milliseconds', ended.at + interval '999 microseconds'),
         completion_ms = total.ms,
         within_limit = date_trunc('milliseconds', ended.at + interval '999 microseconds') <= limit_at,
+        step_ends_ms = step_ends.ms,
         ingress_ms = ingress.ms,
         end_to_end_ms = ingress.ms + total.ms,
         receive_ms = step_ms.receive, validate_ms = step_ms.validate, review_ms = review.ms,
@@ -360,6 +361,10 @@ with target as (
                 coalesce(max(ms) filter (where step = 'dispatch'), 0) as dispatch
             from forward
         ) step_ms,
+        lateral (
+            select array[receive_ms, validate_ms, review_ms, charge_ms, prepare_ms] as ms
+            from step_ends_ms(target.order_id, target.accepted_at)
+        ) step_ends,
         lateral (
             select greatest(clock_timestamp(), w.last_event_at + interval '1 microsecond')
                 + interval '1 microsecond' * (select count(*) from lost) as at

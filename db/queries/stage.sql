@@ -16,15 +16,14 @@ from orders where accepted_at >= %(since)s;
 
 -- name: recent_orders
 -- Orders in flight and orders that finished in the last seconds, in order of acceptance, in the form of playback.sql.
--- Orders that finished more than phase_seconds ago have no steps.
 with recent as (
     (
-        select order_id, state, accepted_at, finished_at, aborted_at, completion_ms, within_limit, limit_at
+        select order_id, state, accepted_at, aborted_at, completion_ms, within_limit, limit_at, step_ends_ms
         from orders where state < 'completed' order by deadline_at desc limit %(max_orders)s
     )
     union all
     (
-        select order_id, state, accepted_at, finished_at, aborted_at, completion_ms, within_limit, limit_at
+        select order_id, state, accepted_at, aborted_at, completion_ms, within_limit, limit_at, step_ends_ms
         from orders where finished_at is not null and finished_at >= now() - make_interval(secs => %(seconds)s)
         order by finished_at desc limit %(max_orders)s
     )
@@ -33,9 +32,8 @@ select r.order_id, r.state, r.completion_ms, coalesce(not r.within_limit, r.limi
     (extract(epoch from now() - %(run_started_at)s::timestamptz) * 1000)::bigint as now_ms,
     (extract(epoch from r.accepted_at - %(run_started_at)s::timestamptz) * 1000)::bigint as accepted_ms,
     (extract(epoch from r.aborted_at - r.accepted_at) * 1000)::bigint as aborted_ms,
-    receive_ms, validate_ms, review_ms, charge_ms, prepare_ms
-from recent r cross join step_ends_ms(
-    case when r.finished_at is null or r.finished_at >= now() - make_interval(secs => %(phase_seconds)s) then r.order_id end,
-    r.accepted_at
-)
+    coalesce(r.step_ends_ms, (
+        select array[receive_ms, validate_ms, review_ms, charge_ms, prepare_ms] from step_ends_ms(r.order_id, r.accepted_at)
+    )) as step_ends_ms
+from recent r
 order by r.accepted_at, r.order_id;

@@ -20,7 +20,6 @@ COMPENSATE = "compensate"
 
 _FORWARD_STEPS = [step.value for step in Step if step not in (*COMPENSATIONS, Step.FINISH)]
 _NEXT = dict(pairwise(_FORWARD_STEPS))
-_COLUMNS = {step: f"{step}_ms" for step in _NEXT}
 _OUTCOMES = {state.value: state for state in TERMINAL_STATES}
 
 
@@ -50,7 +49,7 @@ class PlayedOrders:
 def orders(
     reader: ReadOnlyDatabase, run_id: str, run_started_at: datetime, max_orders: int = MAX_ORDERS
 ) -> PlayedOrders:
-    """Return the accepted orders of a run. Without events (retention), the orders have no phases."""
+    """Return the accepted orders of a run."""
     rows = reader.fetch_all(
         _SQL["orders"], {"run_id": run_id, "run_started_at": run_started_at, "max_orders": max_orders}
     )
@@ -64,7 +63,7 @@ def played_order(row: Row) -> PlayedOrder:
         row["completion_ms"],
         _OUTCOMES.get(row["state"]),
         row["is_late"],
-        phases({step: row[column] for step, column in _COLUMNS.items()}, row["aborted_ms"]),
+        phases(dict(zip(_NEXT, row["step_ends_ms"], strict=True)), row["aborted_ms"]),
     )
 
 

@@ -13,9 +13,6 @@ EPOCH = datetime.fromtimestamp(0, UTC)
 MAX_ORDERS = 500
 """Orders in flight, and finished orders, that the page shows at most: a row of each is then 1 pixel high."""
 
-PHASE_SECONDS = 6.0
-"""The page draws the state of 2 s ago, so only orders that finished within the last seconds still move."""
-
 
 @dataclass(frozen=True)
 class StageCounters:
@@ -46,13 +43,7 @@ def counters(reader: ReadOnlyDatabase, since: datetime) -> StageCounters:
 def recent_orders(reader: ReadOnlyDatabase, seconds: float, max_orders: int = MAX_ORDERS) -> RecentOrders:
     """Return the newest orders in flight, and those that finished within the last seconds."""
     rows = reader.fetch_all(
-        _SQL["recent_orders"],
-        {
-            "run_started_at": EPOCH,
-            "seconds": seconds,
-            "phase_seconds": PHASE_SECONDS,
-            "max_orders": max_orders,
-        },
+        _SQL["recent_orders"], {"run_started_at": EPOCH, "seconds": seconds, "max_orders": max_orders}
     )
     now = datetime.now(UTC)
     now_ms = rows[0]["now_ms"] if rows else round(now.timestamp() * 1000)

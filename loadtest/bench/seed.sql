@@ -50,7 +50,8 @@ insert into orders (
     aborted_at, aborted_by, address, items, amount_cents, payment_id, review, reviewer, requested_at, accepted_at,
     deadline_at, limit_at, review_until, last_event_at, finished_at, end_to_end_ms, completion_ms, within_limit, ingress_ms,
     receive_ms, validate_ms, review_ms, charge_ms,
-    prepare_ms, dispatch_ms, compensate_ms, waiting_ms, attempts, failed_attempts, timed_out_attempts, fault_profile
+    prepare_ms, dispatch_ms, compensate_ms, waiting_ms, attempts, failed_attempts, timed_out_attempts, fault_profile,
+    step_ends_ms
 )
 select order_id, 'seeded', 'default', 'seeded', run_id, md5(order_id), outcome,
     case outcome when 'cancelled' then 'customer_cancelled' when 'failed' then 'shipping_failed' end,
@@ -68,7 +69,8 @@ select order_id, 'seeded', 'default', 'seeded', run_id, md5(order_id), outcome,
     case when outcome = 'completed' then 0 else 20 end,
     total_ms - (received - 8) - 7 - 2000 - (charged - approved - 8) - (prepared - charged - 8)
         - case when outcome = 'completed' then dispatched - prepared - 8 else third_failed - prepared - 4 + 20 end,
-    case when outcome = 'completed' then 8 else 9 end, 3, 1, fault_profile
+    case when outcome = 'completed' then 8 else 9 end, 3, 1, fault_profile,
+    array[received, validated - 1, approved, charged, prepared]
 from seeded;
 
 -- name: payments

@@ -1,6 +1,9 @@
 """The orders of a run for its playback, from the database."""
 
+from datetime import UTC, datetime
 from itertools import pairwise
+from typing import LiteralString
+from uuid import uuid4
 
 import pytest
 
@@ -10,8 +13,9 @@ from db.read_models.latency import Selection
 from db.read_models.playback import phases
 from db.read_only_database import ReadOnlyDatabase
 from loadtest.reports import report_charts, run_details
-from tests.dashboard.conftest import Pages, query, some_run
+from tests.dashboard.conftest import Pages, query, reader_of, some_run
 from tests.load.report_page import ReportPage
+from tests.orders import OrderDriver, new_order
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +72,32 @@ def test_a_large_run_is_thinned_evenly(seeded: ReadOnlyDatabase, run: dict) -> N
         assert len(some.shown) == count
         assert some.shown == playback.evenly_chosen(every.shown, count)
         assert some.total == every.total
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        pytest.param("delete from events", id="retention"),
+        pytest.param("update orders set step_ends_ms = null", id="finished-by-an-older-release"),
+    ],
+)
+async def test_finished_orders_keep_their_phases(
+    driver: OrderDriver, order_database_url: str, statement: LiteralString
+) -> None:
+    began = datetime.now(UTC)
+    run_id = f"kept-{uuid4().hex[:8]}"
+    for state in (State.COMPLETED, State.CANCELLED):
+        await driver.carry_to(state, new_order(run_id=run_id))
+    await driver.pool.execute("alter table orders disable trigger orders_reject_illegal_transition")
+    reader = reader_of(order_database_url)
+    before = playback.orders(reader, run_id, began).shown
+    assert [[phase for phase, _ in order.phases] for order in before] == [
+        ["receive", "validate", "review", "charge", "prepare", "dispatch"],
+        ["receive", "compensate"],
+    ]
+    await driver.pool.execute(statement)
+    assert playback.orders(reader, run_id, began).shown == before
+    reader.close()
 
 
 def test_an_unknown_run_has_no_orders(seeded: ReadOnlyDatabase, run: dict) -> None:

@@ -260,6 +260,30 @@ async def test_overlapping_attempts_of_one_step_count_once(driver, pool):
     assert times["charge_ms"] == 250
 
 
+@pytest.mark.parametrize("state", RESTING_STATES)
+async def test_the_outcome_stores_when_each_step_before_dispatch_ended(driver, state):
+    order_id = await driver.carry_to(state)
+    if state is State.DISPATCHED:
+        await driver.repository.finish(order_id, State.COMPLETED)
+    else:
+        await driver.abort(order_id)
+        await driver.compensate(order_id)
+        await driver.repository.finish(order_id, State.CANCELLED)
+    accepted_at = (await driver.row(order_id))["accepted_at"]
+    ended = {
+        event["step"]: event["at"]
+        for kind in ("attempt", "state")
+        for event in await driver.events(order_id, kind)
+        if event["outcome"] == "ok" or event["state"] == State.APPROVED
+    }
+    expected = [
+        step in ended and round((ended[step] - accepted_at) / timedelta(milliseconds=1))
+        for step in ("receive", "validate", "review", "charge", "prepare")
+    ]
+    stored = (await driver.row(order_id))["step_ends_ms"]
+    assert [ms is not None and ms for ms in stored] == expected
+
+
 @pytest.mark.parametrize("seed", range(12))
 async def test_for_any_attempts_the_parts_and_waiting_ms_sum_to_completion_ms(driver, pool, seed):
     dice = random.Random(seed)
