@@ -66,7 +66,7 @@ def body(**content: Any) -> Json:
     return {"initial_address": asdict(ADDRESS)} | content
 
 
-def eventually(look: Callable[[], Any], seconds: float = 20.0) -> Any:
+def eventually(look: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Call `look` until it returns a truthy value, and return that value."""
     not_after = time.monotonic() + seconds
     while not (value := look()):

@@ -44,8 +44,8 @@ def test_an_order_started_in_the_form_completes(open_page: Open, live: LiveApi):
     page.get_by_label("Order id", exact=True).fill("from-the-form")
     page.get_by_label("Street").fill(MARKUP)
     page.get_by_role("button", name="Start", exact=True).click()
-    expect(page.get_by_role("heading", name="Order from-the-form")).to_be_visible(timeout=15_000)
-    expect(metric(page, "State")).to_have_text("completed", timeout=25_000)
+    expect(page.get_by_role("heading", name="Order from-the-form")).to_be_visible()
+    expect(metric(page, "State")).to_have_text("completed")
     wait_until_drawn(page)
     assert live.status("from-the-form")["status"] == "completed"
     expect(page.locator(".js-plotly-plot")).to_have_count(1)
@@ -61,8 +61,8 @@ def test_a_double_click_on_start_starts_one_order(open_page: Open, order_databas
     page = open_page("/orders")
     open_start_form(page)
     page.get_by_role("button", name="Start", exact=True).dblclick()
-    expect(page.get_by_role("heading", name="Order web-")).to_be_visible(timeout=15_000)
-    expect(metric(page, "State")).to_have_text("completed", timeout=25_000)
+    expect(page.get_by_role("heading", name="Order web-")).to_be_visible()
+    expect(metric(page, "State")).to_have_text("completed")
     (after,) = rows(order_database_url, count)
     assert after["orders"] == before["orders"] + 1
 
@@ -73,8 +73,8 @@ def test_a_cancelled_order_has_no_buttons(open_page: Open, live: LiveApi):
     page.get_by_role("button", name="Cancel", exact=True).click()
     page.get_by_label("Reason").fill(MARKUP)
     page.get_by_role("button", name="Cancel order").click()
-    expect(page.get_by_text("Cancellation accepted.")).to_be_visible(timeout=10_000)
-    expect(metric(page, "State")).to_have_text("cancelled", timeout=20_000)
+    expect(page.get_by_text("Cancellation accepted.")).to_be_visible()
+    expect(metric(page, "State")).to_have_text("cancelled")
     wait_until_drawn(page)
     expect(page.get_by_role("button", name="Cancel", exact=True)).to_have_count(0)
     expect(page.get_by_role("button", name="Approve")).to_have_count(0)
@@ -89,7 +89,7 @@ def test_an_address_is_changed(open_page: Open, live: LiveApi, order_database_ur
     page.get_by_role("button", name="Change address").click()
     page.get_by_label("Street").fill("99 New Road")
     page.get_by_role("button", name="Save address").click()
-    expect(page.get_by_text("Address changed.")).to_be_visible(timeout=10_000)
+    expect(page.get_by_text("Address changed.")).to_be_visible()
     (row,) = rows(
         order_database_url,
         "select address ->> 'street' as street from orders where order_id = %(id)s",
@@ -112,13 +112,11 @@ def test_an_address_change_keeps_a_change_from_elsewhere(
     page.get_by_role("button", name="Change address").click()
     page.get_by_label("Zip").fill("10001")
     page.get_by_role("button", name="Save address").click()
-    expect(page.get_by_text("The address has changed: it has version 2, not 1.")).to_be_visible(
-        timeout=10_000
-    )
+    expect(page.get_by_text("The address has changed: it has version 2, not 1.")).to_be_visible()
     expect(page.get_by_label("Street")).to_have_value("7 Other Road")
     page.get_by_label("Zip").fill("10001")
     page.get_by_role("button", name="Save address").click()
-    expect(page.get_by_text("Address changed.")).to_be_visible(timeout=10_000)
+    expect(page.get_by_text("Address changed.")).to_be_visible()
     (row,) = rows(order_database_url, "select address from orders where order_id = %(id)s", id=order_id)
     assert (row["address"]["street"], row["address"]["zip"]) == ("7 Other Road", "10001")
     live.signal(order_id, "cancel", reason="done", cancelled_by="test")
@@ -129,13 +127,13 @@ def test_an_order_is_approved_on_the_reviews_page(open_page: Open, live: LiveApi
     wait_until_drawn(page)
     order_id = live.start(review="manual")
     card = page.locator(f".st-key-card-{order_id}")
-    card.wait_for(timeout=10_000)
+    card.wait_for()
     expect(card.get_by_text("s left")).to_be_visible()
     screenshot(page, "reviews-waiting-light")
     card.get_by_role("button", name="Approve").click()
-    expect(page.get_by_text("Order approved.")).to_be_visible(timeout=10_000)
+    expect(page.get_by_text("Order approved.")).to_be_visible()
     assert live.finished(order_id)["status"] == "completed"
-    expect(card).to_have_count(0, timeout=10_000)
+    expect(card).to_have_count(0)
 
 
 def test_a_request_that_is_too_late_shows_an_error(open_page: Open, live: LiveApi):
@@ -148,7 +146,7 @@ def test_a_request_that_is_too_late_shows_an_error(open_page: Open, live: LiveAp
     page.get_by_label("Reason").wait_for()
     live.signal(order_id, "reject", reviewer="another", reason="test")
     page.get_by_role("button", name="Cancel order").click()
-    expect(page.get_by_text(re.compile("too late", re.IGNORECASE)).first).to_be_visible(timeout=10_000)
+    expect(page.get_by_text(re.compile("too late", re.IGNORECASE)).first).to_be_visible()
 
 
 @pytest.fixture(scope="module")
@@ -168,13 +166,13 @@ def test_the_url_contains_the_filters(open_page: Open, a_run: str):
     assert metric(page, "Orders").inner_text() == "8"
     page.get_by_role("combobox", name="Outcome").click()
     page.get_by_role("option", name="cancelled").click()
-    expect(page.get_by_role("link", name="Download CSV (2 orders)")).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("link", name="Download CSV (2 orders)")).to_be_visible()
     wait_until_drawn(page)
     query = parse_qs(urlsplit(page.url).query)
     assert (query["run"], query["outcome"]) == ([a_run], ["cancelled"])
     page.get_by_role("combobox", name="Time range").click()
     page.get_by_role("option", name="Last hour").click()
-    page.wait_for_url(re.compile("range="), timeout=10_000)
+    page.wait_for_url(re.compile("range="))
     wait_until_drawn(page)
     again = open_page(page.url)
     wait_until_drawn(again)
@@ -216,7 +214,7 @@ def test_tables_have_no_unescaped_csv_download(open_page: Open, a_run: str):
     for table in page.get_by_test_id("stDataFrame").filter(visible=True).all():
         table.hover()
         toolbar = page.get_by_test_id("stElementToolbar").filter(visible=True)
-        toolbar.get_by_role("button", name="Search").first.wait_for(timeout=10_000)
+        toolbar.get_by_role("button", name="Search").first.wait_for()
         expect(toolbar.get_by_role("button", name=re.compile("Download", re.IGNORECASE))).to_have_count(0)
 
 
@@ -228,20 +226,20 @@ def test_a_load_test_is_started_and_its_verdict_shown(open_page: Open):
     page.get_by_role("textbox", name="SLO target").fill("0.5")
     page.get_by_role("textbox", name="Run id").fill("browser-run")
     page.get_by_role("button", name="Start", exact=True).click()
-    expect(page.get_by_text("browser-run").first).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("browser-run").first).to_be_visible()
     expect(page.get_by_text(re.compile("The run ended with exit code"))).to_be_visible(timeout=120_000)
     screenshot(page, "load_tests-ended-light")
     page.get_by_role("button", name="Show verdict").click()
-    expect(page.get_by_text("invariants", exact=True)).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("invariants", exact=True)).to_be_visible()
     wait_until_drawn(page)
     assert parse_qs(urlsplit(page.url).query)["run"] == ["browser-run"]
     for each in (page, open_page(page.url)):
-        expect(each.get_by_role("button", name="summary.md")).to_be_visible(timeout=20_000)
+        expect(each.get_by_role("button", name="summary.md")).to_be_visible()
     screenshot(page, "load_tests-verdict-light")
     page.get_by_text("Playback", exact=True).click()
     playback = page.frame_locator("iframe")
     playback.get_by_role("button", name="Play").click()
-    expect(playback.locator("[data-part=counts]")).to_contain_text("in flight", timeout=20_000)
+    expect(playback.locator("[data-part=counts]")).to_contain_text("in flight")
     playback.get_by_role("slider", name="Time of the run").press("End")
     expect(playback.locator("[data-part=counts]")).to_contain_text("0 in flight")
 
@@ -253,14 +251,14 @@ def test_a_load_test_can_be_stopped(open_page: Open):
     page.get_by_role("textbox", name="Duration").fill("120s")
     page.get_by_role("textbox", name="Run id").fill("stopped-run")
     page.get_by_role("button", name="Start", exact=True).click()
-    page.get_by_role("button", name="Stop", exact=True).click(timeout=40_000)
+    page.get_by_role("button", name="Stop", exact=True).click()
     expect(page.get_by_text(re.compile("The run ended with exit code"))).to_be_visible(timeout=90_000)
 
 
 def test_the_audit_shows_the_status_of_each_invariant(open_page: Open, a_run: str):
     page = open_page(f"/audit?run={a_run}")
     page.get_by_role("button", name=RUN_AUDIT).click()
-    expect(page.locator(".stMarkdownBadge").filter(has_text="holds")).to_have_count(9, timeout=60_000)
+    expect(page.locator(".stMarkdownBadge").filter(has_text="holds")).to_have_count(9)
     screenshot(page, "audit-done-light")
 
 
@@ -282,13 +280,13 @@ def test_a_list_opens_at_the_first_click_and_stays_open(
     for _ in range(3):
         page = open_page(path)
         shown = page.get_by_role("combobox", name=list_name)
-        shown.wait_for(state="attached", timeout=30_000)
+        shown.wait_for(state="attached")
         shown.evaluate(SCROLL_TO)
         box = shown.bounding_box()
         assert box is not None
         # Not `click`, which waits until the page stops moving.
         page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        expect(page.get_by_role("option", name=option)).to_be_visible(timeout=10_000)
+        expect(page.get_by_role("option", name=option)).to_be_visible()
         wait_for_reruns(page, reruns)
         expect(page.get_by_role("option", name=option)).to_be_visible()
 
@@ -303,7 +301,7 @@ def test_a_fault_profile_is_applied_and_shown(open_page: Open, live: LiveApi):
     page.get_by_role("option", name="slow").click()
     page.get_by_role("button", name="Apply fault profile").click()
     page.get_by_role("button", name="Apply", exact=True).click()
-    expect(page.get_by_text(re.compile("Active profile: slow"))).to_be_visible(timeout=10_000)
+    expect(page.get_by_text(re.compile("Active profile: slow"))).to_be_visible()
     assert live.http.get("/faults").json()["profile"] == "slow"
     live.http.put("/faults", json={"profile": "none"})
 
@@ -330,7 +328,7 @@ def test_a_zoom_survives_a_change_of_the_run(open_page: Open, two_runs: tuple[st
     one, other = two_runs
     page = open_page(f"/load_tests?run={one}&baseline={other}")
     plot = page.locator(".st-key-comparison .js-plotly-plot:visible")
-    plot.wait_for(timeout=20_000)
+    plot.wait_for()
     wait_until_drawn(page)
     plot.scroll_into_view_if_needed()
     before = plot.evaluate(AXIS)
@@ -344,7 +342,7 @@ def test_a_zoom_survives_a_change_of_the_run(open_page: Open, two_runs: tuple[st
     zoomed = plot.evaluate(AXIS)
     for action, done in (("Pin as baseline", "Unpin baseline"), ("Unpin baseline", "Pin as baseline")):
         page.get_by_role("button", name=action).click()
-        expect(page.get_by_role("button", name=done)).to_be_visible(timeout=20_000)
+        expect(page.get_by_role("button", name=done)).to_be_visible()
         wait_until_drawn(page)
         assert plot.evaluate(AXIS) == zoomed
 
@@ -378,10 +376,10 @@ def test_a_page_that_is_not_live_does_not_change(open_page: Open, live: LiveApi)
     value = metric(page, "In flight")
     before = value.inner_text()
     order_id = live.start(review="manual")
-    expect(metric(open_page("/"), "In flight")).not_to_have_text(before, timeout=20_000)
+    expect(metric(open_page("/"), "In flight")).not_to_have_text(before)
     assert value.inner_text() == before
     page.get_by_text("Live", exact=True).click()
-    expect(value).not_to_have_text(before, timeout=8_000)
+    expect(value).not_to_have_text(before)
     live.signal(order_id, "cancel", reason="done", cancelled_by="test")
 
 
@@ -391,9 +389,9 @@ def test_pages_recover_after_an_api_outage(open_page: Open, whole_stack, live: L
     try:
         open_start_form(page)
         page.get_by_role("button", name="Start", exact=True).click()
-        expect(page.get_by_text("No connection to the API").first).to_be_visible(timeout=10_000)
+        expect(page.get_by_text("No connection to the API").first).to_be_visible()
         overview = open_page("/")
-        expect(overview.get_by_text("Unknown: the API is not responding").first).to_be_visible(timeout=10_000)
+        expect(overview.get_by_text("Unknown: the API is not responding").first).to_be_visible()
     finally:
         whole_stack.start("api")
     eventually(lambda: live.http.get("/health").status_code == 200)

@@ -62,7 +62,7 @@ def test_enter_follows_a_link(opened: View):
     link = page.get_by_role("link", name="Latency").first
     tab_to(page, link.evaluate("each => each.href"))
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Latency", level=1)).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("heading", name="Latency", level=1)).to_be_visible()
 
 
 @pytest.mark.parametrize("opened", ["stage"], indirect=True)
@@ -70,7 +70,7 @@ def test_the_link_of_the_stage_leads_to_the_overview(opened: View, frozen: Froze
     page = opened.page
     tab_to(page, f"{frozen.url}/overview")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Overview", level=1)).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("heading", name="Overview", level=1)).to_be_visible()
     page.wait_for_url(f"{frozen.url}/")
 
 
@@ -79,7 +79,7 @@ def test_enter_activates_a_button(opened: View):
     page = opened.page
     tab_to(page, "All orders")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Orders", level=1)).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("heading", name="Orders", level=1)).to_be_visible()
     assert ORDER not in page.url
 
 

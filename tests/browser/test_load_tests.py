@@ -35,7 +35,7 @@ def run_id(order_database_url: str) -> str:
 
 def chart(page: Page, key: str) -> Locator:
     plot = page.locator(f".st-key-{key} .js-plotly-plot:visible")
-    plot.wait_for(timeout=20_000)
+    plot.wait_for()
     wait_until_drawn(page)
     plot.scroll_into_view_if_needed()
     return plot
@@ -60,10 +60,10 @@ def test_a_click_on_the_time_axis_lists_the_orders_of_that_second(open_page: Ope
     assert area is not None
     page.mouse.move(area["x"] + area["width"] * 0.5, area["y"] + area["height"] * 0.5)
     # Plotly clicks on the point below the pointer, which it finds after a moment.
-    page.locator(".st-key-run-time-axis .hoverlayer > *").first.wait_for(state="attached", timeout=5_000)
+    page.locator(".st-key-run-time-axis .hoverlayer > *").first.wait_for(state="attached")
     page.mouse.click(area["x"] + area["width"] * 0.5, area["y"] + area["height"] * 0.5)
     listed = page.get_by_text(re.compile(r"^Second \+\d+ s .* orders accepted"))
-    expect(listed).to_be_visible(timeout=20_000)
+    expect(listed).to_be_visible()
     wait_until_drawn(page)
     second = parameters(page)["second"][0]
     expect(page.get_by_role("spinbutton", name="Second of the run")).to_have_value(second)
@@ -71,7 +71,7 @@ def test_a_click_on_the_time_axis_lists_the_orders_of_that_second(open_page: Ope
     screenshot(page, f"load_tests-run-{theme}")
     if theme == "light":
         click_first_row(page, "second-orders")
-        expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("^Order seed-"), timeout=20_000)
+        expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("^Order seed-"))
 
 
 def test_a_second_can_be_entered_with_the_keyboard(open_page: Open, run_id: str):
@@ -81,7 +81,7 @@ def test_a_second_can_be_entered_with_the_keyboard(open_page: Open, run_id: str)
     field.focus()
     page.keyboard.type("130")
     page.keyboard.press("Enter")
-    expect(page.get_by_text(re.compile(r"^Second \+130 s "))).to_be_visible(timeout=20_000)
+    expect(page.get_by_text(re.compile(r"^Second \+130 s "))).to_be_visible()
 
 
 def test_a_row_opens_a_run_and_a_button_returns_to_the_list(open_page: Open, run_id: str):
@@ -89,10 +89,10 @@ def test_a_row_opens_a_run_and_a_button_returns_to_the_list(open_page: Open, run
     wait_until_drawn(page)
     screenshot(page, "load_tests-light")
     click_first_row(page, "stored-runs-table")
-    expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("^Load test "), timeout=20_000)
+    expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("^Load test "))
     assert "run" in parameters(page)
     page.get_by_role("button", name="All load tests").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("Load tests", timeout=20_000)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Load tests")
     wait_until_drawn(page)
     assert parameters(page) == {}
     wait_for_reruns(page, 2)
@@ -106,7 +106,7 @@ def test_invalid_options_are_reported_at_their_fields(open_page: Open):
     page.get_by_text("Advanced options").click()
     page.get_by_role("textbox", name="Drain seconds").fill("-1")
     page.get_by_role("button", name="Start", exact=True).click()
-    expect(page.get_by_text("rate must be a number of orders per second")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("rate must be a number of orders per second")).to_be_visible()
     expect(page.get_by_text("drain-seconds must be a number of seconds")).to_be_visible()
     screenshot(page, "load_tests-form-narrow")
 
@@ -116,7 +116,7 @@ def test_a_label_is_saved_and_shown(open_page: Open, run_id: str):
     page.get_by_role("button", name="Edit label and notes").click()
     page.get_by_role("textbox", name="Label").fill("before the index")
     page.get_by_role("button", name="Save").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("Load test before the index", timeout=20_000)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Load test before the index")
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(page.get_by_text("The run id cannot be used again")).to_be_visible()
     screenshot(page, "load_tests-delete-light")

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 
+from tests.browser.conftest import PATIENCE_MS
 from tests.browser.frozen import FrozenDashboard
 from tests.browser.views import picture
 from tests.live import eventually
@@ -42,13 +43,14 @@ class Connections:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(PATIENCE_MS)
     yield context.new_page()
     context.close()
 
 
 def open_overview(page: Page, frozen: FrozenDashboard) -> None:
     page.goto(frozen.url)
-    expect(page.get_by_role("heading", name="In flight")).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("heading", name="In flight")).to_be_visible()
     picture(page)
 
 
@@ -65,7 +67,7 @@ def wait_for_refreshes(page: Page, connections: Connections) -> None:
 
 def check_overview(page: Page, frozen: FrozenDashboard) -> None:
     """Check that the page is complete and has no error."""
-    expect(page.get_by_role("heading", name="In flight")).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("heading", name="In flight")).to_be_visible()
     picture(page)
     expect(page.get_by_role("heading", name="Pipeline")).to_have_count(1)
     expect(page.get_by_role("dialog")).to_have_count(0)
@@ -101,8 +103,8 @@ def test_a_page_that_is_left_during_a_refresh_leaves_nothing_behind(page: Page, 
         locking.execute("lock table orders in access exclusive mode")
         eventually(lambda: page.wait_for_timeout(100) or waits_for_a_lock(frozen.database_url), seconds=20)
         page.get_by_role("link", name="Load tests").first.click()
-        expect(page.get_by_role("heading", name="Load tests", level=1)).to_be_visible(timeout=30_000)
-    expect(page.get_by_role("heading", name="Stored runs")).to_be_visible(timeout=30_000)
+        expect(page.get_by_role("heading", name="Load tests", level=1)).to_be_visible()
+    expect(page.get_by_role("heading", name="Stored runs")).to_be_visible()
     wait_for_refreshes(page, connections)
     for name in ("Overview", "Pipeline", "In flight", "Components"):
         expect(page.get_by_role("heading", name=name, exact=True)).to_have_count(0)

@@ -37,10 +37,10 @@ def test_a_click_on_a_row_opens_its_order(open_page: Open, a_run: str):
     page = open_page(f"/orders?run={a_run}&q=listed-3")
     wait_until_drawn(page)
     click_row(page, 0, x=300)
-    expect(page.get_by_role("heading", name="Order listed-3")).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("heading", name="Order listed-3")).to_be_visible()
     expect(page.get_by_text(re.compile(r"^Completed in \d+\.\d{3} s: "))).to_be_visible()
     page.get_by_role("button", name="All orders").click()
-    expect(table(page)).to_be_visible(timeout=15_000)
+    expect(table(page)).to_be_visible()
     query = parse_qs(urlsplit(page.url).query)
     assert query == {"run": [a_run], "q": ["listed-3"]}
 
@@ -66,7 +66,7 @@ def test_the_keyboard_opens_an_order(open_page: Open, a_run: str):
     for key in ("ArrowDown", "ArrowDown", "ArrowRight"):
         page.keyboard.press(key)
         wait_until_drawn(page)
-    expect(page.get_by_role("heading", name="Order listed-3")).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("heading", name="Order listed-3")).to_be_visible()
 
 
 def test_selected_orders_are_cancelled(open_page: Open, live: LiveApi, a_run: str):
@@ -80,17 +80,17 @@ def test_selected_orders_are_cancelled(open_page: Open, live: LiveApi, a_run: st
         wait_until_drawn(page)
     page.get_by_role("button", name="Cancel 3 selected orders").click()
     dialog = page.get_by_role("dialog")
-    expect(dialog.get_by_text("2 of 3 can be cancelled now.")).to_be_visible(timeout=10_000)
+    expect(dialog.get_by_text("2 of 3 can be cancelled now.")).to_be_visible()
     reason = dialog.get_by_role("textbox", name="Reason")
     reason.fill(" ")
     dialog.get_by_role("button", name="Cancel 2 orders").click()
-    expect(dialog.get_by_text("Reason is empty.")).to_be_visible(timeout=10_000)
+    expect(dialog.get_by_text("Reason is empty.")).to_be_visible()
     reason.fill("sold out")
     dialog.get_by_role("button", name="Cancel 2 orders").click()
-    expect(page.get_by_text("Cancelled 2 of 2 orders.")).to_be_visible(timeout=15_000)
+    expect(page.get_by_text("Cancelled 2 of 2 orders.")).to_be_visible()
     assert {live.finished(order_id)["status"] for order_id in ids} == {"cancelled"}
     page.get_by_role("button", name="Close").click()
-    expect(page.get_by_text("Cancelled 2 of 2 orders.")).to_have_count(0, timeout=10_000)
+    expect(page.get_by_text("Cancelled 2 of 2 orders.")).to_have_count(0)
 
 
 def test_a_batch_shows_its_result(open_page: Open):
@@ -99,7 +99,7 @@ def test_a_batch_shows_its_result(open_page: Open):
     page.get_by_label("Order id", exact=True).fill("batch")
     page.get_by_role("spinbutton", name="Number of orders").fill("12")
     page.get_by_role("button", name="Start", exact=True).click()
-    expect(page.get_by_text("Started 12 of 12 orders.")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("Started 12 of 12 orders.")).to_be_visible()
     wait_until_drawn(page)
     screenshot(page, "orders-batch-light")
 
@@ -110,11 +110,11 @@ def test_an_invalid_field_has_its_error_below_it(open_page: Open):
     page.get_by_label("City").fill("")
     page.get_by_label("ZIP").fill("")
     page.get_by_role("button", name="Start", exact=True).click()
-    expect(page.get_by_text("City is empty.")).to_be_visible(timeout=10_000)
+    expect(page.get_by_text("City is empty.")).to_be_visible()
     page.get_by_label("City").fill("Springfield")
     page.get_by_role("button", name="Start", exact=True).click()
     message = page.get_by_text(re.compile("Zip is missing"))
-    expect(message).to_be_visible(timeout=10_000)
+    expect(message).to_be_visible()
     expect(page.get_by_text("City is empty.")).to_have_count(0)
     field, text = page.get_by_label("ZIP").bounding_box(), message.bounding_box()
     assert field is not None
@@ -132,7 +132,7 @@ def test_the_address_form_shows_an_error_below_its_field(open_page: Open, live: 
     page.get_by_label("City").fill("")
     page.get_by_role("button", name="Save address").click()
     form = page.get_by_test_id("stForm").filter(has_text="Save address")
-    expect(form.get_by_text("City is empty.")).to_be_visible(timeout=10_000)
+    expect(form.get_by_text("City is empty.")).to_be_visible()
     live.signal(order_id, "cancel", reason="done", cancelled_by="test")
 
 

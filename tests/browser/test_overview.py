@@ -17,7 +17,7 @@ BAR = f"{PLOT} .barlayer .point path"
 
 
 def order_in_the_address(page: Page) -> str:
-    page.wait_for_url(re.compile("/orders"), timeout=15_000)
+    page.wait_for_url(re.compile("/orders"))
     return parse_qs(urlsplit(page.url).query)["order"][0]
 
 
@@ -34,7 +34,7 @@ def click_on_the_first_bar(page: Page) -> None:
     assert box is not None
     page.mouse.move(box["x"] + 3, box["y"] + box["height"] / 2)
     # Plotly clicks on the mark below the pointer, which it finds after a moment.
-    page.locator(".hovertext:visible").first.wait_for(timeout=5_000)
+    page.locator(".hovertext:visible").first.wait_for()
     page.mouse.down()
     page.mouse.up()
 
@@ -42,7 +42,7 @@ def click_on_the_first_bar(page: Page) -> None:
 def test_a_click_on_a_bar_opens_the_order(open_page: Open, order_id: str):
     page = open_page("/")
     wait_until_drawn(page)
-    page.locator(BAR).first.wait_for(state="attached", timeout=15_000)
+    page.locator(BAR).first.wait_for(state="attached")
     # Not `scroll_into_view_if_needed`: each refresh replaces the bar.
     page.locator(PLOT).evaluate("plot => plot.scrollIntoView({block: 'center'})")
     # A refresh between the press and the release of the button ends the click, so it is repeated.
@@ -52,13 +52,13 @@ def test_a_click_on_a_bar_opens_the_order(open_page: Open, order_id: str):
             page.wait_for_url(re.compile("/orders"), timeout=4_000)
             break
     assert order_in_the_address(page) == order_id
-    expect(page.get_by_role("heading", name=f"Order {order_id}")).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("heading", name=f"Order {order_id}")).to_be_visible()
 
 
 def test_an_order_id_is_a_link_that_the_keyboard_reaches(open_page: Open, order_id: str):
     page = open_page("/")
     link = page.locator(f"{PLOT} .ytick a").first
-    link.wait_for(timeout=15_000)
+    link.wait_for()
     link.focus()
     page.keyboard.press("Enter")
     assert order_in_the_address(page) == order_id
@@ -67,14 +67,14 @@ def test_an_order_id_is_a_link_that_the_keyboard_reaches(open_page: Open, order_
 def test_a_state_of_the_pipeline_opens_its_orders(open_page: Open, order_id: str):
     page = open_page("/")
     page.locator(".st-key-stage-in_review").get_by_role("link").click()
-    page.wait_for_url(re.compile(r"/orders\?state=in_review"), timeout=15_000)
-    expect(page.get_by_role("heading", name="Orders")).to_be_visible(timeout=15_000)
+    page.wait_for_url(re.compile(r"/orders\?state=in_review"))
+    expect(page.get_by_role("heading", name="Orders")).to_be_visible()
     expect(page.get_by_text("No matching orders")).to_have_count(0)
 
 
 def test_the_restart_of_a_killed_worker_is_shown(open_page: Open, whole_stack):
     page = open_page("/")
     row = page.get_by_role("row", name=re.compile("order-worker-1"))
-    expect(row).to_contain_text(re.compile(r"Up\s*\d+\s(s|min)\s*0$"), timeout=15_000)
+    expect(row).to_contain_text(re.compile(r"Up\s*\d+\s(s|min)\s*0$"))
     whole_stack.kill("order-worker-1")
-    expect(row).to_contain_text(re.compile(r"Up\s*\d+\ss\s*1$"), timeout=20_000)
+    expect(row).to_contain_text(re.compile(r"Up\s*\d+\ss\s*1$"))

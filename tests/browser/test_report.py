@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from loadtest.reports.html_report import html_report
-from tests.browser.conftest import SCREENSHOTS
+from tests.browser.conftest import PATIENCE_MS, SCREENSHOTS
 from tests.live import eventually
 from tests.load.report_inputs import report_input
 
@@ -34,12 +34,13 @@ def report(browser: Browser, file: Path) -> Iterator[Report]:
     def opened(width: int = 1280, **options: str) -> Page:
         context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, **options)
         contexts.append(context)
+        context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
         page.on("request", lambda request: problems.append(request.url))
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto(file.as_uri())
-        page.wait_for_selector("body[data-ready]", timeout=60_000)
+        page.wait_for_selector("body[data-ready]")
         return page
 
     yield opened

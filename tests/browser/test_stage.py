@@ -19,7 +19,7 @@ FRAMES_PER_SECOND = 30
 
 def picture_of(page) -> FrameLocator:
     frame = page.frame_locator(".st-key-picture iframe")
-    frame.locator("body[data-ready=true]").wait_for(timeout=30_000)
+    frame.locator("body[data-ready=true]").wait_for()
     return frame
 
 
@@ -28,7 +28,7 @@ def test_the_stage_fills_the_screen(open_page: Open, live: LiveApi, theme: str):
     page = open_page("/stage", theme)
     live.start(review="manual")
     frame = picture_of(page)
-    expect(frame.locator("[data-part=orders]")).not_to_have_text(re.compile("^(0|–)$"), timeout=15_000)
+    expect(frame.locator("[data-part=orders]")).not_to_have_text(re.compile("^(0|–)$"))
     expect(page.get_by_test_id("stHeader")).to_be_hidden()
     assert not page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
     picture = page.locator(".st-key-picture iframe").bounding_box()
@@ -48,19 +48,18 @@ def test_a_kill_from_the_stage_is_recorded_and_drawn(
     picture_of(page)
     page.get_by_role("button", name="Kill order-worker-1", exact=True).click()
     page.get_by_role("dialog").get_by_role("button", name="Kill order-worker-1").click()
-    expect(page.get_by_text("Killed order-worker-1.")).to_be_visible(timeout=40_000)
+    expect(page.get_by_text("Killed order-worker-1.")).to_be_visible()
     assert {each.name: each.pid for each in whole_stack.processes()}["order-worker-1"] != pids[
         "order-worker-1"
     ]
     page.frame(url="about:srcdoc").wait_for_function(
-        "() => window.stage.race.disturbances.some((each) => each.name.startsWith('kill order-worker-1'))",
-        timeout=30_000,
+        "() => window.stage.race.disturbances.some((each) => each.name.startsWith('kill order-worker-1'))"
     )
     with psycopg.connect(order_database_url) as connection:
         found = connection.execute("select action, component from disturbances").fetchall()
     assert ("kill", "order-worker-1") in found
     overview = open_page("/")
-    expect(overview.get_by_text("kill order-worker-1 (+60 s)").first).to_be_attached(timeout=30_000)
+    expect(overview.get_by_text("kill order-worker-1 (+60 s)").first).to_be_attached()
     whole_stack.wait_until_healthy(["order-worker-1"])
 
 
@@ -70,7 +69,7 @@ def test_two_hundred_orders_in_flight_move_smoothly(open_page: Open, order_datab
     picture_of(page)
     frame = page.frame(url="about:srcdoc")
     frame.wait_for_function(
-        "() => window.stage.race.orders.filter((each) => each.end === null).length >= 200", timeout=30_000
+        "() => window.stage.race.orders.filter((each) => each.end === null).length >= 200"
     )
     drawn = frame.evaluate(
         """() => new Promise((resolve) => {

@@ -92,13 +92,14 @@ def open_view(browser: Browser, frozen: FrozenDashboard, name: str, theme: str =
         color_scheme="dark" if theme == "dark" else "light",
         reduced_motion="reduce",
     )
+    context.set_default_timeout(1000 * COMPLETE_SECONDS)
     try:
         page = context.new_page()
         errors: list[str] = []
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(frozen.url + VIEWS[name])
-        page.get_by_role("heading", level=1).first.wait_for(timeout=30_000)
+        page.get_by_role("heading", level=1).first.wait_for()
         if name == "stage":
             _stop_the_stage(page)
         picture(page)
@@ -109,7 +110,7 @@ def open_view(browser: Browser, frozen: FrozenDashboard, name: str, theme: str =
 
 
 def _stop_the_stage(page: Page) -> None:
-    page.frame_locator("iframe").locator("body[data-ready=true]").wait_for(timeout=30_000)
+    page.frame_locator("iframe").locator("body[data-ready=true]").wait_for()
     frame = page.frame(url="about:srcdoc")
     assert frame is not None
     frame.evaluate(_STOP_THE_STAGE)
