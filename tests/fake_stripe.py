@@ -17,7 +17,7 @@ from fastapi import FastAPI, Request, Response
 
 from tests.ports import free_port_base
 
-STARTUP_SECONDS = 20.0
+STARTUP_SECONDS = 60.0
 HANG_SECONDS = 5.0
 CARD = "4242424242424242"
 DECLINED_CARD = "4000000000000341"

@@ -14,7 +14,7 @@ from orchestrator.embedded.layout import PROJECT_ROOT
 from tests.ports import free_port_base
 
 TOKEN = "gateway-token"
-STARTUP_SECONDS = 20.0
+STARTUP_SECONDS = 60.0
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tests.directories import temporary_directory
 
-STARTUP_SECONDS = 10.0
+STARTUP_SECONDS = 60.0
 
 _CONFIGURATION = """\
 [databases]

@@ -20,7 +20,7 @@ from orchestrator.settings import Settings
 from tests import secrets
 from tests.directories import temporary_directory
 
-STARTUP_SECONDS = 20.0
+STARTUP_SECONDS = 60.0
 TEMPLATE = "orders"
 
 with warnings.catch_warnings():

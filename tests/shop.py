@@ -28,7 +28,7 @@ from tests.orders import ADDRESS
 
 RepositoryFactory = Callable[[Database, str, TemporalNamespace], OrderRepository]
 ActivitySetFactory = Callable[[OrderRepository, FaultInjector, Gateways], ActivitySet]
-VISIBLE_SECONDS = 10.0
+VISIBLE_SECONDS = 60.0
 POLL_SECONDS = 0.02
 
 

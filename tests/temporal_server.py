@@ -19,7 +19,7 @@ from orchestrator.temporal.client import connect
 from tests.directories import temporary_directory
 from tests.ports import free_port_base
 
-STARTUP_SECONDS = 30.0
+STARTUP_SECONDS = 60.0
 STOP_SECONDS = 5.0
 
 

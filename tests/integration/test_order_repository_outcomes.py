@@ -177,7 +177,7 @@ class _OneConnection:
 
 async def _wait_for_a_blocked_session(pool) -> None:
     query = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await pool.fetch_one(query) is None:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 

@@ -260,7 +260,7 @@ async def test_of_two_workers_that_race_one_completes_a_step(
 
 
 async def wait_for_lock_waiters(pool, count: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while True:
             row = await pool.fetch_one(
                 "select count(*) as n from pg_stat_activity"

@@ -58,7 +58,7 @@ async def test_temporal_lists_the_orders_of_a_run(live: LiveApi, live_stack: Sta
     client = await connect(live_stack.settings)
     description = await client.get_workflow_handle(f"order-{order_id}").describe()
     assert await description.static_summary() == f"order {order_id}, 42.00 USD, run {run_id}"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while [each.id async for each in client.list_workflows(f"OrderRunId = '{run_id}'")] != [  # noqa: ASYNC110
             f"order-{order_id}"
         ]:

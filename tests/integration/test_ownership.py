@@ -191,7 +191,7 @@ async def test_a_claim_is_kept_while_a_workflow_of_the_task_queue_is_open(
     assert await claim_task_queues(client, pool, [queue]) == own_id
     order = await client.start_workflow("OrderWorkflow", id=f"order-{queue}", task_queue=queue)
     query = f"TaskQueue = '{queue}' AND ExecutionStatus = 'Running'"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (await client.count_workflows(query)).count:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     with pytest.raises(StartRefused, match=TAKEN):

@@ -199,7 +199,7 @@ class LeakyCarrier(SimulatedCarrier):
 async def test_heartbeats_and_failures_are_encrypted(client: Client, pool: Database) -> None:
     async with running_workers(client, pool, "failing", LeakyCarrier(pool)) as shop:
         handle = await start_order(shop, "failing", limit_seconds=12.0)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while True:
                 pending = (await handle.describe()).raw_description.pending_activities
                 if pending and pending[0].HasField("last_failure"):
@@ -236,7 +236,7 @@ async def test_an_order_waits_for_a_worker_with_its_key(
         handle = await Shop(shop.run_id, client, pool, shop.order_queue, shop.shipping_queue).place(
             shop.order("order", initial_address=MARKED)
         )
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while True:
                 if failed := await task_failures(client, handle):
                     break

@@ -33,7 +33,7 @@ from tests.shop import Shop
 from tests.temporal_server import temporal_server
 
 RATE = 4.0
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 60.0
 POLL_SECONDS = 0.1
 
 Handle = WorkflowHandle[OrderWorkflow, OrderResult]

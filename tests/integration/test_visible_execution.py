@@ -25,7 +25,7 @@ from tests.orders import new_order, provider_balance
 from tests.shop import simulated_gateways
 from tests.temporal_server import temporal_server
 
-WAIT_SECONDS = 15
+WAIT_SECONDS = 60
 
 
 @dataclass(frozen=True)

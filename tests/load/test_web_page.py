@@ -23,6 +23,8 @@ from orchestrator.settings import Settings
 from tests.load.fake_api import Behaviour
 from tests.load.harness import ROOT, FakeApiProcess, LoadTest, fake_api, wait_for
 
+expect.set_options(timeout=60_000)
+
 CHROMIUM = shutil.which("chromium")
 
 
@@ -93,9 +95,7 @@ def test_a_run_from_the_form_to_its_verdict(load_test: LoadTest) -> None:
 
         fill_and_start(page, rate="10", duration="60s", runId="from-the-form", sloTarget="0.95")
         page.get_by_role("tab", name="Verdict").click()
-        expect(page.get_by_text(re.compile(r"[1-9]\d* in flight +0 late +at most .* late"))).to_be_visible(
-            timeout=15_000
-        )
+        expect(page.get_by_text(re.compile(r"[1-9]\d* in flight +0 late +at most .* late"))).to_be_visible()
         # 60 orders prove the target.
         wait_for(lambda: sum(order["outcome"] is not None for order in api.truth()["orders"].values()) >= 60)
         page.get_by_role("button", name="Stop").click()
@@ -134,14 +134,14 @@ def test_two_runs_one_after_the_other(load_test: LoadTest) -> None:
         page.goto(url)
         page.get_by_text("Custom parameters").click()
         fill_and_start(page, rate="10", duration="2s", runId="first")
-        expect(page.get_by_role("button", name="New")).to_be_visible(timeout=30_000)
+        expect(page.get_by_role("button", name="New")).to_be_visible()
         page.get_by_role("button", name="New").click()
         page.get_by_text("Custom parameters").click()
         fill_and_start(page, rate="10", duration="2s", runId="first")
         expect(page.get_by_text("Run id first was used before")).to_be_visible()
         page.locator("input[name=excludeRejected]").check()
         fill_and_start(page, runId="second")
-        expect(page.get_by_role("button", name="New")).to_be_visible(timeout=30_000)
+        expect(page.get_by_role("button", name="New")).to_be_visible()
         page.get_by_role("tab", name="Verdict").click()
         expect(page.get_by_text("not proven (exit code 5)")).to_be_visible()
         assert len(api.truth()["orders"]) == 40

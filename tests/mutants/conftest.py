@@ -19,7 +19,7 @@ from tests.patient_pool import patient_pool
 from tests.servers import postgres_server
 from tests.temporal_server import temporal_server
 
-API_STARTUP_SECONDS = 30.0
+API_STARTUP_SECONDS = 60.0
 
 
 @pytest.fixture(scope="package")

@@ -61,7 +61,7 @@ async def test_the_tasks_of_the_api_continue_after_an_unexpected_error(
     context.admission.admit("a")
     with capture_logs() as lines:
         tasks = _start_background_tasks(cast(Context, context))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await context.outcomes.wait("a", seconds=60)
             while min(keys.calls, load.calls) < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)

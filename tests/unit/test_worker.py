@@ -98,7 +98,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
 
 async def serve(stopping: asyncio.Event) -> None:
     runtime = cast(Runtime, SimpleNamespace(metric_meter=MetricMeter.noop))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await main._serve(Settings(events_keep_days=90), WorkerKind.ORDER, "worker", stopping, runtime, None)
 
 
@@ -196,7 +196,7 @@ async def test_an_unwritable_liveness_file_does_not_end_the_worker(monkeypatch: 
         raise OSError("no space left on device")
 
     async def serve_until_continued(*_: object) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await continued.wait()
 
     monkeypatch.setattr(main, "keep_touching", fail)

@@ -28,7 +28,7 @@ from tests.workflows.held_activities import HeldActivities
 
 ORDER_QUEUE = "order-tq"
 SHIPPING_QUEUE = "shipping-tq"
-WAIT_SECONDS = 10
+WAIT_SECONDS = 60
 HERE = Path(__file__).parent
 
 HELD_IN: dict[State, Activity] = {

@@ -217,7 +217,7 @@ async def test_a_cancellation_ends_the_delay_between_two_shipments(real_env):
     # On a busy machine the cancellation can arrive after the delay; then the test tries another order.
     for _ in range(5):
         placed = await real_env.place({Activity.DISPATCH: [StepStatus.OUT_OF_TIME] * 100})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not any(end is None for _, end in await retry_timers(placed)):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await placed.handle.signal("CancelOrder", {"reason": "why", "cancelled_by": "me"})

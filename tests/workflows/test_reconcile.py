@@ -18,7 +18,7 @@ STATES = [State.RECEIVED, State.IN_REVIEW, State.APPROVED, State.CHARGED, State.
 
 
 async def reconcile(env: OrderEnvironment, request: ReconcileRequest, again: str = "") -> OrderResult:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return await env.client.execute_workflow(
             ReconcileWorkflow.run,
             request,
