@@ -79,12 +79,12 @@ down: setup
 demo: setup
 	@$(BIN)/python -m loadtest.demo $(ARGS)
 
-# Most tests mostly wait, so several run in parallel. Tests marked `alone` measure times and run one by one
-# after them. (Exit code 5: no test selected, which is an error only for both runs together.)
+# Most tests mostly wait, so several run in parallel. Tests marked `alone` measure times or need both cores and
+# run one by one after them. (Exit code 5: no test selected, which is an error only for both runs together.)
 test: setup
 	@$(BIN)/python -m pytest -n 5 --dist loadgroup --no-loadscope-reorder -m "not alone and not proof" $(ARGS); \
 	first=$$?; [ $$first = 0 ] || [ $$first = 5 ] || exit $$first; \
-	$(BIN)/python -m pytest -m "alone and not proof" $(or $(ARGS),tests/chaos tests/load); \
+	$(BIN)/python -m pytest -m "alone and not proof" $(or $(ARGS),tests/chaos tests/load tests/races); \
 	second=$$?; [ $$second = 0 ] || [ $$first$$second = 05 ] || exit $$second
 
 proofs: setup

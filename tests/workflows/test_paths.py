@@ -1,6 +1,7 @@
 """Every path of an order from acceptance to an outcome."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -8,6 +9,7 @@ from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
 from db.domain import Address, ExecutionMode, Item, Reason, RequestResult, ReviewMode, State, Step
+from orchestrator.deadlines import SIMULATED_NEEDS
 from orchestrator.messages.activities import Activity, StepStatus
 from orchestrator.messages.ids import compensation_task_queue, order_workflow_id, shipping_workflow_id
 from orchestrator.messages.orders import DUPLICATE_ORDER, INVALID_ORDER, OrderResult
@@ -19,8 +21,18 @@ from tests.orders import OTHER_ADDRESS, new_order
 from tests.workflows.conftest import ORDER_QUEUE
 from tests.workflows.held_activities import FORWARD_ACTIVITIES, STEP_ACTIVITY_NAMES
 
-SHORT = 2.0
-"""A limit in seconds, short enough for the server that does not skip time."""
+SHORT = 4.0
+"""A limit in seconds, short enough for the server that does not skip time, and long enough for the steps
+before the one that a test holds."""
+
+
+ONE_SHIPMENT = {
+    "limit_seconds": 600.0,
+    "time_needs": replace(
+        SIMULATED_NEEDS, steps=dict.fromkeys(SIMULATED_NEEDS.steps, 0.0) | {"dispatch": 600.0}
+    ),
+}
+"""Limits of an order with time for one shipment, but not for another one, however slow the machine is."""
 
 ALWAYS_DECLINED = [StepStatus.DECLINED] * 100
 """Every call of the carrier or the warehouse is declined."""
@@ -279,8 +291,7 @@ async def test_a_charge_and_a_refund_that_fail_for_long_leave_a_short_history(en
 
 @pytest.mark.parametrize("name", FORWARD_ACTIVITIES)
 async def test_a_step_without_time_left_aborts_the_order(env, name):
-    # Too short for another shipment.
-    placed = await env.place({name: [StepStatus.OUT_OF_TIME] * 9}, limit_seconds=0.5)
+    placed = await env.place({name: [StepStatus.OUT_OF_TIME] * 9}, **ONE_SHIPMENT)
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
 
@@ -315,7 +326,7 @@ async def test_without_a_shipping_worker_the_order_is_refunded_at_its_deadline(e
 @pytest.mark.parametrize("name", [Activity.CHARGE, Activity.PREPARE, Activity.DISPATCH])
 async def test_gateway_work_that_was_not_stored_is_compensated(env, name):
     placed = await env.place(
-        {name: [DoneButReturns(StepStatus.OUT_OF_TIME, is_stored=False)] * 9}, limit_seconds=0.5
+        {name: [DoneButReturns(StepStatus.OUT_OF_TIME, is_stored=False)] * 9}, **ONE_SHIPMENT
     )
     result = await placed.result()
     assert (result.outcome, result.reason) == (State.FAILED, Reason.DEADLINE)
@@ -325,7 +336,7 @@ async def test_gateway_work_that_was_not_stored_is_compensated(env, name):
 async def test_a_stored_dispatch_that_was_not_reported_completes_the_order(env):
     # The worker stored the dispatch and died before it could report to the workflow.
     placed = await env.place(
-        {Activity.DISPATCH: [DoneButReturns(StepStatus.OUT_OF_TIME, is_stored=True)] * 9}, limit_seconds=0.5
+        {Activity.DISPATCH: [DoneButReturns(StepStatus.OUT_OF_TIME, is_stored=True)] * 9}, **ONE_SHIPMENT
     )
     assert (await placed.result()).outcome is State.COMPLETED
 
