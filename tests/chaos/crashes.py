@@ -60,7 +60,7 @@ MAX_LISTED_LATE = 5
 """Late orders whose events are printed."""
 
 FAULTS_ATTEMPTS = 10
-VISIBLE_SECONDS = 15.0
+VISIBLE_SECONDS = 60.0
 POLL_SECONDS = 0.2
 
 
