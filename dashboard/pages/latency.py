@@ -67,7 +67,7 @@ def select_orders() -> dict[str, str]:
         select("Fault profile", "faults", fault_profiles())
         if st.button("Refresh", icon=":material/refresh:", width="stretch"):
             st.cache_data.clear()
-            latency_charts.latency_charts.clear()
+            latency_charts.clear()
     return {
         name: value.isoformat(timespec="minutes") if isinstance(value, datetime) else value
         for name in filters.NAMES

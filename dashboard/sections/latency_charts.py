@@ -1,10 +1,13 @@
 """The charts of the latency page."""
 
+from functools import partial
+
 import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard.data import clients
 from dashboard.data.cached import CHART_SECONDS, cached
+from dashboard.first_screen import draw_later
 from dashboard.page_elements import chart, clickable_chart, page_link, switch_page
 from db.read_models import latency
 from db.read_models.latency import Plan, Slo, Summary
@@ -14,17 +17,33 @@ from loadtest.charts.palette import palette_of
 
 SLOWEST = 12
 
+# About the height of the charts below the first screen, in pixels.
+LATER_HEIGHT = 1_300
+
+buckets = cached(latency.buckets, CHART_SECONDS)
+figures_cache = st.cache_resource(ttl=CHART_SECONDS, max_entries=20, show_spinner=False)
+"""Building a figure takes longer than reading its data."""
+
 
 def show(plan: Plan, summary: Summary, slo: Slo) -> None:
     """Draw all charts of a selection that has orders."""
-    (histogram, by_percentile, percentiles, heatmap, breakdown), slowest = latency_charts(
-        plan, st.context.theme.type, slo
-    )
+    histogram, by_percentile = distributions(plan, st.context.theme.type, slo)
     left, right = st.columns(2, gap="medium")
     with left:
         _draw("Histogram", "histogram", histogram, "Orders by completion time and outcome")
     with right:
         _draw("Time by percentile", "by-percentile", by_percentile, "Completion time at each percentile")
+    draw_later("latency-courses", LATER_HEIGHT, partial(_show_courses, plan, summary, slo))
+
+
+def clear() -> None:
+    """Delete the cached figures."""
+    distributions.clear()
+    courses.clear()
+
+
+def _show_courses(plan: Plan, summary: Summary, slo: Slo) -> None:
+    percentiles, heatmap, breakdown, slowest = courses(plan, st.context.theme.type, slo)
     _draw("Percentiles over time", "percentiles", percentiles, "Percentiles of completion time")
     _draw("Latency heatmap", "heatmap", heatmap, "Orders by time of acceptance and completion time")
     st.subheader(f"Time breakdown of the {min(SLOWEST, summary.orders)} slowest orders", anchor=False)
@@ -37,15 +56,23 @@ def show(plan: Plan, summary: Summary, slo: Slo) -> None:
             page_link("orders", short_id(order_id), order=order_id)
 
 
-@st.cache_resource(ttl=CHART_SECONDS, max_entries=20, show_spinner=False)
-def latency_charts(plan: Plan, theme: str | None, slo: Slo) -> tuple[tuple[go.Figure, ...], list[str]]:
-    """Return all charts of a selection, and the ids of its slowest orders.
-
-    The figures are cached: building them takes longer than reading.
-    """
-    database, palette, limit_ms = clients.database(), palette_of(theme), round(slo.limit_seconds * 1000)
+@figures_cache
+def distributions(plan: Plan, theme: str | None, slo: Slo) -> tuple[go.Figure, go.Figure]:
+    """Return the histogram, and the time by percentile."""
+    palette, limit_ms = palette_of(theme), round(slo.limit_seconds * 1000)
     summary = cached(latency.summary, CHART_SECONDS)(plan)
-    buckets = latency.buckets(database, plan)
+    figures = (
+        distribution.histogram(buckets(plan), palette, limit_ms, summary.times_ms[1.0]),
+        distribution.by_percentile(summary.ecdf, summary.orders, palette, limit_ms, slo.target),
+    )
+    _keep_zoom(figures, plan)
+    return figures
+
+
+@figures_cache
+def courses(plan: Plan, theme: str | None, slo: Slo) -> tuple[go.Figure, go.Figure, go.Figure, list[str]]:
+    """Return the percentiles over time, the heatmap, and the slowest orders: their time breakdown and ids."""
+    database, palette, limit_ms = clients.database(), palette_of(theme), round(slo.limit_seconds * 1000)
     slices, cells = latency.over_time(database, plan)
     time_range = axes.TimeRange(
         plan,
@@ -53,17 +80,20 @@ def latency_charts(plan: Plan, theme: str | None, slo: Slo) -> tuple[tuple[go.Fi
         latency.fault_spans(database, plan.since, plan.until),
         latency.disturbances(database, plan.since, plan.until),
     )
-    slowest = latency.slowest(database, plan, buckets, SLOWEST)
+    slowest = latency.slowest(database, plan, buckets(plan), SLOWEST)
     figures = (
-        distribution.histogram(buckets, palette, limit_ms, summary.times_ms[1.0]),
-        distribution.by_percentile(summary.ecdf, summary.orders, palette, limit_ms, slo.target),
         over_time.percentiles(slices, time_range, palette),
         over_time.heatmap(cells, time_range, palette),
         time_breakdown.time_breakdown(slowest, palette, limit_ms),
     )
+    _keep_zoom(figures, plan)
+    return *figures, [row["order_id"] for row in slowest]
+
+
+def _keep_zoom(figures: tuple[go.Figure, ...], plan: Plan) -> None:
+    """Keep the user's zoom at a refresh, but not with other filters."""
     for figure in figures:
-        figure.update_layout(uirevision=str(plan.selection))
-    return figures, [row["order_id"] for row in slowest]
+        figure.layout.uirevision = str(plan.selection)
 
 
 def _draw(title: str, key: str, figure: go.Figure, alt: str) -> None:

@@ -4,12 +4,10 @@ import math
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-import plotly.graph_objects as go
-
 from db.read_models.latency import Disturbance, FaultSpan, Plan
 from loadtest.charts import plain_text
 from loadtest.charts.disturbance_spans import disturbance_spans
-from loadtest.charts.palette import Palette, add_marks
+from loadtest.charts.palette import Marks, Palette
 
 MAX_BANDS = 60
 MAX_LABELS = 12
@@ -44,10 +42,10 @@ def log_ticks(low_ms: float, high_ms: float) -> dict[str, object]:
     }
 
 
-def draw_faults_and_disturbances(figure: go.Figure, palette: Palette, time_range: TimeRange) -> None:
-    """Draw each active fault profile as a band, and each disturbance as a line and the band of its effect.
+def faults_and_disturbances(palette: Palette, time_range: TimeRange) -> Marks:
+    """Return each active fault profile as a band, and each disturbance as a line and the band of its effect.
 
-    Draws the newest MAX_BANDS of each. The newest MAX_LABELS have a label, except where it would cover the
+    Returns the newest MAX_BANDS of each. The newest MAX_LABELS have a label, except where it would cover the
     label before it.
     """
     since, until = time_range.plan.since, time_range.plan.until
@@ -58,7 +56,9 @@ def draw_faults_and_disturbances(figure: go.Figure, palette: Palette, time_range
     ][-MAX_BANDS:]
     spans = disturbance_spans(time_range.disturbances, time_range.limit_ms / 1000)
     spans = [each for each in spans if each.since <= until][-MAX_BANDS:]
-    shapes = [_band(start, end, palette.band, BAND_OPACITY) for start, end, _ in profiles]
+    shapes: list[dict[str, object]] = [
+        _band(start, end, palette.band, BAND_OPACITY) for start, end, _ in profiles
+    ]
     shapes += [
         _band(max(each.since, since), min(each.until or until, until), palette.text, 0.12)
         for each in spans
@@ -78,7 +78,7 @@ def draw_faults_and_disturbances(figure: go.Figure, palette: Palette, time_range
         )
     ]
     labels += [_label(each.since, each.name, palette.text, y=1, angle=-90) for each in spans[-MAX_LABELS:]]
-    add_marks(figure, shapes, labels)
+    return Marks(shapes, labels)
 
 
 def _spaced(names: list[tuple[datetime, str]], distance: timedelta) -> list[tuple[datetime, str]]:

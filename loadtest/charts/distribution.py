@@ -10,7 +10,7 @@ from db.read_models.latency import Bucket
 from db.read_models.latency_buckets import edge_below
 from db.read_models.percentiles import min_count
 from loadtest.charts.axes import log_seconds, log_ticks
-from loadtest.charts.palette import Palette, apply_layout, limit_line
+from loadtest.charts.palette import Palette, horizontal_limit_line, limit_line, set_layout, vertical_line
 
 HEIGHT = 340
 PERCENTILE_TICKS = (0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
@@ -40,12 +40,19 @@ def histogram(buckets: Sequence[Bucket], palette: Palette, limit_ms: int, longes
             customdata=[f"{low / 1000:.3f} s to {high / 1000:.3f} s" for low, high in edges],
             hovertemplate="%{customdata}: %{y:,} " + outcome.value + "<extra></extra>",
         )
-    apply_layout(figure, palette, height=HEIGHT)
     low_ms = edge_below(buckets[0].upto_ms) if buckets else 1000
-    figure.update_xaxes(title="completion time", **log_ticks(low_ms, max(longest_ms, limit_ms)))
-    figure.update_yaxes(title="orders")
-    figure.update_layout(barmode="stack", bargap=0)
-    limit_line(figure, palette, log_seconds(limit_ms), limit_ms / 1000)
+    set_layout(
+        figure,
+        palette,
+        height=HEIGHT,
+        axes={
+            "xaxis": {"title": "completion time", **log_ticks(low_ms, max(longest_ms, limit_ms))},
+            "yaxis": {"title": "orders"},
+        },
+        marks=[limit_line(palette, log_seconds(limit_ms), limit_ms / 1000)],
+        barmode="stack",
+        bargap=0,
+    )
     return figure
 
 
@@ -66,23 +73,31 @@ def by_percentile(curve: Curve, orders: int, palette: Palette, limit_ms: int, ta
         customdata=[100 * share for share, _ in points],
         hovertemplate="p%{customdata:.6~g}: %{y:.3f} s<extra></extra>",
     )
-    apply_layout(figure, palette, height=HEIGHT)
     shown = [share for share in PERCENTILE_TICKS if min_count(share) <= orders]
-    figure.update_xaxes(
-        title="percentile",
-        tickvals=[_nines(share) for share in shown],
-        ticktext=[f"{100 * share:g}" for share in shown],
-        # Not `range`: a refresh that changes it would reset the user's zoom.
-        autorangeoptions={"minallowed": 0, "maxallowed": max(_nines(last), _nines(0.9))},
-    )
-    figure.update_yaxes(title="completion, s", rangemode="tozero")
-    figure.add_vline(
+    target_line = vertical_line(
         _nines(target),
-        line={"color": palette.muted, "width": 2, "dash": "dot"},
-        annotation={"text": f"target {100 * target:g} %", "font": {"color": palette.text}},
-        annotation_position="bottom right",
+        f"target {100 * target:g} %",
+        color=palette.muted,
+        text_color=palette.text,
+        dash="dot",
+        label="bottom right",
     )
-    limit_line(figure, palette, limit_ms / 1000, limit_ms / 1000, vertical=False)
+    set_layout(
+        figure,
+        palette,
+        height=HEIGHT,
+        axes={
+            "xaxis": {
+                "title": "percentile",
+                "tickvals": [_nines(share) for share in shown],
+                "ticktext": [f"{100 * share:g}" for share in shown],
+                # Not `range`: a refresh that changes it would reset the user's zoom.
+                "autorangeoptions": {"minallowed": 0, "maxallowed": max(_nines(last), _nines(0.9))},
+            },
+            "yaxis": {"title": "completion, s", "rangemode": "tozero"},
+        },
+        marks=[target_line, horizontal_limit_line(palette, limit_ms / 1000, limit_ms / 1000)],
+    )
     return figure
 
 
@@ -105,11 +120,17 @@ def cumulative(curves: Mapping[str, Curve], palette: Palette, limit_ms: int) -> 
             customdata=[ms / 1000 for ms, _ in curve],
             hovertemplate="%{y:.2f} % within %{customdata:.3f} s<extra></extra>",
         )
-    apply_layout(figure, palette, height=HEIGHT)
     starts = [curve[0][0] for curve in curves.values() if curve] or [1000]
     ends = [curve[-1][0] for curve in curves.values() if curve] or [1000]
-    figure.update_xaxes(title="completion time", **log_ticks(min(starts), max(*ends, limit_ms)))
-    figure.update_yaxes(title="share of orders, %", range=[0, 101])
-    figure.update_layout(showlegend=len(curves) > 1)
-    limit_line(figure, palette, log_seconds(limit_ms), limit_ms / 1000)
+    set_layout(
+        figure,
+        palette,
+        height=HEIGHT,
+        axes={
+            "xaxis": {"title": "completion time", **log_ticks(min(starts), max(*ends, limit_ms))},
+            "yaxis": {"title": "share of orders, %", "range": [0, 101]},
+        },
+        marks=[limit_line(palette, log_seconds(limit_ms), limit_ms / 1000)],
+        showlegend=len(curves) > 1,
+    )
     return figure

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from db.database import Row
 from loadtest.charts import plain_text
-from loadtest.charts.palette import Palette, apply_layout, disable_zoom, limit_line
+from loadtest.charts.palette import Palette, limit_line, set_layout
 
 ROWS = 12
 HEIGHT = 440
@@ -46,23 +46,30 @@ def in_flight_chart(
     for risk in _RISKS:
         own = [(position, row, share) for position, (row, share) in enumerate(shown) if _risk(share) is risk]
         _draw(figure, palette, risk, own)
-    apply_layout(figure, palette, height=HEIGHT)
     end = max([limit_seconds, *(row["elapsed_ms"] / 1000 for row, _ in shown)])
     tick = 3 if end <= 30 else 10 * max(1, round(end / 100))
-    figure.update_xaxes(range=[0, end * 1.05], title="seconds since acceptance", dtick=tick)
-    figure.update_yaxes(
-        range=[ROWS - 0.5, -0.5],
-        tickvals=list(range(len(shown))),
-        ticktext=[_tick(row["order_id"], order_url, palette) for row, _ in shown],
-        showgrid=False,
-    )
     _draw_other_limits(figure, palette, [row for row, _ in shown], limit_seconds)
-    # The bars at the bottom are the shortest.
-    limit_line(figure, palette, limit_seconds, limit_seconds, label="bottom left")
     # With a place in the plot, the legend would cover the bars after a change of the width.
     place = {"yref": "container", "y": 1, "yanchor": "top"}
-    figure.update_layout(barmode="overlay", legend=place | {"itemclick": False, "itemdoubleclick": False})
-    disable_zoom(figure)
+    set_layout(
+        figure,
+        palette,
+        height=HEIGHT,
+        axes={
+            "xaxis": {"range": [0, end * 1.05], "title": "seconds since acceptance", "dtick": tick},
+            "yaxis": {
+                "range": [ROWS - 0.5, -0.5],
+                "tickvals": list(range(len(shown))),
+                "ticktext": [_tick(row["order_id"], order_url, palette) for row, _ in shown],
+                "showgrid": False,
+            },
+        },
+        # The bars at the bottom are the shortest.
+        marks=[limit_line(palette, limit_seconds, limit_seconds, label="bottom left")],
+        zoom=False,
+        legend=place | {"itemclick": False, "itemdoubleclick": False},
+        barmode="overlay",
+    )
     return figure
 
 

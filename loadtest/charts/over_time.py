@@ -1,6 +1,6 @@
 """Completion times over the time of acceptance: percentiles and heatmap."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import plotly.graph_objects as go
@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 from db.read_models.latency import Cell, Slice
 from db.read_models.latency_buckets import EDGES_MS, edge_below
 from db.read_models.percentiles import min_count
-from loadtest.charts.axes import TimeRange, draw_faults_and_disturbances, log_seconds, log_ticks
-from loadtest.charts.palette import Palette, apply_layout, limit_line
+from loadtest.charts.axes import TimeRange, faults_and_disturbances, log_seconds, log_ticks
+from loadtest.charts.palette import Palette, horizontal_limit_line, set_layout
 
 HEIGHT = 340
 _LINES = ((0.5, "p50", "solid"), (0.95, "p95", "dash"), (0.99, "p99", "dot"), (1.0, "longest", "dashdot"))
@@ -40,8 +40,8 @@ def percentiles(slices: Sequence[Slice], time_range: TimeRange, palette: Palette
             customdata=[0 if row is None else row.orders for row in rows],
             hovertemplate="%{x|%H:%M:%S}  " + name + " %{y:.3f} s of %{customdata:,} orders<extra></extra>",
         )
-    _finish(figure, time_range, palette, limit_at=time_range.limit_ms / 1000)
-    figure.update_yaxes(title="completion, s", rangemode="tozero")
+    yaxis = {"title": "completion, s", "rangemode": "tozero"}
+    _set_layout(figure, time_range, palette, yaxis, limit_at=time_range.limit_ms / 1000)
     return figure
 
 
@@ -66,19 +66,38 @@ def heatmap(cells: Sequence[Cell], time_range: TimeRange, palette: Palette) -> g
             xgap=1,
         )
     )
-    _finish(figure, time_range, palette, limit_at=log_seconds(time_range.limit_ms))
     low_ms, high_ms = (edge_below(edges[0]), _drawn_edge(edges[-1])) if edges else (1000, 0)
-    figure.update_yaxes(title="completion", **log_ticks(low_ms, max(high_ms, time_range.limit_ms)))
+    yaxis = {"title": "completion", **log_ticks(low_ms, max(high_ms, time_range.limit_ms))}
+    _set_layout(figure, time_range, palette, yaxis, limit_at=log_seconds(time_range.limit_ms))
     return figure
 
 
-def _finish(figure: go.Figure, time_range: TimeRange, palette: Palette, *, limit_at: float) -> None:
-    apply_layout(figure, palette, height=HEIGHT)
+def _set_layout(
+    figure: go.Figure,
+    time_range: TimeRange,
+    palette: Palette,
+    yaxis: Mapping[str, object],
+    *,
+    limit_at: float,
+) -> None:
     # Not `range`: a refresh that changes it would reset the user's zoom. Plotly reads no dates here.
     since, until = (at.timestamp() * 1000 for at in (time_range.plan.since, time_range.plan.until))
-    figure.update_xaxes(title="accepted (UTC)", autorangeoptions={"minallowed": since, "maxallowed": until})
-    limit_line(figure, palette, limit_at, time_range.limit_ms / 1000, vertical=False)
-    draw_faults_and_disturbances(figure, palette, time_range)
+    set_layout(
+        figure,
+        palette,
+        height=HEIGHT,
+        axes={
+            "xaxis": {
+                "title": "accepted (UTC)",
+                "autorangeoptions": {"minallowed": since, "maxallowed": until},
+            },
+            "yaxis": yaxis,
+        },
+        marks=[
+            horizontal_limit_line(palette, limit_at, time_range.limit_ms / 1000),
+            faults_and_disturbances(palette, time_range),
+        ],
+    )
 
 
 def _slice_starts(cells: Sequence[Cell], width: timedelta) -> list[datetime]:

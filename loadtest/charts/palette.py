@@ -5,7 +5,9 @@ distinguish, with other lightness: text of every color has the contrast of WCAG 
 information depends on color alone: every chart also uses a label, a position or a pattern.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import plotly.graph_objects as go
 
@@ -88,21 +90,29 @@ def palette_of(theme: str | None) -> Palette:
     return DARK if theme == "dark" else LIGHT
 
 
-def apply_layout(figure: go.Figure, palette: Palette, *, height: int) -> None:
-    """Apply the common layout; `height` is in pixels."""
-    figure.update_layout(
-        # Plotly's template has the colors of another palette.
-        template=None,
-        height=height,
-        margin={"l": 8, "r": 12, "t": 24, "b": 8},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": palette.text, "size": 13},
-        legend={"orientation": "h", "y": 1.02, "x": 0, "yanchor": "bottom", "title": None},
-        hoverlabel={"font": {"size": 13}},
-        # The default mode bar is dark, on light pages too.
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": palette.muted, "activecolor": palette.text},
-    )
+class Marks(NamedTuple):
+    """Shapes and annotations of a figure's layout."""
+
+    shapes: list[dict[str, object]]
+    annotations: list[dict[str, object]]
+
+
+def set_layout(
+    figure: go.Figure,
+    palette: Palette,
+    *,
+    height: int,
+    axes: Mapping[str, Mapping[str, object]],
+    marks: Iterable[Marks] = (),
+    zoom: bool = True,
+    legend: Mapping[str, object] | None = None,
+    **more: object,
+) -> None:
+    """Set the layout of a figure: what all charts share, and its own `axes` by name, `legend` and options.
+
+    `height` is in pixels. Without `zoom`, the user cannot zoom, for figures whose ranges move at a refresh.
+    The layout is set at once: each update of a Plotly figure takes some milliseconds.
+    """
     axis = {
         "gridcolor": palette.grid,
         "zeroline": False,
@@ -110,40 +120,78 @@ def apply_layout(figure: go.Figure, palette: Palette, *, height: int) -> None:
         "linecolor": palette.grid,
         "ticklabeloverflow": "allow",
     }
-    figure.update_xaxes(axis)
-    figure.update_yaxes(axis)
+    if not zoom:
+        axis["fixedrange"] = True
+        more["dragmode"] = False
+    drawn = list(marks)
+    figure.layout = {
+        # An empty one: Plotly's default template has the colors of another palette.
+        "template": {},
+        "height": height,
+        "margin": {"l": 8, "r": 12, "t": 24, "b": 8},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"color": palette.text, "size": 13},
+        "legend": {"orientation": "h", "y": 1.02, "x": 0, "yanchor": "bottom"} | dict(legend or {}),
+        "hoverlabel": {"font": {"size": 13}},
+        # The default mode bar is dark, on light pages too.
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": palette.muted, "activecolor": palette.text},
+        "shapes": [shape for each in drawn for shape in each.shapes],
+        "annotations": [annotation for each in drawn for annotation in each.annotations],
+        **{name: axis | dict(own) for name, own in axes.items()},
+        **more,
+    }
 
 
-def limit_line(
-    figure: go.Figure,
-    palette: Palette,
-    at: float,
-    limit_seconds: float,
-    *,
-    vertical: bool = True,
-    label: str = "top left",
-) -> None:
-    """Draw the limit as a line at the axis coordinate `at`, with a label at this side of the line."""
-    add_line = figure.add_vline if vertical else figure.add_hline
-    add_line(
-        at,
-        line={"color": palette.error, "width": 2, "dash": "dash"},
-        annotation={"text": f"limit {limit_seconds:g} s ", "font": {"color": palette.error}},
-        annotation_position=label,
-    )
+_LABEL_PLACES = {
+    "top left": {"xanchor": "right", "y": 1, "yanchor": "top"},
+    "top": {"xanchor": "center", "y": 1, "yanchor": "bottom"},
+    "bottom left": {"xanchor": "right", "y": 0, "yanchor": "bottom"},
+    "bottom right": {"xanchor": "left", "y": 0, "yanchor": "bottom"},
+}
 
 
-def disable_zoom(figure: go.Figure) -> None:
-    """Disable zooming in a figure whose ranges move at every refresh."""
-    figure.update_layout(dragmode=False)
-    figure.update_xaxes(fixedrange=True)
-    figure.update_yaxes(fixedrange=True)
+def vertical_line(
+    at: float, text: str, *, color: str, text_color: str, dash: str = "dash", label: str = "top left"
+) -> Marks:
+    """Return a line at a coordinate of the x axis over the whole height, with a label at this side of it."""
+    return Marks(
+        [
+            {
+                "type": "line", "xref": "x", "x0": at, "x1": at, "yref": "y domain", "y0": 0, "y1": 1,
+                "line": {"color": color, "width": 2, "dash": dash},
+            }
+        ],
+        [
+            {
+                "xref": "x", "x": at, "yref": "y domain", "text": text, "showarrow": False,
+                "font": {"color": text_color}, **_LABEL_PLACES[label],
+            }
+        ],
+    )  # fmt: skip
 
 
-def add_marks(
-    figure: go.Figure, shapes: list[dict[str, object]], annotations: list[dict[str, object]]
-) -> None:
-    """Append shapes and annotations in one update: Plotly's `add_vrect` takes 0.1 s in a figure with many."""
-    figure.update_layout(
-        shapes=[*figure.layout.shapes, *shapes], annotations=[*figure.layout.annotations, *annotations]
-    )
+def limit_line(palette: Palette, at: float, limit_seconds: float, *, label: str = "top left") -> Marks:
+    """Return the limit as a vertical line at the axis coordinate `at`."""
+    text = f"limit {limit_seconds:g} s "
+    return vertical_line(at, text, color=palette.error, text_color=palette.error, label=label)
+
+
+def horizontal_limit_line(
+    palette: Palette, at: float, limit_seconds: float, *, yaxis: str = "y", width: str = "x domain"
+) -> Marks:
+    """Return the limit as a horizontal line at the axis coordinate `at`, over the width of `width`."""
+    return Marks(
+        [
+            {
+                "type": "line", "xref": width, "x0": 0, "x1": 1, "yref": yaxis, "y0": at, "y1": at,
+                "line": {"color": palette.error, "width": 2, "dash": "dash"},
+            }
+        ],
+        [
+            {
+                "xref": width, "x": 0, "xanchor": "left", "yref": yaxis, "y": at, "yanchor": "bottom",
+                "text": f"limit {limit_seconds:g} s", "showarrow": False, "font": {"color": palette.error},
+            }
+        ],
+    )  # fmt: skip

@@ -7,8 +7,8 @@ import plotly.graph_objects as go
 
 from db.database import Row
 from db.read_models.latency import Disturbance, FaultSpan, Plan, Selection
-from loadtest.charts.axes import TimeRange, draw_faults_and_disturbances
-from loadtest.charts.palette import Palette, apply_layout, disable_zoom
+from loadtest.charts.axes import TimeRange, faults_and_disturbances
+from loadtest.charts.palette import Palette, set_layout
 
 HEIGHT = 220
 
@@ -38,18 +38,18 @@ def throughput_chart(
             line={"color": color, "width": 2, "dash": dash, "shape": "hv"},
             hovertemplate="%{x|%H:%M:%S}  %{y}<extra></extra>",
         )
-    apply_layout(figure, palette, height=HEIGHT)
     highest = max((row[column] for row in rows for column, *_ in lines), default=0)
-    figure.update_yaxes(range=[0, max(4, highest * 1.15)])
-    figure.update_xaxes(showgrid=False)
+    xaxis: dict[str, object] = {"showgrid": False}
+    marks = []
     if rows:
         since, until = rows[0]["at"], rows[-1]["at"] + timedelta(seconds=1)
         plan = Plan(Selection(), since, until, is_exact=True)
-        draw_faults_and_disturbances(
-            figure, palette, TimeRange(plan, limit_ms, list(faults), list(disturbances))
-        )
-        figure.update_xaxes(range=[since, until])
-    disable_zoom(figure)
+        time_range = TimeRange(plan, limit_ms, list(faults), list(disturbances))
+        marks.append(faults_and_disturbances(palette, time_range))
+        xaxis["range"] = [since, until]
+    yaxis: dict[str, object] = {"range": [0, max(4, highest * 1.15)]}
+    axes = {"xaxis": xaxis, "yaxis": yaxis}
+    set_layout(figure, palette, height=HEIGHT, axes=axes, marks=marks, zoom=False)
     return figure
 
 

@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 
 from db.database import Row
 from loadtest.charts.in_flight import short_id
-from loadtest.charts.palette import Palette, apply_layout, limit_line
+from loadtest.charts.palette import Palette, limit_line, set_layout
 
 SEGMENTS = ("receive", "validate", "review", "charge", "prepare", "dispatch", "compensate", "waiting")
 PATTERNS = {"review": ".", "prepare": "\\", "dispatch": "-", "compensate": "x", "waiting": "/"}
@@ -44,15 +44,22 @@ def time_breakdown(rows: list[Row], palette: Palette, limit_ms: int) -> go.Figur
             hovertext=[f"{row['order_id']} ({row['outcome']}, {row['completion_ms']:,} ms)" for row in rows],
             hovertemplate="%{hovertext}<br>" + segment + " %{x:.3f} s<extra></extra>",
         )
-    apply_layout(figure, palette, height=120 + ROW_HEIGHT * max(len(rows), 3))
-    figure.update_layout(barmode="stack", legend={"traceorder": "normal"})
-    figure.update_xaxes(title="seconds since acceptance")
-    figure.update_yaxes(
-        tickvals=positions,
-        ticktext=[short_id(row["order_id"]) for row in rows],
-        range=[len(rows) - 0.4, -0.6],
-        showgrid=False,
+    set_layout(
+        figure,
+        palette,
+        height=120 + ROW_HEIGHT * max(len(rows), 3),
+        axes={
+            "xaxis": {"title": "seconds since acceptance"},
+            "yaxis": {
+                "tickvals": positions,
+                "ticktext": [short_id(row["order_id"]) for row in rows],
+                "range": [len(rows) - 0.4, -0.6],
+                "showgrid": False,
+            },
+        },
+        # The slowest orders have bars at the limit.
+        marks=[limit_line(palette, limit_ms / 1000, limit_ms / 1000, label="top")],
+        legend={"traceorder": "normal"},
+        barmode="stack",
     )
-    # The slowest orders have bars at the limit.
-    limit_line(figure, palette, limit_ms / 1000, limit_ms / 1000, label="top")
     return figure

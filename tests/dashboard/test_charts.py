@@ -8,7 +8,7 @@ from db.domain import State
 from db.read_models.latency import Bucket, Cell, Disturbance, FaultSpan, Plan, Selection, Slice
 from db.read_models.latency_buckets import EDGES_MS
 from loadtest.charts import distribution, over_time, throughput, time_breakdown
-from loadtest.charts.axes import TimeRange, draw_faults_and_disturbances, log_seconds
+from loadtest.charts.axes import TimeRange, log_seconds
 from loadtest.charts.in_flight import ROWS, in_flight_chart, short_id
 from loadtest.charts.order.bars import marks
 from loadtest.charts.order.timeline import timeline
@@ -227,7 +227,7 @@ def test_the_percentile_axis_has_equal_distances_for_each_nine():
     assert list(figure.data[0].x[1:]) == pytest.approx([1, 2, 3])
     target, limit = figure.layout.shapes
     assert (target.x0, limit.y0) == (pytest.approx(2), 15.0)
-    assert [note.text for note in figure.layout.annotations] == ["target 99 %", "limit 15 s "]
+    assert [note.text for note in figure.layout.annotations] == ["target 99 %", "limit 15 s"]
 
 
 @pytest.mark.parametrize(("orders", "ticks"), [(1, []), (2, ["50"]), (10, ["50", "90"]), (99, ["50", "90"])])
@@ -258,14 +258,13 @@ def test_the_heatmap_is_empty_where_there_are_no_orders():
 
 
 def test_adjacent_spans_of_a_profile_are_one_band():
-    figure = over_time.percentiles([], TIME_RANGE, LIGHT)
     faults = [
         FaultSpan("lossy", 1, NOON, after(60)),
         FaultSpan("lossy", 2, after(60), after(120)),
         FaultSpan("none", 2, after(120), after(180)),
         FaultSpan("lossy", 2, after(180), None),
     ]
-    draw_faults_and_disturbances(figure, LIGHT, TIME_RANGE._replace(faults=faults))
+    figure = over_time.percentiles([], TIME_RANGE._replace(faults=faults), LIGHT)
     assert [(shape.x0, shape.x1) for shape in figure.layout.shapes if shape.type == "rect"] == [
         (NOON, after(120)),
         (after(180), after(600)),
@@ -273,18 +272,16 @@ def test_adjacent_spans_of_a_profile_are_one_band():
 
 
 def test_a_profile_has_no_label_that_would_cover_the_one_before():
-    figure = over_time.percentiles([], TIME_RANGE, LIGHT)
     faults = [
         FaultSpan(name, 1, after(start), after(start + 5))
         for start, name in ((0, "lossy"), (10, "slow"), (20, "outage"), (60, "assignment"))
     ]
-    draw_faults_and_disturbances(figure, LIGHT, TIME_RANGE._replace(faults=faults))
+    figure = over_time.percentiles([], TIME_RANGE._replace(faults=faults), LIGHT)
     texts = [each.text for each in figure.layout.annotations]
     assert [text for text in texts if not text.startswith("limit")] == ["lossy", "assignment"]
 
 
 def test_faults_and_disturbances_are_drawn_as_bands():
-    figure = over_time.percentiles([], TIME_RANGE, LIGHT)
     faults = [
         FaultSpan("none", 0, after(-100), after(60)),
         FaultSpan("assignment", 1, after(60), after(120)),
@@ -298,7 +295,7 @@ def test_faults_and_disturbances_are_drawn_as_bands():
         Disturbance("r", after(598), "resume", "api"),
     ]
     time_range = TIME_RANGE._replace(faults=faults, disturbances=disturbances)
-    draw_faults_and_disturbances(figure, LIGHT, time_range)
+    figure = over_time.percentiles([], time_range, LIGHT)
     rectangles = [shape for shape in figure.layout.shapes if shape.type == "rect"]
     assert [(shape.x0, shape.x1) for shape in rectangles] == [
         (after(60), after(120)),

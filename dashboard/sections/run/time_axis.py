@@ -12,7 +12,6 @@ from db.database import Row
 from db.read_models import run_timeline
 from db.read_models.percentiles import min_count
 from db.read_models.run_timeline import RunTimeline
-from loadtest.charts.palette import disable_zoom
 from loadtest.charts.run.time_axis import run_time_axis, seconds_per_point
 
 _SHOWN_IDS = "second-orders-ids"
@@ -32,9 +31,7 @@ def show(run_id: str, is_live: bool) -> None:
     if timeline is None or not timeline.seconds:
         page.empty_state("No orders yet", "The chart is drawn as soon as the run has sent an order.")
         return
-    figure = run_time_axis(timeline, page.palette())
-    if is_live:
-        disable_zoom(figure)
+    figure = run_time_axis(timeline, page.palette(), zoom=not is_live)
     clicked = page.clickable_chart(
         figure,
         "run-time-axis",

@@ -6,7 +6,7 @@ from db.domain import AttemptOutcome, Step
 from db.read_models.order_search import OrderDetails
 from loadtest.charts import plain_text
 from loadtest.charts.order.bars import REVIEW, RUNNING, WAITING, Bar, Mark, bars, marks
-from loadtest.charts.palette import Palette, apply_layout, disable_zoom, limit_line
+from loadtest.charts.palette import Palette, limit_line, set_layout
 
 ROW_HEIGHT = 34
 REQUESTS = "requests"
@@ -30,14 +30,23 @@ def timeline(details: OrderDetails, palette: Palette) -> go.Figure:
         _draw_requests(figure, palette, requests)
     order = details.order
     limit = (order["limit_at"] - order["accepted_at"]).total_seconds()
-    apply_layout(figure, palette, height=110 + ROW_HEIGHT * max(len(rows), 3))
     end = max([limit, *(bar.end_seconds for bar in shown)])
-    figure.update_xaxes(title="seconds since acceptance", range=[-0.1, end * 1.06])
-    figure.update_yaxes(categoryorder="array", categoryarray=rows[::-1], range=[-0.6, len(rows) - 0.4])
-    figure.update_layout(barmode="overlay")
-    limit_line(figure, palette, limit, limit)
-    if order["finished_at"] is None:
-        disable_zoom(figure)
+    set_layout(
+        figure,
+        palette,
+        height=110 + ROW_HEIGHT * max(len(rows), 3),
+        axes={
+            "xaxis": {"title": "seconds since acceptance", "range": [-0.1, end * 1.06]},
+            "yaxis": {
+                "categoryorder": "array",
+                "categoryarray": rows[::-1],
+                "range": [-0.6, len(rows) - 0.4],
+            },
+        },
+        marks=[limit_line(palette, limit, limit)],
+        zoom=order["finished_at"] is not None,
+        barmode="overlay",
+    )
     return figure
 
 

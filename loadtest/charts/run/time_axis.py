@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 from db.read_models.latency import Plan, Selection
 from db.read_models.percentiles import min_count
 from db.read_models.run_timeline import RunSecond, RunTimeline
-from loadtest.charts.axes import TimeRange, draw_faults_and_disturbances
-from loadtest.charts.palette import Palette, apply_layout
+from loadtest.charts.axes import TimeRange, faults_and_disturbances
+from loadtest.charts.palette import Palette, horizontal_limit_line, set_layout
 
 HEIGHT = 760
 MAX_POINTS = 1_200
@@ -43,7 +43,7 @@ class _Point(NamedTuple):
     send_delay_ms: float | None
 
 
-def run_time_axis(timeline: RunTimeline, palette: Palette) -> go.Figure:
+def run_time_axis(timeline: RunTimeline, palette: Palette, *, zoom: bool = True) -> go.Figure:
     """Return one figure with four panels over one time axis, with fault profiles and disturbances.
 
     The custom data of each point is its second of the run, as text.
@@ -56,29 +56,32 @@ def run_time_axis(timeline: RunTimeline, palette: Palette) -> go.Figure:
     delays = [each.send_delay_ms for each in points]
     _line(figure, _SEND_DELAY, points, "longest send delay, ms", delays, palette.info, showlegend=False)
     _draw_completion(figure, timeline, palette)
-    apply_layout(figure, palette, height=HEIGHT)
     since, until = timeline.started_at, timeline.until
-    for panel in _PANELS:
-        figure.update_layout(
-            {
-                f"yaxis{panel.axis[1:]}": {
-                    "domain": panel.domain,
-                    "title": panel.title,
-                    "rangemode": "tozero",
-                    "gridcolor": palette.grid,
-                    "zeroline": False,
-                    "automargin": True,
-                    "anchor": "x",
-                }
-            }
-        )
-    figure.update_xaxes(title="UTC", range=[since, until], anchor=_COMPLETION.axis)
-    # All panels use the same axis, so that the hover box shows the values of all of them.
-    figure.update_layout(hovermode="x unified", hoversubplots="axis")
-    limit_ms = round(timeline.limit_seconds * 1000)
+    limit = timeline.limit_seconds
     plan = Plan(Selection(), since, until, is_exact=True)
-    draw_faults_and_disturbances(
-        figure, palette, TimeRange(plan, limit_ms, timeline.faults, timeline.disturbances)
+    time_range = TimeRange(plan, round(limit * 1000), timeline.faults, timeline.disturbances)
+    yaxes = {
+        f"yaxis{panel.axis[1:]}": {
+            "domain": panel.domain,
+            "title": panel.title,
+            "rangemode": "tozero",
+            "anchor": "x",
+        }
+        for panel in _PANELS
+    }
+    set_layout(
+        figure,
+        palette,
+        height=HEIGHT,
+        axes={"xaxis": {"title": "UTC", "range": [since, until], "anchor": _COMPLETION.axis}, **yaxes},
+        marks=[
+            horizontal_limit_line(palette, limit, limit, yaxis=_COMPLETION.axis, width="paper"),
+            faults_and_disturbances(palette, time_range),
+        ],
+        zoom=zoom,
+        # All panels use the same axis, so that the hover box shows the values of all of them.
+        hovermode="x unified",
+        hoversubplots="axis",
     )
     return figure
 
@@ -128,15 +131,6 @@ def _draw_completion(figure: go.Figure, timeline: RunTimeline, palette: Palette)
             ],
             hovertemplate="%{y:.3f} s (%{text})",
         )
-    figure.add_shape(
-        type="line", xref="paper", yref=_COMPLETION.axis, x0=0, x1=1,
-        y0=timeline.limit_seconds, y1=timeline.limit_seconds,
-        line={"color": palette.error, "width": 2, "dash": "dash"},
-    )  # fmt: skip
-    figure.add_annotation(
-        xref="paper", yref=_COMPLETION.axis, x=0, y=timeline.limit_seconds, xanchor="left", yanchor="bottom",
-        text=f"limit {timeline.limit_seconds:g} s", showarrow=False, font={"color": palette.error},
-    )  # fmt: skip
 
 
 def _line(

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from db.database import Row
 from db.read_models.percentiles import min_count
 from loadtest.charts import plain_text
-from loadtest.charts.palette import Palette, apply_layout
+from loadtest.charts.palette import Marks, Palette, set_layout
 
 HEIGHT = 520
+
+_PANELS = (("completion, s", (0.5952, 1.0)), ("late, %", (0.2976, 0.5352)), ("outcomes / s", (0.0, 0.2376)))
+"""Title and domain of each panel, from top to bottom."""
 
 
 def trend(rows: Sequence[Row], palette: Palette) -> go.Figure:
@@ -20,19 +22,19 @@ def trend(rows: Sequence[Row], palette: Palette) -> go.Figure:
     """
     judged = sorted((row for row in rows if row["verdict"] is not None), key=lambda row: row["started_at"])
     baseline = next((row for row in judged if row["is_baseline"]), None)
-    figure = make_subplots(rows=3, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.46, 0.27, 0.27])
+    figure = go.Figure()
+    baselines = []
     series = (
-        (1, "p99, s", _p99, palette.accent, "dash"),
-        (1, "p50, s", _p50, palette.success, "solid"),
-        (2, "late, %", _late_percent, palette.error, "solid"),
-        (3, "outcomes / s", lambda row: row["completed_rate"], palette.info, "solid"),
+        ("y", "p99, s", _p99, palette.accent, "dash"),
+        ("y", "p50, s", _p50, palette.success, "solid"),
+        ("y2", "late, %", _late_percent, palette.error, "solid"),
+        ("y3", "outcomes / s", lambda row: row["completed_rate"], palette.info, "solid"),
     )
     for panel, name, value_of, color, dash in series:
         figure.add_scatter(
             x=[row["started_at"] for row in judged],
             y=[value_of(row) for row in judged],
-            row=panel,
-            col=1,
+            yaxis=panel,
             name=name,
             mode="lines+markers",
             marker={"size": 8, "symbol": ["star" if row is baseline else "circle" for row in judged]},
@@ -43,13 +45,18 @@ def trend(rows: Sequence[Row], palette: Palette) -> go.Figure:
             hovertemplate="%{text}<br>" + name + ": %{y:.4~g}<extra></extra>",
         )
         if baseline is not None and value_of(baseline) is not None:
-            figure.add_hline(
-                value_of(baseline), row=panel, col=1, line={"color": color, "width": 1, "dash": "dot"}
-            )
-    apply_layout(figure, palette, height=HEIGHT)
-    for panel, title in ((1, "completion, s"), (2, "late, %"), (3, "outcomes / s")):
-        figure.update_yaxes(title=title, rangemode="tozero", row=panel, col=1)
-    figure.update_xaxes(title="started (UTC)", row=3, col=1)
+            at = value_of(baseline)
+            line = {"color": color, "width": 1, "dash": "dot"}
+            place = {"xref": "paper", "x0": 0, "x1": 1, "yref": panel, "y0": at, "y1": at}
+            baselines.append({"type": "line", "line": line, **place})
+    yaxes = {
+        f"yaxis{number or ''}": {"title": title, "domain": domain, "rangemode": "tozero"}
+        for number, (title, domain) in zip((None, 2, 3), _PANELS, strict=True)
+    }
+    # Below the last panel.
+    xaxis = {"title": "started (UTC)", "anchor": "y3"}
+    marks = [Marks(baselines, [])]
+    set_layout(figure, palette, height=HEIGHT, axes={"xaxis": xaxis, **yaxes}, marks=marks)
     return figure
 
 

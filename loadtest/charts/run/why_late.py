@@ -16,7 +16,7 @@ from db.read_models.latency import Disturbance
 from db.read_models.time_groups import PARTS, TimeGroup, Window
 from loadtest.charts import plain_text
 from loadtest.charts.disturbance_spans import disturbance_spans
-from loadtest.charts.palette import Palette, apply_layout, limit_line
+from loadtest.charts.palette import Palette, limit_line, set_layout
 
 MAX_DISTURBANCES = 6
 """Disturbances with a bar of their own: those with the largest contributions."""
@@ -133,19 +133,28 @@ def waterfall(found: WhyLate, group: str, palette: Palette, limit_seconds: float
             cliponaxis=False,
         )
     )
-    apply_layout(figure, palette, height=90 + ROW_HEIGHT * len(names))
     reached = [found.on_time_ms]
     for each in steps:
         reached.append(reached[-1] + each.ms)
-    figure.update_xaxes(
-        title="mean completion time, s",
-        # Room for the labels outside of the bars.
-        range=[0, 1.25 * max(*reached, limit_seconds * 1000) / 1000],
+    set_layout(
+        figure,
+        palette,
+        height=90 + ROW_HEIGHT * len(names),
+        axes={
+            "xaxis": {
+                "title": "mean completion time, s",
+                # Room for the labels outside of the bars.
+                "range": [0, 1.25 * max(*reached, limit_seconds * 1000) / 1000],
+            },
+            "yaxis": {
+                "tickvals": list(range(len(names))),
+                "ticktext": names,
+                "range": [len(names) - 0.4, -0.6],
+                "showgrid": False,
+            },
+        },
+        marks=[limit_line(palette, limit_seconds, limit_seconds)],
     )
-    figure.update_yaxes(
-        tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.4, -0.6], showgrid=False
-    )
-    limit_line(figure, palette, limit_seconds, limit_seconds)
     return figure
 
 
