@@ -1,10 +1,13 @@
 """Reviews: orders awaiting a manual review, the most urgent first."""
 
+from functools import partial
+
 import streamlit as st
 
 from dashboard.data import clients
 from dashboard.data.api_reads import user_may
 from dashboard.data.cached import cached
+from dashboard.first_screen import draw_later
 from dashboard.page_elements import (
     empty_state,
     entered,
@@ -22,6 +25,9 @@ from db.read_models import live_orders
 from orchestrator.security.key_hashing import Role
 
 MAX_CARDS = 25
+FIRST_CARDS = 8
+# Of a card in a wide window, in pixels, with the gap below it.
+CARD_HEIGHT = 120
 RESULT_KEY = "reviews"
 
 awaiting_review = cached(live_orders.orders_awaiting_review)
@@ -38,6 +44,12 @@ def cards() -> None:
     st.caption(
         f"{len(orders)} awaiting review" if len(orders) < MAX_CARDS else f"The {MAX_CARDS} most urgent"
     )
+    draw_cards(orders[:FIRST_CARDS])
+    if rest := orders[FIRST_CARDS:]:
+        draw_later("more-cards", CARD_HEIGHT * len(rest), partial(draw_cards, rest))
+
+
+def draw_cards(orders: list[Row]) -> None:
     for order in orders:
         card(order)
 

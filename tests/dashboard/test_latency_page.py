@@ -8,7 +8,7 @@ from db.read_models import latency
 from db.read_models.latency import Selection
 from loadtest.bench.seed import seed
 from loadtest.charts.in_flight import short_id
-from tests.dashboard.conftest import Pages, metrics_of
+from tests.dashboard.conftest import Pages, figures_of, metrics_of
 
 
 @pytest.mark.parametrize(("orders", "missing"), [(19, ["p95", "p99"]), (99, ["p99"]), (100, [])])
@@ -22,6 +22,19 @@ def test_a_percentile_of_too_few_orders_is_not_shown(page: Pages, postgres, orde
     assert list(needed) == missing
     if missing:
         assert needed["p99"] == "p99 needs 100 finished orders."
+
+
+def test_the_lower_charts_are_drawn_after_the_first_screen(
+    page: Pages, seeded_url: str, drawn: dict[str, bool]
+):
+    drawn["is_drawn"] = False
+    test = page.run("latency", seeded_url)
+    assert list(figures_of(test)) == ["histogram", "by-percentile"]
+    assert len(test.get("skeleton")) == 1
+    drawn["is_drawn"] = True
+    test.run()
+    assert len(figures_of(test)) == 5
+    assert not test.get("skeleton")
 
 
 def test_each_of_the_slowest_orders_has_a_link(page: Pages, seeded_url, seeded):

@@ -130,6 +130,21 @@ def test_a_review_without_an_api_shows_one_error_and_can_be_retried(page: Pages,
         page.reset()
 
 
+def test_the_cards_below_the_first_screen_are_drawn_after_it(page: Pages, postgres, drawn: dict[str, bool]):
+    def approvable(test) -> int:
+        return sum(button.label == "Approve" for button in test.button)
+
+    with postgres.fresh_database() as url:
+        seed_recent(url, finished=0, running=40)
+        drawn["is_drawn"] = False
+        test = page.run("reviews", url)
+        assert (approvable(test), len(test.get("skeleton"))) == (8, 1)
+        drawn["is_drawn"] = True
+        test.run()
+        assert (approvable(test), len(test.get("skeleton"))) == (13, 0)
+        page.reset()
+
+
 def test_the_style_sheet_hides_an_action_result_at_the_same_time():
     style = Path(page_elements.__file__).with_suffix(".css").read_text()
     assert f"animation: action-result-expired 0s {page_elements.RESULT_VISIBLE.total_seconds():g}s" in style
