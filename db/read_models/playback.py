@@ -14,7 +14,7 @@ from db.read_only_database import ReadOnlyDatabase
 _SQL = queries.load("playback.sql")
 
 MAX_ORDERS = 3_000
-"""Of a larger run, this many orders are read, evenly chosen. That takes 60 ms (`python -m tests.bench`)."""
+"""Of a larger run, this many orders are read, evenly chosen. That takes 40 ms (`python -m tests.bench`)."""
 
 COMPENSATE = "compensate"
 
