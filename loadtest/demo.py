@@ -46,7 +46,7 @@ def main() -> int:
 def _demo(settings: Settings, *, exit_after_verdict: bool) -> int:
     stack = Stack(settings)
     was_started = has_verdict = False
-    with interrupt_on_signals():
+    with interrupt_on_signals() as raise_if_interrupted:
         try:
             # False if the stack was already running. Then the demo does not stop it.
             was_started = stack.up(bound=True, report=lambda sentence: console.print(f"  {sentence}"))
@@ -56,7 +56,7 @@ def _demo(settings: Settings, *, exit_after_verdict: bool) -> int:
                 code = ExitCode.PASSED
                 has_verdict = True
                 console.print("\nServing until Ctrl-C.")
-                wait_for_end(stack)
+                wait_for_end(stack, raise_if_interrupted)
         except KeyboardInterrupt:
             if has_verdict:
                 console.print("Stopping.")

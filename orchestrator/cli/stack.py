@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import FrameType
@@ -38,7 +38,7 @@ def up(
 ) -> None:
     """Start PostgreSQL, Temporal, workers, API, dashboard and load generator. Ctrl-C stops them."""
     stack = _stack(Settings.load())
-    with interrupt_on_signals():
+    with interrupt_on_signals() as raise_if_interrupted:
         if detach:
             _start(stack, bound=False)
             return
@@ -46,7 +46,7 @@ def up(
             if not _start(stack, bound=True):
                 return
             echo("Press Ctrl-C to stop it.")
-            wait_for_end(stack)
+            wait_for_end(stack, raise_if_interrupted)
         except KeyboardInterrupt:
             echo("Stopping.")
             if not stack.is_up():
@@ -125,21 +125,30 @@ def _record(settings: Settings, at: datetime, number: signal.Signals, component:
 
 
 @contextmanager
-def interrupt_on_signals() -> Iterator[None]:
+def interrupt_on_signals() -> Iterator[Callable[[], None]]:
     """Raise KeyboardInterrupt on SIGINT, SIGTERM and SIGHUP, also if the shell has set SIGINT to be ignored.
 
-    Later signals are ignored, because they would interrupt the shutdown, whose duration is limited.
+    Later signals are ignored, because they would interrupt the shutdown, whose duration is limited. Yields a
+    function that raises KeyboardInterrupt after a signal whose exception was lost: Python only reports an
+    exception that is raised in a finalizer or in a callback of C code.
     """
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    was_interrupted = False
+
+    def raise_if_interrupted() -> None:
+        if was_interrupted:
+            raise KeyboardInterrupt
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
+        nonlocal was_interrupted
+        was_interrupted = True
         for number in signals:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, interrupt) for number in signals}
     try:
-        yield
+        yield raise_if_interrupted
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -163,9 +172,13 @@ def _start(stack: "Stack", *, bound: bool) -> bool:
     return started
 
 
-def wait_for_end(stack: "Stack") -> None:
-    """Return when another command has stopped the stack. Raises OrderSystemError if it was killed."""
+def wait_for_end(stack: "Stack", raise_if_interrupted: Callable[[], None]) -> None:
+    """Return when another command has stopped the stack. Raises OrderSystemError if it was killed.
+
+    `raise_if_interrupted` is that of `interrupt_on_signals`.
+    """
     while stack.is_up():
+        raise_if_interrupted()
         time.sleep(POLL_SECONDS)
     if stack.has_died():
         stack.down()
