@@ -86,6 +86,8 @@ class Stack:
         refuse(gateway_findings(self.settings))
         preflight.make_directories(self._layout)
         with preflight.filesystem_errors(self._layout), self.exclusively(report):
+            # That of an `up` that has just been killed.
+            self._control.wait_for_shutdown(SHUTDOWN_SECONDS)
             if self.is_up():
                 return False
             if self._control.responds():
@@ -113,6 +115,7 @@ class Stack:
         if not self._layout.control.is_dir():
             return False
         with self.exclusively(report):
+            self._control.wait_for_shutdown(SHUTDOWN_SECONDS)
             was_running = self._control.responds()
             if was_running:
                 self._stop_everything(report)
@@ -294,12 +297,13 @@ class Stack:
                 self._stop_and_wait(names)
                 for name in names:
                     report(f"{name} has stopped")
+            # First, so that a waiting `up` does not conclude that the supervisor has died.
+            self._layout.running_settings.unlink(missing_ok=True)
             self._control.shut_down()
         except (SupervisorUnavailable, psutil.NoSuchProcess):
             return
         if wait_until_ended([process], SHUTDOWN_SECONDS):
             process.kill()
-        self._layout.running_settings.unlink(missing_ok=True)
 
     def _stop_and_wait(self, names: Sequence[str]) -> None:
         """Stop components and wait for their end: supervisord kills a component that does not stop in

@@ -72,6 +72,10 @@ class SupervisorUnavailable(StackError):
     """The supervisor does not respond; the stack is not running."""
 
 
+class SupervisorShuttingDown(SupervisorUnavailable):
+    """The supervisor is stopping its components, and rejects every other request."""
+
+
 class SupervisorRejected(StackError):
     """The supervisor rejected the request."""
 
@@ -190,6 +194,19 @@ class SupervisorControl:
             return False
         return True
 
+    def wait_for_shutdown(self, seconds: float) -> None:
+        """Wait while the supervisor shuts down, at most this long."""
+        not_after = time.monotonic() + seconds
+        while time.monotonic() < not_after:
+            try:
+                self._call("getState")
+            except SupervisorShuttingDown:
+                time.sleep(POLL_SECONDS)
+                continue
+            except SupervisorUnavailable:
+                pass
+            return
+
     def pid(self) -> int:
         return int(self._call("getPID"))
 
@@ -211,7 +228,8 @@ class SupervisorControl:
 
     def shut_down(self) -> None:
         """Stop supervisord and all components that still run."""
-        self._call("shutdown", tolerate=("SHUTDOWN_STATE",))
+        with suppress(SupervisorShuttingDown):
+            self._call("shutdown")
 
     def _call(self, method: str, *arguments: object, tolerate: Sequence[str] = ()) -> Any:
         try:
@@ -220,6 +238,8 @@ class SupervisorControl:
             reason = fault.faultString.split(":")[0]
             if reason in tolerate:
                 return None
+            if reason == "SHUTDOWN_STATE":
+                raise SupervisorShuttingDown from None
             raise SupervisorRejected(
                 f"The supervisor rejected {method}{arguments}: {fault.faultString}."
             ) from None

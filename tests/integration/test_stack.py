@@ -253,6 +253,17 @@ def test_two_concurrent_ups_start_one_stack_that_ends_with_its_up(shared: Stack)
     eventually(lambda: processes_in(shared.settings.home) == [], SECONDS)
 
 
+def test_a_start_right_after_a_killed_one_waits_for_its_shutdown(shared: Stack) -> None:
+    shared.down()
+    with _run(shared, "up") as killed:
+        eventually(shared.is_up, SECONDS)
+        killed.kill()
+    # From the first moment of the shutdown, which takes seconds.
+    eventually(lambda: not shared.is_up(), SECONDS)
+    assert shared.components() == []
+    assert shared.up(bound=True)
+
+
 def test_ctrl_c_stops_a_stack_that_variables_of_other_programs_do_not_affect(shared: Stack) -> None:
     shared.down()
     with _run(shared, "up", **FOREIGN_VARIABLES) as foreground:
