@@ -22,13 +22,25 @@ MAX_BATCH = 500
 FIELDS = ("order_id", "review", "execution", "street", "street2", "city", "state", "zip", "country", "items")
 
 _GENERATED_ID = "generated-order-id"
+_STARTED = "started-order-id"
+"""Session state: the order to open, until its page is shown. A late second click sends the address of this
+page again."""
+
 _ERRORS = "start-errors"
 """Session state: the messages of the last start by field."""
+
+
+def note_opened() -> None:
+    """Note that an order is shown: there is none to open."""
+    st.session_state.pop(_STARTED, None)
 
 
 def show() -> None:
     if not user_may(Role.OPERATOR):
         return
+    if _STARTED in st.session_state:
+        st.query_params["order"] = st.session_state[_STARTED]
+        st.rerun()
     batch, errors = current_batch(), st.session_state.get(_ERRORS, {})
     with (
         st.expander("Start orders", icon=":material/add_shopping_cart:", expanded=bool(errors)),
@@ -154,10 +166,10 @@ def _start(ids: list[str], body: Json) -> None:
     except Overloaded:
         if len(ids) == 1:
             raise
+    if len(ids) == 1:
+        st.session_state[_STARTED] = ids[0]
     # Delete the id only now: a click that interrupts this script run must send the same id.
     del st.session_state[_GENERATED_ID]
-    if len(ids) == 1:
-        st.query_params["order"] = ids[0]
-    else:
+    if len(ids) > 1:
         # Starts are idempotent, so the batch can include the first order.
         start_batch("Started", ids, lambda order_id: api.start(order_id, body))
