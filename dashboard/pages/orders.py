@@ -9,7 +9,7 @@ stop_on_invalid_query("orders")
 order_id = st.query_params.get("order")
 with error_boundary("orders"):
     if order_id:
-        start_order.note_opened()
+        start_order.forget_started()
         order_view.show(order_id)
     else:
         page_header("Orders", live=False)

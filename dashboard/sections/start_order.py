@@ -30,8 +30,8 @@ _ERRORS = "start-errors"
 """Session state: the messages of the last start by field."""
 
 
-def note_opened() -> None:
-    """Note that an order is shown: there is none to open."""
+def forget_started() -> None:
+    """Forget the started order, because the page of an order is shown."""
     st.session_state.pop(_STARTED, None)
 
 

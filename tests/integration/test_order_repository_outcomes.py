@@ -277,11 +277,10 @@ async def test_the_outcome_stores_when_each_step_before_dispatch_ended(driver, s
         if event["outcome"] == "ok" or event["state"] == State.APPROVED
     }
     expected = [
-        step in ended and round((ended[step] - accepted_at) / timedelta(milliseconds=1))
+        round((ended[step] - accepted_at) / timedelta(milliseconds=1)) if step in ended else None
         for step in ("receive", "validate", "review", "charge", "prepare")
     ]
-    stored = (await driver.row(order_id))["step_ends_ms"]
-    assert [ms is not None and ms for ms in stored] == expected
+    assert (await driver.row(order_id))["step_ends_ms"] == expected
 
 
 @pytest.mark.parametrize("seed", range(12))

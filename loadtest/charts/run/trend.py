@@ -11,8 +11,12 @@ from loadtest.charts.palette import Marks, Palette, set_layout
 
 HEIGHT = 520
 
-_PANELS = (("completion, s", (0.5952, 1.0)), ("late, %", (0.2976, 0.5352)), ("outcomes / s", (0.0, 0.2376)))
-"""Title and domain of each panel, from top to bottom."""
+_PANELS = (
+    ("yaxis", "completion, s", (0.5952, 1.0)),
+    ("yaxis2", "late, %", (0.2976, 0.5352)),
+    ("yaxis3", "outcomes / s", (0.0, 0.2376)),
+)
+"""Axis, title and domain of each panel, from top to bottom."""
 
 
 def trend(rows: Sequence[Row], palette: Palette) -> go.Figure:
@@ -50,8 +54,7 @@ def trend(rows: Sequence[Row], palette: Palette) -> go.Figure:
             place = {"xref": "paper", "x0": 0, "x1": 1, "yref": panel, "y0": at, "y1": at}
             baselines.append({"type": "line", "line": line, **place})
     yaxes = {
-        f"yaxis{number or ''}": {"title": title, "domain": domain, "rangemode": "tozero"}
-        for number, (title, domain) in zip((None, 2, 3), _PANELS, strict=True)
+        axis: {"title": title, "domain": domain, "rangemode": "tozero"} for axis, title, domain in _PANELS
     }
     # Below the last panel.
     xaxis = {"title": "started (UTC)", "anchor": "y3"}
