@@ -65,8 +65,8 @@ def test_start_status_history_and_list(command: Command) -> None:
 
 def test_the_list_has_a_cursor_for_the_next_page(command: Command, live: LiveApi) -> None:
     run_id = new_id()
-    for _ in range(3):
-        live.start(run_id=run_id)
+    for order_id in [live.start(run_id=run_id) for _ in range(3)]:
+        live.finished(order_id)
     first = command("list", "--run-id", run_id, "--limit", "2", "--json").json()
     assert f"--cursor {first['next_cursor']}" in command("list", "--run-id", run_id, "--limit", "2").out
     rest = command("list", "--run-id", run_id, "--cursor", first["next_cursor"], "--json").json()
