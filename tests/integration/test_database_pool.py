@@ -85,14 +85,14 @@ async def test_a_connection_that_is_terminated_during_a_statement_is_database_un
             await database.fetch_one("select pg_terminate_backend(pg_backend_pid())")
 
 
-async def test_a_server_that_does_not_listen_is_database_unavailable_within_two_seconds(
+async def test_a_server_that_does_not_listen_is_database_unavailable_within_seconds(
     tmp_path: Path,
 ) -> None:
     began = monotonic()
     async with Database(f"postgresql://postgres@/orders?host={tmp_path}") as database:
         with pytest.raises(DatabaseUnavailable):
             await database.ping()
-    assert monotonic() - began < 2
+    assert monotonic() - began < 10
 
 
 async def test_a_statement_timeout(order_database_url: str) -> None:

@@ -3,12 +3,12 @@
 import csv
 import io
 import json
-import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from orchestrator.api.schemas import responses
+from orchestrator.rest_client import Json
 from tests.integration.problems import is_problem
 from tests.live import LiveApi, eventually, new_id
 
@@ -66,6 +66,21 @@ def test_latency_of_a_time_range(live: LiveApi) -> None:
         assert len(lines) == 1 + expected
 
 
+def order_that_fails_to_charge(live: LiveApi) -> Json | None:
+    """Start an order and return its status after two failed charges, or None if its worker does not know the
+    faults yet."""
+    order_id = live.start(review="manual")
+    live.in_state(order_id, "in_review")
+    live.signal(order_id, "approve", reviewer="r")
+
+    def decided() -> Json | None:
+        now = live.status(order_id)
+        return now if now["status"] != "running" or now["retries"].get("charge", 0) >= 2 else None
+
+    status: Json = eventually(decided)
+    return status if status["status"] == "running" else None
+
+
 def test_a_fault_profile_is_active_and_failures_are_visible_while_an_order_runs(live: LiveApi) -> None:
     failing = {"default": {}, "steps": {"charge": {"error": 1.0}}}
     try:
@@ -77,11 +92,8 @@ def test_a_fault_profile_is_active_and_failures_are_visible_while_an_order_runs(
         assert (active["profile"], active["seed"]) == ("custom", 7)
         assert active["rates"]["steps"]["charge"]["error"] == 1.0
 
-        time.sleep(1.0)  # every worker has applied it by then
-        order_id = live.start(review="manual")
-        live.in_state(order_id, "in_review")
-        live.signal(order_id, "approve", reviewer="r")
-        status = eventually(lambda: (now := live.status(order_id))["retries"].get("charge", 0) >= 2 and now)
+        status = eventually(lambda: order_that_fails_to_charge(live))
+        order_id = status["order_id"]
         assert (status["status"], status["current_step"]) == ("running", "charge")
         assert status["recent_errors"][0]["error"] == "charge failed (simulated)"
         assert status["recent_errors"][0]["outcome"] == "error"
@@ -141,7 +153,7 @@ def test_health_reports_the_state_of_the_system(live: LiveApi) -> None:
     assert response.status_code == 200
     health = response.json()
     age = datetime.now(UTC) - datetime.fromisoformat(health.pop("timestamp"))
-    assert timedelta(0) <= age < timedelta(seconds=3)
+    assert timedelta(0) <= age < timedelta(minutes=1)
     assert health == {
         "status": "healthy",
         "temporal_connected": True,
