@@ -32,12 +32,14 @@ def gateway_server(
     scheme = "https" if certificate else "http"
     url = url or f"{scheme}://127.0.0.1:{free_port_base()}"
     command = [sys.executable, "-m", "orchestrator.gateways.server"]
-    options = ["--port", url.rpartition(":")[2], "--token", TOKEN]
+    options = ["--port", url.rpartition(":")[2]]
+    # Everyone on the machine can read the words of a command, so secrets are not among them.
+    settings = os.environ | {"HTTP_GATEWAY_TOKEN": TOKEN} | (environment or {})
     if database_url:
-        options += ["--database-url", database_url]
+        settings["GATEWAY_DATABASE_URL"] = database_url
     if certificate:
         options += ["--certificate", str(certificate), "--key", str(certificate)]
-    process = subprocess.Popen([*command, *options], cwd=PROJECT_ROOT, env=os.environ | (environment or {}))
+    process = subprocess.Popen([*command, *options], cwd=PROJECT_ROOT, env=settings)
     try:
         not_after = monotonic() + STARTUP_SECONDS
         while not _responds(url):

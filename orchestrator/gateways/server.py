@@ -262,7 +262,8 @@ def main(
     database_url: Annotated[
         str | None,
         typer.Option(
-            help="A database for the simulators alone; by default `gateways` in the embedded PostgreSQL."
+            envvar="GATEWAY_DATABASE_URL",
+            help="A database for the simulators alone; by default `gateways` in the embedded PostgreSQL.",
         ),
     ] = None,
     port: Annotated[int, typer.Option()] = 8700,

@@ -45,7 +45,7 @@ UNAVAILABLE = {"temporal-unavailable", "api-unavailable"}
 """Findings that every test with external servers has."""
 
 OBSERVE_SECONDS = 5.0
-CLOCK_OFF_SECONDS = 2.0
+CLOCK_OFF_SECONDS = 10.0
 
 
 def external(home: Path, url: str, **others: Any) -> Settings:
