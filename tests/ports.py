@@ -1,19 +1,23 @@
 """Free ports for the stacks of tests."""
 
+import os
 import random
 import socket
 from contextlib import ExitStack
 
 PORTS_OF_A_STACK = 10
 
-# Below the range of ephemeral ports.
+# Below the range of ephemeral ports, which any connection can take.
 _BASES = range(20_000, 32_000, PORTS_OF_A_STACK)
 
 
 def free_port_base() -> int:
-    """Return a PORT_BASE with ten free ports."""
+    """Return a PORT_BASE with ten free ports. No parallel process of the same test run gets them, too."""
+    # Set by pytest-xdist: gw0, gw1...
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     for _ in range(100):
-        base = random.choice(_BASES)
+        base = random.choice(_BASES[process::processes])
         if _all_free(base):
             return base
     raise RuntimeError("no ten consecutive free ports found")

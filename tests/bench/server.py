@@ -1,7 +1,6 @@
 """A dashboard and an API on the seeded database, as processes."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import psutil
 from orchestrator.errors import StackError
 from orchestrator.settings import LOOPBACK, Settings
 from orchestrator.settings.gateways import ROLES, SIMULATED
+from tests.ports import free_port_base
 
 START_SECONDS = 60.0
 
@@ -43,7 +43,8 @@ def running_dashboard(
 
     Raises StackError when one of them does not respond.
     """
-    api_port, dashboard_port = free_ports(2)
+    api_port = free_port_base()
+    dashboard_port = api_port + 1
     environment = {name: value for name, value in os.environ.items() if name != "API_KEY"} | {
         "DATABASE_URL": order_database_url,
         "DATABASE_READER_URL": reader_url,
@@ -109,11 +110,3 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as sockets:
-        probes = [sockets.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((LOOPBACK, 0))
-        return [probe.getsockname()[1] for probe in probes]

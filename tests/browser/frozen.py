@@ -20,9 +20,10 @@ from dashboard.view_models.component_health import LocalProcess
 from loadtest.bench.seed import seed, seed_recent
 from orchestrator.security.key_hashing import Role
 from orchestrator.settings import LOOPBACK
-from tests.bench.server import free_ports, running_process
+from tests.bench.server import running_process
 from tests.dashboard.keyed_api import keyed_api
 from tests.directories import temporary_directory
+from tests.ports import free_port_base
 from tests.servers import postgres_server
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
@@ -98,7 +99,8 @@ class FrozenDashboard:
 @contextmanager
 def frozen_dashboard() -> Iterator[FrozenDashboard]:
     """Run the dashboard, PostgreSQL with the generated orders, and a fake API that allows everything."""
-    api_port, port = free_ports(2)
+    api_port = free_port_base()
+    port = api_port + 1
     with (
         temporary_directory("orders-frozen-") as home,
         postgres_server() as server,

@@ -6,7 +6,6 @@ import io
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from tests.command_line import CommandLine
 from tests.dashboard.conftest import Pages, texts
 from tests.live import LiveApi, eventually, new_id
 from tests.load.report_page import ReportPage
+from tests.ports import free_port_base
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
@@ -87,17 +87,10 @@ class LoadTest:
         return {step: {name: round(times[name]) for name in SHARES} for step, times in steps.items()}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 @pytest.fixture(scope="module")
 def finished(live_stack: Stack, live: LiveApi, tmp_path_factory: pytest.TempPathFactory) -> LoadTest:
     """Run the load test from Locust's page, and end its process, which completes the files of --csv."""
-    run_id, prefix, port = new_id(), tmp_path_factory.mktemp("csv") / "locust", free_port()
+    run_id, prefix, port = new_id(), tmp_path_factory.mktemp("csv") / "locust", free_port_base()
     log = prefix.with_name("output")
     with log.open("w") as output:
         process = subprocess.Popen(
