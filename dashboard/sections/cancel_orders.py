@@ -18,6 +18,10 @@ _KEY = "cancel-many-{}"
 _ERRORS = "cancel-many-errors"
 """Session state: the messages of the last confirmation by field."""
 
+_HAS_STARTED = "cancel-many-has-started"
+"""Session state: the cancellation has started, so the dialog closes. The button does not return that: when an
+order ends meanwhile, its label has another number, and it is a new button for Streamlit."""
+
 
 def show(order_ids: list[str], deselect: Callable[[], None]) -> None:
     """Draw the button that opens the preview. `deselect` is called when the cancellation starts."""
@@ -33,6 +37,9 @@ def show(order_ids: list[str], deselect: Callable[[], None]) -> None:
 
 @st.dialog("Cancel orders", width="medium", icon=":material/cancel:")
 def _confirm(order_ids: list[str], deselect: Callable[[], None]) -> None:
+    if st.session_state.pop(_HAS_STARTED, False):
+        # Close the dialog.
+        st.rerun()
     with error_boundary("cancel-orders"):
         orders = order_search.states(clients.database(), order_ids)
         problems = {order["order_id"]: why_not_cancelled(order) for order in orders}
@@ -59,16 +66,13 @@ def _confirm(order_ids: list[str], deselect: Callable[[], None]) -> None:
                 st.text_input("Reason", "requested by the customer", key=_KEY.format("reason"))
             with field_with_error("cancelled_by", errors):
                 name_field("Cancelled by", "dashboard", key=_KEY.format("cancelled_by"))
-            is_confirmed = st.form_submit_button(
+            st.form_submit_button(
                 f"Cancel {len(possible)} order{'' if len(possible) == 1 else 's'}",
                 type="primary",
                 disabled=not possible,
                 on_click=_cancel,
                 args=(possible, deselect),
             )
-        if is_confirmed and not errors:
-            # Close the dialog.
-            st.rerun()
 
 
 def _cancel(order_ids: list[str], deselect: Callable[[], None]) -> None:
@@ -79,3 +83,4 @@ def _cancel(order_ids: list[str], deselect: Callable[[], None]) -> None:
     api = clients.api()
     deselect()
     start_batch("Cancelled", order_ids, lambda order_id: api.cancel(order_id, **values))
+    st.session_state[_HAS_STARTED] = True

@@ -94,7 +94,14 @@ def _edited_rates() -> Json:
     mean = st.column_config.NumberColumn("slow mean ms", min_value=1, max_value=60_000, step=1, format="%d")
     columns = {name: mean if name == "slow_mean_ms" else share for name in RATES}
     st.caption("Shares of the gateway calls, 0 to 1. An empty row has the rates of all other steps.")
-    return rates_of(st.data_editor(rates_table(), column_config=columns, key="fault-rates", placeholder=""))
+    edited = st.data_editor(
+        rates_table(),
+        column_config=columns,
+        key="fault-rates",
+        placeholder="",
+        alt="Shares of gateway calls with a fault, for each step",
+    )
+    return rates_of(edited)
 
 
 @st.dialog("Apply fault profile", icon=":material/bolt:")

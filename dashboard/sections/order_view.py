@@ -208,11 +208,22 @@ def _show_records(details: OrderDetails) -> None:
     run_id = details.order["run_id"]
     tabs = st.tabs([*titles, "Median order of the run"] if run_id is not None else titles)
     with tabs[0]:
-        st.dataframe(order_tables.payment_and_shipment(details), hide_index=True, key="payment-and-shipment")
+        st.dataframe(
+            order_tables.payment_and_shipment(details),
+            hide_index=True,
+            key="payment-and-shipment",
+            alt="Payment and shipment of the order",
+        )
     with tabs[1]:
         st.json({"address": details.order["address"], "items": details.order["items"]})
     with tabs[2]:
-        st.dataframe(order_tables.events(details), hide_index=True, placeholder="", key="events")
+        st.dataframe(
+            order_tables.events(details),
+            hide_index=True,
+            placeholder="",
+            key="events",
+            alt="Events of the order, oldest first",
+        )
         read_at = details.order["read_at"].astimezone(UTC)
         st.caption(f"{len(details.events)} events, read at {read_at:%H:%M:%S} UTC")
     if run_id is not None:
@@ -235,6 +246,7 @@ def _show_comparison(details: OrderDetails, run_id: str) -> None:
         order_tables.comparison(order_time(details), median),
         hide_index=True,
         key="comparison",
+        alt="Times of this order and of the median order of its run",
         column_config={
             "this order": seconds,
             "median order": seconds,

@@ -52,7 +52,12 @@ def show(run_id: str, baseline_id: str) -> None:
         "comparison",
         "Cumulative distribution of completion times of both runs",
     )
-    st.dataframe(run_tables.differences(result), hide_index=True, key="differences")
+    st.dataframe(
+        run_tables.differences(result),
+        hide_index=True,
+        key="differences",
+        alt="Figures of both runs and their differences",
+    )
     st.caption(f"{result['assumptions']}.")
 
 

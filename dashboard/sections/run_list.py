@@ -73,6 +73,7 @@ def _show_table(rows: list[Row]) -> None:
         key=table,
         on_select="rerun",
         selection_mode=["single-row", "single-cell"],
+        alt="Stored runs, newest first",
         column_config={
             "started": st.column_config.DatetimeColumn("started (UTC)", format="YYYY-MM-DD HH:mm:ss"),
             "rate": st.column_config.NumberColumn("orders / s", format="%.2f"),

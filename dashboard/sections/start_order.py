@@ -123,6 +123,7 @@ def _item_table(errors: Mapping[str, str]) -> pd.DataFrame:
             pd.DataFrame([{"sku": "SAMPLE-1", "quantity": 1, "unit price": 42.0}]),
             num_rows="dynamic",
             key="start-items",
+            alt="Items of the order",
             column_config={
                 "sku": st.column_config.TextColumn("SKU"),
                 "quantity": st.column_config.NumberColumn("Quantity", step=1),

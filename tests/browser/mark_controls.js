@@ -20,9 +20,10 @@
             // Of a group of radio buttons one is a stop of the Tab key; the arrow keys lead to the others.
             && (!each.closest(GROUP) || first(each, each.closest(GROUP)))
     );
-    // A rerun of the page can replace a control by a new one of the same name.
-    window.nameOf = (each) =>
-        `${each.tagName} ${each.getAttribute("aria-label") || each.textContent.trim().slice(0, 40)}`;
+    // A rerun of the page can replace a control by a new one of the same name. The text of a table's canvas is set later.
+    const text = (each) =>
+        each.tagName === "CANVAS" ? each.closest("[aria-label]")?.ariaLabel ?? "" : each.textContent.trim().slice(0, 40).trim();
+    window.nameOf = (each) => `${each.tagName} ${each.getAttribute("aria-label") || text(each)}`;
     controls.forEach((each) => { each.dataset.look = style(each); });
     return controls.map(nameOf);
 }

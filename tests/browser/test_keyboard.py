@@ -32,6 +32,8 @@ def test_tab_reaches_every_control_and_shows_the_focus(opened: View):
     # A refresh replaces controls, and the focus is lost with them.
     switch_off_live(page)
     controls = set(page.evaluate(MARK_CONTROLS))
+    unnamed = {name for name in controls if name.endswith(" ")}
+    assert unnamed == set(), "a screen reader has no name for them"
     reached, invisible = set(), set()
     # In a table, the key first moves from cell to cell.
     for _ in range(3 * len(controls) + 60):

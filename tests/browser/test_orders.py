@@ -93,6 +93,26 @@ def test_selected_orders_are_cancelled(open_page: Open, live: LiveApi, a_run: st
     expect(page.get_by_text("Cancelled 2 of 2 orders.")).to_have_count(0)
 
 
+def test_a_cancellation_starts_although_an_order_has_ended_since_its_preview(open_page: Open, live: LiveApi):
+    ids = [live.start(f"ending-{n}", review="manual") for n in range(2)]
+    for order_id in ids:
+        live.in_state(order_id, "in_review")
+    page = open_page("/orders?q=ending-")
+    wait_until_drawn(page)
+    for row in range(2):
+        click_row(page, row, x=18)
+        wait_until_drawn(page)
+    page.get_by_role("button", name="Cancel 2 selected orders").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_text("2 of 2 can be cancelled now.")).to_be_visible()
+    live.signal(ids[0], "reject", reviewer="test", reason="meanwhile")
+    live.finished(ids[0])
+    dialog.get_by_role("button", name="Cancel 2 orders").click()
+    expect(page.get_by_text("Cancelled 1 of 2 orders.")).to_be_visible()
+    expect(page.get_by_text("Too late: the order is cancelled")).to_be_visible()
+    expect(dialog).to_have_count(0)
+
+
 def test_a_batch_shows_its_result(open_page: Open):
     page = open_page("/orders?q=batch-")
     page.get_by_text("Start orders").click()

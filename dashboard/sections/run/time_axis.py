@@ -93,6 +93,7 @@ def _show_orders(run_id: str, timeline: RunTimeline, second: int) -> None:
         key=table,
         on_select="rerun",
         selection_mode=["single-row", "single-cell"],
+        alt="Orders of the selected time",
         column_config={
             "accepted": st.column_config.DatetimeColumn("accepted (UTC)", format="HH:mm:ss.SSS"),
             "completion s": st.column_config.NumberColumn("completion", format="%.3f s"),
