@@ -14,8 +14,8 @@ MAX_UNIT_PRICE_CENTS = 100_000_000
 MAX_TEXT_LENGTH = 200
 MAX_NOTES_LENGTH = 2_000
 QUICK_ATTEMPTS = 30
-"""Attempts of a step with short delays; delays of up to 30 s follow. When two of three calls fail, they take
-about 5 s, and one step of 160,000 needs more."""
+"""Attempts of a step with short delays; delays of up to 30 s follow. When 67 % of the calls fail,
+they take about 5 s, and one step of 165,000 needs more."""
 
 _COUNTRY_CODES = """
 AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT
@@ -33,7 +33,7 @@ COUNTRIES = frozenset(_COUNTRY_CODES.split())
 DEFAULT_COUNTRY = "US"
 
 COUNTRIES_WITH_STATES = frozenset(("AU", "BR", "CA", "CN", "IN", "MX", "US"))
-"""The countries in which carriers need a state and a postal code."""
+"""The countries in which carriers need a state; they also need a postal code there."""
 
 
 class Step(StrEnum):
@@ -117,7 +117,7 @@ _CANCELLING_REASONS = (Reason.CUSTOMER_CANCELLED, Reason.REVIEW_REJECTED, Reason
 
 
 class AttemptOutcome(StrEnum):
-    """How one gateway call ended, as seen by the caller. LOST: the caller died before it stored a result."""
+    """How one attempt ended, as seen by the worker. LOST: the worker died before it stored a result."""
 
     OK = "ok"
     ERROR = "error"
@@ -132,8 +132,8 @@ class ReviewMode(StrEnum):
 
 
 class ExecutionMode(StrEnum):
-    """How a workflow runs the steps: FAST in batches as local activities, VISIBLE each as a regular activity
-    whose attempts are Temporal's."""
+    """How a workflow runs the steps. FAST: in batches, as local activities. VISIBLE: each as a regular
+    activity, which Temporal retries."""
 
     FAST = "fast"
     VISIBLE = "visible"
@@ -260,7 +260,7 @@ class RequestResult:
     is_outdated: bool = False
 
     @property
-    def is_approved(self) -> bool:
+    def is_approved_and_open(self) -> bool:
         """Whether the order has passed its review and is neither finished nor aborted."""
         is_past_review = self.state.is_past(State.IN_REVIEW) and not self.state.is_terminal
         return is_past_review and self.abort_reason is None

@@ -4,7 +4,7 @@ OrderSystemError
  ├─ ValueRejected                  PostgreSQL cannot store or compare a value; a retry fails too
  ├─ WrongDatabase                  an order of another order database
  └─ ServiceUnavailable             a service cannot be used at the moment
-     └─ DatabaseError              PostgreSQL did not run the statement
+     └─ DatabaseError              the statement failed; after a lost connection, it may have taken effect
          ├─ DatabaseUnavailable    no connection, or the connection was lost
          ├─ WrongCredentials       PostgreSQL rejected the user, the password or the database name
          ├─ DatabaseCertificateRejected   the certificate of PostgreSQL is not valid
@@ -21,7 +21,7 @@ docstring of a class is its default message.
 
 
 class OrderSystemError(Exception):
-    """The order system could not do this."""
+    """The operation failed."""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (self.__doc__ or "").strip())

@@ -15,7 +15,7 @@
     assert result.reason is Reason.PAYMENT_DECLINED
     assert activities.orders["order-1"].violations() == []
 
-The activities follow the state machine of `db.transitions` and accept or refuse requests as the order
+The activities follow the state machine of `db.transitions` and accept or reject requests as the order
 database does. Do not use them to test SQL, attempts, fault profiles or throughput: those exist only in the
 real activities.
 """
@@ -23,7 +23,7 @@ real activities.
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from temporalio import activity
@@ -66,8 +66,8 @@ class DoneButReturns:
 
 
 ScriptedOutcome = StepStatus | Exception | ResponseLost | DoneButReturns | None
-"""How one execution of an activity ends: a returned status without any work, a raised exception, or one of
-the classes above. None: it succeeds."""
+"""How one execution of an activity ends: a raised exception, one of the classes above, or, for a step, a
+returned status without any work. None: it succeeds."""
 
 
 @dataclass
@@ -90,7 +90,9 @@ class InMemoryOrder:
     gateway_calls: set[Step] = field(default_factory=set)
     """Steps that took effect at a gateway. A repeated call changes nothing there."""
 
+    attempted_steps: set[Step] = field(default_factory=set)
     label: Address | None = None
+    """The address on the parcel's label."""
 
     @property
     def charges(self) -> int:
@@ -103,6 +105,19 @@ class InMemoryOrder:
     @property
     def abort_reason(self) -> Reason | None:
         return self.abort.reason if self.abort is not None else None
+
+    @property
+    def compensations(self) -> list[Step]:
+        """The compensations of the steps that were attempted, if the order is aborted."""
+        if self.abort is None:
+            return []
+        reverted = STATE_MACHINE.compensations()
+        return [step for step, steps in reverted.items() if not self.attempted_steps.isdisjoint(steps)]
+
+    def has_replaced(self, address_version: int | None) -> bool:
+        """Return whether the order still accepts an address, and has another than this version."""
+        can_change = self.abort is None and STATE_MACHINE.no_abort_from.is_past(self.state)
+        return can_change and address_version not in (None, self.address_version)
 
     def advance(self, transition: Transition) -> None:
         for state in transition.path:
@@ -192,6 +207,8 @@ class InMemoryActivities:
         order = self.orders[request.order_id]
         version = order.address_version if request.step in ADDRESS_STEPS else None
         outcome = await self._start(name, request.order_id)
+        if order.abort is None:
+            order.attempted_steps.add(request.step)
         attempts = [called for called, _ in self.calls[request.order_id]].count(name)
         if isinstance(outcome, StepStatus):
             is_aborted = order.abort is not None and request.step not in COMPENSATIONS
@@ -236,14 +253,11 @@ class InMemoryActivities:
         async with self._database_activity(Activity.ABORT, request.order_id):
             order = self.orders[request.order_id]
             limit = STATE_MACHINE.abort_limit(request.reason)
-            accepted = (
-                order.abort is None
-                and limit.is_past(order.state)
-                and request.address_version in (None, order.address_version)
-            )
+            is_outdated = order.has_replaced(request.address_version)
+            accepted = order.abort is None and limit.is_past(order.state) and not is_outdated
             if accepted:
                 order.abort = request
-            return _decide(order, request.signal, request.request_id, accepted)
+            return _decide(order, request.signal, request.request_id, accepted, is_outdated)
 
     @activity.defn(name=Activity.APPROVE)
     async def approve(self, request: ApproveRequest) -> RequestResult:
@@ -261,13 +275,13 @@ class InMemoryActivities:
     async def change_address(self, request: ChangeAddressRequest) -> RequestResult:
         async with self._database_activity(Activity.CHANGE_ADDRESS, request.order_id):
             order = self.orders[request.order_id]
-            is_in_time = order.abort is None and State.DISPATCHED.is_past(order.state)
-            is_outdated = is_in_time and request.address_version not in (None, order.address_version)
+            is_in_time = order.abort is None and STATE_MACHINE.no_abort_from.is_past(order.state)
+            is_outdated = order.has_replaced(request.address_version)
             accepted = is_in_time and request.request_id not in order.applied_request_ids and not is_outdated
             if accepted:
-                order.address, order.address_version = request.new_address, order.address_version + 1
-            decision = _decide(order, "update_address", request.request_id, accepted)
-            return replace(decision, is_outdated=is_outdated and not decision.accepted)
+                order.address_version += int(request.new_address != order.address)
+                order.address = request.new_address
+            return _decide(order, "update_address", request.request_id, accepted, is_outdated)
 
     @activity.defn(name=Activity.RECORD_REQUEST_EVENT)
     async def record_request_event(self, request: RequestEvent) -> bool:
@@ -311,14 +325,25 @@ class InMemoryActivities:
 
 
 def _decide(
-    order: InMemoryOrder, signal: str | None, request_id: str | None, accepted: bool
+    order: InMemoryOrder,
+    signal: str | None,
+    request_id: str | None,
+    accepted: bool,
+    is_outdated: bool = False,
 ) -> RequestResult:
     assert request_id is not None, "without an idempotency key a repeated request is not recognized"
     if accepted:
         order.applied_request_ids.add(request_id)
     elif request_id in order.applied_request_ids:
-        return RequestResult(True, "accepted", order.state, order.abort_reason)
+        return RequestResult(True, "accepted", order.state, order.abort_reason, order.compensations)
     if signal is not None:
         order.requests.append((signal, accepted))
     message = "accepted" if accepted else f"too late: the order is {order.state}"
-    return RequestResult(accepted, message, order.state, order.abort_reason)
+    return RequestResult(
+        accepted,
+        message,
+        order.state,
+        order.abort_reason,
+        order.compensations,
+        is_outdated=is_outdated and not accepted,
+    )

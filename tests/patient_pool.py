@@ -1,4 +1,4 @@
-"""A pool for tests that do not test the pool."""
+"""A connection pool with a long acquire timeout, for tests on a busy machine."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,16 +7,16 @@ import pytest
 
 from db.database import Database
 
-PATIENCE_SECONDS = 30.0
-"""The product gives up after a second, so that a busy API can still respond. On a busy machine a test may
-wait longer for a connection, above all when PostgreSQL must first start a process for it."""
+ACQUIRE_TIMEOUT_SECONDS = 30.0
+"""`db.database.ACQUIRE_TIMEOUT_SECONDS` is a second, so that a busy API can still respond. A test may wait
+longer for a connection, above all when PostgreSQL must first start a process for it."""
 
 
 @asynccontextmanager
 async def patient_pool(url: str, application_name: str) -> AsyncIterator[Database]:
-    """A pool of 16 connections whose callers wait up to PATIENCE_SECONDS for one."""
+    """Yield a pool of 16 connections whose callers wait up to 30 s for one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("db.database.ACQUIRE_TIMEOUT_SECONDS", PATIENCE_SECONDS)
+        patch.setattr("db.database.ACQUIRE_TIMEOUT_SECONDS", ACQUIRE_TIMEOUT_SECONDS)
         database = Database(url, max_size=16, application_name=application_name)
     async with database:
         yield database

@@ -12,12 +12,12 @@ _BASES = range(20_000, 32_000, PORTS_OF_A_STACK)
 
 
 def free_port_base() -> int:
-    """Return a PORT_BASE with ten free ports. No parallel process of the same test run gets them, too."""
+    """Return a PORT_BASE with ten free ports. Parallel workers of pytest-xdist draw from disjoint ports."""
     # Set by pytest-xdist: gw0, gw1...
-    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    worker_index = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    worker_count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     for _ in range(100):
-        base = random.choice(_BASES[process::processes])
+        base = random.choice(_BASES[worker_index::worker_count])
         if _all_free(base):
             return base
     raise RuntimeError("no ten consecutive free ports found")

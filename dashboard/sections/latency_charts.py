@@ -15,13 +15,13 @@ from loadtest.charts import axes, distribution, over_time, time_breakdown
 from loadtest.charts.in_flight import short_id
 from loadtest.charts.palette import palette_of
 
-SLOWEST = 12
+SLOWEST_ORDERS = 12
 
-# About the height of the charts below the first screen, in pixels.
-LATER_HEIGHT = 1_300
+# About the height of the charts below the first screen.
+PLACEHOLDER_HEIGHT_PX = 1_300
 
 buckets = cached(latency.buckets, CHART_SECONDS)
-figures_cache = st.cache_resource(ttl=CHART_SECONDS, max_entries=20, show_spinner=False)
+cache_figures = st.cache_resource(ttl=CHART_SECONDS, max_entries=20, show_spinner=False)
 """Building a figure takes longer than reading its data."""
 
 
@@ -33,20 +33,20 @@ def show(plan: Plan, summary: Summary, slo: Slo) -> None:
         _draw("Histogram", "histogram", histogram, "Orders by completion time and outcome")
     with right:
         _draw("Time by percentile", "by-percentile", by_percentile, "Completion time at each percentile")
-    draw_later("latency-courses", LATER_HEIGHT, partial(_show_courses, plan, summary, slo))
+    draw_later("later-latency-charts", PLACEHOLDER_HEIGHT_PX, partial(_show_later_charts, plan, summary, slo))
 
 
 def clear() -> None:
     """Delete the cached figures."""
     distributions.clear()
-    courses.clear()
+    later_charts.clear()
 
 
-def _show_courses(plan: Plan, summary: Summary, slo: Slo) -> None:
-    percentiles, heatmap, breakdown, slowest = courses(plan, st.context.theme.type, slo)
+def _show_later_charts(plan: Plan, summary: Summary, slo: Slo) -> None:
+    percentiles, heatmap, breakdown, slowest = later_charts(plan, st.context.theme.type, slo)
     _draw("Percentiles over time", "percentiles", percentiles, "Percentiles of completion time")
     _draw("Latency heatmap", "heatmap", heatmap, "Orders by time of acceptance and completion time")
-    st.subheader(f"Time breakdown of the {min(SLOWEST, summary.orders)} slowest orders", anchor=False)
+    st.subheader(f"Time breakdown of the {min(SLOWEST_ORDERS, summary.orders)} slowest orders", anchor=False)
     st.caption("Click on a bar, or on an order id below, to open the order.")
     description = "Completion time of the slowest orders, divided by step"
     if (clicked := clickable_chart(breakdown, "time-breakdown", description)) is not None:
@@ -56,7 +56,7 @@ def _show_courses(plan: Plan, summary: Summary, slo: Slo) -> None:
             page_link("orders", short_id(order_id), order=order_id)
 
 
-@figures_cache
+@cache_figures
 def distributions(plan: Plan, theme: str | None, slo: Slo) -> tuple[go.Figure, go.Figure]:
     """Return the histogram, and the time by percentile."""
     palette, limit_ms = palette_of(theme), round(slo.limit_seconds * 1000)
@@ -69,8 +69,10 @@ def distributions(plan: Plan, theme: str | None, slo: Slo) -> tuple[go.Figure, g
     return figures
 
 
-@figures_cache
-def courses(plan: Plan, theme: str | None, slo: Slo) -> tuple[go.Figure, go.Figure, go.Figure, list[str]]:
+@cache_figures
+def later_charts(
+    plan: Plan, theme: str | None, slo: Slo
+) -> tuple[go.Figure, go.Figure, go.Figure, list[str]]:
     """Return the percentiles over time, the heatmap, and the slowest orders: their time breakdown and ids."""
     database, palette, limit_ms = clients.database(), palette_of(theme), round(slo.limit_seconds * 1000)
     slices, cells = latency.over_time(database, plan)
@@ -80,7 +82,7 @@ def courses(plan: Plan, theme: str | None, slo: Slo) -> tuple[go.Figure, go.Figu
         latency.fault_spans(database, plan.since, plan.until),
         latency.disturbances(database, plan.since, plan.until),
     )
-    slowest = latency.slowest(database, plan, buckets(plan), SLOWEST)
+    slowest = latency.slowest(database, plan, buckets(plan), SLOWEST_ORDERS)
     figures = (
         over_time.percentiles(slices, time_range, palette),
         over_time.heatmap(cells, time_range, palette),
@@ -91,7 +93,7 @@ def courses(plan: Plan, theme: str | None, slo: Slo) -> tuple[go.Figure, go.Figu
 
 
 def _keep_zoom(figures: tuple[go.Figure, ...], plan: Plan) -> None:
-    """Keep the user's zoom at a refresh, but not with other filters."""
+    """Keep the user's zoom at a refresh, and reset it when the filters change."""
     for figure in figures:
         figure.layout.uirevision = str(plan.selection)
 

@@ -31,6 +31,7 @@ from (
     where %(only_late)s and state < 'completed' and limit_at < now()
         and (%(prefix)s::text is null or order_id ^@ %(prefix)s::text)
         and (%(run_id)s::text is null or run_id = %(run_id)s::text)
+        and (%(state)s::order_state is null or state = %(state)s::order_state)
         and (%(before_at)s::timestamptz is null
             or (accepted_at, order_id) < (%(before_at)s::timestamptz, %(before_id)s::text))
 ) found

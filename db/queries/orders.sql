@@ -6,7 +6,7 @@
 -- The states in the conditions are parameters from db/transitions.py.
 --
 -- An attempt is fenced by its number: once a later attempt of the step was started, a statement for the earlier one
--- has no effect. The lock of the order's row is taken before that of the attempt's row.
+-- changes at most last_event_at. The lock of the order's row is taken before that of the attempt's row.
 
 -- name: insert_order
 -- Inserts nothing if the order exists, or if it was placed for another order database.
@@ -91,7 +91,7 @@ from locked_order o left join attempt a on true
 left join payments p on p.order_id = o.order_id and %(step)s in ('validate', 'charge', 'refund');
 
 -- name: end_attempt
--- Closes an attempt that the caller does not retry. Has no effect when the order is finished. If Temporal retries the
+-- Closes an attempt without starting the next one. Has no effect when the order is finished. If Temporal retries the
 -- step (is_retried), the attempt may have no event.
 with locked_order as (
     update orders set last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond')
@@ -167,8 +167,8 @@ with locked_order as (
 select order_id from completed_order;
 
 -- name: complete_compensation
--- Completes a refund or recall. A payment without a charge becomes voided. Returns no row, and has no effect, when a
--- later attempt was started or the order cannot be compensated.
+-- Completes a refund or recall. A payment without a charge becomes voided. Returns no row when a later attempt was
+-- started or the order cannot be compensated; then it changes at most last_event_at.
 with locked_order as (
     update orders set last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond')
     where order_id = %(order_id)s and abort_reason is not null and state < %(no_abort_from)s::order_state
@@ -238,7 +238,7 @@ with locked_order as (
     update orders set
         last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond'),
         address = %(address)s,
-        -- A repeated change keeps a label that has this address valid.
+        -- A change to the same address keeps the version, so that the parcel's label stays valid.
         address_version = address_version + (address <> %(address)s)::int,
         applied_request_ids = applied_request_ids || %(request_id)s::text
     where order_id = %(order_id)s and state < %(no_abort_from)s::order_state and abort_reason is null
@@ -253,7 +253,8 @@ with locked_order as (
 select state from locked_order;
 
 -- name: record_request
--- Records a request that does not change the order: a late one, or an approval before the review.
+-- Records a request that does not change the order: a late one, or an approval before the review. Records nothing when
+-- the order is finished or has applied a request with this id.
 with locked_order as (
     update orders set
         last_event_at = greatest(clock_timestamp(), last_event_at + interval '1 microsecond'),
@@ -274,9 +275,10 @@ where o.order_id = %(order_id)s;
 
 -- name: finish_order
 -- Writes the outcome, and the order's time breakdown, which it computes from the events. Attempts that are still open
--- are closed as lost: their workers died. Has no effect while a payment or a package is not compensated. Has no effect
--- either if it had to wait for a concurrent statement, because it cannot see that statement's events; the caller then
--- repeats it.
+-- are closed as lost: their workers died. Has no effect while a payment or a package is not compensated.
+--
+-- The statement does not see the events of a concurrent one that it had to wait for. Then it has no effect, and the
+-- caller repeats it.
 --
 -- Each part is rounded down to whole milliseconds, and waiting_ms is the remainder, so the parts sum exactly to
 -- completion_ms. Time after an abort counts as compensation or waiting, even while a forward attempt is still running.
@@ -319,15 +321,15 @@ with target as (
         - min(e.at) filter (where e.kind = 'state' and e.state = 'in_review')) * 1000, 0))::bigint as ms
     from target t join events e on e.order_id = t.order_id
     group by t.aborted_at
-), open_attempt as (
+), deleted_attempt as (
     delete from step_attempts s using target t where s.order_id = t.order_id
     returning s.step, s.attempt, s.started_at, s.worker, s.omitted_attempts, s.omitted_timeouts
 ), omitted as (
     select coalesce(sum(omitted_attempts), 0) as attempts, coalesce(sum(omitted_timeouts), 0) as timeouts,
         jsonb_object_agg(step, omitted_attempts) filter (where omitted_attempts > 0) as by_step
-    from open_attempt
+    from deleted_attempt
 ), lost as (
-    select *, row_number() over (order by started_at) as n from open_attempt where started_at is not null
+    select *, row_number() over (order by started_at) as n from deleted_attempt where started_at is not null
 ), tally as (
     select count(*) as attempts,
         count(*) filter (where outcome <> 'ok') as failed,

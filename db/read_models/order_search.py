@@ -1,4 +1,7 @@
-"""Order search, and the details of one order. Raises DatabaseError."""
+"""Order search, and the details of one order.
+
+Raises DatabaseError, or ValueRejected for a filter that PostgreSQL cannot compare.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +16,11 @@ _SQL = queries.load("order_search.sql")
 _HISTORY = queries.load("order_details.sql")["order_history"]
 
 FEW_MATCHES = 5_000
-"""Below this number of matches, all orders with the prefix are read. Otherwise the orders are read from the
-newest match on until the page is full."""
+"""Below this number of matches, all orders with the prefix are read and sorted. Otherwise the orders are
+scanned by acceptance time, from the newest match on, until the page is full."""
 
 MAX_COUNTED = 100_000
-"""More matches are not counted, and are read from the newest order on. Counting 100,000 takes 30 ms."""
+"""More matches are not counted, and the scan begins with the newest order. Counting 100,000 takes 30 ms."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def search(reader: ReadOnlyDatabase, wanted: Search, limit: int) -> list[Row]:
         if found["orders"] < FEW_MATCHES:
             statement = "search_by_prefix"
         elif found["orders"] < MAX_COUNTED:
-            # No order id is below the empty one: orders accepted until `newest_at`.
+            # No order id sorts before the empty one, so this is after all orders accepted at `newest_at`.
             newest = (found["newest_at"] + timedelta(microseconds=1), "")
             before = min(before or newest, newest)
     before_at, before_id = before or (None, None)
@@ -87,7 +90,7 @@ def states(reader: ReadOnlyDatabase, order_ids: Sequence[str]) -> list[Row]:
 
 def median_order(reader: ReadOnlyDatabase, run_id: str) -> Row | None:
     """Return the finished order of a run with the median completion time: order_id, completion_ms and its
-    parts. None for a run without a finished order."""
+    time breakdown. None for a run without a finished order."""
     return reader.fetch_one(_SQL["median_order"], {"run_id": run_id})
 
 
@@ -99,6 +102,7 @@ def order_details(reader: ReadOnlyDatabase, order_id: str) -> OrderDetails | Non
         return None
     return OrderDetails(
         order,
+        # An order without events is one row without a time.
         [row for row in reader.fetch_all(_HISTORY, parameters) if row["at"] is not None],
         reader.fetch_all(_SQL["running_attempts"], parameters),
     )

@@ -1,8 +1,9 @@
 """The colors of charts on light and dark pages, and the layout that all charts share.
 
 The hues are those of M. Okabe and K. Ito (Color Universal Design, 2008), which color-blind people can
-distinguish, with other lightness: text of every color has the contrast of WCAG 2.2 AA on the page. No
-information depends on color alone: every chart also uses a label, a position or a pattern.
+distinguish, with other lightness: on the page, the colors `info` to `accent` have the contrast that WCAG 2.2
+AA requires of text, and `muted` that of marks. No information depends on color alone: every chart also uses a
+label, a position or a pattern.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,9 +26,11 @@ class Palette:
     grid: str
     text: str
     on_mark: str
-    """Text on a mark of any color above."""
+    """Text on a mark of the colors `info` to `accent`."""
 
     band: str
+    """The area between two percentiles."""
+
     scale: tuple[str, ...]
     """Low to high."""
 
@@ -111,7 +114,7 @@ def set_layout(
     """Set the layout of a figure: what all charts share, and its own `axes` by name, `legend` and options.
 
     `height` is in pixels. Without `zoom`, the user cannot zoom, for figures whose ranges move at a refresh.
-    The layout is set at once: each update of a Plotly figure takes some milliseconds.
+    The layout is set in one assignment: each update of a Plotly figure takes some milliseconds.
     """
     axis = {
         "gridcolor": palette.grid,
@@ -154,7 +157,7 @@ _LABEL_PLACES = {
 def vertical_line(
     at: float, text: str, *, color: str, text_color: str, dash: str = "dash", label: str = "top left"
 ) -> Marks:
-    """Return a line at a coordinate of the x axis over the whole height, with a label at this side of it."""
+    """Return a line at a coordinate of the x axis over the whole height. `label` is the place of its text."""
     return Marks(
         [
             {
@@ -173,6 +176,7 @@ def vertical_line(
 
 def limit_line(palette: Palette, at: float, limit_seconds: float, *, label: str = "top left") -> Marks:
     """Return the limit as a vertical line at the axis coordinate `at`."""
+    # The space keeps a text at the left of the line away from it.
     text = f"limit {limit_seconds:g} s "
     return vertical_line(at, text, color=palette.error, text_color=palette.error, label=label)
 
@@ -180,7 +184,7 @@ def limit_line(palette: Palette, at: float, limit_seconds: float, *, label: str 
 def horizontal_limit_line(
     palette: Palette, at: float, limit_seconds: float, *, yaxis: str = "y", width: str = "x domain"
 ) -> Marks:
-    """Return the limit as a horizontal line at the axis coordinate `at`, over the width of `width`."""
+    """Return the limit as a horizontal line at the axis coordinate `at`. `width`: the xref that it spans."""
     return Marks(
         [
             {

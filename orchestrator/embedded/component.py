@@ -25,7 +25,8 @@ class Stage(IntEnum):
     """Workers and API."""
 
     CLIENTS = 3
-    """Clients of the API: dashboard and load generator. A load test needs the API for its verdict."""
+    """Clients of the API: dashboard and load generator. They stop first: a load test needs the API for its
+    verdict."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class ListeningPort:
     """A port that must be free before the stack starts."""
 
     number: int
-    use: str
+    purpose: str
     """What the port is for, as text of a message: "the API"."""
 
     setting: str
@@ -64,13 +65,13 @@ class RunningProcess:
     started_at: datetime
 
     @property
-    def runs(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether the process is alive. Reads the process table, because supervisord reports an exit late."""
         return self.pid != 0 and self.state in ("STARTING", "RUNNING") and pid_is_alive(self.pid)
 
 
 Report = Callable[[str], None]
-"""Receives one sentence for each step of a start or stop."""
+"""Receives one sentence for each action of a start or stop."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Component:
     """Time between `stop_signal` and SIGKILL."""
 
     death_signal: signal.Signals = signal.SIGKILL
-    """Sent to the process when supervisord dies."""
+    """Sent to the process when supervisord dies; on Linux only."""
 
     ports: tuple[ListeningPort, ...] = ()
     """`orders ps` shows the first one."""

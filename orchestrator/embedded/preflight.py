@@ -99,7 +99,7 @@ def port_findings(ports: Sequence[ListeningPort], release_seconds: float = 0.0) 
         if other is not port:
             yield Finding(
                 "port-set-twice",
-                f"Port {port.number} is set for {other.use} ({other.setting}) and for {port.use} "
+                f"Port {port.number} is set for {other.purpose} ({other.setting}) and for {port.purpose} "
                 f"({port.setting}).",
                 "Set one of them to another port.",
             )
@@ -114,7 +114,7 @@ def _port_findings(port: ListeningPort, release_seconds: float) -> Iterator[Find
     if isinstance(error, PermissionError):
         yield Finding(
             "port-reserved",
-            f"Port {port.number} for {port.use} is reserved for root.",
+            f"Port {port.number} for {port.purpose} is reserved for root.",
             f"Set {port.setting} to a port above 1023.",
         )
     elif error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
@@ -134,7 +134,7 @@ def _port_findings(port: ListeningPort, release_seconds: float) -> Iterator[Find
             return
         yield Finding(
             "port-taken",
-            f"Port {port.number} for {port.use} is in use{f' by {process}' if process else ''}.",
+            f"Port {port.number} for {port.purpose} is in use{f' by {process}' if process else ''}.",
             f"Free it, set {port.setting} to another port, or move all ports with PORT_BASE.",
         )
 

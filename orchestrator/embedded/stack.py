@@ -166,7 +166,7 @@ class Stack:
         running.
         """
         process = self._process(name)
-        if not process.runs:
+        if not process.is_alive:
             raise StackError(f"{name} is not running ({process.state}).")
         self._control.signal(name, number)
         if number == signal.SIGKILL:
@@ -261,7 +261,7 @@ class Stack:
             processes = self._control.processes()
             for component in list(waiting):
                 process = self._with_exact_start(processes[component.name])
-                if process.runs and component.is_healthy(checks, process):
+                if process.is_alive and component.is_healthy(checks, process):
                     waiting.remove(component)
                     report(f"{component.name} is healthy ({time.monotonic() - began:.1f} s)")
                 elif self._restarts(component.name) - restarts[component.name] >= MAX_RESTARTS:
@@ -334,7 +334,7 @@ class Stack:
             pid=process.pid or None,
             port=component.ports[0].number if component.ports else None,
             socket=None if component.socket is None else str(component.socket),
-            healthy=process.runs and component.is_healthy(checks, process),
+            healthy=process.is_alive and component.is_healthy(checks, process),
             restarts=self._restarts(component.name),
             state=process.state,
         )

@@ -50,7 +50,7 @@ class OrderProgress:
             self.abort_reason = result.abort_reason
         for step in result.compensations:
             self.register_compensation(step)
-        if result.is_approved:
+        if result.is_approved_and_open:
             self.is_approved = True
         self.on_change()
 

@@ -102,7 +102,7 @@ async def run_steps(
         if approval is None:
             approval = await write(Activity.APPROVE, batch.approve, RequestResult)
         progress.sync_from(approval)
-        if not approval.is_approved:
+        if not approval.is_approved_and_open:
             return []
         progress.step_done(Step.REVIEW)
     local_results = local.steps if local is not None else []

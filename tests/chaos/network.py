@@ -1,8 +1,8 @@
 """Test machines: Linux network namespaces on one bridge, whose links can be cut.
 
-A namespace exists as long as it has a process, and every process here ends with the process that created the
-network. So no namespace, link or address remains, however that process ends. Needs root, iproute2 and
-util-linux.
+A namespace exists as long as it has a process, and every process here is killed when the process that
+created the network ends. So no namespace, link or address remains, however that process ends. Needs root,
+iproute2 and util-linux.
 """
 
 import os
@@ -30,12 +30,12 @@ def missing_requirements() -> list[str]:
 
 @dataclass(frozen=True)
 class Machine:
-    """A namespace with one address. `port` is the interface of the bridge to it."""
+    """A namespace with one address. `bridge_interface` is the end of its link at the bridge."""
 
     name: str
     address: str
-    port: str
-    network: str
+    bridge_interface: str
+    namespace: str
     """The file of its network namespace."""
 
     def start(
@@ -56,7 +56,7 @@ class Machine:
         with log.open("ab") as output:
             return subprocess.Popen(
                 [
-                    *("nsenter", f"--net={self.network}"),
+                    *("nsenter", f"--net={self.namespace}"),
                     *("setpriv", f"--pdeathsig={death_signal.name}", *account),
                     *command,
                 ],
@@ -70,7 +70,8 @@ class Machine:
 
 
 class Network:
-    """A bridge and its machines. A context manager; call it from the main thread."""
+    """A bridge and its machines, as a context manager. Use it in the main thread: the kernel kills the
+    processes of a machine when the thread that started them ends."""
 
     def __init__(self) -> None:
         self._keepers: list[subprocess.Popen[bytes]] = []
@@ -102,25 +103,26 @@ class Network:
 
     def cut(self, machine: Machine) -> None:
         """Drop all packets from and to a machine. Its link stays up, and no connection is closed."""
-        _run("ip", "link", "set", machine.port, "nomaster", inside=self._bridge)
+        _run("ip", "link", "set", machine.bridge_interface, "nomaster", inside=self._bridge)
 
     def heal(self, machine: Machine) -> None:
-        _run("ip", "link", "set", machine.port, "master", _BRIDGE, inside=self._bridge)
+        _run("ip", "link", "set", machine.bridge_interface, "master", _BRIDGE, inside=self._bridge)
 
-    def _connect(self, name: str, network: str) -> Machine:
+    def _connect(self, name: str, namespace: str) -> Machine:
         self._connected += 1
-        address, port = _ADDRESS.format(self._connected), f"port{self._connected}"
-        machine = Machine(name, address, port, network)
-        # Created in the machine's namespace: for our own, no process id could be given.
+        address, interface = _ADDRESS.format(self._connected), f"port{self._connected}"
+        machine = Machine(name, address, interface, namespace)
+        # `ip` names the other namespace by a process in it. The bridge's namespace has one, so the pair is
+        # created on the machine's side.
         bridge_pid = str(self._keepers[0].pid)
         _run(
-            *("ip", "link", "add", "eth0", "type", "veth", "peer", "name", machine.port, "netns", bridge_pid),
-            inside=network,
+            *("ip", "link", "add", "eth0", "type", "veth", "peer", "name", interface, "netns", bridge_pid),
+            inside=namespace,
         )
-        _run("ip", "address", "add", f"{machine.address}/24", "dev", "eth0", inside=network)
+        _run("ip", "address", "add", f"{machine.address}/24", "dev", "eth0", inside=namespace)
         for link in ("lo", "eth0"):
-            _run("ip", "link", "set", link, "up", inside=network)
-        _run("ip", "link", "set", machine.port, "master", _BRIDGE, "up", inside=self._bridge)
+            _run("ip", "link", "set", link, "up", inside=namespace)
+        _run("ip", "link", "set", machine.bridge_interface, "master", _BRIDGE, "up", inside=self._bridge)
         return machine
 
     def _new_namespace(self) -> str:

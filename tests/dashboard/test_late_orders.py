@@ -66,6 +66,9 @@ async def test_orders_past_their_limit_count_as_late_in_every_read_model(overdue
     late = order_search.search(reader, Search(only_late=True), 50)
     assert len(late) == len(order_search.search(reader, Search(run_id="paused", only_late=True), 50)) == 40
     assert all(row["is_late"] for row in late)
+    for state in State:
+        found = order_search.search(reader, Search(state=state, only_late=True), 50)
+        assert found == [row for row in late if row["state"] == state]
     assert len(order_search.search(reader, Search(prefix="seed-running", only_late=True), 50)) == 40
     now = datetime.now(UTC)
     for selection, orders in (

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -64,7 +64,7 @@ def stopped(stack: Stack, name: str) -> Iterator[None]:
 
 @contextmanager
 def frozen(stack: Stack, name: str) -> Iterator[None]:
-    """A process that is running and does not respond."""
+    """Suspend a component: it is running and does not respond."""
     stack.kill(name, signal.SIGSTOP)
     try:
         yield
@@ -72,9 +72,9 @@ def frozen(stack: Stack, name: str) -> Iterator[None]:
         stack.kill(name, signal.SIGCONT)
 
 
-def answered_soon(send: Callable[[], httpx.Response]) -> httpx.Response:
-    """Return a response that came within two seconds. Other tests can delay one, so the request is sent up
-    to three times."""
+def response_within_two_seconds(send: Callable[[], httpx.Response]) -> httpx.Response:
+    """Return a response that came within two seconds. Other tests can delay one response, so the request is
+    sent up to three times."""
     for _ in range(3):
         response = send()
         if response.elapsed.total_seconds() < 2:
@@ -83,7 +83,7 @@ def answered_soon(send: Callable[[], httpx.Response]) -> httpx.Response:
 
 
 def assert_unavailable(send: Callable[[], httpx.Response]) -> None:
-    response = answered_soon(send)
+    response = response_within_two_seconds(send)
     assert response.status_code == 503, response.text
     assert int(response.headers["retry-after"]) >= 1
     assert response.headers["content-type"] == "application/problem+json"
@@ -98,9 +98,9 @@ def assert_recovers(live: LiveApi) -> None:
         return order_id if response.status_code == 200 else None
 
     order_id = eventually(start_order)
-    assert eventually(lambda: live.http.get(f"/orders/{order_id}/status").status_code == 200)
+    eventually(lambda: live.http.get(f"/orders/{order_id}/status").status_code == 200)
     assert live.finished(order_id)["status"] == "completed"
-    assert eventually(lambda: live.http.get("/health").status_code == 200)
+    eventually(lambda: live.http.get("/health").status_code == 200)
 
 
 @pytest.fixture
@@ -112,14 +112,14 @@ def finished_order(live: LiveApi) -> str:
 
 @pytest.mark.parametrize("outage", [stopped, frozen])
 def test_temporal_outage(
-    live: LiveApi, live_stack: Stack, finished_order: str, outage: Callable[..., Iterator[None]]
+    live: LiveApi, live_stack: Stack, finished_order: str, outage: Callable[..., AbstractContextManager[None]]
 ) -> None:
-    with outage(live_stack, "temporal"):  # type: ignore[attr-defined]
+    with outage(live_stack, "temporal"):
         for request in NEEDS_TEMPORAL.values():
             assert_unavailable(partial(request, live, finished_order))
         # Routes that only need the database still work.
         assert live.status(finished_order)["status"] == "completed"
-        health = answered_soon(lambda: live.http.get("/health"))
+        health = response_within_two_seconds(lambda: live.http.get("/health"))
         assert health.status_code == 503
         assert health.json()["database_connected"]
         assert not health.json()["temporal_connected"]
@@ -133,7 +133,7 @@ def test_postgres_outage(live: LiveApi, live_stack: Stack, finished_order: str) 
         for name, request in NEEDS_DATABASE.items():
             order_id = running if name == "long poll" or "running" in name else finished_order
             assert_unavailable(partial(request, live, order_id))
-        health = answered_soon(lambda: live.http.get("/health"))
+        health = response_within_two_seconds(lambda: live.http.get("/health"))
         assert health.status_code == 503
         assert health.json()["temporal_connected"]
         assert not health.json()["database_connected"]
@@ -159,9 +159,9 @@ def test_an_order_is_accepted_without_workers(live: LiveApi, live_stack: Stack) 
         assert again.json()["status"] == "already_started"
         other = live.http.post(f"/orders/{order_id}/start", json=body(review="manual"))
         assert other.status_code == 409
-        cancelled = live.signal(order_id, "cancel", reason="r", cancelled_by="c")
-        assert cancelled.status_code == 503
-        assert "may still process the request" in cancelled.json()["detail"]
+        response = live.signal(order_id, "cancel", reason="r", cancelled_by="c")
+        assert response.status_code == 503
+        assert "may still process the request" in response.json()["detail"]
     # The order processes the request when a worker is back, which can be after its deadline.
     reason = live.finished(order_id)["reason"]
     (event,) = [each for each in live.history(order_id) if each["detail"].get("signal") == "cancel_order"]
@@ -170,10 +170,10 @@ def test_an_order_is_accepted_without_workers(live: LiveApi, live_stack: Stack) 
 
 @pytest.mark.parametrize(("worker", "outage"), [("order-worker-1", frozen), ("shipping-worker-1", stopped)])
 def test_health_detects_a_task_queue_without_an_active_worker(
-    live: LiveApi, live_stack: Stack, worker: str, outage: Callable[..., Iterator[None]]
+    live: LiveApi, live_stack: Stack, worker: str, outage: Callable[..., AbstractContextManager[None]]
 ) -> None:
-    assert eventually(lambda: live.http.get("/health").json()["workers_healthy"])
-    with outage(live_stack, worker):  # type: ignore[attr-defined]
+    eventually(lambda: live.http.get("/health").json()["workers_healthy"])
+    with outage(live_stack, worker):
         eventually(lambda: not live.http.get("/health").json()["workers_healthy"], seconds=40)
     eventually(lambda: live.http.get("/health").json()["workers_healthy"])
 

@@ -26,7 +26,9 @@ def begin(url: str, run_id: str, *, ago: timedelta, **faults: Any) -> None:
 
 
 @pytest.mark.parametrize("margin", [-10.0, 10.0])
-async def test_an_aborted_run_no_longer_owns_the_fault_profile(order_database_url, repository, pool, margin):
+async def test_a_run_owns_the_fault_profile_until_it_counts_as_aborted(
+    order_database_url, repository, pool, margin
+):
     run_id = f"silent-{margin:.0f}"
     begin(order_database_url, run_id, ago=timedelta(seconds=SILENT_SECONDS + DRAIN_SECONDS + margin))
     assert runs.run_that_set_faults(order_database_url, run_id) == (run_id if margin < 0 else None)

@@ -120,7 +120,7 @@ CASES: list[tuple[str, Iterable[Finding], str]] = [
     ("gateways", gateways(database_url="postgresql://h/orders"), "PAYMENT_GATEWAY is not set"),
     ("gateways", gateways(carrier_gateway="dhl"), "Choose one of: http, simulated, stripe"),
     ("needs-too-long", gateways(warehouse_calls="need=5"), "need 16.05 s"),
-    ("port-set-twice", preflight.port_findings([FREE_PORT, replace(FREE_PORT, use="Locust")]), "for Locust"),
+    ("port-set-twice", preflight.port_findings([FREE_PORT, replace(FREE_PORT, purpose="Locust")]), "for Locust"),
     ("address-unknown", preflight.port_findings([replace(FREE_PORT, address="192.0.2.1")]), "192.0.2.1"),
     ("temporal-addresses-differ", configured(temporal_address="a:1", temporal_host="b"), "say b:7233"),
     ("queue-without-workers", temporal.queue_findings("order-tq", False, 0, 0.0), "order-tq"),

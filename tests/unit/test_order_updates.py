@@ -42,14 +42,14 @@ def not_ready() -> RPCError:
 
 
 class FakeTemporal:
-    """A client with workflows that return or raise `results`, the last one again and again. An update takes
+    """A client with workflows that return or raise `results`, and then repeat the last one. An update takes
     `seconds`."""
 
     def __init__(self, *results: Exception | RequestResult, seconds: float = 0.0) -> None:
         self._results = list(results)
         self._seconds = seconds
         self.running: Counter[str] = Counter()
-        self.most_running: Counter[str] = Counter()
+        self.max_running: Counter[str] = Counter()
         self.update_ids: list[str] = []
 
     def get_workflow_handle(self, workflow_id: str) -> "FakeHandle":
@@ -58,7 +58,7 @@ class FakeTemporal:
     async def update(self, workflow_id: str, update_id: str) -> RequestResult:
         self.update_ids.append(update_id)
         self.running[workflow_id] += 1
-        self.most_running[workflow_id] = max(self.most_running[workflow_id], self.running[workflow_id])
+        self.max_running[workflow_id] = max(self.max_running[workflow_id], self.running[workflow_id])
         await asyncio.sleep(self._seconds)
         self.running[workflow_id] -= 1
         result = self._results.pop(0) if len(self._results) > 1 else self._results[0]
@@ -83,7 +83,7 @@ def updates_of(temporal: FakeTemporal) -> OrderUpdates:
 def _short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(order_updates, "RETRY_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(order_updates, "UPDATE_TIMEOUT", timedelta(seconds=0.9))
-    # No database is asked whether it is available.
+    # There is no database to check.
     monkeypatch.setattr(timeouts, "CHECK_INTERVAL_SECONDS", 3_600.0)
 
 
@@ -99,12 +99,12 @@ async def test_an_update_that_temporal_did_not_process_is_repeated_with_the_same
     assert len(set(temporal.update_ids)) == 1
 
 
-async def test_simultaneous_requests_about_one_order_wait_for_each_other() -> None:
+async def test_the_number_of_simultaneous_updates_of_an_order_is_limited() -> None:
     temporal = FakeTemporal(ACCEPTED, seconds=0.001)
     updates = updates_of(temporal)
     results = await asyncio.gather(*(updates.execute("o", CANCEL, None) for _ in range(80)))
     assert results == [ACCEPTED] * 80
-    assert temporal.most_running["order-o"] == SIMULTANEOUS_UPDATES
+    assert temporal.max_running["order-o"] == SIMULTANEOUS_UPDATES
     assert len(set(temporal.update_ids)) == 80
 
 

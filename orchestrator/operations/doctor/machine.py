@@ -56,7 +56,7 @@ def stack_findings(stack: Stack, settings: Settings, is_up: bool) -> Iterator[Fi
         for process in stack.processes():
             since = datetime.now(UTC) - timedelta(minutes=RESTART_WINDOW_MINUTES)
             restarts = sum(at > since for at in stack.restarted_at(process.name))
-            if not process.runs:
+            if not process.is_alive:
                 yield Finding(
                     "component-down",
                     f"{process.name} is not running ({process.state.lower()}).",
@@ -99,7 +99,7 @@ def port_findings(ports: list[ListeningPort], is_up: bool) -> Iterator[Finding]:
         if not has_listener(port):
             yield Finding(
                 "port-closed",
-                f"No process listens on port {port.number} ({port.use}).",
+                f"No process listens on port {port.number} ({port.purpose}).",
                 "Check whether its component is running: orders ps.",
             )
 
