@@ -29,6 +29,7 @@ GB = 1_000_000_000
 SETTINGS = Settings(orders_home=Path("/srv/orders"), database_url=None, temporal_address=None)
 API_PORT = ListeningPort(8000, "the API", "API_PORT")
 FREE_PORT = ListeningPort(free_port_base(), "the API", "API_PORT")
+SAME_PORT = replace(FREE_PORT, purpose="Locust")
 
 HEALTHY_DATABASE = DatabaseState(
     version=180004,
@@ -120,7 +121,7 @@ CASES: list[tuple[str, Iterable[Finding], str]] = [
     ("gateways", gateways(database_url="postgresql://h/orders"), "PAYMENT_GATEWAY is not set"),
     ("gateways", gateways(carrier_gateway="dhl"), "Choose one of: http, simulated, stripe"),
     ("needs-too-long", gateways(warehouse_calls="need=5"), "need 16.05 s"),
-    ("port-set-twice", preflight.port_findings([FREE_PORT, replace(FREE_PORT, purpose="Locust")]), "for Locust"),
+    ("port-set-twice", preflight.port_findings([FREE_PORT, SAME_PORT]), "for Locust"),
     ("address-unknown", preflight.port_findings([replace(FREE_PORT, address="192.0.2.1")]), "192.0.2.1"),
     ("temporal-addresses-differ", configured(temporal_address="a:1", temporal_host="b"), "say b:7233"),
     ("queue-without-workers", temporal.queue_findings("order-tq", False, 0, 0.0), "order-tq"),
