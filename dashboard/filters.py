@@ -49,6 +49,15 @@ def check_query(page: str, parameters: Iterable[tuple[str, str]]) -> dict[str, s
     return query
 
 
+def defaults(page: str) -> dict[str, str | None]:
+    """Return the filters of a page by name, each with the value of its widget without a filter."""
+    names = {name: None for name in _PAGES[page] if name not in ("order", "before")}
+    if page == "load_tests":
+        # The page of a run has no widget for the run.
+        del names["run"]
+    return names | _DEFAULTS.get(page, {})
+
+
 def selection_of(query: Mapping[str, str], now: datetime | None = None) -> Selection:
     """Return the selection of a query. A missing or empty parameter does not filter.
 
@@ -146,6 +155,12 @@ def _one_of(name: str, allowed: Collection[str]) -> Callable[[str], None]:
 
     return check
 
+
+_DEFAULTS = {
+    "stage": {"counters": COUNTERS[0]},
+    "overview": {"window": "5 min"},
+    "orders": {"q": "", "state": "any", "run": ""},
+}
 
 _PAGES: dict[str, dict[str, Callable[[str], object]]] = {
     "stage": {"counters": _one_of("time of the counters", COUNTERS)},

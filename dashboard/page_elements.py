@@ -1,12 +1,13 @@
 """Elements that all pages share: header, live fragments, error boundary, action results, empty states."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
+import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
@@ -21,6 +22,9 @@ REFRESH_SECONDS = 2.0
 RESULT_VISIBLE = timedelta(seconds=8)
 """How long an action result is visible. Same as in page_elements.css."""
 
+DOUBLE_CLICK = timedelta(seconds=2)
+"""A repetition of an action within this time after its success is the second click of a double click."""
+
 STATUS_STYLE: dict[bool | None, tuple[str, Literal["green", "red", "gray"]]] = {
     True: (":material/check_circle:", "green"),
     False: (":material/error:", "red"),
@@ -29,11 +33,14 @@ STATUS_STYLE: dict[bool | None, tuple[str, Literal["green", "red", "gray"]]] = {
 """Icon and color of a badge: good, bad, unknown."""
 
 _PAGES = Path(__file__).with_name("pages")
-_LAST_RESULT = "last-action-result"
+_RESULTS = "action-results"
+"""Session state: the last action result by key."""
+
+_VISITED = "visited"
+"""Session state: the page that the user saw last, and for the page of a run its id."""
 
 
 class ActionResult(NamedTuple):
-    key: str
     is_accepted: bool
     text: str
     at: datetime
@@ -55,19 +62,45 @@ def page_header(title: str, *, live: bool) -> bool:
 
 
 def stop_on_invalid_query(page: str) -> None:
-    """Show an error and end the page if its URL query is not valid: a widget ignores an invalid value."""
+    """Show an error and end the page if its URL query is not valid: a widget ignores an invalid value.
+
+    When the user enters the page by a link with a query, the filters of an earlier visit are reset: Streamlit
+    keeps them, and would add them to the query.
+    """
+    visited = (page, st.query_params.get("run") if page == "load_tests" else None)
+    if st.session_state.get(_VISITED) != visited:
+        st.session_state[_VISITED] = visited
+        if st.query_params:
+            _reset_filters(page, st.query_params)
     parameters = [(name, value) for name in st.query_params for value in st.query_params.get_all(name)]
     try:
         filters.check_query(page, parameters)
     except RequestMalformed as error:
-        show_invalid_query(error)
+        show_invalid_query(page, error)
 
 
-def show_invalid_query(error: RequestMalformed) -> None:
+def show_invalid_query(page: str, error: RequestMalformed) -> None:
     """Show what is wrong with the URL query, and end the page."""
     st.error(sentence(error), icon=":material/link_off:")
-    st.button("Remove filters", on_click=st.query_params.clear)
+    st.button("Remove filters", on_click=replace_query, args=(page,))
     st.stop()
+
+
+def replace_query(page: str, **query: str) -> None:
+    """Replace the URL query of `page`, the current page. Filters that the query does not name are reset.
+
+    Call it from a callback, or before the page is drawn. `st.query_params.clear` raises an exception while a
+    filter is bound to the URL.
+    """
+    _reset_filters(page, query)
+    st.query_params.from_dict(query)
+
+
+def _reset_filters(page: str, query: Collection[str]) -> None:
+    """Reset the filters of a page that the URL query does not name. Call it before they are drawn."""
+    for name, value in filters.defaults(page).items():
+        if name not in query and name in st.session_state:
+            st.session_state[name] = value
 
 
 def live_fragment(
@@ -119,22 +152,36 @@ def sentence(error: OrderSystemError) -> str:
 
 
 def run_action(key: str, action: Callable[[], object], success: str) -> None:
-    """Run an action of the user and keep its result for the `live_fragment` with this `result_key`.
+    """Run an action of the user and keep its result for `result_of` and the `live_fragment` with this
+    `result_key`. The second click of a double click does nothing.
 
     Call it from a callback: a callback also runs when the refreshed page no longer has the button.
     """
+    # Read before the action: another click can interrupt this script run at its next access to the session.
+    results: dict[str, ActionResult] = st.session_state.setdefault(_RESULTS, {})
+    last = results.get(key)
+    if last is not None and last.text == success and clients.now() - last.at < DOUBLE_CLICK:
+        return
     is_accepted, text = True, success
     try:
         action()
     except OrderSystemError as error:
         is_accepted, text = False, sentence(error)
-    st.session_state[_LAST_RESULT] = ActionResult(key, is_accepted, text, clients.now())
+    results[key] = ActionResult(is_accepted, text, clients.now())
+
+
+def result_of(key: str) -> ActionResult | None:
+    """Return the result of the last `run_action` with this key while it is to be shown."""
+    results: dict[str, ActionResult] = st.session_state.get(_RESULTS, {})
+    for each in [each for each, result in results.items() if clients.now() - result.at >= RESULT_VISIBLE]:
+        results.pop(each, None)
+    return results.get(key)
 
 
 def _show_result(key: str) -> None:
     # Not a toast: Streamlit sends a toast once, and a rerun before it is drawn loses it.
-    result: ActionResult | None = st.session_state.get(_LAST_RESULT)
-    if result is None or result.key != key or clients.now() - result.at >= RESULT_VISIBLE:
+    result = result_of(key)
+    if result is None:
         return
     # A new key restarts the CSS animation that hides the result.
     with st.container(key=f"action-result-{result.at:%H%M%S%f}"):
@@ -196,18 +243,52 @@ def _draw(figure: go.Figure, key: str, description: str, *, zoom: bool) -> str |
     return plotly_figure.draw(figure, key, description, base_path=base_path, zoom=zoom)
 
 
-def clicked_row(table_key: str, first_column: str) -> int | None:
-    """Return the row that the user has clicked or selected in a table with the selection modes single-row and
-    single-cell.
+def table_key(name: str, ids: Sequence[str]) -> str:
+    """Return the key of a table with selections, for its present rows.
 
-    Call it before the table is drawn: the row number is that of the table that the user saw.
+    A selection is a row number, and the browser sends it some time after the click. Other rows have another
+    key, so that a late one is not applied to them.
     """
-    if table_key not in st.session_state:
-        return None
-    selection = st.session_state[table_key].selection
+    number, shown = st.session_state.get(f"{name}-shown", (0, None))
+    if shown != ids:
+        number += 1
+        st.session_state[f"{name}-shown"] = (number, ids)
+    return f"{name}-{number}"
+
+
+def deselect(name: str) -> None:
+    """Draw a table with a new key, and so without a selection."""
+    number, _ = st.session_state.get(f"{name}-shown", (0, None))
+    st.session_state[f"{name}-shown"] = (number, None)
+
+
+def clickable_table(
+    name: str, data: pd.DataFrame, ids: Sequence[str], *, first_column: str, **options: Any
+) -> str | None:
+    """Draw a table whose rows can be clicked. Return the id of the row that the user has just clicked, and
+    draw nothing then. `ids` are the ids of the rows, `options` those of `st.dataframe`."""
+    clicked: str | None = st.session_state.pop(f"{name}-clicked", None)
+    if clicked is not None:
+        deselect(name)
+        return clicked
+    key = table_key(name, ids)
+    st.dataframe(
+        data,
+        hide_index=True,
+        key=key,
+        on_select=partial(_keep_click, name, key, ids, first_column),
+        selection_mode=["single-row", "single-cell"],
+        **options,
+    )
+    return None
+
+
+def _keep_click(name: str, key: str, ids: Sequence[str], first_column: str) -> None:
+    selection = st.session_state[key].selection
     # The Tab key selects the first cell of the table.
-    clicked = [row for row, column in selection.cells if column != first_column]
-    return next(iter([*selection.rows, *clicked]), None)
+    rows = [*selection.rows, *(row for row, column in selection.cells if column != first_column)]
+    if rows:
+        st.session_state[f"{name}-clicked"] = ids[rows[0]]
 
 
 def page_link(page: str, label: str, *, icon: str | None = None, **query: str) -> None:

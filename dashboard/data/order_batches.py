@@ -106,4 +106,4 @@ def current_batch() -> OrderBatch | None:
 
 
 def dismiss_batch() -> None:
-    del st.session_state[_BATCH]
+    st.session_state.pop(_BATCH, None)

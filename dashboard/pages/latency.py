@@ -38,7 +38,7 @@ def check_query() -> None:
         if selection.fault_profile not in (None, *fault_profiles()):
             raise RequestMalformed("unknown fault profile")
     except RequestMalformed as error:
-        show_invalid_query(error)
+        show_invalid_query("latency", error)
     for name, time in filters.with_widget_times(st.query_params.items()):
         # The widget reads only times in its own format, which has no offset and no fraction.
         if time != st.query_params[name]:

@@ -6,6 +6,7 @@ from dashboard.page_elements import error_boundary, live_fragment, page_header, 
 from dashboard.sections import run_list, running_load_tests, start_load_test
 from dashboard.sections.run import view
 
+running_load_tests.open_clicked_run()
 stop_on_invalid_query("load_tests")
 run_id = st.query_params.get("run")
 if run_id:

@@ -1,6 +1,8 @@
 """Reviews: orders awaiting a manual review, the most urgent first."""
 
+from datetime import datetime
 from functools import partial
+from typing import NamedTuple
 
 import streamlit as st
 
@@ -9,12 +11,14 @@ from dashboard.data.api_reads import user_may
 from dashboard.data.cached import cached
 from dashboard.first_screen import draw_later
 from dashboard.page_elements import (
+    RESULT_VISIBLE,
     empty_state,
     entered,
     live_fragment,
     name_field,
     page_header,
     page_link,
+    result_of,
     run_action,
     stop_on_invalid_query,
 )
@@ -28,7 +32,9 @@ MAX_CARDS = 25
 FIRST_CARDS = 8
 # Of a card in a wide window, in pixels, with the gap below it.
 CARD_HEIGHT = 120
-RESULT_KEY = "reviews"
+
+_CARDS = "review-cards"
+"""Session state: the cards of the last refresh."""
 
 awaiting_review = cached(live_orders.orders_awaiting_review)
 is_live = page_header("Reviews", live=True)
@@ -36,26 +42,49 @@ stop_on_invalid_query("reviews")
 name_field("Your name", "reviewer", key="reviewer")
 
 
+class Card(NamedTuple):
+    """An order, and the time since which it does not await a review any more."""
+
+    order: Row
+    ended_at: datetime | None = None
+
+
 def cards() -> None:
     orders = awaiting_review(MAX_CARDS)
-    if not orders:
+    shown = cards_of(orders)
+    if not shown:
         empty_state("No orders awaiting review", "Start an order with manual review on the Orders page.")
         return
     st.caption(
         f"{len(orders)} awaiting review" if len(orders) < MAX_CARDS else f"The {MAX_CARDS} most urgent"
     )
-    draw_cards(orders[:FIRST_CARDS])
-    if rest := orders[FIRST_CARDS:]:
+    draw_cards(shown[:FIRST_CARDS])
+    if rest := shown[FIRST_CARDS:]:
         draw_later("more-cards", CARD_HEIGHT * len(rest), partial(draw_cards, rest))
 
 
-def draw_cards(orders: list[Row]) -> None:
-    for order in orders:
-        card(order)
+def cards_of(awaiting: list[Row]) -> list[Card]:
+    """Return the cards of the orders awaiting a review, and for some seconds those of the others that were
+    shown: when a card vanishes, the next one moves to its place, and a second click would decide it."""
+    shown = {order["order_id"]: Card(order) for order in awaiting}
+    now = clients.now()
+    for order, ended_at in st.session_state.get(_CARDS, []):
+        since = ended_at or now
+        if order["order_id"] not in shown and now - since < RESULT_VISIBLE:
+            shown[order["order_id"]] = Card(order, since)
+    cards = sorted(shown.values(), key=lambda card: (card.order["review_until"], card.order["order_id"]))
+    st.session_state[_CARDS] = cards
+    return cards
 
 
-def card(order: Row) -> None:
-    order_id = order["order_id"]
+def draw_cards(cards: list[Card]) -> None:
+    for card in cards:
+        draw_card(card)
+
+
+def draw_card(card: Card) -> None:
+    order, order_id = card.order, card.order["order_id"]
+    result = result_of(order_id)
     left, total = review_time(order)
     with st.container(border=True, key=f"card-{order_id}"):
         summary, time, buttons = st.columns([4, 3, 3], vertical_alignment="center")
@@ -64,6 +93,12 @@ def card(order: Row) -> None:
                 page_link("orders", order_id, order=order_id)
                 st.markdown(f"**{money_text(order['amount_cents'], order['currency'])}**")
             st.text(contents(order))
+        if result is not None and result.is_accepted:
+            buttons.success(result.text, icon=":material/check_circle:")
+            return
+        if card.ended_at is not None:
+            buttons.info("No longer awaiting a review.", icon=":material/block:")
+            return
         time.progress(min(left / total, 1.0), text=f"{left:.0f} s left")
         if not user_may(Role.OPERATOR):
             return
@@ -83,20 +118,20 @@ def card(order: Row) -> None:
                 on_click=reject,
                 args=(order_id,),
             )
+        if result is not None:
+            buttons.error(result.text, icon=":material/block:")
 
 
 def approve(order_id: str) -> None:
     api, reviewer = clients.api(), entered("reviewer")
-    run_action(RESULT_KEY, lambda: api.approve(order_id, reviewer), "Order approved.")
+    run_action(order_id, lambda: api.approve(order_id, reviewer), "Approved.")
     awaiting_review.clear()
 
 
 def reject(order_id: str) -> None:
     api, reviewer = clients.api(), entered("reviewer")
-    run_action(
-        RESULT_KEY, lambda: api.reject(order_id, reviewer, "rejected in the dashboard"), "Order rejected."
-    )
+    run_action(order_id, lambda: api.reject(order_id, reviewer, "rejected in the dashboard"), "Rejected.")
     awaiting_review.clear()
 
 
-live_fragment(cards, is_live, every=1.0, result_key=RESULT_KEY)
+live_fragment(cards, is_live, every=1.0)

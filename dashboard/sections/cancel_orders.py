@@ -30,14 +30,15 @@ def show(order_ids: list[str], deselect: Callable[[], None]) -> None:
     batch = current_batch()
     label = "Cancel the selected order" if len(order_ids) == 1 else f"Cancel {len(order_ids)} selected orders"
     is_running = batch is not None and batch.is_running
-    if st.button(label, icon=":material/cancel:", disabled=is_running):
-        st.session_state[_ERRORS] = {}
+    # With a key, the button stays the same when its label changes.
+    if st.button(label, icon=":material/cancel:", disabled=is_running, key="cancel-selected"):
+        st.session_state[_ERRORS], st.session_state[_HAS_STARTED] = {}, False
         _confirm(order_ids, deselect)
 
 
 @st.dialog("Cancel orders", width="medium", icon=":material/cancel:")
 def _confirm(order_ids: list[str], deselect: Callable[[], None]) -> None:
-    if st.session_state.pop(_HAS_STARTED, False):
+    if st.session_state[_HAS_STARTED]:
         # Close the dialog.
         st.rerun()
     with error_boundary("cancel-orders"):
@@ -76,11 +77,14 @@ def _confirm(order_ids: list[str], deselect: Callable[[], None]) -> None:
 
 
 def _cancel(order_ids: list[str], deselect: Callable[[], None]) -> None:
+    if st.session_state[_HAS_STARTED]:
+        # The second click of a double click.
+        return
     values = {name: entered(_KEY.format(name)) for name in ("reason", "cancelled_by")}
     st.session_state[_ERRORS] = text_field_errors(values)
     if st.session_state[_ERRORS]:
         return
     api = clients.api()
+    st.session_state[_HAS_STARTED] = True
     deselect()
     start_batch("Cancelled", order_ids, lambda order_id: api.cancel(order_id, **values))
-    st.session_state[_HAS_STARTED] = True

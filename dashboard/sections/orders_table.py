@@ -1,10 +1,12 @@
 """The table of orders: search, filters and pages."""
 
+from functools import partial
+
 import streamlit as st
 
 from dashboard import filters
 from dashboard.data import clients
-from dashboard.page_elements import empty_state
+from dashboard.page_elements import deselect, empty_state, table_key
 from dashboard.sections import cancel_orders
 from dashboard.view_models import order_tables
 from db.database import Row
@@ -19,10 +21,8 @@ ROW_HEIGHT, HEADER_HEIGHT, MAX_HEIGHT = 35, 38, 560
 FIRST_COLUMN = "age"
 
 _TABLE = "orders-table"
-_SHOWN_ROWS = "orders-table-rows"
-"""Session state: the orders that the user sees."""
-
-_NO_SELECTION: dict[str, dict[str, list[object]]] = {"selection": {"rows": [], "columns": [], "cells": []}}
+_SHOWN = "orders-table-rows"
+"""Session state: the key of the table that the user sees, and its orders."""
 
 
 def show() -> None:
@@ -45,18 +45,14 @@ def show() -> None:
     )
     refresh_column.button("Refresh", icon=":material/refresh:", width="stretch", on_click=_clear_selection)
     search = search_of(prefix or "", state or "any", run_id or "", st.query_params.get("before", ""))
-    # The selection is a list of row numbers. While there is one, the table keeps its rows: a new order above
-    # them would move the selection to other orders.
-    selected = _selected_rows()
-    rows = (
-        st.session_state[_SHOWN_ROWS]
-        if selected
-        else order_search.search(clients.database(), search, PAGE_ROWS)
-    )
+    # While there is a selection, the table keeps its orders.
+    rows, selected = _selection()
+    if not selected:
+        rows = order_search.search(clients.database(), search, PAGE_ROWS)
     if not rows:
         empty_state("No matching orders", "Change the filters, or start an order above.")
         return
-    cancel_orders.show([rows[number]["order_id"] for number in selected], _clear_selection)
+    cancel_orders.show(selected, _clear_selection)
     # Above the table: in the table, the Tab key moves to the next cell.
     _show_page_buttons(rows, is_first=search.before is None)
     _show_table(rows)
@@ -64,13 +60,15 @@ def show() -> None:
 
 def _clear_selection() -> None:
     """Deselect all rows, so that the next run reads the orders again."""
-    st.session_state[_TABLE] = _NO_SELECTION
+    deselect(_TABLE)
+    st.session_state.pop(_SHOWN, None)
 
 
-def _selected_rows() -> list[int]:
-    shown = len(st.session_state.get(_SHOWN_ROWS, ()))
-    table = st.session_state.get(_TABLE)
-    return [number for number in table["selection"]["rows"] if number < shown] if table else []
+def _selection() -> tuple[list[Row], list[str]]:
+    """Return the orders that the user sees, and the ids of those that are selected."""
+    key, rows = st.session_state.get(_SHOWN, (_TABLE, []))
+    table = st.session_state.get(key)
+    return rows, [rows[number]["order_id"] for number in table.selection.rows] if table else []
 
 
 def _reset_page() -> None:
@@ -95,14 +93,16 @@ def _show_table(rows: list[Row]) -> None:
         "Click on an order to open it. With the keyboard, move right from the first column. "
         "Select rows at their left edge to cancel several orders."
     )
-    st.session_state[_SHOWN_ROWS] = rows
+    ids = [row["order_id"] for row in rows]
+    key = table_key(_TABLE, ids)
+    st.session_state[_SHOWN] = (key, rows)
     st.dataframe(
         order_tables.orders(rows, clients.now()),
         height=min(HEADER_HEIGHT + ROW_HEIGHT * len(rows), MAX_HEIGHT),
         hide_index=True,
         placeholder="",
-        key=_TABLE,
-        on_select=_open_clicked,
+        key=key,
+        on_select=partial(_open_clicked, key, ids),
         selection_mode=["multi-row", "single-cell"],
         alt="Orders, newest first",
         column_config={
@@ -126,12 +126,11 @@ def _show_table(rows: list[Row]) -> None:
     )
 
 
-def _open_clicked() -> None:
-    # The row number is that of the table that the user saw. The next read may add orders above it.
-    for row, column in st.session_state[_TABLE].selection.cells:
+def _open_clicked(key: str, ids: list[str]) -> None:
+    for row, column in st.session_state[key].selection.cells:
         # The Tab key selects the first cell of the table.
         if column != FIRST_COLUMN:
-            st.query_params["order"] = st.session_state[_SHOWN_ROWS][row]["order_id"]
+            st.query_params["order"] = ids[row]
 
 
 def _show_page_buttons(rows: list[Row], *, is_first: bool) -> None:

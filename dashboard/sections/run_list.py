@@ -12,11 +12,7 @@ from db.read_models.stored_runs import LISTED_RUNS
 from loadtest.charts.run.trend import trend
 
 _ROWS = "stored-runs-rows"
-_OPENED = "opened-runs"
-"""Session state: how many runs the user has opened here."""
-
-_SHOWN_IDS = "stored-runs-ids"
-"""Session state: the run ids of the rows that the user sees."""
+"""Session state: how many runs are listed."""
 
 
 def show() -> None:
@@ -53,26 +49,18 @@ def _show_trend(rows: list[Row]) -> None:
         "Completion times, late share and throughput of the runs",
     )
     if clicked:
-        _open(clicked)
+        running_load_tests.open_run(clicked)
 
 
 def _show_table(rows: list[Row]) -> None:
-    # With the same key, Streamlit would keep the selection, and a return to the list would open the run
-    # again.
-    table = f"stored-runs-table-{st.session_state.get(_OPENED, 0)}"
-    clicked = page.clicked_row(table, first_column="verdict")
-    if clicked is not None:
-        _open(st.session_state[_SHOWN_IDS][clicked])
     st.subheader("Stored runs", anchor=False)
     st.caption("Click a row to open the run.")
-    st.session_state[_SHOWN_IDS] = [row["run_id"] for row in rows]
-    st.dataframe(
+    clicked = page.clickable_table(
+        "stored-runs-table",
         run_tables.stored_runs(rows, running_load_tests.in_progress(rows)),
-        hide_index=True,
+        [row["run_id"] for row in rows],
+        first_column="verdict",
         placeholder="",
-        key=table,
-        on_select="rerun",
-        selection_mode=["single-row", "single-cell"],
         alt="Stored runs, newest first",
         column_config={
             "started": st.column_config.DatetimeColumn("started (UTC)", format="YYYY-MM-DD HH:mm:ss"),
@@ -80,13 +68,8 @@ def _show_table(rows: list[Row]) -> None:
             "p99 s": st.column_config.NumberColumn("p99", format="%.3f s"),
         },
     )
-
-
-def _open(run_id: str) -> None:
-    st.session_state[_OPENED] = st.session_state.get(_OPENED, 0) + 1
-    st.query_params.clear()
-    st.query_params["run"] = run_id
-    st.rerun()
+    if clicked:
+        running_load_tests.open_run(clicked)
 
 
 def _show_older() -> None:

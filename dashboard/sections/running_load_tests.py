@@ -1,15 +1,17 @@
 """Load tests in progress, and the result of the run that the user started."""
 
+import threading
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import streamlit as st
 
 from dashboard.data import clients
 from dashboard.data.cached import cached
 from dashboard.data.load_test_processes import LoadTestProcesses
-from dashboard.page_elements import page_link, run_action
+from dashboard.page_elements import DOUBLE_CLICK, page_link, replace_query, run_action
 from db.database import Row
 from db.read_models import stored_runs
 from db.runs import SILENT_SECONDS
@@ -20,6 +22,17 @@ from orchestrator.security.key_hashing import Role
 
 RESULT_KEY = "running-load-tests"
 _STARTED_RUN = "started-run"
+_CLICKED = "clicked-run"
+"""Session state: the run to open."""
+
+
+@dataclass
+class StartedRun:
+    """Session state: the run that the user started last, until its result is dismissed."""
+
+    run_id: str | None = None
+    at: datetime | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 @st.cache_resource
@@ -28,15 +41,26 @@ def processes() -> LoadTestProcesses:
 
 
 def start(given: dict[str, Any]) -> None:
-    """Start a run with the user's key.
+    """Start a run with the user's key. The second click of a double click starts none.
 
     Raises NotAllowed, DatabaseError, or UsageError if a run is in progress on any machine.
     """
-    require_role(RunOptions.parse(given).required_role)
-    for row in stored_runs.running_runs(clients.database()):
-        if is_in_progress(row, clients.now()):
-            raise UsageError(f"run {row['run_id']} is in progress; wait for its verdict or stop it")
-    st.session_state[_STARTED_RUN] = processes().start(given, clients.user_key())
+    # Read before the start: another click can interrupt this script run at its next access to the session.
+    started, local, key = _started_run(), processes(), clients.user_key()
+    with started.lock:
+        if started.at is not None and clients.now() - started.at < DOUBLE_CLICK:
+            return
+        require_role(RunOptions.parse(given).required_role)
+        for row in stored_runs.running_runs(clients.database()):
+            if is_in_progress(row, clients.now()):
+                raise UsageError(f"run {row['run_id']} is in progress; wait for its verdict or stop it")
+        started.run_id = local.start(given, key)
+        started.at = clients.now()
+
+
+def _started_run() -> StartedRun:
+    started: StartedRun = st.session_state.setdefault(_STARTED_RUN, StartedRun())
+    return started
 
 
 def in_progress(rows: Iterable[Row]) -> set[str]:
@@ -126,7 +150,8 @@ def _stop(run_id: str) -> None:
 
 
 def _show_result() -> None:
-    run_id = st.session_state.get(_STARTED_RUN)
+    started = _started_run()
+    run_id = started.run_id
     code = processes().exit_code(run_id) if run_id else None
     if run_id is None or code is None:
         return
@@ -140,8 +165,20 @@ def _show_result() -> None:
     st.code(processes().output(run_id) or "No output.", language=None, wrap_lines=True)
     has_started = code != ExitCode.WRONG_USAGE
     if st.button("Show verdict" if has_started else "Close", key="close-result"):
-        del st.session_state[_STARTED_RUN]
+        started.run_id = None
         if has_started:
-            st.query_params["run"] = run_id
-        # The verdict is outside this fragment.
+            open_run(run_id)
         st.rerun()
+
+
+def open_run(run_id: str) -> NoReturn:
+    """Open the page of a run."""
+    # The filters can be reset only before they are drawn.
+    st.session_state[_CLICKED] = run_id
+    st.rerun()
+
+
+def open_clicked_run() -> None:
+    """Replace the URL query by the run that the user has just clicked. Call it before the page is drawn."""
+    if (run_id := st.session_state.pop(_CLICKED, None)) is not None:
+        replace_query("load_tests", run=run_id)

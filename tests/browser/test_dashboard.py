@@ -131,9 +131,30 @@ def test_an_order_is_approved_on_the_reviews_page(open_page: Open, live: LiveApi
     expect(card.get_by_text("s left")).to_be_visible()
     screenshot(page, "reviews-waiting-light")
     card.get_by_role("button", name="Approve").click()
-    expect(page.get_by_text("Order approved.")).to_be_visible()
+    # The card stays for some seconds, so that a second click does not decide the next order.
+    expect(card.get_by_text("Approved.")).to_be_visible()
+    expect(card.get_by_role("button")).to_have_count(0)
     assert live.finished(order_id)["status"] == "completed"
     expect(card).to_have_count(0)
+
+
+def test_a_double_click_approves_one_order(open_page: Open, live: LiveApi):
+    page = open_page("/reviews")
+    ids = [live.start(review="manual") for _ in range(2)]
+    cards = [page.locator(f".st-key-card-{order_id}") for order_id in ids]
+    for card in cards:
+        card.get_by_role("button", name="Approve").wait_for()
+    button = cards[0].get_by_role("button", name="Approve").bounding_box()
+    assert button is not None
+    x, y = button["x"] + button["width"] / 2, button["y"] + button["height"] / 2
+    page.mouse.click(x, y)
+    expect(cards[0].get_by_text("Approved.")).to_be_visible()
+    page.mouse.click(x, y)
+    assert live.finished(ids[0])["status"] == "completed"
+    expect(cards[0]).to_have_count(0)
+    assert live.status(ids[1])["state"] == "in_review"
+    live.signal(ids[1], "reject", reviewer="test", reason="test is over")
+    expect(cards[1].get_by_text("No longer awaiting a review.")).to_be_visible()
 
 
 def test_a_request_that_is_too_late_shows_an_error(open_page: Open, live: LiveApi):

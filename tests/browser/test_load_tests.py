@@ -1,14 +1,18 @@
 """The Load tests page in a browser: rows, points and seconds that open by a click."""
 
 import re
+from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from db import runs
 from db.read_models import latency
 from db.read_only_database import ReadOnlyDatabase
+from db.runs import NewRun, RunResult
 from loadtest.bench.seed import seed
+from loadtest.options import RunOptions
 from tests.browser.conftest import SIZES, Open, screenshot, wait_for_reruns, wait_until_drawn
 from tests.dashboard.conftest import query, reader_of
 
@@ -45,6 +49,9 @@ def click_first_row(page: Page, key: str) -> None:
     """Click in the first row of a table, which is a canvas."""
     # The key ends with a number.
     table = page.locator(f"[class*='st-key-{key}-']").get_by_test_id("stDataFrameResizable")
+    # The table finds out where it is when the pointer enters it.
+    table.hover(position={"x": 250, "y": 50})
+    wait_until_drawn(page)
     table.click(position={"x": 250, "y": 50})
 
 
@@ -97,6 +104,39 @@ def test_a_row_opens_a_run_and_a_button_returns_to_the_list(open_page: Open, run
     assert parameters(page) == {}
     wait_for_reruns(page, 2)
     expect(page.get_by_role("heading", level=1)).to_have_text("Load tests")
+
+
+def store_run(url: str, run_id: str) -> None:
+    """Store a run with a verdict, so that the list has a trend."""
+    options = RunOptions.parse({"run_id": run_id, "rate": "3", "duration": "30s"}).to_json()
+    started_at = datetime.now(UTC) - timedelta(minutes=1)
+    assert runs.open_run(url, NewRun(run_id, "mixed", options, [], "none", 1, started_at, None, {}))
+    times = {"completion_ms": {"p50": 2000.0, "p99": 4000.0}}
+    verdict = {"verdict": "passed", "exit_code": 0, "run": {"completed_rate": 2.5}, "times": times}
+    runs.close_run(url, run_id, RunResult(datetime.now(UTC), [], verdict, [], [2000, 4000], 0, 2))
+
+
+def test_the_list_and_the_page_of_a_run_open_although_a_filter_is_set(
+    open_page: Open, order_database_url: str, run_id: str
+):
+    for name in ("trend-1", "trend-2"):
+        store_run(order_database_url, name)
+    page = open_page(f"/load_tests?run={run_id}&second=130")
+    expect(page.get_by_text(re.compile(r"^Second \+130 s "))).to_be_visible()
+    page.get_by_role("button", name="All load tests").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Load tests")
+    wait_until_drawn(page)
+    assert parameters(page) == {}
+    # The form that starts a run has a field of this name, too.
+    page.locator(".st-key-scenario").get_by_role("combobox").click()
+    page.get_by_role("option").first.click()
+    page.wait_for_url(re.compile("scenario="))
+    wait_until_drawn(page)
+    click_first_row(page, "stored-runs-table")
+    expect(page.get_by_role("heading", level=1)).to_have_text(re.compile("^Load test "))
+    wait_until_drawn(page)
+    # Not the second of the run before.
+    assert list(parameters(page)) == ["run"]
 
 
 def test_invalid_options_are_reported_at_their_fields(open_page: Open):

@@ -25,7 +25,7 @@ def a_run(live: LiveApi) -> str:
 
 
 def table(page: Page) -> Locator:
-    return page.locator(".st-key-orders-table").get_by_test_id("stDataFrameResizable")
+    return page.locator("[class*=st-key-orders-table-]").get_by_test_id("stDataFrameResizable")
 
 
 def click_row(page: Page, row: int, x: int) -> None:
@@ -57,6 +57,42 @@ def test_the_tab_key_enters_the_table_without_opening_an_order(open_page: Open, 
     wait_until_drawn(page)
     expect(page.get_by_role("heading", name="Orders", exact=True)).to_be_visible()
     assert parse_qs(urlsplit(page.url).query) == {"run": [a_run]}
+
+
+def test_a_click_never_opens_another_order_than_the_one_below_the_pointer(open_page: Open, a_run: str):
+    page = open_page(f"/orders?run={a_run}")
+    wait_until_drawn(page)
+    # The click ends the input of the filter, so the table is about to have one row.
+    page.get_by_role("textbox", name="Order id starts with").fill("listed-3")
+    click_row(page, 0, x=300)
+    page.wait_for_url(re.compile("q=listed-3|order="))
+    wait_until_drawn(page)
+    opened = parse_qs(urlsplit(page.url).query).get("order")
+    assert opened in (None, ["listed-5"]), "the newest order was in the first row"
+    assert not page.get_by_text("Traceback").count()
+
+
+def test_a_filter_that_cannot_be_read_is_removed(open_page: Open, a_run: str):
+    page = open_page(f"/orders?run={a_run}")
+    wait_until_drawn(page)
+    run = page.get_by_role("textbox", name="Run", exact=True)
+    run.fill("my run")
+    run.press("Enter")
+    expect(page.get_by_text("A run id has 1 to 64 letters")).to_be_visible()
+    page.get_by_role("button", name="Remove filters").click()
+    expect(table(page)).to_be_visible()
+    expect(run).to_have_value("")
+    assert urlsplit(page.url).query == ""
+
+
+def test_a_link_selects_what_it_names_only(open_page: Open, a_run: str):
+    page = open_page(f"/orders?run={a_run}")
+    wait_until_drawn(page)
+    page.get_by_role("link", name="Overview").click()
+    page.get_by_role("link", name=re.compile("^Completed")).first.click()
+    expect(page.get_by_role("heading", name="Orders", exact=True)).to_be_visible()
+    wait_until_drawn(page)
+    assert parse_qs(urlsplit(page.url).query) == {"state": ["completed"]}
 
 
 def test_the_keyboard_opens_an_order(open_page: Open, a_run: str):

@@ -44,7 +44,7 @@ def finish_batch(test: AppTest) -> None:
 
 
 def table_of(test: AppTest):
-    (table,) = (each for each in test.dataframe if each.key == "orders-table")
+    (table,) = (each for each in test.dataframe if each.key and each.key.startswith("orders-table-"))
     return table
 
 

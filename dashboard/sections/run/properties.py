@@ -1,6 +1,6 @@
 """Label, notes and baseline of a load test, and its deletion. The API changes them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import streamlit as st
 
@@ -27,10 +27,13 @@ def show(run: Row) -> None:
             st.popover("Edit label and notes", icon=":material/edit:"),
             st.form("run-properties", border=False),
         ):
-            st.text_input("Label", run["label"] or "", key="run-label", max_chars=MAX_TEXT_LENGTH)
-            st.text_area("Notes", run["notes"], key="run-notes", max_chars=MAX_NOTES_LENGTH)
+            stored = {"label": run["label"] or "", "notes": run["notes"]}
+            # With the stored texts in their keys, the fields show what another user has saved meanwhile.
+            keys = {name: f"run-{name}-{run_id}-{hash(text)}" for name, text in stored.items()}
+            st.text_input("Label", stored["label"], key=keys["label"], max_chars=MAX_TEXT_LENGTH)
+            st.text_area("Notes", stored["notes"], key=keys["notes"], max_chars=MAX_NOTES_LENGTH)
             st.caption("The run id stays: the orders of the run have it.")
-            st.form_submit_button("Save", type="primary", on_click=_save, args=(run_id,))
+            st.form_submit_button("Save", type="primary", on_click=_save, args=(run_id, stored, keys))
         pin = "Unpin baseline" if run["is_baseline"] else "Pin as baseline"
         st.button(
             pin,
@@ -47,9 +50,13 @@ def show(run: Row) -> None:
             st.button("Delete this run", type="primary", key="delete-run", on_click=_delete, args=(run_id,))
 
 
-def _save(run_id: str) -> None:
-    label, notes = st.session_state["run-label"].strip(), st.session_state["run-notes"].strip()
-    _change(run_id, {"label": label or None, "notes": notes}, "Saved.")
+def _save(run_id: str, stored: Mapping[str, str], keys: Mapping[str, str]) -> None:
+    """Save the texts that the user has changed."""
+    entered = {name: str(st.session_state[key]).strip() for name, key in keys.items()}
+    changes: Json = {name: text for name, text in entered.items() if text != stored[name]}
+    if changes.get("label") == "":
+        changes["label"] = None
+    _change(run_id, changes, "Saved.")
 
 
 def _pin(run_id: str, is_baseline: bool) -> None:
@@ -57,11 +64,11 @@ def _pin(run_id: str, is_baseline: bool) -> None:
 
 
 def _delete(run_id: str) -> None:
-    def delete() -> None:
-        clients.api().delete_run(run_id)
-        st.query_params.clear()
-
-    _run(delete, f"Deleted {plain_text.markdown(run_id)}. Its orders stay.")
+    success = f"Deleted {plain_text.markdown(run_id)}. Its orders stay."
+    _run(lambda: clients.api().delete_run(run_id), success)
+    result = page.result_of(running_load_tests.RESULT_KEY)
+    if result is not None and result.is_accepted:
+        page.replace_query("load_tests")
 
 
 def _change(run_id: str, changes: Json, success: str) -> None:

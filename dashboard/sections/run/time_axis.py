@@ -14,13 +14,6 @@ from db.read_models.percentiles import min_count
 from db.read_models.run_timeline import RunTimeline
 from loadtest.charts.run.time_axis import run_time_axis, seconds_per_point
 
-_SHOWN_IDS = "second-orders-ids"
-"""Session state: the order ids of the rows that the user sees."""
-
-_OPENED = "opened-second-orders"
-"""Session state: how many orders the user has opened here. Part of the table's key: with the same key,
-Streamlit would keep the selection, and a return to the run would open the order again."""
-
 LISTED_ORDERS = 200
 
 
@@ -67,12 +60,6 @@ def _selected_second(timeline: RunTimeline, clicked: str | None) -> int | None:
 
 
 def _show_orders(run_id: str, timeline: RunTimeline, second: int) -> None:
-    opened = st.session_state.get(_OPENED, 0)
-    table = f"second-orders-{opened}"
-    clicked = page.clicked_row(table, first_column="in this second")
-    if clicked is not None:
-        st.session_state[_OPENED] = opened + 1
-        page.switch_page("orders", order=st.session_state[_SHOWN_IDS][clicked])
     width = seconds_per_point(timeline)
     since = timeline.started_at + timedelta(seconds=second)
     rows = cached(run_timeline.orders_of_second)(run_id, since, width, LISTED_ORDERS)
@@ -86,19 +73,19 @@ def _show_orders(run_id: str, timeline: RunTimeline, second: int) -> None:
         f"{span.capitalize()} ({since:%H:%M:%S} UTC): {new} orders accepted, {len(rows) - new} accepted "
         f"before and open in it{limited}. Click a row to open the order."
     )
-    st.session_state[_SHOWN_IDS] = [row["order_id"] for row in rows]
-    st.dataframe(
+    clicked = page.clickable_table(
+        "second-orders",
         _table(rows),
-        hide_index=True,
-        key=table,
-        on_select="rerun",
-        selection_mode=["single-row", "single-cell"],
+        [row["order_id"] for row in rows],
+        first_column="in this second",
         alt="Orders of the selected time",
         column_config={
             "accepted": st.column_config.DatetimeColumn("accepted (UTC)", format="HH:mm:ss.SSS"),
             "completion s": st.column_config.NumberColumn("completion", format="%.3f s"),
         },
     )
+    if clicked:
+        page.switch_page("orders", order=clicked)
 
 
 def _table(rows: list[Row]) -> pd.DataFrame:

@@ -19,9 +19,9 @@ CAUSES_HEIGHT = 500
 
 def show(run_id: str) -> None:
     """Draw the page, which refreshes until the run has its verdict."""
-    if st.button("All load tests", icon=":material/arrow_back:"):
-        st.query_params.clear()
-        st.rerun()
+    st.button(
+        "All load tests", icon=":material/arrow_back:", on_click=page.replace_query, args=("load_tests",)
+    )
     run = stored_runs.run_summary(clients.database(), run_id)
     if run is None:
         page.page_header(f"Load test {plain_text.markdown(run_id)}", live=False)
