@@ -28,13 +28,16 @@ class LiveApi:
     def start(self, order_id: str | None = None, **content: Any) -> str:
         """Start an order with default content and return its id."""
         order_id = order_id or new_id()
-        response = self.http.post(f"/orders/{order_id}/start", json=body(**content))
+        path, order = f"/orders/{order_id}/start", body(**content)
+        response = available(lambda: self.http.post(path, json=order))
         assert response.status_code == 200, response.text
-        assert response.json()["status"] == "started"
+        # An unavailable API can have started the order.
+        assert response.json()["status"] in ("started", "already_started")
         return order_id
 
     def status(self, order_id: str, wait: float = 0) -> Json:
-        response = self.http.get(f"/orders/{order_id}/status", params={"wait": wait} if wait else None)
+        query = {"wait": wait} if wait else None
+        response = available(lambda: self.http.get(f"/orders/{order_id}/status", params=query))
         assert response.status_code == 200, response.text
         status: Json = response.json()
         return status
@@ -51,10 +54,22 @@ class LiveApi:
         return self.http.post(f"/orders/{order_id}/signals/{name}", json=request)
 
     def history(self, order_id: str) -> list[Json]:
-        response = self.http.get(f"/orders/{order_id}/history")
+        response = available(lambda: self.http.get(f"/orders/{order_id}/history"))
         assert response.status_code == 200, response.text
         events: list[Json] = response.json()["events"]
         return events
+
+
+def available(send: Callable[[], httpx.Response]) -> httpx.Response:
+    """Send a request until the API is available: on a busy machine, the servers can need more than the second
+    that it waits for them."""
+    response = send()
+    for _ in range(20):
+        if response.status_code != 503:
+            break
+        time.sleep(0.5)
+        response = send()
+    return response
 
 
 def new_id() -> str:

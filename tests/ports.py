@@ -7,6 +7,9 @@ from contextlib import ExitStack
 
 PORTS_OF_A_STACK = 10
 
+_drawn: set[int] = set()
+"""What this process has drawn, and may not have bound yet."""
+
 # Below the range of ephemeral ports, which any connection can take.
 _BASES = range(20_000, 32_000, PORTS_OF_A_STACK)
 
@@ -18,7 +21,8 @@ def free_port_base() -> int:
     worker_count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     for _ in range(100):
         base = random.choice(_BASES[worker_index::worker_count])
-        if _all_free(base):
+        if base not in _drawn and _all_free(base):
+            _drawn.add(base)
             return base
     raise RuntimeError("no ten consecutive free ports found")
 

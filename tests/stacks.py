@@ -1,5 +1,6 @@
 """Separate stacks for tests, and the processes that belong to them."""
 
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -71,6 +72,26 @@ def without_clients(settings: Settings) -> Stack:
         settings,
         [component for component in components.components(settings) if component.stage < Stage.CLIENTS],
     )
+
+
+@contextmanager
+def stopped(stack: Stack, name: str) -> Iterator[None]:
+    """Stop a component, and start it at the end."""
+    stack.stop(name)
+    try:
+        yield
+    finally:
+        stack.start(name)
+
+
+@contextmanager
+def frozen(stack: Stack, name: str) -> Iterator[None]:
+    """Suspend a component: it is running and does not respond."""
+    stack.kill(name, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        stack.kill(name, signal.SIGCONT)
 
 
 @contextmanager

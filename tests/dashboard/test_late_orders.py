@@ -132,7 +132,8 @@ async def finish_orders(url: str) -> None:
                 await driver.repository.finish(order_id, State.CANCELLED)
         accepted_at = datetime.now(UTC) - timedelta(seconds=5)
         for run_id in (RUN_ID, None):
-            await driver.open(new_order(order_id=f"{run_id}-open", run_id=run_id), accepted_at=accepted_at)
+            order = new_order(order_id=f"{run_id}-open", run_id=run_id, limit_seconds=3_600)
+            await driver.open(order, accepted_at=accepted_at)
 
 
 @pytest.fixture(scope="module")

@@ -65,8 +65,8 @@ async def test_the_counters_count_late_and_lost_orders_and_double_charges(
     await driver.carry_to(State.CANCELLED)
     await driver.carry_to(State.CHARGED)
     overdue, lost, old = [await driver.carry_to(State.CHARGED) for _ in range(3)]
-    age(order_database_url, overdue, 29)
-    age(order_database_url, lost, 31)
+    age(order_database_url, overdue, 20)
+    age(order_database_url, lost, 60)
     age(order_database_url, old, 3_600)
     assert counted(order_database_url, since) == StageCounters(5, 4, 2, 1, 0)
     for payment in ("first", "second"):

@@ -12,6 +12,7 @@ from orchestrator.api.app import create_app
 from orchestrator.api.schemas.responses import Problem
 from orchestrator.embedded import Stack
 from tests.live import LiveApi, body, eventually, new_id
+from tests.stacks import frozen
 
 pytestmark = pytest.mark.stack
 
@@ -45,8 +46,10 @@ async def test_a_rejected_start_has_retry_after_and_only_its_number_is_stored(
     limited_api: httpx.AsyncClient, live: LiveApi, live_stack: Stack
 ) -> None:
     first, second, stored = new_id(), new_id(), _stored_rejections(live_stack)
-    assert (await limited_api.post(f"/orders/{first}/start", json=body())).status_code == 200
-    rejected = await limited_api.post(f"/orders/{second}/start", json=body())
+    # The first order is in flight as long as no worker processes it.
+    with frozen(live_stack, "order-worker-1"):
+        assert (await limited_api.post(f"/orders/{first}/start", json=body())).status_code == 200
+        rejected = await limited_api.post(f"/orders/{second}/start", json=body())
     assert rejected.status_code == 429
     assert rejected.headers["content-type"] == "application/problem+json"
     assert int(rejected.headers["retry-after"]) >= 1

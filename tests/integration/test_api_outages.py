@@ -4,9 +4,9 @@ recovery."""
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from orchestrator.settings import Settings
 from tests.live import LiveApi, body, eventually, new_id
 from tests.orders import OTHER_ADDRESS
 from tests.ports import free_port_base
+from tests.stacks import frozen, stopped
 
 pytestmark = pytest.mark.stack
 
@@ -51,25 +52,6 @@ NEEDS_DATABASE: dict[str, Request] = {
     "set faults": lambda live, _: live.http.put("/faults", json={"profile": "none"}),
     "audit": NEEDS_TEMPORAL["audit"],
 }
-
-
-@contextmanager
-def stopped(stack: Stack, name: str) -> Iterator[None]:
-    stack.stop(name)
-    try:
-        yield
-    finally:
-        stack.start(name)
-
-
-@contextmanager
-def frozen(stack: Stack, name: str) -> Iterator[None]:
-    """Suspend a component: it is running and does not respond."""
-    stack.kill(name, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        stack.kill(name, signal.SIGCONT)
 
 
 def response_within_two_seconds(send: Callable[[], httpx.Response]) -> httpx.Response:

@@ -96,7 +96,7 @@ async def test_a_server_that_does_not_listen_is_database_unavailable_within_seco
 
 
 async def test_a_statement_timeout(order_database_url: str) -> None:
-    url = make_conninfo(order_database_url, options="-c statement_timeout=50")
+    url = make_conninfo(order_database_url, options="-c statement_timeout=1000")
     async with Database(url) as database:
         with pytest.raises(StatementTimeout):
             await database.fetch_one("select pg_sleep(10)")

@@ -122,7 +122,7 @@ def test_ingress_time_counts_from_the_requested_time(
     due = (datetime.now(UTC) - requested_ago).isoformat()
     live.finished(live.start(run_id=run_id, requested_at=due))
     latency = live.http.get("/latency", params={"run_id": run_id}).json()
-    assert counted <= latency["steps_ms"]["ingress"]["max"] < counted + 2_000
+    assert counted <= latency["steps_ms"]["ingress"]["max"] < counted + 60_000
 
 
 def test_an_order_requested_long_ago_still_completes(live: LiveApi) -> None:

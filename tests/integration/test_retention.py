@@ -20,7 +20,7 @@ from tests.command_line import CommandLine
 from tests.orders import TEMPORAL, OrderDriver
 
 KEEP = timedelta(days=90)
-LONGEST_WAIT = "500ms"
+LONGEST_WAIT = "5s"
 """A writer that waits longer for a lock fails."""
 
 AGE = """

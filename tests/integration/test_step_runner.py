@@ -19,7 +19,7 @@ from orchestrator.messages.activities import StepRequest, StepStatus
 from orchestrator.settings.gateways import SIMULATED_CALLS
 from tests.orders import NO_FAULTS, TEMPORAL, failed
 
-SOON = timedelta(milliseconds=300)
+SOON = timedelta(seconds=2)
 LATER = timedelta(seconds=60)
 
 

@@ -78,7 +78,7 @@ async def site(settings: Settings, pool: Database, repository: OrderRepository) 
 
 
 def visible_order() -> OrderRequest:
-    return new_order(auto_review_seconds=0.1, execution=ExecutionMode.VISIBLE)
+    return new_order(auto_review_seconds=0.1, execution=ExecutionMode.VISIBLE, limit_seconds=120)
 
 
 def always(step: Step, **rates: float) -> FaultProfile:

@@ -68,7 +68,7 @@ def test_a_delayed_schedule_is_not_re_based() -> None:
     assert [due - began for _, due, _ in sent] == pytest.approx([n * 0.02 for n in range(20)])
     delays = [at - due for _, due, at in sent]
     assert delays[4] > 0.25, "the due time does not move with the delay"
-    assert delays[-1] < 0.05, "the loop catches up by sending delayed orders without a pause"
+    assert delays[-1] < delays[4] / 2, "the loop catches up by sending delayed orders without a pause"
 
 
 def test_an_open_loop_can_be_stopped() -> None:

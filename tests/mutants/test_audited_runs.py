@@ -190,7 +190,7 @@ async def test_a_reset_workflow_is_not_a_second_one(
 ) -> None:
     monkeypatch.setattr(temporal_comparison, "RECONCILER_TIME", timedelta(0))
     async with open_shop(client, pool, FaultInjector(named_profile("none"))) as shop:
-        order = shop.order("reset", review=ReviewMode.MANUAL)
+        order = shop.order("reset", review=ReviewMode.MANUAL, limit_seconds=600.0)
         handle = await shop.place(order)
         await until_in_review(shop, order.order_id)
         history = await handle.fetch_history()

@@ -54,7 +54,7 @@ async def run_and_audit(mutant: Mutant, client: Client, pool: Database) -> tuple
             orders = [shop.order(name, review=ReviewMode.MANUAL) for name in (HEALTHY, VICTIM)]
         if mutant.scenario is Scenario.UNDELIVERABLE:
             # The workflow repeats the shipment until the deadline.
-            orders = [shop.order(name, limit_seconds=8.0) for name in (HEALTHY, VICTIM)]
+            orders = [shop.order(name, limit_seconds=15.0) for name in (HEALTHY, VICTIM)]
         handles = [await shop.place(order) for order in orders]
         left_running: list[Handle] = []
         for handle in handles:

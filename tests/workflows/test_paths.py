@@ -21,7 +21,7 @@ from tests.orders import OTHER_ADDRESS, new_order
 from tests.workflows.conftest import ORDER_QUEUE
 from tests.workflows.held_activities import FORWARD_ACTIVITIES, STEP_ACTIVITY_NAMES
 
-SHORT = 4.0
+SHORT = 6.0
 """A limit in seconds, short enough for the server that does not skip time, and long enough for the steps
 before the one that a test holds."""
 

@@ -364,7 +364,7 @@ async def test_a_workflow_cancellation_after_the_outcome_changes_nothing(env):
 @pytest.mark.parametrize("name", ["update_address", "reject_order"])
 async def test_an_order_handles_a_limited_number_of_requests_and_still_accepts_a_cancellation(env, name):
     state = State.IN_REVIEW if name == "update_address" else State.PREPARED
-    placed = await env.place_in(state)
+    placed = await env.place_in(state, limit_seconds=600.0)
     for _ in range(MAX_REQUESTS + 50):
         await placed.handle.signal(SIGNALS[name], REQUESTS[name])
     await placed.wait_until(lambda stored: len(stored.requests) >= MAX_REQUESTS)
@@ -398,7 +398,7 @@ async def test_a_shipment_that_an_operator_ends_is_retried(real_env, how, held):
 
 
 async def test_an_order_whose_shipments_are_always_terminated_fails_and_is_compensated(real_env):
-    placed = await real_env.place(hold=(Activity.DISPATCH,), limit_seconds=8.0)
+    placed = await real_env.place(hold=(Activity.DISPATCH,), limit_seconds=15.0)
     for n in itertools.count(1):
         await placed.wait_until(
             lambda stored, n=n: placed.count(Activity.DISPATCH) >= 2 * n or stored.abort_reason is not None
