@@ -34,7 +34,7 @@ FIRST_CARDS = 8
 CARD_HEIGHT = 120
 
 _CARDS = "review-cards"
-"""Session state: the cards of the last refresh."""
+"""Session state: the time of the last refresh, and its cards."""
 
 awaiting_review = cached(live_orders.orders_awaiting_review)
 is_live = page_header("Reviews", live=True)
@@ -68,12 +68,14 @@ def cards_of(awaiting: list[Row]) -> list[Card]:
     shown: when a card vanishes, the next one moves to its place, and a second click would decide it."""
     shown = {order["order_id"]: Card(order) for order in awaiting}
     now = clients.now()
-    for order, ended_at in st.session_state.get(_CARDS, []):
-        since = ended_at or now
-        if order["order_id"] not in shown and now - since < RESULT_VISIBLE:
-            shown[order["order_id"]] = Card(order, since)
+    drawn_at, drawn = st.session_state.get(_CARDS, (now, []))
+    for order, ended_at in drawn:
+        order_id, since = order["order_id"], ended_at or drawn_at
+        has_result = result_of(order_id) is not None
+        if order_id not in shown and (has_result or now - since < RESULT_VISIBLE):
+            shown[order_id] = Card(order, since)
     cards = sorted(shown.values(), key=lambda card: (card.order["review_until"], card.order["order_id"]))
-    st.session_state[_CARDS] = cards
+    st.session_state[_CARDS] = (now, cards)
     return cards
 
 

@@ -90,6 +90,10 @@ class Finished:
         return limit
 
 
+PROGRAM = ("-m", "tests.load.tolerant")
+LOCUSTFILE = "tests/load/tolerant_locustfile.py"
+
+
 class LoadTest:
     """Starts runs that share one ORDERS_HOME and one database."""
 
@@ -141,7 +145,7 @@ class LoadTest:
             for each in (process, *workers):
                 end(each)
 
-    def start(self, *options: str, program: tuple[str, ...] = ("-m", "loadtest")) -> subprocess.Popen[str]:
+    def start(self, *options: str, program: tuple[str, ...] = PROGRAM) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, *program, *options],
             cwd=ROOT,

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from tests.load.fake_api import Behaviour
-from tests.load.harness import RUN_ID, LoadTest, end, fake_api
+from tests.load.harness import LOCUSTFILE, RUN_ID, LoadTest, end, fake_api
 
 
 def rows(file: Path) -> dict[str, dict[str, str]]:
@@ -22,7 +22,7 @@ def test_the_files_of_csv_have_every_order(load_test: LoadTest, tmp_path: Path) 
         "--slo-target=0.9",
     )
     with fake_api(Behaviour(completion_ms=500, slow_every=50, slow_ms=900)) as api:
-        command = ("-m", "locust", "-f", "loadtest/locustfile.py", "--headless", "--only-summary")
+        command = ("-m", "locust", "-f", LOCUSTFILE, "--headless", "--only-summary")
         process = load_test.start(*options, f"--csv={prefix}", f"--host={api.url}", program=command)
         try:
             found = load_test.finished(process)

@@ -9,7 +9,7 @@ from db import runs
 from loadtest.preflight import require_database
 from orchestrator.errors import UsageError, WrongCredentials
 from tests.load.fake_api import Behaviour
-from tests.load.harness import ROOT, RUN_ID, LoadTest, fake_api, interrupt, unwrapped, wait_for
+from tests.load.harness import LOCUSTFILE, ROOT, RUN_ID, LoadTest, fake_api, interrupt, unwrapped, wait_for
 from tests.load.test_exit_codes import QUICK
 from tests.servers import PostgresServer
 
@@ -43,7 +43,7 @@ def test_invalid_options(load_test: LoadTest, option: str, sentence: str) -> Non
 
 def plain_locust(load_test: LoadTest, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless", *options],
+        [sys.executable, "-m", "locust", "-f", LOCUSTFILE, "--headless", *options],
         cwd=ROOT, env=load_test.environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 from orchestrator.embedded import Stack, components
 from orchestrator.settings import Settings
 from tests.load.fake_api import Behaviour
-from tests.load.harness import ROOT, FakeApiProcess, LoadTest, fake_api, wait_for
+from tests.load.harness import LOCUSTFILE, ROOT, FakeApiProcess, LoadTest, fake_api, wait_for
 
 expect.set_options(timeout=60_000)
 
@@ -42,7 +42,7 @@ def chromium() -> None:
 def locust_page(load_test: LoadTest, api: FakeApiProcess, *options: str) -> Iterator[str]:
     port = load_test.port_base + 2
     process = subprocess.Popen(
-        [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", f"--host={api.url}", *options],
+        [sys.executable, "-m", "locust", "-f", LOCUSTFILE, f"--host={api.url}", *options],
         cwd=ROOT,
         env=load_test.environment,
     )

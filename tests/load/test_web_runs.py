@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.load.fake_api import Behaviour
-from tests.load.harness import LoadTest, end, fake_api, wait_for
+from tests.load.harness import LOCUSTFILE, LoadTest, end, fake_api, wait_for
 from tests.load.test_preflight import plain_locust
 from tests.load.test_web_page import has_verdict, locust_page, start, stopped
 
@@ -100,7 +100,7 @@ def test_the_page_works_below_a_path(load_test: LoadTest) -> None:
 
 
 def test_autoquit_ends_the_process_after_the_verdict(load_test: LoadTest) -> None:
-    locust = ("-m", "locust", "-f", "loadtest/locustfile.py", "--autostart", "--autoquit=0")
+    locust = ("-m", "locust", "-f", LOCUSTFILE, "--autostart", "--autoquit=0")
     options = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
     with fake_api(Behaviour(completion_ms=100, slow_every=2, slow_ms=1_500)) as api:
         process = load_test.start(
