@@ -5,8 +5,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from dashboard import page_elements
+from dashboard.data import clients
 from dashboard.data.load_test_processes import LoadTestProcesses
 from db.read_models import latency
 from db.read_models.latency import Selection
@@ -143,6 +145,29 @@ def test_the_cards_below_the_first_screen_are_drawn_after_it(page: Pages, postgr
         test.run()
         assert (approvable(test), len(test.get("skeleton"))) == (13, 0)
         page.reset()
+
+
+def approve_button() -> None:
+    """A page with a button whose action is counted. AppTest runs the source of this function."""
+    import streamlit as st
+
+    from dashboard.page_elements import result_of, run_action
+
+    calls = st.session_state.setdefault("calls", [])
+    st.button("Approve", on_click=run_action, args=("order", lambda: calls.append(1), "Approved."))
+    st.session_state["result"] = result_of("order")
+
+
+def test_the_second_click_of_a_double_click_does_nothing(monkeypatch):
+    test = AppTest.from_function(approve_button).run()
+    for _ in range(2):
+        test.button[0].click().run()
+    assert test.session_state["calls"] == [1]
+    assert test.session_state["result"].text == "Approved."
+    later = clients.now() + page_elements.DOUBLE_CLICK
+    monkeypatch.setattr(clients, "now", lambda: later)
+    test.button[0].click().run()
+    assert test.session_state["calls"] == [1, 1]
 
 
 def test_the_style_sheet_hides_an_action_result_at_the_same_time():

@@ -133,12 +133,14 @@ def test_label_notes_and_baseline_are_changed_through_the_api(
 def test_deleting_a_run_says_what_stays_and_returns_to_the_list(
     page: Pages, seeded_url, late_run, api: FakeApi
 ):
-    test = page.run("load_tests", seeded_url, run=late_run)
+    # A parameter that is bound to a widget does not prevent it.
+    test = page.run("load_tests", seeded_url, run=late_run, second="3")
     assert "Its orders with their events and payments, and its report files, stay" in texts(test)
     test = click(test, "Delete this run")
     assert not test.exception
     assert api.calls == [(late_run,)]
     assert test.title[0].value == "Load tests"
+    assert test.query_params == {}
     assert "Its orders stay" in test.success[0].value
 
 
