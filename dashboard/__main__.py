@@ -63,6 +63,8 @@ def main() -> int:
             "browser.serverAddress": settings.local_address,
             "client.showErrorDetails": "none",
             "client.toolbarMode": "viewer",
+            # Streamlit would draw the value of each expression of a page, also of a string that documents.
+            "runner.magicEnabled": False,
             # Streamlit's CSV export does not escape text that a spreadsheet would run as a formula.
             "client.disableDataExport": True,
             **theme(),

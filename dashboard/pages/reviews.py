@@ -33,8 +33,8 @@ FIRST_CARDS = 8
 # Of a card in a wide window, in pixels, with the gap below it.
 CARD_HEIGHT = 120
 
+# Session state: the time of the last refresh, and its cards.
 _CARDS = "review-cards"
-"""Session state: the time of the last refresh, and its cards."""
 
 awaiting_review = cached(live_orders.orders_awaiting_review)
 is_live = page_header("Reviews", live=True)
