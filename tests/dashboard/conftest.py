@@ -84,7 +84,10 @@ async def driver(order_database_url: str) -> AsyncIterator[OrderDriver]:
 
 
 def reader_of(url: str) -> ReadOnlyDatabase:
-    return ReadOnlyDatabase(make_conninfo(url, user=ROLE))
+    """Return a connection pool of the dashboard, with a long acquire timeout for busy machines."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("db.read_only_database.ACQUIRE_TIMEOUT_SECONDS", ACQUIRE_TIMEOUT_SECONDS)
+        return ReadOnlyDatabase(make_conninfo(url, user=ROLE))
 
 
 def query(url: str, statement: str, parameters: dict | None = None) -> list[dict]:
