@@ -33,7 +33,7 @@ COUNTRIES = frozenset(_COUNTRY_CODES.split())
 DEFAULT_COUNTRY = "US"
 
 COUNTRIES_WITH_STATES = frozenset(("AU", "BR", "CA", "CN", "IN", "MX", "US"))
-"""The countries in which carriers need a state; they also need a postal code there."""
+"""The countries in which carriers need a state and a postal code."""
 
 
 class Step(StrEnum):

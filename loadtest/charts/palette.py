@@ -176,7 +176,7 @@ def vertical_line(
 
 def limit_line(palette: Palette, at: float, limit_seconds: float, *, label: str = "top left") -> Marks:
     """Return the limit as a vertical line at the axis coordinate `at`."""
-    # The space keeps a text at the left of the line away from it.
+    # The space separates a text at the left of the line from the line.
     text = f"limit {limit_seconds:g} s "
     return vertical_line(at, text, color=palette.error, text_color=palette.error, label=label)
 

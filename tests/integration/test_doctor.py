@@ -55,7 +55,7 @@ def external(home: Path, url: str, **others: Any) -> Settings:
 
 
 async def findings_of(settings: Settings, now: Callable[[], float] = time.time) -> dict[str, str]:
-    """Return the messages by key. An observation ends within seconds, whatever is unavailable."""
+    """Return the messages by key. An observation ends within seconds, even without any server."""
     began = time.monotonic()
     report = await diagnose(settings, now)
     assert time.monotonic() - began < OBSERVE_SECONDS
